@@ -1,0 +1,373 @@
+"""A run: the job's steps in order, each opened, voided or lost, each on the ledger before the next begins.
+
+A generator like its steps (see ``round``). It keeps the state chain, remembers which results each silo still needs,
+stops inviting on credit (a silo that stayed away is offered every step but no longer waited for), and ends with the
+silos' countersignatures over the final state and the ledger's head.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from base64 import b64encode
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aggregator import metrics
+from aggregator.ledger import Kind, Ledger
+from aggregator.round import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
+from aggregator.state import UploadStore, prune_checkpoints, save_checkpoint
+from crypto import blocks, transcript
+from crypto.charter import Charter
+from crypto.cohort import Context, words_digest
+from crypto.encoding import Writer
+from crypto.errors import FederationError, RoundLost, SpecError
+from crypto.keys import Identity
+from crypto.messages import DECLINE, Closing, Message, Open, StepResult
+from crypto.plan import Plan, Step
+
+log = logging.getLogger("consilium.aggregator")
+
+#: Attempts at a step before any share may have left.
+ATTEMPTS = 3
+PROTOCOL = "consilium/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What a run is about. ``job``: the job's text and ``job_digest`` its digest; ``name`` names the model too."""
+
+    job: str
+    job_digest: bytes
+    name: str
+    plan: Plan
+    timeouts: Timeouts
+    keep_uploads: str = "none"
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. ``results`` of each step are on the ledger; this is what a caller prints."""
+
+    run: str
+    folder: Path
+    steps_released: int
+    steps_void: int
+    lanes_shut: int
+    refusals: int
+    state_digest: str
+    upload_bytes: int
+
+
+@dataclass(slots=True)
+class _Chain:
+    """Where the run stands."""
+
+    value: bytes
+    state: Mapping[str, np.ndarray]
+    k: int = 0
+    results: list[tuple[StepResult, tuple[np.ndarray, ...]]] = field(default_factory=list)
+    has: dict[str, int] = field(default_factory=dict)  # silo → first step whose result it has not confirmed
+    away: set[str] = field(default_factory=set)
+    released: int = 0
+    void: int = 0
+    shut: int = 0
+    refusals: int = 0
+    bytes: int = 0
+
+
+class Run:
+    """One job under one charter. ``folder``: ``jobs/<run>`` in the aggregator's home."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        charter: Charter,
+        identity: Identity,
+        ledger: Ledger,
+        jobs: Path,
+        *,
+        nonce: bytes | None = None,
+    ) -> None:
+        if identity.public != charter.aggregator:
+            raise SpecError(
+                "aggregator key", got="another key", want="the one the charter names", remedy="Use the key that the consortium enrolled."
+            )
+        if spec.plan.n_max < len(charter.members):
+            raise SpecError("plan.n_max", got=spec.plan.n_max, want=f"at least {len(charter.members)}, the charter's members")
+        self.spec = spec
+        self.charter = charter
+        self.ledger = ledger
+        self._identity = identity
+        self._nonce = os.urandom(32) if nonce is None else nonce
+        self.id = transcript.run_id(spec.job_digest, charter.digest, self._nonce)
+        self.folder = jobs / self.id.hex()[:16]
+        #: Called with every exchange before it is made, and with (None, note) at the end.
+        self.watch: Callable[[Exchange | None, str], None] = lambda exchange, note: None
+        #: The ``predictor`` object of the ledger's run-started record, if versions of this run can predict.
+        self.predictor: Mapping[str, Any] | None = None
+        state = blocks.initial_state(spec.plan)
+        self._at = _Chain(transcript.initial_chain(self.id, blocks.state_digest(state)), state)
+        self._at.has = dict.fromkeys(charter.silos, 0)
+        self._deadline = time.monotonic() + spec.timeouts.job_s
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def state(self) -> Mapping[str, np.ndarray]:
+        return self._at.state
+
+    def run(self) -> Generator[Exchange, Replies, Outcome]:
+        """Every step, then the countersignatures. Raises RoundLost; the ledger then ends with ``run-failed``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        spec, at = self.spec, self._at
+        started = {
+            "run": self.name,
+            "job": spec.job,
+            "job_digest": spec.job_digest.hex(),
+            "plan": b64encode(bytes(spec.plan)).decode(),
+            "plan_digest": spec.plan.digest.hex(),
+            "charter_digest": self.charter.digest.hex(),
+            "state_digest": blocks.state_digest(at.state).hex(),
+            "method": spec.plan.method,
+            "model_name": spec.name,
+            "silos": list(self.charter.silos),
+            "threshold": self.charter.threshold(len(self.charter.members)),
+            "protocol": PROTOCOL,
+            "federation": self.charter.federation,
+        }
+        if self.predictor is not None:
+            started["predictor"] = dict(self.predictor)
+        self.ledger.append(Kind.RUN_STARTED, started)
+        try:
+            for step in spec.plan.steps:
+                yield from self._step(step)
+            return (yield from self._finish())
+        except FederationError as failed:
+            phase, missing = (failed.phase, failed.missing) if isinstance(failed, RoundLost) else ("", ())
+            record = {"run": self.name, "code": failed.code, "phase": phase, "missing": list(missing), "k": at.k, "detail": str(failed)}
+            self.ledger.append(Kind.RUN_FAILED, record)
+            self.watch(None, f"failed: {failed}")
+            raise
+
+    # --- one step -------------------------------------------------------------------------------------------------
+
+    def _step(self, step: Step) -> Generator[Exchange, Replies, None]:
+        at = self._at
+        excluded: set[str] = set()
+        for number in range(ATTEMPTS):
+            if time.monotonic() > self._deadline:
+                raise RoundLost("open", (), detail="The job's time is up.", remedy="Raise timeouts.job, or look for the slow silo.")
+            context = Context(
+                charter=self.charter, plan=self.spec.plan, run=self.id, k=at.k, attempt=number, chain=at.value
+            )
+            attendance = Attendance()
+            store = UploadStore(self.folder, at.k, self.spec.keep_uploads)
+            attempt = Attempt(context, self._identity, store, self.spec.timeouts, attendance)
+            offers = {silo: self._offer(attempt, silo) for silo in self.charter.silos if silo not in excluded}
+            self.ledger.append(
+                Kind.STEP_OPENED, {"run": self.name, "k": at.k, "name": step.name, "invited": sorted(offers), "attempt": number}
+            )
+            try:
+                opened = yield from self._watched(attempt.run(offers, len(offers.keys() - at.away)))
+            except RoundLost as lost:
+                self._note(step, attendance)
+                if attempt.spent:
+                    self._void(step, attempt, attendance, lost)
+                    return
+                excluded |= {silo for silo, by in attendance.blamed.items() if len(by) > self.charter.colluders}
+                for silo in at.has:
+                    store.drop(silo)
+                if number + 1 == ATTEMPTS:
+                    raise
+                log.warning("step %s is tried again: %s", step.name, lost)
+            else:
+                self._note(step, attendance)
+                self._close(step, number, opened, attendance)
+                store.retire()
+                return
+
+    def _watched(self, attempt: Generator[Exchange, Replies, Opened]) -> Generator[Exchange, Replies, Opened]:
+        """Pass exchanges through and tell the watcher of each."""
+        replies: Replies | None = None
+        while True:
+            try:
+                exchange = attempt.send(replies) if replies is not None else next(attempt)
+            except StopIteration as done:
+                opened: Opened = done.value
+                return opened
+            self.watch(exchange, "")
+            replies = yield exchange
+
+    def _offer(self, attempt: Attempt, silo: str) -> Message:
+        results, arrays = self._results_for(silo)
+        return Message("open", attempt.request("open", bytes(self._open(results))).body, arrays)
+
+    def _open(self, results: tuple[StepResult, ...]) -> Open:
+        return Open(
+            job=self.spec.job_digest,
+            plan=self.spec.plan.digest,
+            charter=self.charter.digest,
+            nonce=self._nonce,
+            chain=self._at.value,
+            results=results,
+        )
+
+    def _results_for(self, silo: str) -> tuple[tuple[StepResult, ...], tuple[np.ndarray, ...]]:
+        wanted = self._at.results[self._at.has[silo] :]
+        return tuple(result for result, _ in wanted), tuple(words for _, arrays in wanted for words in arrays)
+
+    def _note(self, step: Step, attendance: Attendance) -> None:
+        """Refusals and absences are records too; whoever stayed away is not waited for next time."""
+        at = self._at
+        base = {"run": self.name, "k": at.k, "name": step.name}
+        for silo, phase in sorted(attendance.lost.items()):
+            if silo in attendance.refusals:
+                code = attendance.refusals[silo]
+                self.ledger.append(Kind.REFUSAL, {**base, "silo": silo, "phase": phase, "code": code})
+                metrics.refused(code)
+                at.refusals += 1
+            else:
+                self.ledger.append(Kind.SILO_LOST, {**base, "silo": silo, "phase": phase})
+                at.away.add(silo)
+        for silo in attendance.invited:
+            if silo not in attendance.lost or attendance.lost[silo] != "open":
+                at.has[silo] = at.k  # its advert was made under our state: it has every result so far
+                if silo not in attendance.lost:
+                    at.away.discard(silo)
+        for phase, spent in attendance.phase_ms.items():
+            metrics.phase(phase, spent / 1000)
+
+    def _close(self, step: Step, number: int, opened: Opened, attendance: Attendance) -> None:
+        at, plan = self._at, self.spec.plan
+        result = StepResult(
+            step=at.k,
+            t3=opened.t3,
+            released=True,
+            slots=opened.slots,
+            sums=tuple((lane, words_digest(words)) for lane, words in opened.sums.items()),
+        )
+        slots = dict(zip((slot.name for slot in plan.slots_of(step)), opened.slots, strict=True))
+        at.state = blocks.apply(plan, step, at.state, opened.sums, slots)
+        at.value = transcript.next_chain(at.value, opened.t3, result.digest, released=True)
+        shut = [lane.name for lane in plan.lanes_of(step) if lane.name not in opened.sums]
+        self._keep(result, tuple(opened.sums.values()))
+        record = {
+            "run": self.name,
+            "k": at.k,
+            "name": step.name,
+            "attempt": number,
+            "transcript": opened.t3.hex(),
+            "invited": list(attendance.invited),
+            "survivors": list(opened.survivors),
+            "lost": attendance.lost,
+            "refusals": attendance.refusals,
+            "lanes_open": list(opened.sums),
+            "lanes_shut": shut,
+            "slots": slots,
+            "state_digest": blocks.state_digest(at.state).hex(),
+            "chain": at.value.hex(),
+            "upload_digests": {silo: transcript.digest("upload", header).hex() for silo, header in opened.headers.items()},
+            "upload_bytes": attendance.upload_bytes,
+            "phase_ms": attendance.phase_ms,
+            "data_commitments": {silo: digest.hex() for silo, digest in opened.data.items()},
+        }
+        save_checkpoint(self.folder, at.k, at.state, {"chain": at.value.hex()})
+        prune_checkpoints(self.folder, keep=2)
+        self.ledger.append(Kind.STEP_CLOSED, record)
+        at.k += 1
+        at.released += 1
+        at.shut += len(shut)
+        at.bytes += attendance.upload_bytes
+        metrics.step_closed(
+            survivors=len(opened.survivors),
+            invited=len(attendance.invited),
+            lanes_open=len(opened.sums),
+            lanes_shut=len(shut),
+            upload_bytes=attendance.upload_bytes,
+            slots=slots,
+        )
+
+    def _void(self, step: Step, attempt: Attempt, attendance: Attendance, lost: RoundLost) -> None:
+        """Shares may have left, so the step can't be tried again: weights stay, the chain goes on."""
+        at = self._at
+        at.value = transcript.next_chain(at.value, attempt.t3, b"", released=False)
+        self._keep(StepResult(step=at.k, t3=attempt.t3, released=False, slots=(), sums=()), ())
+        self.ledger.append(
+            Kind.STEP_VOID,
+            {
+                "run": self.name,
+                "k": at.k,
+                "name": step.name,
+                "reason": lost.code,
+                "phase": lost.phase,
+                "missing": list(lost.missing),
+                "invited": list(attendance.invited),
+                "lost": attendance.lost,
+                "refusals": attendance.refusals,
+            },
+        )
+        at.k += 1
+        at.void += 1
+        metrics.step_void()
+        log.warning("step %s is void: %s", step.name, lost)
+
+    def _keep(self, result: StepResult, arrays: tuple[np.ndarray, ...]) -> None:
+        """Remember a result for the silos that lack it; the sums of steps that everyone has are let go."""
+        at = self._at
+        at.results.append((result, arrays))
+        oldest = min(at.has.values())
+        for place in range(min(oldest, len(at.results))):
+            at.results[place] = (at.results[place][0], ())
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> Generator[Exchange, Replies, Outcome]:
+        at = self._at
+        head = self.ledger.head
+        context = Context(
+            charter=self.charter, plan=self.spec.plan, run=self.id, k=len(self.spec.plan.steps) - 1, attempt=0, chain=at.value
+        )
+        attempt = Attempt(context, self._identity, UploadStore(self.folder, at.k), self.spec.timeouts, Attendance())
+        requests = {}
+        for silo in self.charter.silos:
+            results, arrays = self._results_for(silo)
+            payload = bytes(Writer().blob(bytes(self._open(results))).fixed(bytes.fromhex(head), transcript.DIGEST_BYTES))
+            requests[silo] = Message("close", attempt.request("close", payload).body, arrays)
+        enough = len(requests.keys() - at.away)
+        exchange = Exchange("close", at.k, "close", requests, self.spec.timeouts.phase_s, enough)
+        self.watch(exchange, "")
+        replies = yield exchange
+        signatures = {}
+        for silo, reply in replies.items():
+            if reply.phase == DECLINE:
+                continue
+            try:
+                closing = Closing.open(reply.body, lambda m: self.charter.member(m.silo).agent)
+            except FederationError as bad:
+                log.warning("%s did not countersign: [%s] %s", silo, bad.code, bad)
+                continue
+            if (closing.silo, closing.run, closing.chain, closing.ledger) == (silo, self.id, at.value, bytes.fromhex(head)):
+                signatures[silo] = reply.body.hex()
+        checkpoint = save_checkpoint(self.folder, at.k - 1, at.state, {"chain": at.value.hex()})
+        self.ledger.append(
+            Kind.RUN_FINISHED,
+            {
+                "run": self.name,
+                "state_digest": checkpoint.digest.hex(),
+                "chain": at.value.hex(),
+                "ledger_head": head,
+                "countersignatures": signatures,
+                "weights_sha256": checkpoint.weights_sha256,
+                "checkpoint": checkpoint.path,
+            },
+        )
+        self.watch(None, "finished")
+        return Outcome(
+            self.name, self.folder, at.released, at.void, at.shut, at.refusals, checkpoint.digest.hex(), at.bytes
+        )

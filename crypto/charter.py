@@ -1,0 +1,190 @@
+"""The charter: who is in the federation, and the floors nobody may go under.
+
+Signed by the consortium's key (offline, never the aggregator's), pinned at each silo, replaced only by a higher
+epoch that names its predecessor and that the silo's operator accepts. Sans clock: validity is checked against a
+``now`` that the caller brings.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+from crypto.encoding import VERSION, Reader, Writer
+from crypto.errors import CohortTooSmall, Malformed, RosterMismatch, SpecError, ThresholdInfeasible
+from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
+from crypto.transcript import DIGEST_BYTES, label_bytes
+
+#: X25519, HKDF-SHA256, AES-128-CTR, AES-256-GCM, Ed25519.
+SUITE = 1
+
+_SILO = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A silo: its id, its agent's key and its data owner's key (who approves jobs)."""
+
+    silo: str
+    agent: PublicIdentity
+    owner: PublicIdentity
+
+    def write(self, out: Writer) -> None:
+        out.text(self.silo).fixed(self.agent.raw, KEY_BYTES).fixed(self.owner.raw, KEY_BYTES)
+
+    @classmethod
+    def read(cls, src: Reader) -> Member:
+        return cls(src.text(), PublicIdentity(src.fixed(KEY_BYTES)), PublicIdentity(src.fixed(KEY_BYTES)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charter:
+    """Members, keys and floors of one epoch.
+
+    ``n_min``: smallest cohort, more than (N + c) / 2, so two disjoint cohorts can't both be served.
+    ``colluders`` (c): silos assumed to pool what they know with the aggregator. ``honest`` (m): honest inputs in any
+    opened sum. ``lane_floor`` (m_e ≥ c + 2): fewest contributors of a lane that not everyone holds.
+    ``void_budget``, ``difference_budget``: steps per run that may end void, or whose cohort may differ from the one
+    before by fewer than m + c silos. ``not_before``, ``not_after``: seconds since 1970, UTC.
+    """
+
+    federation: str
+    epoch: int
+    previous: bytes
+    members: tuple[Member, ...]
+    aggregator: PublicIdentity
+    n_min: int
+    colluders: int
+    honest: int
+    lane_floor: int
+    void_budget: int
+    difference_budget: int
+    not_before: int
+    not_after: int
+    suite: int = SUITE
+
+    def __post_init__(self) -> None:
+        ids = [member.silo for member in self.members]
+        n = len(ids)
+        if ids != sorted(set(ids)) or not all(_SILO.fullmatch(silo) for silo in ids):
+            raise SpecError("charter.members", got=ids, want="distinct silo ids in ascending order (a-z 0-9 . -)")
+        keys = {key for member in self.members for key in (member.agent, member.owner)} | {self.aggregator}
+        if len(keys) != 2 * n + 1:
+            raise SpecError("charter.members", got="a key used twice", want="a key of its own for each role")
+        if len(self.previous) != DIGEST_BYTES:
+            raise SpecError("charter.previous", got=f"{len(self.previous)} bytes", want="a SHA-256 digest")
+        if n < 3:
+            raise SpecError("charter.members", got=n, want="at least 3 silos")
+        if not (n + self.colluders) / 2 < self.n_min <= n:
+            raise SpecError("charter.n_min", got=self.n_min, want=f"more than (N + c)/2 = {(n + self.colluders) / 2} and at most N = {n}")
+        if self.honest < 2:
+            raise SpecError("charter.honest", got=self.honest, want="at least 2")
+        if self.lane_floor < self.colluders + 2:
+            raise SpecError("charter.lane_floor", got=self.lane_floor, want=f"at least c + 2 = {self.colluders + 2}")
+        if self.not_before >= self.not_after:
+            raise SpecError("charter.not_after", got=self.not_after, want=f"later than {self.not_before}")
+        if self.suite != SUITE:
+            raise SpecError("charter.suite", got=self.suite, want=str(SUITE))
+        self.threshold(self.n_min)
+
+    def threshold(self, n: int) -> int:
+        """t = ⌊(n + c)/2⌋ + 1 for a cohort of n: 2t > n + c, so two survivor sets can't both be attested.
+
+        Raises CohortTooSmall below n_min and ThresholdInfeasible where t − c < m or t > n.
+        """
+        if n < self.n_min:
+            raise CohortTooSmall(
+                f"A cohort of {n} is below the charter's minimum of {self.n_min}.",
+                remedy="Wait until more silos are up, or have the consortium sign a charter for fewer.",
+            )
+        t = (n + self.colluders) // 2 + 1
+        if t > n or t - self.colluders < self.honest:
+            raise ThresholdInfeasible(
+                f"With n = {n}, c = {self.colluders} and m = {self.honest} no threshold is safe.",
+                remedy="Enrol more silos; the floors are never lowered.",
+            )
+        return t
+
+    def member(self, silo: str) -> Member:
+        """The member of that id, or RosterMismatch."""
+        if silo not in self._by_id:
+            raise RosterMismatch(f"{silo!r} is not in the charter of epoch {self.epoch}.")
+        return self._by_id[silo]
+
+    @cached_property
+    def _by_id(self) -> dict[str, Member]:
+        return {member.silo: member for member in self.members}
+
+    @property
+    def silos(self) -> tuple[str, ...]:
+        return tuple(member.silo for member in self.members)
+
+    def check_validity(self, now: int) -> None:
+        if not self.not_before <= now <= self.not_after:
+            raise SpecError(
+                "charter.not_after",
+                got=f"now {now}",
+                want=f"between {self.not_before} and {self.not_after}",
+                remedy="Accept the consortium's next epoch with `fed charter accept`.",
+            )
+
+    def __bytes__(self) -> bytes:
+        out = Writer().u8(VERSION).text(self.federation).u32(self.epoch).fixed(self.previous, DIGEST_BYTES)
+        out.each(self.members, lambda w, member: member.write(w)).fixed(self.aggregator.raw, KEY_BYTES)
+        for value in (self.n_min, self.colluders, self.honest, self.lane_floor, self.void_budget, self.difference_budget):
+            out.u32(value)
+        return bytes(out.u64(self.not_before).u64(self.not_after).u32(self.suite))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Charter:
+        src = Reader(data)
+        if (version := src.u8()) != VERSION:
+            raise Malformed(f"A charter of version {version}; this code reads version {VERSION}.")
+        charter = cls(
+            federation=src.text(),
+            epoch=src.u32(),
+            previous=src.fixed(DIGEST_BYTES),
+            members=src.each(Member.read),
+            aggregator=PublicIdentity(src.fixed(KEY_BYTES)),
+            n_min=src.u32(),
+            colluders=src.u32(),
+            honest=src.u32(),
+            lane_floor=src.u32(),
+            void_budget=src.u32(),
+            difference_budget=src.u32(),
+            not_before=src.u64(),
+            not_after=src.u64(),
+            suite=src.u32(),
+        )
+        src.end()
+        return charter
+
+    @cached_property
+    def digest(self) -> bytes:
+        return sha256(bytes(self)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCharter:
+    """A charter with the consortium's signature over its exact bytes."""
+
+    charter: Charter
+    signature: bytes
+
+    @classmethod
+    def sign(cls, charter: Charter, consortium: Identity) -> SignedCharter:
+        return cls(charter, consortium.sign(label_bytes("charter", [bytes(charter)])))
+
+    def __bytes__(self) -> bytes:
+        return bytes(Writer().blob(bytes(self.charter)).fixed(self.signature, SIGNATURE_BYTES))
+
+    @classmethod
+    def open(cls, data: bytes, consortium: PublicIdentity) -> Charter:
+        """The charter, once its signature holds under the pinned consortium key; else BadSignature."""
+        src = Reader(data)
+        body, signature = src.blob(), src.fixed(SIGNATURE_BYTES)
+        src.end()
+        consortium.verify(signature, label_bytes("charter", [body]))
+        return Charter.from_bytes(body)

@@ -1,0 +1,346 @@
+"""U1, U2 and U3 of a step, each a value that exists only if its evidence checks.
+
+Server and silos build the same three values from the same signed messages with the same code, and each value fixes
+the next transcript hash. Nothing here knows which side it is on.
+
+    Cohort   (U1, T1)   silos whose adverts verify
+    Dealt    (U2, T2)   those of U1 whose deals verify
+    Survivors(U3, T3)   those of U2 whose upload headers verify
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+
+from crypto import shamir, transcript
+from crypto.charter import Charter
+from crypto.errors import BadShare, DuplicateKey, LayoutMismatch, Malformed, RosterMismatch, SurvivorInvalid, TranscriptMismatch
+from crypto.keys import SessionKey
+from crypto.masking import KEY_BYTES, apply_streams
+from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Shares
+from crypto.plan import Plan, Scope, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """One attempt at one step of one run, as one party sees it. Equal views have equal T0."""
+
+    charter: Charter
+    plan: Plan
+    run: bytes
+    k: int
+    attempt: int
+    chain: bytes
+
+    @property
+    def step(self) -> Step:
+        return self.plan.steps[self.k]
+
+    @cached_property
+    def t0(self) -> bytes:
+        return transcript.t0(self.charter.digest, self.run, self.plan.digest, self.k, self.attempt, self.chain)
+
+    def lanes_for(self, silo: str, held: Iterable[str]) -> tuple[str, ...]:
+        """Lanes this silo uploads in this step, the slot section first. ``held``: visible HELD lanes it announced."""
+        held = set(held)
+        lanes = [SLOTS]
+        for lane in self.plan.lanes_of(self.step):
+            if lane.scope is Scope.GROUP:
+                takes_part = silo in lane.members
+            else:
+                takes_part = lane.scope is Scope.ALL or lane.hidden or lane.name in held
+            if takes_part:
+                lanes.append(lane.name)
+        return tuple(lanes)
+
+    def check_advert(self, signed: bytes) -> Advert:
+        """A verified advert made under our T0, or a refusal."""
+        advert = Advert.open(signed, lambda m: self.charter.member(m.silo).agent)
+        if advert.t0 != self.t0:
+            raise TranscriptMismatch(
+                f"{advert.silo!r} announced itself for another charter, run, plan, step, attempt or state.",
+                remedy="Its view of the state differs from ours; compare the two with `fed verify`.",
+            )
+        visible = {lane.name for lane in self.plan.lanes_of(self.step) if lane.scope is Scope.HELD and not lane.hidden}
+        if len(set(advert.held)) != len(advert.held) or not set(advert.held) <= visible:
+            raise LayoutMismatch(f"{advert.silo!r} announced lanes that are not visible HELD lanes of this step.")
+        if tuple(name for name, _ in advert.commitments) != self.lanes_for(advert.silo, advert.held):
+            raise LayoutMismatch(f"{advert.silo!r} committed to other lanes than those it uploads.")
+        return advert
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """U1. ``signed``: silo → its advert as signed."""
+
+    context: Context
+    signed: Mapping[str, bytes]
+
+    @classmethod
+    def form(cls, context: Context, adverts: Iterable[bytes]) -> Cohort:
+        opened = [(context.check_advert(signed), signed) for signed in adverts]
+        if len({advert.silo for advert, _ in opened}) != len(opened):
+            raise RosterMismatch("A silo appears twice in the cohort.")
+        keys = [key for advert, _ in opened for key in (advert.channel, advert.mask)]
+        if len(set(keys)) != len(keys):
+            raise DuplicateKey("Two adverts show the same ephemeral key.")
+        context.charter.threshold(len(opened))
+        return cls(context, {advert.silo: signed for advert, signed in sorted(opened, key=lambda item: item[0].silo)})
+
+    @cached_property
+    def adverts(self) -> Mapping[str, Advert]:
+        return {silo: Advert.open(signed, lambda m: self.context.charter.member(m.silo).agent) for silo, signed in self.signed.items()}
+
+    @cached_property
+    def threshold(self) -> int:
+        return self.context.charter.threshold(len(self.signed))
+
+    @cached_property
+    def points(self) -> Mapping[str, int]:
+        """Shamir point of each silo: its place in the sorted cohort, from 1."""
+        return {silo: place for place, silo in enumerate(self.signed, start=1)}
+
+    @cached_property
+    def t1(self) -> bytes:
+        return transcript.t1(self.context.t0, self.signed.values())
+
+    def lanes_of(self, silo: str) -> tuple[str, ...]:
+        return self.context.lanes_for(silo, self.adverts[silo].held)
+
+    def holders(self, lane: str, among: Iterable[str]) -> tuple[str, ...]:
+        """The silos of ``among`` that upload this lane, sorted."""
+        return tuple(silo for silo in sorted(among) if lane in self.lanes_of(silo))
+
+    def seal_key(self, secret: bytes, sender: str, recipient: str) -> tuple[bytes, bytes]:
+        """(AES-256-GCM key, associated data) for the one row from ``sender`` to ``recipient``."""
+        key = transcript.derive(secret, self.t1, "share", sender, recipient)
+        return key, transcript.label_bytes("share-aad", [self.t1, sender, recipient])
+
+    def share_hash(self, dealer: str, recipient: str, lane: str, share: bytes) -> bytes:
+        """Public hash of one share. ``lane`` is "" for the mask seed."""
+        return transcript.digest("share-hash", self.t1, dealer, recipient, lane, share)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """U2. ``signed``: silo → its deal as signed."""
+
+    cohort: Cohort
+    signed: Mapping[str, bytes]
+
+    @classmethod
+    def form(cls, cohort: Cohort, deals: Iterable[bytes]) -> Dealt:
+        signed: dict[str, bytes] = {}
+        for data in deals:
+            deal = cls.check_deal(cohort, data)
+            if deal.silo in signed:
+                raise RosterMismatch(f"{deal.silo!r} dealt twice.")
+            signed[deal.silo] = data
+        if len(signed) < cohort.threshold:
+            raise SurvivorInvalid(f"{len(signed)} silos dealt; the threshold of this cohort is {cohort.threshold}.")
+        return cls(cohort, dict(sorted(signed.items())))
+
+    @staticmethod
+    def check_deal(cohort: Cohort, signed: bytes) -> Deal:
+        deal = Deal.open(signed, lambda m: cohort.context.charter.member(m.silo).agent)
+        if deal.silo not in cohort.signed:
+            raise RosterMismatch(f"{deal.silo!r} dealt without having announced itself.")
+        if deal.t1 != cohort.t1:
+            raise TranscriptMismatch(f"{deal.silo!r} dealt for another cohort.")
+        if [peer for peer, _ in deal.rows] != [silo for silo in cohort.signed if silo != deal.silo]:
+            raise LayoutMismatch(f"{deal.silo!r} dealt to other silos than its peers.")
+        return deal
+
+    @cached_property
+    def deals(self) -> Mapping[str, Deal]:
+        return {silo: self.check_deal(self.cohort, signed) for silo, signed in self.signed.items()}
+
+    @cached_property
+    def t2(self) -> bytes:
+        return transcript.t2(self.cohort.t1, self.signed.values())
+
+    def self_key(self, seed: bytes, silo: str, lane: str) -> bytes:
+        return transcript.derive(seed, self.t2, "self", silo, lane, size=KEY_BYTES)
+
+    def pair_key(self, secret: bytes, one: str, other: str, lane: str) -> bytes:
+        return transcript.derive(secret, self.t2, "pair", min(one, other), max(one, other), lane, size=KEY_BYTES)
+
+    def upload_streams(self, silo: str, lane: str, seed: bytes, key: SessionKey) -> list[tuple[bytes, int]]:
+        """The streams a silo adds to one lane: its self mask, and one pair mask per peer that uploads the lane."""
+        streams = [(self.self_key(seed, silo, lane), 1)]
+        for peer in self.cohort.holders(lane, self.signed):
+            if peer != silo:
+                secret = key.agree(self.cohort.adverts[peer].mask)
+                streams.append((self.pair_key(secret, silo, peer, lane), 1 if silo < peer else -1))
+        return streams
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """U3. ``signed``: silo → its upload header as signed."""
+
+    dealt: Dealt
+    signed: Mapping[str, bytes]
+
+    @classmethod
+    def form(cls, dealt: Dealt, headers: Iterable[bytes]) -> Survivors:
+        signed: dict[str, bytes] = {}
+        for data in headers:
+            header = cls.check_header(dealt, data)
+            if header.silo in signed:
+                raise SurvivorInvalid(f"{header.silo!r} appears twice among the survivors.")
+            signed[header.silo] = data
+        charter, cohort = dealt.cohort.context.charter, dealt.cohort
+        if len(signed) < cohort.threshold:
+            raise SurvivorInvalid(f"{len(signed)} silos survive; the threshold of this cohort is {cohort.threshold}.")
+        if len(signed) - charter.colluders < charter.honest:
+            raise SurvivorInvalid(f"{len(signed)} survivors leave fewer than m = {charter.honest} honest inputs.")
+        return cls(dealt, dict(sorted(signed.items())))
+
+    @staticmethod
+    def check_header(dealt: Dealt, signed: bytes) -> Header:
+        header = Header.open(signed, lambda m: dealt.cohort.context.charter.member(m.silo).agent)
+        if header.silo not in dealt.signed:
+            raise SurvivorInvalid(f"{header.silo!r} uploaded without having dealt.")
+        if header.t2 != dealt.t2:
+            raise TranscriptMismatch(f"{header.silo!r} masked for another set of dealers.")
+        if tuple(lane for lane, _ in header.lanes) != dealt.cohort.lanes_of(header.silo):
+            raise LayoutMismatch(f"{header.silo!r} uploaded other lanes than it announced.")
+        return header
+
+    @cached_property
+    def headers(self) -> Mapping[str, Header]:
+        return {silo: self.check_header(self.dealt, signed) for silo, signed in self.signed.items()}
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """U2 without U3: their mask seeds may be shared, their self seeds never."""
+        return tuple(silo for silo in self.dealt.signed if silo not in self.signed)
+
+    @cached_property
+    def t3(self) -> bytes:
+        return transcript.t3(self.dealt.t2, self.signed.values())
+
+    def check_attestation(self, signed: bytes) -> Attestation:
+        attestation = Attestation.open(signed, lambda m: self.dealt.cohort.context.charter.member(m.silo).agent)
+        if attestation.silo not in self.signed:
+            raise SurvivorInvalid(f"{attestation.silo!r} attests but does not survive.")
+        if attestation.t3 != self.t3:
+            raise TranscriptMismatch(f"{attestation.silo!r} attested another survivor set.")
+        return attestation
+
+    def check_attested(self, attestations: Iterable[bytes]) -> None:
+        """At least t survivors signed this T3. With 2t > n + c no second survivor set can gather as many."""
+        silos = {self.check_attestation(signed).silo for signed in attestations}
+        if len(silos) < self.dealt.cohort.threshold:
+            raise SurvivorInvalid(f"{len(silos)} attestations; the threshold is {self.dealt.cohort.threshold}.")
+
+    def check_section(self, silo: str, section: bytes) -> np.ndarray:
+        """A masked slot section (uint64) that matches the silo's header."""
+        return check_words(self.headers[silo], SLOTS, np.frombuffer(section, dtype="<u8"), self.slot_count)
+
+    @property
+    def slot_count(self) -> int:
+        context = self.dealt.cohort.context
+        return len(context.plan.slots_of(context.step))
+
+    def check_slot_shares(self, signed: bytes) -> Shares:
+        """A survivor's shares of every survivor's slot seed and of every dropped silo's mask seed: all and only these."""
+        shares = self._check_shares(signed)
+        if tuple(silo for silo, _ in shares.masks) != self.dropped:
+            raise LayoutMismatch(f"{shares.silo!r} sent mask shares of other silos than the dropped ones.")
+        if [(silo, lane) for silo, lane, _ in shares.seeds] != [(silo, SLOTS) for silo in self.signed]:
+            raise LayoutMismatch(f"{shares.silo!r} sent other seed shares than those of the slots.")
+        return shares
+
+    def check_lane_shares(self, signed: bytes) -> Shares:
+        """A survivor's shares of the lanes it lets open: for each of them every uploader's seed, and no mask seed."""
+        shares = self._check_shares(signed)
+        if shares.masks:
+            raise LayoutMismatch(f"{shares.silo!r} sent mask shares with the lanes.")
+        lanes = list(dict.fromkeys(lane for _, lane, _ in shares.seeds))
+        known = {lane.name for lane in self.dealt.cohort.context.plan.lanes_of(self.dealt.cohort.context.step)}
+        wanted = [(silo, lane) for lane in lanes for silo in self.dealt.cohort.holders(lane, self.signed)]
+        if not set(lanes) <= known or [(silo, lane) for silo, lane, _ in shares.seeds] != wanted:
+            raise LayoutMismatch(f"{shares.silo!r} sent an incomplete or foreign set of lane shares.")
+        return shares
+
+    def _check_shares(self, signed: bytes) -> Shares:
+        shares = Shares.open(signed, lambda m: self.dealt.cohort.context.charter.member(m.silo).agent)
+        if shares.silo not in self.signed:
+            raise SurvivorInvalid(f"{shares.silo!r} sent shares but does not survive.")
+        if shares.t3 != self.t3:
+            raise TranscriptMismatch(f"{shares.silo!r} sent shares for another survivor set.")
+        return shares
+
+    def recover_masks(self, shares: Iterable[Shares]) -> dict[str, SessionKey]:
+        """Dropped silo → its mask key, checked against its advert."""
+        points, threshold = self.dealt.cohort.points, self.dealt.cohort.threshold
+        shares = list(shares)
+        keys = {}
+        for silo in self.dropped:
+            seed = _combine(silo, {points[s.silo]: dict(s.masks)[silo] for s in shares}, threshold)
+            keys[silo] = mask_key(seed)
+            if keys[silo].public != self.dealt.cohort.adverts[silo].mask:
+                raise BadShare(f"The shares of {silo!r}'s mask seed do not give its advertised key.", dealer=silo)
+        return keys
+
+    def recover_seeds(self, lane: str, shares: Iterable[Shares]) -> dict[str, bytes]:
+        """Survivor → its self seed of a lane, checked against its advert's commitment."""
+        points, threshold = self.dealt.cohort.points, self.dealt.cohort.threshold
+        tables = [(points[s.silo], {silo: share for silo, name, share in s.seeds if name == lane}) for s in shares]
+        seeds = {}
+        for silo in self.dealt.cohort.holders(lane, self.signed):
+            seeds[silo] = _combine(silo, {point: table[silo] for point, table in tables}, threshold)
+            if commitment(silo, lane, seeds[silo]) != dict(self.dealt.cohort.adverts[silo].commitments)[lane]:
+                raise BadShare(f"The shares of {silo!r}'s self seed do not match its commitment.", dealer=silo)
+        return seeds
+
+    def unmask(self, lane: str, total: np.ndarray, seeds: Mapping[str, bytes], masks: Mapping[str, SessionKey]) -> None:
+        """Remove, in place, every stream that does not cancel in the survivors' sum of a lane."""
+        cohort = self.dealt.cohort
+        here = cohort.holders(lane, self.signed)
+        streams = [(self.dealt.self_key(seeds[silo], silo, lane), -1) for silo in here]
+        for gone in cohort.holders(lane, self.dropped):
+            for silo in here:
+                secret = masks[gone].agree(cohort.adverts[silo].mask)
+                streams.append((self.dealt.pair_key(secret, silo, gone, lane), -1 if silo < gone else 1))
+        apply_streams(total, streams)
+
+
+def mask_key(seed: bytes) -> SessionKey:
+    """The X25519 mask key of a shared seed."""
+    return SessionKey(transcript.derive(seed, b"", "mask-sk"))
+
+
+def commitment(silo: str, lane: str, seed: bytes) -> bytes:
+    return transcript.digest("commit", silo, lane, seed)
+
+
+def words_digest(words: np.ndarray) -> bytes:
+    """SHA-256 of the words as little-endian bytes."""
+    little = words.astype(words.dtype.newbyteorder("<"), copy=False)
+    return sha256(memoryview(np.ascontiguousarray(little)).cast("B")).digest()
+
+
+def check_words(header: Header, lane: str, words: np.ndarray, count: int) -> np.ndarray:
+    """The words of a lane, if they are as many as the plan says and what the silo's signed header says."""
+    if words.shape != (count,):
+        raise LayoutMismatch(f"Lane {lane!r} of {header.silo!r} has {words.size} words; the plan says {count}.")
+    if words_digest(words) != dict(header.lanes)[lane]:
+        raise TranscriptMismatch(f"The words of lane {lane!r} are not those that {header.silo!r} signed.")
+    return words
+
+
+def _combine(dealer: str, shares: Mapping[int, bytes], threshold: int) -> bytes:
+    if len(shares) < threshold:
+        raise SurvivorInvalid(f"{len(shares)} shares of {dealer!r}; the threshold is {threshold}.")
+    try:
+        return shamir.combine(shares, threshold)
+    except Malformed as bad:
+        raise BadShare(f"The shares of {dealer!r} do not combine.", dealer=dealer) from bad

@@ -1,0 +1,287 @@
+"""The error tree is the interface.
+
+    FederationError
+    ├── ProtocolError    the other side broke a rule
+    ├── RoundRefused     we decline, safely; nothing left the silo
+    ├── RoundLost        too few are left to finish
+    ├── SpecError        a job file, charter or setting is wrong
+    └── EvidenceError    a ledger, receipt or model doesn't check
+
+Every error carries what happened (``detail``) and what to do (``remedy``). On the wire a refusal is only its
+``code``, one of a closed set: never a text and never a count (see ``messages.Decline``).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FederationError(Exception):
+    """Root of every error this project raises on purpose.
+
+    ``code`` is stable, upper-case and documented in docs/errors; ``exit_code`` is what ``fed`` exits with.
+    """
+
+    code: ClassVar[str] = "FEDERATION"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, detail: str, *, remedy: str = "") -> None:
+        self.detail = detail
+        self.remedy = remedy
+        super().__init__(detail)
+
+    def __str__(self) -> str:
+        return f"{self.detail} {self.remedy}".rstrip()
+
+
+# --- the other side broke a rule ---------------------------------------------------------------------------------
+
+
+class ProtocolError(FederationError):
+    """The other side broke a rule. The session is over and its secrets are wiped."""
+
+    code = "PROTOCOL"
+    exit_code = 20
+
+
+class Unexpected(ProtocolError):
+    """A message that the state table does not allow here. The state is unchanged."""
+
+    code = "UNEXPECTED"
+
+
+class Malformed(ProtocolError):
+    """Bytes that do not decode canonically: truncated, trailing, out of range or a wrong version."""
+
+    code = "MALFORMED"
+
+
+class BadSignature(ProtocolError):
+    """A signature does not verify under the key that the charter pins."""
+
+    code = "BAD_SIGNATURE"
+
+
+class Replay(ProtocolError):
+    """A second, different request for a phase that has been answered."""
+
+    code = "REPLAY"
+
+
+class RosterMismatch(ProtocolError):
+    """Someone takes part who is not in the charter, or a member is named twice."""
+
+    code = "ROSTER_MISMATCH"
+
+
+class TranscriptMismatch(ProtocolError):
+    """A message was signed over another transcript than ours."""
+
+    code = "TRANSCRIPT_MISMATCH"
+
+
+class ModelMismatch(ProtocolError):
+    """The state we computed ourselves differs from the one we were offered."""
+
+    code = "MODEL_MISMATCH"
+
+
+class DuplicateKey(ProtocolError):
+    """Two adverts show the same ephemeral key, or ours was reflected."""
+
+    code = "DUPLICATE_KEY"
+
+
+class SurvivorInvalid(ProtocolError):
+    """A survivor set that is not a subset of the dealers, lacks us, or is too small."""
+
+    code = "SURVIVOR_INVALID"
+
+
+class BothShares(ProtocolError):
+    """Both share kinds of one silo were asked for: together they open its upload."""
+
+    code = "BOTH_SHARES"
+
+
+class BadShare(ProtocolError):
+    """A dealer's share does not open, or differs from its published hash. ``dealer`` is to blame."""
+
+    code = "BAD_SHARE"
+
+    def __init__(self, detail: str, *, dealer: str, remedy: str = "") -> None:
+        self.dealer = dealer
+        super().__init__(detail, remedy=remedy)
+
+
+class Equivocation(ProtocolError):
+    """One signer signed two different things in one place. ``evidence`` is the two signed messages."""
+
+    code = "EQUIVOCATION"
+
+    def __init__(self, detail: str, *, evidence: tuple[bytes, bytes], remedy: str = "") -> None:
+        self.evidence = evidence
+        super().__init__(detail, remedy=remedy)
+
+
+class LayoutMismatch(ProtocolError):
+    """A vector, lane or slot section has another layout than the plan says."""
+
+    code = "LAYOUT_MISMATCH"
+
+
+# --- we decline --------------------------------------------------------------------------------------------------
+
+
+class RoundRefused(FederationError):
+    """We decline: the step could not be proved safe. Others go on if they may."""
+
+    code = "REFUSED"
+    exit_code = 30
+
+
+class CohortTooSmall(RoundRefused):
+    """Fewer silos than the charter's minimum."""
+
+    code = "COHORT_TOO_SMALL"
+
+
+class CohortDifference(RoundRefused):
+    """This cohort and an earlier one differ by so few silos that their difference would tell."""
+
+    code = "COHORT_DIFFERENCE"
+
+
+class ThresholdInfeasible(RoundRefused):
+    """No threshold satisfies both secrecy against c colluders and m honest inputs for this cohort."""
+
+    code = "THRESHOLD_INFEASIBLE"
+
+
+class LaneBelowFloor(RoundRefused):
+    """A lane has too few contributors; it stays shut and its blocks keep their value."""
+
+    code = "LANE_BELOW_FLOOR"
+
+    def __init__(self, lane: str, *, remedy: str = "") -> None:
+        self.lane = lane
+        super().__init__(f"Lane {lane!r} stays shut: too few contributors.", remedy=remedy)
+
+
+class NotApproved(RoundRefused):
+    """This silo has not approved the job. ``digest`` names it."""
+
+    code = "NOT_APPROVED"
+
+    def __init__(self, digest: str, *, remedy: str = "") -> None:
+        self.digest = digest
+        super().__init__(f"Job {digest} is not approved at this silo.", remedy=remedy)
+
+
+class EgressDenied(RoundRefused):
+    """Something would leave that the plan does not list. ``field`` names it."""
+
+    code = "EGRESS_DENIED"
+
+    def __init__(self, field: str, *, remedy: str = "") -> None:
+        self.field = field
+        super().__init__(f"{field!r} is not in the plan, so it may not leave this silo.", remedy=remedy)
+
+
+class AlreadyReleased(RoundRefused):
+    """Shares of this step, or of a later one, have left this silo: one release per (run, step)."""
+
+    code = "ALREADY_RELEASED"
+
+
+class JournalLost(RoundRefused):
+    """The run is under way but this silo's journal does not know it."""
+
+    code = "JOURNAL_LOST"
+
+
+class VersionMismatch(RoundRefused):
+    """Another version of protocol or code than ours."""
+
+    code = "VERSION_MISMATCH"
+
+
+class NonFinite(RoundRefused):
+    """A value is NaN or infinite."""
+
+    code = "NON_FINITE"
+
+
+class OutOfRange(RoundRefused):
+    """A weight, slot or value is outside what the plan allows."""
+
+    code = "OUT_OF_RANGE"
+
+
+class HeadroomExceeded(RoundRefused):
+    """The ring could overflow with this many silos; refused at construction."""
+
+    code = "HEADROOM_EXCEEDED"
+
+
+class DataRefused(RoundRefused):
+    """The data set is missing, malformed or too small to train on."""
+
+    code = "DATA_REFUSED"
+
+
+class NoSpace(RoundRefused):
+    """The disk refused a write that must come before bytes leave."""
+
+    code = "NO_SPACE"
+
+
+# --- the rest ----------------------------------------------------------------------------------------------------
+
+
+class RoundLost(FederationError):
+    """Too few silos are left to finish. ``phase`` says where; ``missing`` who. A new job resumes from the checkpoint."""
+
+    code = "ROUND_LOST"
+    exit_code = 40
+
+    def __init__(self, phase: str, missing: tuple[str, ...], *, detail: str = "", remedy: str = "") -> None:
+        self.phase = phase
+        self.missing = missing
+        names = ", ".join(missing) or "none"
+        super().__init__(f"The step was lost in phase {phase!r}. {detail} Missing: {names}.".replace("  ", " "), remedy=remedy)
+
+
+class SpecError(FederationError):
+    """A job file, charter or setting is wrong: ``path``, what it ``got``, what it ``want``s."""
+
+    code = "SPEC"
+    exit_code = 10
+
+    def __init__(self, path: str, *, got: object, want: str, remedy: str = "") -> None:
+        self.path = path
+        self.got = got
+        self.want = want
+        super().__init__(f"{path}: got {got!r}, want {want}.", remedy=remedy)
+
+
+class EvidenceError(FederationError):
+    """A ledger, receipt or model doesn't check: ``where``, what was ``expected``, what was ``found``."""
+
+    code = "EVIDENCE"
+    exit_code = 50
+
+    def __init__(self, where: str, *, expected: object, found: object, remedy: str = "") -> None:
+        self.where = where
+        self.expected = expected
+        self.found = found
+        super().__init__(f"{where}: expected {expected}, found {found}.", remedy=remedy)
+
+
+def _leaves(cls: type[FederationError]) -> list[type[FederationError]]:
+    below = cls.__subclasses__()
+    return [cls] if not below else [leaf for sub in below for leaf in _leaves(sub)]
+
+
+#: code → class, for every error that may be named on the wire or as an exit.
+BY_CODE: dict[str, type[FederationError]] = {cls.code: cls for cls in _leaves(FederationError)}

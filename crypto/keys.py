@@ -1,0 +1,121 @@
+"""Long-lived Ed25519 identities and one-session X25519 keys.
+
+An identity signs; it is never the TLS key and never leaves its silo. A session key agrees; it is made from a 32-byte
+seed (so the seed can be shared by Shamir) and lives as long as its session. Neither has a repr or a state that could
+land in a log, a pickle or an environment dump.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import NoReturn
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from crypto.errors import BadSignature, Malformed, SpecError
+
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+
+
+class PublicIdentity:
+    """An Ed25519 public key (RFC 8032)."""
+
+    __slots__ = ("_key", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != KEY_BYTES:
+            raise Malformed(f"An Ed25519 public key has {KEY_BYTES} bytes, not {len(raw)}.")
+        self.raw = bytes(raw)
+        self._key = Ed25519PublicKey.from_public_bytes(self.raw)
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 bytes of SHA-256 in groups of four hex digits, for people to compare over the telephone."""
+        digits = sha256(self.raw).hexdigest()[:32]
+        return " ".join(digits[at : at + 4] for at in range(0, 32, 4))
+
+    def verify(self, signature: bytes, message: bytes) -> None:
+        """Return nothing, or raise BadSignature."""
+        try:
+            self._key.verify(signature, message)
+        except InvalidSignature as bad:
+            raise BadSignature("A signature does not verify.") from bad
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PublicIdentity) and other.raw == self.raw
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
+    def __repr__(self) -> str:
+        return f"PublicIdentity({self.fingerprint[:9]}…)"
+
+
+class _Secret:
+    """No repr, no pickling, no copying."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: secret>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} holds a secret and is never serialised")
+
+
+class Identity(_Secret):
+    """An Ed25519 private key."""
+
+    __slots__ = ("_key", "public")
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != KEY_BYTES:
+            raise Malformed(f"An Ed25519 seed has {KEY_BYTES} bytes, not {len(seed)}.")
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = PublicIdentity(self._key.public_key().public_bytes_raw())
+
+    @classmethod
+    def generate(cls) -> Identity:
+        return cls(os.urandom(KEY_BYTES))
+
+    @classmethod
+    def load(cls, path: Path) -> Identity:
+        """Read a 32-byte seed; refuse a file that others may read."""
+        try:
+            mode = path.stat().st_mode & 0o777
+            seed = path.read_bytes()
+        except FileNotFoundError as missing:
+            raise SpecError(str(path), got="no file", want="an identity key", remedy="Make one with `fed keygen`.") from missing
+        if mode & 0o077:
+            raise SpecError(str(path), got=f"mode {mode:o}", want="600", remedy=f"Run: chmod 600 {path}")
+        return cls(seed)
+
+    def save(self, path: Path) -> None:
+        """Write the seed, mode 0600, to a file that must not exist yet."""
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(self._key.private_bytes_raw())
+
+    def sign(self, message: bytes) -> bytes:
+        return self._key.sign(message)
+
+
+class SessionKey(_Secret):
+    """An X25519 key (RFC 7748) for one session, made from a 32-byte seed."""
+
+    __slots__ = ("_key", "public")
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = X25519PrivateKey.from_private_bytes(seed)
+        self.public = self._key.public_key().public_bytes_raw()
+
+    def agree(self, peer: bytes) -> bytes:
+        """Shared secret, 32 bytes. Raises Malformed for a key that gives the all-zero output (RFC 7748 §6.1)."""
+        try:
+            return self._key.exchange(X25519PublicKey.from_public_bytes(peer))
+        except ValueError as bad:
+            raise Malformed("An X25519 key of low order or wrong length.") from bad

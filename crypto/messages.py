@@ -1,0 +1,463 @@
+"""Every message of the protocol, and its bytes.
+
+| phase          | server → silo                              | silo → server                                  |
+|----------------|--------------------------------------------|------------------------------------------------|
+| open           | results since the silo's last, S_k         | Advert (M0), or Decline                        |
+| deal           | adverts of U1                              | Deal (M1) and one sealed row per peer          |
+| contribute     | deals of U2, the rows addressed to it      | Header (M2) and the masked slot section        |
+| fetch          | ranges of lanes                            | the words (arrays)                             |
+| attest         | headers of U3 (M3)                         | Attestation (M4)                               |
+| unmask-slots   | attestations, slot sections                | Shares of the slot lane and of dropped silos   |
+| unmask-lanes   | slot shares                                | Shares of the lanes that pass (M5)             |
+| close          | final state and ledger head                | Closing                                        |
+
+A message is ``version · kind · fields``; a signed one is ``blob(message) · Ed25519``. Signatures cover a label, so a
+signature made for one kind never verifies for another. Decoders accept exactly the bytes that encoders make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+
+from crypto.encoding import VERSION, Reader, Writer
+from crypto.errors import BY_CODE, Malformed
+from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
+from crypto.shamir import SHARE_BYTES
+from crypto.transcript import DIGEST_BYTES, digest, label_bytes
+
+PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes", "close")
+
+#: ``Message.phase`` of a reply that is a ``Decline``.
+DECLINE = "decline"
+
+#: The lane of the slot section. No plan lane can have this name: it has an upper-case letter.
+SLOTS = "Slots"
+
+_TEXT = Writer.text
+_BLOB = Writer.blob
+
+
+def _hash(out: Writer, value: bytes) -> Writer:
+    return out.fixed(value, DIGEST_BYTES)
+
+
+def _read_hash(src: Reader) -> bytes:
+    return src.fixed(DIGEST_BYTES)
+
+
+def _pair(first: Callable[[Writer, str], object], second: Callable[[Writer, bytes], object]) -> Callable[[Writer, tuple[str, bytes]], None]:
+    def write(out: Writer, item: tuple[str, bytes]) -> None:
+        first(out, item[0])
+        second(out, item[1])
+
+    return write
+
+
+_NAMED_BLOB = _pair(_TEXT, _BLOB)
+_NAMED_HASH = _pair(_TEXT, _hash)
+
+
+def _read_named_blob(src: Reader) -> tuple[str, bytes]:
+    return src.text(), src.blob()
+
+
+def _read_named_hash(src: Reader) -> tuple[str, bytes]:
+    return src.text(), _read_hash(src)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a courier carries. ``arrays``: uint32 words (opened sums down, masked lanes up); else empty."""
+
+    phase: str
+    body: bytes
+    arrays: tuple[np.ndarray, ...] = ()
+
+
+class Wire:
+    """Base of the messages: ``KIND`` byte, ``LABEL`` of the signature, ``write`` and ``read`` of the fields."""
+
+    __slots__ = ()
+    KIND: ClassVar[int]
+    LABEL: ClassVar[str]
+
+    def write(self, out: Writer) -> None:
+        raise NotImplementedError  # pragma: no cover
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        raise NotImplementedError  # pragma: no cover
+
+    def __bytes__(self) -> bytes:
+        out = Writer().u8(VERSION).u8(self.KIND)
+        self.write(out)
+        return bytes(out)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        src = Reader(data)
+        version, kind = src.u8(), src.u8()
+        if (version, kind) != (VERSION, cls.KIND):
+            raise Malformed(f"Expected {cls.__name__} (version {VERSION}, kind {cls.KIND}), got version {version}, kind {kind}.")
+        message = cls.read(src)
+        src.end()
+        return message
+
+    def sign(self, identity: Identity) -> bytes:
+        """``blob(message) · signature``."""
+        body = bytes(self)
+        return bytes(Writer().blob(body).fixed(identity.sign(label_bytes(self.LABEL, [body])), SIGNATURE_BYTES))
+
+    @classmethod
+    def open(cls, signed: bytes, key: Callable[[Self], PublicIdentity]) -> Self:
+        """Decode and verify. ``key`` names whose signature it must be. Raises Malformed or BadSignature."""
+        src = Reader(signed)
+        body, signature = src.blob(), src.fixed(SIGNATURE_BYTES)
+        src.end()
+        message = cls.from_bytes(body)
+        key(message).verify(signature, label_bytes(cls.LABEL, [body]))
+        return message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Wire):
+    """Everything the server asks, signed by the aggregator's key. ``payload`` is the phase's own message."""
+
+    run: bytes
+    step: int
+    attempt: int
+    phase: str
+    payload: bytes
+    KIND: ClassVar[int] = 1
+    LABEL: ClassVar[str] = "request"
+
+    def write(self, out: Writer) -> None:
+        _hash(out, self.run).u32(self.step).u32(self.attempt).text(self.phase).blob(self.payload)
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        message = cls(run=_read_hash(src), step=src.u32(), attempt=src.u32(), phase=src.text(), payload=src.blob())
+        if message.phase not in PHASES:
+            raise Malformed(f"{message.phase!r} is no phase.")
+        return message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult(Wire):
+    """What a step opened. ``t3`` is the survivors' transcript. ``sums`` names each opened lane with the digest of its
+    words, which travel as arrays in the same order. A void step has neither slots nor sums."""
+
+    step: int
+    t3: bytes
+    released: bool
+    slots: tuple[int, ...]
+    sums: tuple[tuple[str, bytes], ...]
+    KIND: ClassVar[int] = 2
+    LABEL: ClassVar[str] = "result"
+
+    def write(self, out: Writer) -> None:
+        _hash(out.u32(self.step), self.t3).u8(self.released).each(self.slots, Writer.u64).each(self.sums, _NAMED_HASH)
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        step, t3, released = src.u32(), _read_hash(src), src.u8()
+        if released > 1:
+            raise Malformed(f"A flag byte is {released}.")
+        return cls(step=step, t3=t3, released=bool(released), slots=src.each(Reader.u64), sums=src.each(_read_named_hash))
+
+    @property
+    def digest(self) -> bytes:
+        return digest("opened", bytes(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open(Wire):
+    """The announcement of a step: what the run is, where the chain stands, what was opened since the silo's last."""
+
+    job: bytes
+    plan: bytes
+    charter: bytes
+    nonce: bytes
+    chain: bytes
+    results: tuple[StepResult, ...]
+    KIND: ClassVar[int] = 3
+    LABEL: ClassVar[str] = "open"
+
+    def write(self, out: Writer) -> None:
+        for value in (self.job, self.plan, self.charter, self.nonce, self.chain):
+            _hash(out, value)
+        out.each(self.results, lambda w, result: w.blob(bytes(result)))
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        job, plan, charter, nonce, chain = (_read_hash(src) for _ in range(5))
+        results = tuple(StepResult.from_bytes(blob) for blob in src.each(Reader.blob))
+        return cls(job=job, plan=plan, charter=charter, nonce=nonce, chain=chain, results=results)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advert(Wire):
+    """M0. Ephemeral keys, a commitment to each self seed, the visible lanes held, and how many releases this silo has
+    ever made. T0 inside it is the silo's own view of run, plan, step and state."""
+
+    silo: str
+    t0: bytes
+    channel: bytes
+    mask: bytes
+    commitments: tuple[tuple[str, bytes], ...]
+    held: tuple[str, ...]
+    releases: int
+    data: bytes
+    nonce: bytes
+    KIND: ClassVar[int] = 4
+    LABEL: ClassVar[str] = "advert"
+
+    def write(self, out: Writer) -> None:
+        _hash(out.text(self.silo), self.t0).fixed(self.channel, KEY_BYTES).fixed(self.mask, KEY_BYTES)
+        out.each(self.commitments, _NAMED_HASH).each(self.held, _TEXT).u64(self.releases)
+        _hash(out, self.data).fixed(self.nonce, 16)
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        return cls(
+            silo=src.text(),
+            t0=_read_hash(src),
+            channel=src.fixed(KEY_BYTES),
+            mask=src.fixed(KEY_BYTES),
+            commitments=src.each(_read_named_hash),
+            held=src.each(Reader.text),
+            releases=src.u64(),
+            data=_read_hash(src),
+            nonce=src.fixed(16),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a dealer sends one peer: sealed shares, and the public hash of each share so that a lie can be blamed."""
+
+    sealed: bytes
+    hashes: tuple[bytes, ...]
+
+    def write(self, out: Writer) -> None:
+        out.blob(self.sealed).each(self.hashes, _hash)
+
+    @classmethod
+    def read(cls, src: Reader) -> Row:
+        return cls(src.blob(), src.each(_read_hash))
+
+    def __bytes__(self) -> bytes:
+        out = Writer()
+        self.write(out)
+        return bytes(out)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Row:
+        src = Reader(data)
+        row = cls.read(src)
+        src.end()
+        return row
+
+    @property
+    def digest(self) -> bytes:
+        return digest("row", bytes(self))
+
+
+@dataclass(frozen=True, slots=True)
+class SharePack:
+    """The plaintext of a row: shares of the mask seed and of each self seed, and which hidden lanes the dealer holds."""
+
+    mask: bytes
+    self_seeds: tuple[bytes, ...]
+    hidden_held: tuple[str, ...]
+
+    def __bytes__(self) -> bytes:
+        out = Writer().u8(VERSION).fixed(self.mask, SHARE_BYTES)
+        return bytes(out.each(self.self_seeds, lambda w, s: w.fixed(s, SHARE_BYTES)).each(self.hidden_held, _TEXT))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SharePack:
+        src = Reader(data)
+        if src.u8() != VERSION:
+            raise Malformed("A share pack of another version.")
+        pack = cls(src.fixed(SHARE_BYTES), src.each(lambda s: s.fixed(SHARE_BYTES)), src.each(Reader.text))
+        src.end()
+        return pack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deal(Wire):
+    """M1, public part: the digest of each row, signed with T1."""
+
+    silo: str
+    t1: bytes
+    rows: tuple[tuple[str, bytes], ...]
+    KIND: ClassVar[int] = 5
+    LABEL: ClassVar[str] = "deal"
+
+    def write(self, out: Writer) -> None:
+        _hash(out.text(self.silo), self.t1).each(self.rows, _NAMED_HASH)
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        return cls(silo=src.text(), t1=_read_hash(src), rows=src.each(_read_named_hash))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header(Wire):
+    """M2. Binds the silo to its upload: (lane, SHA-256 of its masked little-endian words), the slot section first."""
+
+    silo: str
+    t2: bytes
+    lanes: tuple[tuple[str, bytes], ...]
+    KIND: ClassVar[int] = 6
+    LABEL: ClassVar[str] = "header"
+
+    def write(self, out: Writer) -> None:
+        _hash(out.text(self.silo), self.t2).each(self.lanes, _NAMED_HASH)
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        return cls(silo=src.text(), t2=_read_hash(src), lanes=src.each(_read_named_hash))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation(Wire):
+    """M4. "I saw this survivor set": a signature over T3, at most one per session."""
+
+    silo: str
+    t3: bytes
+    KIND: ClassVar[int] = 7
+    LABEL: ClassVar[str] = "attest"
+
+    def write(self, out: Writer) -> None:
+        _hash(out.text(self.silo), self.t3)
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        return cls(silo=src.text(), t3=_read_hash(src))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares(Wire):
+    """M5. Shares under T3. ``masks``: (dropped silo, share of its mask seed), only with the slots.
+    ``seeds``: (survivor, lane, share of its self seed of that lane)."""
+
+    silo: str
+    t3: bytes
+    masks: tuple[tuple[str, bytes], ...]
+    seeds: tuple[tuple[str, str, bytes], ...]
+    KIND: ClassVar[int] = 8
+    LABEL: ClassVar[str] = "shares"
+
+    def write(self, out: Writer) -> None:
+        _hash(out.text(self.silo), self.t3)
+        out.each(self.masks, lambda w, item: w.text(item[0]).fixed(item[1], SHARE_BYTES))
+        out.each(self.seeds, lambda w, item: w.text(item[0]).text(item[1]).fixed(item[2], SHARE_BYTES))
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        return cls(
+            silo=src.text(),
+            t3=_read_hash(src),
+            masks=src.each(lambda s: (s.text(), s.fixed(SHARE_BYTES))),
+            seeds=src.each(lambda s: (s.text(), s.text(), s.fixed(SHARE_BYTES))),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decline(Wire):
+    """A refusal: a code of the closed set, and whom it blames. No text, no count."""
+
+    silo: str
+    run: bytes
+    step: int
+    attempt: int
+    phase: str
+    code: str
+    blame: str = ""
+    KIND: ClassVar[int] = 9
+    LABEL: ClassVar[str] = "decline"
+
+    def write(self, out: Writer) -> None:
+        _hash(out.text(self.silo), self.run).u32(self.step).u32(self.attempt)
+        out.text(self.phase).text(self.code).text(self.blame)
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        message = cls(
+            silo=src.text(),
+            run=_read_hash(src),
+            step=src.u32(),
+            attempt=src.u32(),
+            phase=src.text(),
+            code=src.text(),
+            blame=src.text(),
+        )
+        if message.code not in BY_CODE:
+            raise Malformed(f"{message.code!r} is no refusal code.")
+        return message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing(Wire):
+    """A silo's signature over the final state chain and the ledger's head."""
+
+    silo: str
+    run: bytes
+    chain: bytes
+    ledger: bytes
+    KIND: ClassVar[int] = 10
+    LABEL: ClassVar[str] = "closing"
+
+    def write(self, out: Writer) -> None:
+        for value in (self.run, self.chain, self.ledger):
+            _hash(out, value)
+        out.text(self.silo)
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        run, chain, ledger = _read_hash(src), _read_hash(src), _read_hash(src)
+        return cls(silo=src.text(), run=run, chain=chain, ledger=ledger)
+
+
+# --- payloads that are plain lists --------------------------------------------------------------------------------
+
+
+def pack_blobs(items: list[bytes] | tuple[bytes, ...]) -> bytes:
+    return bytes(Writer().each(items, _BLOB))
+
+
+def unpack_blobs(data: bytes) -> tuple[bytes, ...]:
+    src = Reader(data)
+    items = src.each(Reader.blob)
+    src.end()
+    return items
+
+
+def pack_two(first: list[bytes] | tuple[bytes, ...], second: list[tuple[str, bytes]] | tuple[tuple[str, bytes], ...]) -> bytes:
+    """Signed messages, and blobs by silo: the payload of contribute (deals, rows) and unmask-slots (attestations, sections)."""
+    return bytes(Writer().each(first, _BLOB).each(second, _NAMED_BLOB))
+
+
+def unpack_two(data: bytes) -> tuple[tuple[bytes, ...], tuple[tuple[str, bytes], ...]]:
+    src = Reader(data)
+    first, second = src.each(Reader.blob), src.each(_read_named_blob)
+    src.end()
+    return first, second
+
+
+def pack_ranges(ranges: list[tuple[str, int, int]]) -> bytes:
+    """fetch: (lane, first word, word after the last)."""
+    return bytes(Writer().each(ranges, lambda w, item: w.text(item[0]).u64(item[1]).u64(item[2])))
+
+
+def unpack_ranges(data: bytes) -> tuple[tuple[str, int, int], ...]:
+    src = Reader(data)
+    ranges = src.each(lambda s: (s.text(), s.u64(), s.u64()))
+    src.end()
+    return ranges

@@ -1,0 +1,330 @@
+"""What is summed: the plan of a job.
+
+Every server step of every method is ``block ← block + η · Σᵢ wᵢΔᵢ / Σᵢ wᵢ`` or "publish this sum". The plan lists
+the blocks, the lanes they travel in, the slots (the only metrics that leave a silo) and the steps. It is computed
+when a job is written, recomputed and compared by every silo, hashed into every transcript, and printed by
+``fed egress``: it *is* the egress manifest and the aggregator's programme.
+
+A lane is a group of blocks that open together or not at all. Each lane of each step has masks and self seeds of its
+own, so the silos can withhold one lane and open the others. Besides the lanes every step has a section of uint64
+slots, opened first; from the slots each silo decides for itself which lanes reach their floor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from hashlib import sha256
+from math import isfinite, prod
+from typing import TypeVar
+
+from crypto.encoding import VERSION, Reader, Writer
+from crypto.errors import EgressDenied, HeadroomExceeded, Malformed, SpecError
+
+#: Largest ratio between two non-zero weights in one lane. A count of contributors then bounds how far one dominates.
+MAX_WEIGHT_RATIO = 4
+
+E = TypeVar("E", bound=StrEnum)
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}")
+
+
+class Scope(StrEnum):
+    """Who contributes to a lane."""
+
+    ALL = "all"  #: every silo of the cohort
+    HELD = "held"  #: the silos that hold it in this step
+    GROUP = "group"  #: silos named in the plan
+    LOCAL = "local"  #: nobody: these blocks never leave a silo
+
+
+class Apply(StrEnum):
+    """What a step does with an opened sum."""
+
+    PUBLISH = "publish"  #: block ← Σ wᵢxᵢ / Σ wᵢ
+    AVERAGE = "average"  #: block ← block + rate · Σ wᵢΔᵢ / Σ wᵢ
+    ADD = "add"  #: block ← block + rate · Σ xᵢ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """Blocks with one set of contributors, masked, floored and opened on their own.
+
+    ``grid``: the non-zero weights a silo may use, ascending, largest ≤ 4 × smallest.
+    ``floor``: fewest contributors for which the lane opens (silos apply the strictest of charter, plan and policy).
+    ``hidden``: HELD only. Hidden holdings: everyone uploads the lane, zeros included, and nobody but the other silos
+    learns who holds it. Visible: only holders upload, the manifest is public.
+    ``guard_moves``: the lane opens only if the contributors who joined or left since it last opened are 0 or ≥ m + c
+    (for sums of data that does not change, where a difference of two sums would be one silo's figures). Silos know
+    each other's holdings from manifests inside the encrypted shares, so they count the moves themselves.
+    """
+
+    name: str
+    scope: Scope
+    floor: int
+    grid: tuple[int, ...] = (1,)
+    hidden: bool = True
+    members: tuple[str, ...] = ()
+    guard_moves: bool = False
+
+    def __post_init__(self) -> None:
+        _check_name("lane", self.name)
+        if self.floor < 1:
+            raise SpecError(f"lane {self.name}.floor", got=self.floor, want="at least 1")
+        if not self.grid or list(self.grid) != sorted(set(self.grid)) or self.grid[0] < 1:
+            raise SpecError(f"lane {self.name}.grid", got=self.grid, want="ascending positive integers")
+        if self.grid[-1] > MAX_WEIGHT_RATIO * self.grid[0]:
+            raise SpecError(f"lane {self.name}.grid", got=self.grid, want=f"largest at most {MAX_WEIGHT_RATIO} × smallest")
+        if (self.scope is Scope.GROUP) != bool(self.members):
+            raise SpecError(f"lane {self.name}.members", got=self.members, want="silos for a GROUP lane, none for another")
+
+    @property
+    def weight_slot(self) -> str:
+        return f"{self.name}.weight"
+
+    @property
+    def contributors_slot(self) -> str:
+        return f"{self.name}.contributors"
+
+    def own_slots(self) -> tuple[Slot, ...]:
+        """Slots the encoder fills in from the weight, never the method."""
+        return (Slot(self.weight_slot, self.grid[-1]), Slot(self.contributors_slot, 1))
+
+    def write(self, out: Writer) -> None:
+        out.text(self.name).text(self.scope.value).u32(self.floor).each(self.grid, Writer.u32)
+        out.u8(self.hidden).each(self.members, Writer.text).u8(self.guard_moves)
+
+    @classmethod
+    def read(cls, src: Reader) -> Lane:
+        return cls(
+            name=src.text(),
+            scope=_enum(Scope, src.text()),
+            floor=src.u32(),
+            grid=src.each(Reader.u32),
+            hidden=_flag(src),
+            members=src.each(Reader.text),
+            guard_moves=_flag(src),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A named array of the shared state.
+
+    ``clip``: values are clamped to [-clip, clip] before they are encoded; the ring's resolution is
+    ``clip · n / 2^(bits-1)``. ``init``: half-width of the seeded uniform initial values (0: zeros).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    lane: str
+    clip: float
+    init: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_name("block", self.name)
+        if not self.shape or any(side < 1 for side in self.shape):
+            raise SpecError(f"block {self.name}.shape", got=self.shape, want="positive sides")
+        if not (isfinite(self.clip) and self.clip > 0):
+            raise SpecError(f"block {self.name}.clip", got=self.clip, want="a positive finite number")
+        if not (isfinite(self.init) and self.init >= 0):
+            raise SpecError(f"block {self.name}.init", got=self.init, want="a finite number, 0 or more")
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    def write(self, out: Writer) -> None:
+        out.text(self.name).each(self.shape, Writer.u32).text(self.lane).f64(self.clip).f64(self.init)
+
+    @classmethod
+    def read(cls, src: Reader) -> Block:
+        return cls(name=src.text(), shape=src.each(Reader.u32), lane=src.text(), clip=src.f64(), init=src.f64())
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A named uint64 sum. ``bound``: the most one silo may add; n · bound must stay below 2^64."""
+
+    name: str
+    bound: int
+
+    def __post_init__(self) -> None:
+        _check_name("slot", self.name)
+        if not 0 < self.bound < 2**63:
+            raise SpecError(f"slot {self.name}.bound", got=self.bound, want="between 1 and 2^63 - 1")
+
+    def write(self, out: Writer) -> None:
+        out.text(self.name).u64(self.bound)
+
+    @classmethod
+    def read(cls, src: Reader) -> Slot:
+        return cls(src.text(), src.u64())
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """One block's part in a step. ``rate`` is η (1: take the mean as it is)."""
+
+    block: str
+    apply: Apply
+    rate: float = 1.0
+
+    def write(self, out: Writer) -> None:
+        out.text(self.block).text(self.apply.value).f64(self.rate)
+
+    @classmethod
+    def read(cls, src: Reader) -> Sum:
+        return cls(src.text(), _enum(Apply, src.text()), src.f64())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One secure sum. ``task`` tells the method what to contribute; ``index`` counts steps of the same task from 0.
+
+    A step without sums is slots-only: it ends when its slots are open.
+    """
+
+    task: str
+    index: int
+    sums: tuple[Sum, ...] = ()
+    slots: tuple[Slot, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.index}"
+
+    def write(self, out: Writer) -> None:
+        out.text(self.task).u32(self.index)
+        out.each(self.sums, lambda w, s: s.write(w)).each(self.slots, lambda w, s: s.write(w))
+
+    @classmethod
+    def read(cls, src: Reader) -> Step:
+        return cls(task=src.text(), index=src.u32(), sums=src.each(Sum.read), slots=src.each(Slot.read))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The whole programme of a job. Equal plans have equal bytes, so ``digest`` is what silos compare and approve.
+
+    ``n_max``: the charter's member count, for which the ring has proved head-room.
+    ``seed``: initial blocks and derived projections come from it.
+    """
+
+    method: str
+    seed: int
+    n_max: int
+    lanes: tuple[Lane, ...]
+    blocks: tuple[Block, ...]
+    steps: tuple[Step, ...]
+    ring_bits: int = 32
+
+    def __post_init__(self) -> None:
+        _check_name("method", self.method)
+        if self.n_max < 1:
+            raise SpecError("plan.n_max", got=self.n_max, want="at least 1")
+        if self.ring_bits != 32:
+            raise SpecError("plan.ring_bits", got=self.ring_bits, want="32")
+        if (2 ** (self.ring_bits - 1) - 1) // self.n_max < 2**8:
+            raise HeadroomExceeded(f"A {self.ring_bits}-bit ring leaves fewer than 8 bits a value for {self.n_max} silos.")
+        for kind, names in (
+            ("lane", [lane.name for lane in self.lanes]),
+            ("block", [block.name for block in self.blocks]),
+            ("step", [step.name for step in self.steps]),
+        ):
+            if len(set(names)) != len(names):
+                raise SpecError(f"plan.{kind}s", got=names, want="each name once")
+        for block in self.blocks:
+            if block.lane not in self._lanes:
+                raise SpecError(f"block {block.name}.lane", got=block.lane, want=f"one of {sorted(self._lanes)}")
+        for step in self.steps:
+            for part in step.sums:
+                if part.block not in self._blocks:
+                    raise SpecError(f"step {step.name}", got=part.block, want="a block of the plan")
+                if self.lane_of(part.block).scope is Scope.LOCAL:
+                    raise EgressDenied(part.block, remedy="A LOCAL block may not be part of a step.")
+            slots = [slot.name for slot in self.slots_of(step)]
+            if not slots or len(set(slots)) != len(slots):
+                raise SpecError(f"step {step.name}.slots", got=slots, want="at least one slot, each name once")
+            for slot in self.slots_of(step):
+                if slot.bound * self.n_max >= 2**64:
+                    raise HeadroomExceeded(f"Slot {slot.name!r} of step {step.name!r} could overflow with {self.n_max} silos.")
+
+    @cached_property
+    def _lanes(self) -> dict[str, Lane]:
+        return {lane.name: lane for lane in self.lanes}
+
+    @cached_property
+    def _blocks(self) -> dict[str, Block]:
+        return {block.name: block for block in self.blocks}
+
+    def block(self, name: str) -> Block:
+        return self._blocks[name]
+
+    def lane_of(self, block: str) -> Lane:
+        return self._lanes[self._blocks[block].lane]
+
+    def lanes_of(self, step: Step) -> tuple[Lane, ...]:
+        """The lanes that have a block in this step, in plan order."""
+        used = {self._blocks[part.block].lane for part in step.sums}
+        return tuple(lane for lane in self.lanes if lane.name in used)
+
+    def blocks_of(self, step: Step, lane: str) -> Iterator[tuple[Block, Sum, int]]:
+        """(block, its sum, word offset in the lane's vector) for this step and lane, in the step's order."""
+        offset = 0
+        for part in step.sums:
+            block = self._blocks[part.block]
+            if block.lane == lane:
+                yield block, part, offset
+                offset += block.size
+
+    def words_of(self, step: Step, lane: str) -> int:
+        """Length of the lane's vector in this step, in ring words."""
+        return sum(block.size for block, _, _ in self.blocks_of(step, lane))
+
+    def slots_of(self, step: Step) -> tuple[Slot, ...]:
+        """Every slot of the step: the lanes' own first, then the method's."""
+        return tuple(slot for lane in self.lanes_of(step) for slot in lane.own_slots()) + step.slots
+
+    def __bytes__(self) -> bytes:
+        out = Writer().u8(VERSION).text(self.method).u64(self.seed).u32(self.n_max).u32(self.ring_bits)
+        out.each(self.lanes, lambda w, x: x.write(w))
+        out.each(self.blocks, lambda w, x: x.write(w))
+        out.each(self.steps, lambda w, x: x.write(w))
+        return bytes(out)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Plan:
+        src = Reader(data)
+        if (version := src.u8()) != VERSION:
+            raise Malformed(f"A plan of version {version}; this code reads version {VERSION}.")
+        method, seed, n_max, ring_bits = src.text(), src.u64(), src.u32(), src.u32()
+        lanes, blocks, steps = src.each(Lane.read), src.each(Block.read), src.each(Step.read)
+        src.end()
+        return cls(method=method, seed=seed, n_max=n_max, ring_bits=ring_bits, lanes=lanes, blocks=blocks, steps=steps)
+
+    @cached_property
+    def digest(self) -> bytes:
+        return sha256(bytes(self)).digest()
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise SpecError(f"{kind} name", got=name, want="lower-case letters, digits and . _ / -, at most 63")
+
+
+def _enum(kind: type[E], value: str) -> E:
+    try:
+        return kind(value)
+    except ValueError as bad:
+        raise Malformed(f"{value!r} is no {kind.__name__}.") from bad
+
+
+def _flag(src: Reader) -> bool:
+    value = src.u8()
+    if value > 1:
+        raise Malformed(f"A flag byte is {value}.")
+    return bool(value)

@@ -1,0 +1,175 @@
+"""The server's side of one step: collects, adds, opens. Sans-IO, used once; it holds one running vector per lane.
+
+Every check here is for robustness and blame: the silos rely on none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from crypto.cohort import Cohort, Context, Dealt, Survivors, check_words
+from crypto.errors import BadShare, LayoutMismatch, RosterMismatch, SurvivorInvalid, TranscriptMismatch
+from crypto.keys import SessionKey
+from crypto.messages import SLOTS, Header, Row, Shares
+from crypto.session import SERVER, Session
+
+
+class ServerSession(Session):
+    """One attempt at one step. A message of one silo that fails raises and changes nothing; the owner drops the silo."""
+
+    table = SERVER
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self.context = context
+        self._adverts: dict[str, bytes] = {}
+        self._deals: dict[str, bytes] = {}
+        self._rows: dict[str, dict[str, bytes]] = {}
+        self._headers: dict[str, bytes] = {}
+        self._sections: dict[str, bytes] = {}
+        self._added: set[str] = set()
+        self._totals: dict[str, np.ndarray] = {}
+        self._attestations: dict[str, bytes] = {}
+        self._slot_shares: dict[str, bytes] = {}
+        self._lane_shares: dict[str, Shares] = {}
+        self._masks: dict[str, SessionKey] = {}
+
+    # M0
+    def advert(self, silo: str, signed: bytes) -> None:
+        with self.on("advert", fatal=False):
+            if self.context.check_advert(signed).silo != silo:
+                raise RosterMismatch(f"{silo!r} sent another silo's advert.")
+            self._adverts[silo] = signed
+
+    def close_adverts(self) -> list[bytes]:
+        """Fix U1; the adverts to send to each of them."""
+        with self.on("close-adverts"):
+            self.cohort = Cohort.form(self.context, self._adverts.values())
+            return list(self.cohort.signed.values())
+
+    # M1
+    def deal(self, silo: str, signed: bytes, rows: Mapping[str, bytes]) -> None:
+        with self.on("deal", fatal=False):
+            deal = Dealt.check_deal(self.cohort, signed)
+            if deal.silo != silo:
+                raise RosterMismatch(f"{silo!r} sent another silo's deal.")
+            if {peer: Row.from_bytes(row).digest for peer, row in rows.items()} != dict(deal.rows):
+                raise BadShare(f"The rows from {silo!r} are not those it signed.", dealer=silo)
+            self._deals[silo] = signed
+            self._rows[silo] = dict(rows)
+
+    def close_deals(self) -> tuple[list[bytes], dict[str, list[tuple[str, bytes]]]]:
+        """Fix U2; the deals for everyone, and for each silo of U2 the rows addressed to it."""
+        with self.on("close-deals"):
+            self.dealt = Dealt.form(self.cohort, self._deals.values())
+            rows = {silo: [(dealer, self._rows[dealer][silo]) for dealer in self.dealt.signed if dealer != silo] for silo in self.dealt.signed}
+            return list(self.dealt.signed.values()), rows
+
+    # M2
+    def header(self, silo: str, signed: bytes, section: bytes) -> Header:
+        """The upload's header and its slot section. The lanes' words follow by ``words``."""
+        with self.on("header", fatal=False):
+            header = Survivors.check_header(self.dealt, signed)
+            if header.silo != silo:
+                raise RosterMismatch(f"{silo!r} sent another silo's header.")
+            count = len(self.context.plan.slots_of(self.context.step))
+            check_words(header, SLOTS, np.frombuffer(section, dtype="<u8"), count)
+            self._headers[silo] = signed
+            self._sections[silo] = section
+            return header
+
+    def words(self, silo: str, lanes: Mapping[str, np.ndarray]) -> None:
+        """Add a silo's complete upload, lane by lane, after every lane's digest has held. All or nothing."""
+        with self.on("words", fatal=False):
+            if silo not in self._headers or silo in self._added:
+                raise LayoutMismatch(f"Words from {silo!r} without a header, or twice.")
+            header = Survivors.check_header(self.dealt, self._headers[silo])
+            if set(lanes) != {lane for lane, _ in header.lanes} - {SLOTS}:
+                raise LayoutMismatch(f"{silo!r} sent other lanes than it signed.")
+            for lane, words in lanes.items():
+                check_words(header, lane, words, self.context.plan.words_of(self.context.step, lane))
+            for lane, words in lanes.items():
+                total = self._totals.setdefault(lane, np.zeros(words.size, dtype=np.uint32))
+                np.add(total, words, out=total)
+            self._added.add(silo)
+
+    def close_uploads(self) -> list[bytes]:
+        """Fix U3; the headers to attest."""
+        with self.on("close-uploads"):
+            self.survivors = Survivors.form(self.dealt, [self._headers[silo] for silo in sorted(self._added)])
+            return list(self.survivors.signed.values())
+
+    # M4
+    def attestation(self, silo: str, signed: bytes) -> None:
+        with self.on("attestation", fatal=False):
+            if self.survivors.check_attestation(signed).silo != silo:
+                raise RosterMismatch(f"{silo!r} sent another silo's attestation.")
+            self._attestations[silo] = signed
+
+    def close_attestations(self) -> tuple[list[bytes], list[tuple[str, bytes]]]:
+        """The attestations, and the slot sections of U3."""
+        with self.on("close-attestations"):
+            self.survivors.check_attested(self._attestations.values())
+            return list(self._attestations.values()), [(silo, self._sections[silo]) for silo in self.survivors.signed]
+
+    # M5, slots
+    def slot_shares(self, silo: str, signed: bytes) -> None:
+        with self.on("slot-shares", fatal=False):
+            self._check_hashes(silo, self.survivors.check_slot_shares(signed))
+            self._slot_shares[silo] = signed
+
+    def open_slots(self) -> list[bytes]:
+        """Open the slots; the slot shares for the silos, who open them again themselves."""
+        with self.on("open-slots"):
+            shares = [self.survivors.check_slot_shares(signed) for signed in self._slot_shares.values()]
+            self._require(len(shares))
+            total = np.zeros(self.survivors.slot_count, dtype=np.uint64)
+            for silo in self.survivors.signed:
+                np.add(total, np.frombuffer(self._sections[silo], dtype="<u8"), out=total)
+            self._masks = self.survivors.recover_masks(shares)
+            self.survivors.unmask(SLOTS, total, self.survivors.recover_seeds(SLOTS, shares), self._masks)
+            self.slots = tuple(int(value) for value in total)
+            return list(self._slot_shares.values())
+
+    # M5, lanes
+    def lane_shares(self, silo: str, signed: bytes) -> None:
+        with self.on("lane-shares", fatal=False):
+            shares = self.survivors.check_lane_shares(signed)
+            self._check_hashes(silo, shares)
+            self._lane_shares[silo] = shares
+
+    def open_lanes(self) -> dict[str, np.ndarray]:
+        """Lane → opened sum (uint32), for each lane that at least t survivors released. The others stay shut."""
+        with self.on("open-lanes"):
+            opened: dict[str, np.ndarray] = {}
+            for lane in self.context.plan.lanes_of(self.context.step):
+                shares = [s for s in self._lane_shares.values() if any(name == lane.name for _, name, _ in s.seeds)]
+                if len(shares) < self.cohort.threshold or lane.name not in self._totals:
+                    continue
+                total = self._totals.pop(lane.name)
+                self.survivors.unmask(lane.name, total, self.survivors.recover_seeds(lane.name, shares), self._masks)
+                opened[lane.name] = total
+            self.wipe()
+            return opened
+
+    def _check_hashes(self, silo: str, shares: Shares) -> None:
+        """Each share is the one its dealer published a hash of: who sends another is to blame, not the dealer."""
+        if shares.silo != silo:
+            raise RosterMismatch(f"{silo!r} sent another silo's shares.")
+        for dealer, lane, share in [(dealer, "", share) for dealer, share in shares.masks] + list(shares.seeds):
+            if dealer == silo:
+                continue  # a dealer's own share has no row; the commitment check after combining covers it
+            row = Row.from_bytes(self._rows[dealer][silo])
+            place = ("", *self.cohort.lanes_of(dealer)).index(lane)
+            if self.cohort.share_hash(dealer, silo, lane, share) != row.hashes[place]:
+                raise TranscriptMismatch(f"{silo!r} sent a share that {dealer!r} did not deal.")
+
+    def _require(self, count: int) -> None:
+        if count < self.cohort.threshold:
+            raise SurvivorInvalid(f"{count} survivors sent shares; the threshold is {self.cohort.threshold}.")
+
+    def wipe(self) -> None:
+        self._masks = {}
+        self._totals = {}

@@ -1,0 +1,289 @@
+"""The silo's side of one step: announces keys, deals shares, masks, attests, releases. Sans-IO, used once.
+
+(Double masking after K. Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning, CCS
+2017, in the malicious-server variant, with one self seed per lane so that lanes open one by one.)
+
+What holds, as long as fewer than t silos (the charter's c among them) work with the server and the primitives stand:
+the server learns of an opened lane the sum over the survivors who upload it, and of a shut lane nothing. Two shares
+of one party never leave this silo in one session: its self seeds if it survived, its mask seed if it did not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from crypto import shamir
+from crypto.blocks import Encoded
+from crypto.cohort import Cohort, Context, Dealt, Survivors, commitment, mask_key, words_digest
+from crypto.errors import BadShare, BothShares, DuplicateKey, LayoutMismatch, Malformed, SurvivorInvalid, TranscriptMismatch
+from crypto.keys import Identity, SessionKey
+from crypto.masking import apply_streams
+from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Row, SharePack, Shares
+from crypto.plan import Lane, Scope
+from crypto.session import SILO, Session, State
+
+_NONCE = bytes(12)
+
+#: Who contributed to a lane, each time it opened.
+Openings = tuple[frozenset[str], ...]
+
+
+class SiloSession(Session):
+    """One silo, one attempt at one step. Each method consumes its state; secrets go with the session.
+
+    ``entropy``: source of secret bytes, os.urandom outside of test vectors.
+    """
+
+    table = SILO
+
+    def __init__(self, context: Context, silo: str, identity: Identity, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        super().__init__()
+        self.context = context
+        self.silo = silo
+        self._identity = identity
+        self._entropy = entropy
+        self._channel: SessionKey | None = None
+        self._mask: SessionKey | None = None
+        self._mask_seed = b""
+        self._seeds: dict[str, bytes] = {}
+        self._own_pack: SharePack | None = None
+        self._packs: dict[str, SharePack] = {}
+        self._sections: dict[str, np.ndarray] = {}
+        #: Masked words by lane, after ``upload``; the courier takes them from here.
+        self.masked: dict[str, np.ndarray] = {}
+        self.slots: dict[str, int] = {}
+        #: Lanes this silo released, and who contributed to each lane as the manifests say.
+        self.released: tuple[str, ...] = ()
+        self.contributors: dict[str, frozenset[str]] = {}
+
+    # M0
+    def advert(self, *, held: Iterable[str], hidden_held: Iterable[str], releases: int, data: bytes) -> bytes:
+        """Fresh keys and commitments. ``held``/``hidden_held``: HELD lanes with non-zero weight, visible and hidden.
+        ``releases``: how often this silo has ever released; ``data``: the data set's salted commitment."""
+        with self.on("advert"):
+            held = tuple(held)
+            self._hidden_held = tuple(sorted(hidden_held))
+            self._mask_seed = self._entropy(shamir.SECRET_BYTES)
+            self._mask = mask_key(self._mask_seed)
+            self._channel = SessionKey(self._entropy(shamir.SECRET_BYTES))
+            self._seeds = {lane: self._entropy(shamir.SECRET_BYTES) for lane in self.context.lanes_for(self.silo, held)}
+            self._signed_advert = Advert(
+                silo=self.silo,
+                t0=self.context.t0,
+                channel=self._channel.public,
+                mask=self._mask.public,
+                commitments=tuple((lane, commitment(self.silo, lane, seed)) for lane, seed in self._seeds.items()),
+                held=held,
+                releases=releases,
+                data=data,
+                nonce=self._entropy(16),
+            ).sign(self._identity)
+            return self._signed_advert
+
+    # M1
+    def deal(self, adverts: Sequence[bytes]) -> tuple[bytes, dict[str, bytes]]:
+        """The signed deal, and peer → row. Raises if the cohort is not one this silo may deal to."""
+        with self.on("deal"):
+            cohort = Cohort.form(self.context, adverts)
+            if cohort.signed.get(self.silo) != self._signed_advert:
+                raise DuplicateKey("The cohort does not show this silo's own advert.")
+            assert self._channel is not None
+            points = list(cohort.points.values())
+            mask_shares = shamir.split(self._mask_seed, cohort.threshold, points, self._entropy)
+            seed_shares = {lane: shamir.split(seed, cohort.threshold, points, self._entropy) for lane, seed in self._seeds.items()}
+            rows: dict[str, Row] = {}
+            for place, peer in enumerate(cohort.signed):
+                shares = [seed_shares[lane][place] for lane in self._seeds]
+                pack = SharePack(mask_shares[place], tuple(shares), self._hidden_held)
+                if peer == self.silo:
+                    self._own_pack = pack
+                    continue
+                key, aad = cohort.seal_key(self._channel.agree(cohort.adverts[peer].channel), self.silo, peer)
+                hashes = tuple(
+                    cohort.share_hash(self.silo, peer, lane, share)
+                    for lane, share in zip(("", *self._seeds), (pack.mask, *shares), strict=True)
+                )
+                rows[peer] = Row(AESGCM(key).encrypt(_NONCE, bytes(pack), aad), hashes)
+            self._cohort = cohort
+            deal = Deal(silo=self.silo, t1=cohort.t1, rows=tuple((peer, row.digest) for peer, row in rows.items()))
+            self._signed_deal = deal.sign(self._identity)
+            return self._signed_deal, {peer: bytes(row) for peer, row in rows.items()}
+
+    # M1 of the others → M2
+    def open_rows(self, deals: Sequence[bytes], rows: Mapping[str, bytes]) -> None:
+        """Check U2 and every share addressed to this silo, before any training is spent on them."""
+        with self.on("open-rows"):
+            dealt = Dealt.form(self._cohort, deals)
+            if dealt.signed.get(self.silo) != self._signed_deal:
+                raise TranscriptMismatch("The dealers do not include this silo's own deal.")
+            if set(rows) != set(dealt.signed) - {self.silo}:
+                raise LayoutMismatch("The rows are not one from each other dealer.")
+            assert self._own_pack is not None
+            self._packs = {self.silo: self._own_pack}
+            for dealer, data in rows.items():
+                self._packs[dealer] = self._open_row(dealt, dealer, data)
+            self._dealt = dealt
+
+    def _open_row(self, dealt: Dealt, dealer: str, data: bytes) -> SharePack:
+        cohort = dealt.cohort
+        row = Row.from_bytes(data)
+        if dict(dealt.deals[dealer].rows)[self.silo] != row.digest:
+            raise BadShare(f"The row from {dealer!r} is not the one it signed.", dealer=dealer)
+        assert self._channel is not None
+        key, aad = cohort.seal_key(self._channel.agree(cohort.adverts[dealer].channel), dealer, self.silo)
+        try:
+            pack = SharePack.from_bytes(AESGCM(key).decrypt(_NONCE, row.sealed, aad))
+        except (InvalidTag, Malformed) as bad:
+            raise BadShare(f"The shares from {dealer!r} do not open.", dealer=dealer) from bad
+        lanes = ("", *cohort.lanes_of(dealer))
+        shares = (pack.mask, *pack.self_seeds)
+        if len(lanes) != len(shares) or len(row.hashes) != len(shares):
+            raise BadShare(f"{dealer!r} dealt {len(shares)} shares for {len(lanes)} secrets.", dealer=dealer)
+        for lane, share, known in zip(lanes, shares, row.hashes, strict=True):
+            try:
+                shamir.value_of(share)
+            except Malformed as bad:
+                raise BadShare(f"A share from {dealer!r} is no field element.", dealer=dealer) from bad
+            if cohort.share_hash(dealer, self.silo, lane, share) != known:
+                raise BadShare(f"A share from {dealer!r} does not match its published hash.", dealer=dealer)
+        return pack
+
+    def upload(self, encoded: Encoded) -> tuple[bytes, bytes]:
+        """Mask in place; the signed header and the masked slot section. The lanes' words are then in ``masked``."""
+        with self.on("upload"):
+            assert self._mask is not None
+            lanes = self._dealt.cohort.lanes_of(self.silo)
+            self.masked = {}
+            for lane in lanes:
+                words = encoded.slots if lane == SLOTS else encoded.lanes[lane]
+                apply_streams(words, self._dealt.upload_streams(self.silo, lane, self._seeds[lane], self._mask))
+                self.masked[lane] = words
+            header = Header(
+                silo=self.silo, t2=self._dealt.t2, lanes=tuple((lane, words_digest(self.masked[lane])) for lane in lanes)
+            )
+            self._signed_header = header.sign(self._identity)
+            return self._signed_header, self.masked.pop(SLOTS).astype("<u8").tobytes()
+
+    # M3 → M4
+    def survivors(self, headers: Sequence[bytes]) -> Survivors:
+        """U3, checked. The owner looks at it (cohort differences, budgets) before ``attest``."""
+        survivors = Survivors.form(self._dealt, headers)
+        if survivors.signed.get(self.silo) != self._signed_header:
+            raise SurvivorInvalid("The survivors do not include this silo's own upload.")
+        return survivors
+
+    def attest(self, headers: Sequence[bytes]) -> bytes:
+        with self.on("attest"):
+            self._survivors = self.survivors(headers)
+            self.masked = {}
+            return Attestation(silo=self.silo, t3=self._survivors.t3).sign(self._identity)
+
+    @property
+    def peers(self) -> Mapping[str, Advert]:
+        """U1 without this silo."""
+        return {silo: advert for silo, advert in self._cohort.adverts.items() if silo != self.silo}
+
+    @property
+    def spent(self) -> bool:
+        """Whether shares may have left."""
+        return self.state in (State.SLOTS_OPEN, State.DONE)
+
+    @property
+    def done(self) -> bool:
+        """Whether this silo opened the slots itself and released what passed."""
+        return self.state is State.DONE
+
+    @property
+    def t3(self) -> bytes:
+        return self._survivors.t3
+
+    @property
+    def cohort(self) -> tuple[str, ...]:
+        """U3."""
+        return tuple(self._survivors.signed)
+
+    # M5, slots
+    def release_slots(self, attestations: Sequence[bytes], sections: Mapping[str, bytes]) -> bytes:
+        """Shares that open the slots, and the mask seeds of the dropped. From here on the step is spent."""
+        with self.on("release-slots"):
+            survivors = self._survivors
+            survivors.check_attested(attestations)
+            if set(sections) != set(survivors.signed):
+                raise LayoutMismatch("The slot sections are not one from each survivor.")
+            self._sections = {silo: survivors.check_section(silo, section) for silo, section in sections.items()}
+            masks = tuple((silo, self._packs[silo].mask) for silo in survivors.dropped)
+            return self._shares(masks, [SLOTS])
+
+    # M5, lanes
+    def release_lanes(
+        self, slot_shares: Sequence[bytes], *, floors: Mapping[str, int], previous: Mapping[str, Openings | None]
+    ) -> bytes:
+        """Open the slots ourselves, then release the lanes that pass.
+
+        ``floors``: lane → this silo's own floor, if stricter than charter and plan. ``previous``: lane → who
+        contributed each time it opened in this run, or None where this silo can't know (lanes that guard moves).
+        """
+        with self.on("release-lanes"):
+            survivors = self._survivors
+            shares = [survivors.check_slot_shares(signed) for signed in slot_shares]
+            if len({s.silo for s in shares}) != len(shares):
+                raise LayoutMismatch("A survivor's slot shares appear twice.")
+            total = np.zeros(survivors.slot_count, dtype=np.uint64)
+            for section in self._sections.values():
+                np.add(total, section, out=total)
+            survivors.unmask(SLOTS, total, survivors.recover_seeds(SLOTS, shares), survivors.recover_masks(shares))
+            context = self.context
+            names = [slot.name for slot in context.plan.slots_of(context.step)]
+            self.slots = dict(zip(names, (int(value) for value in total), strict=True))
+            lanes = context.plan.lanes_of(context.step)
+            self.contributors = {lane.name: self._contributors(lane) for lane in lanes}
+            self.released = tuple(lane.name for lane in lanes if self._may_open(lane, floors, previous))
+            return self._shares((), self.released)
+
+    def _contributors(self, lane: Lane) -> frozenset[str]:
+        """Who contributes to a lane, from adverts and manifests; everyone who uploads it where holdings do not apply."""
+        here = self._dealt.cohort.holders(lane.name, self._survivors.signed)
+        if lane.scope is Scope.HELD and lane.hidden:
+            return frozenset(silo for silo in here if lane.name in self._packs[silo].hidden_held)
+        return frozenset(here)
+
+    def _may_open(self, lane: Lane, floors: Mapping[str, int], previous: Mapping[str, Openings | None]) -> bool:
+        charter = self.context.charter
+        floor = max(lane.floor, charter.honest + charter.colluders, floors.get(lane.name, 0))
+        if lane.scope is not Scope.ALL:
+            floor = max(floor, charter.lane_floor)
+        counted = self.slots[lane.contributors_slot]
+        if min(counted, len(self.contributors[lane.name])) < floor:
+            return False
+        if not lane.guard_moves:
+            return True
+        openings = previous.get(lane.name, ())
+        if openings is None:
+            return False
+        moves = [len(before ^ self.contributors[lane.name]) for before in openings]
+        return all(moved == 0 or moved >= charter.honest + charter.colluders for moved in moves)
+
+    def _shares(self, masks: tuple[tuple[str, bytes], ...], lanes: Sequence[str]) -> bytes:
+        """Sign shares out. A party's two kinds of share never leave in one session, whatever asked for them."""
+        survivors = self._survivors
+        seeds = tuple(
+            (silo, lane, dict(zip(survivors.dealt.cohort.lanes_of(silo), self._packs[silo].self_seeds, strict=True))[lane])
+            for lane in lanes
+            for silo in survivors.dealt.cohort.holders(lane, survivors.signed)
+        )
+        both = {silo for silo, _ in masks} & {silo for silo, _, _ in seeds}
+        if both or any(silo in survivors.signed for silo, _ in masks):
+            raise BothShares(f"Both shares of {sorted(both)} were about to leave.")
+        return Shares(silo=self.silo, t3=survivors.t3, masks=masks, seeds=seeds).sign(self._identity)
+
+    def wipe(self) -> None:
+        self._channel = self._mask = self._own_pack = None
+        self._mask_seed = b""
+        self._seeds = {}
+        self._packs = {}
+        self.masked = {}

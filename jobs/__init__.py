@@ -1,0 +1,1 @@
+"""The composition root: the command line, NVFlare, and the catalogue of jobs."""

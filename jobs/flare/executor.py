@@ -1,0 +1,64 @@
+"""The silo's side of a job: hands each message to the agent and its answer back.
+
+The agent refuses by answering (a signed Decline), never by raising; so an exception here is a malformed task, a
+missing home or a programming error. It becomes a bare return code: no text of ours crosses the wire.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+
+from crypto.errors import FederationError, Malformed
+from jobs.flare.folder import decode_job
+from jobs.flare.processes import job_home
+from jobs.flare.wire import unwrap, wrap
+
+if TYPE_CHECKING:
+    from silo_agent.agent import Agent
+
+
+def make_agent(job: str, home: Path) -> Agent:
+    """The agent of this silo for this job. The one place where this module meets the rest; tests replace it."""
+    from jobs.run import open_agent  # brings torch: imported in the job process only
+
+    return open_agent(job, home)
+
+
+class SecureExecutor(Executor):
+    """``job``: as ``folder.encode_job`` wrote it. The silo's home comes from CONSILIUM_HOME, never from the job."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__()
+        self.job = job
+        self._agent: Agent | None = None
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """The agent's answer, or a bare return code."""
+        try:
+            request = unwrap(shareable)
+        except Malformed as bad:
+            self.log_error(fl_ctx, f"[{bad.code}] {task_name}: {bad.detail}", fire_event=False)
+            return make_reply(ReturnCode.BAD_TASK_DATA)
+        try:
+            if self._agent is None:
+                self._agent = make_agent(decode_job(self.job), job_home())
+            return wrap(self._agent.handle(request))
+        except FederationError as error:
+            self.log_error(fl_ctx, f"[{error.code}] {task_name}: {error}", fire_event=False)
+        except Exception as error:  # the border: a programming error of ours must not take the job down
+            self.logger.exception(f"[INTERNAL] {task_name}: {type(error).__name__}")
+        return make_reply(ReturnCode.EXECUTION_EXCEPTION)
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """END_RUN closes the agent, which wipes its secrets."""
+        if event_type == EventType.END_RUN and self._agent is not None:
+            agent, self._agent = self._agent, None
+            agent.close()

@@ -1,0 +1,104 @@
+"""The native NVFlare job folder: two class paths and plain JSON, no code.
+
+No ``custom/`` folder, so the job is not "bring your own code": a hardened site runs it with the classes it has
+installed and allowed, or not at all. ``nvflare job submit -j FOLDER`` takes it as well as ``fed submit``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from crypto.errors import SpecError
+from jobs.flare.wire import TASK_PATTERN
+
+CONTROLLER = "jobs.flare.controller.SecureController"
+EXECUTOR = "jobs.flare.executor.SecureExecutor"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def encode_job(job: str) -> str:
+    """The job text as it stands in the configuration: base64.
+
+    NVFlare runs ``str.format`` and its secret references over every string of a job's configuration, so braces and
+    dollars in plain JSON text could be replaced at a site; base64 has neither.
+    """
+    return base64.b64encode(job.encode()).decode()
+
+
+def decode_job(encoded: str) -> str:
+    """The job text again. Raises SpecError."""
+    try:
+        return base64.b64decode(encoded, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as bad:
+        raise SpecError("job", got=encoded[:40], want="base64 of UTF-8 JSON text") from bad
+
+
+def write_job(
+    folder: Path,
+    *,
+    name: str,
+    job: str,
+    plan: str,
+    silos: Sequence[str],
+    poll_s: float = 0.1,
+    min_silos: int | None = None,
+    grace_s: float = 2.0,
+) -> Path:
+    """Writes the job folder and returns it. ``job``: canonical JSON text of the spec; ``plan``: base64 of the plan.
+
+    ``poll_s``: how often a silo asks for work, seconds. 0.1 for a demo on one box (eight idle silos then burn most of
+    a core); 0.5–1 in production. ``min_silos``: NVFlare starts the job with this many silos online and stops it when
+    fewer are alive; None is a majority. It is not a safety floor: the charter's floors are, and silos enforce them.
+    No silo is mandatory, so a dropped silo never fails the job by itself. Raises SpecError.
+    """
+    if not _NAME.fullmatch(name):
+        raise SpecError("job.name", got=name, want="letters, digits, '.', '_' or '-', at most 63")
+    if not silos or len(set(silos)) != len(silos) or "server" in silos:
+        raise SpecError("job.silos", got=list(silos), want="one or more distinct silo names, none of them 'server'")
+    if poll_s <= 0:
+        raise SpecError("job.poll_s", got=poll_s, want="more than 0 seconds")
+    least = len(silos) // 2 + 1 if min_silos is None else min_silos
+    if not 1 <= least <= len(silos):
+        raise SpecError("job.min_silos", got=least, want=f"between 1 and {len(silos)}")
+    text = encode_job(job)
+    config = folder / "app" / "config"
+    config.mkdir(parents=True, exist_ok=False)
+    meta = {
+        "name": name,
+        "resource_spec": {},
+        "deploy_map": {"app": ["server", *silos]},
+        "min_clients": least,
+        "mandatory_clients": [],
+    }
+    server = {
+        "format_version": 2,
+        "server": {"heart_beat_timeout": 600, "task_request_interval": poll_s},
+        "task_data_filters": [],
+        "task_result_filters": [],
+        "components": [],
+        "workflows": [
+            {"id": "consilium", "path": CONTROLLER, "args": {"job": text, "plan": plan, "grace_s": grace_s}},
+        ],
+    }
+    client = {
+        "format_version": 2,
+        "default_task_fetch_interval": poll_s,
+        "executors": [{"tasks": [TASK_PATTERN], "executor": {"path": EXECUTOR, "args": {"job": text}}}],
+        "task_data_filters": [],
+        "task_result_filters": [],
+        "components": [],
+    }
+    _write(folder / "meta.json", meta)
+    _write(config / "config_fed_server.json", server)
+    _write(config / "config_fed_client.json", client)
+    return folder
+
+
+def _write(path: Path, value: dict[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

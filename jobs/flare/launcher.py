@@ -1,0 +1,91 @@
+"""Site-owned launchers of job processes.
+
+NVFlare's own client launcher lets one crashed job process fail the whole job for everybody (its exit code is reported
+and ``min_clients`` is not looked at). Ours turns any bad end of this silo's process into a dropout: the round goes on
+without it, and the floors decide whether that is enough. The job status then no longer shows the crash, so we log it.
+
+Both launchers start ``jobs.flare.processes`` instead of NVFlare's worker modules: the same mains, a shorter wait at
+the end (see there).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.fl_constant import FLContextKey, FLMetaKey, JobConstants
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
+from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
+from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
+
+_MODULE = "jobs.flare.processes"
+_CLIENT = "nvflare.private.fed.app.client.worker_process"
+_SERVER = "nvflare.private.fed.app.server.runner_process"
+
+
+class DropoutHandle(JobHandleSpec):
+    """A job process whose bad end is nobody else's business: it polls as UNKNOWN, which NVFlare does not report."""
+
+    def __init__(self, handle: JobHandleSpec, rc_file: Path, job_id: str, logger: Any) -> None:
+        super().__init__()
+        self._handle = handle
+        self._rc_file = rc_file
+        self._job_id = job_id
+        self._logger = logger
+        self._stopped_by_us = False
+
+    def terminate(self) -> None:
+        self._stopped_by_us = True
+        self._handle.terminate()
+
+    def poll(self) -> Any:
+        code = self._handle.poll()
+        return JobReturnCode.UNKNOWN if code != JobReturnCode.SUCCESS else code
+
+    def wait(self) -> None:
+        """Until the process has ended. A bad end is logged, and its return code file (which would win) removed."""
+        self._handle.wait()
+        code, said = self._handle.poll(), self._said()
+        if said != JobReturnCode.SUCCESS:
+            self._rc_file.unlink(missing_ok=True)
+        if self._stopped_by_us or (code == JobReturnCode.SUCCESS and said in (None, JobReturnCode.SUCCESS)):
+            return
+        self._logger.error(
+            f"[SILO_CRASHED] The process of job {self._job_id} ended badly (launcher code {code}, own code {said}). "
+            "This silo drops out of the run; the others go on if enough are left. See its log in the job's folder."
+        )
+
+    def _said(self) -> int | None:
+        try:
+            return int(self._rc_file.read_text().split()[0])
+        except (FileNotFoundError, ValueError, IndexError):
+            return None
+
+
+class SiloLauncher(ClientProcessJobLauncher):
+    """Starts a silo's job processes; a crash becomes a dropout."""
+
+    def get_command(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> str:
+        return _ours(super().get_command(job_meta, fl_ctx), _CLIENT, "client-job")
+
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
+        job_id = str(job_meta.get(JobConstants.JOB_ID))
+        workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
+        rc_file = Path(os.path.join(workspace.get_root_dir(), job_id, FLMetaKey.PROCESS_RC_FILE))
+        return DropoutHandle(super().launch_job(job_meta, fl_ctx), rc_file, job_id, self.logger)
+
+
+class AggregatorLauncher(ServerProcessJobLauncher):
+    """Starts the aggregator's job processes. Their failure is the job's failure: nothing is hidden here."""
+
+    def get_command(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> str:
+        return _ours(super().get_command(job_meta, fl_ctx), _SERVER, "server-job")
+
+
+def _ours(command: str, module: str, verb: str) -> str:
+    theirs = f"-m {module} "
+    if command.count(theirs) != 1:
+        raise RuntimeError(f"NVFlare's job command does not run {module}: another version than 2.9.0?")
+    return command.replace(theirs, f"-m {_MODULE} {verb} ")

@@ -1,0 +1,156 @@
+"""The folders of a federation: one home per silo, one for the aggregator, and what lies in them.
+
+    <silo home>/        silo.json · keys/{agent,owner}.key · salt · consortium.pub · charter.bin · policy.toml ·
+                        data/<name>.npz · journal.jsonl · metrics/
+    <aggregator home>/  aggregator.json · keys/aggregator.key · consortium.pub · charter.bin · ledger/ · jobs/<run>/ ·
+                        mlflow.db · metrics/
+
+Keys are made where they are used, are 0600 and never move. A home is 0700.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crypto.charter import Charter, Member, SignedCharter
+from crypto.errors import SpecError
+from crypto.keys import Identity, PublicIdentity
+from silo_agent.agent import Site
+from silo_agent.journal import Journal
+from silo_agent.policy import Policy
+
+DAY = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """The numbers of a charter. The demonstration's: c = 1, m = 2, m_e = 3."""
+
+    colluders: int = 1
+    honest: int = 2
+    lane_floor: int = 3
+    void_budget: int = 4
+    difference_budget: int = 16
+
+    def n_min(self, silos: int) -> int:
+        """Smallest n with n > (N + c) / 2."""
+        return (silos + self.colluders) // 2 + 1
+
+
+def make_silo(home: Path, silo: str) -> Member:
+    """A silo's home with keys and salt of its own; the member to enrol."""
+    _folder(home)
+    for sub in ("keys", "data", "metrics"):
+        _folder(home / sub)
+    agent, owner = Identity.generate(), Identity.generate()
+    agent.save(home / "keys" / "agent.key")
+    owner.save(home / "keys" / "owner.key")
+    _private(home / "salt", os.urandom(32))
+    (home / "silo.json").write_text(json.dumps({"silo": silo}) + "\n")
+    return Member(silo, agent.public, owner.public)
+
+
+def make_aggregator(home: Path) -> PublicIdentity:
+    """The aggregator's home; its public key."""
+    _folder(home)
+    for sub in ("keys", "metrics", "jobs"):
+        _folder(home / sub)
+    identity = Identity.generate()
+    identity.save(home / "keys" / "aggregator.key")
+    (home / "aggregator.json").write_text("{}\n")
+    return identity.public
+
+
+def make_charter(
+    name: str, members: Sequence[Member], aggregator: PublicIdentity, consortium: Identity, floors: Floors | None = None
+) -> SignedCharter:
+    """Epoch 1 of a federation, valid for a year from now."""
+    floors = floors or Floors()
+    now = int(time.time())
+    charter = Charter(
+        federation=name,
+        epoch=1,
+        previous=bytes(32),
+        members=tuple(sorted(members, key=lambda member: member.silo)),
+        aggregator=aggregator,
+        n_min=floors.n_min(len(members)),
+        colluders=floors.colluders,
+        honest=floors.honest,
+        lane_floor=floors.lane_floor,
+        void_budget=floors.void_budget,
+        difference_budget=floors.difference_budget,
+        not_before=now - DAY,
+        not_after=now + 365 * DAY,
+    )
+    return SignedCharter.sign(charter, consortium)
+
+
+def pin(home: Path, charter: SignedCharter, consortium: PublicIdentity) -> None:
+    """Put the charter and the consortium's public key into a home."""
+    (home / "consortium.pub").write_bytes(consortium.raw)
+    (home / "charter.bin").write_bytes(bytes(charter))
+
+
+def read_charter(home: Path) -> Charter:
+    """The pinned charter, its signature checked under the pinned consortium key."""
+    try:
+        consortium = PublicIdentity((home / "consortium.pub").read_bytes())
+        data = (home / "charter.bin").read_bytes()
+    except FileNotFoundError as missing:
+        raise SpecError(
+            str(missing.filename), got="no file", want="a pinned charter", remedy="Accept one with `fed charter accept`."
+        ) from missing
+    return SignedCharter.open(data, consortium)
+
+
+def read_salt(home: Path) -> bytes:
+    return (home / "salt").read_bytes()
+
+
+def silo_id(home: Path) -> str:
+    """The id in ``silo.json``. Raises SpecError for a folder that is no silo's home."""
+    try:
+        return str(json.loads((home / "silo.json").read_text())["silo"])
+    except (OSError, ValueError, KeyError, TypeError) as bad:
+        raise SpecError(str(home), got="no silo.json with an id", want="a silo's home") from bad
+
+
+def open_site(home: Path) -> Site:
+    """Everything a silo's agent stands on. Raises SpecError where something is missing or in use."""
+    charter = read_charter(home)
+    silo = silo_id(home)
+    identity = Identity.load(home / "keys" / "agent.key")
+    if charter.member(silo).agent != identity.public:
+        raise SpecError(
+            f"{silo} agent key", got=identity.public.fingerprint, want=charter.member(silo).agent.fingerprint,
+            remedy="The charter names another key for this silo: restore the key, or have a new epoch signed.",
+        )
+    return Site(
+        silo=silo,
+        identity=identity,
+        charter=charter,
+        policy=Policy.load(home / "policy.toml"),
+        journal=Journal(home / "journal.jsonl"),
+        now=lambda: int(time.time()),
+    )
+
+
+def open_aggregator(home: Path) -> tuple[Charter, Identity]:
+    """The pinned charter and the aggregator's key."""
+    charter = read_charter(home)
+    charter.check_validity(int(time.time()))
+    return charter, Identity.load(home / "keys" / "aggregator.key")
+
+
+def _folder(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _private(path: Path, data: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(data)

@@ -1,0 +1,123 @@
+"""A job becomes a run at the aggregator and an agent at each silo: the two functions that couriers call.
+
+``server_run`` and ``open_agent`` are all that NVFlare's controller and executor know of the rest. The aggregator's
+half loads no torch and no method: the plan comes with the job, and every silo recomputes it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import time
+from collections.abc import Generator
+from importlib import metadata
+from pathlib import Path
+
+from aggregator.ledger import Ledger, ledger_path
+from aggregator.round import Exchange, Replies, Timeouts
+from aggregator.run import Outcome, Run, RunSpec
+from aggregator.state import stage_predictor
+from crypto.errors import SpecError
+from crypto.plan import Plan
+from jobs import homes
+from jobs.spec import JobSpec
+from silo_agent.agent import Agent
+from silo_agent.data import commitment, resolve
+from silo_agent.methods import method
+
+#: What a follower of the run reads: one JSON object per exchange, in the run's folder.
+EVENTS = "events.jsonl"
+
+
+def predictor_requirements() -> list[str]:
+    """What a process that loads a published model must have installed; torch comes with the extra."""
+    return [f"consilium[silo]=={metadata.version('consilium')}", f"mlflow=={metadata.version('mlflow')}"]
+
+
+def encode_plan(plan: Plan) -> str:
+    """The plan as it travels in a job folder."""
+    return base64.b64encode(bytes(plan)).decode()
+
+
+def server_run(job: str, plan: str, home: Path) -> Generator[Exchange, Replies, Outcome]:
+    """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's."""
+    return open_run(job, plan, home).run()
+
+
+def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None) -> Run:
+    spec = JobSpec.from_text(job)
+    try:
+        decoded = Plan.from_bytes(base64.b64decode(plan, validate=True))
+    except binascii.Error as bad:
+        raise SpecError("plan", got=plan[:24], want="base64 of a plan") from bad
+    if decoded.method != spec.method:
+        raise SpecError("plan.method", got=decoded.method, want=spec.method)
+    charter, identity = homes.open_aggregator(home)
+    run = Run(
+        RunSpec(
+            job=job,
+            job_digest=spec.digest,
+            name=spec.name,
+            plan=decoded,
+            timeouts=Timeouts(phase_s=spec.timeouts["phase"], step_s=spec.timeouts["step"], job_s=spec.timeouts["job"]),
+            keep_uploads=spec.keep_uploads,
+        ),
+        charter,
+        identity,
+        Ledger.open(ledger_path(home), identity),
+        home / "jobs",
+        nonce=nonce,
+    )
+    run.folder.mkdir(parents=True)
+    (home / "jobs" / f"{spec.digest.hex()[:16]}.latest").write_text(run.name + "\n")
+    run.watch = Events(run.folder / EVENTS)
+    features = spec.params.get("features")
+    if isinstance(features, int):
+        run.predictor = stage_predictor(
+            run.folder,
+            Path(__file__).with_name("predictor.py"),
+            requirements=predictor_requirements(),
+            settings=json.dumps({"method": spec.method, "params": dict(spec.params)}, sort_keys=True),
+            shape=[features],
+        )
+    return run
+
+
+def open_agent(job: str, home: Path) -> Agent:
+    """The agent of one silo for one job: plan recomputed, data resolved and committed to. Loads torch."""
+    spec = JobSpec.from_text(job)
+    site = homes.open_site(home)
+    try:
+        data = resolve(spec.dataset, home)
+        return Agent(
+            site,
+            job=spec.digest,
+            plan=spec.plan(site.charter),
+            method=method(spec.method)(spec.params, site.silo),
+            data=data,
+            data_digest=commitment(data, homes.read_salt(home)),
+        )
+    except BaseException:
+        site.journal.close()
+        raise
+
+
+class Events:
+    """Appends what the run does to a file, for whoever follows it on this machine. Best effort: never on the path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._began = time.monotonic()
+
+    def __call__(self, exchange: Exchange | None, note: str) -> None:
+        event: dict[str, object] = {"t": round(time.monotonic() - self._began, 3), "note": note}
+        if exchange is not None:
+            event |= {
+                "phase": exchange.phase,
+                "step": exchange.step,
+                "name": exchange.step_name,
+                "silos": sorted(exchange.requests),
+            }
+        with self._path.open("a") as out:
+            out.write(json.dumps(event) + "\n")

@@ -1,0 +1,148 @@
+"""A job file and its digest: TOML for people, one canonical text for everyone else.
+
+    name = "fedcoe-digits"      # names the run folder and the registered model
+    method = "fedcoe"           # see silo_agent.methods
+    dataset = "digits"          # resolved by each silo under its own home
+    keep_uploads = "all"        # masked uploads kept for bit-exact replay: none | last | all (default none)
+    [params]                    # the method's own, checked by the method
+    [timeouts]                  # seconds: phase, step (training), job
+
+An unknown field, a wrong type or an unknown method is a ``SpecError`` that names path, value and wish.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from math import isfinite
+from pathlib import Path
+
+from crypto.charter import Charter
+from crypto.errors import SpecError
+from crypto.plan import Plan
+from crypto.transcript import digest
+from silo_agent.methods import METHODS, Limits, method
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
+_TIMEOUTS = {"phase": 60.0, "step": 600.0, "job": 7200.0}
+_KEEP = ("none", "last", "all")
+_TOP = ("name", "method", "dataset", "keep_uploads", "params", "timeouts")
+
+Scalar = int | float | str | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """A checked job file. Equal jobs have equal ``text``, so ``digest`` is what is approved and hashed."""
+
+    name: str
+    method: str
+    dataset: str
+    keep_uploads: str = "none"
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    timeouts: Mapping[str, float] = field(default_factory=lambda: dict(_TIMEOUTS))
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, object], where: str = "job") -> JobSpec:
+        for key in raw:
+            if key not in _TOP:
+                raise SpecError(f"{where}.{key}", got=raw[key], want=f"one of the fields {', '.join(_TOP)}")
+        texts = {}
+        for key in ("name", "method", "dataset"):
+            value = raw.get(key)
+            if not isinstance(value, str):
+                raise SpecError(f"{where}.{key}", got=value, want="text")
+            texts[key] = value
+        for key in ("name", "dataset"):
+            if not _NAME.fullmatch(texts[key]):
+                raise SpecError(f"{where}.{key}", got=texts[key], want="lower-case letters, digits and -, at most 48")
+        keep = raw.get("keep_uploads", "none")
+        if keep not in _KEEP:
+            raise SpecError(f"{where}.keep_uploads", got=keep, want=f"one of {', '.join(_KEEP)}")
+        params = _table(raw.get("params", {}), f"{where}.params")
+        for key, value in params.items():
+            if not isinstance(value, int | float | str | bool) or (isinstance(value, float) and not isfinite(value)):
+                raise SpecError(f"{where}.params.{key}", got=value, want="a finite number, a text or a boolean")
+        times = dict(_TIMEOUTS)
+        for key, value in _table(raw.get("timeouts", {}), f"{where}.timeouts").items():
+            if key not in times:
+                raise SpecError(f"{where}.timeouts.{key}", got=value, want=f"one of {', '.join(times)}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 7 * 86400:
+                raise SpecError(f"{where}.timeouts.{key}", got=value, want="seconds, from 1 to 604800")
+            times[key] = float(value)
+        if texts["method"] not in METHODS:
+            raise SpecError(f"{where}.method", got=texts["method"], want=f"one of {', '.join(sorted(METHODS))}")
+        return cls(**texts, keep_uploads=str(keep), params=params, timeouts=times)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, source: str | Path) -> JobSpec:
+        """A job file's path, or the name of a job in the catalogue."""
+        path = Path(source)
+        if path.suffix == ".toml" or "/" in str(source):
+            try:
+                text = path.read_text()
+            except OSError as missing:
+                raise SpecError(str(path), got="no readable file", want="a job file", remedy=_hint()) from missing
+        else:
+            entry = resources.files("jobs") / "catalogue" / f"{source}.toml"
+            if not entry.is_file():
+                raise SpecError("job", got=str(source), want="a job file or a catalogue name", remedy=_hint())
+            text = entry.read_text()
+        try:
+            return cls.parse(tomllib.loads(text), path.name or str(source))
+        except tomllib.TOMLDecodeError as bad:
+            raise SpecError(str(source), got=str(bad), want="TOML") from bad
+
+    @classmethod
+    def from_text(cls, text: str) -> JobSpec:
+        """The spec of a canonical text, exactly: another spelling of the same job is refused."""
+        try:
+            raw = json.loads(text)
+        except ValueError as bad:
+            raise SpecError("job text", got=text[:40], want="canonical JSON") from bad
+        if not isinstance(raw, dict):
+            raise SpecError("job text", got=text[:40], want="a JSON object")
+        spec = cls.parse(raw)
+        if spec.text != text:
+            raise SpecError("job text", got=text[:40], want="the canonical form that `fed export` writes")
+        return spec
+
+    @property
+    def text(self) -> str:
+        fields = {key: getattr(self, key) for key in _TOP}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def digest(self) -> bytes:
+        return digest("job", self.text)
+
+    def with_params(self, **changes: Scalar) -> JobSpec:
+        """The same job with some parameters changed."""
+        fields = {key: getattr(self, key) for key in _TOP}
+        return JobSpec.parse({**fields, "params": {**self.params, **changes}})
+
+    def plan(self, charter: Charter) -> Plan:
+        """What would be summed under this charter. Raises SpecError for the method's own parameters."""
+        limits = Limits(
+            n_max=len(charter.members), colluders=charter.colluders, honest=charter.honest, lane_floor=charter.lane_floor
+        )
+        return method(self.method).plan(self.params, limits)
+
+
+def catalogue() -> list[str]:
+    """Names of the jobs that come with the package."""
+    return sorted(entry.name[:-5] for entry in (resources.files("jobs") / "catalogue").iterdir() if entry.name.endswith(".toml"))
+
+
+def _hint() -> str:
+    return f"The catalogue has: {', '.join(catalogue())}."
+
+
+def _table(value: object, where: str) -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        raise SpecError(where, got=value, want="a table")
+    return dict(value)

@@ -1,0 +1,334 @@
+"""The silo's agent, one page: accept → approve → contribute → answer.
+
+It answers the server's signed requests and decides nothing by the server's word: it recomputes the plan, keeps the
+state itself, counts contributors itself, and journals before bytes leave. A refusal is a signed ``Decline`` with a
+code; the reason stays in the silo's own log. The same request twice gets the same bytes; another request for a phase
+that was answered gets ``Replay``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+
+from crypto import blocks, transcript
+from crypto.charter import Charter
+from crypto.cohort import Context, words_digest
+from crypto.encoding import Reader
+from crypto.errors import (
+    BadShare,
+    EgressDenied,
+    FederationError,
+    JournalLost,
+    LayoutMismatch,
+    Malformed,
+    ModelMismatch,
+    NotApproved,
+    OutOfRange,
+    Replay,
+    Unexpected,
+    VersionMismatch,
+)
+from crypto.keys import Identity
+from crypto.messages import DECLINE, Closing, Decline, Message, Open, Request, StepResult, pack_two, unpack_blobs, unpack_ranges, unpack_two
+from crypto.plan import Plan, Scope, Step
+from crypto.silo_session import Openings, SiloSession
+from silo_agent import metrics
+from silo_agent.data import DataSet
+from silo_agent.journal import Journal
+from silo_agent.methods import Method, Published
+from silo_agent.policy import CohortWatch, Policy
+
+log = logging.getLogger("consilium.silo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What a silo brings to every job: who it is, what it pins, what it allows."""
+
+    silo: str
+    identity: Identity
+    charter: Charter
+    policy: Policy
+    journal: Journal
+    now: Callable[[], int]
+
+
+class Agent:
+    """One silo in one job. ``job``: the job's digest. ``data_digest``: the data set's salted commitment."""
+
+    def __init__(self, site: Site, *, job: bytes, plan: Plan, method: Method, data: DataSet, data_digest: bytes) -> None:
+        self.site = site
+        self.job = job
+        self.plan = plan
+        self.method = method
+        self.data = data
+        self.data_digest = data_digest
+        self.k = 0
+        self.state = blocks.initial_state(plan)
+        self.slots: dict[str, dict[str, int]] = {}
+        self._run = b""
+        self._chain = b""
+        self._session: SiloSession | None = None
+        self._weights: dict[str, int] = {}
+        self._openings: dict[str, Openings | None] = {}
+        self._watch = CohortWatch(site.charter)
+        self._answers: dict[tuple[int, int, str], tuple[bytes, Message]] = {}
+        self._phases: dict[str, Callable[[Request, Message], Message]] = {
+            "open": self._open,
+            "deal": self._deal,
+            "contribute": self._contribute,
+            "fetch": self._fetch,
+            "attest": self._attest,
+            "unmask-slots": self._unmask_slots,
+            "unmask-lanes": self._unmask_lanes,
+            "close": self._close,
+        }
+
+    @property
+    def published(self) -> Published:
+        return Published(self.state, self.slots)
+
+    def handle(self, message: Message) -> Message:
+        """Answer one request. Refusals come back as a Decline; nothing else is raised but programming errors."""
+        try:
+            request = Request.open(message.body, lambda _: self.site.charter.aggregator)
+            if request.phase != message.phase:
+                raise Malformed(f"A request for {request.phase!r} came as {message.phase!r}.")
+        except FederationError as refused:
+            log.warning("refused %s: [%s] %s", message.phase, refused.code, refused)
+            metrics.refused(refused.code)
+            return self._decline(message.phase, bytes(32), 0, 0, refused)
+        place = (request.step, request.attempt, request.phase)
+        asked = sha256(message.body).digest()
+        try:
+            if place in self._answers and request.phase != "fetch":
+                before, answer = self._answers[place]
+                if before != asked:
+                    raise Replay(f"Phase {request.phase!r} of step {request.step} was answered to another request.")
+                return answer
+            with metrics.phase(request.phase):
+                answer = self._phases[request.phase](request, message)
+        except FederationError as refused:
+            log.warning("refused %s of step %d: [%s] %s", request.phase, request.step, refused.code, refused)
+            metrics.refused(refused.code)
+            answer = self._decline(request.phase, request.run, request.step, request.attempt, refused)
+            if isinstance(refused, (Replay, Unexpected)):
+                return answer  # what we answered before stands
+        if request.phase != "fetch":
+            self._answers = {key: value for key, value in self._answers.items() if key[0] >= request.step - 1}
+            self._answers[place] = (asked, answer)
+        return answer
+
+    def close(self) -> None:
+        """Wipe the session and let go of the journal."""
+        if self._session is not None:
+            self._session.wipe()
+        self.site.journal.close()
+
+    # --- phases ---------------------------------------------------------------------------------------------------
+
+    def _open(self, request: Request, message: Message) -> Message:
+        offer = Open.from_bytes(request.payload)
+        self._accept(request, offer)
+        self._catch_up(offer, message.arrays)
+        if request.step != self.k or offer.chain != self._chain:
+            raise ModelMismatch(f"We stand before step {self.k}; the server's state for step {request.step} is not ours.")
+        if self._session is not None:
+            self._session.wipe()
+        context = self._context(request)
+        self._session = SiloSession(context, self.site.silo, self.site.identity)
+        self._weights = self._weigh(context.step)
+        held, hidden = [], []
+        for lane in self.plan.lanes_of(context.step):
+            if lane.scope is Scope.HELD and self._weights.get(lane.name, 0):
+                (hidden if lane.hidden else held).append(lane.name)
+        advert = self._session.advert(
+            held=held, hidden_held=hidden, releases=self.site.journal.releases, data=self.data_digest
+        )
+        return Message("open", advert)
+
+    def _deal(self, request: Request, message: Message) -> Message:
+        session = self._current(request)
+        deal, rows = session.deal(unpack_blobs(request.payload))
+        for silo, advert in session.peers.items():
+            self.site.journal.see_peer(silo, advert.releases)
+        return Message("deal", pack_two([deal], list(rows.items())))
+
+    def _contribute(self, request: Request, message: Message) -> Message:
+        session = self._current(request)
+        deals, rows = unpack_two(request.payload)
+        session.open_rows(deals, dict(rows))
+        step = session.context.step
+        with metrics.training():
+            contribution = self.method.contribute(step, self.published, self.data)
+        encoded = self.observe(step, blocks.encode(self.plan, step, contribution, self._weights))
+        with metrics.masking(sum(4 * words.size for words in encoded.lanes.values())):
+            header, section = session.upload(encoded)
+        return Message("contribute", pack_two([header], [(self.site.silo, section)]))
+
+    def observe(self, step: Step, encoded: blocks.Encoded) -> blocks.Encoded:
+        """A seam for the demonstration's histogram and for tests; here it does nothing."""
+        return encoded
+
+    def _fetch(self, request: Request, message: Message) -> Message:
+        session = self._current(request)
+        arrays = []
+        for lane, start, stop in unpack_ranges(request.payload):
+            words = session.masked.get(lane)
+            if words is None or not 0 <= start < stop <= words.size:
+                raise LayoutMismatch(f"There are no words {start}…{stop} of lane {lane!r} to fetch.")
+            arrays.append(words[start:stop])
+        return Message("fetch", b"", tuple(arrays))
+
+    def _attest(self, request: Request, message: Message) -> Message:
+        session = self._current(request)
+        headers = unpack_blobs(request.payload)
+        survivors = session.survivors(headers)
+        self._watch.check(survivors.signed)
+        self.site.journal.attest(self._run.hex(), self.k, request.attempt, survivors.t3.hex())
+        return Message("attest", session.attest(headers))
+
+    def _unmask_slots(self, request: Request, message: Message) -> Message:
+        session = self._current(request)
+        attestations, sections = unpack_two(request.payload)
+        shares = session.release_slots(attestations, dict(sections))
+        self.site.journal.release(self._run.hex(), self.k, session.t3.hex(), session.cohort)
+        self._watch.released(session.cohort)
+        metrics.released()
+        return Message("unmask-slots", shares)
+
+    def _unmask_lanes(self, request: Request, message: Message) -> Message:
+        session = self._current(request)
+        shares = session.release_lanes(
+            unpack_blobs(request.payload), floors=self.site.policy.floors, previous=self._openings
+        )
+        return Message("unmask-lanes", shares)
+
+    def _close(self, request: Request, message: Message) -> Message:
+        src = Reader(request.payload)
+        offer, head = Open.from_bytes(src.blob()), src.fixed(transcript.DIGEST_BYTES)
+        src.end()
+        self._accept(request, offer)
+        self._catch_up(offer, message.arrays)
+        if offer.chain != self._chain or self.k != len(self.plan.steps):
+            raise ModelMismatch("The server closes the run with another state than ours.")
+        closing = Closing(silo=self.site.silo, run=self._run, chain=self._chain, ledger=head)
+        return Message("close", closing.sign(self.site.identity))
+
+    # --- what they stand on ---------------------------------------------------------------------------------------
+
+    def _accept(self, request: Request, offer: Open) -> None:
+        """Is this our run, our job, our plan, our charter, and may we take part?"""
+        self.site.charter.check_validity(self.site.now())
+        if offer.charter != self.site.charter.digest:
+            raise VersionMismatch("The server works under another charter.", remedy="See `fed charter show` at both ends.")
+        if offer.job != self.job:
+            raise VersionMismatch("The job's text differs between server and silo.", remedy="Submit the job again.")
+        if offer.plan != self.plan.digest:
+            raise VersionMismatch(
+                "The job's plan is not the one this silo computes.", remedy="Run the same version of the package at both ends."
+            )
+        if not self.site.policy.approves(self.job.hex()):
+            raise NotApproved(self.job.hex(), remedy=f"The data owner approves it with `fed approve {self.job.hex()[:12]}`.")
+        run = transcript.run_id(offer.job, offer.charter, offer.nonce)
+        if request.run != run or (self._run and run != self._run):
+            raise ModelMismatch("The run's id is not made from this job, charter and nonce.")
+        if not self._run:
+            if self.site.journal.knows(run.hex()):
+                raise JournalLost("This run was joined by an agent that is gone; its state with it.")
+            if request.step != 0 and not (offer.results and offer.results[0].step == 0):
+                raise JournalLost("The run is under way and this silo has no journal of it.")
+            self.site.journal.join(run.hex())
+            self._run = run
+            self._chain = transcript.initial_chain(run, blocks.state_digest(self.state))
+
+    def _catch_up(self, offer: Open, arrays: tuple[np.ndarray, ...]) -> None:
+        """Apply the opened steps we have not applied yet, each checked against what we saw of it ourselves."""
+        at = 0
+        for result in offer.results:
+            mine, at = arrays[at : at + len(result.sums)], at + len(result.sums)
+            if result.step < self.k:
+                continue
+            if result.step != self.k or len(mine) != len(result.sums):
+                raise ModelMismatch(f"We wait for the result of step {self.k}.")
+            self._apply(result, mine)
+        if at != len(arrays):
+            raise LayoutMismatch("More arrays than opened lanes came with the results.")
+
+    def _apply(self, result: StepResult, arrays: tuple[np.ndarray, ...]) -> None:
+        step = self.plan.steps[self.k]
+        session = self._session
+        mine = session if session is not None and session.context.k == self.k and session.spent else None
+        if not result.released:
+            if result.slots or result.sums:
+                raise Malformed("A void step with a result.")
+            self._chain = transcript.next_chain(self._chain, result.t3, b"", released=False)
+            self.slots[step.name] = {}
+            self._remember(step, mine)
+            self.k += 1
+            metrics.step("void")
+            if mine is not None:
+                self._watch.void()
+            return
+        names = [slot.name for slot in self.plan.slots_of(step)]
+        if len(result.slots) != len(names):
+            raise LayoutMismatch(f"Step {step.name!r} opened {len(result.slots)} slots; the plan has {len(names)}.")
+        slots = dict(zip(names, result.slots, strict=True))
+        if mine is not None and (mine.t3 != result.t3 or (mine.slots and mine.slots != slots)):
+            raise ModelMismatch(f"The result of step {step.name!r} is not that of the session we took part in.")
+        sums = {}
+        for (lane, digest), words in zip(result.sums, arrays, strict=True):
+            if words_digest(words) != digest:
+                raise ModelMismatch(f"The sum of lane {lane!r} is not the one announced.")
+            sums[lane] = words
+        self.state = blocks.apply(self.plan, step, self.state, sums, slots)
+        self.slots[step.name] = slots
+        self._chain = transcript.next_chain(self._chain, result.t3, result.digest, released=True)
+        self._remember(step, mine)
+        self.k += 1
+        metrics.step("released")
+
+    def _remember(self, step: Step, mine: SiloSession | None) -> None:
+        """Who contributed to the guarded lanes that may have opened, by what we released, not by what the server says."""
+        for lane in self.plan.lanes_of(step):
+            if not lane.guard_moves:
+                continue
+            before = self._openings.get(lane.name, ())
+            if mine is None or not mine.done:
+                self._openings[lane.name] = None  # it may have opened without us
+            elif before is not None and lane.name in mine.released:
+                self._openings[lane.name] = (*before, mine.contributors[lane.name])
+
+    def _weigh(self, step: Step) -> dict[str, int]:
+        """The method's weights, each 0 or on its lane's grid; fixed before training and before anyone sees them."""
+        weights = self.method.weights(step, self.published, self.data)
+        lanes = {lane.name: lane for lane in self.plan.lanes_of(step)}
+        for name, weight in weights.items():
+            if name not in lanes:
+                raise EgressDenied(name)
+            if weight not in (0, *lanes[name].grid):
+                raise OutOfRange(f"Weight {weight} of lane {name!r} is not on its grid.")
+        return weights
+
+    def _context(self, request: Request) -> Context:
+        return Context(
+            charter=self.site.charter, plan=self.plan, run=self._run, k=self.k, attempt=request.attempt, chain=self._chain
+        )
+
+    def _current(self, request: Request) -> SiloSession:
+        session = self._session
+        if session is None or (request.run, request.step, request.attempt) != (self._run, self.k, session.context.attempt):
+            raise Unexpected(f"No session for step {request.step}, attempt {request.attempt}.")
+        return session
+
+    def _decline(self, phase: str, run: bytes, step: int, attempt: int, refused: FederationError) -> Message:
+        blame = refused.dealer if isinstance(refused, BadShare) else ""
+        decline = Decline(
+            silo=self.site.silo, run=run, step=step, attempt=attempt, phase=phase, code=refused.code, blame=blame
+        )
+        return Message(DECLINE, decline.sign(self.site.identity))

@@ -1,0 +1,150 @@
+"""A silo's data set: found by name under the silo's home, checked once, committed to with a salt.
+
+A data set is ``<home>/data/<name>.npz`` with five arrays: ``x_train`` and ``x_test`` (rows, features) of a float or
+integer dtype, ``y_train`` and ``y_test`` (rows) of integers in [0, classes), and ``classes``, one integer. Files are
+read without pickle. Whatever is wrong is refused by name, with the reason and the remedy: a silo that trains on a bad
+file would tell the federation so through its sums.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from crypto.encoding import Writer
+from crypto.errors import DataRefused, NonFinite, SpecError
+
+#: Fewer training rows than this tell nothing, and a model of theirs would tell too much.
+MIN_TRAIN_ROWS = 16
+
+#: Shortest salt of a commitment. A bare digest of a hundred patients can be guessed; 128 secret bits cannot.
+MIN_SALT_BYTES = 16
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DataSet:
+    """Checked, read-only arrays. ``x_*``: float32 (rows, features); ``y_*``: int64 (rows,), in [0, classes)."""
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: int
+
+    @property
+    def rows(self) -> int:
+        """Training rows."""
+        return len(self.y_train)
+
+    @property
+    def features(self) -> int:
+        return int(self.x_train.shape[1])
+
+    def __repr__(self) -> str:
+        return f"DataSet({self.name!r})"  # never a row, nor how many there are
+
+
+def resolve(name: str, home: Path) -> DataSet:
+    """Read and check ``<home>/data/<name>.npz``. Raises DataRefused, or NonFinite for NaN and infinities."""
+    if not _NAME.fullmatch(name):
+        raise DataRefused(
+            f"{name!r} is no data set name.", remedy="Use lower-case letters, digits and . _ -, at most 63, no folders."
+        )
+    path = home / "data" / f"{name}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):  # a bare .npy under this name
+                raise DataRefused(f"Data set {name!r} is one array, not an npz.", remedy="Save it with numpy.savez.")
+            missing = [array for array in _ARRAYS if array not in archive.files]
+            if missing:
+                raise DataRefused(
+                    f"Data set {name!r} lacks {', '.join(missing)}.", remedy=f"Save it with the arrays {', '.join(_ARRAYS)}."
+                )
+            arrays = {array: archive[array] for array in _ARRAYS}
+    except FileNotFoundError as gone:
+        raise DataRefused(
+            f"Data set {name!r} is not at this silo.", remedy=f"Register it with `fed data add {name}`; see `fed data list`."
+        ) from gone
+    except (BadZipFile, ValueError, EOFError, OSError, AttributeError) as bad:
+        raise DataRefused(
+            f"Data set {name!r} is not a readable npz of plain arrays.", remedy="Save it again with numpy.savez, without objects."
+        ) from bad
+    return check(name, arrays)
+
+
+def check(name: str, arrays: Mapping[str, np.ndarray]) -> DataSet:
+    """A DataSet of these arrays, copied and frozen, or DataRefused / NonFinite."""
+    classes = arrays["classes"]
+    if classes.shape != () or classes.dtype.kind not in "iu" or not 2 <= int(classes) <= 2**16:
+        raise DataRefused(f"Data set {name!r}: classes is no integer from 2 to 65536.", remedy="Save classes as one integer.")
+    splits = {part: _split(name, part, arrays[f"x_{part}"], arrays[f"y_{part}"], int(classes)) for part in ("train", "test")}
+    (x_train, y_train), (x_test, y_test) = splits["train"], splits["test"]
+    if x_train.shape[1] != x_test.shape[1]:
+        raise DataRefused(
+            f"Data set {name!r} has {x_train.shape[1]} features in x_train and {x_test.shape[1]} in x_test.",
+            remedy="Save both splits with the same features.",
+        )
+    if len(y_train) < MIN_TRAIN_ROWS:
+        raise DataRefused(
+            f"Data set {name!r} has fewer than {MIN_TRAIN_ROWS} training rows.", remedy="Add rows, or stay out of this job."
+        )
+    if not len(y_test):
+        raise DataRefused(f"Data set {name!r} has no test rows.", remedy="Hold some rows back in x_test and y_test.")
+    if len(np.unique(y_train)) < 2:
+        raise DataRefused(
+            f"Data set {name!r} has a single class in y_train.", remedy="Add rows of another class, or stay out of this job."
+        )
+    return DataSet(name, x_train, y_train, x_test, y_test, int(classes))
+
+
+def commitment(data: DataSet, salt: bytes) -> bytes:
+    """HMAC-SHA256(salt, content): binds the silo to its rows and tells nobody without the salt anything.
+
+    The content is shape, type and little-endian bytes of each array in a fixed order: the same rows give the same
+    bytes on every machine and from every npz writer. The name is left out, so that a renamed file stays the same data.
+    """
+    if len(salt) < MIN_SALT_BYTES:
+        raise SpecError("salt", got=f"{len(salt)} bytes", want=f"at least {MIN_SALT_BYTES} bytes")
+    digest = hmac.new(salt, digestmod=sha256)
+    digest.update(bytes(Writer().text("consilium/1/data").u32(data.classes)))
+    for name, dtype in (("x_train", "<f4"), ("y_train", "<i8"), ("x_test", "<f4"), ("y_test", "<i8")):
+        array = np.ascontiguousarray(getattr(data, name), dtype=dtype)
+        digest.update(bytes(Writer().text(name).text(dtype).each(array.shape, Writer.u32)))
+        digest.update(memoryview(array).cast("B"))
+    return digest.digest()
+
+
+def _split(name: str, part: str, x: np.ndarray, y: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    if x.dtype.kind not in "fiu" or x.ndim != 2 or not x.shape[1]:
+        raise DataRefused(
+            f"Data set {name!r}: x_{part} is {x.ndim}-dimensional of {x.dtype}.", remedy="Save it as numbers, one row a record."
+        )
+    if y.dtype.kind not in "iu" or y.shape != (len(x),):
+        raise DataRefused(
+            f"Data set {name!r}: y_{part} has shape {y.shape} of {y.dtype} beside {len(x)} rows.",
+            remedy="Save one integer label a row.",
+        )
+    if not np.isfinite(x).all() or not (np.abs(x) < np.finfo(np.float32).max).all():
+        raise NonFinite(f"Data set {name!r}: x_{part} has NaN, infinite or too large values.", remedy="Impute or drop those rows.")
+    if len(y) and not (0 <= int(y.min()) and int(y.max()) < classes):
+        raise DataRefused(
+            f"Data set {name!r}: y_{part} has labels outside 0 … {classes - 1}.", remedy="Recode the labels, or set classes."
+        )
+    return _frozen(x, np.float32), _frozen(y, np.int64)
+
+
+def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:
+    copy = np.array(array, dtype=dtype, order="C")
+    copy.flags.writeable = False
+    return copy

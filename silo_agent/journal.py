@@ -1,0 +1,140 @@
+"""What this silo has promised and released: append-only, synced to disk before the bytes it speaks of leave.
+
+A silo that forgot what it released could be talked into releasing again. So shares leave only after a record of them
+is on disk; a run whose journal is gone is refused; and a lock keeps a second agent from using the same identity.
+
+One JSON object a line. Kinds: ``boot`` (nonce of each start), ``joined`` (run), ``attested`` (run, step, attempt, T3),
+``released`` (run, step, T3, cohort), ``peer`` (highest release counter seen of a peer). Nothing in it is secret.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from crypto.errors import AlreadyReleased, JournalLost, NoSpace, SpecError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Journal:
+    """Open it once per agent; ``close`` releases the lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            os.close(self._file)
+            raise SpecError(
+                str(path), got="a journal in use", want="one agent per identity", remedy="Stop the other agent of this silo first."
+            ) from held
+        self._released: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = {}
+        self._peers: dict[str, int] = {}
+        self._joined: set[str] = set()
+        self.releases = 0
+        self._replay()
+        self._append({"kind": "boot", "nonce": os.urandom(16).hex()})
+
+    def _replay(self) -> None:
+        size = os.fstat(self._file).st_size
+        data = os.pread(self._file, size, 0)
+        whole, _, torn = data.rpartition(b"\n")
+        if torn:
+            # A write that never returned: nothing it speaks of has left.
+            os.ftruncate(self._file, size - len(torn))
+        for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError) as bad:
+                raise JournalLost(
+                    f"Line {number} of {self.path.name} is damaged.",
+                    remedy="Restore the journal from its volume; a silo without its journal may only join new runs.",
+                ) from bad
+
+    def _take(self, record: dict[str, object]) -> None:
+        kind = record["kind"]
+        if kind == "released":
+            run, step = str(record["run"]), int(str(record["step"]))
+            cohort = tuple(str(silo) for silo in record["cohort"])  # type: ignore[attr-defined]
+            self._released.setdefault(run, {})[step] = (str(record["t3"]), cohort)
+            self.releases += 1
+        elif kind == "joined":
+            self._joined.add(str(record["run"]))
+        elif kind == "peer":
+            self._peers[str(record["silo"])] = int(str(record["releases"]))
+
+    def _append(self, record: dict[str, object]) -> None:
+        """Write one line and sync it, or raise NoSpace and leave the file as it was."""
+        line = json.dumps(record, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        size = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, line) != len(line):
+                raise OSError(errno.ENOSPC, "short write")
+            os.fsync(self._file)
+        except OSError as failed:
+            os.ftruncate(self._file, size)
+            if failed.errno in _FULL:
+                raise NoSpace(
+                    "The journal's disk is full; nothing was released.", remedy="Free space on the agent's volume."
+                ) from failed
+            raise
+        self._take(record)
+
+    def join(self, run: str) -> None:
+        """Record that this silo takes part in a run from its start."""
+        if run not in self._joined:
+            self._append({"kind": "joined", "run": run})
+
+    def knows(self, run: str) -> bool:
+        return run in self._joined
+
+    def attest(self, run: str, step: int, attempt: int, t3: str) -> None:
+        """Record a survivor set before signing it. Raises AlreadyReleased if the step, or a later one, is spent."""
+        self._check(run, step, t3)
+        self._append({"kind": "attested", "run": run, "step": step, "attempt": attempt, "t3": t3})
+
+    def release(self, run: str, step: int, t3: str, cohort: tuple[str, ...]) -> None:
+        """Record a release before its shares leave: one per (run, step), above every earlier one."""
+        self._check(run, step, t3)
+        if step not in self._released.get(run, {}):
+            self._append({"kind": "released", "run": run, "step": step, "t3": t3, "cohort": list(cohort)})
+
+    def _check(self, run: str, step: int, t3: str) -> None:
+        mine = self._released.get(run, {})
+        if any(later > step for later in mine) or (step in mine and mine[step][0] != t3):
+            raise AlreadyReleased(f"Shares of step {step}, or of a later one, have left this silo.")
+
+    def last_release(self, run: str) -> tuple[int, tuple[str, ...]] | None:
+        """(step, cohort) of the latest release of a run."""
+        mine = self._released.get(run)
+        if not mine:
+            return None
+        step = max(mine)
+        return step, mine[step][1]
+
+    def see_peer(self, silo: str, releases: int) -> None:
+        """A peer's release counter. Raises JournalLost if it went back: that peer runs on an old journal."""
+        seen = self._peers.get(silo, 0)
+        if releases < seen:
+            raise JournalLost(
+                f"{silo!r} announces fewer releases than before: its journal is an old copy.",
+                remedy=f"{silo} must restore its latest journal, or be re-enrolled by a new charter epoch.",
+            )
+        if releases > seen:
+            self._append({"kind": "peer", "silo": silo, "releases": releases})
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,125 @@
+"""Methods, silo side: what to contribute to each step of a plan, and how to predict from what was published.
+
+A method is a class that is built from its parameters (a flat TOML table) and the silo's name. ``plan`` is a pure
+function of parameters and limits, so that every silo recomputes it. Methods are imported when they are asked for: to
+list them, or to refuse one, loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from importlib import import_module
+from math import isfinite
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+import numpy as np
+
+from crypto.blocks import Contribution
+from crypto.errors import DataRefused, SpecError
+from crypto.plan import Plan, Step
+from silo_agent.data import DataSet
+
+#: Weights of the weight rule, in halves of the federation's mean: coarse, and none above four times another.
+GRID = (1, 2, 3, 4)
+
+#: The most rows one silo may report in a slot.
+ROWS_BOUND = 2**32
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the charter leaves a plan: members, assumed colluders, honest inputs per sum, smallest lane floor."""
+
+    n_max: int
+    colluders: int = 1
+    honest: int = 2
+    lane_floor: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """All that a method sees of the others. ``slots``: step name → slot → opened sum."""
+
+    blocks: Mapping[str, np.ndarray]
+    slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """One paper, one class."""
+
+    name: ClassVar[str]
+
+    def __init__(self, params: Mapping[str, object], silo: str = "") -> None: ...
+
+    @classmethod
+    def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan: ...
+
+    def weights(self, step: Step, published: Published, data: DataSet) -> dict[str, int]:
+        """Lane → 0 or a value of its grid, for every lane of the step; fixed before training."""
+
+    def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
+        """Blocks of the lanes with a weight, and the step's own slots."""
+
+    def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
+        """(rows, classes) probabilities. Modes: global, cold (published state and ``x`` alone), personal."""
+
+
+METHODS: Mapping[str, str] = {
+    "fedavg": "silo_agent.methods.fedavg:FedAvg",
+    "fedcoe": "silo_agent.methods.fedcoe:FedCoE",
+}
+
+
+def method(name: str) -> type[Method]:
+    """The class of a method. Raises SpecError for a name that is not in the registry."""
+    if name not in METHODS:
+        raise SpecError("method", got=name, want=f"one of {', '.join(sorted(METHODS))}")
+    module, _, attribute = METHODS[name].partition(":")
+    return cast("type[Method]", getattr(import_module(module), attribute))
+
+
+def parameter(default: Any = MISSING, *, least: float, most: float) -> Any:
+    """A dataclass field with its bounds, for ``parse``. Without a default the job file must set it."""
+    return field(default=default, metadata={"least": least, "most": most})
+
+
+def parse(kind: type[P], raw: Mapping[str, object], path: str = "params") -> P:
+    """A parameter dataclass from a flat table. Raises SpecError for unknown, missing, mistyped or out-of-bound ones."""
+    known = {spec.name: spec for spec in fields(kind)}  # type: ignore[arg-type]
+    for name in raw:
+        if name not in known:
+            raise SpecError(f"{path}.{name}", got=raw[name], want=f"one of {', '.join(known)}")
+    values: dict[str, object] = {}
+    for name, spec in known.items():
+        least, most = spec.metadata["least"], spec.metadata["most"]
+        whole = spec.type in ("int", int)
+        want = f"{'an integer' if whole else 'a number'} from {least} to {most}"
+        if name not in raw:
+            if spec.default is MISSING:
+                raise SpecError(f"{path}.{name}", got=None, want=want)
+            continue
+        value = raw[name]
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise SpecError(f"{path}.{name}", got=value, want=want)
+        if not isfinite(value) or not least <= value <= most:
+            raise SpecError(f"{path}.{name}", got=value, want=want)
+        values[name] = value if whole else float(value)
+    return kind(**values)
+
+
+def weight(mass: float, mean: float) -> int:
+    """The weight rule: ``mass`` rows against the federation's mean, in halves of it, within the grid."""
+    return int(min(max(round(2 * mass / mean), GRID[0]), GRID[-1])) if mean > 0 else GRID[0]
+
+
+def fits(data: DataSet, features: int, classes: int) -> None:
+    """Raise DataRefused unless the data set has the job's features and classes."""
+    if (data.features, data.classes) != (features, classes):
+        raise DataRefused(
+            f"Data set {data.name!r} has {data.features} features and {data.classes} classes; "
+            f"the job wants {features} and {classes}.",
+            remedy="Name another data set for this job.",
+        )

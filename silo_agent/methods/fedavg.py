@@ -1,0 +1,82 @@
+"""FedAvg: one model, the mean of what the silos make of it. The proof that the shape of a method is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from crypto.blocks import Contribution
+from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from silo_agent import experts
+from silo_agent.data import DataSet
+from silo_agent.methods import GRID, ROWS_BOUND, Limits, Published, fits, parameter, parse, weight
+from silo_agent.training import Descent, batches, cross_entropy, generator, train
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    features: int = parameter(least=1, most=2**20)
+    classes: int = parameter(least=2, most=2**16)
+    hidden: int = parameter(16, least=1, most=2**14)
+    rounds: int = parameter(12, least=1, most=10_000)
+    local_steps: int = parameter(20, least=1, most=10_000)
+    batch: int = parameter(16, least=1, most=2**16)
+    learning_rate: float = parameter(0.05, least=1e-6, most=10.0)
+    momentum: float = parameter(0.9, least=0.0, most=0.999)
+    clip: float = parameter(4.0, least=1e-3, most=1e3)
+    seed: int = parameter(7, least=0, most=2**63 - 1)
+
+
+class FedAvg:
+    """Lane ``everyone``: all silos, weighted by rows under the weight rule. All modes predict alike."""
+
+    name: ClassVar[str] = "fedavg"
+
+    def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
+        self.params = parse(Params, params)
+        self.silo = silo
+
+    @classmethod
+    def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
+        p = parse(Params, params)
+        lane = Lane(name="everyone", scope=Scope.ALL, floor=limits.lane_floor, grid=GRID)
+        widths = experts.half_widths(p.features, p.hidden)
+        blocks = tuple(
+            Block(name=f"model.{part}", shape=shape, lane=lane.name, clip=p.clip, init=widths[part])
+            for part, shape in experts.shapes(p.features, p.hidden, p.classes).items()
+        )
+        score = (Slot("global.correct", ROWS_BOUND), Slot("test.rows", ROWS_BOUND))
+        sums = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
+        steps = (
+            Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND))),
+            *(Step(task="train", index=k, sums=sums, slots=score) for k in range(p.rounds)),
+            Step(task="eval", index=0, slots=score),
+        )
+        return Plan(method=cls.name, seed=p.seed, n_max=limits.n_max, lanes=(lane,), blocks=blocks, steps=steps)
+
+    def weights(self, step: Step, published: Published, data: DataSet) -> dict[str, int]:
+        if step.task != "train":
+            return {}
+        rows = published.slots["rows/0"]
+        return {"everyone": weight(data.rows, rows["rows"] / rows["silos"])}
+
+    def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
+        p = self.params
+        fits(data, p.features, p.classes)
+        if step.task == "rows":
+            return Contribution({}, {"silos": 1, "rows": data.rows})
+        right = self.predict(published, data.x_test, "global").argmax(1) == data.y_test
+        slots = {"global.correct": int(right.sum()), "test.rows": len(right)}
+        if step.task == "eval":
+            return Contribution({}, slots)
+        old = {part: published.blocks[f"model.{part}"] for part in experts.PARTS}
+        order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, step.index))
+        descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)
+        (new,) = train([old], data.x_train, data.y_train, order, descent, cross_entropy)
+        return Contribution({f"model.{part}": new[part] - old[part] for part in experts.PARTS}, slots)
+
+    def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
+        return experts.predict([{part: published.blocks[f"model.{part}"] for part in experts.PARTS}], x)[0]

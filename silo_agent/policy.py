@@ -1,0 +1,96 @@
+"""What this silo allows, whatever the server asks: its own floors, and how cohorts may change.
+
+Differencing is the attack that masking doesn't stop: two sums over nearly the same silos, of the same data or model,
+differ by one silo's figures. Hard rule: a step that ended void is repeated only with the same cohort or one that
+differs by at least m + c silos each way. Soft rule: a cohort that differs from the one before by fewer is counted
+against the charter's budget. What is left is bounded, not closed: only differential privacy closes it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crypto.charter import Charter
+from crypto.errors import CohortDifference, SpecError
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """``floors``: lane → fewest contributors this silo insists on. The strictest of charter, plan and policy holds.
+    ``approval``: "automatic" (every job under the charter, for a demonstration) or "listed" (digests in ``approved``).
+    """
+
+    floors: Mapping[str, int] = field(default_factory=dict)
+    approval: str = "listed"
+    approved: frozenset[str] = frozenset()
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Read ``policy.toml``: ``approval``, ``approved = [digests]``, and a table ``[floors]``."""
+        try:
+            raw = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            return cls()
+        except tomllib.TOMLDecodeError as bad:
+            raise SpecError(str(path), got=str(bad), want="TOML") from bad
+        unknown = set(raw) - {"floors", "approval", "approved"}
+        if unknown:
+            raise SpecError(f"policy.{sorted(unknown)[0]}", got=raw[sorted(unknown)[0]], want="floors, approval or approved")
+        floors, approval, approved = raw.get("floors", {}), raw.get("approval", "listed"), raw.get("approved", [])
+        if approval not in ("automatic", "listed"):
+            raise SpecError("policy.approval", got=approval, want="automatic or listed")
+        if not isinstance(floors, dict) or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in floors.values()):
+            raise SpecError("policy.floors", got=floors, want="lane = positive integer")
+        if not isinstance(approved, list) or not all(isinstance(item, str) for item in approved):
+            raise SpecError("policy.approved", got=approved, want="a list of job digests")
+        return cls(floors, approval, frozenset(approved))
+
+    def approves(self, job: str) -> bool:
+        return self.approval == "automatic" or job in self.approved
+
+
+class CohortWatch:
+    """Compares each survivor set with the one of the last release, per run."""
+
+    def __init__(self, charter: Charter) -> None:
+        self._least = charter.honest + charter.colluders
+        self._differences_left = charter.difference_budget
+        self._voids_left = charter.void_budget
+        self._last: frozenset[str] | None = None
+        self._last_void = False
+
+    def check(self, cohort: Iterable[str]) -> None:
+        """Raise CohortDifference if this cohort may not follow the last one."""
+        if self._last is None:
+            return
+        now = frozenset(cohort)
+        moved = [len(now - self._last), len(self._last - now)]
+        close = any(0 < count < self._least for count in moved)
+        if close and self._last_void:
+            raise CohortDifference(
+                "The step before ended void and this cohort differs from its by fewer than m + c silos.",
+                remedy="The same silos must take part again, or at least m + c others.",
+            )
+        if close and self._differences_left == 0:
+            raise CohortDifference(
+                "This cohort differs by fewer than m + c silos and the run's budget for that is spent.",
+                remedy="Let the cohort settle, or start a new run under a charter with a larger budget.",
+            )
+
+    def released(self, cohort: Iterable[str]) -> None:
+        """Shares are about to leave for this cohort."""
+        now = frozenset(cohort)
+        if self._last is not None and any(0 < len(part) < self._least for part in (now - self._last, self._last - now)):
+            self._differences_left -= 1
+        self._last = now
+        self._last_void = False
+
+    def void(self) -> None:
+        """The step of the last release brought no result. Raises CohortDifference when the budget is spent."""
+        self._last_void = True
+        if self._voids_left == 0:
+            raise CohortDifference("The run's budget of void steps is spent.", remedy="Start a new run; find out why steps are lost.")
+        self._voids_left -= 1

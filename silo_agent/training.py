@@ -1,0 +1,80 @@
+"""Local training: the same few lines for every method.
+
+Plain stochastic gradient descent with momentum, written out: torch.optim costs a second to import and hides when the
+momentum starts from zero, which here is at every call, so that a round depends on nothing but the published state.
+
+Shapes: E experts of a stack, S steps, B rows of a batch, D features, C classes; see ``experts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crypto.encoding import Writer
+from silo_agent.experts import Weights, log_probabilities, stack, torch_, unstack
+
+if TYPE_CHECKING:
+    import torch
+
+#: Log-likelihoods of the true labels (E, B) → the loss, a scalar.
+Objective = Callable[["torch.Tensor"], "torch.Tensor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descent:
+    """How fast; how far is in the order of the batches."""
+
+    learning_rate: float
+    momentum: float
+
+
+def generator(purpose: str, seed: int, silo: str, step: int) -> np.random.Generator:
+    """A generator of its own for each purpose (split, batches …), silo and step: one draw never shifts another."""
+    label = bytes(Writer().text("consilium/1/rng").text(purpose).u64(seed).text(silo).u32(step))
+    return np.random.default_rng(int.from_bytes(sha256(label).digest(), "big"))
+
+
+def batches(rows: int, steps: int, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """Row numbers (S, B): epoch after epoch without replacement; a last incomplete batch is dropped."""
+    batch = min(batch, rows)
+    per_epoch = rows // batch
+    epochs = [rng.permutation(rows)[: per_epoch * batch] for _ in range(-(-steps // per_epoch))]
+    return np.concatenate(epochs).reshape(-1, batch)[:steps]
+
+
+def cross_entropy(log_likelihood_EB: torch.Tensor) -> torch.Tensor:
+    """−log p_e(y|x) of each expert on its own: the sum over experts of the mean over rows."""
+    return -log_likelihood_EB.mean(-1).sum()
+
+
+def mixture(gate_E: np.ndarray) -> Objective:
+    """−log Σ_e g_e p_e(y|x), the likelihood of the mixture (not of averaged logits), for a fixed gate of the silo."""
+    log_gate_E1 = torch_().from_numpy(np.log(np.maximum(gate_E, 1e-12)).astype(np.float32)).unsqueeze(1)
+    return lambda log_likelihood_EB: -(log_likelihood_EB + log_gate_E1).logsumexp(0).mean()
+
+
+def train(
+    experts: Sequence[Weights], x: np.ndarray, y: np.ndarray, order: np.ndarray, descent: Descent, objective: Objective
+) -> list[dict[str, np.ndarray]]:
+    """The experts after one pass over ``order``: rows (S, B) shared by all, or (S, E, B) for rows of their own."""
+    torch = torch_()
+    weights = stack(experts)
+    velocity = {part: torch.zeros_like(tensor) for part, tensor in weights.items()}
+    for tensor in weights.values():
+        tensor.requires_grad_()
+    rows, labels, index = torch.from_numpy(np.array(x)), torch.from_numpy(np.array(y)), torch.from_numpy(order)
+    for picked in index:
+        logp_EBC = log_probabilities(weights, rows[picked])
+        y_EB1 = labels[picked].expand(logp_EBC.shape[:2]).unsqueeze(-1)
+        loss = objective(logp_EBC.gather(-1, y_EB1).squeeze(-1))
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+        with torch.no_grad():
+            for (part, tensor), gradient in zip(weights.items(), gradients, strict=True):
+                velocity[part].mul_(descent.momentum).add_(gradient)
+                tensor.sub_(velocity[part], alpha=descent.learning_rate)
+    return unstack({part: tensor.detach() for part, tensor in weights.items()})
