@@ -22,7 +22,8 @@ one ledger. A process killed in the middle of a write leaves bytes without a new
 the next writer cuts them off and says so in a ``recovered`` record.
 
 **Records** (``SCHEMA``): closed kinds with required and optional keys; anything else is refused at append and at
-verify. Every record but ``recovered`` names its ``run``. Digests are hex; ``slots``, ``phase_ms`` and sizes are integers.
+verify. Every record but ``recovered`` names its ``run``. Digests are hex; ``slots``, ``phase_ms`` and sizes are whole
+numbers.
 
 ======================  ==============================================================================================
 run-started             job (spec text) · job_digest · plan (base64) · plan_digest · charter_digest · state_digest ·
@@ -33,8 +34,8 @@ step-opened             k · name · invited · [attempt]
 silo-lost               k · name · silo · phase
 refusal                 k · name · silo · phase · code
 step-void               k · name · reason · phase · missing · [invited · lost · refusals]; weights stay
-step-closed             k · name · transcript · invited · survivors · lost · refusals · lanes_open · lanes_shut · slots ·
-                        state_digest · upload_digests · upload_bytes · phase_ms · data_commitments ·
+step-closed             k · name · transcript · invited · survivors · lost · refusals · lanes_open · lanes_shut ·
+                        slots · state_digest · upload_digests · upload_bytes · phase_ms · data_commitments ·
                         [chain · attempt · approvals · holdings · policies]
 run-finished            state_digest · chain · countersignatures · weights_sha256 · checkpoint · [ledger_head]
 run-failed              code · phase · missing · [k · detail]
@@ -134,7 +135,9 @@ _STEP = _keys(run=_text, k=_count, name=_text)
 #: kind → (required keys, optional keys), each with its shape.
 SCHEMA: dict[Kind, tuple[dict[str, Shape], dict[str, Shape]]] = {
     Kind.RUN_STARTED: (
-        _keys(run=_text, job=_text, job_digest=_hex, plan=_text, plan_digest=_hex, charter_digest=_hex, state_digest=_hex)
+        _keys(
+            run=_text, job=_text, job_digest=_hex, plan=_text, plan_digest=_hex, charter_digest=_hex, state_digest=_hex
+        )
         | _keys(method=_text, model_name=_text, silos=_texts, threshold=_count, protocol=_text),
         _keys(predictor=_table, federation=_text, attempt=_count, parent=_hex, versions=_map(_text)),
     ),
@@ -197,7 +200,9 @@ def plain(value: object, path: str = "record") -> Any:
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise SpecError(path, got=value, want="text, a whole number, a list or an object (no floats, no bytes)") from None
+        raise SpecError(
+            path, got=value, want="text, a whole number, a list or an object (no floats, no bytes)"
+        ) from None
 
 
 def canonical(value: object) -> bytes:
@@ -257,7 +262,9 @@ def read(path: Path, *, after: Entry | tuple[int, str, int] | None = None) -> It
     seq, prev, offset = (-1, GENESIS, 0) if after is None else _place(after)
     with open(path, "rb") as file:
         if offset > (size := os.fstat(file.fileno()).st_size):
-            raise EvidenceError(f"{path.name} line {seq + 1}", expected=f"at least {offset} bytes", found=f"{size} bytes")
+            raise EvidenceError(
+                f"{path.name} line {seq + 1}", expected=f"at least {offset} bytes", found=f"{size} bytes"
+            )
         file.seek(offset)
         for line in file:
             if not line.endswith(b"\n"):
@@ -282,10 +289,14 @@ def verify(path: Path, public_key: Verifier, *, head: str | None = None) -> str:
         count, digest, end = entry.seq + 1, entry.digest, entry.end
         seen.add(digest)
     if (size := path.stat().st_size) != end:
-        raise EvidenceError(f"{where} line {count + 1}", expected="a newline at the end", found=f"{size - end} bytes without one")
+        raise EvidenceError(
+            f"{where} line {count + 1}", expected="a newline at the end", found=f"{size - end} bytes without one"
+        )
     if head is not None:
         if head not in seen:
-            raise EvidenceError(f"{where} line {count + 1}", expected=f"a line with digest {head}", found="the end of the file")
+            raise EvidenceError(
+                f"{where} line {count + 1}", expected=f"a line with digest {head}", found="the end of the file"
+            )
         return digest
     at_least, named = _read_head(path, public_key)
     if at_least > count:
@@ -372,7 +383,9 @@ def _parse_head(path: Path) -> tuple[int, str, str]:
 def _read_head(path: Path, public_key: Verifier) -> tuple[int, str]:
     count, digest, signature = _parse_head(path)
     try:
-        public_key.verify(bytes.fromhex(signature), _HEAD_LABEL + sha256(canonical({"count": count, "head": digest})).digest())
+        public_key.verify(
+            bytes.fromhex(signature), _HEAD_LABEL + sha256(canonical({"count": count, "head": digest})).digest()
+        )
     except BadSignature as bad:
         where = _head_path(path).name
         raise EvidenceError(where, expected="the aggregator's signature", found="one that fails") from bad
@@ -411,7 +424,9 @@ class Ledger:
                 found = entry.digest if entry.seq + 1 == count else found
             if found != digest:
                 where = f"{path.name} line {count}"
-                raise EvidenceError(where, expected=f"digest {digest}", found=found or f"{ledger._last[0] + 1} lines in all")
+                raise EvidenceError(
+                    where, expected=f"digest {digest}", found=found or f"{ledger._last[0] + 1} lines in all"
+                )
             ledger._mend(fd)
         return ledger
 
@@ -421,7 +436,7 @@ class Ledger:
         return self._last[1]
 
     def append(self, kind: str, record: Mapping[str, Any]) -> Entry:
-        """Write one line and sync it. Raises SpecError for a record the schema does not allow, NoSpace on a full disk."""
+        """Write one line and sync it. Raises SpecError for a record outside the schema, NoSpace on a full disk."""
         try:
             known = Kind(kind)
         except ValueError:
@@ -445,7 +460,9 @@ class Ledger:
             os.fsync(fd)
         except OSError as full:
             os.ftruncate(fd, start)
-            raise NoSpace(f"The ledger {self.path.name} could not be written: {full.strerror}.", remedy="Free disk space.") from full
+            raise NoSpace(
+                f"The ledger {self.path.name} could not be written: {full.strerror}.", remedy="Free disk space."
+            ) from full
         entry = _parse(self.path, line, seq, prev, start)
         self._last = (entry.seq, entry.digest, entry.end)
         self._write_head()

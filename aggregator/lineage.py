@@ -6,8 +6,8 @@ The ledger is the truth; this process reads it and writes MLflow, and nothing wa
 tries again later; when it is killed half-way it goes on from its cursor, and finds by tag what it had already made, so
 nothing is there twice: metrics carry the time of their ledger line, inputs and tags are sets.
 
-    job      → parent run   tags: consilium.{run, job_digest, plan_digest, charter_digest, protocol, method, …, ledger_head}
-    step     → child run    metrics: slots/*, *.accuracy, cohort/*, lanes/*, upload/*, phase_ms/*; tags: who, lost, refused
+    job      → parent run   tags: consilium.{run, job_digest, plan_digest, charter_digest, method, …, ledger_head}
+    step     → child run    metrics: slots/*, *.accuracy, cohort/*, lanes/*, upload/*, phase_ms/*; tags: who, lost
     data     → inputs       one per silo: a salted commitment, never a path or a count; on child and parent
     finished → one version  pyfunc from code + safetensors, alias ``candidate``, weights digest in metadata and tag
 
@@ -50,25 +50,27 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
-import mlflow.pyfunc  # noqa: E402
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.data.dataset_source import DatasetSource  # noqa: E402
-from mlflow.data.meta_dataset import MetaDataset  # noqa: E402
-from mlflow.entities import (  # noqa: E402
-    DatasetInput,
-    InputTag,
-    LoggedModel,
-    LoggedModelOutput,
-    LoggedModelStatus,
-    Metric,
-    Param,
-    Run,
-    RunTag,
-)
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.models import Model, ModelSignature  # noqa: E402
-from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+with warnings.catch_warnings():  # MLflow warns about its own type hints
+    warnings.simplefilter("ignore")
+    import mlflow.pyfunc
+    from mlflow import MlflowClient
+    from mlflow.data.dataset_source import DatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import (
+        DatasetInput,
+        InputTag,
+        LoggedModel,
+        LoggedModelOutput,
+        LoggedModelStatus,
+        Metric,
+        Param,
+        Run,
+        RunTag,
+    )
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+    from sqlalchemy.exc import SQLAlchemyError
 
 log = logging.getLogger("consilium.lineage")
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -84,7 +86,7 @@ _DIGEST_CHARS = 32  # MLflow's column has 36; the whole commitment is in a tag
 _NO_NAME = re.compile(r"[^A-Za-z0-9 _-]")
 
 
-class SiloSource(DatasetSource):
+class SiloSource(DatasetSource):  # type: ignore[misc]
     """Where a data set is: at a silo, which does not hand it out. Only its commitment is known here."""
 
     def __init__(self, silo: str, commitment: str) -> None:
@@ -176,13 +178,15 @@ def _alone(home: Path) -> Iterator[None]:
 def sync(home: Path, tracking_uri: str | None = None) -> Cursor:
     """Bring MLflow up to the ledger's end; returns the new cursor.
 
-    Safe to call again at any time. Sets MLflow's process-wide tracking address. Raises one of ``DOWN`` when MLflow cannot be reached (the cursor then names the
-    last line that is complete), EvidenceError when the ledger or a checkpoint does not check, SpecError for a
-    tracking address MLflow should not be used with.
+    Safe to call again at any time. Sets MLflow's process-wide tracking address. Raises one of ``DOWN`` when MLflow
+    cannot be reached (the stored cursor then names the last line that is complete), EvidenceError when the ledger or a
+    checkpoint does not check, SpecError for a tracking address MLflow should not be used with.
     """
     uri = tracking_uri or default_uri(home)
     if not uri.startswith(_SERVERS):
-        raise SpecError("tracking_uri", got=uri.split("://")[0], want="sqlite:///…, postgresql+psycopg2://… or http(s)://…")
+        raise SpecError(
+            "tracking_uri", got=uri.split("://")[0], want="sqlite:///…, postgresql+psycopg2://… or http(s)://…"
+        )
     ledger = ledger_path(home)
     with _alone(home):
         cursor = load_cursor(home, uri)
@@ -204,23 +208,23 @@ class Stop(Protocol):
 
 
 def follow(home: Path, tracking_uri: str | None, stop: Stop, *, poll_s: float = 1.0, longest_s: float = 60.0) -> None:
-    """Sync whenever the ledger grows, until ``stop``. While MLflow is down: again after 1, 2, 4 … ``longest_s``."""
+    """Sync whenever the ledger grows, until ``stop``, and once more then. While MLflow is down: 1, 2, 4 … ``longest_s``."""
     ledger = ledger_path(home)
     done, pause = -1, 1.0
-    while not stop.is_set():
+    while True:
+        last = stop.is_set()
         size = ledger.stat().st_size if ledger.exists() else 0
-        if size == done:
-            stop.wait(poll_s)
-            continue
-        try:
-            done = sync(home, tracking_uri).end
-            if done < size:  # a line is being written
-                stop.wait(poll_s)
-            pause = 1.0
-        except DOWN as down:
-            log.warning("MLflow did not take a record, next try in %.0f s: %s", pause, str(down).partition("\n")[0])
-            stop.wait(pause)
-            pause = min(2 * pause, longest_s)
+        wait = poll_s
+        if size != done:
+            try:
+                done, pause = sync(home, tracking_uri).end, 1.0
+            except DOWN as down:
+                log.warning("MLflow did not take a record: %s", str(down).partition("\n")[0])
+                wait, pause = pause, min(2 * pause, longest_s)
+        if last:
+            return
+        if size == done or wait != poll_s:
+            stop.wait(wait)
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -273,7 +277,16 @@ class _Writer:
         record = entry.record
         experiment = self._experiment(record.get("federation", "consilium"))
         mark = {"consilium.run": record["run"], "consilium.record": "job"}
-        facts = ("job_digest", "plan_digest", "charter_digest", "state_digest", "protocol", "method", "threshold", "parent")
+        facts = (
+            "job_digest",
+            "plan_digest",
+            "charter_digest",
+            "state_digest",
+            "protocol",
+            "method",
+            "threshold",
+            "parent",
+        )
         tags = {f"consilium.{key}": record[key] for key in facts if key in record}
         tags |= mark | {"consilium.silos": record["silos"], "consilium.cohort_size": len(record["silos"])}
         run = self._search([experiment], mark) or self._client.create_run(
@@ -293,7 +306,9 @@ class _Writer:
             experiments = [found.experiment_id for found in self._client.search_experiments()]
             found = self._search(experiments, {"consilium.run": name, "consilium.record": "job"})
             if found is None:
-                raise EvidenceError(f"ledger line {entry.seq + 1}", expected=f"run {name} started before", found="no such run")
+                raise EvidenceError(
+                    f"ledger line {entry.seq + 1}", expected=f"run {name} started before", found="no such run"
+                )
             self._parents[name] = found
         return self._parents[name]
 
@@ -305,7 +320,17 @@ class _Writer:
         child = self._search([parent.info.experiment_id], mark) or self._client.create_run(
             parent.info.experiment_id, at - spent, _texts(tags), record["name"]
         )
-        facts = ("transcript", "state_digest", "chain", "invited", "survivors", "lost", "refusals", "lanes_open", "lanes_shut")
+        facts = (
+            "transcript",
+            "state_digest",
+            "chain",
+            "invited",
+            "survivors",
+            "lost",
+            "refusals",
+            "lanes_open",
+            "lanes_shut",
+        )
         told = {f"consilium.{key}": record[key] for key in (*facts, "reason", "phase", "missing") if key in record}
         told |= {f"consilium.data.{silo}": digest for silo, digest in record.get("data_commitments", {}).items()}
         told |= {"consilium.ledger_head": entry.digest, "consilium.cohort_size": len(record.get("survivors", ()))}
@@ -351,7 +376,9 @@ class _Writer:
         tags = {"consilium.run": record["run"], "consilium.weights_sha256": record["weights_sha256"]}
         model = found[0] if found else self._client.create_logged_model(experiment, name, run_id, tags)
         if model.status != LoggedModelStatus.READY:
-            self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+            outputs = self._client.get_run(run_id).outputs  # log_outputs refuses to say the same twice
+            if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else ())}:
+                self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
             with tempfile.TemporaryDirectory(prefix="consilium-") as place:
                 _save_model(Path(place), self._home, entry, start, history, model, run_id)
                 self._client.log_model_artifacts(model.model_id, str(Path(place) / "model"))
@@ -377,14 +404,25 @@ class _Writer:
             tags |= {"consilium.model_id": model_id, "consilium.silos": start["silos"]}
             tags |= {f"consilium.{key}": f"{part / whole:.4f}" for key, (part, whole) in _last_ratios(history).items()}
             version = self._client.create_model_version(
-                name, f"models:/{model_id}", run_id, _texts(tags), model_id=model_id, description=_describe(start, history)
+                name,
+                f"models:/{model_id}",
+                run_id,
+                _texts(tags),
+                model_id=model_id,
+                description=_describe(start, history),
             ).version
         self._client.set_registered_model_alias(name, ALIAS, version)
         return f"{name}/{version}"
 
 
 def _save_model(
-    place: Path, home: Path, entry: Entry, start: Mapping[str, Any], history: list[Entry], model: LoggedModel, run_id: str
+    place: Path,
+    home: Path,
+    entry: Entry,
+    start: Mapping[str, Any],
+    history: list[Entry],
+    model: LoggedModel,
+    run_id: str,
 ) -> None:
     """Write ``place/model``: the predictor's code, the blocks, what was published, a row of zeros as example."""
     record, facts = entry.record, start["predictor"]
@@ -409,25 +447,32 @@ def _save_model(
         Schema([TensorSpec(np.dtype("int64"), (-1,))]),
         ParamSchema([ParamSpec("mode", "string", "global")]),
     )
-    warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)  # it would be run: no torch here
-    mlflow.pyfunc.save_model(
-        path=str(place / "model"),
-        python_model=str(code),
-        artifacts={
-            "weights": str(folder / checkpoint.path),
-            "published": str(place / "published.json"),
-            "input_example": str(place / "input_example.json"),
-        },
-        signature=signature,
-        pip_requirements=facts["requirements"],
-        mlflow_model=Model(
-            artifact_path=model.artifact_location,
-            model_uuid=model.model_id,
-            model_id=model.model_id,
-            run_id=run_id,
-            metadata={**digests, "predictor_sha256": facts["sha256"], "ledger_head": entry.digest, "modes": facts["modes"]},
-        ),
-    )
+    with warnings.catch_warnings():
+        # An example given the official way would be run, and here is no torch to run it with.
+        warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)
+        mlflow.pyfunc.save_model(
+            path=str(place / "model"),
+            python_model=str(code),
+            artifacts={
+                "weights": str(folder / checkpoint.path),
+                "published": str(place / "published.json"),
+                "input_example": str(place / "input_example.json"),
+            },
+            signature=signature,
+            pip_requirements=facts["requirements"],
+            mlflow_model=Model(
+                artifact_path=model.artifact_location,
+                model_uuid=model.model_id,
+                model_id=model.model_id,
+                run_id=run_id,
+                metadata={
+                    **digests,
+                    "predictor_sha256": facts["sha256"],
+                    "ledger_head": entry.digest,
+                    "modes": facts["modes"],
+                },
+            ),
+        )
 
 
 # --- small change ------------------------------------------------------------------------------------------------
@@ -471,15 +516,15 @@ def _describe(start: Mapping[str, Any], history: list[Entry]) -> str:
     scores = ", ".join(f"{name} {part / whole:.3f}" for name, (part, whole) in sorted(_last_ratios(history).items()))
     fewest = min((len(record["survivors"]) for record in closed), default=0)
     return (
-        f"{start['method']} over {len(start['silos'])} silos; {len(closed)} steps summed with at least {fewest} silos each, "
-        f"{void} void. Sums over all contributing silos: {scores or 'no scores were opened'}. "
+        f"{start['method']} over {len(start['silos'])} silos; {len(closed)} steps summed with at least {fewest} silos "
+        f"each, {void} void. Sums over all contributing silos: {scores or 'no scores were opened'}. "
         "A secure sum is not differential privacy. The signed ledger is the evidence; see the run's artifacts."
     )
 
 
 def _commitment(silo: str, digest: str) -> DatasetInput:
     source = SiloSource(silo, digest)
-    data = MetaDataset(source, name=silo, digest=digest[:_DIGEST_CHARS])  # type: ignore[abstract]
+    data = MetaDataset(source, name=silo, digest=digest[:_DIGEST_CHARS])
     tags = [InputTag("mlflow.data.context", "training"), InputTag("commitment", digest)]
     return DatasetInput(data._to_mlflow_entity(), tags)
 

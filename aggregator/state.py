@@ -173,11 +173,15 @@ def _read_sidecar(folder: Path, step: int) -> dict[str, Any]:
     except FileNotFoundError:
         raise EvidenceError(where, expected=f"a checkpoint of step {step}", found="no file") from None
     except (ValueError, AttributeError, SpecError, RecursionError) as bad:
-        raise EvidenceError(where, expected="a checkpoint description", found=f"unreadable bytes ({type(bad).__name__})") from bad
+        raise EvidenceError(
+            where, expected="a checkpoint description", found=f"unreadable bytes ({type(bad).__name__})"
+        ) from bad
     if exact != text or facts.keys() != {"format", "step", "state_digest", "weights_sha256", "meta"}:
         raise EvidenceError(where, expected="a description that carries its own digest", found="altered bytes")
     if facts["format"] != FORMAT or facts["step"] != step:
-        raise EvidenceError(where, expected=f"format {FORMAT}, step {step}", found=f"{facts['format']}, {facts['step']}")
+        raise EvidenceError(
+            where, expected=f"format {FORMAT}, step {step}", found=f"{facts['format']}, {facts['step']}"
+        )
     return facts
 
 
@@ -213,7 +217,9 @@ class UploadStore:
         Raises NoSpace with the file as it was before, LayoutMismatch for another type or a lane that is complete.
         """
         if chunk.dtype.kind != "u" or chunk.dtype.itemsize != 4 or chunk.ndim != 1:
-            raise LayoutMismatch(f"A chunk of {silo}'s lane {lane!r} is {chunk.dtype}{list(chunk.shape)}, not flat uint32.")
+            raise LayoutMismatch(
+                f"A chunk of {silo}'s lane {lane!r} is {chunk.dtype}{list(chunk.shape)}, not flat uint32."
+            )
         part = self._part(silo, lane)
         if self._whole(silo, lane).exists():
             raise LayoutMismatch(f"{silo} sent more of lane {lane!r}, which is complete.")
@@ -248,7 +254,9 @@ class UploadStore:
         """
         found = self.staged(silo, lane)
         if found == 0 or (words is not None and found != words):
-            raise LayoutMismatch(f"{silo} uploaded {found} words of lane {lane!r}; the plan says {words or 'at least 1'}.")
+            raise LayoutMismatch(
+                f"{silo} uploaded {found} words of lane {lane!r}; the plan says {words or 'at least 1'}."
+            )
         whole, part = self._whole(silo, lane), self._part(silo, lane)
         if not whole.exists():
             with _room(f"The masked lane {lane!r} of {silo}"):

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from crypto.keys import SessionKey
 from crypto.masking import KEY_BYTES, apply_streams
 from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Shares
 from crypto.plan import Plan, Scope, Step
+
+M = TypeVar("M", Advert, Deal, Header)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,25 +79,20 @@ class Context:
 
 @dataclass(frozen=True)
 class Cohort:
-    """U1. ``signed``: silo → its advert as signed."""
+    """U1. ``signed``: silo → its advert as signed, sorted; ``adverts``: the same, opened. Made by ``form``."""
 
     context: Context
     signed: Mapping[str, bytes]
+    adverts: Mapping[str, Advert]
 
     @classmethod
     def form(cls, context: Context, adverts: Iterable[bytes]) -> Cohort:
-        opened = [(context.check_advert(signed), signed) for signed in adverts]
-        if len({advert.silo for advert, _ in opened}) != len(opened):
-            raise RosterMismatch("A silo appears twice in the cohort.")
-        keys = [key for advert, _ in opened for key in (advert.channel, advert.mask)]
+        opened = _by_silo([(context.check_advert(signed), signed) for signed in adverts])
+        keys = [key for advert, _ in opened.values() for key in (advert.channel, advert.mask)]
         if len(set(keys)) != len(keys):
             raise DuplicateKey("Two adverts show the same ephemeral key.")
         context.charter.threshold(len(opened))
-        return cls(context, {advert.silo: signed for advert, signed in sorted(opened, key=lambda item: item[0].silo)})
-
-    @cached_property
-    def adverts(self) -> Mapping[str, Advert]:
-        return {silo: Advert.open(signed, lambda m: self.context.charter.member(m.silo).agent) for silo, signed in self.signed.items()}
+        return cls(context, {silo: s for silo, (_, s) in opened.items()}, {silo: a for silo, (a, _) in opened.items()})
 
     @cached_property
     def threshold(self) -> int:
@@ -110,11 +108,12 @@ class Cohort:
         return transcript.t1(self.context.t0, self.signed.values())
 
     def lanes_of(self, silo: str) -> tuple[str, ...]:
-        return self.context.lanes_for(silo, self.adverts[silo].held)
+        """The lanes a silo uploads, the slot section first: those it committed to, which ``form`` has checked."""
+        return tuple(lane for lane, _ in self.adverts[silo].commitments)
 
     def holders(self, lane: str, among: Iterable[str]) -> tuple[str, ...]:
         """The silos of ``among`` that upload this lane, sorted."""
-        return tuple(silo for silo in sorted(among) if lane in self.lanes_of(silo))
+        return tuple(silo for silo in sorted(among) if any(name == lane for name, _ in self.adverts[silo].commitments))
 
     def seal_key(self, secret: bytes, sender: str, recipient: str) -> tuple[bytes, bytes]:
         """(AES-256-GCM key, associated data) for the one row from ``sender`` to ``recipient``."""
@@ -128,22 +127,18 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Dealt:
-    """U2. ``signed``: silo → its deal as signed."""
+    """U2. ``signed``: silo → its deal as signed, sorted; ``deals``: the same, opened. Made by ``form``."""
 
     cohort: Cohort
     signed: Mapping[str, bytes]
+    deals: Mapping[str, Deal]
 
     @classmethod
     def form(cls, cohort: Cohort, deals: Iterable[bytes]) -> Dealt:
-        signed: dict[str, bytes] = {}
-        for data in deals:
-            deal = cls.check_deal(cohort, data)
-            if deal.silo in signed:
-                raise RosterMismatch(f"{deal.silo!r} dealt twice.")
-            signed[deal.silo] = data
-        if len(signed) < cohort.threshold:
-            raise SurvivorInvalid(f"{len(signed)} silos dealt; the threshold of this cohort is {cohort.threshold}.")
-        return cls(cohort, dict(sorted(signed.items())))
+        opened = _by_silo([(cls.check_deal(cohort, signed), signed) for signed in deals])
+        if len(opened) < cohort.threshold:
+            raise SurvivorInvalid(f"{len(opened)} silos dealt; the threshold of this cohort is {cohort.threshold}.")
+        return cls(cohort, {silo: s for silo, (_, s) in opened.items()}, {silo: d for silo, (d, _) in opened.items()})
 
     @staticmethod
     def check_deal(cohort: Cohort, signed: bytes) -> Deal:
@@ -157,10 +152,6 @@ class Dealt:
         return deal
 
     @cached_property
-    def deals(self) -> Mapping[str, Deal]:
-        return {silo: self.check_deal(self.cohort, signed) for silo, signed in self.signed.items()}
-
-    @cached_property
     def t2(self) -> bytes:
         return transcript.t2(self.cohort.t1, self.signed.values())
 
@@ -170,37 +161,35 @@ class Dealt:
     def pair_key(self, secret: bytes, one: str, other: str, lane: str) -> bytes:
         return transcript.derive(secret, self.t2, "pair", min(one, other), max(one, other), lane, size=KEY_BYTES)
 
-    def upload_streams(self, silo: str, lane: str, seed: bytes, key: SessionKey) -> list[tuple[bytes, int]]:
+    def pair_secrets(self, key: SessionKey, peers: Iterable[str]) -> dict[str, bytes]:
+        """Peer → the secret that a mask key shares with it."""
+        return {peer: key.agree(self.cohort.adverts[peer].mask) for peer in peers}
+
+    def upload_streams(self, silo: str, lane: str, seed: bytes, secrets: Mapping[str, bytes]) -> list[tuple[bytes, int]]:
         """The streams a silo adds to one lane: its self mask, and one pair mask per peer that uploads the lane."""
         streams = [(self.self_key(seed, silo, lane), 1)]
-        for peer in self.cohort.holders(lane, self.signed):
-            if peer != silo:
-                secret = key.agree(self.cohort.adverts[peer].mask)
-                streams.append((self.pair_key(secret, silo, peer, lane), 1 if silo < peer else -1))
+        for peer in self.cohort.holders(lane, secrets):
+            streams.append((self.pair_key(secrets[peer], silo, peer, lane), 1 if silo < peer else -1))
         return streams
 
 
 @dataclass(frozen=True)
 class Survivors:
-    """U3. ``signed``: silo → its upload header as signed."""
+    """U3. ``signed``: silo → its upload header as signed, sorted; ``headers``: the same, opened. Made by ``form``."""
 
     dealt: Dealt
     signed: Mapping[str, bytes]
+    headers: Mapping[str, Header]
 
     @classmethod
     def form(cls, dealt: Dealt, headers: Iterable[bytes]) -> Survivors:
-        signed: dict[str, bytes] = {}
-        for data in headers:
-            header = cls.check_header(dealt, data)
-            if header.silo in signed:
-                raise SurvivorInvalid(f"{header.silo!r} appears twice among the survivors.")
-            signed[header.silo] = data
+        opened = _by_silo([(cls.check_header(dealt, signed), signed) for signed in headers])
         charter, cohort = dealt.cohort.context.charter, dealt.cohort
-        if len(signed) < cohort.threshold:
-            raise SurvivorInvalid(f"{len(signed)} silos survive; the threshold of this cohort is {cohort.threshold}.")
-        if len(signed) - charter.colluders < charter.honest:
-            raise SurvivorInvalid(f"{len(signed)} survivors leave fewer than m = {charter.honest} honest inputs.")
-        return cls(dealt, dict(sorted(signed.items())))
+        if len(opened) < cohort.threshold:
+            raise SurvivorInvalid(f"{len(opened)} silos survive; the threshold of this cohort is {cohort.threshold}.")
+        if len(opened) - charter.colluders < charter.honest:
+            raise SurvivorInvalid(f"{len(opened)} survivors leave fewer than m = {charter.honest} honest inputs.")
+        return cls(dealt, {silo: s for silo, (_, s) in opened.items()}, {silo: h for silo, (h, _) in opened.items()})
 
     @staticmethod
     def check_header(dealt: Dealt, signed: bytes) -> Header:
@@ -212,10 +201,6 @@ class Survivors:
         if tuple(lane for lane, _ in header.lanes) != dealt.cohort.lanes_of(header.silo):
             raise LayoutMismatch(f"{header.silo!r} uploaded other lanes than it announced.")
         return header
-
-    @cached_property
-    def headers(self) -> Mapping[str, Header]:
-        return {silo: self.check_header(self.dealt, signed) for silo, signed in self.signed.items()}
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -307,10 +292,17 @@ class Survivors:
         here = cohort.holders(lane, self.signed)
         streams = [(self.dealt.self_key(seeds[silo], silo, lane), -1) for silo in here]
         for gone in cohort.holders(lane, self.dropped):
-            for silo in here:
-                secret = masks[gone].agree(cohort.adverts[silo].mask)
+            for silo, secret in self.dealt.pair_secrets(masks[gone], here).items():
                 streams.append((self.dealt.pair_key(secret, silo, gone, lane), -1 if silo < gone else 1))
         apply_streams(total, streams)
+
+
+def _by_silo(opened: list[tuple[M, bytes]]) -> dict[str, tuple[M, bytes]]:
+    """silo → (message, its signed bytes), sorted; RosterMismatch if a silo is named twice."""
+    found = {message.silo: (message, signed) for message, signed in sorted(opened, key=lambda item: item[0].silo)}
+    if len(found) != len(opened):
+        raise RosterMismatch("A silo is named twice.")
+    return found
 
 
 def mask_key(seed: bytes) -> SessionKey:

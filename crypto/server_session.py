@@ -27,12 +27,12 @@ class ServerSession(Session):
         self._adverts: dict[str, bytes] = {}
         self._deals: dict[str, bytes] = {}
         self._rows: dict[str, dict[str, bytes]] = {}
-        self._headers: dict[str, bytes] = {}
+        self._headers: dict[str, tuple[Header, bytes]] = {}
         self._sections: dict[str, bytes] = {}
         self._added: set[str] = set()
         self._totals: dict[str, np.ndarray] = {}
         self._attestations: dict[str, bytes] = {}
-        self._slot_shares: dict[str, bytes] = {}
+        self._slot_shares: dict[str, tuple[Shares, bytes]] = {}
         self._lane_shares: dict[str, Shares] = {}
         self._masks: dict[str, SessionKey] = {}
 
@@ -76,7 +76,7 @@ class ServerSession(Session):
                 raise RosterMismatch(f"{silo!r} sent another silo's header.")
             count = len(self.context.plan.slots_of(self.context.step))
             check_words(header, SLOTS, np.frombuffer(section, dtype="<u8"), count)
-            self._headers[silo] = signed
+            self._headers[silo] = (header, signed)
             self._sections[silo] = section
             return header
 
@@ -85,7 +85,7 @@ class ServerSession(Session):
         with self.on("words", fatal=False):
             if silo not in self._headers or silo in self._added:
                 raise LayoutMismatch(f"Words from {silo!r} without a header, or twice.")
-            header = Survivors.check_header(self.dealt, self._headers[silo])
+            header, _ = self._headers[silo]
             if set(lanes) != {lane for lane, _ in header.lanes} - {SLOTS}:
                 raise LayoutMismatch(f"{silo!r} sent other lanes than it signed.")
             for lane, words in lanes.items():
@@ -98,7 +98,7 @@ class ServerSession(Session):
     def close_uploads(self) -> list[bytes]:
         """Fix U3; the headers to attest."""
         with self.on("close-uploads"):
-            self.survivors = Survivors.form(self.dealt, [self._headers[silo] for silo in sorted(self._added)])
+            self.survivors = Survivors.form(self.dealt, [self._headers[silo][1] for silo in sorted(self._added)])
             return list(self.survivors.signed.values())
 
     # M4
@@ -117,13 +117,14 @@ class ServerSession(Session):
     # M5, slots
     def slot_shares(self, silo: str, signed: bytes) -> None:
         with self.on("slot-shares", fatal=False):
-            self._check_hashes(silo, self.survivors.check_slot_shares(signed))
-            self._slot_shares[silo] = signed
+            shares = self.survivors.check_slot_shares(signed)
+            self._check_hashes(silo, shares)
+            self._slot_shares[silo] = (shares, signed)
 
     def open_slots(self) -> list[bytes]:
         """Open the slots; the slot shares for the silos, who open them again themselves."""
         with self.on("open-slots"):
-            shares = [self.survivors.check_slot_shares(signed) for signed in self._slot_shares.values()]
+            shares = [opened for opened, _ in self._slot_shares.values()]
             self._require(len(shares))
             total = np.zeros(self.survivors.slot_count, dtype=np.uint64)
             for silo in self.survivors.signed:
@@ -131,7 +132,7 @@ class ServerSession(Session):
             self._masks = self.survivors.recover_masks(shares)
             self.survivors.unmask(SLOTS, total, self.survivors.recover_seeds(SLOTS, shares), self._masks)
             self.slots = tuple(int(value) for value in total)
-            return list(self._slot_shares.values())
+            return [signed for _, signed in self._slot_shares.values()]
 
     # M5, lanes
     def lane_shares(self, silo: str, signed: bytes) -> None:

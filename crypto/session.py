@@ -22,6 +22,7 @@ class State(StrEnum):
     DEALT = "dealt"
     READY = "ready"
     UPLOADED = "uploaded"
+    COUNTED = "counted"
     ATTESTED = "attested"
     SLOTS_OPEN = "slots-open"
     DONE = "done"
@@ -34,7 +35,8 @@ SILO: dict[tuple[State, str], State] = {
     (State.ADVERTISED, "deal"): State.DEALT,
     (State.DEALT, "open-rows"): State.READY,
     (State.READY, "upload"): State.UPLOADED,
-    (State.UPLOADED, "attest"): State.ATTESTED,
+    (State.UPLOADED, "survivors"): State.COUNTED,
+    (State.COUNTED, "attest"): State.ATTESTED,
     (State.ATTESTED, "release-slots"): State.SLOTS_OPEN,
     (State.SLOTS_OPEN, "release-lanes"): State.DONE,
 }

@@ -159,9 +159,10 @@ class SiloSession(Session):
             assert self._mask is not None
             lanes = self._dealt.cohort.lanes_of(self.silo)
             self.masked = {}
+            secrets = self._dealt.pair_secrets(self._mask, [peer for peer in self._dealt.signed if peer != self.silo])
             for lane in lanes:
                 words = encoded.slots if lane == SLOTS else encoded.lanes[lane]
-                apply_streams(words, self._dealt.upload_streams(self.silo, lane, self._seeds[lane], self._mask))
+                apply_streams(words, self._dealt.upload_streams(self.silo, lane, self._seeds[lane], secrets))
                 self.masked[lane] = words
             header = Header(
                 silo=self.silo, t2=self._dealt.t2, lanes=tuple((lane, words_digest(self.masked[lane])) for lane in lanes)
@@ -170,16 +171,18 @@ class SiloSession(Session):
             return self._signed_header, self.masked.pop(SLOTS).astype("<u8").tobytes()
 
     # M3 → M4
-    def survivors(self, headers: Sequence[bytes]) -> Survivors:
+    def survivors(self, headers: Sequence[bytes]) -> tuple[str, ...]:
         """U3, checked. The owner looks at it (cohort differences, budgets) before ``attest``."""
-        survivors = Survivors.form(self._dealt, headers)
-        if survivors.signed.get(self.silo) != self._signed_header:
-            raise SurvivorInvalid("The survivors do not include this silo's own upload.")
-        return survivors
+        with self.on("survivors"):
+            survivors = Survivors.form(self._dealt, headers)
+            if survivors.signed.get(self.silo) != self._signed_header:
+                raise SurvivorInvalid("The survivors do not include this silo's own upload.")
+            self._survivors = survivors
+            return tuple(survivors.signed)
 
-    def attest(self, headers: Sequence[bytes]) -> bytes:
+    def attest(self) -> bytes:
+        """The signature over T3. The masked words are no longer needed: every survivor's upload is complete."""
         with self.on("attest"):
-            self._survivors = self.survivors(headers)
             self.masked = {}
             return Attestation(silo=self.silo, t3=self._survivors.t3).sign(self._identity)
 

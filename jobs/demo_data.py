@@ -29,7 +29,9 @@ def make(silos: int, seed: int, newcomers: int = 2) -> dict[str, dict[str, np.nd
     from sklearn.datasets import load_digits
 
     if silos < 2 or silos % 2 or newcomers < 0:
-        raise ValueError(f"silos: got {silos}, want an even number, 2 or more; newcomers: got {newcomers}, want 0 or more")
+        raise ValueError(
+            f"silos: got {silos}, want an even number, 2 or more; newcomers: got {newcomers}, want 0 or more"
+        )
     names = [f"silo-{i + 1}" for i in range(silos)] + [f"newcomer-{i + 1}" for i in range(newcomers)]
     images, labels = load_digits(return_X_y=True)
     pictures = (images.reshape(-1, 8, 8) / 16.0 - CENTRE).astype(np.float32)

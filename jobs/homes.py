@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from crypto.charter import Charter, Member, SignedCharter
 from crypto.errors import SpecError
@@ -41,9 +43,14 @@ class Floors:
         """Smallest n with n > (N + c) / 2."""
         return (silos + self.colluders) // 2 + 1
 
+    def check(self, silos: int) -> None:
+        """Raise SpecError if so few silos can't make a charter."""
+        if silos < max(3, self.n_min(silos)) or silos < self.honest + self.colluders:
+            raise SpecError("silos", got=silos, want="at least 3")
 
-def make_silo(home: Path, silo: str) -> Member:
-    """A silo's home with keys and salt of its own; the member to enrol."""
+
+def make_silo(home: Path, silo: str, settings: Mapping[str, object] | None = None) -> Member:
+    """A silo's home with keys and salt of its own; the member to enrol. ``settings``: more for ``silo.json``."""
     _folder(home)
     for sub in ("keys", "data", "metrics"):
         _folder(home / sub)
@@ -51,7 +58,7 @@ def make_silo(home: Path, silo: str) -> Member:
     agent.save(home / "keys" / "agent.key")
     owner.save(home / "keys" / "owner.key")
     _private(home / "salt", os.urandom(32))
-    (home / "silo.json").write_text(json.dumps({"silo": silo}) + "\n")
+    (home / "silo.json").write_text(json.dumps({"silo": silo, **(settings or {})}) + "\n")
     return Member(silo, agent.public, owner.public)
 
 
@@ -154,3 +161,54 @@ def _folder(path: Path) -> None:
 def _private(path: Path, data: bytes) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
         out.write(data)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A federation whose homes are all on this machine: the demonstration's, and the tests'."""
+
+    root: Path
+    name: str
+    silos: tuple[str, ...]
+
+    @property
+    def aggregator(self) -> Path:
+        return self.root / "aggregator"
+
+    def silo(self, silo: str) -> Path:
+        return self.root / "silos" / silo
+
+    @property
+    def homes(self) -> dict[str, Path]:
+        return {silo: self.silo(silo) for silo in self.silos}
+
+    @classmethod
+    def make(cls, root: Path, name: str, data: Mapping[str, Mapping[str, np.ndarray]], dataset: str, *, settings: Mapping[str, object] | None = None) -> Federation:
+        """Homes, keys, charter and data for these silos. Every silo approves any job under the charter, and says so.
+
+        Raises SpecError if the folder is there already: a federation is never overwritten.
+        """
+        if root.exists():
+            raise SpecError("--name", got=root.name, want="a name that is not taken", remedy=f"Choose another, or remove {root}.")
+        federation = cls(root, name, tuple(sorted(data)))
+        Floors().check(len(data))
+        _folder(root)
+        consortium = Identity.generate()
+        _folder(root / "consortium")
+        consortium.save(root / "consortium" / "consortium.key")
+        aggregator = make_aggregator(federation.aggregator)
+        members = [make_silo(home, silo, settings) for silo, home in federation.homes.items()]
+        charter = make_charter(name, members, aggregator, consortium)
+        for home in (federation.aggregator, *federation.homes.values()):
+            pin(home, charter, consortium.public)
+        for silo, home in federation.homes.items():
+            add_data(home, dataset, data[silo])
+            (home / "policy.toml").write_text('# The demonstration approves every job under its charter.\napproval = "automatic"\n')
+        return federation
+
+
+def add_data(home: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Put a data set into a silo's home, readable by the agent's user only."""
+    path = home / "data" / f"{name}.npz"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        np.savez(out, **arrays)

@@ -42,15 +42,20 @@ class Predictor(PythonModel):  # type: ignore[misc]
         self._published = Published(blocks, facts["slots"])
         self._method = method(settings["method"])(settings["params"])
 
-    def predict(self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
+    def predict(
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
+    ) -> np.ndarray:
         """Class labels (rows,), int64. ``model_input``: (rows, …) numbers, or a DataFrame with one column a feature."""
         mode = (params or {}).get("mode", "global")
         if mode == "personal":
-            raise ValueError("Mode 'personal' needs the local experts of a silo, and those never leave it: use global or cold.")
+            raise ValueError(
+                "Mode 'personal' needs the local experts of a silo, and those never leave it: use global or cold."
+            )
         if mode not in ("global", "cold"):
             raise ValueError(f"Mode {mode!r} is none of global, cold.")
         x = np.asarray(model_input, dtype=np.float32)
-        return self._method.predict(self._published, x, mode).argmax(axis=1).astype(np.int64)
+        labels: np.ndarray = self._method.predict(self._published, x, mode).argmax(axis=1).astype(np.int64)
+        return labels
 
 
 set_model(Predictor())

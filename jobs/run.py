@@ -70,7 +70,6 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None) -> 
         nonce=nonce,
     )
     run.folder.mkdir(parents=True)
-    (home / "jobs" / f"{spec.digest.hex()[:16]}.latest").write_text(run.name + "\n")
     run.watch = Events(run.folder / EVENTS)
     features = spec.params.get("features")
     if isinstance(features, int):

@@ -187,11 +187,9 @@ class Agent:
 
     def _attest(self, request: Request, message: Message) -> Message:
         session = self._current(request)
-        headers = unpack_blobs(request.payload)
-        survivors = session.survivors(headers)
-        self._watch.check(survivors.signed)
-        self.site.journal.attest(self._run.hex(), self.k, request.attempt, survivors.t3.hex())
-        return Message("attest", session.attest(headers))
+        self._watch.check(session.survivors(unpack_blobs(request.payload)))
+        self.site.journal.attest(self._run.hex(), self.k, request.attempt, session.t3.hex())
+        return Message("attest", session.attest())
 
     def _unmask_slots(self, request: Request, message: Message) -> Message:
         session = self._current(request)

@@ -69,16 +69,19 @@ def resolve(name: str, home: Path) -> DataSet:
             missing = [array for array in _ARRAYS if array not in archive.files]
             if missing:
                 raise DataRefused(
-                    f"Data set {name!r} lacks {', '.join(missing)}.", remedy=f"Save it with the arrays {', '.join(_ARRAYS)}."
+                    f"Data set {name!r} lacks {', '.join(missing)}.",
+                    remedy=f"Save it with the arrays {', '.join(_ARRAYS)}.",
                 )
             arrays = {array: archive[array] for array in _ARRAYS}
     except FileNotFoundError as gone:
         raise DataRefused(
-            f"Data set {name!r} is not at this silo.", remedy=f"Register it with `fed data add {name}`; see `fed data list`."
+            f"Data set {name!r} is not at this silo.",
+            remedy=f"Register it with `fed data add {name}`; see `fed data list`.",
         ) from gone
     except (BadZipFile, ValueError, EOFError, OSError, AttributeError) as bad:
         raise DataRefused(
-            f"Data set {name!r} is not a readable npz of plain arrays.", remedy="Save it again with numpy.savez, without objects."
+            f"Data set {name!r} is not a readable npz of plain arrays.",
+            remedy="Save it again with numpy.savez, without objects.",
         ) from bad
     return check(name, arrays)
 
@@ -87,8 +90,12 @@ def check(name: str, arrays: Mapping[str, np.ndarray]) -> DataSet:
     """A DataSet of these arrays, copied and frozen, or DataRefused / NonFinite."""
     classes = arrays["classes"]
     if classes.shape != () or classes.dtype.kind not in "iu" or not 2 <= int(classes) <= 2**16:
-        raise DataRefused(f"Data set {name!r}: classes is no integer from 2 to 65536.", remedy="Save classes as one integer.")
-    splits = {part: _split(name, part, arrays[f"x_{part}"], arrays[f"y_{part}"], int(classes)) for part in ("train", "test")}
+        raise DataRefused(
+            f"Data set {name!r}: classes is no integer from 2 to 65536.", remedy="Save classes as one integer."
+        )
+    splits = {
+        part: _split(name, part, arrays[f"x_{part}"], arrays[f"y_{part}"], int(classes)) for part in ("train", "test")
+    }
     (x_train, y_train), (x_test, y_test) = splits["train"], splits["test"]
     if x_train.shape[1] != x_test.shape[1]:
         raise DataRefused(
@@ -97,13 +104,15 @@ def check(name: str, arrays: Mapping[str, np.ndarray]) -> DataSet:
         )
     if len(y_train) < MIN_TRAIN_ROWS:
         raise DataRefused(
-            f"Data set {name!r} has fewer than {MIN_TRAIN_ROWS} training rows.", remedy="Add rows, or stay out of this job."
+            f"Data set {name!r} has fewer than {MIN_TRAIN_ROWS} training rows.",
+            remedy="Add rows, or stay out of this job.",
         )
     if not len(y_test):
         raise DataRefused(f"Data set {name!r} has no test rows.", remedy="Hold some rows back in x_test and y_test.")
     if len(np.unique(y_train)) < 2:
         raise DataRefused(
-            f"Data set {name!r} has a single class in y_train.", remedy="Add rows of another class, or stay out of this job."
+            f"Data set {name!r} has a single class in y_train.",
+            remedy="Add rows of another class, or stay out of this job.",
         )
     return DataSet(name, x_train, y_train, x_test, y_test, int(classes))
 
@@ -121,14 +130,15 @@ def commitment(data: DataSet, salt: bytes) -> bytes:
     for name, dtype in (("x_train", "<f4"), ("y_train", "<i8"), ("x_test", "<f4"), ("y_test", "<i8")):
         array = np.ascontiguousarray(getattr(data, name), dtype=dtype)
         digest.update(bytes(Writer().text(name).text(dtype).each(array.shape, Writer.u32)))
-        digest.update(memoryview(array).cast("B"))
+        digest.update(array.tobytes())
     return digest.digest()
 
 
 def _split(name: str, part: str, x: np.ndarray, y: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     if x.dtype.kind not in "fiu" or x.ndim != 2 or not x.shape[1]:
         raise DataRefused(
-            f"Data set {name!r}: x_{part} is {x.ndim}-dimensional of {x.dtype}.", remedy="Save it as numbers, one row a record."
+            f"Data set {name!r}: x_{part} is {x.ndim}-dimensional of {x.dtype}.",
+            remedy="Save it as numbers, one row a record.",
         )
     if y.dtype.kind not in "iu" or y.shape != (len(x),):
         raise DataRefused(
@@ -136,15 +146,18 @@ def _split(name: str, part: str, x: np.ndarray, y: np.ndarray, classes: int) -> 
             remedy="Save one integer label a row.",
         )
     if not np.isfinite(x).all() or not (np.abs(x) < np.finfo(np.float32).max).all():
-        raise NonFinite(f"Data set {name!r}: x_{part} has NaN, infinite or too large values.", remedy="Impute or drop those rows.")
-    if len(y) and not (0 <= int(y.min()) and int(y.max()) < classes):
+        raise NonFinite(
+            f"Data set {name!r}: x_{part} has NaN, infinite or too large values.", remedy="Impute or drop those rows."
+        )
+    if len(y) and (int(y.min()) < 0 or int(y.max()) >= classes):
         raise DataRefused(
-            f"Data set {name!r}: y_{part} has labels outside 0 … {classes - 1}.", remedy="Recode the labels, or set classes."
+            f"Data set {name!r}: y_{part} has labels outside 0 … {classes - 1}.",
+            remedy="Recode the labels, or set classes.",
         )
     return _frozen(x, np.float32), _frozen(y, np.int64)
 
 
 def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:
-    copy = np.array(array, dtype=dtype, order="C")
+    copy: np.ndarray = np.array(array, dtype=dtype, order="C")
     copy.flags.writeable = False
     return copy

@@ -62,7 +62,8 @@ def predict(experts: Sequence[Weights], x_BD: np.ndarray) -> np.ndarray:
     torch = torch_()
     with torch.no_grad():
         rows = torch.from_numpy(np.array(x_BD, dtype=np.float32))
-        return log_probabilities(stack(experts), rows).double().exp().numpy()
+        p_EBC: np.ndarray = log_probabilities(stack(experts), rows).double().exp().numpy()
+    return p_EBC
 
 
 @cache

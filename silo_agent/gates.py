@@ -31,6 +31,9 @@ TRUST_RATIO = 4.0
 #: The mutual-information rule: handicap against the mixture, slope, and how much the trust counts.
 MI_HANDICAP, MI_SLOPE, MI_TRUST = 0.1, 0.05, 0.25
 
+#: An entry that varies less than this from row to row is constant.
+LEAST_SPREAD = 1e-12
+
 _POWER_STEPS = 200
 
 
@@ -57,28 +60,49 @@ def entries(projection: int) -> int:
 
 
 def signature(x_BD: np.ndarray, projection_DP: np.ndarray) -> Signature:
-    """Mean and covariance (upper triangle) of the projected rows, and how much each varies from row to row."""
+    """Mean and covariance (upper triangle) of the projected rows, and how much each varies from row to row.
+
+    The variance of a row's product z_a z_b is E[z_a² z_b²] − E[z_a z_b]², so no row of products is ever made.
+    """
     z_BP = x_BD.astype(np.float64) @ (projection_DP / sqrt(len(projection_DP)))
-    centred_BP = z_BP - z_BP.mean(axis=0)
-    at, to = np.triu_indices(z_BP.shape[1])
-    rows_BF = np.concatenate([z_BP, centred_BP[:, at] * centred_BP[:, to]], axis=1)
-    return Signature(rows_BF.mean(axis=0), rows_BF.var(axis=0), len(rows_BF))
+    mean_P = z_BP.mean(axis=0)
+    z_BP -= mean_P
+    rows, upper = len(z_BP), np.triu_indices(len(mean_P))
+    covariance_PP = z_BP.T @ z_BP / rows
+    squares_BP = z_BP**2
+    products_PP = np.maximum(squares_BP.T @ squares_BP / rows - covariance_PP**2, 0.0)
+    return Signature(
+        np.concatenate([mean_P, covariance_PP[upper]]),
+        np.concatenate([squares_BP.mean(axis=0), products_PP[upper]]),
+        rows,
+    )
 
 
 def scaled(entries_F: np.ndarray, mean_F: np.ndarray, spread_F: np.ndarray) -> np.ndarray:
     """Entries about the federation's mean, in standard deviations of a row; entries that never vary are 0."""
-    mean, spread = mean_F.astype(np.float64), spread_F.astype(np.float64)
-    varies = spread > 1e-12
-    return np.where(varies, (entries_F - mean) / np.sqrt(np.where(varies, spread, 1.0)), 0.0)
+    spread = spread_F.astype(np.float64)
+    varies = spread > LEAST_SPREAD
+    return np.where(varies, (entries_F - mean_F.astype(np.float64)) / np.sqrt(np.where(varies, spread, 1.0)), 0.0)
 
 
-def direction(sketch_FQ: np.ndarray) -> np.ndarray:
-    """Unit vector (F,) along which the sketched signatures differ most; its largest entry is positive.
+def sketch(entries_F: np.ndarray, probes_FQ: np.ndarray) -> np.ndarray:
+    """s sᵀ Ω of one signature (F, Q). The mean over silos shows Q vectors instead of the signatures' covariance."""
+    product: np.ndarray = np.outer(entries_F, entries_F @ probes_FQ)
+    return product
 
-    The sketch is ``C Ω``, the signatures' covariance times Q seeded ±1 probes: a sum over silos that shows Q vectors,
-    fewer than there are silos, instead of the covariance. The answer is its first left singular vector.
+
+def direction(sketch_FQ: np.ndarray, centroid_F: np.ndarray, spread_F: np.ndarray, probes_FQ: np.ndarray) -> np.ndarray:
+    """Unit vector (F,) along which the sketched signatures differ most about their centroid, in units of ``scaled``.
+
+    ``sketch_FQ`` and ``centroid_F`` are means over silos of ``sketch`` and of the entries. The first left singular
+    vector of the centred and scaled sketch; its largest entry is positive.
     """
-    columns = [[float(value) for value in column] for column in sketch_FQ.T]
+    centroid = centroid_F.astype(np.float64)
+    nothing_F = np.zeros_like(centroid)
+    columns = []
+    for sketched_F, probe_F in zip(sketch_FQ.astype(np.float64).T, probes_FQ.T, strict=True):
+        centred_F = sketched_F - centroid * _dot(centroid.tolist(), probe_F.tolist())
+        columns.append(scaled(centred_F, nothing_F, spread_F).tolist())
     gram = [[_dot(a, b) for b in columns] for a in columns]
     v = [1.0 / (i + 1) for i in range(len(columns))]  # not orthogonal to anything by symmetry
     for _ in range(_POWER_STEPS):
@@ -88,20 +112,14 @@ def direction(sketch_FQ: np.ndarray) -> np.ndarray:
     return np.array(vector) * (1.0 if vector[largest] >= 0 else -1.0)
 
 
-def distances(signature_F: np.ndarray, centroids_EF: np.ndarray, noise: float) -> np.ndarray:
-    """Squared distances (E,) to the centroids, less what sampling noise alone would give; at least 0."""
-    squared = ((signature_F - centroids_EF) ** 2).sum(axis=1)
-    return np.maximum(squared - noise, 0.0)
-
-
 def centroid_gate(distances_E: np.ndarray) -> np.ndarray:
     """softmax(−dist² / (½ · mean dist²)): (E,), sums to 1; uniform where all distances are 0."""
     mean = distances_E.mean()
     if mean <= 0:
         return np.full(len(distances_E), 1.0 / len(distances_E))
-    z = -(distances_E - distances_E.min()) / (SOFTNESS * mean)
-    g = np.exp(z)
-    return g / g.sum()
+    g: np.ndarray = np.exp((distances_E.min() - distances_E) / (SOFTNESS * mean))
+    g /= g.sum()
+    return g
 
 
 def trust(nearest: float, noise: float) -> float:
@@ -109,6 +127,33 @@ def trust(nearest: float, noise: float) -> float:
     if noise <= 0:
         return 1.0 if nearest <= 0 else 0.0
     return float(1.0 / (1.0 + (nearest / noise / TRUST_RATIO) ** 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is published about the clusters: enough to gate any unlabelled batch."""
+
+    projection_DP: np.ndarray
+    spread_F: np.ndarray
+    centroids_EF: np.ndarray
+
+    def distances(self, x_BD: np.ndarray) -> tuple[np.ndarray, float]:
+        """Squared distances (E,) to the centroids less what sampling alone gives, at least 0; and that noise."""
+        seen = signature(x_BD, self.projection_DP)
+        apart_EF = scaled(seen.entries, self.centroids_EF, self.spread_F)
+        varies_F = self.spread_F > LEAST_SPREAD
+        noise = float((seen.spread[varies_F] / self.spread_F[varies_F]).sum() / seen.rows)
+        squared_E: np.ndarray = (apart_EF**2).sum(axis=1)
+        return np.maximum(squared_E - noise, 0.0), noise
+
+    def gate(self, x_BD: np.ndarray) -> np.ndarray:
+        """g_E of the batch."""
+        return centroid_gate(self.distances(x_BD)[0])
+
+    def trust(self, x_BD: np.ndarray) -> float:
+        """How much the batch looks like the nearest cluster."""
+        distances_E, noise = self.distances(x_BD)
+        return trust(float(distances_E.min()) + noise, noise)
 
 
 def mutual_information(p_BC: np.ndarray) -> float:

@@ -7,7 +7,8 @@ missing home or a programming error. It becomes a bare return code: no text of o
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Final
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from silo_agent.agent import Agent
 
 
+#: How long the end of a run waits for the agent to finish what it is doing. Seconds; NVFlare kills after 10.
+CLOSE_S: Final = 5.0
+
+
 def make_agent(job: str, home: Path) -> Agent:
     """The agent of this silo for this job. The one place where this module meets the rest; tests replace it."""
     from jobs.run import open_agent  # brings torch: imported in the job process only
@@ -39,6 +44,7 @@ class SecureExecutor(Executor):
         super().__init__()
         self.job = job
         self._agent: Agent | None = None
+        self._one_at_a_time = Lock()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """The agent's answer, or a bare return code."""
@@ -48,9 +54,12 @@ class SecureExecutor(Executor):
             self.log_error(fl_ctx, f"[{bad.code}] {task_name}: {bad.detail}", fire_event=False)
             return make_reply(ReturnCode.BAD_TASK_DATA)
         try:
-            if self._agent is None:
-                self._agent = make_agent(decode_job(self.job), job_home())
-            return wrap(self._agent.handle(request))
+            with self._one_at_a_time:  # a repeated request waits here, then gets the same answer
+                if abort_signal.triggered:
+                    return make_reply(ReturnCode.TASK_ABORTED)
+                if self._agent is None:
+                    self._agent = make_agent(decode_job(self.job), job_home())
+                return wrap(self._agent.handle(request))
         except FederationError as error:
             self.log_error(fl_ctx, f"[{error.code}] {task_name}: {error}", fire_event=False)
         except Exception as error:  # the border: a programming error of ours must not take the job down
@@ -59,6 +68,13 @@ class SecureExecutor(Executor):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """END_RUN closes the agent, which wipes its secrets."""
-        if event_type == EventType.END_RUN and self._agent is not None:
+        if event_type != EventType.END_RUN:
+            return
+        idle = self._one_at_a_time.acquire(timeout=CLOSE_S)
+        try:
             agent, self._agent = self._agent, None
-            agent.close()
+            if agent is not None:
+                agent.close()
+        finally:
+            if idle:
+                self._one_at_a_time.release()

@@ -46,14 +46,14 @@ def write_job(
     job: str,
     plan: str,
     silos: Sequence[str],
-    poll_s: float = 0.1,
+    poll_s: float = 0.5,
     min_silos: int | None = None,
     grace_s: float = 2.0,
 ) -> Path:
     """Writes the job folder and returns it. ``job``: canonical JSON text of the spec; ``plan``: base64 of the plan.
 
-    ``poll_s``: how often a silo asks for work, seconds. 0.1 for a demo on one box (eight idle silos then burn most of
-    a core); 0.5–1 in production. ``min_silos``: NVFlare starts the job with this many silos online and stops it when
+    ``poll_s``: how often a silo asks whether the run is over, seconds; requests are pushed (see ``courier``), so it has
+    no part in a step's time, and eight silos that poll ten times a second burn most of a core. ``min_silos``: NVFlare starts the job with this many silos online and stops it when
     fewer are alive; None is a majority. It is not a safety floor: the charter's floors are, and silos enforce them.
     No silo is mandatory, so a dropped silo never fails the job by itself. Raises SpecError.
     """

@@ -1,9 +1,9 @@
 """Message ↔ Shareable, in one place, once per direction.
 
-On the wire a message is four keys and nothing else: version, phase, body (bytes) and arrays (a list of flat uint32
-numpy arrays, which NVFlare moves item by item). A Shareable is a string-keyed bag; it ends here, in both directions:
-``wrap`` builds a fresh one, ``unwrap`` accepts exactly what ``wrap`` makes. Whatever else NVFlare put into the headers
-(cookies, peer context, task ids) is its own and never reaches a ``Message``.
+On the wire a message is four keys and nothing else: version, phase, body (bytes) and arrays (a list of bytes if they
+are small, of flat uint32 numpy arrays, which NVFlare moves item by item, if not). A Shareable is a string-keyed bag;
+it ends here: ``wrap`` builds a fresh one, ``unwrap`` accepts exactly what ``wrap`` makes. Whatever else NVFlare put
+into the headers (cookies, peer context, task ids) is its own and never reaches a ``Message``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 
 from crypto.errors import Malformed
-from crypto.messages import Message
+from crypto.messages import DECLINE, PHASES, Message
 
 #: Every task of ours is named ``consilium.<phase>``, so that an operator reads the phase in NVFlare's own logs.
 TASK_PREFIX: Final = "consilium."
@@ -28,20 +28,27 @@ MAX_ARRAY_BYTES: Final = 16 << 20
 #: With MAX_ARRAY_BYTES: at most 1 GiB in one message, far above a plan's range and far below a frame.
 MAX_ARRAYS: Final = 64
 MAX_BODY_BYTES: Final = 16 << 20
-MAX_PHASE_CHARS: Final = 32
+#: Arrays of a message that are smaller than this in total travel inside it; larger ones are fetched by the receiver,
+#: which spares memory and costs two more round trips.
+INLINE_BYTES: Final = 1 << 20
 
+_PHASES: Final = frozenset({*PHASES, DECLINE})
+_WORD: Final = np.dtype("<u4")
 _VERSION, _PHASE, _BODY, _ARRAYS = "consilium", "phase", "body", "arrays"
 _KEYS: Final = frozenset({_VERSION, _PHASE, _BODY, _ARRAYS, ReservedHeaderKey.HEADERS})
 
 
 def wrap(message: Message) -> Shareable:
     """A fresh Shareable with this message and no header. Raises Malformed for a message no peer would accept."""
+    _check(message)
     shareable = Shareable()
     shareable[_VERSION] = WIRE_VERSION
     shareable[_PHASE] = message.phase
     shareable[_BODY] = message.body
-    shareable[_ARRAYS] = list(message.arrays)
-    unwrap(shareable)
+    if _inline(message.arrays):
+        shareable[_ARRAYS] = [array.tobytes() for array in message.arrays]
+    else:
+        shareable[_ARRAYS] = list(message.arrays)
     return shareable
 
 
@@ -52,27 +59,46 @@ def unwrap(shareable: Any) -> Message:
     if shareable.keys() != _KEYS:
         strange = sorted(str(key)[:40] for key in shareable.keys() ^ _KEYS)
         raise Malformed(f"A payload has missing or unknown keys: {strange[:8]}.")
-    version, phase, body = shareable[_VERSION], shareable[_PHASE], shareable[_BODY]
+    version, carried = shareable[_VERSION], shareable[_ARRAYS]
     if type(version) is not int or version != WIRE_VERSION:
         raise Malformed(f"A payload has a wire version other than {WIRE_VERSION}.")
-    if type(phase) is not str or not 0 < len(phase) <= MAX_PHASE_CHARS or not phase.isascii():
-        raise Malformed("A payload's phase is not a short ASCII text.")
+    if type(carried) is not list or len(carried) > MAX_ARRAYS:
+        raise Malformed(f"A payload's arrays are not a list of at most {MAX_ARRAYS}.")
+    inline = all(type(one) is bytes for one in carried)
+    message = Message(
+        phase=shareable[_PHASE], body=shareable[_BODY], arrays=tuple(map(_words, carried)) if inline else tuple(carried)
+    )
+    _check(message)
+    if inline != _inline(message.arrays):
+        raise Malformed(f"A payload's arrays travel the wrong way for their size ({INLINE_BYTES} bytes is the border).")
+    return message
+
+
+def _inline(arrays: tuple[np.ndarray, ...]) -> bool:
+    return sum(array.nbytes for array in arrays) <= INLINE_BYTES
+
+
+def _words(raw: bytes) -> np.ndarray:
+    if len(raw) % 4:
+        raise Malformed(f"An array of {len(raw)} bytes is not a whole number of words.")
+    return np.frombuffer(raw, dtype=_WORD)
+
+
+def _check(message: Message) -> None:
+    phase, body, arrays = message.phase, message.body, message.arrays
+    if type(phase) is not str or phase not in _PHASES:
+        raise Malformed("A payload's phase is not one of ours.")
     if type(body) is not bytes or len(body) > MAX_BODY_BYTES:
         raise Malformed(f"A payload's body is not bytes, or is longer than {MAX_BODY_BYTES}.")
-    return Message(phase=phase, body=body, arrays=_arrays(shareable[_ARRAYS]))
-
-
-def _arrays(value: Any) -> tuple[np.ndarray, ...]:
-    if type(value) is not list or len(value) > MAX_ARRAYS:
-        raise Malformed(f"A payload's arrays are not a list of at most {MAX_ARRAYS}.")
-    for index, array in enumerate(value):
+    if len(arrays) > MAX_ARRAYS:
+        raise Malformed(f"A payload has {len(arrays)} arrays, more than {MAX_ARRAYS}.")
+    for index, array in enumerate(arrays):
         if type(array) is not np.ndarray:
             raise Malformed(f"Array {index} is a {type(array).__name__}, not a numpy array.")
-        if array.dtype != np.dtype("<u4") or array.ndim != 1 or not array.flags.c_contiguous:
+        if array.dtype != _WORD or array.ndim != 1 or not array.flags.c_contiguous:
             raise Malformed(f"Array {index} is not flat, contiguous, little-endian uint32.")
         if array.nbytes > MAX_ARRAY_BYTES:
             raise Malformed(f"Array {index} has {array.nbytes} bytes, more than {MAX_ARRAY_BYTES}.")
-    return tuple(value)
 
 
 def is_bare_refusal(shareable: Any) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 import numpy as np
 
 from crypto.blocks import Contribution
-from crypto.errors import DataRefused, SpecError
+from crypto.errors import DataRefused, NonFinite, SpecError
 from crypto.plan import Plan, Step
 from silo_agent.data import DataSet
 
@@ -25,6 +25,9 @@ GRID = (1, 2, 3, 4)
 
 #: The most rows one silo may report in a slot.
 ROWS_BOUND = 2**32
+
+#: How a batch may be scored. ``global`` and ``cold`` need published state and the unlabelled batch alone.
+MODES = ("global", "personal", "cold")
 
 P = TypeVar("P")
 
@@ -64,7 +67,7 @@ class Method(Protocol):
         """Blocks of the lanes with a weight, and the step's own slots."""
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
-        """(rows, classes) probabilities. Modes: global, cold (published state and ``x`` alone), personal."""
+        """(rows, classes) probabilities; see ``MODES``."""
 
 
 METHODS: Mapping[str, str] = {
@@ -115,6 +118,12 @@ def weight(mass: float, mean: float) -> int:
     return int(min(max(round(2 * mass / mean), GRID[0]), GRID[-1])) if mean > 0 else GRID[0]
 
 
+def known_mode(mode: str) -> None:
+    """Raise SpecError for a mode that does not exist."""
+    if mode not in MODES:
+        raise SpecError("mode", got=mode, want=f"one of {', '.join(MODES)}")
+
+
 def fits(data: DataSet, features: int, classes: int) -> None:
     """Raise DataRefused unless the data set has the job's features and classes."""
     if (data.features, data.classes) != (features, classes):
@@ -123,3 +132,16 @@ def fits(data: DataSet, features: int, classes: int) -> None:
             f"the job wants {features} and {classes}.",
             remedy="Name another data set for this job.",
         )
+
+
+def batch(x: np.ndarray, features: int) -> np.ndarray:
+    """A batch to predict, as float32 (rows, features): the same whatever number type it came in."""
+    x = np.asarray(x)
+    if x.ndim != 2 or x.shape[1] != features or not len(x) or x.dtype.kind not in "fiu":
+        raise DataRefused(
+            f"A batch has shape {x.shape} of {x.dtype}.", remedy=f"Pass numbers, (rows, {features}), at least a row."
+        )
+    x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise NonFinite("A batch has NaN, infinite or too large values.", remedy="Impute or drop those rows.")
+    return x

@@ -12,13 +12,13 @@ from crypto.blocks import Contribution
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import experts
 from silo_agent.data import DataSet
-from silo_agent.methods import GRID, ROWS_BOUND, Limits, Published, fits, parameter, parse, weight
+from silo_agent.methods import GRID, ROWS_BOUND, Limits, Published, batch, fits, known_mode, parameter, parse, weight
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    features: int = parameter(least=1, most=2**20)
+    features: int = parameter(least=1, most=2**16)
     classes: int = parameter(least=2, most=2**16)
     hidden: int = parameter(16, least=1, most=2**14)
     rounds: int = parameter(12, least=1, most=10_000)
@@ -79,4 +79,7 @@ class FedAvg:
         return Contribution({f"model.{part}": new[part] - old[part] for part in experts.PARTS}, slots)
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
-        return experts.predict([{part: published.blocks[f"model.{part}"] for part in experts.PARTS}], x)[0]
+        known_mode(mode)
+        model = {part: published.blocks[f"model.{part}"] for part in experts.PARTS}
+        p_BC: np.ndarray = experts.predict([model], batch(x, self.params.features))[0]
+        return p_BC

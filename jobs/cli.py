@@ -1,0 +1,177 @@
+"""The command line. Each verb is a few lines: parse, call, print; every verb has ``--json``.
+
+Exit codes are those of the error tree (docs/errors); 130 after Ctrl-C. Heavy imports happen inside the verbs, so that
+``fed silo run`` starts fast and ``fed egress`` needs no NVFlare.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crypto.errors import FederationError
+
+app = typer.Typer(
+    name="fed", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Federations of experts under secure aggregation."
+)
+silo_app = typer.Typer(no_args_is_help=True, help="At an institution.")
+aggregator_app = typer.Typer(no_args_is_help=True, help="At the aggregator.")
+app.add_typer(silo_app, name="silo")
+app.add_typer(aggregator_app, name="aggregator")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+Job = Annotated[str, typer.Option("--job", help="A job file, or a name of the catalogue.")]
+Silos = Annotated[int, typer.Option("--silos", help="How many silos: an even number from 8.")]
+Rounds = Annotated[int | None, typer.Option("--rounds", help="Training rounds, instead of the job's.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of split and model, instead of the job's.")]
+Name = Annotated[str | None, typer.Option("--name", help="Folder under runs/; must not exist yet.")]
+Kit = Annotated[Path, typer.Option("--kit", help="The startup kit of this site.", exists=True, file_okay=False)]
+Port = Annotated[int, typer.Option("--metrics-port", help="Port of /metrics, /healthz and /readyz; 0 takes a free one.")]
+Host = Annotated[str, typer.Option("--metrics-host", help="Address they listen on.")]
+
+
+def _emit(value: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(value, sort_keys=False), flush=True)
+
+
+@app.command()
+def up(
+    job: Job = "fedcoe-digits",
+    silos: Silos = 8,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    name: Name = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running for more submissions, until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A real local federation: NVFlare processes with mTLS, one job, a report, a model in MLflow."""
+    from jobs.console import Shown
+    from jobs.up import Options
+    from jobs.up import up as run
+
+    view = Shown(json=as_json, on_result=(lambda report: _emit(report, True)) if as_json else None)
+    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, name=name, keep=keep), view)
+
+
+@app.command()
+def simulate(
+    job: Job = "fedcoe-digits",
+    silos: Silos = 8,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    name: Name = None,
+    as_json: Json = False,
+) -> None:
+    """The same job with in-process couriers, through the same round code."""
+    from jobs.console import Shown
+    from jobs.up import Options
+    from jobs.up import simulate as run
+
+    view = Shown(json=as_json, on_result=(lambda report: _emit(report, True)) if as_json else None)
+    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, name=name), view)
+
+
+@silo_app.command("run")
+def silo_run(kit: Kit, metrics_port: Port = 0, metrics_host: Host = "127.0.0.1") -> None:
+    """The silo's long-lived agent: NVFlare's client with our rules, /metrics, /healthz, /readyz. Ends on SIGTERM."""
+    from jobs.longlived import run_silo
+
+    raise typer.Exit(run_silo(kit, metrics_host, metrics_port))
+
+
+@aggregator_app.command("run")
+def aggregator_run(kit: Kit, metrics_port: Port = 0, metrics_host: Host = "127.0.0.1") -> None:
+    """The aggregator: NVFlare's server, the lineage follower, /metrics, /healthz, /readyz. Ends on SIGTERM."""
+    from jobs.longlived import run_aggregator
+
+    raise typer.Exit(run_aggregator(kit, metrics_host, metrics_port))
+
+
+@app.command()
+def egress(
+    job: Annotated[str, typer.Argument(help="A job file, or a name of the catalogue.")],
+    silos: Annotated[int, typer.Option("--silos", help="Members of the charter.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Everything that may leave a silo under a job, and what the aggregator sees of one silo."""
+    from jobs.egress import manifest, print_manifest
+    from jobs.spec import JobSpec
+
+    found = manifest(JobSpec.load(job), silos)
+    if as_json:
+        _emit(found, True)
+    else:
+        print_manifest(found)
+
+
+@app.command()
+def export(
+    job: Annotated[str, typer.Argument(help="A job file, or a name of the catalogue.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write; must not exist.")],
+    charter: Annotated[Path, typer.Option("--federation", help="Folder of the federation whose charter applies.")],
+    as_json: Json = False,
+) -> None:
+    """Write the native NVFlare job folder of a job: `nvflare job submit -j` takes it. No custom code in it."""
+    from jobs.flare.folder import write_job
+    from jobs.homes import read_charter
+    from jobs.run import encode_plan
+    from jobs.spec import JobSpec
+
+    spec = JobSpec.load(job)
+    pinned = read_charter(charter / "aggregator" if (charter / "aggregator").is_dir() else charter)
+    if out.exists():
+        from crypto.errors import SpecError
+
+        raise SpecError("--out", got=str(out), want="a folder that does not exist")
+    write_job(out, name=spec.name, job=spec.text, plan=encode_plan(spec.plan(pinned)), silos=pinned.silos)
+    if as_json:
+        _emit({"folder": str(out), "job": spec.digest.hex()}, True)
+    else:
+        print(f"{out}: job {spec.digest.hex()[:16]}, {len(pinned.silos)} silos")
+
+
+@app.command()
+def mlflow(
+    federation: Annotated[Path, typer.Argument(help="Folder of a federation made by `fed up`.")],
+    port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the federation's MLflow UI on 127.0.0.1 (telemetry off, pickle forbidden). Ends on Ctrl-C."""
+    from jobs.longlived import run_mlflow
+
+    raise typer.Exit(run_mlflow(federation, port))
+
+
+@app.command()
+def jobs(as_json: Json = False) -> None:
+    """The jobs that come with the package."""
+    from jobs.spec import JobSpec, catalogue
+
+    found = {name: JobSpec.load(name).method for name in catalogue()}
+    if as_json:
+        _emit(found, True)
+    else:
+        for name, method in found.items():
+            print(f"{name:<24} {method}")
+
+
+def main() -> None:
+    """Run a verb; errors of ours become one line and their exit code."""
+    as_json = "--json" in sys.argv
+    try:
+        app()
+    except FederationError as error:
+        print(f"error [{error.code}]: {error}", file=sys.stderr)
+        _emit({"error": error.code, "detail": error.detail, "remedy": error.remedy}, as_json)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

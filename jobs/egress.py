@@ -1,0 +1,93 @@
+"""``fed egress``: everything that may leave a silo under a job, and what the aggregator sees of one silo.
+
+The manifest is the plan, read out; nothing is written here by hand but the fixed list of what the aggregator sees.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from crypto.plan import Scope
+from jobs.homes import Floors
+from jobs.spec import JobSpec
+from silo_agent.methods import Limits, method
+
+#: All that the aggregator ever knows of a single silo. DESIGN: identity, timing, upload size, visible holdings, ….
+SEEN_OF_ONE_SILO = (
+    "its id and public keys (the charter)",
+    "when it answers, and when it stays away",
+    "the size of its upload (fixed by the plan)",
+    "which lanes with visible holdings it holds",
+    "a refusal's code and whom it blames: never a text, never a count",
+    "the salted commitment of its data set",
+    "how many releases it has made",
+    "its signatures: adverts, headers, attestations, the closing of a run",
+    "masked words: noise without the shares of t silos",
+)
+
+
+def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
+    """Lanes, blocks, slots and steps of a job under a charter of so many silos."""
+    floors = Floors()
+    limits = Limits(n_max=silos, colluders=floors.colluders, honest=floors.honest, lane_floor=floors.lane_floor)
+    plan = method(spec.method).plan(spec.params, limits)
+    steps = []
+    for step in plan.steps:
+        steps.append(
+            {
+                "name": step.name,
+                "lanes": {lane.name: plan.words_of(step, lane.name) for lane in plan.lanes_of(step)},
+                "slots": [slot.name for slot in plan.slots_of(step)],
+            }
+        )
+    return {
+        "job": spec.digest.hex(),
+        "plan": plan.digest.hex(),
+        "method": spec.method,
+        "dataset": spec.dataset,
+        "lanes": [
+            {
+                "name": lane.name,
+                "scope": lane.scope.value,
+                "floor": lane.floor,
+                "holdings": ("hidden" if lane.hidden else "visible") if lane.scope is Scope.HELD else "everyone",
+                "moves_guarded": lane.guard_moves,
+                "weights": list(lane.grid),
+                "parameters": sum(block.size for block in plan.blocks if block.lane == lane.name),
+                "leaves": "never" if lane.scope is Scope.LOCAL else "masked, opened as a sum above the floor",
+            }
+            for lane in plan.lanes
+        ],
+        "steps": steps,
+        "bytes_per_silo": sum(4 * sum(step["lanes"].values()) + 8 * len(step["slots"]) for step in steps),  # type: ignore[attr-defined]
+        "aggregator_sees_of_one_silo": list(SEEN_OF_ONE_SILO),
+    }
+
+
+def print_manifest(found: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    console.print(f"job {found['job'][:16]}  plan {found['plan'][:16]}  method {found['method']}  data set {found['dataset']}\n")
+    lanes = Table("lane", "scope", "opens from", "who holds it", "weights", "parameters", title="Lanes: masked, opened as sums or not at all", title_justify="left")
+    for lane in found["lanes"]:
+        lanes.add_row(
+            lane["name"], lane["scope"], f"{lane['floor']} silos", lane["holdings"], ", ".join(map(str, lane["weights"])), str(lane["parameters"])
+        )
+    console.print(lanes)
+    steps = Table("step", "lanes", "slots: the only metrics that leave", title="Steps", title_justify="left")
+    shown: dict[tuple[str, str], str] = {}
+    for step in found["steps"]:
+        row = (", ".join(step["lanes"]) or "–", ", ".join(slot for slot in step["slots"]))
+        first = shown.setdefault(row, step["name"])
+        if first == step["name"]:
+            steps.add_row(step["name"], *row)
+        else:
+            steps.add_row(step["name"], f"as {first}", "")
+    console.print(steps)
+    console.print(f"One silo uploads {found['bytes_per_silo'] / 1e6:.2f} MB in all.\n")
+    console.print("What the aggregator sees of one silo:")
+    for item in found["aggregator_sees_of_one_silo"]:
+        console.print(f"  · {item}")
+    console.print("\nEverything else stays: rows, labels, gradients, single updates, weights, local experts, accuracies.")

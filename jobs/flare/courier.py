@@ -1,0 +1,177 @@
+"""Carries one exchange: a request of its own to every silo, the answers back.
+
+Requests are pushed as NVFlare's reserved DO_TASK message, the same message with which NVFlare's own client-side
+controllers send tasks: the silo's runner takes it through the site's forced filters to the executor and answers on the
+same connection. A task that is queued and polled for costs a poll and three round trips, 0.3 s per exchange with eight
+silos on two busy cores; pushed it is one round trip, 0.08 s, and idle silos need not poll fast.
+
+While a silo works on a long answer it is asked for a heartbeat now and then, so a process that died costs seconds and
+not the phase's time-out. Delivery is at least once: an answer that does not come is asked for again with the same bytes. Agents are idempotent,
+so a request that did arrive gives the same answer. An answer that comes after its exchange is dropped.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from threading import Condition, Thread
+from typing import Any, Final
+
+from nvflare.apis.fl_constant import ReservedTopic, ReturnCode
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.apis.signal import Signal
+from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellCode
+from nvflare.fuel.utils.msg_root_utils import delete_msg_root
+
+from crypto.messages import Message
+from jobs.flare.wire import TASK_PREFIX, wrap
+
+#: How long a wait may last before the abort signal is looked at again. Seconds.
+LOOK_S: Final = 0.1
+#: Pause before an unreachable silo is tried again. Seconds.
+RETRY_S: Final = 0.3
+#: How long a silo that was there before may be unreachable before it counts as lost. A new one (its process is still
+#: starting) has until the exchange times out, a lost one is tried once per exchange. Seconds.
+LOST_S: Final = 2.0
+#: How often a silo that works on an answer is asked whether it is alive. Seconds.
+WATCH_S: Final = 3.0
+#: First wait for an answer before the request is repeated; doubles each time. Seconds.
+REPEAT_S: Final = 60.0
+
+#: "Not delivered, or no answer": worth another try. Every other code is the silo's answer.
+_UNDELIVERED: Final = frozenset(
+    {
+        ReturnCode.TIMEOUT,
+        ReturnCode.COMMUNICATION_ERROR,
+        ReturnCode.ERROR,
+        ReturnCode.TOPIC_UNKNOWN,
+        CellCode.SERVICE_UNAVAILABLE,
+        CellCode.INVALID_SESSION,
+    }
+)
+
+
+class Answers:
+    """Answers to one exchange, stashed by courier threads and read by the control flow. Nothing is computed here."""
+
+    def __init__(self, silos: Mapping[str, object]) -> None:
+        self._changed = Condition()
+        self._open = set(silos)
+        self._results: dict[str, Shareable] = {}
+
+    def put(self, silo: str, result: Shareable | None) -> None:
+        """The silo answered, or (None) will not. Only the first counts, and nothing once the exchange is over."""
+        with self._changed:
+            if silo in self._open:
+                self._open.discard(silo)
+                if result is not None:
+                    self._results[silo] = result
+                self._changed.notify_all()
+
+    def outstanding(self) -> set[str]:
+        """The silos whose answer is still wanted."""
+        with self._changed:
+            return set(self._open)
+
+    def pause(self, silos: set[str], seconds: float) -> bool:
+        """Waits; True if the answer of one of these is still wanted."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: not silos & self._open, timeout=seconds)
+
+    def wait(self, *, timeout_s: float, enough: int, grace_s: float, abort: Signal) -> dict[str, Shareable]:
+        """What came until all answered, ``enough`` did and the grace is over, the time is up, or the job is aborted."""
+        end = time.monotonic() + timeout_s
+        graced = False
+        with self._changed:
+            while self._open and not abort.triggered and (now := time.monotonic()) < end:
+                if not graced and len(self._results) >= enough:
+                    graced, end = True, min(end, now + grace_s)
+                self._changed.wait(min(LOOK_S, max(0.0, end - now)))
+            self._open.clear()
+            self._changed.notify_all()
+            return dict(self._results)
+
+
+class Courier:
+    """One run's courier. ``engine``: NVFlare's server engine. ``grace_s``: wait for the rest after ``enough``."""
+
+    def __init__(self, engine: Any, abort: Signal, grace_s: float) -> None:
+        self._engine = engine
+        self._abort = abort
+        self._grace_s = grace_s
+        self._here: set[str] = set()  #: answered last time
+        self._lost: set[str] = set()  #: unreachable last time
+
+    def exchange(
+        self, phase: str, requests: Mapping[str, Message], *, timeout_s: float, enough: int
+    ) -> dict[str, Shareable]:
+        """Silo → its answer, error codes included; a silo that did not answer is absent. Returns at once on abort."""
+        answers = Answers(requests)
+        end = time.monotonic() + timeout_s
+        for silo, request in requests.items():
+            work = (silo, TASK_PREFIX + phase, request, answers, end)
+            Thread(target=self._ask, args=work, name=f"courier-{silo}", daemon=True).start()
+        Thread(target=self._watch, args=(answers, self._here & set(requests)), name="courier-watch", daemon=True).start()
+        came = answers.wait(timeout_s=timeout_s, enough=enough, grace_s=self._grace_s, abort=self._abort)
+        self._here.update(came)
+        self._lost.difference_update(came)
+        return came
+
+    def _ask(self, silo: str, task: str, request: Message, answers: Answers, end: float) -> None:
+        answer: Shareable | None = None
+        began = time.monotonic()
+        lost_at = began if silo in self._lost else began + LOST_S if silo in self._here else end
+        repeat_s = REPEAT_S
+        try:
+            wanted = True
+            while wanted and not self._abort.triggered and (left := end - time.monotonic()) > 0:
+                got = self._push(silo, task, request, min(repeat_s, left))
+                code = ReturnCode.ERROR if got is None else got.get_return_code()
+                if code not in _UNDELIVERED:
+                    answer = got
+                    break
+                if code == ReturnCode.TIMEOUT:
+                    repeat_s *= 2
+                elif time.monotonic() > lost_at:
+                    self._lost.add(silo)
+                    break
+                wanted = answers.pause({silo}, RETRY_S)
+        finally:
+            answers.put(silo, answer)
+
+    def _watch(self, answers: Answers, silos: set[str]) -> None:
+        """Gives up silos whose process cannot be reached twice in a row. A late heartbeat is no reason."""
+        missed: set[str] = set()
+        while answers.pause(silos, WATCH_S) and not self._abort.triggered:
+            waiting = answers.outstanding() & silos
+            codes = {silo: self._heartbeat(silo) for silo in waiting}
+            gone = {silo for silo, code in codes.items() if code in _UNDELIVERED and code != ReturnCode.TIMEOUT}
+            for silo in gone & missed:
+                self._lost.add(silo)
+                answers.put(silo, None)
+            missed = gone
+
+    def _heartbeat(self, silo: str) -> str:
+        reply = self._send(silo, ReservedTopic.JOB_HEART_BEAT, Shareable(), WATCH_S)
+        return ReturnCode.ERROR if reply is None else str(reply.get_return_code())
+
+    def _push(self, silo: str, task: str, request: Message, timeout_s: float) -> Shareable | None:
+        shareable = wrap(request)
+        root = str(uuid.uuid4())
+        shareable.set_header(ReservedHeaderKey.TASK_NAME, task)
+        shareable.set_header(ReservedHeaderKey.TASK_ID, root)
+        shareable.set_header(ReservedHeaderKey.MSG_ROOT_ID, root)
+        shareable.set_header(ReservedHeaderKey.MSG_ROOT_TTL, timeout_s)
+        try:
+            return self._send(silo, ReservedTopic.DO_TASK, shareable, timeout_s)
+        finally:
+            delete_msg_root(root)
+
+    def _send(self, silo: str, topic: str, request: Shareable, timeout_s: float) -> Shareable | None:
+        with self._engine.new_context() as fl_ctx:
+            replies = self._engine.send_aux_request(
+                targets=[silo], topic=topic, request=request, timeout=timeout_s, fl_ctx=fl_ctx, optional=True
+            )
+        reply = (replies or {}).get(silo)
+        return reply if isinstance(reply, Shareable) else None

@@ -1,0 +1,71 @@
+"""The long-lived processes: ``fed silo run``, ``fed aggregator run``, ``fed mlflow``.
+
+Each is one process tree that ends on one SIGTERM. The parent serves /metrics for the job processes that come and go
+(see ``service``); at the aggregator a child follows the ledger into MLflow, so MLflow never stalls a run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from crypto.errors import SpecError
+from jobs.service import prepare_environment, serve_metrics
+
+
+def run_silo(kit: Path, host: str, port: int) -> int:
+    """NVFlare's client in this process, until SIGTERM. Returns its exit code."""
+    from jobs.flare.processes import run_client, settings
+
+    home = Path(settings(kit)["home"])
+    _serve(home, host, port)
+    return run_client(kit)
+
+
+def run_aggregator(kit: Path, host: str, port: int) -> int:
+    """NVFlare's server in this process and the lineage follower beside it, until SIGTERM."""
+    from jobs.flare.processes import run_server, settings
+
+    home = Path(settings(kit)["home"])
+    _serve(home, host, port)
+    subprocess.Popen([sys.executable, "-m", "aggregator.lineage", "--home", str(home), "--follow"], stdin=subprocess.DEVNULL)
+    return run_server(kit)
+
+
+def run_mlflow(federation: Path, port: int) -> int:
+    """MLflow's own UI over a federation's database."""
+    home = federation / "aggregator"
+    if not (home / "mlflow.db").exists():
+        raise SpecError(str(federation), got="no aggregator/mlflow.db", want="a federation that has finished a job")
+    settings = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{(home / 'mlflow.db').resolve()}"]
+    command += ["--default-artifact-root", str((home / "mlartifacts").resolve())]
+    return subprocess.run(command, env={**os.environ, **settings}, check=False).returncode
+
+
+def _serve(home: Path, host: str, port: int) -> None:
+    """/metrics, /healthz and /readyz; the port is left in ``metrics.port`` for whoever scrapes this machine."""
+    prepare_environment(home)
+    server = serve_metrics(home, port, host, ready=lambda: _ready(home))
+    (home / "metrics.port").write_text(f"{server.port}\n")
+
+
+def _ready(home: Path) -> str:
+    """Why this site can't take a job, or nothing."""
+    import time
+
+    from jobs.homes import read_charter
+
+    try:
+        read_charter(home).check_validity(int(time.time()))
+    except Exception as bad:  # noqa: BLE001 - a readiness page tells, it doesn't fail
+        return json.dumps(str(bad))
+    return ""

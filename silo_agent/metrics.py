@@ -1,0 +1,111 @@
+"""What a silo tells its own Prometheus. These figures are one silo's: they stay at its own endpoint.
+
+Only fixed words are labels, so this file bounds the number of series. Import it after
+``jobs.service.prepare_environment`` has run, here or in the process that started this one: with
+PROMETHEUS_MULTIPROC_DIR set, job processes write files that the long-lived parent serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from crypto.errors import BY_CODE
+
+OUTCOMES = ("released", "refused", "void")
+PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes", "close")
+MODES = ("global", "personal", "cold")
+#: Label for a word that is not on its list: a peer cannot make series up.
+OTHER = "other"
+
+REGISTRY = CollectorRegistry()
+
+_PREFIX = "consilium_silo"
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"{_PREFIX}_{name}", text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(f"{_PREFIX}_{name}", text, labels, registry=REGISTRY, multiprocess_mode="mostrecent")
+
+
+def _histogram(name: str, text: str, *labels: str) -> Histogram:
+    return Histogram(f"{_PREFIX}_{name}", text, labels, buckets=_SECONDS, registry=REGISTRY)
+
+
+_steps = _counter("steps_total", "Steps by outcome for this silo.", "outcome")
+_refusals = _counter("refusals_total", "Requests this silo refused, by code.", "code")
+_releases = _counter("releases_total", "Steps whose shares have left this silo.")
+_masked = _counter("masked_bytes_total", "Bytes of masked lanes made.")
+_phases = _histogram("phase_duration_seconds", "Time to answer a phase.", "phase")
+_training = _histogram("training_duration_seconds", "Time of local training in a step.")
+_masking = _histogram("mask_duration_seconds", "Time to mask the lanes of a step.")
+_released = _gauge("last_release_timestamp_seconds", "When shares last left this silo.")
+_rows = _gauge("dataset_rows", "Training rows of the data set in use.")
+_accuracy = _gauge("accuracy_ratio", "Accuracy on this silo's own test rows, by mode.", "mode")
+
+for _outcome in OUTCOMES:  # a rate needs the zero before the first event
+    _steps.labels(_outcome)
+
+
+def step(outcome: str) -> None:
+    """A step ended for this silo: released, refused or void."""
+    _steps.labels(outcome if outcome in OUTCOMES else OTHER).inc()
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Times the answer to a phase; one that ends in a refusal counts too."""
+    with _timed(_phases.labels(name if name in PHASES else OTHER)):
+        yield
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Times local training."""
+    with _timed(_training):
+        yield
+
+
+@contextmanager
+def masking(size: int) -> Iterator[None]:
+    """Times the masking of ``size`` bytes."""
+    with _timed(_masking):
+        yield
+    _masked.inc(size)
+
+
+def refused(code: str) -> None:
+    """A refusal with a code of ``crypto.errors``; any other code counts as "other"."""
+    _refusals.labels(code if code in BY_CODE else OTHER).inc()
+
+
+def released() -> None:
+    """Shares of a step are about to leave this silo."""
+    _releases.inc()
+    _released.set_to_current_time()
+
+
+def rows(count: int) -> None:
+    """Training rows of the data set that the current job uses."""
+    _rows.set(count)
+
+
+def accuracy(mode: str, ratio: float) -> None:
+    """Accuracy on this silo's own test rows. Shown here only: it never leaves by the protocol."""
+    _accuracy.labels(mode if mode in MODES else OTHER).set(ratio)
+
+
+@contextmanager
+def _timed(histogram: Histogram) -> Iterator[None]:
+    start = perf_counter()
+    try:
+        yield
+    finally:
+        histogram.observe(perf_counter() - start)
