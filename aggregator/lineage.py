@@ -35,6 +35,7 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -116,6 +117,10 @@ class SiloSource(DatasetSource):  # type: ignore[misc]
     @classmethod
     def from_dict(cls, source_dict: Mapping[str, Any]) -> SiloSource:
         return cls(source_dict["silo"], source_dict["commitment"])
+
+
+#: In a run's folder: the registered model of the run, once there is one.
+MLFLOW_FILE = "mlflow.json"
 
 
 # --- the cursor --------------------------------------------------------------------------------------------------
@@ -208,7 +213,10 @@ class Stop(Protocol):
 
 
 def follow(home: Path, tracking_uri: str | None, stop: Stop, *, poll_s: float = 1.0, longest_s: float = 60.0) -> None:
-    """Sync whenever the ledger grows, until ``stop``, and once more then. While MLflow is down: 1, 2, 4 … ``longest_s``."""
+    """Sync whenever the ledger grows, until ``stop``, and once more then.
+
+    While MLflow is down: again after 1, 2, 4 … ``longest_s``.
+    """
     ledger = ledger_path(home)
     done, pause = -1, 1.0
     while True:
@@ -223,8 +231,7 @@ def follow(home: Path, tracking_uri: str | None, stop: Stop, *, poll_s: float = 
                 wait, pause = pause, min(2 * pause, longest_s)
         if last:
             return
-        if size == done or wait != poll_s:
-            stop.wait(wait)
+        stop.wait(wait)
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -235,6 +242,7 @@ class _Writer:
 
     def __init__(self, home: Path, uri: str) -> None:
         self._home = home
+        self._uri = uri
         mlflow.set_tracking_uri(uri)  # creating a version looks its source up in MLflow's process-wide address
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self._local = not uri.startswith("http")
@@ -363,8 +371,21 @@ class _Writer:
         start = next(line.record for line in history if line.kind is Kind.RUN_STARTED)
         if "predictor" in start:
             model_id = self._model(entry, start, history, parent)
-            facts["consilium.model_version"] = self._version(entry, start, history, parent, model_id)
+            version = self._version(entry, start, history, parent, model_id)
+            facts["consilium.model_version"] = version
+            self._announce(record["run"], version, parent.info.run_id)
         self._end(entry, "FINISHED", facts)
+
+    def _announce(self, run: str, version: str, run_id: str) -> None:
+        """Leave in the run's folder where the model is, for whoever waits for it. The address loses its password."""
+        name, _, number = version.rpartition("/")
+        address = urlsplit(self._uri)
+        shown = self._uri.replace(f"{address.username}:{address.password}@", "") if address.password else self._uri
+        facts = {"tracking_uri": shown, "model": name, "version": number, "run_id": run_id}
+        place = run_folder(self._home, run) / MLFLOW_FILE
+        new = place.with_name(place.name + ".new")
+        write_synced(new, canonical(facts) + b"\n")
+        os.replace(new, place)
 
     def _model(self, entry: Entry, start: Mapping[str, Any], history: list[Entry], parent: Run) -> str:
         """The LoggedModel of a run, made once; one that a crash left unfinished is uploaded again."""
@@ -563,6 +584,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tracking-uri", help="default: SQLite in the home folder")
     parser.add_argument("--follow", action="store_true", help="keep following until SIGTERM")
     args = parser.parse_args(argv)
+    os.umask(0o077)  # MLflow makes its database and artifacts readable to all
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     try:
         if not args.follow:

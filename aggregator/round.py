@@ -106,18 +106,18 @@ class Attempt:
         session, step = self.session, self.context.step
         self.attendance.invited = tuple(sorted(offers))
         for silo, reply in (yield from self._ask("open", offers, enough=awaited)).items():
-            self._take(silo, "open", lambda s=silo, r=reply: session.advert(s, r.body))
+            self._take(silo, "open", session.advert, silo, reply.body)
         adverts = self._fix("open", session.close_adverts)
 
         request = self.request("deal", pack_blobs(adverts))
         for silo, reply in (yield from self._ask("deal", dict.fromkeys(session.cohort.signed, request))).items():
-            self._take(silo, "deal", lambda s=silo, r=reply: self._deal(s, r.body))
+            self._take(silo, "deal", self._deal, silo, reply.body)
         deals, rows = self._fix("deal", session.close_deals)
 
         requests = {silo: self.request("contribute", pack_two(deals, mine)) for silo, mine in rows.items()}
         uploading = []
         for silo, reply in (yield from self._ask("contribute", requests, timeout_s=self._timeouts.step_s)).items():
-            if self._take(silo, "contribute", lambda s=silo, r=reply: self._header(s, r.body)):
+            if self._take(silo, "contribute", self._header, silo, reply.body):
                 uploading.append(silo)
         yield from self._fetch(uploading)
         headers = self._fix("fetch", session.close_uploads)
@@ -125,20 +125,20 @@ class Attempt:
 
         request = self.request("attest", pack_blobs(headers))
         for silo, reply in (yield from self._ask("attest", dict.fromkeys(survivors, request))).items():
-            self._take(silo, "attest", lambda s=silo, r=reply: session.attestation(s, r.body))
+            self._take(silo, "attest", session.attestation, silo, reply.body)
         attestations, sections = self._fix("attest", session.close_attestations)
 
         self.spent = True
         request = self.request("unmask-slots", pack_two(attestations, sections))
         for silo, reply in (yield from self._ask("unmask-slots", dict.fromkeys(survivors, request))).items():
-            self._take(silo, "unmask-slots", lambda s=silo, r=reply: session.slot_shares(s, r.body))
+            self._take(silo, "unmask-slots", session.slot_shares, silo, reply.body)
         slot_shares = self._fix("unmask-slots", session.open_slots)
 
         sums: dict[str, np.ndarray] = {}
         if step.sums:
             request = self.request("unmask-lanes", pack_blobs(slot_shares))
             for silo, reply in (yield from self._ask("unmask-lanes", dict.fromkeys(survivors, request))).items():
-                self._take(silo, "unmask-lanes", lambda s=silo, r=reply: session.lane_shares(s, r.body))
+                self._take(silo, "unmask-lanes", session.lane_shares, silo, reply.body)
             sums = self._fix("unmask-lanes", session.open_lanes)
         adverts_of = session.cohort.adverts
         return Opened(
@@ -187,7 +187,7 @@ class Attempt:
     def _declined(self, silo: str, phase: str, reply: Message) -> bool:
         if reply.phase != DECLINE:
             return False
-        self._take(silo, phase, lambda: self._decline(silo, reply.body))
+        self._take(silo, phase, self._decline, silo, reply.body)
         self._lose(silo, phase)
         return True
 
@@ -197,10 +197,10 @@ class Attempt:
         if refused.blame:
             self.attendance.blamed.setdefault(refused.blame, set()).add(silo)
 
-    def _take(self, silo: str, phase: str, check: Callable[[], object]) -> bool:
+    def _take(self, silo: str, phase: str, check: Callable[..., object], *given: object) -> bool:
         """Feed one silo's answer to the session; a bad one costs that silo its place, nobody else."""
         try:
-            check()
+            check(*given)
         except FederationError as bad:
             self.attendance.refusals[silo] = bad.code
             self._lose(silo, phase)
@@ -243,11 +243,11 @@ class Attempt:
             replies = yield from self._ask("fetch", requests)
             for silo, ranges in batch.items():
                 missing[silo] = missing[silo][len(ranges) :]
-                if silo not in replies or not self._take(silo, "fetch", lambda s=silo, r=ranges, m=replies: self._stage(s, r, m[s])):
+                if silo not in replies or not self._take(silo, "fetch", self._stage, silo, ranges, replies[silo]):
                     missing[silo] = []
         for silo in silos:
             if silo not in self._out:
-                self._take(silo, "fetch", lambda s=silo: self._add(s))
+                self._take(silo, "fetch", self._add, silo)
 
     def _stage(self, silo: str, ranges: list[tuple[str, int, int]], reply: Message) -> None:
         if [words.size for words in reply.arrays] != [stop - start for _, start, stop in ranges]:
@@ -278,7 +278,8 @@ def _ranges(lanes: Iterable[tuple[str, int]]) -> Iterable[tuple[str, int, int]]:
 
 def _batch(ranges: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     """As many ranges from the front as one fetch may ask for, at least one."""
-    taken, words = [], 0
+    taken: list[tuple[str, int, int]] = []
+    words = 0
     for lane, start, stop in ranges:
         if taken and words + stop - start > FETCH_WORDS:
             break

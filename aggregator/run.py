@@ -21,7 +21,7 @@ import numpy as np
 from aggregator import metrics
 from aggregator.ledger import Kind, Ledger
 from aggregator.round import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
-from aggregator.state import UploadStore, prune_checkpoints, save_checkpoint
+from aggregator.state import UploadStore, drop_sums, keep_sums, prune_checkpoints, save_checkpoint
 from crypto import blocks, transcript
 from crypto.charter import Charter
 from crypto.cohort import Context, words_digest
@@ -318,12 +318,17 @@ class Run:
         log.warning("step %s is void: %s", step.name, lost)
 
     def _keep(self, result: StepResult, arrays: tuple[np.ndarray, ...]) -> None:
-        """Remember a result for the silos that lack it; the sums of steps that everyone has are let go."""
+        """Remember a result for the silos that lack it: the last in memory, earlier ones on disk until all have them."""
         at = self._at
-        at.results.append((result, arrays))
         oldest = min(at.has.values())
-        for place in range(min(oldest, len(at.results))):
-            at.results[place] = (at.results[place][0], ())
+        for place in range(oldest):
+            if at.results[place][1]:
+                at.results[place] = (at.results[place][0], ())
+                drop_sums(self.folder, place)
+        if at.results and len(at.results) > oldest:
+            last, sums = at.results[-1]
+            at.results[-1] = (last, keep_sums(self.folder, last.step, sums))
+        at.results.append((result, arrays))
 
     # --- the end --------------------------------------------------------------------------------------------------
 

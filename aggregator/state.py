@@ -305,6 +305,27 @@ def _checked(kind: str, name: str) -> str:
     return name
 
 
+# --- opened sums that some silo still lacks ------------------------------------------------------------------------
+
+
+def keep_sums(folder: Path, step: int, sums: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Write opened sums (uint32) beside the run and give them back as read-only maps: no memory for a silo that is away."""
+    place = folder / "sums" / f"{step:06d}"
+    kept = []
+    for number, words in enumerate(sums):
+        if not isinstance(words, np.memmap):
+            path = place / f"{number}.u32"
+            _replace(path, np.ascontiguousarray(words, dtype="<u4").tobytes())
+            words = np.memmap(path, dtype="<u4", mode="r")
+        kept.append(words)
+    return tuple(kept)
+
+
+def drop_sums(folder: Path, step: int) -> None:
+    """Everyone has them."""
+    shutil.rmtree(folder / "sums" / f"{step:06d}", ignore_errors=True)
+
+
 # --- the predictor -----------------------------------------------------------------------------------------------
 
 

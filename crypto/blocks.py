@@ -45,7 +45,7 @@ def state_digest(state: State) -> bytes:
     for name in sorted(state):
         array = np.ascontiguousarray(state[name], dtype="<f4")
         digest.update(bytes(Writer().text(name).each(array.shape, Writer.u32)))
-        digest.update(memoryview(array).cast("B"))
+        digest.update(array.data.cast("B"))
     return digest.digest()
 
 
@@ -107,12 +107,12 @@ def encode(plan: Plan, step: Step, contribution: Contribution, weights: Mapping[
     for place, slot in enumerate(plan.slots_of(step)):
         if slot.name not in slots:
             raise LayoutMismatch(f"Slot {slot.name!r} of step {step.name!r} is missing.")
-        value = slots[slot.name]
-        if not isinstance(value, int | np.integer):
-            raise NonFinite(f"Slot {slot.name!r} is {value!r}, not an integer.")
-        if not 0 <= value <= slot.bound:
+        count = slots[slot.name]
+        if not isinstance(count, int | np.integer):
+            raise NonFinite(f"Slot {slot.name!r} is {count!r}, not an integer.")
+        if not 0 <= count <= slot.bound:
             raise OutOfRange(f"Slot {slot.name!r} is outside 0…{slot.bound}.")
-        section[place] = value
+        section[place] = count
     return Encoded(vectors, section)
 
 

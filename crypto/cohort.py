@@ -316,8 +316,8 @@ def commitment(silo: str, lane: str, seed: bytes) -> bytes:
 
 def words_digest(words: np.ndarray) -> bytes:
     """SHA-256 of the words as little-endian bytes."""
-    little = words.astype(words.dtype.newbyteorder("<"), copy=False)
-    return sha256(memoryview(np.ascontiguousarray(little)).cast("B")).digest()
+    little = np.ascontiguousarray(words, dtype=words.dtype.newbyteorder("<"))
+    return sha256(little.data.cast("B")).digest()
 
 
 def check_words(header: Header, lane: str, words: np.ndarray, count: int) -> np.ndarray:

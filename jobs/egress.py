@@ -34,15 +34,8 @@ def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
     floors = Floors()
     limits = Limits(n_max=silos, colluders=floors.colluders, honest=floors.honest, lane_floor=floors.lane_floor)
     plan = method(spec.method).plan(spec.params, limits)
-    steps = []
-    for step in plan.steps:
-        steps.append(
-            {
-                "name": step.name,
-                "lanes": {lane.name: plan.words_of(step, lane.name) for lane in plan.lanes_of(step)},
-                "slots": [slot.name for slot in plan.slots_of(step)],
-            }
-        )
+    words = sum(plan.words_of(step, lane.name) for step in plan.steps for lane in plan.lanes_of(step))
+    slots = sum(len(plan.slots_of(step)) for step in plan.steps)
     return {
         "job": spec.digest.hex(),
         "plan": plan.digest.hex(),
@@ -61,8 +54,15 @@ def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
             }
             for lane in plan.lanes
         ],
-        "steps": steps,
-        "bytes_per_silo": sum(4 * sum(step["lanes"].values()) + 8 * len(step["slots"]) for step in steps),  # type: ignore[attr-defined]
+        "steps": [
+            {
+                "name": step.name,
+                "lanes": {lane.name: plan.words_of(step, lane.name) for lane in plan.lanes_of(step)},
+                "slots": [slot.name for slot in plan.slots_of(step)],
+            }
+            for step in plan.steps
+        ],
+        "bytes_per_silo": 4 * words + 8 * slots,
         "aggregator_sees_of_one_silo": list(SEEN_OF_ONE_SILO),
     }
 
@@ -79,13 +79,15 @@ def print_manifest(found: dict[str, Any]) -> None:
     steps = Table("step", "lanes", "slots: the only metrics that leave", title="Steps", title_justify="left")
     shown: dict[tuple[str, str], str] = {}
     for step in found["steps"]:
-        row = (", ".join(step["lanes"]) or "–", ", ".join(slot for slot in step["slots"]))
+        own = {f"{lane}.{slot}" for lane in step["lanes"] for slot in ("weight", "contributors")}
+        row = (", ".join(step["lanes"]) or "–", ", ".join(slot for slot in step["slots"] if slot not in own) or "–")
         first = shown.setdefault(row, step["name"])
         if first == step["name"]:
             steps.add_row(step["name"], *row)
         else:
             steps.add_row(step["name"], f"as {first}", "")
     console.print(steps)
+    console.print("Besides: for each lane of a step, the sum of weights and the count of contributors.")
     console.print(f"One silo uploads {found['bytes_per_silo'] / 1e6:.2f} MB in all.\n")
     console.print("What the aggregator sees of one silo:")
     for item in found["aggregator_sees_of_one_silo"]:

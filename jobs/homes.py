@@ -119,18 +119,20 @@ def read_salt(home: Path) -> bytes:
     return (home / "salt").read_bytes()
 
 
-def silo_id(home: Path) -> str:
-    """The id in ``silo.json``. Raises SpecError for a folder that is no silo's home."""
+def silo_settings(home: Path) -> dict[str, object]:
+    """``silo.json``: at least ``silo``, the id. Raises SpecError for a folder that is no silo's home."""
     try:
-        return str(json.loads((home / "silo.json").read_text())["silo"])
+        settings: dict[str, object] = json.loads((home / "silo.json").read_text())
+        str(settings["silo"])
     except (OSError, ValueError, KeyError, TypeError) as bad:
         raise SpecError(str(home), got="no silo.json with an id", want="a silo's home") from bad
+    return settings
 
 
 def open_site(home: Path) -> Site:
     """Everything a silo's agent stands on. Raises SpecError where something is missing or in use."""
     charter = read_charter(home)
-    silo = silo_id(home)
+    silo = str(silo_settings(home)["silo"])
     identity = Identity.load(home / "keys" / "agent.key")
     if charter.member(silo).agent != identity.public:
         raise SpecError(
@@ -211,4 +213,4 @@ def add_data(home: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Put a data set into a silo's home, readable by the agent's user only."""
     path = home / "data" / f"{name}.npz"
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        np.savez(out, **arrays)
+        np.savez(out, allow_pickle=False, **dict(arrays))

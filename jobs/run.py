@@ -89,7 +89,12 @@ def open_agent(job: str, home: Path) -> Agent:
     site = homes.open_site(home)
     try:
         data = resolve(spec.dataset, home)
-        return Agent(
+        kind = Agent
+        if homes.silo_settings(home).get("probe"):  # the demonstration's own silos; an institution has no such line
+            from jobs.probe import agent_class
+
+            kind = agent_class(home)
+        return kind(
             site,
             job=spec.digest,
             plan=spec.plan(site.charter),

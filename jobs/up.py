@@ -48,6 +48,7 @@ class Options:
     name: str | None = None
     keep: bool = False
     runs: Path = Path("runs")
+    probe: str = "histogram"
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ def prepare(options: Options, *, kind: str = "") -> Demo:
     newcomers = {name: check(spec.dataset, arrays) for name, arrays in everyone.items() if name not in silos}
     # The plan fails on a wrong parameter, and must do so before anything is made.
     _try_plan(spec, options.silos)
-    federation = Federation.make(root.resolve(), root.name, silos, spec.dataset, settings={"probe": "histogram"})
+    federation = Federation.make(root.resolve(), root.name, silos, spec.dataset, settings={"probe": options.probe})
     return Demo(spec, federation, silos, {name: check(spec.dataset, arrays) for name, arrays in silos.items()}, newcomers)
 
 

@@ -143,7 +143,8 @@ class Agent:
         context = self._context(request)
         self._session = SiloSession(context, self.site.silo, self.site.identity)
         self._weights = self._weigh(context.step)
-        held, hidden = [], []
+        held: list[str] = []
+        hidden: list[str] = []
         for lane in self.plan.lanes_of(context.step):
             if lane.scope is Scope.HELD and self._weights.get(lane.name, 0):
                 (hidden if lane.hidden else held).append(lane.name)
@@ -155,8 +156,7 @@ class Agent:
     def _deal(self, request: Request, message: Message) -> Message:
         session = self._current(request)
         deal, rows = session.deal(unpack_blobs(request.payload))
-        for silo, advert in session.peers.items():
-            self.site.journal.see_peer(silo, advert.releases)
+        self.site.journal.see_peers({silo: advert.releases for silo, advert in session.peers.items()})
         return Message("deal", pack_two([deal], list(rows.items())))
 
     def _contribute(self, request: Request, message: Message) -> Message:

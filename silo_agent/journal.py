@@ -4,7 +4,7 @@ A silo that forgot what it released could be talked into releasing again. So sha
 is on disk; a run whose journal is gone is refused; and a lock keeps a second agent from using the same identity.
 
 One JSON object a line. Kinds: ``boot`` (nonce of each start), ``joined`` (run), ``attested`` (run, step, attempt, T3),
-``released`` (run, step, T3, cohort), ``peer`` (highest release counter seen of a peer). Nothing in it is secret.
+``released`` (run, step, T3, cohort), ``peers`` (highest release counter seen of each peer). Nothing in it is secret.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import errno
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -67,8 +68,9 @@ class Journal:
             self.releases += 1
         elif kind == "joined":
             self._joined.add(str(record["run"]))
-        elif kind == "peer":
-            self._peers[str(record["silo"])] = int(str(record["releases"]))
+        elif kind == "peers":
+            counters: dict[str, int] = record["releases"]  # type: ignore[assignment]
+            self._peers.update(counters)
 
     def _append(self, record: dict[str, object]) -> None:
         """Write one line and sync it, or raise NoSpace and leave the file as it was."""
@@ -119,16 +121,17 @@ class Journal:
         step = max(mine)
         return step, mine[step][1]
 
-    def see_peer(self, silo: str, releases: int) -> None:
-        """A peer's release counter. Raises JournalLost if it went back: that peer runs on an old journal."""
-        seen = self._peers.get(silo, 0)
-        if releases < seen:
-            raise JournalLost(
-                f"{silo!r} announces fewer releases than before: its journal is an old copy.",
-                remedy=f"{silo} must restore its latest journal, or be re-enrolled by a new charter epoch.",
-            )
-        if releases > seen:
-            self._append({"kind": "peer", "silo": silo, "releases": releases})
+    def see_peers(self, releases: Mapping[str, int]) -> None:
+        """Peers' release counters. Raises JournalLost if one went back: that peer runs on an old journal."""
+        for silo, count in releases.items():
+            if count < self._peers.get(silo, 0):
+                raise JournalLost(
+                    f"{silo!r} announces fewer releases than before: its journal is an old copy.",
+                    remedy=f"{silo} must restore its latest journal, or be re-enrolled by a new charter epoch.",
+                )
+        news = {silo: count for silo, count in releases.items() if count > self._peers.get(silo, 0)}
+        if news:
+            self._append({"kind": "peers", "releases": news})
 
     def close(self) -> None:
         os.close(self._file)

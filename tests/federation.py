@@ -1,0 +1,282 @@
+"""A small federation for tests: charter, plan and whole sessions, with fixed entropy.
+
+``Federation`` makes the keys and the charter, ``small_plan`` a plan with one lane of each kind, and ``Run`` plays one
+session through the real ``SiloSession`` and ``ServerSession``, with drop-outs at any phase. It keeps every byte that
+left a silo, so a test can look at what the server saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256, shake_256
+
+import numpy as np
+
+from crypto.blocks import Contribution, Encoded, encode
+from crypto.charter import Charter, Member
+from crypto.cohort import Context
+from crypto.keys import Identity
+from crypto.messages import SharePack
+from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.server_session import ServerSession
+from crypto.silo_session import SiloSession
+
+#: Phases in which a silo may fall silent, in order.
+DROPS = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes")
+
+
+def stream(label: str) -> Callable[[int], bytes]:
+    """Fixed entropy: call number i gives SHAKE-256("consilium/test/<label>/<i>")."""
+    calls = 0
+
+    def draw(size: int) -> bytes:
+        nonlocal calls
+        out = shake_256(f"consilium/test/{label}/{calls}".encode()).digest(size)
+        calls += 1
+        return out
+
+    return draw
+
+
+def identity(name: str) -> Identity:
+    return Identity(sha256(f"consilium/test/identity/{name}".encode()).digest())
+
+
+class Federation:
+    """n silos with identities made from their names, and a charter (lowest n_min, m_e = c + 2)."""
+
+    def __init__(self, n: int = 5, *, c: int = 1, m: int = 2, n_min: int | None = None, lane_floor: int | None = None) -> None:
+        self.silos = tuple(sorted(f"silo-{i}" for i in range(1, n + 1)))
+        self.identities = {silo: identity(silo) for silo in self.silos}
+        self.aggregator = identity("aggregator")
+        self.charter = Charter(
+            federation="test",
+            epoch=1,
+            previous=bytes(32),
+            members=tuple(Member(s, self.identities[s].public, identity(f"{s}/owner").public) for s in self.silos),
+            aggregator=self.aggregator.public,
+            n_min=(n + c) // 2 + 1 if n_min is None else n_min,
+            colluders=c,
+            honest=m,
+            lane_floor=c + 2 if lane_floor is None else lane_floor,
+            void_budget=3,
+            difference_budget=9,
+            not_before=0,
+            not_after=2_000_000_000,
+        )
+
+    def context(self, plan: Plan, *, k: int = 0, attempt: int = 0, run: bytes = b"r" * 32, chain: bytes = b"s" * 32) -> Context:
+        return Context(charter=self.charter, plan=plan, run=run, k=k, attempt=attempt, chain=chain)
+
+
+def small_plan(
+    n: int = 5, *, floor: int = 3, guard_moves: bool = False, group: Iterable[str] = (), scale: int = 1, slots: Sequence[Slot] | None = None
+) -> Plan:
+    """One ALL lane (trunk), one hidden and one visible HELD lane (quiet, open), if asked a GROUP lane; one step."""
+    lanes = [
+        Lane(name="trunk", scope=Scope.ALL, floor=floor, grid=(4, 8, 16), guard_moves=guard_moves),
+        Lane(name="quiet", scope=Scope.HELD, floor=floor, guard_moves=guard_moves),
+        Lane(name="open", scope=Scope.HELD, floor=floor, hidden=False, grid=(1, 2), guard_moves=guard_moves),
+    ]
+    blocks = [
+        Block(name="trunk.w", shape=(6 * scale, 5), lane="trunk", clip=2.0, init=0.1),
+        Block(name="trunk.b", shape=(5,), lane="trunk", clip=0.5),
+        Block(name="quiet.w", shape=(7 * scale,), lane="quiet", clip=1.0),
+        Block(name="open.w", shape=(2, 3 * scale), lane="open", clip=1.0),
+    ]
+    group = tuple(group)
+    if group:
+        lanes.append(Lane(name="ward", scope=Scope.GROUP, floor=floor, members=group))
+        blocks.append(Block(name="ward.w", shape=(4 * scale,), lane="ward", clip=1.0))
+    step = Step(
+        task="train",
+        index=0,
+        sums=tuple(Sum(block.name, Apply.AVERAGE) for block in blocks),
+        slots=tuple(slots) if slots is not None else (Slot("rows", 10_000), Slot("correct", 10_000)),
+    )
+    return Plan(method="test", seed=7, n_max=n, lanes=tuple(lanes), blocks=tuple(blocks), steps=(step,))
+
+
+def holding(silos: Sequence[str], *, quiet: int = 3, visible: int = 3, group: Iterable[str] = ()) -> dict[str, dict[str, int]]:
+    """Weights: everyone in the trunk, the first ``quiet`` silos hold quiet, the last ``visible`` hold open."""
+    group = set(group)
+    return {
+        silo: {
+            "trunk": (4, 8, 16)[place % 3],
+            "quiet": int(place < quiet),
+            "open": int(place >= len(silos) - visible),
+            **({"ward": int(silo in group)} if group else {}),
+        }
+        for place, silo in enumerate(silos)
+    }
+
+
+def contribution(plan: Plan, step: Step, silo: str) -> Contribution:
+    """Floats and slots that depend on the silo's name only."""
+    rng = np.random.default_rng(list(silo.encode()))
+    sums = {part.block: rng.normal(scale=0.4, size=plan.block(part.block).shape) for part in step.sums}
+    return Contribution(sums, {slot.name: int(rng.integers(0, min(slot.bound, 1000) + 1)) for slot in step.slots})
+
+
+@dataclass
+class View:
+    """What the network saw of the silos: (silo, phase, bytes), in order."""
+
+    sent: list[tuple[str, str, bytes]] = field(default_factory=list)
+
+    def add(self, silo: str, phase: str, data: bytes) -> None:
+        self.sent.append((silo, phase, bytes(data)))
+
+    def of(self, silo: str) -> bytes:
+        return b"|".join(data for who, _, data in self.sent if who == silo)
+
+
+def kinds_of_shares(view: View, packs: Mapping[str, Mapping[str, SharePack]]) -> dict[tuple[str, str], set[str]]:
+    """(silo, party) → which kinds of that party's share left the silo, found as raw bytes in all it ever sent.
+
+    ``packs``: silo → dealer → the plaintext shares that silo was dealt (its own included). No decoding: a share that
+    leaves in any message, signed or not, is found.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for silo, dealt in packs.items():
+        seen = view.of(silo)
+        for party, pack in dealt.items():
+            kinds = found.setdefault((silo, party), set())
+            if pack.mask in seen:
+                kinds.add("mask")
+            if any(share in seen for share in pack.self_seeds):
+                kinds.add("self")
+    return found
+
+
+def assert_never_both(view: View, packs: Mapping[str, Mapping[str, SharePack]]) -> dict[tuple[str, str], set[str]]:
+    found = kinds_of_shares(view, packs)
+    both = sorted(pair for pair, kinds in found.items() if len(kinds) == 2)
+    assert not both, f"both shares of one party left one silo: {both}"
+    return found
+
+
+class Run:
+    """One session, played honestly. ``drop``: silo → the phase of DROPS in which it stops answering."""
+
+    def __init__(
+        self,
+        fed: Federation,
+        plan: Plan,
+        *,
+        weights: Mapping[str, Mapping[str, int]] | None = None,
+        drop: Mapping[str, str] | None = None,
+        context: Context | None = None,
+        label: str = "run",
+        floors: Mapping[str, int] | None = None,
+        previous: Mapping[str, tuple[frozenset[str], ...] | None] | None = None,
+    ) -> None:
+        self.fed, self.plan = fed, plan
+        self.context = context or fed.context(plan)
+        self.step = self.context.step
+        self.weights = weights or holding(fed.silos)
+        self.drop = dict(drop or {})
+        self.floors, self.previous = floors or {}, previous or {}
+        self.view = View()
+        self.packs: dict[str, dict[str, SharePack]] = {}
+        self.plain: dict[str, Encoded] = {}
+        self.server = ServerSession(self.context)
+        self.sessions = {
+            silo: SiloSession(self.context, silo, fed.identities[silo], entropy=stream(f"{label}/{silo}")) for silo in fed.silos
+        }
+        self.opened: dict[str, np.ndarray] = {}
+        #: phase → silo → the signed message it sent; sections: silo → its masked slot section.
+        self.signed: dict[str, dict[str, bytes]] = {phase: {} for phase in DROPS}
+        self.rows: dict[str, dict[str, bytes]] = {}
+        self.sections: dict[str, bytes] = {}
+
+    def alive(self, phase: str, among: Iterable[str]) -> list[str]:
+        return [silo for silo in among if silo not in self.drop or DROPS.index(phase) < DROPS.index(self.drop[silo])]
+
+    def held(self, silo: str) -> tuple[list[str], list[str]]:
+        """(visible, hidden) HELD lanes with weight."""
+        lanes = [lane for lane in self.plan.lanes_of(self.step) if lane.scope is Scope.HELD and self.weights[silo].get(lane.name)]
+        return [lane.name for lane in lanes if not lane.hidden], [lane.name for lane in lanes if lane.hidden]
+
+    def encoded(self, silo: str) -> Encoded:
+        encoded = encode(self.plan, self.step, contribution(self.plan, self.step, silo), self.weights[silo])
+        self.plain[silo] = Encoded({lane: words.copy() for lane, words in encoded.lanes.items()}, encoded.slots.copy())
+        return encoded
+
+    def sends(self, silo: str, phase: str, signed: bytes, *more: bytes) -> bytes:
+        self.signed[phase][silo] = signed
+        for data in (signed, *more):
+            self.view.add(silo, phase, data)
+        return signed
+
+    # the phases, in order; each plays those before it
+
+    def adverts(self) -> list[bytes]:
+        for silo in self.alive("open", self.fed.silos):
+            visible, hidden = self.held(silo)
+            signed = self.sessions[silo].advert(held=visible, hidden_held=hidden, releases=0, data=bytes(32))
+            self.server.advert(silo, self.sends(silo, "open", signed))
+        return self.server.close_adverts()
+
+    def deals(self) -> tuple[list[bytes], dict[str, list[tuple[str, bytes]]]]:
+        adverts = self.adverts()
+        for silo in self.alive("deal", self.server.cohort.signed):
+            signed, self.rows[silo] = self.sessions[silo].deal(adverts)
+            self.server.deal(silo, self.sends(silo, "deal", signed, *self.rows[silo].values()), self.rows[silo])
+        return self.server.close_deals()
+
+    def uploads(self) -> list[bytes]:
+        deals, rows = self.deals()
+        for silo in self.alive("contribute", self.server.dealt.signed):
+            self.sessions[silo].open_rows(deals, dict(rows[silo]))
+            self.packs[silo] = dict(self.sessions[silo]._packs)
+            signed, self.sections[silo] = self.sessions[silo].upload(self.encoded(silo))
+            self.server.header(silo, self.sends(silo, "contribute", signed, self.sections[silo]), self.sections[silo])
+        for silo in self.alive("fetch", self.signed["contribute"]):
+            words = dict(self.sessions[silo].masked)
+            self.sends(silo, "fetch", b"", *(part.tobytes() for part in words.values()))
+            self.server.words(silo, words)
+        return self.server.close_uploads()
+
+    def attestations(self) -> tuple[list[bytes], list[tuple[str, bytes]]]:
+        headers = self.uploads()
+        for silo in self.alive("attest", self.server.survivors.signed):
+            self.sessions[silo].survivors(headers)
+            self.server.attestation(silo, self.sends(silo, "attest", self.sessions[silo].attest()))
+        return self.server.close_attestations()
+
+    def slots(self) -> list[bytes]:
+        attestations, sections = self.attestations()
+        for silo in self.alive("unmask-slots", self.signed["attest"]):
+            signed = self.sessions[silo].release_slots(attestations, dict(sections))
+            self.server.slot_shares(silo, self.sends(silo, "unmask-slots", signed))
+        return self.server.open_slots()
+
+    def play(self) -> dict[str, np.ndarray]:
+        """The opened lanes."""
+        shares = self.slots()
+        for silo in self.alive("unmask-lanes", self.signed["unmask-slots"]):
+            signed = self.sessions[silo].release_lanes(shares, floors=self.floors, previous=self.previous)
+            self.server.lane_shares(silo, self.sends(silo, "unmask-lanes", signed))
+        self.opened = self.server.open_lanes()
+        return self.opened
+
+    @cached_property
+    def survivors(self) -> tuple[str, ...]:
+        return tuple(self.server.survivors.signed)
+
+    def expected(self, lane: str) -> np.ndarray:
+        """The sum of the survivors' encoded words, from before they were masked."""
+        total = np.zeros(self.plan.words_of(self.step, lane), dtype=np.uint64)
+        for silo in self.survivors:
+            if lane in self.server.cohort.lanes_of(silo):
+                total += self.plain[silo].lanes[lane]
+        return (total % 2**32).astype(np.uint32)
+
+    def expected_slots(self) -> tuple[int, ...]:
+        return tuple(int(value) for value in sum(self.plain[silo].slots for silo in self.survivors))
+
+    def names(self) -> list[str]:
+        return [slot.name for slot in self.plan.slots_of(self.step)]

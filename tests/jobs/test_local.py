@@ -1,0 +1,291 @@
+"""A whole job in this process: the same round code as production, with couriers that lose, repeat and corrupt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aggregator.ledger import Kind, ledger_path, verify
+from aggregator.run import Outcome, Run
+from crypto import blocks, transcript
+from crypto.cohort import words_digest
+from crypto.errors import RoundLost
+from crypto.messages import DECLINE, Closing, Decline, Message, Request, StepResult
+from jobs.homes import Federation, open_aggregator, read_charter
+from jobs.local import InProcess, run_job
+from jobs.run import open_agent
+from jobs.spec import JobSpec
+from jobs.summary import RunRecord, scores, secure_aggregation
+from silo_agent.agent import Agent
+from tests import local
+
+Fault = Callable[[Message, Callable[[], Message]], Message | None]
+
+
+class Recording(Agent):
+    """Keeps the plain integers of every step before they are masked."""
+
+    plain: dict[int, blocks.Encoded]
+
+    def observe(self, step, encoded):  # type: ignore[no-untyped-def]
+        self.__dict__.setdefault("plain", {})[self.k] = blocks.Encoded(
+            {lane: words.copy() for lane, words in encoded.lanes.items()}, encoded.slots.copy()
+        )
+        return encoded
+
+
+def recording(job: str, home: Path) -> Agent:
+    agent = open_agent(job, home)
+    agent.__class__ = Recording
+    return agent
+
+
+def play(
+    root: Path, job: JobSpec, faults: Mapping[str, Fault] | None = None, silos: int = local.SILOS
+) -> tuple[Federation, Outcome, Run, dict[str, Agent]]:
+    federation = local.federation(root, silos)
+
+    def courier(silo: str, agent: Agent) -> InProcess:
+        return local.Faulty(agent, faults[silo]) if faults and silo in faults else InProcess(agent)
+
+    outcome, run, agents = run_job(job, federation.aggregator, federation.homes, agent=recording, courier=courier)
+    return federation, outcome, run, agents
+
+
+@pytest.fixture(scope="module")
+def fedcoe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Outcome, Run, dict[str, Agent]]:
+    return play(tmp_path_factory.mktemp("fedcoe") / "f", local.spec("fedcoe"))
+
+
+def test_a_job_runs_to_its_end(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
+    federation, outcome, run, _ = fedcoe
+    steps = len(run.spec.plan.steps)
+    assert (outcome.steps_released, outcome.steps_void, outcome.refusals) == (steps, 0, 0)
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    figures = secure_aggregation(record)
+    assert figures["steps_released"] == steps
+    assert figures["masked_bytes_per_parameter"] == 4.0
+    assert scores(record)["global"][1] > 300
+
+
+def test_every_silo_reaches_the_aggregators_state_and_signs_it(
+    fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]],
+) -> None:
+    federation, outcome, run, agents = fedcoe
+    for agent in agents.values():
+        assert blocks.state_digest(agent.state).hex() == outcome.state_digest
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    assert record.finished is not None
+    charter = read_charter(federation.aggregator)
+    for silo, signed in record.finished["countersignatures"].items():
+        closing = Closing.open(bytes.fromhex(signed), lambda m: charter.member(m.silo).agent)
+        assert (closing.silo, closing.chain.hex()) == (silo, record.finished["chain"])
+    assert sorted(record.finished["countersignatures"]) == list(federation.silos)
+
+
+def test_the_ledger_verifies(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
+    federation, _, _, _ = fedcoe
+    _, identity = open_aggregator(federation.aggregator)
+    assert verify(ledger_path(federation.aggregator), identity.public)
+
+
+def test_opened_sums_are_the_plain_integer_sums_bit_for_bit(
+    fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]],
+) -> None:
+    """The chain on the ledger is recomputed from the silos' plain integers: one other bit, another chain."""
+    federation, outcome, run, agents = fedcoe
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    plan = run.spec.plan
+    state = blocks.initial_state(plan)
+    chain = transcript.initial_chain(run.id, blocks.state_digest(state))
+    for closed in record.of(Kind.STEP_CLOSED):
+        k = int(closed["k"])
+        step = plan.steps[k]
+        mine = [agents[silo].plain[k] for silo in closed["survivors"]]  # type: ignore[attr-defined]
+        slots = sum((encoded.slots for encoded in mine), np.zeros(len(plan.slots_of(step)), np.uint64))
+        sums = {}
+        for lane in closed["lanes_open"]:
+            total = np.zeros(plan.words_of(step, lane), np.uint32)
+            for encoded in mine:
+                total += encoded.lanes[lane]
+            sums[lane] = total
+        result = StepResult(
+            step=k,
+            t3=bytes.fromhex(closed["transcript"]),
+            released=True,
+            slots=tuple(int(value) for value in slots),
+            sums=tuple((lane, words_digest(words)) for lane, words in sums.items()),
+        )
+        chain = transcript.next_chain(chain, result.t3, result.digest, released=True)
+        assert chain.hex() == closed["chain"], step.name
+
+
+def silent_from(phase: str, step: int) -> Fault:
+    """Dies at a phase of a step and never comes back."""
+    dead = False
+
+    def fault(request: Message, answer: Callable[[], Message]) -> Message | None:
+        nonlocal dead
+        asked = Request.open(request.body, lambda _: _any_key(request))
+        dead = dead or (asked.step == step and request.phase == phase)
+        return None if dead else answer()
+
+    return fault
+
+
+class _Anyone:
+    def verify(self, signature: bytes, message: bytes) -> None:
+        """Tests look at requests without the aggregator's key."""
+
+
+def _any_key(request: Message):  # type: ignore[no-untyped-def]
+    return _Anyone()
+
+
+@pytest.mark.parametrize("phase", ["open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes"])
+def test_a_silo_that_dies_in_any_phase_is_a_dropout(tmp_path: Path, phase: str) -> None:
+    federation, outcome, _, agents = play(tmp_path / "f", local.spec(), {"silo-3": silent_from(phase, 1)})
+    assert (outcome.steps_released, outcome.steps_void) == (4, 0)
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    lost = [entry for entry in record.of(Kind.SILO_LOST) if entry["k"] == 1]
+    assert [(entry["silo"], entry["phase"]) for entry in lost] == [("silo-3", phase)]
+    closed = next(entry for entry in record.of(Kind.STEP_CLOSED) if entry["k"] == 1)
+    uploaded = phase in ("attest", "unmask-slots", "unmask-lanes")
+    assert ("silo-3" in closed["survivors"]) is uploaded
+    assert record.finished is not None and "silo-3" not in record.finished["countersignatures"]
+    for silo, agent in agents.items():
+        if silo != "silo-3":
+            assert blocks.state_digest(agent.state).hex() == outcome.state_digest
+
+
+def test_a_silo_that_was_away_catches_up(tmp_path: Path) -> None:
+    def away_in_step_one(request: Message, answer: Callable[[], Message]) -> Message | None:
+        return None if Request.open(request.body, _any_key).step == 1 else answer()
+
+    federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=3), {"silo-5": away_in_step_one})
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    assert [closed["k"] for closed in record.of(Kind.STEP_CLOSED) if "silo-5" in closed["survivors"]] == [0, 2, 3, 4]
+    assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
+
+
+def test_a_repeated_request_gets_the_same_bytes(tmp_path: Path) -> None:
+    def twice(request: Message, answer: Callable[[], Message]) -> Message | None:
+        first, second = answer(), answer()
+        assert first.body == second.body
+        return second
+
+    _, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": twice})
+    assert outcome.steps_released == 3
+
+
+def test_a_corrupted_upload_costs_its_silo_the_step_and_nobody_else(tmp_path: Path) -> None:
+    def flip(request: Message, answer: Callable[[], Message]) -> Message | None:
+        reply = answer()
+        if request.phase != "fetch":
+            return reply
+        words = reply.arrays[0].copy()
+        words[0] ^= 1
+        return replace(reply, arrays=(words, *reply.arrays[1:]))
+
+    federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": flip})
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    refusals = list(record.of(Kind.REFUSAL))
+    assert [(one["silo"], one["phase"], one["code"]) for one in refusals] == [("silo-2", "fetch", "TRANSCRIPT_MISMATCH")]
+    trained = next(closed for closed in record.of(Kind.STEP_CLOSED) if closed["name"] == "train/0")
+    assert trained["refusals"] == {"silo-2": "TRANSCRIPT_MISMATCH"}
+    assert "silo-2" not in trained["survivors"]
+
+
+@pytest.mark.parametrize("phase", ["open", "deal", "contribute", "attest", "unmask-slots", "unmask-lanes"])
+def test_garbage_is_a_named_refusal(tmp_path: Path, phase: str) -> None:
+    def garbage(request: Message, answer: Callable[[], Message]) -> Message | None:
+        return Message(phase, b"\x00\x01\x02") if request.phase == phase else answer()
+
+    federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": garbage})
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    codes = {(one["phase"], one["code"]) for one in record.of(Kind.REFUSAL)}
+    assert codes == {(phase, "MALFORMED")}
+    assert outcome.steps_void == 0
+
+
+def test_too_few_silos_end_the_run_by_name(tmp_path: Path) -> None:
+    faults = {f"silo-{i}": silent_from("open", 1) for i in range(1, 5)}
+    federation = local.federation(tmp_path / "f")
+    with pytest.raises(RoundLost) as lost:
+        run_job(
+            local.spec(),
+            federation.aggregator,
+            federation.homes,
+            courier=lambda silo, agent: local.Faulty(agent, faults[silo]) if silo in faults else InProcess(agent),
+        )
+    assert lost.value.missing == ("silo-1", "silo-2", "silo-3", "silo-4")
+    assert "COHORT_TOO_SMALL" in str(lost.value)
+
+
+def test_a_step_whose_shares_may_have_left_is_void_and_the_chain_goes_on(tmp_path: Path) -> None:
+    def mute(request: Message, answer: Callable[[], Message]) -> Message | None:
+        asked = Request.open(request.body, _any_key)
+        reply = answer()
+        return None if asked.step == 1 and request.phase == "unmask-slots" else reply
+
+    faults = {f"silo-{i}": mute for i in range(1, 6)}
+    federation, outcome, run, agents = play(tmp_path / "f", local.spec(), faults)
+    assert (outcome.steps_released, outcome.steps_void) == (3, 1)
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    (void,) = record.of(Kind.STEP_VOID)
+    assert (void["k"], void["phase"]) == (1, "unmask-slots")
+    for agent in agents.values():
+        assert blocks.state_digest(agent.state).hex() == outcome.state_digest
+
+
+def test_after_a_void_step_a_cohort_that_differs_by_one_is_refused(tmp_path: Path) -> None:
+    def mute(request: Message, answer: Callable[[], Message]) -> Message | None:
+        asked = Request.open(request.body, _any_key)
+        reply = answer()
+        return None if asked.step == 1 and request.phase == "unmask-slots" else reply
+
+    def mute_then_gone(request: Message, answer: Callable[[], Message]) -> Message | None:
+        return None if Request.open(request.body, _any_key).step == 2 else mute(request, answer)
+
+    federation = local.federation(tmp_path / "f")
+    faults: dict[str, Fault] = {f"silo-{i}": mute for i in range(1, 6)} | {"silo-1": mute_then_gone}
+    with pytest.raises(RoundLost, match="SURVIVOR_INVALID"):
+        run_job(
+            local.spec(),
+            federation.aggregator,
+            federation.homes,
+            courier=lambda silo, agent: local.Faulty(agent, faults[silo]) if silo in faults else InProcess(agent),
+        )
+    (run,) = {e.name for e in (federation.aggregator / "jobs").iterdir()}
+    codes = {one["code"] for one in RunRecord.read(federation.aggregator, run).of(Kind.REFUSAL)}
+    assert codes == {"COHORT_DIFFERENCE"}
+
+
+def test_a_server_that_tells_one_silo_another_result_is_exposed(tmp_path: Path) -> None:
+    """The silo computes another state, so its advert is for another T0: it declines, and says why."""
+    answers: list[Decline] = []
+
+    def lied_to(request: Message, answer: Callable[[], Message]) -> Message | None:
+        if request.phase == "open" and request.arrays:
+            words = request.arrays[0].copy()
+            words[0] += 1
+            request = replace(request, arrays=(words, *request.arrays[1:]))
+        reply = agents["silo-4"].handle(request)
+        if reply.phase == DECLINE:
+            answers.append(Decline.open(reply.body, _any_key))
+        return reply
+
+    agents: dict[str, Agent] = {}
+    federation = local.federation(tmp_path / "f")
+
+    def courier(silo: str, agent: Agent) -> InProcess:
+        agents[silo] = agent
+        return local.Faulty(agent, lied_to) if silo == "silo-4" else InProcess(agent)
+
+    outcome, _, _ = run_job(local.spec(), federation.aggregator, federation.homes, courier=courier)
+    assert outcome.steps_released == 4
+    assert {decline.code for decline in answers} == {"MODEL_MISMATCH"}
