@@ -40,6 +40,7 @@ KINDS = ("histogram", "vectors")
 
 _SHIFT = 32 - 6  # 64 bins over 2^32 values
 _INSIDE = 0.99
+_CHUNK = 1 << 20
 
 
 class ProbedAgent(Agent):
@@ -76,9 +77,9 @@ class ProbedAgent(Agent):
         """``masked``: the words this silo uploads, by lane."""
         step, run = self.plan.steps[self.k], self._run.hex()[:16]
         path = self._home / FILE
-        book = (
-            json.loads(path.read_bytes()) if path.exists() else {"format": FORMAT, "silo": self.site.silo, "runs": {}}
-        )
+        book: dict[str, Any] = {"format": FORMAT, "silo": self.site.silo, "runs": {}}
+        if path.exists():
+            book = json.loads(path.read_bytes())
         fresh = run not in book["runs"]
         page = book["runs"].setdefault(run, {"weights": [], "histograms": []})
         place = {"k": self.k, "name": step.name}
@@ -188,8 +189,11 @@ def chi_square(counts: Sequence[int]) -> float:
 
 def bin_words(words: np.ndarray) -> list[int]:
     """64 counts of uint32 words read as int32, over the whole range, most negative first. Exact."""
-    turned = (words ^ np.uint32(1 << 31)) >> np.uint32(_SHIFT)
-    return [int(count) for count in np.bincount(turned, minlength=BINS)]
+    total = np.zeros(BINS, dtype=np.int64)
+    for at in range(0, words.size, _CHUNK):
+        turned = (words[at : at + _CHUNK] ^ np.uint32(1 << 31)) >> np.uint32(_SHIFT)
+        total += np.bincount(turned, minlength=BINS)
+    return [int(count) for count in total]
 
 
 def _read_histogram(entry: Mapping[str, Any]) -> Histogram:

@@ -243,99 +243,83 @@ def _own(facts: Facts, accuracy: Mapping[str, Any], mode: str) -> Any:
     return None
 
 
-def _scored(facts: Facts) -> list[tuple[str, dict[str, tuple[int, int]]]]:
-    """(step name, name.accuracy → (part, whole)) of the steps that opened any."""
-    steps = [(record["name"], ratios(record["slots"])) for _, record in sorted(facts.closed.items())]
-    return [(name, found) for name, found in steps if found]
+def _scored(facts: Facts) -> list[tuple[int, dict[str, tuple[int, int]]]]:
+    """(number of the step, name.accuracy → (part, whole)) of the steps that opened any."""
+    steps = [(k, ratios(record["slots"])) for k, record in sorted(facts.closed.items())]
+    return [(k, found) for k, found in steps if found]
 
 
 def _curve(facts: Facts, accuracy: Mapping[str, Any]) -> dict[str, Any]:
-    """Lines in a unit square of 1000 × 1000, y down; ticks in per cent of the width."""
+    """Lines in a square of 1000 × 1000, y down; ticks in per cent of the width."""
     scored = _scored(facts)
-    names = sorted(
-        {name for _, found in scored for name in found}, key=lambda name: (not name.startswith("global"), name)
-    )
-    width = max(len(scored) - 1, 1)
+    numbers = [k for k, _ in scored] or [0]
+    first, width = numbers[0], max(numbers[-1] - numbers[0], 1)
+    names = {name for _, found in scored for name in found}
     lines = []
-    for name in names:
-        points = [
-            (1000 * at / width, 100 * found[name][0] / found[name][1])
-            for at, (_, found) in enumerate(scored)
-            if name in found
-        ]
-        label = name.removesuffix(".accuracy").removesuffix("accuracy") or "accuracy"
-        if label == "global" and facts.plan.method in CONTEXTUAL:
-            label = "global (contextual)"
-        shape = " ".join(f"{x:.1f},{1000 - 10 * y:.1f}" for x, y in points)
-        dots = " ".join(f"M{x:.1f} {1000 - 10 * y:.1f}h0" for x, y in points)
+    for name in sorted(names, key=lambda name: (not name.startswith("global"), name)):
+        mine = [(k, found[name]) for k, found in scored if name in found]
+        points = [(1000 * (k - first) / width, 1000 - 1000 * part / whole) for k, (part, whole) in mine]
+        part, whole = mine[-1][1]
+        label = name.removesuffix("accuracy").removesuffix(".") or "accuracy"
         lines.append(
-            {"label": label, "points": shape, "dots": dots, "last": _percent(points[-1][1]), "single": len(points) == 1}
+            {
+                "label": f"{label} (contextual)" if label == "global" and facts.plan.method in CONTEXTUAL else label,
+                "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+                "dots": " ".join(f"M{x:.1f} {y:.1f}h0" for x, y in points),
+                "last": _percent(100 * part / whole),
+                "single": len(points) == 1,
+            }
         )
+    wanted = [first + width * quarter / 4 for quarter in range(5)]
+    ticks = dict.fromkeys(min(numbers, key=lambda k, at=at: abs(k - at)) for at in wanted)  # type: ignore[misc]
     base = accuracy.get("fedavg", {}).get("global")
-    every = max(1, -(-width // 4))
-    places = [at for at in range(0, len(scored), every) if len(scored) - 1 - at >= every or at == len(scored) - 1]
-    ticks = [
-        (100 * at / width, scored[at][0]) for at in dict.fromkeys([*places, *([len(scored) - 1] if scored else [])])
-    ]
     return {
         "lines": lines,
-        "ticks": ticks,
+        "ticks": [(100 * (k - first) / width, facts.plan.steps[k].name) for k in ticks],
         "base": round(1000 - 10 * base, 1) if _known(base) else None,
         "base_label": _percent(base),
     }
 
 
 def _timeline(facts: Facts) -> dict[str, Any]:
-    events: dict[int, list[dict[str, str]]] = {}
-    for entry in facts.absences:
-        record = entry.record
-        refused = entry.kind is Kind.REFUSAL
-        text = (
-            f"{record['silo']} refused in {record['phase']}: {record['code']}"
-            if refused
-            else f"{record['silo']} lost in {record['phase']}"
-        )
-        events.setdefault(record["k"], []).append({"kind": "refused" if refused else "lost", "text": text})
-    longest = max((sum(record["phase_ms"].values()) for record in facts.closed.values()), default=0) or 1
-    rows = []
+    """A row per opened step: its phases as widths in per cent of the longest step, and what went wrong in it."""
+    times = {k: {phase: record["phase_ms"].get(phase, 0) for phase in PHASES} for k, record in facts.closed.items()}
+    longest = max((sum(spent.values()) for spent in times.values()), default=0) or 1
+    rows: list[dict[str, Any]] = []
     for k in facts.opened:
-        closed, void = facts.closed.get(k), facts.void.get(k)
-        notes = list(events.get(k, ()))
-        if closed is not None:
-            if closed.get("attempt"):
-                notes.insert(0, {"kind": "plain", "text": f"attempt {closed['attempt'] + 1}"})
-            if closed["lanes_shut"]:
-                notes.append({"kind": "shut", "text": f"shut: {', '.join(closed['lanes_shut'])}"})
-        else:
-            text = f"void: {void['reason']} in {void['phase']}" if void else "not finished"
-            notes.insert(0, {"kind": "void", "text": text})
-        spent = closed["phase_ms"] if closed is not None else {}
-        bars = [
-            {"phase": phase, "ms": spent[phase], "wide": 100 * spent[phase] / longest}
-            for phase in PHASES
-            if spent.get(phase)
-        ]
-        rows.append(
-            {
-                "k": k,
-                "name": facts.plan.steps[k].name,
-                "bars": bars,
-                "ms": sum(spent.values()) if spent else None,
-                "notes": notes,
-            }
-        )
+        spent = times.get(k, {})
+        bars = [{"phase": phase, "ms": ms, "wide": 100 * ms / longest} for phase, ms in spent.items() if ms]
+        ms = sum(spent.values()) if spent else None
+        rows.append({"k": k, "name": facts.plan.steps[k].name, "bars": bars, "ms": ms, "notes": _notes(facts, k)})
     kept = _shortened(rows)
     typical = {
-        phase: median(values)
-        for phase in PHASES
-        if (values := [r["phase_ms"][phase] for r in facts.closed.values() if phase in r["phase_ms"]])
+        phase: [r["phase_ms"][phase] for r in facts.closed.values() if phase in r["phase_ms"]] for phase in PHASES
     }
     return {
         "rows": kept,
         "left_out": len(rows) - len(kept),
-        "typical": [(phase, f"{value:,.0f}") for phase, value in typical.items()],
+        "typical": [(phase, f"{median(values):,.0f}") for phase, values in typical.items() if values],
         "total": f"{sum(row['ms'] or 0 for row in rows) / 1000:,.1f}",
     }
+
+
+def _notes(facts: Facts, k: int) -> list[tuple[str, str]]:
+    """(kind, text) of everything about a step that is not as it should be."""
+    notes = []
+    closed, void = facts.closed.get(k), facts.void.get(k)
+    if closed is None:
+        notes.append(("void", f"void: {void['reason']} in {void['phase']}" if void else "not finished"))
+    elif closed.get("attempt"):
+        notes.append(("plain", f"attempt {closed['attempt'] + 1}"))
+    for entry in facts.absences:
+        record = entry.record
+        if record["k"] == k and entry.kind is Kind.REFUSAL:
+            notes.append(("refused", f"{record['silo']} refused in {record['phase']}: {record['code']}"))
+        elif record["k"] == k:
+            notes.append(("lost", f"{record['silo']} lost in {record['phase']}"))
+    if closed is not None and closed["lanes_shut"]:
+        notes.append(("shut", f"shut: {', '.join(closed['lanes_shut'])}"))
+    return notes
 
 
 def _shortened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -361,7 +345,7 @@ def _heat(facts: Facts, probes: Mapping[str, Probe]) -> dict[str, Any] | None:
     rows, steady = [], True
     for silo in facts.charter.silos:
         history = {number: weights for number, _, weights in (probes[silo].weights if silo in probes else ())}
-        mine = history.get(k)
+        mine = history.get(k) if silo in facts.closed[k]["survivors"] else None
         steady &= mine is None or all(weights == mine for number, weights in history.items() if number in trained)
         cells = [_cell(None if mine is None else mine.get(lane.name, 0), lane) for lane in lanes]
         rows.append({"silo": silo, "cells": cells})
@@ -401,7 +385,7 @@ def _picture(facts: Facts, probes: Mapping[str, Probe], folder: Path) -> dict[st
     else:
         k, lane = shown.k, shown.lane
         path = folder / "uploads" / f"{k:06d}" / silo / f"{quote(lane, safe='')}.u32"
-    stored = np.fromfile(path, dtype="<u4") if path.exists() else None
+    stored = np.memmap(path, dtype="<u4", mode="r") if path.exists() else None
     after = shown.after if shown is not None else tuple(bin_words(stored)) if stored is not None else ()
     words = sum(after)
     return {
@@ -443,7 +427,7 @@ def _panels(shown: Histogram | None, after: Sequence[int]) -> list[dict[str, Any
         filled = sum(map(bool, shown.before))
         near = f"{filled} of {BINS} bins {'holds' if filled == 1 else 'hold'} every word"
         panels.append(_panel("before the mask, the whole range", shown.before, "2³¹", near, "before"))
-    panels.append(_panel("after the mask, the whole range", after, "2³¹", "every bin alike: noise", "after"))
+    panels.append(_panel("after the mask, the whole range", after, "2³¹", "dashed: equal counts", "after"))
     return panels
 
 
@@ -546,7 +530,7 @@ def _evidence(facts: Facts) -> list[tuple[str, str, str]]:
             (
                 "Countersignatures",
                 f"{signed} of {len(facts.silos)} silos",
-                "over final state and ledger head; checked for this page",
+                "over the end of the state chain and the ledger head; checked for this page",
             ),
             ("Weights file", finished["weights_sha256"], finished["checkpoint"]),
         ]

@@ -231,12 +231,13 @@ class EvilServer:
         return self.context.lanes_for(silo, ["open"] if self.weights[silo].get("open") else [])
 
     def threshold(self) -> int:
-        return self.fed.charter.threshold(len(self.adverts))
+        """The lowest threshold of any cohort that a silo has dealt to."""
+        return min(session._cohort.threshold for session in self.sessions.values() if hasattr(session, "_cohort"))
 
     def verdict(self) -> None:
         honest = {silo: dealt for silo, dealt in self.packs.items() if silo not in self.colluders}
         assert_never_both(self.view, honest)
-        if not self.adverts or len(self.adverts) < self.fed.charter.n_min:
+        if not self.packs:
             return
         t = self.threshold()
         masks = {party for party, holders in self.known(None).items() if len(holders) >= t}

@@ -5,9 +5,10 @@ controllers send tasks: the silo's runner takes it through the site's forced fil
 same connection. A task that is queued and polled for costs a poll and three round trips, 0.3 s per exchange with eight
 silos on two busy cores; pushed it is one round trip, 0.08 s, and idle silos need not poll fast.
 
-While a silo works on a long answer it is asked for a heartbeat now and then, so a process that died costs seconds and
-not the phase's time-out. Delivery is at least once: an answer that does not come is asked for again with the same bytes. Agents are idempotent,
-so a request that did arrive gives the same answer. An answer that comes after its exchange is dropped.
+Delivery is at least once: an answer that does not come is asked for again with the same bytes. Agents are idempotent,
+so a request that did arrive gives the same answer. An answer that comes after its exchange is dropped. While a silo
+works on a long answer it is asked for a heartbeat now and then, so a process that died costs seconds and not the
+phase's time-out.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from jobs.flare.wire import TASK_PREFIX, wrap
 LOOK_S: Final = 0.1
 #: Pause before an unreachable silo is tried again. Seconds.
 RETRY_S: Final = 0.3
-#: How long a silo that was there before may be unreachable before it counts as lost. A new one (its process is still
-#: starting) has until the exchange times out, a lost one is tried once per exchange. Seconds.
+#: How long a silo that was there before may be unreachable before it counts as absent; after that it is tried once per
+#: exchange. One that was never there (its process is still starting) has until the exchange times out. Seconds.
 LOST_S: Final = 2.0
 #: How often a silo that works on an answer is asked whether it is alive. Seconds.
 WATCH_S: Final = 3.0
@@ -100,8 +101,8 @@ class Courier:
         self._engine = engine
         self._abort = abort
         self._grace_s = grace_s
-        self._here: set[str] = set()  #: answered last time
-        self._lost: set[str] = set()  #: unreachable last time
+        self._here: set[str] = set()  #: silos that have answered in this run
+        self._unreachable: dict[str, float] = {}  #: silo → since when, until it can be reached again
 
     def exchange(
         self, phase: str, requests: Mapping[str, Message], *, timeout_s: float, enough: int
@@ -112,16 +113,14 @@ class Courier:
         for silo, request in requests.items():
             work = (silo, TASK_PREFIX + phase, request, answers, end)
             Thread(target=self._ask, args=work, name=f"courier-{silo}", daemon=True).start()
-        Thread(target=self._watch, args=(answers, self._here & set(requests)), name="courier-watch", daemon=True).start()
+        known = self._here & set(requests)
+        Thread(target=self._watch, args=(answers, known), name="courier-watch", daemon=True).start()
         came = answers.wait(timeout_s=timeout_s, enough=enough, grace_s=self._grace_s, abort=self._abort)
         self._here.update(came)
-        self._lost.difference_update(came)
         return came
 
     def _ask(self, silo: str, task: str, request: Message, answers: Answers, end: float) -> None:
         answer: Shareable | None = None
-        began = time.monotonic()
-        lost_at = began if silo in self._lost else began + LOST_S if silo in self._here else end
         repeat_s = REPEAT_S
         try:
             wanted = True
@@ -133,28 +132,25 @@ class Courier:
                     break
                 if code == ReturnCode.TIMEOUT:
                     repeat_s *= 2
-                elif time.monotonic() > lost_at:
-                    self._lost.add(silo)
+                elif self._is_lost(silo):
                     break
                 wanted = answers.pause({silo}, RETRY_S)
         finally:
             answers.put(silo, answer)
 
     def _watch(self, answers: Answers, silos: set[str]) -> None:
-        """Gives up silos whose process cannot be reached twice in a row. A late heartbeat is no reason."""
-        missed: set[str] = set()
+        """Gives up silos whose process cannot be reached any more. A late heartbeat is no reason."""
         while answers.pause(silos, WATCH_S) and not self._abort.triggered:
-            waiting = answers.outstanding() & silos
-            codes = {silo: self._heartbeat(silo) for silo in waiting}
-            gone = {silo for silo, code in codes.items() if code in _UNDELIVERED and code != ReturnCode.TIMEOUT}
-            for silo in gone & missed:
-                self._lost.add(silo)
-                answers.put(silo, None)
-            missed = gone
+            for silo in answers.outstanding() & silos:
+                reply = self._send(silo, ReservedTopic.JOB_HEART_BEAT, Shareable(), WATCH_S)
+                code = ReturnCode.ERROR if reply is None else reply.get_return_code()
+                if code in _UNDELIVERED and code != ReturnCode.TIMEOUT and self._is_lost(silo):
+                    answers.put(silo, None)
 
-    def _heartbeat(self, silo: str) -> str:
-        reply = self._send(silo, ReservedTopic.JOB_HEART_BEAT, Shareable(), WATCH_S)
-        return ReturnCode.ERROR if reply is None else str(reply.get_return_code())
+    def _is_lost(self, silo: str) -> bool:
+        """Called when a silo could not be reached."""
+        now = time.monotonic()
+        return now - self._unreachable.setdefault(silo, now) > LOST_S and silo in self._here
 
     def _push(self, silo: str, task: str, request: Message, timeout_s: float) -> Shareable | None:
         shareable = wrap(request)
@@ -174,4 +170,8 @@ class Courier:
                 targets=[silo], topic=topic, request=request, timeout=timeout_s, fl_ctx=fl_ctx, optional=True
             )
         reply = (replies or {}).get(silo)
-        return reply if isinstance(reply, Shareable) else None
+        if not isinstance(reply, Shareable):
+            return None
+        if reply.get_return_code() not in _UNDELIVERED:
+            self._unreachable.pop(silo, None)
+        return reply

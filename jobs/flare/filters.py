@@ -34,5 +34,5 @@ class OnlyMessagesOut(Filter):
         try:
             return wrap(unwrap(shareable))
         except Malformed as bad:
-            self.log_error(fl_ctx, f"[{bad.code}] A task result was held back at this silo: {bad.detail}", fire_event=False)
+            self.log_error(fl_ctx, f"[{bad.code}] A task result was held back here: {bad.detail}", fire_event=False)
             raise

@@ -53,8 +53,9 @@ def write_job(
     """Writes the job folder and returns it. ``job``: canonical JSON text of the spec; ``plan``: base64 of the plan.
 
     ``poll_s``: how often a silo asks whether the run is over, seconds; requests are pushed (see ``courier``), so it has
-    no part in a step's time, and eight silos that poll ten times a second burn most of a core. ``min_silos``: NVFlare starts the job with this many silos online and stops it when
-    fewer are alive; None is a majority. It is not a safety floor: the charter's floors are, and silos enforce them.
+    no part in a step's time, and eight silos that poll ten times a second burn most of a core. ``min_silos``: NVFlare
+    starts the job with this many silos online and stops it when fewer are alive; None is a majority. It is not a safety
+    floor: the charter's floors are, and silos enforce them. ``grace_s``: wait for the others after ``enough`` answers.
     No silo is mandatory, so a dropped silo never fails the job by itself. Raises SpecError.
     """
     if not _NAME.fullmatch(name):

@@ -183,7 +183,9 @@ def _check(out: Path, silos: Sequence[str], silo_homes: Mapping[str, Path]) -> N
     if missing := sorted(set(silos) - set(silo_homes)):
         raise SpecError("silo_homes", got=sorted(silo_homes), want=f"also a home for {missing}")
     if any(sign in str(out.resolve()) for sign in " \t\n'\"\\"):
-        raise SpecError("out", got=str(out), want="a path without blanks, quotes or backslashes (NVFlare splits at them)")
+        raise SpecError(
+            "out", got=str(out), want="a path without blanks, quotes and backslashes (NVFlare splits at them)"
+        )
     if out.exists() and any(out.iterdir()):
         raise SpecError("out", got=str(out), want="an empty or new folder", remedy="Kits are never overwritten.")
 

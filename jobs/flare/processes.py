@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -42,7 +43,7 @@ def job_home() -> Path:
     home = os.environ.get(HOME_VAR)
     if not home:
         raise SpecError(
-            HOME_VAR, got=None, want="a folder", remedy="Start with `fed silo run` or `fed aggregator run`, not start.sh."
+            HOME_VAR, got=None, want="a folder", remedy="Start with `fed silo run` or `fed aggregator run`."
         )
     return Path(home)
 
@@ -76,7 +77,7 @@ def export(kit: Path) -> dict[str, str]:
     # Would move the job store out of the federation's folder.
     os.environ.pop("NVFL_JOB_STORE_ROOT", None)
     # How long a finished job waits for silos that vanished (default 900 s).
-    os.environ.setdefault("NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT", "20")
+    os.environ.setdefault("NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT", "10")
     return found
 
 
@@ -131,8 +132,8 @@ def _main(which: str, arguments: list[str], run_dir: str | None = None) -> int:
 def _job(which: str, arguments: list[str]) -> None:
     """One job process, to its exit. Leaves without the interpreter's own clean-up, which takes a second or two."""
     if which == "server-job":
-        # At the end of every job NVFlare cleans up after PyTorch downloads and imports torch for it, if it can: seconds,
-        # and the aggregator uses no torch.
+        # At the end of every job NVFlare cleans up after PyTorch downloads and for that imports torch, if it can: it
+        # costs seconds, and the aggregator has no use for torch.
         sys.modules["nvflare.app_opt.pt.tensor_downloader"] = None  # type: ignore[assignment]
     code = _main(which, arguments)
     logging.shutdown()
@@ -146,20 +147,13 @@ def _end_children() -> None:
 
     children = psutil.Process().children(recursive=True)
     for child in children:
-        _quietly(child.terminate)
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
     _, alive = psutil.wait_procs(children, timeout=CHILD_GRACE_S)
     for child in alive:
-        _quietly(child.kill)
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     psutil.wait_procs(alive, timeout=CHILD_GRACE_S)
-
-
-def _quietly(action: object) -> None:
-    import psutil
-
-    try:
-        action()  # type: ignore[operator]
-    except psutil.NoSuchProcess:
-        pass
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class JobRejected(SessionError):
 
 
 _MEANING: tuple[tuple[tuple[type[BaseException], ...], type[SessionError], str], ...] = (
-    ((api_spec.JobNotFound, api_spec.JobNotDone, api_spec.JobNotRunning), JobUnknown, "List the jobs with `fed status`."),
+    ((api_spec.JobNotFound, api_spec.JobNotDone, api_spec.JobNotRunning), JobUnknown, "See `fed status`."),
     ((api_spec.InvalidJobDefinition, api_spec.AuthorizationError), JobRejected, "Check the job folder and the role."),
     (
         (api_spec.NoConnection, api_spec.SessionClosed, api_spec.AuthenticationError, ConnectionError),
@@ -112,7 +112,8 @@ class AdminSession:
         end = time.monotonic() + timeout_s
         while len(here := self.silos()) < n:
             if time.monotonic() > end:
-                raise TooSlow(f"Only {len(here)} of {n} silos came within {timeout_s:.0f} s: {', '.join(here) or 'none'}.")
+                names = ", ".join(here) or "none"
+                raise TooSlow(f"Only {len(here)} of {n} silos came within {timeout_s:.0f} s: {names}.")
             time.sleep(look_s)
         return here
 
@@ -166,7 +167,7 @@ class AdminSession:
         def work() -> None:
             try:
                 done.append(action())
-            except BaseException as error:  # handed to the caller below
+            except BaseException as error:  # noqa: BLE001 - handed to the caller below
                 failed.append(error)
 
         thread = threading.Thread(target=work, name="admin-call", daemon=True)

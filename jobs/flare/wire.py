@@ -106,10 +106,16 @@ def is_bare_refusal(shareable: Any) -> bool:
     if not isinstance(shareable, dict) or shareable.keys() != {ReservedHeaderKey.HEADERS}:
         return False
     headers = shareable[ReservedHeaderKey.HEADERS]
-    return isinstance(headers, dict) and headers.keys() == {ReservedHeaderKey.RC} and headers[ReservedHeaderKey.RC] in _CODES
+    return isinstance(headers, dict) and headers.keys() == {_RC} and headers[_RC] in _CODES
 
 
 #: The return codes our executor and NVFlare's client runner use: a closed set, so that a code carries no message.
 _CODES: Final = frozenset(
-    {ReturnCode.BAD_TASK_DATA, ReturnCode.EXECUTION_EXCEPTION, ReturnCode.EXECUTION_RESULT_ERROR, ReturnCode.TASK_ABORTED}
+    {
+        ReturnCode.BAD_TASK_DATA,
+        ReturnCode.EXECUTION_EXCEPTION,
+        ReturnCode.EXECUTION_RESULT_ERROR,
+        ReturnCode.TASK_ABORTED,
+    }
 )
+_RC: Final = ReservedHeaderKey.RC

@@ -74,7 +74,7 @@ class Params:
     momentum: float = parameter(0.9, least=0.0, most=0.999)
     clip: float = parameter(4.0, least=1e-3, most=1e3)
     projection: int = parameter(16, least=1, most=64)
-    probes: int = parameter(4, least=1, most=16)
+    probes: int = parameter(2, least=1, most=16)
     finetune_steps: int = parameter(100, least=1, most=10_000)
     seed: int = parameter(7, least=0, most=2**63 - 1)
 
@@ -214,7 +214,7 @@ class FedCoE:
     # --- predictions ---------------------------------------------------------------------------------------------
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
-        """p_BC. ``global`` and ``cold`` need published state and the unlabelled batch alone; ``personal``, ``local``."""
+        """p_BC. ``global`` and ``cold``: from published state and the unlabelled batch alone; ``personal``: ``local``."""
         known_mode(mode)
         x = batch(x, self.params.features)
         if mode != "personal":

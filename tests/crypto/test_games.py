@@ -106,29 +106,38 @@ def test_a1_both_shares_are_refused_whatever_the_rest_of_the_code_says(play, mon
 # --- A2: different survivor sets ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_a2_two_survivor_sets(play, mixed):
-    """silo-1 and silo-3 see U3 without silo-2, the others without silo-4; the colluder signs both."""
+def split(evil: EvilServer, first: tuple[str, ...]) -> dict[bytes, list[bytes]]:
+    """``first`` see all five survive, the other honest silos see U3 without silo-4; silo-5 signs both."""
+    evil.attest(lambda silo: without(evil.headers, *(() if silo in first else ("silo-4",))), silos=FED.silos[:4])
+    assert not evil.refused
+    signed: dict[bytes, list[bytes]] = {}
+    for silo, data in evil.attested.items():
+        signed.setdefault(evil.sessions[silo].t3, []).append(data)
+    assert len(signed) == 2
+    return {t3: [*collected, evil.other_attestation("silo-5", t3)] for t3, collected in signed.items()}
+
+
+def test_a2_two_survivor_sets_neither_attested(play):
     evil = play(colluders=["silo-5"]).until("contribute")
-    views = {"silo-1": "silo-2", "silo-3": "silo-2", "silo-2": "silo-4", "silo-4": "silo-2", "silo-5": "silo-4"}
-    evil.attest(lambda silo: without(evil.headers, views[silo]))
-    assert evil.codes() == {"silo-4": "SURVIVOR_INVALID"} or evil.codes() == {}
-    one, other = evil.sessions["silo-1"].t3, evil.sessions["silo-2"].t3
-    assert one != other
-    signed = {
-        one: [evil.attested["silo-1"], evil.attested["silo-3"], *([evil.attested["silo-4"]] if "silo-4" in evil.attested else [])],
-        other: [evil.attested["silo-2"]],
-    }
-    for t, collected in signed.items():
-        collected.append(evil.other_attestation("silo-5", t))
-    if mixed:
-        evil.unmask_slots(lambda silo: [data for collected in signed.values() for data in collected], silos=["silo-1", "silo-2", "silo-3"])
-        assert {evil.codes()[silo] for silo in ("silo-1", "silo-2", "silo-3")} == {"TRANSCRIPT_MISMATCH"}
-    else:
-        evil.unmask_slots(lambda silo: signed[evil.sessions[silo].t3], silos=["silo-1", "silo-2", "silo-3"])
-        # silo-4 was shown a set that holds it, so silo-1's set may have 4 signatures; the other never has.
-        assert evil.codes()["silo-2"] == "SURVIVOR_INVALID"
-    evil.verdict()
+    signed = split(evil, ("silo-1", "silo-4"))
+    evil.unmask_slots(lambda silo: signed[evil.sessions[silo].t3], silos=FED.silos[:4])
+    assert set(evil.codes().values()) == {"SURVIVOR_INVALID"} and len(evil.refused) == 4 and not evil.slot_shares
+
+
+def test_a2_two_survivor_sets_one_attested(play):
+    """Three honest silos and the colluder reach t for one set; the fourth silo, on the other set, refuses."""
+    evil = play(colluders=["silo-5"]).until("contribute")
+    signed = split(evil, ("silo-1", "silo-2", "silo-4"))
+    evil.unmask_slots(lambda silo: signed[evil.sessions[silo].t3], silos=FED.silos[:4])
+    assert evil.codes() == {"silo-3": "SURVIVOR_INVALID"} and set(evil.slot_shares) == {"silo-1", "silo-2", "silo-4"}
+
+
+def test_a2_the_attestations_of_both_sets_together(play):
+    evil = play(colluders=["silo-5"]).until("contribute")
+    signed = split(evil, ("silo-1", "silo-4"))
+    mixed = [data for collected in signed.values() for data in collected]
+    evil.unmask_slots(lambda silo: mixed, silos=FED.silos[:4])
+    assert set(evil.codes().values()) == {"TRANSCRIPT_MISMATCH"} and len(evil.refused) == 4
 
 
 def test_a2_no_two_survivor_sets_can_both_be_attested():
@@ -155,11 +164,17 @@ def test_a3_two_cohorts_with_silos_in_both(play):
     evil = play().until("open")
     evil.deal(lambda silo: without(evil.adverts) if silo in ("silo-1", "silo-2") else without(evil.adverts, "silo-1"))
     assert not evil.refused
-    evil.contribute(lambda silo: [evil.deals[s] for s in sorted(evil.deals)], silos=["silo-1", "silo-2"])
+    def rows(silo):
+        return {dealer: evil.rows[dealer].get(silo, b"") for dealer in evil.deals if dealer != silo}
+
+    evil.contribute(rows=rows, silos=["silo-1", "silo-2"])
     assert evil.codes() == {"silo-1": "TRANSCRIPT_MISMATCH", "silo-2": "TRANSCRIPT_MISMATCH"}
-    # Those of the smaller cohort are only three: below the threshold of four.
-    evil.contribute(lambda silo: [evil.deals[s] for s in ("silo-3", "silo-4", "silo-5")], silos=["silo-3", "silo-4", "silo-5"])
-    assert {evil.codes()[s] for s in ("silo-3", "silo-4", "silo-5")} == {"SURVIVOR_INVALID"}
+    # What is left is one cohort of four, t = 3, whose silo-2 dropped out: an honest sum of three, and no other.
+    three = ["silo-3", "silo-4", "silo-5"]
+    evil.contribute(lambda silo: [evil.deals[s] for s in three], lambda silo: evil.rows_for(silo, three), silos=three)
+    evil.attest()
+    evil.unmask_slots()
+    assert set(evil.slot_shares) == set(three) and set(evil.sessions["silo-3"].cohort) == set(three)
 
 
 def test_a3_rows_do_not_open_under_another_cohort(play):
@@ -669,7 +684,7 @@ def test_a16_a_forged_share_is_known_by_its_hash_and_the_step_goes_on(play):
 def test_a16_a_forged_share_shown_to_the_silos_blames_no_honest_dealer(play):
     evil = play(colluders=["silo-5"]).until("unmask_slots")
     mine = Shares.open(evil.slot_shares["silo-5"], lambda m: FED.charter.member(m.silo).agent)
-    forged = replace(mine, seeds=((*mine.seeds[1][:2][:0], *mine.seeds[0][:2], bytes(33)), *mine.seeds[1:])).sign(FED.identities["silo-5"])
+    forged = replace(mine, seeds=((*mine.seeds[0][:2], bytes(33)), *mine.seeds[1:])).sign(FED.identities["silo-5"])
     evil.unmask_lanes(lambda silo: [forged, *(evil.slot_shares[s] for s in ("silo-2", "silo-3", "silo-4"))], silos=["silo-1"])
     assert getattr(evil.refused["silo-1"], "dealer", "silo-5") == "silo-5"
 

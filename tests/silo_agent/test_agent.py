@@ -1,0 +1,205 @@
+"""The agent refuses by name: whatever it can't prove safe, it declines, and the others go on if they may."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aggregator.ledger import Kind
+from crypto.errors import DataRefused, NonFinite, SpecError
+from crypto.keys import Identity
+from crypto.messages import DECLINE, Decline, Message, Request
+from jobs import homes
+from jobs.homes import Federation
+from jobs.local import run_job
+from jobs.run import open_agent
+from jobs.summary import RunRecord
+from tests import local
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return local.federation(tmp_path_factory.mktemp("agent") / "f").root
+
+
+@pytest.fixture
+def federation(made: Path, tmp_path: Path) -> Federation:
+    shutil.copytree(made, tmp_path / "f")
+    return Federation(tmp_path / "f", "test", tuple(f"silo-{i}" for i in range(1, 9)))
+
+
+def code_of(reply: Message) -> str:
+    assert reply.phase == DECLINE
+    return Decline.open(reply.body, lambda m: _Anyone()).code  # type: ignore[arg-type,return-value]
+
+
+class _Anyone:
+    def verify(self, signature: bytes, message: bytes) -> None:
+        """Tests read declines without the silo's key."""
+
+
+def change_data(federation: Federation, silo: str, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+    path = federation.silo(silo) / "data" / "digits.npz"
+    arrays = dict(np.load(path))
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+def with_nan(arrays: dict[str, np.ndarray]) -> None:
+    arrays["x_train"][0, 0] = np.nan
+
+
+def one_class(arrays: dict[str, np.ndarray]) -> None:
+    arrays["y_train"][:] = 3
+
+
+def few_rows(arrays: dict[str, np.ndarray]) -> None:
+    arrays["x_train"], arrays["y_train"] = arrays["x_train"][:15], arrays["y_train"][:15]
+
+
+@pytest.mark.parametrize(("change", "error"), [(with_nan, NonFinite), (one_class, DataRefused), (few_rows, DataRefused)])
+def test_bad_data_never_becomes_an_agent(federation: Federation, change, error) -> None:  # type: ignore[no-untyped-def]
+    change_data(federation, "silo-1", change)
+    with pytest.raises(error):
+        open_agent(local.spec().text, federation.silo("silo-1"))
+    with pytest.raises(error):  # and the journal's lock was let go, so it is the data again that is refused
+        open_agent(local.spec().text, federation.silo("silo-1"))
+
+
+def test_a_missing_data_set_is_named(federation: Federation) -> None:
+    (federation.silo("silo-1") / "data" / "digits.npz").unlink()
+    with pytest.raises(DataRefused, match="fed data add"):
+        open_agent(local.spec().text, federation.silo("silo-1"))
+
+
+def test_an_agent_with_another_key_than_the_charters_is_refused(federation: Federation) -> None:
+    key = federation.silo("silo-1") / "keys" / "agent.key"
+    key.unlink()
+    Identity.generate().save(key)
+    with pytest.raises(SpecError, match="agent key"):
+        open_agent(local.spec().text, federation.silo("silo-1"))
+
+
+def test_a_key_that_others_may_read_is_refused(federation: Federation) -> None:
+    (federation.silo("silo-1") / "keys" / "agent.key").chmod(0o644)
+    with pytest.raises(SpecError, match="600"):
+        open_agent(local.spec().text, federation.silo("silo-1"))
+
+
+def test_a_foreign_charter_is_refused(federation: Federation, tmp_path: Path) -> None:
+    other = local.federation(tmp_path / "other")
+    shutil.copy(other.silo("silo-1") / "charter.bin", federation.silo("silo-1") / "charter.bin")
+    with pytest.raises(Exception, match="signature"):
+        homes.open_site(federation.silo("silo-1"))
+
+
+def test_a_job_that_is_not_approved_is_declined_and_the_others_go_on(federation: Federation) -> None:
+    (federation.silo("silo-2") / "policy.toml").write_text('approval = "listed"\napproved = []\n')
+    outcome, _, _ = run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    assert {(one["silo"], one["phase"], one["code"]) for one in record.of(Kind.REFUSAL)} == {("silo-2", "open", "NOT_APPROVED")}
+    assert all("silo-2" not in closed["survivors"] for closed in record.of(Kind.STEP_CLOSED))
+
+
+def test_a_stricter_floor_of_one_silo_is_its_own(federation: Federation) -> None:
+    """One silo withholds its shares of a lane; the seven others still reach the threshold of five."""
+    (federation.silo("silo-2") / "policy.toml").write_text('approval = "automatic"\n[floors]\neveryone = 9\n')
+    outcome, _, agents = run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
+    assert outcome.lanes_shut == 0
+
+
+def test_floors_of_four_silos_keep_a_lane_shut(federation: Federation) -> None:
+    for silo in federation.silos[:4]:
+        (federation.silo(silo) / "policy.toml").write_text('approval = "automatic"\n[floors]\neveryone = 9\n')
+    outcome, run, _ = run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
+    assert outcome.lanes_shut == 1
+    from crypto import blocks
+
+    assert outcome.state_digest == blocks.state_digest(blocks.initial_state(run.spec.plan)).hex()
+
+
+def test_an_expired_charter_is_declined(federation: Federation) -> None:
+    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    try:
+        object.__setattr__(agent.site, "now", lambda: 2**40)
+        assert code_of(agent.handle(first_open(federation))) == "SPEC"
+    finally:
+        agent.close()
+
+
+def first_open(federation: Federation) -> Message:
+    """The request that opens step 0, as the aggregator sends it to silo-1."""
+    from jobs.run import encode_plan, open_run
+
+    spec = local.spec()
+    run = open_run(spec.text, encode_plan(spec.plan(homes.read_charter(federation.aggregator))), federation.aggregator)
+    generator = run.run()
+    try:
+        return next(generator).requests["silo-1"]
+    finally:
+        generator.close()
+
+
+def test_requests_that_the_aggregator_did_not_sign_are_declined(federation: Federation) -> None:
+    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    try:
+        good = first_open(federation)
+        request = Request.open(good.body, lambda _: _Anyone())  # type: ignore[arg-type,return-value]
+        forged = Message("open", request.sign(Identity.generate()))
+        assert code_of(agent.handle(forged)) == "BAD_SIGNATURE"
+        assert code_of(agent.handle(Message("open", b""))) == "MALFORMED"
+        assert code_of(agent.handle(Message("deal", good.body))) == "MALFORMED"
+        assert agent.handle(good).phase == "open"
+    finally:
+        agent.close()
+
+
+def test_another_request_for_an_answered_phase_is_a_replay(federation: Federation) -> None:
+    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    try:
+        answer = agent.handle(first_open(federation))
+        assert answer.phase == "open"
+        assert code_of(agent.handle(first_open(federation))) == "REPLAY"  # another nonce, so another run's request
+    finally:
+        agent.close()
+
+
+def test_phases_out_of_order_are_unexpected_and_change_nothing(federation: Federation) -> None:
+    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    _, aggregator = homes.open_aggregator(federation.aggregator)
+    try:
+        first = first_open(federation)
+        request = Request.open(first.body, lambda _: _Anyone())  # type: ignore[arg-type,return-value]
+        for phase in ("deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes"):
+            early = Request(run=request.run, step=0, attempt=0, phase=phase, payload=b"").sign(aggregator)
+            assert code_of(agent.handle(Message(phase, early))) == "UNEXPECTED"
+        assert agent.handle(first).phase == "open"
+    finally:
+        agent.close()
+
+
+def test_a_restarted_agent_may_not_enter_a_run_that_is_under_way(federation: Federation) -> None:
+    first = first_open(federation)
+    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    assert agent.handle(first).phase == "open"
+    agent.close()
+    again = open_agent(local.spec().text, federation.silo("silo-1"))
+    try:
+        assert code_of(again.handle(first)) == "JOURNAL_LOST"
+    finally:
+        again.close()
+
+
+def test_neither_data_nor_keys_show_in_reprs(federation: Federation) -> None:
+    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    try:
+        seed = (federation.silo("silo-1") / "keys" / "agent.key").read_bytes()
+        shown = f"{agent.site!r} {agent.data!r} {agent.site.identity!r}"
+        assert seed.hex() not in shown and str(seed) not in shown
+        assert "secret" in repr(agent.site.identity)
+    finally:
+        agent.close()
