@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import jinja2
 import numpy as np
@@ -381,7 +381,7 @@ def _picture(facts: Facts, probes: Mapping[str, Probe], folder: Path) -> dict[st
         path = next((path for path in kept if path.parent.name in facts.charter.silos), None)
         if path is None:
             return None
-        silo, k, lane = path.parent.name, int(path.parts[-3]), path.stem
+        silo, k, lane = path.parent.name, int(path.parts[-3]), unquote(path.stem)
     else:
         k, lane = shown.k, shown.lane
         path = folder / "uploads" / f"{k:06d}" / silo / f"{quote(lane, safe='')}.u32"

@@ -120,7 +120,8 @@ def centroid_gate(distances_E: np.ndarray) -> np.ndarray:
         g: np.ndarray = (distances_E <= 0).astype(np.float64)
     else:
         g = np.exp((nearest[0] - distances_E) / (SOFTNESS * nearest.mean()))
-    return g / g.sum()
+    g /= g.sum()
+    return g
 
 
 def trust(nearest: float, noise: float) -> float:

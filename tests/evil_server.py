@@ -46,7 +46,9 @@ class EvilServer:
         self.weights = weights or holding(fed.silos)
         self.colluders = frozenset(colluders)
         self.sessions = {
-            silo: SiloSession((contexts or {}).get(silo, self.context), silo, fed.identities[silo], entropy=stream(f"{label}/{silo}"))
+            silo: SiloSession(
+                (contexts or {}).get(silo, self.context), silo, fed.identities[silo], entropy=stream(f"{label}/{silo}")
+            )
             for silo in fed.silos
         }
         self.view = View()
@@ -121,11 +123,18 @@ class EvilServer:
         everything = [self.deals[silo] for silo in sorted(self.deals)]
         names = [slot.name for slot in self.plan.slots_of(self.context.step)]
         for silo in self.willing(self.deals if silos is None else silos):
-            self.ask(silo, "open_rows", shown(silo) if shown else everything, rows(silo) if rows else self.rows_for(silo, sorted(self.deals)))
+            self.ask(
+                silo,
+                "open_rows",
+                shown(silo) if shown else everything,
+                rows(silo) if rows else self.rows_for(silo, sorted(self.deals)),
+            )
             if silo in self.refused:
                 continue
             self.packs[silo] = dict(self.sessions[silo]._packs)
-            encoded = encode(self.plan, self.context.step, contribution(self.plan, self.context.step, silo), self.weights[silo])
+            encoded = encode(
+                self.plan, self.context.step, contribution(self.plan, self.context.step, silo), self.weights[silo]
+            )
             for name, value in (lies or {}).get(silo, {}).items():
                 encoded.slots[names.index(name)] = value
             answer = self.ask(silo, "upload", encoded)
@@ -156,11 +165,21 @@ class EvilServer:
                 self.sent(silo, "unmask-slots", signed)
 
     def unmask_lanes(
-        self, shown: Shown = None, silos: Iterable[str] | None = None, floors: Mapping[str, int] | None = None, previous: Any = None
+        self,
+        shown: Shown = None,
+        silos: Iterable[str] | None = None,
+        floors: Mapping[str, int] | None = None,
+        previous: Any = None,
     ) -> None:
         everything = [self.slot_shares[silo] for silo in sorted(self.slot_shares)]
         for silo in self.willing(self.slot_shares if silos is None else silos):
-            signed = self.ask(silo, "release_lanes", shown(silo) if shown else everything, floors=floors or {}, previous=previous or {})
+            signed = self.ask(
+                silo,
+                "release_lanes",
+                shown(silo) if shown else everything,
+                floors=floors or {},
+                previous=previous or {},
+            )
             if signed is not None:
                 self.lane_shares[silo] = signed
                 self.sent(silo, "unmask-lanes", signed)
@@ -180,13 +199,21 @@ class EvilServer:
         assert silo in self.colluders
         return Attestation(silo=silo, t3=t3).sign(self.fed.identities[silo])
 
-    def redeal(self, dealer: str, change: Callable[[str, SharePack], SharePack], *, honest_hashes: bool = False, hashes: int | None = None) -> None:
+    def redeal(
+        self,
+        dealer: str,
+        change: Callable[[str, SharePack], SharePack],
+        *,
+        honest_hashes: bool = False,
+        hashes: int | None = None,
+    ) -> None:
         """A bad dealer: its rows again, with packs changed per recipient, signed by itself.
 
         ``honest_hashes``: publish the hashes of the unchanged shares. ``hashes``: publish only so many.
         """
         session = self.sessions[dealer]
         cohort = session._cohort
+        assert session._channel is not None
         rows: dict[str, bytes] = {}
         for peer in cohort.signed:
             if peer == dealer:
@@ -202,13 +229,16 @@ class EvilServer:
             )[:hashes]
             key, aad = cohort.seal_key(session._channel.agree(cohort.adverts[peer].channel), dealer, peer)
             rows[peer] = bytes(Row(AESGCM(key).encrypt(bytes(12), bytes(pack), aad), listed))
-        deal = Deal(silo=dealer, t1=cohort.t1, rows=tuple((peer, Row.from_bytes(row).digest) for peer, row in rows.items()))
+        deal = Deal(
+            silo=dealer, t1=cohort.t1, rows=tuple((peer, Row.from_bytes(row).digest) for peer, row in rows.items())
+        )
         session._signed_deal = self.deals[dealer] = deal.sign(self.fed.identities[dealer])
         self.rows[dealer] = rows
 
     def _pack_for(self, dealer: str, peer: str) -> SharePack:
         session = self.sessions[dealer]
         cohort = session._cohort
+        assert session._channel is not None
         key, aad = cohort.seal_key(session._channel.agree(cohort.adverts[peer].channel), dealer, peer)
         return SharePack.from_bytes(AESGCM(key).decrypt(bytes(12), Row.from_bytes(self.rows[dealer][peer]).sealed, aad))
 
@@ -222,7 +252,9 @@ class EvilServer:
             for party, pack in dealt.items():
                 if party in self.colluders:
                     continue
-                share = pack.mask if lane is None else dict(zip(self._lanes(party), pack.self_seeds, strict=True)).get(lane)
+                share = (
+                    pack.mask if lane is None else dict(zip(self._lanes(party), pack.self_seeds, strict=True)).get(lane)
+                )
                 if share is not None and (seen is None or share in seen):
                     known.setdefault(party, set()).add(holder)
         return known
@@ -246,10 +278,15 @@ class EvilServer:
             assert not masks & seeds, f"the server opened the uploads of {sorted(masks & seeds)}"
 
     def assert_shut(self, lane: str) -> None:
-        """Everything the server saw, and all its colluders hold, is less than t shares of any honest seed of the lane."""
+        """What the server saw and its colluders hold is less than t shares of any honest seed of the lane."""
         assert all(len(holders) < self.threshold() for holders in self.known(lane).values())
         honest = {silo: dealt for silo, dealt in self.packs.items() if silo not in self.colluders}
-        assert not [1 for holder, dealt in honest.items() for party, pack in dealt.items() if self._sent(holder, party, pack, lane)]
+        assert not [
+            1
+            for holder, dealt in honest.items()
+            for party, pack in dealt.items()
+            if self._sent(holder, party, pack, lane)
+        ]
 
     def _sent(self, holder: str, party: str, pack: SharePack, lane: str) -> bool:
         share = dict(zip(self._lanes(party), pack.self_seeds, strict=True)).get(lane)

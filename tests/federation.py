@@ -47,7 +47,9 @@ def identity(name: str) -> Identity:
 class Federation:
     """n silos with identities made from their names, and a charter (lowest n_min, m_e = c + 2)."""
 
-    def __init__(self, n: int = 5, *, c: int = 1, m: int = 2, n_min: int | None = None, lane_floor: int | None = None) -> None:
+    def __init__(
+        self, n: int = 5, *, c: int = 1, m: int = 2, n_min: int | None = None, lane_floor: int | None = None
+    ) -> None:
         self.silos = tuple(sorted(f"silo-{i}" for i in range(1, n + 1)))
         self.identities = {silo: identity(silo) for silo in self.silos}
         self.aggregator = identity("aggregator")
@@ -67,12 +69,20 @@ class Federation:
             not_after=2_000_000_000,
         )
 
-    def context(self, plan: Plan, *, k: int = 0, attempt: int = 0, run: bytes = b"r" * 32, chain: bytes = b"s" * 32) -> Context:
+    def context(
+        self, plan: Plan, *, k: int = 0, attempt: int = 0, run: bytes = b"r" * 32, chain: bytes = b"s" * 32
+    ) -> Context:
         return Context(charter=self.charter, plan=plan, run=run, k=k, attempt=attempt, chain=chain)
 
 
 def small_plan(
-    n: int = 5, *, floor: int = 3, guard_moves: bool = False, group: Iterable[str] = (), scale: int = 1, slots: Sequence[Slot] | None = None
+    n: int = 5,
+    *,
+    floor: int = 3,
+    guard_moves: bool = False,
+    group: Iterable[str] = (),
+    scale: int = 1,
+    slots: Sequence[Slot] | None = None,
 ) -> Plan:
     """One ALL lane (trunk), one hidden and one visible HELD lane (quiet, open), if asked a GROUP lane; one step."""
     lanes = [
@@ -99,7 +109,9 @@ def small_plan(
     return Plan(method="test", seed=7, n_max=n, lanes=tuple(lanes), blocks=tuple(blocks), steps=(step,))
 
 
-def holding(silos: Sequence[str], *, quiet: int = 3, visible: int = 3, group: Iterable[str] = ()) -> dict[str, dict[str, int]]:
+def holding(
+    silos: Sequence[str], *, quiet: int = 3, visible: int = 3, group: Iterable[str] = ()
+) -> dict[str, dict[str, int]]:
     """Weights: everyone in the trunk, the first ``quiet`` silos hold quiet, the last ``visible`` hold open."""
     group = set(group)
     return {
@@ -184,7 +196,8 @@ class Run:
         self.plain: dict[str, Encoded] = {}
         self.server = ServerSession(self.context)
         self.sessions = {
-            silo: SiloSession(self.context, silo, fed.identities[silo], entropy=stream(f"{label}/{silo}")) for silo in fed.silos
+            silo: SiloSession(self.context, silo, fed.identities[silo], entropy=stream(f"{label}/{silo}"))
+            for silo in fed.silos
         }
         self.opened: dict[str, np.ndarray] = {}
         #: phase → silo → the signed message it sent; sections: silo → its masked slot section.
@@ -197,7 +210,11 @@ class Run:
 
     def held(self, silo: str) -> tuple[list[str], list[str]]:
         """(visible, hidden) HELD lanes with weight."""
-        lanes = [lane for lane in self.plan.lanes_of(self.step) if lane.scope is Scope.HELD and self.weights[silo].get(lane.name)]
+        lanes = [
+            lane
+            for lane in self.plan.lanes_of(self.step)
+            if lane.scope is Scope.HELD and self.weights[silo].get(lane.name)
+        ]
         return [lane.name for lane in lanes if not lane.hidden], [lane.name for lane in lanes if lane.hidden]
 
     def encoded(self, silo: str) -> Encoded:
@@ -276,7 +293,8 @@ class Run:
         return (total % 2**32).astype(np.uint32)
 
     def expected_slots(self) -> tuple[int, ...]:
-        return tuple(int(value) for value in sum(self.plain[silo].slots for silo in self.survivors))
+        total = np.array([self.plain[silo].slots for silo in self.survivors], dtype=np.uint64).sum(axis=0)
+        return tuple(int(value) for value in total)
 
     def names(self) -> list[str]:
         return [slot.name for slot in self.plan.slots_of(self.step)]

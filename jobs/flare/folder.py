@@ -102,4 +102,5 @@ def write_job(
 
 
 def _write(path: Path, value: dict[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    # In the order given: `nvflare job submit` writes the file again, and if its first value is a table, only that.
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -26,20 +26,25 @@ from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 
 from crypto.errors import FederationError, SpecError
+from jobs.flare.folder import CONTROLLER, EXECUTOR
 
 HOST: Final = "localhost"
 #: The only classes a job may name. Site components (launchers, filters) are the site's own and are not looked up here.
-CLASS_ALLOW_LIST: Final = ("jobs.flare.controller.SecureController", "jobs.flare.executor.SecureExecutor")
+CLASS_ALLOW_LIST: Final = (CONTROLLER, EXECUTOR)
 SCOPE: Final = "consilium"
 
 _NONE: Final = "none"
-#: Rights that no remote user has at a silo, whatever the role: custom code, shell, configuration, free text, downloads.
+#: Rights that no remote user has at any site, whatever the role: custom code, shell, configuration, free text.
 _DENIED: Final = {
     "byoc": _NONE,
     "server-predeployed-flwr": _NONE,
     "clone_job": _NONE,
     "operate": _NONE,
     "shell_commands": _NONE,
+    "show_errors": _NONE,
+    "show_stats": _NONE,
+    "reset_errors": _NONE,
+    "configure_job_log": _NONE,
 }
 _SILO_ROLE: Final = {
     **_DENIED,
@@ -47,10 +52,6 @@ _SILO_ROLE: Final = {
     "manage_job": "n:submitter",
     "view": "any",
     "download_job": _NONE,
-    "show_errors": _NONE,
-    "show_stats": _NONE,
-    "reset_errors": _NONE,
-    "configure_job_log": _NONE,
     "delete_workspace": _NONE,
 }
 _SERVER_ROLE: Final = {
@@ -59,7 +60,6 @@ _SERVER_ROLE: Final = {
     "manage_job": "n:submitter",
     "view": "any",
     "download_job": "n:submitter",
-    "configure_job_log": _NONE,
 }
 _VIEWER: Final = {**_DENIED, "submit_job": _NONE, "manage_job": _NONE, "download_job": _NONE, "view": "any"}
 

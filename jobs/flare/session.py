@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
 from nvflare.fuel.flare_api import api_spec
-from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
+from nvflare.fuel.flare_api.flare_api import Session
 
 from crypto.errors import FederationError
 
@@ -81,10 +81,7 @@ class AdminSession:
         self._level = self._logger.level
         self._logger.setLevel(logging.CRITICAL)
         try:
-            self._session = self._within(
-                self._timeout_s,
-                lambda: new_secure_session(self._user, str(self._kit), timeout=self._timeout_s, auto_login_max_tries=3),
-            )
+            self._session = self._within(self._timeout_s, self._connect)
         except BaseException:
             self._logger.setLevel(self._level)
             raise
@@ -101,6 +98,18 @@ class AdminSession:
             pass  # the server is gone: there is nothing left to log out of
         finally:
             self._logger.setLevel(self._level)
+
+    def _connect(self) -> Session:
+        """What ``new_secure_session`` does, without its prints (they would spoil ``--json``)."""
+        session = Session(username=self._user, startup_path=str(self._kit), secure_mode=True)
+        session.api._print_hci = _say_nothing
+        session.api.auto_login_max_tries = 3
+        try:
+            session.try_connect(self._timeout_s)
+        except BaseException:
+            session.api.close()
+            raise
+        return session
 
     def silos(self) -> tuple[str, ...]:
         """The silos that are registered now, sorted."""
@@ -149,9 +158,9 @@ class AdminSession:
         self._call(lambda s: s.abort_job(job_id))
 
     def list_jobs(self) -> list[dict[str, Any]]:
-        """NVFlare's records of this user's and others' jobs, newest last."""
+        """NVFlare's records of all jobs, this user's and others', newest last."""
         found: list[dict[str, Any]] = self._call(lambda s: s.list_jobs(detailed=True)) or []
-        return found
+        return sorted(found, key=lambda job: str(job.get("submit_time_iso", "")))
 
     def _call(self, action: Callable[[Session], T]) -> T:
         session = self._session
@@ -178,6 +187,10 @@ class AdminSession:
         if failed:
             raise _ours(failed[0]) from failed[0]
         raise TooSlow(f"The server did not answer within {seconds:.0f} s.", remedy="Is `fed aggregator run` up?")
+
+
+def _say_nothing(*parts: object) -> None:
+    pass
 
 
 def _ours(error: BaseException) -> BaseException:

@@ -29,7 +29,10 @@ def changed(sums=None, slots=None, drop=()):
 def summed(plan, step, parts):
     """(opened sums, opened slots) of several (contribution, weights), as the protocol would give them."""
     encoded = [encode(plan, step, given, weights) for given, weights in parts]
-    sums = {lane.name: np.sum([e.lanes[lane.name] for e in encoded], axis=0, dtype=np.uint32) for lane in plan.lanes_of(step)}
+    sums = {
+        lane.name: np.sum([e.lanes[lane.name] for e in encoded], axis=0, dtype=np.uint32)
+        for lane in plan.lanes_of(step)
+    }
     totals = np.sum([e.slots for e in encoded], axis=0, dtype=np.uint64)
     return sums, {slot.name: int(total) for slot, total in zip(plan.slots_of(step), totals, strict=True)}
 
@@ -117,7 +120,9 @@ def test_the_mean_is_right(rows):
     assert np.abs(new["trunk.w"] - state["trunk.w"].astype(np.float64) - mean).max() <= bound
 
 
-@pytest.mark.parametrize(("kind", "want"), [(Apply.PUBLISH, 3.0), (Apply.AVERAGE, 1 + 0.5 * 3.0), (Apply.ADD, 1 + 0.5 * 18.0)])
+@pytest.mark.parametrize(
+    ("kind", "want"), [(Apply.PUBLISH, 3.0), (Apply.AVERAGE, 1 + 0.5 * 3.0), (Apply.ADD, 1 + 0.5 * 18.0)]
+)
 def test_the_three_ways_to_apply(kind, want):
     """Σ w x = 2 · 4 + 4 · 2.5 = 18 and Σ w = 6, on a block that starts at 1, with rate 0.5."""
     plan = Plan(
@@ -144,7 +149,9 @@ def test_a_shut_lane_keeps_its_blocks_and_the_state_is_not_changed():
     assert state_digest(state) == before != state_digest(new)
 
 
-@pytest.mark.parametrize("vector", [np.zeros(34, np.uint32), np.zeros(35, np.int32), np.zeros(35, np.uint64), np.zeros((35, 1), np.uint32)])
+@pytest.mark.parametrize(
+    "vector", [np.zeros(34, np.uint32), np.zeros(35, np.int32), np.zeros(35, np.uint64), np.zeros((35, 1), np.uint32)]
+)
 def test_an_opened_sum_of_another_layout_is_refused(vector):
     with pytest.raises(LayoutMismatch):
         apply(PLAN, STEP, initial_state(PLAN), {"trunk": vector}, {"trunk.weight": 4})

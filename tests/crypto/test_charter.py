@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from crypto.charter import SUITE, Charter, Member, SignedCharter
 from crypto.encoding import Writer
-from crypto.errors import BadSignature, CohortTooSmall, FederationError, Malformed, RosterMismatch, SpecError, ThresholdInfeasible
+from crypto.errors import (
+    BadSignature,
+    CohortTooSmall,
+    FederationError,
+    Malformed,
+    RosterMismatch,
+    SpecError,
+    ThresholdInfeasible,
+)
 from crypto.keys import Identity
 from tests.federation import Federation, identity
 
@@ -20,7 +28,8 @@ SIGNED = bytes(SignedCharter.sign(CHARTER, CONSORTIUM))
 
 # DESIGN.md §6: n, c, m, t, drop-outs survived, smallest lane floor.
 @pytest.mark.parametrize(
-    ("n", "c", "m", "t", "drops", "floor"), [(3, 0, 2, 2, 1, 2), (4, 1, 2, 3, 1, 3), (8, 1, 2, 5, 3, 3), (12, 1, 2, 7, 5, 3), (16, 5, 3, 11, 5, 7)]
+    ("n", "c", "m", "t", "drops", "floor"),
+    [(3, 0, 2, 2, 1, 2), (4, 1, 2, 3, 1, 3), (8, 1, 2, 5, 3, 3), (12, 1, 2, 7, 5, 3), (16, 5, 3, 11, 5, 7)],
 )
 def test_the_table_of_the_design(n, c, m, t, drops, floor):
     charter = Federation(n, c=c, m=m).charter
@@ -88,7 +97,13 @@ def test_a_charter_that_is_not_safe_is_refused_by_field(change, path):
         replace(CHARTER, **change)
 
 
-@pytest.mark.xfail(strict=True, reason="Charter accepts a negative c (and with it a lane floor of 1); only bytes(charter) then fails, with struct.error")
+@pytest.mark.xfail(
+    strict=True,
+    reason=(
+        "Charter accepts a negative c (and with it a lane floor of 1); only bytes(charter) then fails, with "
+        "struct.error"
+    ),
+)
 def test_a_negative_count_is_refused():
     with pytest.raises(SpecError):
         replace(CHARTER, colluders=-1, lane_floor=1)

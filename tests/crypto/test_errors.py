@@ -21,7 +21,8 @@ def test_every_class_declares_its_own_code():
 
 
 @pytest.mark.parametrize(
-    ("branch", "exit_code"), [(ProtocolError, 20), (RoundRefused, 30), (RoundLost, 40), (SpecError, 10), (EvidenceError, 50)]
+    ("branch", "exit_code"),
+    [(ProtocolError, 20), (RoundRefused, 30), (RoundLost, 40), (SpecError, 10), (EvidenceError, 50)],
 )
 def test_exit_codes_are_those_of_the_branch(branch, exit_code):
     assert {leaf.exit_code for leaf in LEAVES if issubclass(leaf, branch)} == {exit_code}
@@ -29,15 +30,36 @@ def test_exit_codes_are_those_of_the_branch(branch, exit_code):
 
 def test_the_branches_are_the_five_of_the_design():
     assert set(FederationError.__subclasses__()) >= {ProtocolError, RoundRefused, RoundLost, SpecError, EvidenceError}
-    for name in (
-        "Unexpected BadSignature Replay RosterMismatch TranscriptMismatch ModelMismatch DuplicateKey SurvivorInvalid "
-        "BothShares BadShare Equivocation LayoutMismatch Malformed"
-    ).split():
+    for name in [
+        "Unexpected",
+        "BadSignature",
+        "Replay",
+        "RosterMismatch",
+        "TranscriptMismatch",
+        "ModelMismatch",
+        "DuplicateKey",
+        "SurvivorInvalid",
+        "BothShares",
+        "BadShare",
+        "Equivocation",
+        "LayoutMismatch",
+        "Malformed",
+    ]:
         assert issubclass(getattr(errors, name), ProtocolError)
-    for name in (
-        "CohortTooSmall CohortDifference ThresholdInfeasible LaneBelowFloor NotApproved EgressDenied AlreadyReleased "
-        "JournalLost VersionMismatch NonFinite OutOfRange HeadroomExceeded"
-    ).split():
+    for name in [
+        "CohortTooSmall",
+        "CohortDifference",
+        "ThresholdInfeasible",
+        "LaneBelowFloor",
+        "NotApproved",
+        "EgressDenied",
+        "AlreadyReleased",
+        "JournalLost",
+        "VersionMismatch",
+        "NonFinite",
+        "OutOfRange",
+        "HeadroomExceeded",
+    ]:
         assert issubclass(getattr(errors, name), RoundRefused)
 
 

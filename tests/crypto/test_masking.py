@@ -15,9 +15,15 @@ from crypto.masking import apply_streams
 # plaintext and ciphertext, whose xor must be that keystream.
 KEY = bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c")
 COUNTER = bytes.fromhex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff")
-OUTPUT = bytes.fromhex("ec8cdf7398607cb0f2d21675ea9ea1e4362b7c3c6773516318a077d7fc5073ae6a2cc3787889374fbeb4c81b17ba6c44e89c399ff0f198c6d40a31db156cabfe")
-PLAIN = bytes.fromhex("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e5130c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710")
-CIPHER = bytes.fromhex("874d6191b620e3261bef6864990db6ce9806f66b7970fdff8617187bb9fffdff5ae4df3edbd5d35e5b4f09020db03eab1e031dda2fbe03d1792170a0f3009cee")
+OUTPUT = bytes.fromhex(
+    "ec8cdf7398607cb0f2d21675ea9ea1e4362b7c3c6773516318a077d7fc5073ae6a2cc3787889374fbeb4c81b17ba6c44e89c399ff0f198c6d40a31db156cabfe"
+)
+PLAIN = bytes.fromhex(
+    "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e5130c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710"
+)
+CIPHER = bytes.fromhex(
+    "874d6191b620e3261bef6864990db6ce9806f66b7970fdff8617187bb9fffdff5ae4df3edbd5d35e5b4f09020db03eab1e031dda2fbe03d1792170a0f3009cee"
+)
 
 DTYPES = [np.uint32, np.uint64]
 KEYS = st.binary(min_size=16, max_size=16)
@@ -41,7 +47,10 @@ def test_sp_800_38a(monkeypatch, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 1023, masking.BLOCK // 8, masking.BLOCK // 4, masking.BLOCK // 4 + 1, masking.BLOCK // 2 + 3])
+@pytest.mark.parametrize(
+    "size",
+    [0, 1, 2, 3, 4, 5, 1023, masking.BLOCK // 8, masking.BLOCK // 4, masking.BLOCK // 4 + 1, masking.BLOCK // 2 + 3],
+)
 def test_word_i_is_masked_by_its_own_bytes_of_the_key_stream(dtype, size):
     vector = np.zeros(size, dtype=dtype)
     apply_streams(vector, [(KEY, 1)])
@@ -64,7 +73,12 @@ def test_the_block_size_changes_nothing(monkeypatch, dtype):
         assert (vector == want).all()
 
 
-@given(st.lists(st.tuples(KEYS, st.sampled_from([1, -1])), max_size=5), st.integers(0, 300), st.sampled_from(DTYPES), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.tuples(KEYS, st.sampled_from([1, -1])), max_size=5),
+    st.integers(0, 300),
+    st.sampled_from(DTYPES),
+    st.randoms(use_true_random=False),
+)
 def test_streams_add_up_in_any_order_and_split(streams, size, dtype, random):
     want = np.arange(size, dtype=dtype)
     for key, sign in streams:
@@ -94,7 +108,13 @@ def test_a_word_changes_only_its_own_masked_word():
     assert np.flatnonzero(one != other).tolist() == [42]
 
 
-@pytest.mark.xfail(strict=True, reason="apply_streams accepts float32: keystream is added as a number, so the value stays readable; it must refuse what is not uint32/uint64")
+@pytest.mark.xfail(
+    strict=True,
+    reason=(
+        "apply_streams accepts float32: keystream is added as a number, so the value stays readable; it must "
+        "refuse what is not uint32/uint64"
+    ),
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_vector_that_is_not_of_ring_words_is_refused(dtype):
     with pytest.raises((TypeError, ValueError)):

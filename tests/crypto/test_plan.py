@@ -25,7 +25,9 @@ def block(**change):
 
 def plan(**change):
     step = Step(task="t", index=0, sums=(Sum("b", Apply.ADD),))
-    return Plan(**{"method": "m", "seed": 1, "n_max": 5, "lanes": (lane(),), "blocks": (block(),), "steps": (step,), **change})
+    return Plan(
+        **{"method": "m", "seed": 1, "n_max": 5, "lanes": (lane(),), "blocks": (block(),), "steps": (step,), **change}
+    )
 
 
 def test_round_trip():
@@ -96,7 +98,9 @@ def test_flags_are_0_or_1(flag):
         Plan.from_bytes(bytes(plan()).replace(data, data[:-1] + bytes([flag])))
 
 
-@pytest.mark.parametrize(("old", "new"), [(b"\x00\x00\x00\x03all", b"\x00\x00\x00\x03alt"), (b"\x00\x00\x00\x03add", b"\x00\x00\x00\x03adc")])
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"\x00\x00\x00\x03all", b"\x00\x00\x00\x03alt"), (b"\x00\x00\x00\x03add", b"\x00\x00\x00\x03adc")]
+)
 def test_unknown_enum_values_are_malformed(old, new):
     with pytest.raises(Malformed, match="is no"):
         Plan.from_bytes(bytes(plan()).replace(old, new))
@@ -175,7 +179,10 @@ def test_layout_of_a_step():
     assert PLAN.block("trunk.w").size == 30 and PLAN.lane_of("open.w").name == "open" and step.name == "train/0"
 
 
-@pytest.mark.xfail(strict=True, reason="Sum.rate is not checked: NaN or infinity is accepted, poisons the state, and makes equal plans unequal")
+@pytest.mark.xfail(
+    strict=True,
+    reason="Sum.rate is not checked: NaN or infinity is accepted, poisons the state, and makes equal plans unequal",
+)
 @pytest.mark.parametrize("rate", [float("nan"), float("inf")])
 def test_a_rate_is_finite(rate):
     with pytest.raises(SpecError):
@@ -201,7 +208,10 @@ def test_a_task_is_a_name(task):
         plan(steps=(Step(task=task, index=0, sums=(Sum("b", Apply.ADD),)),))
 
 
-@pytest.mark.xfail(strict=True, reason="numbers that do not fit their field are found only by bytes(plan), as struct.error, not as SpecError")
+@pytest.mark.xfail(
+    strict=True,
+    reason="numbers that do not fit their field are found only by bytes(plan), as struct.error, not as SpecError",
+)
 @pytest.mark.parametrize(
     "make",
     [
@@ -218,7 +228,9 @@ def test_numbers_fit_their_fields(make):
         bytes(make())
 
 
-@pytest.mark.xfail(strict=True, reason="members of a GROUP lane may be repeated or unordered: one meaning, several digests")
+@pytest.mark.xfail(
+    strict=True, reason="members of a GROUP lane may be repeated or unordered: one meaning, several digests"
+)
 @pytest.mark.parametrize("members", [("silo-1", "silo-1"), ("silo-2", "silo-1")])
 def test_members_of_a_group_are_ascending_and_distinct(members):
     with pytest.raises(SpecError):

@@ -32,7 +32,9 @@ def test_n_max_extreme_values_do_not_wrap(n):
     bound = n * ring.limit(n)
     assert bound <= 2**31 - 1
     assert total.view(np.int32).tolist() == [bound, -bound, bound, -bound]
-    assert ring.decode(total, clip=2.5, n_max=n).tolist() == pytest.approx([2.5 * n, -2.5 * n, 2.5 * n, -2.5 * n], rel=1e-15)
+    assert ring.decode(total, clip=2.5, n_max=n).tolist() == pytest.approx(
+        [2.5 * n, -2.5 * n, 2.5 * n, -2.5 * n], rel=1e-15
+    )
 
 
 @given(st.sampled_from(N_MAX), st.data())
@@ -66,7 +68,13 @@ def test_rounding_is_to_nearest_ties_to_even():
     assert words.view(np.int32).tolist() == [0, 0, 1, 2, 2, 0, -2]
 
 
-@pytest.mark.xfail(strict=True, reason="ring's docstring bounds the error of the mean by clip/limit; with all weights at a quarter of w_max it reaches 2·clip/limit")
+@pytest.mark.xfail(
+    strict=True,
+    reason=(
+        "ring's docstring bounds the error of the mean by clip/limit; with all weights at a quarter of w_max "
+        "it reaches 2·clip/limit"
+    ),
+)
 def test_the_error_of_the_mean_is_at_most_clip_over_limit():
     n, clip, grid = 4, 1.0, (1, 4)
     step = clip / ring.limit(n)
@@ -122,7 +130,13 @@ def test_the_input_is_not_changed_whatever_its_dtype(dtype):
     assert words.view(np.int32).tolist() == [ring.limit(4), -ring.limit(4), 0, round(ring.limit(4) / 2)]
 
 
-@pytest.mark.xfail(strict=True, reason="a clip so small that share·limit/clip overflows encodes inf and NaN, cast to whatever the machine does: plan.Block should bound clip")
+@pytest.mark.xfail(
+    strict=True,
+    reason=(
+        "a clip so small that share·limit/clip overflows encodes inf and NaN, cast to whatever the machine "
+        "does: plan.Block should bound clip"
+    ),
+)
 def test_a_tiny_clip_still_encodes():
     with np.errstate(all="ignore"):
         words = encoded(np.array([1.0, 0.0]), clip=5e-324, share=1.0, n_max=4)

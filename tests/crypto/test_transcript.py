@@ -18,7 +18,7 @@ RFC5869 = [
         "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865",
     ),
     (
-        bytes(range(0x00, 0x50)).hex(),
+        bytes(range(0x50)).hex(),
         bytes(range(0x60, 0xB0)).hex(),
         bytes(range(0xB0, 0x100)).hex(),
         "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e590e09da3275600c2f09b8367793a9aca3db71"
@@ -42,7 +42,10 @@ def test_derive_is_hkdf_with_the_label_as_info():
     """HKDF written out with HMAC (RFC 5869 §2.2, §2.3)."""
     info = transcript.label_bytes("pair", ["a", "b", "lane"])
     key = hmac.digest(b"salt" * 8, b"secret", sha256)
-    assert transcript.derive(b"secret", b"salt" * 8, "pair", "a", "b", "lane", size=16) == hmac.digest(key, info + b"\x01", sha256)[:16]
+    assert (
+        transcript.derive(b"secret", b"salt" * 8, "pair", "a", "b", "lane", size=16)
+        == hmac.digest(key, info + b"\x01", sha256)[:16]
+    )
 
 
 def test_label_bytes_layout():
@@ -86,7 +89,10 @@ def test_run_id_and_chain_bind_every_field():
 @pytest.mark.parametrize("function", [transcript.t1, transcript.t2, transcript.t3])
 def test_lists_in_transcripts_are_ordered_and_bounded(function):
     before = bytes(32)
-    results = {function(before, messages) for messages in ([], [b""], [b"a"], [b"a", b"b"], [b"b", b"a"], [b"ab"], [b"", b"ab"])}
+    results = {
+        function(before, messages)
+        for messages in ([], [b""], [b"a"], [b"a", b"b"], [b"b", b"a"], [b"ab"], [b"", b"ab"])
+    }
     assert len(results) == 7
     assert function(before, iter([b"a"])) == function(before, [b"a"])
 
@@ -95,7 +101,17 @@ def test_the_three_transcripts_have_labels_of_their_own():
     assert len({function(bytes(32), [b"x"]) for function in (transcript.t1, transcript.t2, transcript.t3)}) == 3
 
 
-@pytest.mark.parametrize("change", [("secreu", "salt", "l", "f"), ("secret", "salu", "l", "f"), ("secret", "salt", "m", "f"), ("secret", "salt", "l", "g")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("secreu", "salt", "l", "f"),
+        ("secret", "salu", "l", "f"),
+        ("secret", "salt", "m", "f"),
+        ("secret", "salt", "l", "g"),
+    ],
+)
 def test_keys_are_bound_to_secret_salt_label_and_fields(change):
     secret, salt, label, field = change
-    assert transcript.derive(secret.encode(), salt.encode(), label, field) != transcript.derive(b"secret", b"salt", "l", "f")
+    assert transcript.derive(secret.encode(), salt.encode(), label, field) != transcript.derive(
+        b"secret", b"salt", "l", "f"
+    )

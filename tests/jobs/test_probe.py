@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,20 @@ from crypto.errors import EvidenceError, SpecError
 from crypto.keys import Identity
 from jobs import homes
 from jobs.local import run_job
-from jobs.probe import BINS, FILE, FOLDER, Probe, ProbedAgent, agent_class, bin_words, chi_square, read_probe, vector_path
+from jobs.probe import (
+    BINS,
+    FILE,
+    FOLDER,
+    Probe,
+    ProbedAgent,
+    agent_class,
+    bin_words,
+    chi_square,
+    read_probe,
+    vector_path,
+)
 from jobs.spec import JobSpec
 from silo_agent.agent import Agent
-from silo_agent.data import commitment, resolve
-from silo_agent.methods import method
 
 SILOS = tuple(f"silo-{i}" for i in range(1, 7))
 JOB = JobSpec.parse(
@@ -31,16 +41,37 @@ JOB = JobSpec.parse(
         "method": "fedcoe",
         "dataset": "tiny",
         "keep_uploads": "all",
-        "params": {"features": 4, "classes": 2, "hidden": 2, "rounds": 3, "local_steps": 1, "finetune_steps": 1, "batch": 8},
+        "params": {
+            "features": 4,
+            "classes": 2,
+            "hidden": 2,
+            "rounds": 3,
+            "local_steps": 1,
+            "finetune_steps": 1,
+            "batch": 8,
+        },
+    }
+)
+
+FEDAVG = JobSpec.parse(
+    {
+        "name": "mean",
+        "method": "fedavg",
+        "dataset": "tiny",
+        "params": {"features": 4, "classes": 2, "hidden": 2, "rounds": 2, "local_steps": 1, "batch": 8},
     }
 )
 
 
 @dataclass(frozen=True)
 class Done:
+    """``run``: of FedCoE. ``first``: of FedAvg, before it, and ``plain``: (step, lane) → all silos' vectors of it."""
+
     root: Path
     run: Run
     log: str
+    first: Run
+    plain: Mapping[tuple[int, str], list[np.ndarray]]
 
     def home(self, silo: str) -> Path:
         return self.root / "silos" / silo
@@ -60,23 +91,9 @@ def tiny_data(silo: int) -> dict[str, np.ndarray]:
     return {name: array.astype(np.float32 if name.startswith("x") else np.int64) for name, array in parts.items()}
 
 
-def open_agent(job: str, home: Path) -> Agent:
-    """As ``jobs.run.open_agent`` makes it, of the class that the home asks for."""
-    spec, site = JobSpec.from_text(job), homes.open_site(home)
-    data = resolve(spec.dataset, home)
-    return agent_class(home)(
-        site,
-        job=spec.digest,
-        plan=spec.plan(site.charter),
-        method=method(spec.method)(spec.params, site.silo),
-        data=data,
-        data_digest=commitment(data, homes.read_salt(home)),
-    )
-
-
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
-    """One run: silo-1 … silo-4 keep vectors, silo-5 has a probe that can't be written, silo-6 none."""
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Two runs. In the second silo-5 has a probe that can't be written, and silo-6 none."""
     root = tmp_path_factory.mktemp("federation")
     consortium, aggregator = Identity.generate(), homes.make_aggregator(root / "aggregator")
     members = [homes.make_silo(root / "silos" / silo, silo) for silo in SILOS]
@@ -87,21 +104,29 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         homes.pin(home, charter, consortium.public)
         np.savez(home / "data" / "tiny.npz", **tiny_data(at))  # type: ignore[arg-type]
         (home / "policy.toml").write_text('approval = "automatic"\n')
-        if silo != "silo-6":
-            (home / "silo.json").write_text(json.dumps({"silo": silo, "probe": "vectors"}))
-    (root / "silos" / "silo-5" / FILE).mkdir()
+        (home / "silo.json").write_text(json.dumps({"silo": silo, "probe": "vectors"}))
+    everyone = {silo: root / "silos" / silo for silo in SILOS}
+    _, first, _ = run_job(FEDAVG, root / "aggregator", everyone)
+    plain = {
+        (k, lane.name): [np.load(vector_path(home, k, lane.name)) for home in everyone.values()]
+        for k, step in enumerate(first.spec.plan.steps)
+        for lane in first.spec.plan.lanes_of(step)
+    }
+    for home in (everyone["silo-5"], everyone["silo-6"]):
+        (home / FILE).unlink()
+        shutil.rmtree(home / FOLDER)
+    (everyone["silo-5"] / FILE).mkdir()
+    (everyone["silo-6"] / "silo.json").write_text(json.dumps({"silo": "silo-6"}))
     heard: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("consilium.probe")
     logger.addHandler(handler)
     try:
-        _, run, _ = run_job(
-            JOB, root / "aggregator", {silo: root / "silos" / silo for silo in SILOS}, agent=open_agent
-        )
+        _, run, _ = run_job(JOB, root / "aggregator", everyone)
     finally:
         logger.removeHandler(handler)
-    yield Done(root, run, "\n".join(heard))
+    return Done(root, run, "\n".join(heard), first, plain)
 
 
 def test_the_first_and_the_last_training_step_are_binned_and_every_step_is_weighed(done: Done) -> None:
@@ -133,17 +158,40 @@ def test_after_counts_the_words_that_the_aggregator_stored(done: Done) -> None:
             assert not np.array_equal(stored, plain)
 
 
+def test_the_plain_vectors_add_up_to_what_opened(done: Done) -> None:
+    """Sums of the silos' vectors, applied step by step with the ledger's slots, give the run's state bit for bit."""
+    plan, state = done.first.spec.plan, blocks.initial_state(done.first.spec.plan)
+    closed = [e.record for e in read(ledger_path(done.root / "aggregator")) if e.kind is Kind.STEP_CLOSED]
+    for record in (record for record in closed if record["run"] == done.first.name):
+        step = plan.steps[record["k"]]
+        lanes = [lane.name for lane in plan.lanes_of(step)]
+        sums = {lane: np.add.reduce(done.plain[record["k"], lane], dtype=np.uint32) for lane in lanes}
+        state = blocks.apply(plan, step, state, sums, record["slots"])
+    assert blocks.state_digest(state) == blocks.state_digest(done.first.state)
+
+
+def test_a_new_run_clears_the_vectors_and_keeps_the_figures(done: Done) -> None:
+    home = done.home("silo-1")
+    assert {path.name.split("-", 1)[1] for path in (home / FOLDER).iterdir()} == {
+        f"{lane.name}.npy" for lane in done.run.spec.plan.lanes
+    }
+    before = read_probe(home, done.first.name)
+    assert before is not None
+    assert {one.lane for one in before.histograms} == {"everyone"}
+
+
 def test_weights_in_the_probe_add_up_to_what_opened(done: Done) -> None:
     closed = [e.record for e in read(ledger_path(done.root / "aggregator")) if e.kind is Kind.STEP_CLOSED]
-    train = next(record for record in closed if record["name"] == "train/0")
-    weights = [dict((k, lanes) for k, _, lanes in done.probe(silo).weights)[train["k"]] for silo in SILOS[:4]]
+    train = next(record for record in closed if record["run"] == done.run.name and record["name"] == "train/0")
+    weights = [{k: lanes for k, _, lanes in done.probe(silo).weights}[train["k"]] for silo in SILOS[:4]]
     assert all(lane["everyone"] for lane in weights)
     assert sum(lane["everyone"] for lane in weights) < train["slots"]["everyone.weight"]  # two silos drew nothing
 
 
 def test_a_broken_probe_and_no_probe_change_nothing(done: Done) -> None:
     """silo-5 said in its log that it could not draw, silo-6 runs the production agent; both countersigned."""
-    end = next(e.record for e in read(ledger_path(done.root / "aggregator")) if e.kind is Kind.RUN_FINISHED)
+    entries = read(ledger_path(done.root / "aggregator"))
+    end = next(e.record for e in entries if e.kind is Kind.RUN_FINISHED and e.record["run"] == done.run.name)
     assert sorted(end["countersignatures"]) == sorted(SILOS)
     assert "the probe could not be written" in done.log
 
@@ -181,7 +229,10 @@ def test_silo_json_chooses_the_class(tmp_path: Path) -> None:
         agent_class(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":2}', '{"format":1,"silo":"a","runs":{"r":{}}}', '{"format":1,"silo":"a","runs":7}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format":2}', '{"format":1,"silo":"a","runs":{"r":{}}}', '{"format":1,"silo":"a","runs":7}'],
+)
 def test_a_file_that_no_probe_wrote_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     with pytest.raises(EvidenceError, match="what a probe writes"):
@@ -198,4 +249,3 @@ def test_chi_square() -> None:
     assert chi_square([5] * BINS) == 0.0
     assert chi_square([BINS] + [0] * (BINS - 1)) == pytest.approx(BINS * (BINS - 1))
     assert chi_square([0] * BINS) == 0.0
-    assert blocks.state_digest({}) == blocks.state_digest({})

@@ -1,0 +1,135 @@
+"""The courier: one request per silo, at least once, and no waiting for the dead. NVFlare's engine is a script here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Lock
+
+import pytest
+from nvflare.apis.fl_constant import ReservedTopic, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+
+from crypto.messages import Message
+from jobs.flare import courier
+from jobs.flare.wire import unwrap, wrap
+
+Reply = Callable[[str], Shareable | None]
+
+
+class Engine:
+    """Answers DO_TASK by script: silo → what its next requests get, then its own name back."""
+
+    def __init__(self, **script: list[Reply]) -> None:
+        self.script = {silo.replace("_", "-"): list(replies) for silo, replies in script.items()}
+        self.asked: list[tuple[str, bytes]] = []
+        self._lock = Lock()
+
+    @contextmanager
+    def new_context(self) -> Iterator[FLContext]:
+        yield FLContext()
+
+    def send_aux_request(
+        self, targets: list[str], topic: str, request: Shareable, timeout: float, fl_ctx: FLContext, optional: bool
+    ) -> dict[str, Shareable]:
+        (silo,) = targets
+        assert topic == ReservedTopic.DO_TASK
+        with self._lock:
+            self.asked.append((silo, unwrap(request).body))
+            replies = self.script.get(silo)
+            reply = replies.pop(0) if replies else echo
+        answer = reply(silo)
+        return {} if answer is None else {silo: answer}
+
+
+def echo(silo: str) -> Shareable:
+    return wrap(Message("open", silo.encode()))
+
+
+def says(code: str) -> Reply:
+    return lambda silo: make_reply(code)
+
+
+def nothing(silo: str) -> None:
+    return None
+
+
+def requests(*silos: str) -> dict[str, Message]:
+    return {silo: Message("open", f"for {silo}".encode()) for silo in silos}
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RETRY_S", "LOST_S"):
+        monkeypatch.setattr(courier, name, 0.0)
+
+
+def exchange(
+    post: courier.Courier, *silos: str, enough: int | None = None, timeout_s: float = 30.0
+) -> dict[str, Shareable]:
+    wanted = len(silos) if enough is None else enough
+    return post.exchange("open", requests(*silos), timeout_s=timeout_s, enough=wanted)
+
+
+def test_each_silo_gets_its_own_request_and_only_that() -> None:
+    engine = Engine()
+    came = exchange(courier.Courier(engine, Signal(), 0.0), "silo-1", "silo-2", "silo-3")
+    assert {silo: unwrap(answer).body for silo, answer in came.items()} == {s: s.encode() for s in came}
+    assert sorted(engine.asked) == [(f"silo-{n}", f"for silo-{n}".encode()) for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("trouble", [says(ReturnCode.TIMEOUT), says(ReturnCode.COMMUNICATION_ERROR), nothing])
+def test_an_answer_that_does_not_come_is_asked_for_again_with_the_same_bytes(trouble: Reply) -> None:
+    engine = Engine(silo_1=[trouble, trouble])
+    assert set(exchange(courier.Courier(engine, Signal(), 0.0), "silo-1")) == {"silo-1"}
+    assert engine.asked == [("silo-1", b"for silo-1")] * 3
+
+
+def test_an_error_is_an_answer_and_is_not_asked_for_again() -> None:
+    engine = Engine(silo_1=[says(ReturnCode.EXECUTION_EXCEPTION)])
+    came = exchange(courier.Courier(engine, Signal(), 0.0), "silo-1", "silo-2")
+    assert came["silo-1"].get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert len(engine.asked) == 2
+
+
+def test_a_silo_that_was_there_and_is_gone_is_not_waited_for() -> None:
+    engine = Engine()
+    post = courier.Courier(engine, Signal(), 0.0)
+    assert len(exchange(post, "silo-1", "silo-2")) == 2
+    engine.script["silo-1"] = [says(ReturnCode.COMMUNICATION_ERROR)] * 1000
+    assert set(exchange(post, "silo-1", "silo-2", timeout_s=3600.0)) == {"silo-2"}
+    engine.script["silo-1"] = []
+    assert set(exchange(post, "silo-1", "silo-2")) == {"silo-1", "silo-2"}, "it may come back"
+
+
+def test_enough_and_the_grace_end_a_wait_and_the_late_answer_is_dropped() -> None:
+    release, left = Event(), Event()
+
+    def slow(silo: str) -> Shareable:
+        release.wait(30)
+        left.set()
+        return echo(silo)
+
+    came = exchange(courier.Courier(Engine(silo_1=[slow]), Signal(), 0.0), "silo-1", "silo-2", enough=1)
+    assert set(came) == {"silo-2"}
+    release.set()
+    assert left.wait(30)
+    assert set(came) == {"silo-2"}
+
+
+def test_an_abort_ends_a_wait() -> None:
+    abort, release = Signal(), Event()
+
+    def slow(silo: str) -> Shareable:
+        abort.trigger(True)
+        release.wait(30)
+        return echo(silo)
+
+    assert exchange(courier.Courier(Engine(silo_1=[slow]), abort, 0.0), "silo-1", timeout_s=3600.0) == {}
+    release.set()
+
+
+def test_the_time_out_ends_a_wait() -> None:
+    assert exchange(courier.Courier(Engine(silo_1=[nothing] * 1000), Signal(), 0.0), "silo-1", timeout_s=0.0) == {}

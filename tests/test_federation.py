@@ -1,0 +1,308 @@
+"""One real federation for all of these tests: NVFlare processes with mTLS, MLflow on SQLite, /metrics, a second job
+through NVFlare's own command line with a silo killed on the way, and nothing left at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from aggregator.ledger import Kind, ledger_path, read, verify
+from crypto import blocks, transcript
+from crypto.cohort import words_digest
+from crypto.messages import Closing, StepResult
+from jobs.homes import Federation, open_aggregator, read_charter
+from jobs.probe import vector_path
+from jobs.summary import RunRecord
+
+pytestmark = pytest.mark.federation
+
+SILOS = 8
+START = """
+import sys
+from pathlib import Path
+from jobs.console import Shown
+from jobs.up import Options, up
+import json
+view = Shown(json=True, on_result=lambda report: print(json.dumps(report), flush=True))
+up(Options(name="shared", keep=True, probe="vectors", runs=Path(sys.argv[1])), view)
+"""
+
+
+@dataclass(frozen=True)
+class Up:
+    """``fed up --keep``, after its job: the object it printed, and its processes."""
+
+    report: dict[str, Any]
+    federation: Federation
+    process: subprocess.Popen[str]
+
+    @property
+    def record(self) -> RunRecord:
+        return RunRecord.read(self.federation.aggregator, self.report["run_id"])
+
+    def tree(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    runs = tmp_path_factory.mktemp("runs")
+    with (runs / "stderr.txt").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, str(runs)], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=runs
+        )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        process.wait()
+        pytest.fail((runs / "stderr.txt").read_text())
+    federation = Federation(runs / "shared", "shared", tuple(f"silo-{i}" for i in range(1, SILOS + 1)))
+    yield Up(json.loads(line), federation, process)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    process.stdout.close()
+
+
+def test_what_is_printed(up: Up) -> None:
+    report = up.report
+    keys = "run_id method silos rounds_completed nvflare secure_aggregation accuracy mlflow ledger report seconds"
+    assert set(keys.split()) <= set(report)
+    assert (report["method"], report["silos"], report["rounds_completed"]) == ("fedcoe", SILOS, 12)
+    assert report["nvflare"] == {"version": "2.9.0"}
+    sums = report["secure_aggregation"]
+    assert (sums["threshold"], sums["steps_released"], sums["steps_void"], sums["refusals"]) == (5, 15, 0, 0)
+    assert sums["masked_bytes_per_parameter"] == 4.0
+    accuracy = report["accuracy"]
+    assert accuracy["global"] >= accuracy["fedavg"]["global"] + 4
+    assert accuracy["cold"] >= accuracy["fedavg"]["cold"] + 4
+    assert set(accuracy["fedavg_equal_params"]) == {"global", "cold"} and set(accuracy["local"]) == {"personal"}
+    assert set(report["mlflow"]) == {"tracking_uri", "model", "version", "run_id"}
+    assert set(report["seconds"]) == {"total", "submit_to_first_phase", "per_round_median", "teardown"}
+    assert Path(report["report"]).stat().st_size > 10_000
+
+
+def test_the_ledger_verifies_and_every_silo_signed_it(up: Up) -> None:
+    charter, identity = open_aggregator(up.federation.aggregator)
+    assert verify(ledger_path(up.federation.aggregator), identity.public)
+    finished = up.record.finished
+    assert finished is not None
+    assert sorted(finished["countersignatures"]) == list(up.federation.silos)
+    for silo, signed in finished["countersignatures"].items():
+        closing = Closing.open(bytes.fromhex(signed), lambda m: charter.member(m.silo).agent)
+        assert (closing.silo, closing.chain.hex(), closing.ledger.hex()) == (silo, finished["chain"], finished["ledger_head"])
+
+
+def plain(up: Up, silo: str, k: int, lane: str) -> np.ndarray:
+    """The silo's own integers before masking, from its own folder."""
+    words: np.ndarray = np.load(vector_path(up.federation.silo(silo), k, lane), allow_pickle=False)
+    return words
+
+
+def uploads(up: Up) -> Iterator[tuple[int, str, str, np.ndarray]]:
+    """(k, silo, lane, masked words) of every lane the aggregator received."""
+    for path in sorted((up.federation.aggregator / "jobs" / up.report["run_id"] / "uploads").glob("*/*/*.u32")):
+        yield int(path.parent.parent.name), path.parent.name, path.stem, np.fromfile(path, dtype="<u4")
+
+
+def correlation(masked: np.ndarray, own: np.ndarray) -> float:
+    return float(np.corrcoef(masked.view(np.int32).astype(float), own.view(np.int32).astype(float))[0, 1])
+
+
+def test_no_upload_resembles_its_silos_update(up: Up) -> None:
+    looked = 0
+    for k, silo, lane, masked in uploads(up):
+        own = plain(up, silo, k, lane)
+        if masked.size < 1000 or not own.any():
+            continue
+        assert abs(correlation(masked, own)) < 6 / masked.size**0.5, (k, silo, lane)
+        looked += 1
+    assert looked >= 2 * SILOS * 12  # generalist and one expert per silo and round at the least
+
+
+def test_the_opened_sums_are_the_plain_integer_sums_bit_for_bit(up: Up) -> None:
+    """Chain and state on the ledger, recomputed from the integers in the silos' own folders."""
+    record, charter = up.record, read_charter(up.federation.aggregator)
+    plan = record.plan
+    state = blocks.initial_state(plan)
+    finished = record.finished
+    assert finished is not None and record.started["charter_digest"] == charter.digest.hex()
+    previous = None
+    for closed in record.of(Kind.STEP_CLOSED):
+        k = int(closed["k"])
+        step = plan.steps[k]
+        sums = {}
+        for lane in closed["lanes_open"]:
+            total = np.zeros(plan.words_of(step, lane), np.uint32)
+            for silo in closed["survivors"]:
+                total += plain(up, silo, k, lane)
+            sums[lane] = total
+        slots = {name: int(closed["slots"][name]) for name in (slot.name for slot in plan.slots_of(step))}
+        result = StepResult(
+            step=k,
+            t3=bytes.fromhex(closed["transcript"]),
+            released=True,
+            slots=tuple(slots.values()),
+            sums=tuple((lane, words_digest(words)) for lane, words in sums.items()),
+        )
+        if previous is not None:
+            assert transcript.next_chain(previous, result.t3, result.digest, released=True).hex() == closed["chain"]
+        previous = bytes.fromhex(closed["chain"])
+        state = blocks.apply(plan, step, state, sums, slots)
+        assert blocks.state_digest(state).hex() == closed["state_digest"]
+    assert previous is not None and previous.hex() == finished["chain"]
+
+
+def test_the_registered_model_gives_the_printed_figures_in_a_fresh_process(up: Up) -> None:
+    code = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(f"models:/{sys.argv[2]}@candidate")
+right = total = 0
+for path in sys.argv[3:]:
+    data = np.load(path)
+    labels = model.predict(data["x_test"].astype("float32"), params={"mode": "global"})
+    right += int((labels == data["y_test"]).sum()); total += len(labels)
+print(json.dumps([right, total]))
+try:
+    model.predict(data["x_test"].astype("float32"), params={"mode": "personal"})
+except Exception as refused:
+    print(refused)
+"""
+    data = [str(home / "data" / "digits.npz") for home in up.federation.homes.values()]
+    found = subprocess.run(
+        [sys.executable, "-c", code, up.report["mlflow"]["tracking_uri"], up.report["mlflow"]["model"], *data],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+    )
+    assert found.returncode == 0, found.stderr
+    figures, refusal = found.stdout.splitlines()[-2:]
+    right, total = json.loads(figures)
+    assert f"{right}/{total}" == up.report["correct"]["global"]
+    assert "never leave" in refusal
+
+
+def metrics_ports(up: Up) -> dict[str, int]:
+    ports: dict[str, int] = json.loads((up.federation.root / "federation.json").read_text())["metrics"]
+    return ports
+
+
+def scrape(port: int, page: str = "metrics") -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def test_both_metrics_pages_pass_promtool(up: Up) -> None:
+    ports = metrics_ports(up)
+    for name, prefix in (("aggregator", "consilium_aggregator_"), ("silo-1", "consilium_silo_")):
+        page = scrape(ports[name])
+        assert prefix in page
+        checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert "ok" in scrape(ports[name], "healthz")
+        assert scrape(ports[name], "readyz")
+
+
+def test_every_listener_is_on_loopback(up: Up) -> None:
+    pids = {process.pid for process in up.tree()}
+    listeners = [c for c in psutil.net_connections("inet") if c.pid in pids and c.status == psutil.CONN_LISTEN]
+    assert len(listeners) >= SILOS + 2
+    assert {c.laddr.ip.removeprefix("::ffff:") for c in listeners} <= {"127.0.0.1", "::1"}
+
+
+def test_a_job_through_nvflares_own_command_line_with_a_silo_killed_on_the_way(up: Up, tmp_path: Path) -> None:
+    """``fed export``, ``nvflare job submit``: to the end, with one silo's job process killed between two steps."""
+    job = tmp_path / "job.toml"
+    job.write_text(
+        'name = "second"\nmethod = "fedavg"\ndataset = "digits"\n[params]\nfeatures = 64\nclasses = 10\nrounds = 4\n'
+        "[timeouts]\nphase = 15\nstep = 60\n"
+    )
+    folder = tmp_path / "exported"
+    fed = [sys.executable, "-m", "jobs.cli"]
+    subprocess.run([*fed, "export", str(job), "--out", str(folder), "--federation", str(up.federation.root)], check=True)
+    assert not list(folder.rglob("custom"))
+    before = sum(1 for _ in read(ledger_path(up.federation.aggregator)))
+    admin = json.loads((up.federation.root / "federation.json").read_text())["admin"]
+    nvflare = str(Path(sys.executable).with_name("nvflare"))
+    kit = up.federation.root / "kits" / "admin"
+    submitted = subprocess.run(
+        [nvflare, "job", "submit", "-j", str(folder), "--startup-kit", str(kit)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr + admin
+    new = follow(up, before, until={Kind.STEP_CLOSED})
+    victim = next(p for p in up.tree() if is_job_of(p, "silo-3"))
+    victim.kill()
+    new = follow(up, before, until={Kind.RUN_FINISHED, Kind.RUN_FAILED})
+    assert new[-1].kind is Kind.RUN_FINISHED, new[-1].record
+    lost = {entry.record["silo"] for entry in new if entry.kind is Kind.SILO_LOST}
+    assert lost == {"silo-3"}
+    assert len(new[-1].record["countersignatures"]) == SILOS - 1
+
+
+def is_job_of(process: psutil.Process, silo: str) -> bool:
+    try:
+        line = process.cmdline()
+    except psutil.Error:
+        return False
+    return "client-job" in line and any(silo in part for part in line)
+
+
+def follow(up: Up, before: int, until: set[Kind], timeout_s: float = 180.0) -> list[Any]:
+    """The ledger's entries since ``before``, once one of these kinds is among them."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        new = [entry for entry in read(ledger_path(up.federation.aggregator)) if entry.seq >= before]
+        if any(entry.kind in until for entry in new):
+            return new
+        assert up.process.poll() is None
+        os.sched_yield()
+    raise AssertionError(f"none of {sorted(until)} after {timeout_s:.0f} s: {[entry.kind for entry in new]}")
+
+
+def test_no_secret_is_in_a_log_or_a_job_folder(up: Up) -> None:
+    secrets = [path.read_bytes() for path in up.federation.root.rglob("keys/*.key")]
+    secrets += [path.read_bytes() for path in up.federation.root.rglob("salt")]
+    assert len(secrets) >= 2 * SILOS + 1 + SILOS
+    public = [*up.federation.root.rglob("log.txt"), *(up.federation.root / "submitted").rglob("*.json")]
+    public += [up.federation.aggregator / "ledger" / "ledger.jsonl", Path(up.report["report"])]
+    for path in public:
+        data = path.read_bytes()
+        for secret in secrets:
+            assert secret not in data and secret.hex().encode() not in data, path
+
+
+def test_at_the_end_nothing_of_ours_is_left(up: Up) -> None:
+    """Last: Ctrl-C on ``fed up --keep``."""
+    tree = up.tree()
+    assert len(tree) >= SILOS + 1
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(60) in (0, 130)
+    _, alive = psutil.wait_procs(tree, timeout=10)
+    assert alive == []
+    log = (up.federation.aggregator / "log.txt").read_text()
+    assert not re.search(r"Traceback", log), log[-2000:]
