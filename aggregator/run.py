@@ -152,6 +152,7 @@ class Run:
             phase, missing = (failed.phase, failed.missing) if isinstance(failed, RoundLost) else ("", ())
             record = {"run": self.name, "code": failed.code, "phase": phase, "missing": list(missing), "k": at.k, "detail": str(failed)}
             self.ledger.append(Kind.RUN_FAILED, record)
+            metrics.step_lost()
             self.watch(None, f"failed: {failed}")
             raise
 

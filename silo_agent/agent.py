@@ -9,7 +9,7 @@ that was answered gets ``Replay``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -166,10 +166,18 @@ class Agent:
         step = session.context.step
         with metrics.training():
             contribution = self.method.contribute(step, self.published, self.data)
+        self._show(contribution.slots)
         encoded = self.observe(step, blocks.encode(self.plan, step, contribution, self._weights))
         with metrics.masking(sum(4 * words.size for words in encoded.lanes.values())):
             header, section = session.upload(encoded)
         return Message("contribute", pack_two([header], [(self.site.silo, section)]))
+
+    def _show(self, slots: Mapping[str, int]) -> None:
+        """This silo's own figures, at this silo's own /metrics and nowhere else."""
+        metrics.rows(self.data.rows)
+        for name, count in slots.items():
+            if name.endswith(".correct") and slots.get("test.rows"):
+                metrics.accuracy(name.removesuffix(".correct"), count / slots["test.rows"])
 
     def observe(self, step: Step, encoded: blocks.Encoded) -> blocks.Encoded:
         """A seam for the demonstration's histogram and for tests; here it does nothing."""
