@@ -117,18 +117,13 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the native NVFlare job folder of a job: `nvflare job submit -j` takes it. No custom code in it."""
-    from jobs.flare.folder import write_job
+    from jobs.flare.folder import export as write
     from jobs.homes import read_charter
-    from jobs.run import encode_plan
     from jobs.spec import JobSpec
 
     spec = JobSpec.load(job)
     pinned = read_charter(charter / "aggregator" if (charter / "aggregator").is_dir() else charter)
-    if out.exists():
-        from crypto.errors import SpecError
-
-        raise SpecError("--out", got=str(out), want="a folder that does not exist")
-    write_job(out, name=spec.name, job=spec.text, plan=encode_plan(spec.plan(pinned)), silos=pinned.silos)
+    write(spec, pinned, out)
     if as_json:
         _emit({"folder": str(out), "job": spec.digest.hex()}, True)
     else:

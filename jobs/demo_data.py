@@ -16,7 +16,7 @@ CLASSES = 10
 TEST_SHARE = 0.3
 MIN_TRAIN_ROWS = 16
 _DIRICHLET = 1.0
-_REDRAWS = 1000
+_REDRAWS = 100
 
 
 def make(silos: int, seed: int, newcomers: int = 2) -> dict[str, dict[str, np.ndarray]]:

@@ -14,9 +14,9 @@ from typing import Protocol
 from aggregator.round import Exchange, Replies
 from aggregator.run import Outcome, Run
 from crypto.messages import Message
-from jobs.run import encode_plan, open_agent, open_run
+from jobs.run import open_agent, open_run
 from jobs.homes import read_charter
-from jobs.spec import JobSpec
+from jobs.spec import JobSpec, encode_plan
 from silo_agent.agent import Agent
 
 

@@ -6,8 +6,6 @@ half loads no torch and no method: the plan comes with the job, and every silo r
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import time
 from collections.abc import Generator
@@ -19,9 +17,8 @@ from aggregator.round import Exchange, Replies, Timeouts
 from aggregator.run import Outcome, Run, RunSpec
 from aggregator.state import stage_predictor
 from crypto.errors import SpecError
-from crypto.plan import Plan
 from jobs import homes
-from jobs.spec import JobSpec
+from jobs.spec import JobSpec, decode_plan
 from silo_agent.agent import Agent
 from silo_agent.data import commitment, resolve
 from silo_agent.methods import method
@@ -35,11 +32,6 @@ def predictor_requirements() -> list[str]:
     return [f"consilium[silo]=={metadata.version('consilium')}", f"mlflow=={metadata.version('mlflow')}"]
 
 
-def encode_plan(plan: Plan) -> str:
-    """The plan as it travels in a job folder."""
-    return base64.b64encode(bytes(plan)).decode()
-
-
 def server_run(job: str, plan: str, home: Path) -> Generator[Exchange, Replies, Outcome]:
     """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's."""
     return open_run(job, plan, home).run()
@@ -47,10 +39,7 @@ def server_run(job: str, plan: str, home: Path) -> Generator[Exchange, Replies, 
 
 def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None) -> Run:
     spec = JobSpec.from_text(job)
-    try:
-        decoded = Plan.from_bytes(base64.b64decode(plan, validate=True))
-    except binascii.Error as bad:
-        raise SpecError("plan", got=plan[:24], want="base64 of a plan") from bad
+    decoded = decode_plan(plan)
     if decoded.method != spec.method:
         raise SpecError("plan.method", got=decoded.method, want=spec.method)
     charter, identity = homes.open_aggregator(home)

@@ -12,6 +12,8 @@ An unknown field, a wrong type or an unknown method is a ``SpecError`` that name
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import re
 import tomllib
@@ -131,6 +133,19 @@ class JobSpec:
             n_max=len(charter.members), colluders=charter.colluders, honest=charter.honest, lane_floor=charter.lane_floor
         )
         return method(self.method).plan(self.params, limits)
+
+
+def encode_plan(plan: Plan) -> str:
+    """The plan as it travels in a job: base64 of its bytes."""
+    return base64.b64encode(bytes(plan)).decode()
+
+
+def decode_plan(text: str) -> Plan:
+    """The plan again. Raises SpecError for what is no base64, Malformed for what is no plan."""
+    try:
+        return Plan.from_bytes(base64.b64decode(text, validate=True))
+    except binascii.Error as bad:
+        raise SpecError("plan", got=text[:24], want="base64 of a plan") from bad
 
 
 def catalogue() -> list[str]:

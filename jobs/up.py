@@ -28,7 +28,6 @@ from crypto.errors import FederationError, RoundLost, SpecError
 from jobs import demo_data
 from jobs.follow import Follower, View
 from jobs.homes import Federation, read_charter
-from jobs.run import encode_plan
 from jobs.spec import JobSpec
 from jobs.summary import RunRecord, cold_score, median_step_seconds, per_cent, scores, secure_aggregation
 from silo_agent.data import DataSet, check
@@ -210,14 +209,6 @@ def read_port(home: Path) -> int | None:
         return None
 
 
-def export(spec: JobSpec, federation: Federation, folder: Path) -> Path:
-    """The native NVFlare job folder of a job under this federation's charter."""
-    from jobs.flare.folder import write_job
-
-    charter = read_charter(federation.aggregator)
-    return write_job(folder, name=spec.name, job=spec.text, plan=encode_plan(spec.plan(charter)), silos=charter.silos)
-
-
 def up(options: Options, view: View) -> dict[str, Any]:
     """Everything ``fed up`` does; returns the object that --json prints."""
     began = time.monotonic()
@@ -252,8 +243,10 @@ def up(options: Options, view: View) -> dict[str, Any]:
 
 def _run_job(demo: Demo, running: Running, view: View) -> tuple[RunRecord, dict[str, Any]]:
     """Submit, follow to the end by ledger and events, and read the record."""
+    from jobs.flare.folder import export
+
     home = demo.federation.aggregator
-    folder = export(demo.spec, demo.federation, demo.federation.root / "submitted")
+    folder = export(demo.spec, read_charter(home), demo.federation.root / "submitted")
     submitted = time.monotonic()
     job_id = running.session.submit(folder)
     view.say(f"submitted as {job_id}")

@@ -63,7 +63,8 @@ def resolve(name: str, home: Path) -> DataSet:
         )
     path = home / "data" / f"{name}.npz"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):  # a bare .npy under this name
                 raise DataRefused(f"Data set {name!r} is one array, not an npz.", remedy="Save it with numpy.savez.")
             missing = [array for array in _ARRAYS if array not in archive.files]

@@ -13,13 +13,29 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from crypto.charter import Charter
 from crypto.errors import SpecError
 from jobs.flare.wire import TASK_PATTERN
+from jobs.spec import JobSpec, encode_plan
 
 CONTROLLER = "jobs.flare.controller.SecureController"
 EXECUTOR = "jobs.flare.executor.SecureExecutor"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def export(spec: JobSpec, charter: Charter, folder: Path) -> Path:
+    """The job folder of a job under a charter: what ``fed export`` writes and ``fed up`` submits."""
+    if folder.exists():
+        raise SpecError("--out", got=str(folder), want="a folder that does not exist", remedy="Job folders are never overwritten.")
+    return write_job(
+        folder,
+        name=spec.name,
+        job=spec.text,
+        plan=encode_plan(spec.plan(charter)),
+        silos=charter.silos,
+        min_silos=charter.n_min,
+    )
 
 
 def encode_job(job: str) -> str:

@@ -214,7 +214,7 @@ class FedCoE:
     # --- predictions ---------------------------------------------------------------------------------------------
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
-        """p_BC. ``global`` and ``cold`` take published state and the unlabelled batch alone; ``personal``, ``local``."""
+        """p_BC. ``global`` and ``cold`` need published state and the batch alone, ``personal`` also ``local``."""
         known_mode(mode)
         x = batch(x, self.params.features)
         if mode != "personal":

@@ -133,7 +133,8 @@ def test_an_expired_charter_is_declined(federation: Federation) -> None:
 
 def first_open(federation: Federation) -> Message:
     """The request that opens step 0, as the aggregator sends it to silo-1."""
-    from jobs.run import encode_plan, open_run
+    from jobs.run import open_run
+    from jobs.spec import encode_plan
 
     spec = local.spec()
     run = open_run(spec.text, encode_plan(spec.plan(homes.read_charter(federation.aggregator))), federation.aggregator)

@@ -11,7 +11,7 @@ import pytest
 
 from crypto.errors import DataRefused, FederationError, NonFinite, SpecError
 from jobs.demo_data import make, style
-from silo_agent.data import DataSet, check, commitment, resolve
+from silo_agent.data import check, commitment, resolve
 
 
 def arrays(**changes: object) -> dict[str, np.ndarray]:
@@ -149,7 +149,7 @@ def test_demo_data_is_a_function_of_its_seed() -> None:
     salt = bytes(16)
 
     def all_of(silos: int, seed: int) -> list[bytes]:
-        return [commitment(_set(name, arrays), salt) for name, arrays in make(silos, seed).items()]
+        return [commitment(check(name, arrays), salt) for name, arrays in make(silos, seed).items()]
 
     assert all_of(8, 1) == all_of(8, 1) != all_of(8, 2)
 
@@ -158,7 +158,3 @@ def test_demo_data_is_a_function_of_its_seed() -> None:
 def test_demo_data_refuses_impossible_counts(silos: int, newcomers: int) -> None:
     with pytest.raises(ValueError, match="silos"):
         make(silos, seed=1, newcomers=newcomers)
-
-
-def _set(name: str, content: dict[str, np.ndarray]) -> DataSet:
-    return check(name, content)
