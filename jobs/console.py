@@ -101,7 +101,7 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
     if report["mlflow"]:
         console.print(f"  see the lineage        fed mlflow {_short(root)}", soft_wrap=True)
     console.print(f"  what may leave a silo  fed egress {report.get('job', 'fedcoe-digits')}")
-    console.print("  a job of your own      copy a file of jobs/catalogue, then fed up --job my-job.toml")
+    console.print("  a job of your own      copy a file of jobs/catalogue, then fed up --job my-job.toml", soft_wrap=True)
 
 
 def what_was_seen(root: Path, run: str) -> list[str]:

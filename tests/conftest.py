@@ -1,13 +1,29 @@
-"""One Hypothesis profile for the whole suite: the same examples on every machine, no clock, no example database."""
+"""One Hypothesis profile for the whole suite, and no silent skips."""
 
+from __future__ import annotations
+
+import pytest
 from hypothesis import HealthCheck, settings
 
+# The same examples on every machine, no clock, no example database.
 settings.register_profile(
-    "suite",
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=50,
-    suppress_health_check=[HealthCheck.too_slow],
+    "suite", derandomize=True, deadline=None, database=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("suite")
+
+#: Skips that are meant, by node id. A skip that is not listed here fails the run: what is skipped is not tested.
+EXPECTED_SKIPS: frozenset[str] = frozenset()
+
+_skipped: set[str] = set()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.add(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    unexpected = sorted(_skipped - EXPECTED_SKIPS)
+    if unexpected:
+        print(f"\nunexpected skips: {', '.join(unexpected)}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

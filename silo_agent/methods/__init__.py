@@ -114,8 +114,14 @@ def parse(kind: type[P], raw: Mapping[str, object], path: str = "params") -> P:
 
 
 def weight(mass: float, mean: float) -> int:
-    """The weight rule: ``mass`` rows against the federation's mean, in halves of it, within the grid."""
+    """The weight rule: ``mass`` rows in halves of the mean, within the grid; its least if there is no mean."""
     return int(min(max(round(2 * mass / mean), GRID[0]), GRID[-1])) if mean > 0 else GRID[0]
+
+
+def mean_rows(published: Published, step: str) -> float:
+    """Training rows a silo, from the slots ``rows`` and ``silos`` of a step; 0 if that step was void."""
+    slots = published.slots.get(step, {})
+    return slots["rows"] / slots["silos"] if slots.get("silos") else 0.0
 
 
 def known_mode(mode: str) -> None:

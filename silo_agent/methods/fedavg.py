@@ -12,7 +12,19 @@ from crypto.blocks import Contribution
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import experts
 from silo_agent.data import DataSet
-from silo_agent.methods import GRID, ROWS_BOUND, Limits, Published, batch, fits, known_mode, parameter, parse, weight
+from silo_agent.methods import (
+    GRID,
+    ROWS_BOUND,
+    Limits,
+    Published,
+    batch,
+    fits,
+    known_mode,
+    mean_rows,
+    parameter,
+    parse,
+    weight,
+)
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
 
@@ -60,8 +72,7 @@ class FedAvg:
     def weights(self, step: Step, published: Published, data: DataSet) -> dict[str, int]:
         if step.task != "train":
             return {}
-        rows = published.slots["rows/0"]
-        return {"everyone": weight(data.rows, rows["rows"] / rows["silos"])}
+        return {"everyone": weight(data.rows, mean_rows(published, "rows/0"))}
 
     def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
         p = self.params

@@ -37,6 +37,7 @@ from silo_agent.methods import (
     batch,
     fits,
     known_mode,
+    mean_rows,
     parameter,
     parse,
     weight,
@@ -149,8 +150,7 @@ class FedCoE:
             held = {f"cluster-{path}": int(path in mine) for path in self.params.paths}
             return held if step.index else {"everyone": 1} | held
         if step.task == "train":
-            first = published.slots["cluster/0"]
-            mean = first["rows"] / first["silos"]
+            mean = mean_rows(published, "cluster/0")
             gate = self._gate(published, data.x_train)
             held = {f"expert-{e}": weight(data.rows * g, mean) if g > MIN_GATE else 0 for e, g in enumerate(gate)}
             return {"everyone": weight(data.rows, mean)} | held
@@ -284,9 +284,9 @@ class FedCoE:
 
         By contributors, not by distortion: a distortion would be a slot, and slots of a lane open below its floor.
         """
-        counts = published.slots[f"cluster/{level - 1}"]
+        counts = published.slots.get(f"cluster/{level - 1}", {})
         able = [cluster for cluster in clusters if len(cluster) > 1]
-        able.sort(key=lambda cluster: (-counts[f"cluster-{cluster[0]}.contributors"], cluster[0]))
+        able.sort(key=lambda cluster: (-counts.get(f"cluster-{cluster[0]}.contributors", 0), cluster[0]))
         return able[: self.params.experts - len(clusters)]
 
     def _context(self, published: Published) -> gates.Context:

@@ -102,6 +102,11 @@ def test_a_count_field_allocates_nothing(item):
     assert peak < 20_000
 
 
+def test_a_count_field_is_not_believed_even_for_items_of_no_bytes():
+    with pytest.raises(Malformed, match="announces"):
+        Reader(bytes(Writer().u32(9)) + bytes(8)).each(lambda src: None)
+
+
 def test_a_list_shorter_than_it_says_is_malformed():
     with pytest.raises(Malformed):
         Reader(bytes(Writer().u32(3)) + bytes(8)).each(Reader.u32)

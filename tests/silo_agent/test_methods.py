@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 
 import numpy as np
@@ -31,7 +31,7 @@ def silos() -> dict[str, DataSet]:
 
 
 def federate(
-    name: str, params: Mapping[str, object], cohort: Mapping[str, DataSet]
+    name: str, params: Mapping[str, object], cohort: Mapping[str, DataSet], void: Collection[str] = ()
 ) -> tuple[Plan, Published, dict[str, Method]]:
     """The aggregator's arithmetic without its secrets: plain sums, floors, moves."""
     plan = method(name).plan(params, LIMITS)
@@ -45,8 +45,10 @@ def federate(
         for silo, member in members.items():
             weights = member.weights(step, seen, cohort[silo])
             sent[silo] = blocks.encode(plan, step, member.contribute(step, seen, cohort[silo]), weights)
-            for lane, value in weights.items():
-                holders[lane] |= {silo} if value else set()
+            for held, value in weights.items():
+                holders[held] |= {silo} if value else set()
+        if step.name in void:
+            continue
         section = np.add.reduce([encoded.slots for encoded in sent.values()])
         slots = slots | {step.name: dict(zip((s.name for s in plan.slots_of(step)), map(int, section), strict=True))}
         sums = {}
@@ -274,3 +276,12 @@ def test_a_style_of_too_few_silos_never_becomes_a_cluster() -> None:
     assert published.slots["train/0"]["expert-1.contributors"] == 0
     x = silos()["silo-1"].x_test
     np.testing.assert_allclose(members["silo-1"].predict(published, x, "cold").sum(axis=1), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "void"), [("fedavg", ["rows/0"]), ("fedcoe", ["cluster/0"]), ("fedcoe", ["cluster/1", "train/0"])]
+)
+def test_a_void_step_stops_nobody(name: str, void: list[str]) -> None:
+    params = DIGITS | {"rounds": 3} | ({"finetune_steps": 1} if name == "fedcoe" else {})
+    end = federate(name, params, silos(), void)[1].slots["eval/0"]
+    assert end["global.correct"] / end["test.rows"] > 0.3
