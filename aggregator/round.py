@@ -16,7 +16,7 @@ import numpy as np
 
 from aggregator.state import UploadStore
 from crypto.cohort import Context
-from crypto.errors import FederationError, LayoutMismatch, Malformed, RoundLost
+from crypto.errors import FederationError, LayoutMismatch, Malformed, NoSpace, RoundLost
 from crypto.keys import Identity
 from crypto.messages import DECLINE, Decline, Message, Request, pack_blobs, pack_ranges, pack_two, unpack_two
 from crypto.server_session import ServerSession
@@ -201,6 +201,8 @@ class Attempt:
         """Feed one silo's answer to the session; a bad one costs that silo its place, nobody else."""
         try:
             check(*given)
+        except NoSpace:
+            raise  # our own disk: no silo's fault
         except FederationError as bad:
             self.attendance.refusals[silo] = bad.code
             self._lose(silo, phase)

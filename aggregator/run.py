@@ -180,6 +180,7 @@ class Run:
                 self._note(step, attendance)
                 if attempt.spent:
                     self._void(step, attempt, attendance, lost)
+                    store.retire()
                     return
                 excluded |= {silo for silo, by in attendance.blamed.items() if len(by) > self.charter.colluders}
                 for silo in at.has:

@@ -6,7 +6,7 @@
     predictor.py                     the code that a published version will run, bound by its digest in the ledger
 
 A checkpoint exists when its JSON does: blocks are written, synced and renamed first. Masked lanes are staged before
-shares are asked for, so a restarted aggregator finishes the same session.
+shares are asked for: one vector a lane is in memory, however many silos there are.
 """
 
 from __future__ import annotations
@@ -189,7 +189,8 @@ def _read_sidecar(folder: Path, step: int) -> dict[str, Any]:
 
 
 class Retention(StrEnum):
-    """Which masked sums stay after their step: bit-exact replay needs them, an auditor may ask for none."""
+    """Which masked uploads stay after their step: with the step's evidence they replay its sums bit for bit
+    (``crypto.replay``); without them the evidence still shows who took part and signed what."""
 
     NONE = "none"
     LAST = "last"

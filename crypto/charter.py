@@ -127,7 +127,7 @@ class Charter:
                 "charter.not_after",
                 got=f"now {now}",
                 want=f"between {self.not_before} and {self.not_after}",
-                remedy="Accept the consortium's next epoch with `fed charter accept`.",
+                remedy="Pin the charter of the consortium's next epoch.",
             )
 
     def __bytes__(self) -> bytes:

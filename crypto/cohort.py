@@ -67,7 +67,7 @@ class Context:
         if advert.t0 != self.t0:
             raise TranscriptMismatch(
                 f"{advert.silo!r} announced itself for another charter, run, plan, step, attempt or state.",
-                remedy="Its view of the state differs from ours; compare the two with `fed verify`.",
+                remedy="Its view differs from ours: compare job, charter and state digests at both ends.",
             )
         visible = {lane.name for lane in self.plan.lanes_of(self.step) if lane.scope is Scope.HELD and not lane.hidden}
         if len(set(advert.held)) != len(advert.held) or not set(advert.held) <= visible:

@@ -240,7 +240,7 @@ class NoSpace(RoundRefused):
 
 
 class RoundLost(FederationError):
-    """Too few silos are left to finish. ``phase`` says where; ``missing`` who. A new job resumes from the checkpoint."""
+    """Too few silos are left to finish. ``phase`` says where; ``missing`` who. The state of the last step is kept."""
 
     code = "ROUND_LOST"
     exit_code = 40

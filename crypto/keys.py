@@ -90,7 +90,7 @@ class Identity(_Secret):
             mode = path.stat().st_mode & 0o777
             seed = path.read_bytes()
         except FileNotFoundError as missing:
-            raise SpecError(str(path), got="no file", want="an identity key", remedy="Make one with `fed keygen`.") from missing
+            raise SpecError(str(path), got="no file", want="an identity key", remedy="Restore it from its backup; a new key needs a new charter epoch.") from missing
         if mode & 0o077:
             raise SpecError(str(path), got=f"mode {mode:o}", want="600", remedy=f"Run: chmod 600 {path}")
         return cls(seed)

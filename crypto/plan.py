@@ -46,7 +46,7 @@ class Apply(StrEnum):
 
     PUBLISH = "publish"  #: block ← Σ wᵢxᵢ / Σ wᵢ
     AVERAGE = "average"  #: block ← block + rate · Σ wᵢΔᵢ / Σ wᵢ
-    ADD = "add"  #: block ← block + rate · Σ xᵢ
+    ADD = "add"  #: block ← block + rate · Σ wᵢxᵢ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,11 +85,18 @@ def silo_run(kit: Kit, metrics_port: Port = 0, metrics_host: Host = "127.0.0.1")
 
 
 @aggregator_app.command("run")
-def aggregator_run(kit: Kit, metrics_port: Port = 0, metrics_host: Host = "127.0.0.1") -> None:
+def aggregator_run(
+    kit: Kit,
+    metrics_port: Port = 0,
+    metrics_host: Host = "127.0.0.1",
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", envvar="CONSILIUM_TRACKING_URI", help="MLflow; default: SQLite in the home.")
+    ] = None,
+) -> None:
     """The aggregator: NVFlare's server, the lineage follower, /metrics, /healthz, /readyz. Ends on SIGTERM."""
     from jobs.longlived import run_aggregator
 
-    raise typer.Exit(run_aggregator(kit, metrics_host, metrics_port))
+    raise typer.Exit(run_aggregator(kit, metrics_host, metrics_port, tracking_uri))
 
 
 @app.command()

@@ -110,7 +110,7 @@ def read_charter(home: Path) -> Charter:
         data = (home / "charter.bin").read_bytes()
     except FileNotFoundError as missing:
         raise SpecError(
-            str(missing.filename), got="no file", want="a pinned charter", remedy="Accept one with `fed charter accept`."
+            str(missing.filename), got="no file", want="a pinned charter", remedy="Pin the charter that the consortium signed: charter.bin and consortium.pub."
         ) from missing
     return SignedCharter.open(data, consortium)
 

@@ -14,10 +14,10 @@ from typing import Protocol
 from aggregator.round import Exchange, Replies
 from aggregator.run import Outcome, Run
 from crypto.messages import Message
-from jobs.run import open_agent, open_run
+from jobs.run import answering_agent, open_run
 from jobs.homes import read_charter
 from jobs.spec import JobSpec, encode_plan
-from silo_agent.agent import Agent
+from silo_agent.agent import Agent, Refusing
 
 
 class Courier(Protocol):
@@ -29,7 +29,7 @@ class Courier(Protocol):
 class InProcess:
     """The honest courier of one agent in this process."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent | Refusing) -> None:
         self.agent = agent
 
     def send(self, request: Message) -> Message | None:
@@ -57,16 +57,16 @@ def run_job(
     aggregator: Path,
     silos: Mapping[str, Path],
     *,
-    agent: Callable[[str, Path], Agent] = open_agent,
-    courier: Callable[[str, Agent], Courier] = lambda silo, agent: InProcess(agent),
+    agent: Callable[[str, Path], Agent | Refusing] = answering_agent,
+    courier: Callable[[str, Agent | Refusing], Courier] = lambda silo, agent: InProcess(agent),
     watch: Callable[[Exchange | None, str], None] | None = None,
     nonce: bytes | None = None,
-) -> tuple[Outcome, Run, dict[str, Agent]]:
+) -> tuple[Outcome, Run, dict[str, Agent | Refusing]]:
     """A whole job over homes on this machine. Returns the outcome, the run (its final state) and the closed agents."""
     run = open_run(spec.text, encode_plan(spec.plan(read_charter(aggregator))), aggregator, nonce=nonce)
     if watch is not None:
         run.watch = watch
-    agents: dict[str, Agent] = {}
+    agents: dict[str, Agent | Refusing] = {}
     with ExitStack() as stack:
         for silo, home in silos.items():
             agents[silo] = agent(spec.text, home)

@@ -7,13 +7,22 @@ Each is one process tree that ends on one SIGTERM. The parent serves /metrics fo
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from crypto.errors import SpecError
 from jobs.service import prepare_environment, serve_metrics
+
+
+log = logging.getLogger("consilium.aggregator")
+
+#: Pause before the lineage follower is started again. Seconds.
+RESTART_S = 10
 
 
 def run_silo(kit: Path, host: str, port: int) -> int:
@@ -25,14 +34,24 @@ def run_silo(kit: Path, host: str, port: int) -> int:
     return run_client(kit)
 
 
-def run_aggregator(kit: Path, host: str, port: int) -> int:
+def run_aggregator(kit: Path, host: str, port: int, tracking_uri: str | None = None) -> int:
     """NVFlare's server in this process and the lineage follower beside it, until SIGTERM."""
     from jobs.flare.processes import run_server, settings
 
     home = Path(settings(kit)["home"])
     _serve(home, host, port)
-    subprocess.Popen([sys.executable, "-m", "aggregator.lineage", "--home", str(home), "--follow"], stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "aggregator.lineage", "--home", str(home), "--follow"]
+    command += ["--tracking-uri", tracking_uri] if tracking_uri else []
+    threading.Thread(target=_keep_running, args=(command,), name="lineage", daemon=True).start()
     return run_server(kit)
+
+
+def _keep_running(command: list[str]) -> None:
+    """Start the follower again when it ends: lineage catches up from the ledger, so nothing is lost meanwhile."""
+    while True:
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+        log.warning("the lineage follower ended with code %d; it is started again in %d s", code, RESTART_S)
+        time.sleep(RESTART_S)
 
 
 def run_mlflow(federation: Path, port: int) -> int:
@@ -60,8 +79,6 @@ def _serve(home: Path, host: str, port: int) -> None:
 
 def _ready(home: Path) -> str:
     """Why this site can't take a job, or nothing."""
-    import time
-
     from jobs.homes import read_charter
 
     try:

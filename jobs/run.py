@@ -16,10 +16,11 @@ from aggregator.ledger import Ledger, ledger_path
 from aggregator.round import Exchange, Replies, Timeouts
 from aggregator.run import Outcome, Run, RunSpec
 from aggregator.state import stage_predictor
-from crypto.errors import SpecError
+from crypto.errors import FederationError, SpecError
+from crypto.keys import Identity
 from jobs import homes
 from jobs.spec import JobSpec, decode_plan
-from silo_agent.agent import Agent
+from silo_agent.agent import Agent, Refusing
 from silo_agent.data import commitment, resolve
 from silo_agent.methods import method
 
@@ -94,6 +95,15 @@ def open_agent(job: str, home: Path) -> Agent:
     except BaseException:
         site.journal.close()
         raise
+
+
+def answering_agent(job: str, home: Path) -> Agent | Refusing:
+    """``open_agent``, or a stand-in that declines by name: bad data at one silo is a refusal, not a silence."""
+    try:
+        return open_agent(job, home)
+    except FederationError as refused:
+        silo = str(homes.silo_settings(home)["silo"])
+        return Refusing(silo, Identity.load(home / "keys" / "agent.key"), refused)
 
 
 class Events:

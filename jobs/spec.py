@@ -27,6 +27,7 @@ from crypto.charter import Charter
 from crypto.errors import SpecError
 from crypto.plan import Plan
 from crypto.transcript import digest
+from silo_agent.data import NAME as DATASET
 from silo_agent.methods import METHODS, Limits, method
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
@@ -59,9 +60,10 @@ class JobSpec:
             if not isinstance(value, str):
                 raise SpecError(f"{where}.{key}", got=value, want="text")
             texts[key] = value
-        for key in ("name", "dataset"):
-            if not _NAME.fullmatch(texts[key]):
-                raise SpecError(f"{where}.{key}", got=texts[key], want="lower-case letters, digits and -, at most 48")
+        if not _NAME.fullmatch(texts["name"]):
+            raise SpecError(f"{where}.name", got=texts["name"], want="lower-case letters, digits and -, at most 48")
+        if not DATASET.fullmatch(texts["dataset"]):
+            raise SpecError(f"{where}.dataset", got=texts["dataset"], want="lower-case letters, digits and . _ -, at most 63")
         keep = raw.get("keep_uploads", "none")
         if keep not in _KEEP:
             raise SpecError(f"{where}.keep_uploads", got=keep, want=f"one of {', '.join(_KEEP)}")

@@ -35,7 +35,7 @@ class RunRecord:
         """Raises EvidenceError for a run that the ledger does not know."""
         entries = tuple(entry for entry in read(ledger_path(home)) if entry.record.get("run") == run)
         if not entries:
-            raise EvidenceError("ledger", expected=f"a run {run}", found="none", remedy="See `fed status` for the runs.")
+            raise EvidenceError("ledger", expected=f"a run {run}", found="none", remedy="The folders under jobs/ of the aggregator's home are the runs.")
         return cls(run, entries)
 
     def of(self, kind: Kind) -> Iterator[Mapping[str, Any]]:

@@ -54,6 +54,7 @@ class Options:
 class Demo:
     """One demonstration: its job, its folder, and the data of silos and newcomers."""
 
+    name: str
     spec: JobSpec
     federation: Federation
     arrays: Mapping[str, Mapping[str, np.ndarray]]
@@ -80,7 +81,7 @@ def prepare(options: Options, *, kind: str = "") -> Demo:
     # The plan fails on a wrong parameter, and must do so before anything is made.
     _try_plan(spec, options.silos)
     federation = Federation.make(root.resolve(), root.name, silos, spec.dataset, settings={"probe": options.probe})
-    return Demo(spec, federation, silos, {name: check(spec.dataset, arrays) for name, arrays in silos.items()}, newcomers)
+    return Demo(options.job, spec, federation, silos, {name: check(spec.dataset, arrays) for name, arrays in silos.items()}, newcomers)
 
 
 def _try_plan(spec: JobSpec, silos: int) -> None:
@@ -357,6 +358,7 @@ def _report(demo: Demo, record: RunRecord, *, nvflare: str | None) -> dict[str, 
     accuracy |= measure(demo.spec, demo.arrays, demo.silos, demo.newcomers)
     return {
         "run_id": record.run,
+        "job": demo.name,
         "method": demo.spec.method,
         "silos": len(demo.silos),
         "rounds_completed": sum(1 for closed in record.of(Kind.STEP_CLOSED) if str(closed["name"]).startswith("train/")),

@@ -46,6 +46,25 @@ from silo_agent.policy import CohortWatch, Policy
 log = logging.getLogger("consilium.silo")
 
 
+class Refusing:
+    """Stands in for an agent that could not be made: answers every request with the reason's code, signed."""
+
+    def __init__(self, silo: str, identity: Identity, reason: FederationError) -> None:
+        self._silo = silo
+        self._identity = identity
+        self._reason = reason
+        log.error("no agent for this job: [%s] %s", reason.code, reason)
+
+    def handle(self, message: Message) -> Message:
+        decline = Decline(
+            silo=self._silo, run=bytes(32), step=0, attempt=0, phase=message.phase, code=self._reason.code
+        )
+        return Message(DECLINE, decline.sign(self._identity))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """What a silo brings to every job: who it is, what it pins, what it allows."""
@@ -232,7 +251,7 @@ class Agent:
         """Is this our run, our job, our plan, our charter, and may we take part?"""
         self.site.charter.check_validity(self.site.now())
         if offer.charter != self.site.charter.digest:
-            raise VersionMismatch("The server works under another charter.", remedy="See `fed charter show` at both ends.")
+            raise VersionMismatch("The server works under another charter.", remedy="Pin the same epoch at both ends.")
         if offer.job != self.job:
             raise VersionMismatch("The job's text differs between server and silo.", remedy="Submit the job again.")
         if offer.plan != self.plan.digest:
@@ -240,7 +259,7 @@ class Agent:
                 "The job's plan is not the one this silo computes.", remedy="Run the same version of the package at both ends."
             )
         if not self.site.policy.approves(self.job.hex()):
-            raise NotApproved(self.job.hex(), remedy=f"The data owner approves it with `fed approve {self.job.hex()[:12]}`.")
+            raise NotApproved(self.job.hex(), remedy="The data owner adds the digest to `approved` in policy.toml.")
         run = transcript.run_id(offer.job, offer.charter, offer.nonce)
         if request.run != run or (self._run and run != self._run):
             raise ModelMismatch("The run's id is not made from this job, charter and nonce.")
@@ -273,13 +292,12 @@ class Agent:
         if not result.released:
             if result.slots or result.sums:
                 raise Malformed("A void step with a result.")
+            if mine is not None:
+                self._watch.void()  # raises when the budget is spent, and then we stay where we are
             self._chain = transcript.next_chain(self._chain, result.t3, b"", released=False)
-            self.slots[step.name] = {}
             self._remember(step, mine)
             self.k += 1
             metrics.step("void")
-            if mine is not None:
-                self._watch.void()
             return
         names = [slot.name for slot in self.plan.slots_of(step)]
         if len(result.slots) != len(names):

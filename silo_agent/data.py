@@ -27,7 +27,7 @@ MIN_TRAIN_ROWS = 16
 #: Shortest salt of a commitment. A bare digest of a hundred patients can be guessed; 128 secret bits cannot.
 MIN_SALT_BYTES = 16
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 
 
@@ -57,7 +57,7 @@ class DataSet:
 
 def resolve(name: str, home: Path) -> DataSet:
     """Read and check ``<home>/data/<name>.npz``. Raises DataRefused, or NonFinite for NaN and infinities."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise DataRefused(
             f"{name!r} is no data set name.", remedy="Use lower-case letters, digits and . _ -, at most 63, no folders."
         )
@@ -77,7 +77,7 @@ def resolve(name: str, home: Path) -> DataSet:
     except FileNotFoundError as gone:
         raise DataRefused(
             f"Data set {name!r} is not at this silo.",
-            remedy=f"Register it with `fed data add {name}`; see `fed data list`.",
+            remedy=f"Put {name}.npz into the data folder of the silo's home.",
         ) from gone
     except (BadZipFile, ValueError, EOFError, OSError, AttributeError) as bad:
         raise DataRefused(

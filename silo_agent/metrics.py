@@ -17,7 +17,7 @@ from crypto.errors import BY_CODE
 
 OUTCOMES = ("released", "refused", "void")
 PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes", "close")
-MODES = ("global", "personal", "cold")
+MODES = ("global", "generalist", "personal", "cold")
 #: Label for a word that is not on its list: a peer cannot make series up.
 OTHER = "other"
 

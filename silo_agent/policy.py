@@ -90,7 +90,7 @@ class CohortWatch:
 
     def void(self) -> None:
         """The step of the last release brought no result. Raises CohortDifference when the budget is spent."""
-        self._last_void = True
         if self._voids_left == 0:
             raise CohortDifference("The run's budget of void steps is spent.", remedy="Start a new run; find out why steps are lost.")
         self._voids_left -= 1
+        self._last_void = True

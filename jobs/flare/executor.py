@@ -23,18 +23,18 @@ from jobs.flare.processes import job_home
 from jobs.flare.wire import unwrap, wrap
 
 if TYPE_CHECKING:
-    from silo_agent.agent import Agent
+    from silo_agent.agent import Agent, Refusing
 
 
 #: How long the end of a run waits for the agent to finish what it is doing. Seconds; NVFlare kills after 10.
 CLOSE_S: Final = 5.0
 
 
-def make_agent(job: str, home: Path) -> Agent:
+def make_agent(job: str, home: Path) -> Agent | Refusing:
     """The agent of this silo for this job. The one place where this module meets the rest; tests replace it."""
-    from jobs.run import open_agent  # brings torch: imported in the job process only
+    from jobs.run import answering_agent  # brings torch: imported in the job process only
 
-    return open_agent(job, home)
+    return answering_agent(job, home)
 
 
 class SecureExecutor(Executor):
@@ -43,7 +43,7 @@ class SecureExecutor(Executor):
     def __init__(self, job: str) -> None:
         super().__init__()
         self.job = job
-        self._agent: Agent | None = None
+        self._agent: Agent | Refusing | None = None
         self._one_at_a_time = Lock()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:

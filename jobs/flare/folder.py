@@ -1,7 +1,7 @@
 """The native NVFlare job folder: two class paths and plain JSON, no code.
 
 No ``custom/`` folder, so the job is not "bring your own code": a hardened site runs it with the classes it has
-installed and allowed, or not at all. ``nvflare job submit -j FOLDER`` takes it as well as ``fed submit``.
+installed and allowed, or not at all. ``nvflare job submit -j FOLDER`` takes it as well as ``fed up`` does.
 """
 
 from __future__ import annotations

@@ -29,6 +29,6 @@ class JobReconciler(Widget):
             self.log_warning(
                 fl_ctx,
                 f"Job {job.job_id} was running when this server died; it is FINISHED_ABNORMAL now. "
-                "A new job resumes from the last checkpoint.",
+                "Its state after the last step is in the run's checkpoints; submit the job again.",
                 fire_event=False,
             )

@@ -305,6 +305,14 @@ def test_fewer_honest_survivors_than_m_is_unreachable_behind_the_threshold():
             assert all(charter.threshold(size) - c >= charter.honest for size in range(charter.n_min, n + 1))
 
 
+def test_fewer_honest_survivors_than_m_all_the_same(monkeypatch):
+    """The belt holds if the charter's proof were wrong: m raised behind its back, with the threshold already known."""
+    assert COHORT.threshold == 4
+    monkeypatch.setitem(vars(FED.charter), "honest", 5)
+    with pytest.raises(SurvivorInvalid, match="honest inputs"):
+        Survivors.form(DEALT, U3.signed.values())
+
+
 def test_who_dropped():
     assert U3.dropped == ("silo-5",) and U3.slot_count == len(PLAN.slots_of(PLAN.steps[0]))
 

@@ -72,7 +72,7 @@ def test_bad_data_never_becomes_an_agent(federation: Federation, change, error) 
 
 def test_a_missing_data_set_is_named(federation: Federation) -> None:
     (federation.silo("silo-1") / "data" / "digits.npz").unlink()
-    with pytest.raises(DataRefused, match="fed data add"):
+    with pytest.raises(DataRefused, match="digits.npz"):
         open_agent(local.spec().text, federation.silo("silo-1"))
 
 
@@ -204,3 +204,14 @@ def test_neither_data_nor_keys_show_in_reprs(federation: Federation) -> None:
         assert "secret" in repr(agent.site.identity)
     finally:
         agent.close()
+
+
+@pytest.mark.parametrize(("change", "code"), [(with_nan, "NON_FINITE"), (one_class, "DATA_REFUSED"), (few_rows, "DATA_REFUSED")])
+def test_bad_data_at_one_silo_is_its_refusal_and_the_others_go_on(federation: Federation, change, code: str) -> None:  # type: ignore[no-untyped-def]
+    from jobs.run import answering_agent
+
+    change_data(federation, "silo-6", change)
+    outcome, _, _ = run_job(local.spec(rounds=1), federation.aggregator, federation.homes, agent=answering_agent)
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    assert {(one["silo"], one["phase"], one["code"]) for one in record.of(Kind.REFUSAL)} == {("silo-6", "open", code)}
+    assert outcome.steps_released == 3
