@@ -36,7 +36,7 @@ refusal                 k · name · silo · phase · code
 step-void               k · name · reason · phase · missing · [invited · lost · refusals]; weights stay
 step-closed             k · name · transcript · invited · survivors · lost · refusals · lanes_open · lanes_shut ·
                         slots · state_digest · upload_digests · upload_bytes · phase_ms · data_commitments ·
-                        [chain · attempt · approvals · holdings · policies]
+                        [evidence_sha256 · chain · attempt · approvals · holdings · policies]
 run-finished            state_digest · chain · countersignatures · weights_sha256 · checkpoint · [ledger_head]
 run-failed              code · phase · missing · [k · detail]
 model-published         model_name · version · alias · weights_sha256 · [by]
@@ -154,7 +154,14 @@ SCHEMA: dict[Kind, tuple[dict[str, Shape], dict[str, Shape]]] = {
         | _keys(transcript=_hex, invited=_texts, survivors=_texts, lost=_map(_text), refusals=_map(_text))
         | _keys(lanes_open=_texts, lanes_shut=_texts, slots=_map(_count), state_digest=_hex)
         | _keys(upload_digests=_map(_hex), upload_bytes=_count, phase_ms=_map(_count), data_commitments=_map(_hex)),
-        _keys(chain=_hex, attempt=_count, approvals=_map(_hex), holdings=_map(_texts), policies=_map(_hex)),
+        _keys(
+            evidence_sha256=_hex,
+            chain=_hex,
+            attempt=_count,
+            approvals=_map(_hex),
+            holdings=_map(_texts),
+            policies=_map(_hex),
+        ),
     ),
     Kind.RUN_FINISHED: (
         _keys(run=_text, state_digest=_hex, chain=_hex, countersignatures=_map(_hex), weights_sha256=_hex)

@@ -76,6 +76,7 @@ class Opened:
     sums: Mapping[str, np.ndarray]
     headers: Mapping[str, bytes]
     data: Mapping[str, bytes]
+    evidence: bytes
 
 
 class Attempt:
@@ -148,6 +149,7 @@ class Attempt:
             sums=sums,
             headers=session.survivors.signed,
             data={silo: adverts_of[silo].data for silo in survivors},
+            evidence=bytes(session.evidence()),
         )
 
     @property
@@ -160,7 +162,9 @@ class Attempt:
         )
         return Message(phase, request.sign(self._identity))
 
-    def _ask(self, phase: str, requests: Mapping[str, Message], *, enough: int | None = None, timeout_s: float | None = None) -> Talk:
+    def _ask(
+        self, phase: str, requests: Mapping[str, Message], *, enough: int | None = None, timeout_s: float | None = None
+    ) -> Talk:
         """Exchange, minus those who declined or stayed away, each noted once with its phase."""
         began = time.monotonic()
         asked = {silo: message for silo, message in requests.items() if silo not in self._out}

@@ -13,6 +13,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from aggregator import metrics
 from aggregator.ledger import Kind, Ledger
 from aggregator.round import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
-from aggregator.state import UploadStore, drop_sums, keep_sums, prune_checkpoints, save_checkpoint
+from aggregator.state import UploadStore, drop_sums, keep_sums, prune_checkpoints, save_checkpoint, save_evidence
 from crypto import blocks, transcript
 from crypto.charter import Charter
 from crypto.cohort import Context, words_digest
@@ -48,6 +49,8 @@ class RunSpec:
     plan: Plan
     timeouts: Timeouts
     keep_uploads: str = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended. ``results`` of each step are on the ledger; this is what a caller prints."""
@@ -94,10 +97,15 @@ class Run:
     ) -> None:
         if identity.public != charter.aggregator:
             raise SpecError(
-                "aggregator key", got="another key", want="the one the charter names", remedy="Use the key that the consortium enrolled."
+                "aggregator key",
+                got="another key",
+                want="the one the charter names",
+                remedy="Use the key that the consortium enrolled.",
             )
         if spec.plan.n_max < len(charter.members):
-            raise SpecError("plan.n_max", got=spec.plan.n_max, want=f"at least {len(charter.members)}, the charter's members")
+            raise SpecError(
+                "plan.n_max", got=spec.plan.n_max, want=f"at least {len(charter.members)}, the charter's members"
+            )
         self.spec = spec
         self.charter = charter
         self.ledger = ledger
@@ -150,7 +158,14 @@ class Run:
             return (yield from self._finish())
         except FederationError as failed:
             phase, missing = (failed.phase, failed.missing) if isinstance(failed, RoundLost) else ("", ())
-            record = {"run": self.name, "code": failed.code, "phase": phase, "missing": list(missing), "k": at.k, "detail": str(failed)}
+            record = {
+                "run": self.name,
+                "code": failed.code,
+                "phase": phase,
+                "missing": list(missing),
+                "k": at.k,
+                "detail": str(failed),
+            }
             self.ledger.append(Kind.RUN_FAILED, record)
             metrics.step_lost()
             self.watch(None, f"failed: {failed}")
@@ -163,7 +178,9 @@ class Run:
         excluded: set[str] = set()
         for number in range(ATTEMPTS):
             if time.monotonic() > self._deadline:
-                raise RoundLost("open", (), detail="The job's time is up.", remedy="Raise timeouts.job, or look for the slow silo.")
+                raise RoundLost(
+                    "open", (), detail="The job's time is up.", remedy="Raise timeouts.job, or look for the slow silo."
+                )
             context = Context(
                 charter=self.charter, plan=self.spec.plan, run=self.id, k=at.k, attempt=number, chain=at.value
             )
@@ -172,7 +189,8 @@ class Run:
             attempt = Attempt(context, self._identity, store, self.spec.timeouts, attendance)
             offers = {silo: self._offer(attempt, silo) for silo in self.charter.silos if silo not in excluded}
             self.ledger.append(
-                Kind.STEP_OPENED, {"run": self.name, "k": at.k, "name": step.name, "invited": sorted(offers), "attempt": number}
+                Kind.STEP_OPENED,
+                {"run": self.name, "k": at.k, "name": step.name, "invited": sorted(offers), "attempt": number},
             )
             try:
                 opened = yield from self._watched(attempt.run(offers, len(offers.keys() - at.away)))
@@ -274,11 +292,15 @@ class Run:
             "slots": slots,
             "state_digest": blocks.state_digest(at.state).hex(),
             "chain": at.value.hex(),
-            "upload_digests": {silo: transcript.digest("upload", header).hex() for silo, header in opened.headers.items()},
+            "upload_digests": {
+                silo: transcript.digest("upload", header).hex() for silo, header in opened.headers.items()
+            },
             "upload_bytes": attendance.upload_bytes,
             "phase_ms": attendance.phase_ms,
+            "evidence_sha256": sha256(opened.evidence).hexdigest(),
             "data_commitments": {silo: digest.hex() for silo, digest in opened.data.items()},
         }
+        save_evidence(self.folder, at.k, opened.evidence)
         save_checkpoint(self.folder, at.k, at.state, {"chain": at.value.hex()})
         prune_checkpoints(self.folder, keep=2)
         self.ledger.append(Kind.STEP_CLOSED, record)
@@ -320,7 +342,7 @@ class Run:
         log.warning("step %s is void: %s", step.name, lost)
 
     def _keep(self, result: StepResult, arrays: tuple[np.ndarray, ...]) -> None:
-        """Remember a result for the silos that lack it: the last in memory, earlier ones on disk until all have them."""
+        """Remember a result for silos that lack it: the last in memory, earlier ones on disk until all have them."""
         at = self._at
         oldest = min(at.has.values())
         for place in range(oldest):
@@ -338,13 +360,20 @@ class Run:
         at = self._at
         head = self.ledger.head
         context = Context(
-            charter=self.charter, plan=self.spec.plan, run=self.id, k=len(self.spec.plan.steps) - 1, attempt=0, chain=at.value
+            charter=self.charter,
+            plan=self.spec.plan,
+            run=self.id,
+            k=len(self.spec.plan.steps) - 1,
+            attempt=0,
+            chain=at.value,
         )
         attempt = Attempt(context, self._identity, UploadStore(self.folder, at.k), self.spec.timeouts, Attendance())
         requests = {}
         for silo in self.charter.silos:
             results, arrays = self._results_for(silo)
-            payload = bytes(Writer().blob(bytes(self._open(results))).fixed(bytes.fromhex(head), transcript.DIGEST_BYTES))
+            payload = bytes(
+                Writer().blob(bytes(self._open(results))).fixed(bytes.fromhex(head), transcript.DIGEST_BYTES)
+            )
             requests[silo] = Message("close", attempt.request("close", payload).body, arrays)
         enough = len(requests.keys() - at.away)
         exchange = Exchange("close", at.k, "close", requests, self.spec.timeouts.phase_s, enough)
@@ -359,7 +388,12 @@ class Run:
             except FederationError as bad:
                 log.warning("%s did not countersign: [%s] %s", silo, bad.code, bad)
                 continue
-            if (closing.silo, closing.run, closing.chain, closing.ledger) == (silo, self.id, at.value, bytes.fromhex(head)):
+            if (closing.silo, closing.run, closing.chain, closing.ledger) == (
+                silo,
+                self.id,
+                at.value,
+                bytes.fromhex(head),
+            ):
                 signatures[silo] = reply.body.hex()
         checkpoint = save_checkpoint(self.folder, at.k - 1, at.state, {"chain": at.value.hex()})
         self.ledger.append(

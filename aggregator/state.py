@@ -2,7 +2,8 @@
 
     checkpoints/000007.safetensors   the blocks after step 7, float32
     checkpoints/000007.json          what step 7 was, the digests of the blocks, of the file and of itself
-    uploads/000007/<silo>/<lane>.u32 masked sums of one silo: noise to anybody without the shares
+    evidence/000007.bin              the signed messages of step 7: see crypto.evidence
+    uploads/000007/<silo>/<lane>.u32 masked words of one silo: noise to anybody without the shares
     predictor.py                     the code that a published version will run, bound by its digest in the ledger
 
 A checkpoint exists when its JSON does: blocks are written, synced and renamed first. Masked lanes are staged before
@@ -190,7 +191,7 @@ def _read_sidecar(folder: Path, step: int) -> dict[str, Any]:
 
 class Retention(StrEnum):
     """Which masked uploads stay after their step: with the step's evidence they replay its sums bit for bit
-    (``crypto.replay``); without them the evidence still shows who took part and signed what."""
+    (``crypto.evidence``); without them the evidence still shows who took part and signed what."""
 
     NONE = "none"
     LAST = "last"
@@ -306,11 +307,23 @@ def _checked(kind: str, name: str) -> str:
     return name
 
 
+# --- evidence ----------------------------------------------------------------------------------------------------
+
+
+def save_evidence(folder: Path, step: int, evidence: bytes) -> None:
+    """The signed messages of a released step (``crypto.evidence``), beside the ledger line that has their digest."""
+    _replace(evidence_path(folder, step), evidence)
+
+
+def evidence_path(folder: Path, step: int) -> Path:
+    return folder / "evidence" / f"{step:06d}.bin"
+
+
 # --- opened sums that some silo still lacks ------------------------------------------------------------------------
 
 
 def keep_sums(folder: Path, step: int, sums: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Write opened sums (uint32) beside the run and give them back as read-only maps: no memory for a silo that is away."""
+    """Write opened sums (uint32) beside the run; the same as read-only maps: no memory for a silo that is away."""
     place = folder / "sums" / f"{step:06d}"
     kept = []
     for number, words in enumerate(sums):

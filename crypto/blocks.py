@@ -116,9 +116,13 @@ def encode(plan: Plan, step: Step, contribution: Contribution, weights: Mapping[
     return Encoded(vectors, section)
 
 
-def apply(plan: Plan, step: Step, state: State, sums: Mapping[str, np.ndarray], slots: Mapping[str, int]) -> dict[str, np.ndarray]:
+def apply(
+    plan: Plan, step: Step, state: State, sums: Mapping[str, np.ndarray], slots: Mapping[str, int]
+) -> dict[str, np.ndarray]:
     """The state after a step. ``sums``: opened lane → uint32 vector; a lane that stayed shut keeps its blocks."""
     new = dict(state)
+    if foreign := sums.keys() - {lane.name for lane in plan.lanes_of(step)}:
+        raise LayoutMismatch(f"Sums of lanes that step {step.name!r} does not have: {sorted(foreign)}.")
     for lane in plan.lanes_of(step):
         if lane.name not in sums:
             continue

@@ -20,7 +20,8 @@ from crypto.transcript import DIGEST_BYTES, label_bytes
 #: X25519, HKDF-SHA256, AES-128-CTR, AES-256-GCM, Ed25519.
 SUITE = 1
 
-_SILO = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+#: What a silo may be called.
+SILO_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +69,27 @@ class Charter:
     def __post_init__(self) -> None:
         ids = [member.silo for member in self.members]
         n = len(ids)
-        if ids != sorted(set(ids)) or not all(_SILO.fullmatch(silo) for silo in ids):
+        if ids != sorted(set(ids)) or not all(SILO_ID.fullmatch(silo) for silo in ids):
             raise SpecError("charter.members", got=ids, want="distinct silo ids in ascending order (a-z 0-9 . -)")
         keys = {key for member in self.members for key in (member.agent, member.owner)} | {self.aggregator}
         if len(keys) != 2 * n + 1:
             raise SpecError("charter.members", got="a key used twice", want="a key of its own for each role")
         if len(self.previous) != DIGEST_BYTES:
             raise SpecError("charter.previous", got=f"{len(self.previous)} bytes", want="a SHA-256 digest")
+        for name in ("epoch", "colluders", "void_budget", "difference_budget", "n_min", "honest", "lane_floor"):
+            if not 0 <= getattr(self, name) < 2**32:
+                raise SpecError(f"charter.{name}", got=getattr(self, name), want="0 or more, in 32 bits")
+        for name in ("not_before", "not_after"):
+            if not 0 <= getattr(self, name) < 2**64:
+                raise SpecError(f"charter.{name}", got=getattr(self, name), want="seconds since 1970, in 64 bits")
         if n < 3:
             raise SpecError("charter.members", got=n, want="at least 3 silos")
         if not (n + self.colluders) / 2 < self.n_min <= n:
-            raise SpecError("charter.n_min", got=self.n_min, want=f"more than (N + c)/2 = {(n + self.colluders) / 2} and at most N = {n}")
+            raise SpecError(
+                "charter.n_min",
+                got=self.n_min,
+                want=f"more than (N + c)/2 = {(n + self.colluders) / 2} and at most N = {n}",
+            )
         if self.honest < 2:
             raise SpecError("charter.honest", got=self.honest, want="at least 2")
         if self.lane_floor < self.colluders + 2:
@@ -133,7 +144,14 @@ class Charter:
     def __bytes__(self) -> bytes:
         out = Writer().u8(VERSION).text(self.federation).u32(self.epoch).fixed(self.previous, DIGEST_BYTES)
         out.each(self.members, lambda w, member: member.write(w)).fixed(self.aggregator.raw, KEY_BYTES)
-        for value in (self.n_min, self.colluders, self.honest, self.lane_floor, self.void_budget, self.difference_budget):
+        for value in (
+            self.n_min,
+            self.colluders,
+            self.honest,
+            self.lane_floor,
+            self.void_budget,
+            self.difference_budget,
+        ):
             out.u32(value)
         return bytes(out.u64(self.not_before).u64(self.not_after).u32(self.suite))
 

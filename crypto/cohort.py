@@ -20,13 +20,25 @@ import numpy as np
 
 from crypto import shamir, transcript
 from crypto.charter import Charter
-from crypto.errors import BadShare, DuplicateKey, LayoutMismatch, Malformed, RosterMismatch, SurvivorInvalid, TranscriptMismatch
+from crypto.errors import (
+    BadShare,
+    DuplicateKey,
+    HeadroomExceeded,
+    LayoutMismatch,
+    Malformed,
+    RosterMismatch,
+    SurvivorInvalid,
+    TranscriptMismatch,
+)
 from crypto.keys import SessionKey
 from crypto.masking import KEY_BYTES, apply_streams
 from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Shares
 from crypto.plan import Plan, Scope, Step
 
 M = TypeVar("M", Advert, Deal, Header)
+
+#: Any key: agreeing with it tells a key of low order from a good one.
+_PROBE = SessionKey(bytes(31) + b"\x01")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +51,15 @@ class Context:
     k: int
     attempt: int
     chain: bytes
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.k < len(self.plan.steps):
+            raise LayoutMismatch(f"The plan has no step {self.k}.")
+        if len(self.charter.members) > self.plan.n_max:
+            raise HeadroomExceeded(
+                f"The plan has head-room for {self.plan.n_max} silos; the charter has {len(self.charter.members)}.",
+                remedy="Write the job again under this charter.",
+            )
 
     @property
     def step(self) -> Step:
@@ -69,6 +90,14 @@ class Context:
                 f"{advert.silo!r} announced itself for another charter, run, plan, step, attempt or state.",
                 remedy="Its view differs from ours: compare job, charter and state digests at both ends.",
             )
+        if advert.channel == advert.mask:
+            raise DuplicateKey(f"{advert.silo!r} announced one key for two uses.")
+        for key in (advert.channel, advert.mask):
+            if key[-1] & 0x80:
+                raise Malformed(
+                    f"{advert.silo!r} announced a key in a second spelling (RFC 7748 §5 ignores the top bit)."
+                )
+            _PROBE.agree(key)  # Malformed for a key of low order: it would stop every silo that meets it
         visible = {lane.name for lane in self.plan.lanes_of(self.step) if lane.scope is Scope.HELD and not lane.hidden}
         if len(set(advert.held)) != len(advert.held) or not set(advert.held) <= visible:
             raise LayoutMismatch(f"{advert.silo!r} announced lanes that are not visible HELD lanes of this step.")
@@ -165,7 +194,9 @@ class Dealt:
         """Peer → the secret that a mask key shares with it."""
         return {peer: key.agree(self.cohort.adverts[peer].mask) for peer in peers}
 
-    def upload_streams(self, silo: str, lane: str, seed: bytes, secrets: Mapping[str, bytes]) -> list[tuple[bytes, int]]:
+    def upload_streams(
+        self, silo: str, lane: str, seed: bytes, secrets: Mapping[str, bytes]
+    ) -> list[tuple[bytes, int]]:
         """The streams a silo adds to one lane: its self mask, and one pair mask per peer that uploads the lane."""
         streams = [(self.self_key(seed, silo, lane), 1)]
         for peer in self.cohort.holders(lane, secrets):
@@ -227,7 +258,7 @@ class Survivors:
 
     def check_section(self, silo: str, section: bytes) -> np.ndarray:
         """A masked slot section (uint64) that matches the silo's header."""
-        return check_words(self.headers[silo], SLOTS, np.frombuffer(section, dtype="<u8"), self.slot_count)
+        return check_section(self.headers[silo], section, self.slot_count)
 
     @property
     def slot_count(self) -> int:
@@ -235,7 +266,7 @@ class Survivors:
         return len(context.plan.slots_of(context.step))
 
     def check_slot_shares(self, signed: bytes) -> Shares:
-        """A survivor's shares of every survivor's slot seed and of every dropped silo's mask seed: all and only these."""
+        """A survivor's shares of every survivor's slot seed and every dropped silo's mask seed: all and only these."""
         shares = self._check_shares(signed)
         if tuple(silo for silo, _ in shares.masks) != self.dropped:
             raise LayoutMismatch(f"{shares.silo!r} sent mask shares of other silos than the dropped ones.")
@@ -264,7 +295,9 @@ class Survivors:
         return shares
 
     def recover_masks(self, shares: Iterable[Shares]) -> dict[str, SessionKey]:
-        """Dropped silo → its mask key, checked against its advert."""
+        """Dropped silo → its mask key, checked against its advert. BadShare blames the dealer: right only where each
+        share was checked against the hash that its dealer published, as the server does.
+        """
         points, threshold = self.dealt.cohort.points, self.dealt.cohort.threshold
         shares = list(shares)
         keys = {}
@@ -276,12 +309,15 @@ class Survivors:
         return keys
 
     def recover_seeds(self, lane: str, shares: Iterable[Shares]) -> dict[str, bytes]:
-        """Survivor → its self seed of a lane, checked against its advert's commitment."""
+        """Survivor → its self seed of a lane, checked against its advert's commitment. Blame: see ``recover_masks``."""
         points, threshold = self.dealt.cohort.points, self.dealt.cohort.threshold
         tables = [(points[s.silo], {silo: share for silo, name, share in s.seeds if name == lane}) for s in shares]
         seeds = {}
         for silo in self.dealt.cohort.holders(lane, self.signed):
-            seeds[silo] = _combine(silo, {point: table[silo] for point, table in tables}, threshold)
+            found = {point: table[silo] for point, table in tables}
+            if len(found) > threshold:
+                found.pop(points[silo], None)  # its own share of its own seed is the one nobody could check
+            seeds[silo] = _combine(silo, found, threshold)
             if commitment(silo, lane, seeds[silo]) != dict(self.dealt.cohort.adverts[silo].commitments)[lane]:
                 raise BadShare(f"The shares of {silo!r}'s self seed do not match its commitment.", dealer=silo)
         return seeds
@@ -320,8 +356,19 @@ def words_digest(words: np.ndarray) -> bytes:
     return sha256(little.data.cast("B")).digest()
 
 
+def check_section(header: Header, section: bytes, count: int) -> np.ndarray:
+    """A masked slot section as uint64 words: as many as the plan says, and those of the signed header."""
+    if len(section) != 8 * count:
+        raise LayoutMismatch(
+            f"The slot section of {header.silo!r} has {len(section)} bytes; the plan says {8 * count}."
+        )
+    return check_words(header, SLOTS, np.frombuffer(section, dtype="<u8"), count)
+
+
 def check_words(header: Header, lane: str, words: np.ndarray, count: int) -> np.ndarray:
-    """The words of a lane, if they are as many as the plan says and what the silo's signed header says."""
+    """The words of a lane, if they are of the ring, as many as the plan says and what the signed header says."""
+    if words.dtype != (np.uint64 if lane == SLOTS else np.uint32):
+        raise LayoutMismatch(f"Lane {lane!r} of {header.silo!r} came as {words.dtype}.")
     if words.shape != (count,):
         raise LayoutMismatch(f"Lane {lane!r} of {header.silo!r} has {words.size} words; the plan says {count}.")
     if words_digest(words) != dict(header.lanes)[lane]:

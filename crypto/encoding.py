@@ -80,13 +80,21 @@ class Reader:
     def _take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
-            raise Malformed(f"A field of {size} bytes at offset {self._at} runs past the end ({len(self._data)} bytes).")
+            raise Malformed(
+                f"A field of {size} bytes at offset {self._at} runs past the end ({len(self._data)} bytes)."
+            )
         part = self._data[self._at : end]
         self._at = end
         return part
 
     def u8(self) -> int:
         return self._take(1)[0]
+
+    def flag(self) -> bool:
+        value = self.u8()
+        if value > 1:
+            raise Malformed(f"A flag byte is {value}.")
+        return bool(value)
 
     def u32(self) -> int:
         return int.from_bytes(self._take(4), "big")

@@ -249,7 +249,9 @@ class RoundLost(FederationError):
         self.phase = phase
         self.missing = missing
         names = ", ".join(missing) or "none"
-        super().__init__(f"The step was lost in phase {phase!r}. {detail} Missing: {names}.".replace("  ", " "), remedy=remedy)
+        super().__init__(
+            f"The step was lost in phase {phase!r}. {detail} Missing: {names}.".replace("  ", " "), remedy=remedy
+        )
 
 
 class SpecError(FederationError):

@@ -30,6 +30,8 @@ class PublicIdentity:
     def __init__(self, raw: bytes) -> None:
         if len(raw) != KEY_BYTES:
             raise Malformed(f"An Ed25519 public key has {KEY_BYTES} bytes, not {len(raw)}.")
+        if _is_small_order(raw):
+            raise Malformed("An Ed25519 public key of small order: anyone could sign for it.")
         self.raw = bytes(raw)
         self._key = Ed25519PublicKey.from_public_bytes(self.raw)
 
@@ -56,7 +58,7 @@ class PublicIdentity:
         return f"PublicIdentity({self.fingerprint[:9]}…)"
 
 
-class _Secret:
+class Secret:
     """No repr, no pickling, no copying."""
 
     __slots__ = ()
@@ -68,7 +70,7 @@ class _Secret:
         raise TypeError(f"{type(self).__name__} holds a secret and is never serialised")
 
 
-class Identity(_Secret):
+class Identity(Secret):
     """An Ed25519 private key."""
 
     __slots__ = ("_key", "public")
@@ -90,7 +92,12 @@ class Identity(_Secret):
             mode = path.stat().st_mode & 0o777
             seed = path.read_bytes()
         except FileNotFoundError as missing:
-            raise SpecError(str(path), got="no file", want="an identity key", remedy="Restore it from its backup; a new key needs a new charter epoch.") from missing
+            raise SpecError(
+                str(path),
+                got="no file",
+                want="an identity key",
+                remedy="Restore it from its backup; a new key needs a new charter epoch.",
+            ) from missing
         if mode & 0o077:
             raise SpecError(str(path), got=f"mode {mode:o}", want="600", remedy=f"Run: chmod 600 {path}")
         return cls(seed)
@@ -104,7 +111,7 @@ class Identity(_Secret):
         return self._key.sign(message)
 
 
-class SessionKey(_Secret):
+class SessionKey(Secret):
     """An X25519 key (RFC 7748) for one session, made from a 32-byte seed."""
 
     __slots__ = ("_key", "public")
@@ -119,3 +126,23 @@ class SessionKey(_Secret):
             return self._key.exchange(X25519PublicKey.from_public_bytes(peer))
         except ValueError as bad:
             raise Malformed("An X25519 key of low order or wrong length.") from bad
+
+
+_P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P) % _P
+
+
+def _is_small_order(raw: bytes) -> bool:
+    """Whether eight times the encoded point is the identity (RFC 8032 §5.1.3 decodes, §5.1.4 adds)."""
+    y = int.from_bytes(raw, "little") & (2**255 - 1)
+    top, bottom = (y * y - 1) % _P, (_D * y * y + 1) % _P
+    square = top * pow(bottom, -1, _P) % _P
+    x = pow(square, (_P + 3) // 8, _P)
+    if (x * x - square) % _P:
+        x = x * pow(2, (_P - 1) // 4, _P) % _P
+    if (x * x - square) % _P:
+        return False  # no point at all: verifying under it fails
+    for _ in range(3):
+        product = _D * x * x * y * y % _P
+        x, y = 2 * x * y * pow(1 + product, -1, _P) % _P, (y * y + x * x) * pow(1 - product, -1, _P) % _P
+    return (x, y % _P) == (0, 1)

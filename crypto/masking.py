@@ -28,6 +28,8 @@ def apply_streams(vector: np.ndarray, streams: Iterable[tuple[bytes, int]]) -> N
 
     Words are little-endian in the keystream on every machine.
     """
+    if vector.dtype not in (np.uint32, np.uint64) or vector.ndim != 1:
+        raise TypeError(f"ring words are flat uint32 or uint64, not {vector.dtype} of {vector.ndim} dimensions")
     size = vector.dtype.itemsize
     word = np.dtype(f"<u{size}")
     contexts = [(Cipher(AES128(key), CTR(bytes(16))).encryptor(), sign) for key, sign in streams]

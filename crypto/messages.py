@@ -23,9 +23,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from crypto.charter import SILO_ID
 from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import BY_CODE, Malformed
-from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
+from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity, Secret
 from crypto.shamir import SHARE_BYTES
 from crypto.transcript import DIGEST_BYTES, digest, label_bytes
 
@@ -49,7 +50,9 @@ def _read_hash(src: Reader) -> bytes:
     return src.fixed(DIGEST_BYTES)
 
 
-def _pair(first: Callable[[Writer, str], object], second: Callable[[Writer, bytes], object]) -> Callable[[Writer, tuple[str, bytes]], None]:
+def _pair(
+    first: Callable[[Writer, str], object], second: Callable[[Writer, bytes], object]
+) -> Callable[[Writer, tuple[str, bytes]], None]:
     def write(out: Writer, item: tuple[str, bytes]) -> None:
         first(out, item[0])
         second(out, item[1])
@@ -102,7 +105,9 @@ class Wire:
         src = Reader(data)
         version, kind = src.u8(), src.u8()
         if (version, kind) != (VERSION, cls.KIND):
-            raise Malformed(f"Expected {cls.__name__} (version {VERSION}, kind {cls.KIND}), got version {version}, kind {kind}.")
+            raise Malformed(
+                f"Expected {cls.__name__} (version {VERSION}, kind {cls.KIND}), got version {version}, kind {kind}."
+            )
         message = cls.read(src)
         src.end()
         return message
@@ -164,10 +169,13 @@ class StepResult(Wire):
 
     @classmethod
     def read(cls, src: Reader) -> Self:
-        step, t3, released = src.u32(), _read_hash(src), src.u8()
-        if released > 1:
-            raise Malformed(f"A flag byte is {released}.")
-        return cls(step=step, t3=t3, released=bool(released), slots=src.each(Reader.u64), sums=src.each(_read_named_hash))
+        step, t3, released = src.u32(), _read_hash(src), src.flag()
+        result = cls(step=step, t3=t3, released=released, slots=src.each(Reader.u64), sums=src.each(_read_named_hash))
+        if not released and (result.slots or result.sums):
+            raise Malformed("A void step with a result.")
+        if len(dict(result.sums)) != len(result.sums):
+            raise Malformed("A result that names a lane twice.")
+        return result
 
     @property
     def digest(self) -> bytes:
@@ -267,24 +275,26 @@ class Row:
         return digest("row", bytes(self))
 
 
-@dataclass(frozen=True, slots=True)
-class SharePack:
-    """The plaintext of a row: shares of the mask seed and of each self seed, and which hidden lanes the dealer holds."""
+@dataclass(frozen=True, slots=True, repr=False)
+class SharePack(Secret):
+    """The plaintext of a row: shares of the mask seed and of each self seed, and the dealer's manifest: for each lane
+    of the step, in plan order, whether it contributes with a weight. One byte a lane: the row's length says nothing.
+    """
 
     mask: bytes
     self_seeds: tuple[bytes, ...]
-    hidden_held: tuple[str, ...]
+    contributes: tuple[bool, ...]
 
     def __bytes__(self) -> bytes:
         out = Writer().u8(VERSION).fixed(self.mask, SHARE_BYTES)
-        return bytes(out.each(self.self_seeds, lambda w, s: w.fixed(s, SHARE_BYTES)).each(self.hidden_held, _TEXT))
+        return bytes(out.each(self.self_seeds, lambda w, s: w.fixed(s, SHARE_BYTES)).each(self.contributes, Writer.u8))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SharePack:
         src = Reader(data)
         if src.u8() != VERSION:
             raise Malformed("A share pack of another version.")
-        pack = cls(src.fixed(SHARE_BYTES), src.each(lambda s: s.fixed(SHARE_BYTES)), src.each(Reader.text))
+        pack = cls(src.fixed(SHARE_BYTES), src.each(lambda s: s.fixed(SHARE_BYTES)), src.each(Reader.flag))
         src.end()
         return pack
 
@@ -398,8 +408,10 @@ class Decline(Wire):
             code=src.text(),
             blame=src.text(),
         )
-        if message.code not in BY_CODE:
-            raise Malformed(f"{message.code!r} is no refusal code.")
+        if message.code not in BY_CODE or message.phase not in PHASES:
+            raise Malformed("A refusal with a code or phase that is none of ours.")
+        if not all(SILO_ID.fullmatch(silo) for silo in (message.silo, message.blame) if silo):
+            raise Malformed("A refusal that names something else than silos.")
         return message
 
 
@@ -439,8 +451,10 @@ def unpack_blobs(data: bytes) -> tuple[bytes, ...]:
     return items
 
 
-def pack_two(first: list[bytes] | tuple[bytes, ...], second: list[tuple[str, bytes]] | tuple[tuple[str, bytes], ...]) -> bytes:
-    """Signed messages, and blobs by silo: the payload of contribute (deals, rows) and unmask-slots (attestations, sections)."""
+def pack_two(
+    first: list[bytes] | tuple[bytes, ...], second: list[tuple[str, bytes]] | tuple[tuple[str, bytes], ...]
+) -> bytes:
+    """Signed messages, and blobs by silo: deals and rows (contribute), attestations and sections (unmask-slots)."""
     return bytes(Writer().each(first, _BLOB).each(second, _NAMED_BLOB))
 
 

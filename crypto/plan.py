@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from hashlib import sha256
-from math import isfinite, prod
+from math import copysign, prod
 from typing import TypeVar
 
 from crypto.encoding import VERSION, Reader, Writer
@@ -26,6 +26,12 @@ from crypto.errors import EgressDenied, HeadroomExceeded, Malformed, SpecError
 
 #: Largest ratio between two non-zero weights in one lane. A count of contributors then bounds how far one dominates.
 MAX_WEIGHT_RATIO = 4
+
+#: Bounds that keep every encoding finite and every sum of n · clip within float32.
+MIN_CLIP, MAX_CLIP, MAX_RATE = 1e-9, 1e9, 1e3
+
+#: Words of one block: 256 GiB.
+MAX_WORDS = 2**36
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -77,9 +83,16 @@ class Lane:
         if not self.grid or list(self.grid) != sorted(set(self.grid)) or self.grid[0] < 1:
             raise SpecError(f"lane {self.name}.grid", got=self.grid, want="ascending positive integers")
         if self.grid[-1] > MAX_WEIGHT_RATIO * self.grid[0]:
-            raise SpecError(f"lane {self.name}.grid", got=self.grid, want=f"largest at most {MAX_WEIGHT_RATIO} × smallest")
+            raise SpecError(
+                f"lane {self.name}.grid", got=self.grid, want=f"largest at most {MAX_WEIGHT_RATIO} × smallest"
+            )
+        _check_size(f"lane {self.name}", 32, self.floor, *self.grid)
+        if list(self.members) != sorted(set(self.members)):
+            raise SpecError(f"lane {self.name}.members", got=self.members, want="distinct silos in ascending order")
         if (self.scope is Scope.GROUP) != bool(self.members):
-            raise SpecError(f"lane {self.name}.members", got=self.members, want="silos for a GROUP lane, none for another")
+            raise SpecError(
+                f"lane {self.name}.members", got=self.members, want="silos for a GROUP lane, none for another"
+            )
 
     @property
     def weight_slot(self) -> str:
@@ -104,9 +117,9 @@ class Lane:
             scope=_enum(Scope, src.text()),
             floor=src.u32(),
             grid=src.each(Reader.u32),
-            hidden=_flag(src),
+            hidden=src.flag(),
             members=src.each(Reader.text),
-            guard_moves=_flag(src),
+            guard_moves=src.flag(),
         )
 
 
@@ -126,12 +139,15 @@ class Block:
 
     def __post_init__(self) -> None:
         _check_name("block", self.name)
-        if not self.shape or any(side < 1 for side in self.shape):
-            raise SpecError(f"block {self.name}.shape", got=self.shape, want="positive sides")
-        if not (isfinite(self.clip) and self.clip > 0):
-            raise SpecError(f"block {self.name}.clip", got=self.clip, want="a positive finite number")
-        if not (isfinite(self.init) and self.init >= 0):
-            raise SpecError(f"block {self.name}.init", got=self.init, want="a finite number, 0 or more")
+        if not self.shape or any(side < 1 for side in self.shape) or self.size > MAX_WORDS:
+            raise SpecError(
+                f"block {self.name}.shape", got=self.shape, want=f"positive sides, at most {MAX_WORDS} words"
+            )
+        _check_size(f"block {self.name}.shape", 32, *self.shape)
+        if not MIN_CLIP <= self.clip <= MAX_CLIP:
+            raise SpecError(f"block {self.name}.clip", got=self.clip, want=f"from {MIN_CLIP} to {MAX_CLIP}")
+        if not 0 <= self.init <= MAX_CLIP or copysign(1, self.init) < 0:
+            raise SpecError(f"block {self.name}.init", got=self.init, want=f"from 0 to {MAX_CLIP}")
 
     @property
     def size(self) -> int:
@@ -173,6 +189,10 @@ class Sum:
     apply: Apply
     rate: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= MAX_RATE:
+            raise SpecError(f"block {self.block}.rate", got=self.rate, want=f"more than 0, at most {MAX_RATE}")
+
     def write(self, out: Writer) -> None:
         out.text(self.block).text(self.apply.value).f64(self.rate)
 
@@ -192,6 +212,10 @@ class Step:
     index: int
     sums: tuple[Sum, ...] = ()
     slots: tuple[Slot, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_name("task", self.task)
+        _check_size(f"step {self.task}.index", 32, self.index)
 
     @property
     def name(self) -> str:
@@ -226,10 +250,13 @@ class Plan:
         _check_name("method", self.method)
         if self.n_max < 1:
             raise SpecError("plan.n_max", got=self.n_max, want="at least 1")
+        _check_size("plan.seed", 64, self.seed)
         if self.ring_bits != 32:
             raise SpecError("plan.ring_bits", got=self.ring_bits, want="32")
         if (2 ** (self.ring_bits - 1) - 1) // self.n_max < 2**8:
-            raise HeadroomExceeded(f"A {self.ring_bits}-bit ring leaves fewer than 8 bits a value for {self.n_max} silos.")
+            raise HeadroomExceeded(
+                f"A {self.ring_bits}-bit ring leaves fewer than 8 bits a value for {self.n_max} silos."
+            )
         for kind, names in (
             ("lane", [lane.name for lane in self.lanes]),
             ("block", [block.name for block in self.blocks]),
@@ -241,6 +268,8 @@ class Plan:
             if block.lane not in self._lanes:
                 raise SpecError(f"block {block.name}.lane", got=block.lane, want=f"one of {sorted(self._lanes)}")
         for step in self.steps:
+            if len({part.block for part in step.sums}) != len(step.sums):
+                raise SpecError(f"step {step.name}", got=[part.block for part in step.sums], want="each block once")
             for part in step.sums:
                 if part.block not in self._blocks:
                     raise SpecError(f"step {step.name}", got=part.block, want="a block of the plan")
@@ -251,7 +280,9 @@ class Plan:
                 raise SpecError(f"step {step.name}.slots", got=slots, want="at least one slot, each name once")
             for slot in self.slots_of(step):
                 if slot.bound * self.n_max >= 2**64:
-                    raise HeadroomExceeded(f"Slot {slot.name!r} of step {step.name!r} could overflow with {self.n_max} silos.")
+                    raise HeadroomExceeded(
+                        f"Slot {slot.name!r} of step {step.name!r} could overflow with {self.n_max} silos."
+                    )
 
     @cached_property
     def _lanes(self) -> dict[str, Lane]:
@@ -316,15 +347,14 @@ def _check_name(kind: str, name: str) -> None:
         raise SpecError(f"{kind} name", got=name, want="lower-case letters, digits and . _ / -, at most 63")
 
 
+def _check_size(path: str, bits: int, *values: int) -> None:
+    for value in values:
+        if not 0 <= value < 2**bits:
+            raise SpecError(path, got=value, want=f"0 or more, in {bits} bits")
+
+
 def _enum(kind: type[E], value: str) -> E:
     try:
         return kind(value)
     except ValueError as bad:
         raise Malformed(f"{value!r} is no {kind.__name__}.") from bad
-
-
-def _flag(src: Reader) -> bool:
-    value = src.u8()
-    if value > 1:
-        raise Malformed(f"A flag byte is {value}.")
-    return bool(value)

@@ -3,7 +3,9 @@
 A silo encodes ``q(clip(x) · share)`` with ``share = w / w_max`` in (0, 1]. With
 ``limit = ⌊(2^31 − 1) / n_max⌋`` every |q| ≤ limit, so the sum of n_max of them fits in 32 bits, two's complement:
 it cannot wrap whatever the silos send honestly (secagg literature calls this no-overflow by construction).
-Rounding is to nearest, ties to even; the error of the mean is at most ``clip / limit`` per value.
+Rounding is to nearest, ties to even: each silo errs by at most ``clip / (2 · limit)``, in units of ``clip(x) · share``.
+The mean divides by the sum of shares, and no share is below a quarter (see ``plan``), so it errs by at most
+``2 · clip / limit`` per value.
 """
 
 from __future__ import annotations

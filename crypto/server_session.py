@@ -9,15 +9,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from crypto.cohort import Cohort, Context, Dealt, Survivors, check_words
-from crypto.errors import BadShare, LayoutMismatch, RosterMismatch, SurvivorInvalid, TranscriptMismatch
+from crypto.cohort import Cohort, Context, Dealt, Survivors, check_section, check_words
+from crypto.errors import BadShare, LayoutMismatch, Replay, RosterMismatch, SurvivorInvalid, TranscriptMismatch
+from crypto.evidence import StepEvidence
 from crypto.keys import SessionKey
 from crypto.messages import SLOTS, Header, Row, Shares
 from crypto.session import SERVER, Session
 
 
 class ServerSession(Session):
-    """One attempt at one step. A message of one silo that fails raises and changes nothing; the owner drops the silo."""
+    """One attempt at one step. A silo's message that fails raises and changes nothing; the owner drops the silo."""
 
     table = SERVER
 
@@ -33,8 +34,10 @@ class ServerSession(Session):
         self._totals: dict[str, np.ndarray] = {}
         self._attestations: dict[str, bytes] = {}
         self._slot_shares: dict[str, tuple[Shares, bytes]] = {}
-        self._lane_shares: dict[str, Shares] = {}
+        self._lane_shares: dict[str, tuple[Shares, bytes]] = {}
         self._masks: dict[str, SessionKey] = {}
+        #: Lanes that enough survivors released and that could not be opened, with the reason.
+        self.failed: dict[str, BadShare] = {}
 
     # M0
     def advert(self, silo: str, signed: bytes) -> None:
@@ -57,6 +60,8 @@ class ServerSession(Session):
                 raise RosterMismatch(f"{silo!r} sent another silo's deal.")
             if {peer: Row.from_bytes(row).digest for peer, row in rows.items()} != dict(deal.rows):
                 raise BadShare(f"The rows from {silo!r} are not those it signed.", dealer=silo)
+            if any(len(Row.from_bytes(row).hashes) != 1 + len(self.cohort.lanes_of(silo)) for row in rows.values()):
+                raise BadShare(f"A row from {silo!r} has not one hash for each secret.", dealer=silo)
             self._deals[silo] = signed
             self._rows[silo] = dict(rows)
 
@@ -64,7 +69,10 @@ class ServerSession(Session):
         """Fix U2; the deals for everyone, and for each silo of U2 the rows addressed to it."""
         with self.on("close-deals"):
             self.dealt = Dealt.form(self.cohort, self._deals.values())
-            rows = {silo: [(dealer, self._rows[dealer][silo]) for dealer in self.dealt.signed if dealer != silo] for silo in self.dealt.signed}
+            rows = {
+                silo: [(dealer, self._rows[dealer][silo]) for dealer in self.dealt.signed if dealer != silo]
+                for silo in self.dealt.signed
+            }
             return list(self.dealt.signed.values()), rows
 
     # M2
@@ -74,8 +82,9 @@ class ServerSession(Session):
             header = Survivors.check_header(self.dealt, signed)
             if header.silo != silo:
                 raise RosterMismatch(f"{silo!r} sent another silo's header.")
-            count = len(self.context.plan.slots_of(self.context.step))
-            check_words(header, SLOTS, np.frombuffer(section, dtype="<u8"), count)
+            if silo in self._added:
+                raise Replay(f"{silo!r} sent a second header after its words were added.")
+            check_section(header, section, len(self.context.plan.slots_of(self.context.step)))
             self._headers[silo] = (header, signed)
             self._sections[silo] = section
             return header
@@ -139,21 +148,40 @@ class ServerSession(Session):
         with self.on("lane-shares", fatal=False):
             shares = self.survivors.check_lane_shares(signed)
             self._check_hashes(silo, shares)
-            self._lane_shares[silo] = shares
+            self._lane_shares[silo] = (shares, signed)
 
     def open_lanes(self) -> dict[str, np.ndarray]:
-        """Lane → opened sum (uint32), for each lane that at least t survivors released. The others stay shut."""
+        """Lane → opened sum (uint32), for each lane that at least t survivors released. The others stay shut, as does
+        one whose dealer gave shares that don't combine (``failed`` says which): it takes no other lane with it.
+        """
         with self.on("open-lanes"):
             opened: dict[str, np.ndarray] = {}
             for lane in self.context.plan.lanes_of(self.context.step):
-                shares = [s for s in self._lane_shares.values() if any(name == lane.name for _, name, _ in s.seeds)]
+                shares = [s for s, _ in self._lane_shares.values() if any(name == lane.name for _, name, _ in s.seeds)]
                 if len(shares) < self.cohort.threshold or lane.name not in self._totals:
                     continue
+                try:
+                    seeds = self.survivors.recover_seeds(lane.name, shares)
+                except BadShare as bad:
+                    self.failed[lane.name] = bad
+                    continue
                 total = self._totals.pop(lane.name)
-                self.survivors.unmask(lane.name, total, self.survivors.recover_seeds(lane.name, shares), self._masks)
+                self.survivors.unmask(lane.name, total, seeds, self._masks)
                 opened[lane.name] = total
             self.wipe()
             return opened
+
+    def evidence(self) -> StepEvidence:
+        """Every signed message that the opened slots and lanes rest on, for whoever checks the step later."""
+        return StepEvidence(
+            adverts=tuple(self.cohort.signed.values()),
+            deals=tuple(self.dealt.signed.values()),
+            headers=tuple(self.survivors.signed.values()),
+            attestations=tuple(self._attestations.values()),
+            sections=tuple((silo, self._sections[silo]) for silo in self.survivors.signed),
+            slot_shares=tuple(signed for _, signed in self._slot_shares.values()),
+            lane_shares=tuple(signed for _, signed in self._lane_shares.values()),
+        )
 
     def _check_hashes(self, silo: str, shares: Shares) -> None:
         """Each share is the one its dealer published a hash of: who sends another is to blame, not the dealer."""

@@ -72,7 +72,9 @@ class Transition:
             raise Unexpected(f"Event {self._event!r} is not allowed in state {self._session.state.value!r}.")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         if error is None:
             self._session.state = self._session.table[self._session.state, self._event]
         elif self._fatal:

@@ -32,7 +32,7 @@ def split(secret: bytes, threshold: int, points: Sequence[int], entropy: Entropy
     """One share per point x; any ``threshold`` of them give the secret back. Points are distinct and non-zero."""
     if len(secret) != SECRET_BYTES:
         raise ValueError(f"a secret of {SECRET_BYTES} bytes, not {len(secret)}")
-    if not 1 <= threshold <= len(points) or len(set(points)) != len(points) or 0 in points:
+    if not 1 <= threshold <= len(points) or len(set(points)) != len(points) or not all(0 < x < P for x in points):
         raise ValueError("distinct non-zero points, at least as many as the threshold")
     coefficients = [int.from_bytes(secret, "big")] + [_uniform(entropy) for _ in range(threshold - 1)]
     shares = []

@@ -20,7 +20,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from crypto import shamir
 from crypto.blocks import Encoded
 from crypto.cohort import Cohort, Context, Dealt, Survivors, commitment, mask_key, words_digest
-from crypto.errors import BadShare, BothShares, DuplicateKey, LayoutMismatch, Malformed, SurvivorInvalid, TranscriptMismatch
+from crypto.errors import (
+    BadShare,
+    BothShares,
+    DuplicateKey,
+    LayoutMismatch,
+    Malformed,
+    SurvivorInvalid,
+    TranscriptMismatch,
+)
 from crypto.keys import Identity, SessionKey
 from crypto.masking import apply_streams
 from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Row, SharePack, Shares
@@ -41,7 +49,9 @@ class SiloSession(Session):
 
     table = SILO
 
-    def __init__(self, context: Context, silo: str, identity: Identity, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, context: Context, silo: str, identity: Identity, *, entropy: Callable[[int], bytes] = os.urandom
+    ) -> None:
         super().__init__()
         self.context = context
         self.silo = silo
@@ -57,17 +67,23 @@ class SiloSession(Session):
         #: Masked words by lane, after ``upload``; the courier takes them from here.
         self.masked: dict[str, np.ndarray] = {}
         self.slots: dict[str, int] = {}
+        self._spent = False
         #: Lanes this silo released, and who contributed to each lane as the manifests say.
         self.released: tuple[str, ...] = ()
         self.contributors: dict[str, frozenset[str]] = {}
 
     # M0
-    def advert(self, *, held: Iterable[str], hidden_held: Iterable[str], releases: int, data: bytes) -> bytes:
-        """Fresh keys and commitments. ``held``/``hidden_held``: HELD lanes with non-zero weight, visible and hidden.
+    def advert(self, *, contributes: Iterable[str], releases: int, data: bytes) -> bytes:
+        """Fresh keys and commitments. ``contributes``: the lanes in which this silo has a weight; those of them with
+        visible holdings are announced, the others only the peers learn, inside the encrypted shares.
         ``releases``: how often this silo has ever released; ``data``: the data set's salted commitment."""
         with self.on("advert"):
-            held = tuple(held)
-            self._hidden_held = tuple(sorted(hidden_held))
+            lanes = self.context.plan.lanes_of(self.context.step)
+            self._contributes = set(contributes)
+            if foreign := self._contributes - {lane.name for lane in lanes}:
+                raise LayoutMismatch(f"This step has no lanes {sorted(foreign)}.")
+            visible = [lane.name for lane in lanes if lane.scope is Scope.HELD and not lane.hidden]
+            held = tuple(name for name in visible if name in self._contributes)
             self._mask_seed = self._entropy(shamir.SECRET_BYTES)
             self._mask = mask_key(self._mask_seed)
             self._channel = SessionKey(self._entropy(shamir.SECRET_BYTES))
@@ -95,11 +111,14 @@ class SiloSession(Session):
             assert self._channel is not None
             points = list(cohort.points.values())
             mask_shares = shamir.split(self._mask_seed, cohort.threshold, points, self._entropy)
-            seed_shares = {lane: shamir.split(seed, cohort.threshold, points, self._entropy) for lane, seed in self._seeds.items()}
+            seed_shares = {
+                lane: shamir.split(seed, cohort.threshold, points, self._entropy) for lane, seed in self._seeds.items()
+            }
+            manifest = tuple(lane.name in self._contributes for lane in self.context.plan.lanes_of(self.context.step))
             rows: dict[str, Row] = {}
             for place, peer in enumerate(cohort.signed):
                 shares = [seed_shares[lane][place] for lane in self._seeds]
-                pack = SharePack(mask_shares[place], tuple(shares), self._hidden_held)
+                pack = SharePack(mask_shares[place], tuple(shares), manifest)
                 if peer == self.silo:
                     self._own_pack = pack
                     continue
@@ -133,7 +152,7 @@ class SiloSession(Session):
         cohort = dealt.cohort
         row = Row.from_bytes(data)
         if dict(dealt.deals[dealer].rows)[self.silo] != row.digest:
-            raise BadShare(f"The row from {dealer!r} is not the one it signed.", dealer=dealer)
+            raise TranscriptMismatch(f"The row from {dealer!r} is not the one it signed.")
         assert self._channel is not None
         key, aad = cohort.seal_key(self._channel.agree(cohort.adverts[dealer].channel), dealer, self.silo)
         try:
@@ -144,6 +163,8 @@ class SiloSession(Session):
         shares = (pack.mask, *pack.self_seeds)
         if len(lanes) != len(shares) or len(row.hashes) != len(shares):
             raise BadShare(f"{dealer!r} dealt {len(shares)} shares for {len(lanes)} secrets.", dealer=dealer)
+        if len(pack.contributes) != len(self.context.plan.lanes_of(self.context.step)):
+            raise BadShare(f"The manifest of {dealer!r} has not one entry for each lane.", dealer=dealer)
         for lane, share, known in zip(lanes, shares, row.hashes, strict=True):
             try:
                 shamir.value_of(share)
@@ -157,6 +178,7 @@ class SiloSession(Session):
         """Mask in place; the signed header and the masked slot section. The lanes' words are then in ``masked``."""
         with self.on("upload"):
             assert self._mask is not None
+            self._check_announced(encoded)
             lanes = self._dealt.cohort.lanes_of(self.silo)
             self.masked = {}
             secrets = self._dealt.pair_secrets(self._mask, [peer for peer in self._dealt.signed if peer != self.silo])
@@ -165,10 +187,20 @@ class SiloSession(Session):
                 apply_streams(words, self._dealt.upload_streams(self.silo, lane, self._seeds[lane], secrets))
                 self.masked[lane] = words
             header = Header(
-                silo=self.silo, t2=self._dealt.t2, lanes=tuple((lane, words_digest(self.masked[lane])) for lane in lanes)
+                silo=self.silo,
+                t2=self._dealt.t2,
+                lanes=tuple((lane, words_digest(self.masked[lane])) for lane in lanes),
             )
             self._signed_header = header.sign(self._identity)
             return self._signed_header, self.masked.pop(SLOTS).astype("<u8").tobytes()
+
+    def _check_announced(self, encoded: Encoded) -> None:
+        """What is uploaded is what was announced: a weight where the manifest says so, and nowhere else."""
+        names = [slot.name for slot in self.context.plan.slots_of(self.context.step)]
+        for lane in self.context.plan.lanes_of(self.context.step):
+            counted = int(encoded.slots[names.index(lane.contributors_slot)])
+            if counted != (lane.name in self._contributes):
+                raise LayoutMismatch(f"This silo's upload of lane {lane.name!r} is not what it announced.")
 
     # M3 → M4
     def survivors(self, headers: Sequence[bytes]) -> tuple[str, ...]:
@@ -194,7 +226,7 @@ class SiloSession(Session):
     @property
     def spent(self) -> bool:
         """Whether shares may have left."""
-        return self.state in (State.SLOTS_OPEN, State.DONE)
+        return self._spent
 
     @property
     def done(self) -> bool:
@@ -216,6 +248,7 @@ class SiloSession(Session):
         with self.on("release-slots"):
             survivors = self._survivors
             survivors.check_attested(attestations)
+            self._spent = True
             if set(sections) != set(survivors.signed):
                 raise LayoutMismatch("The slot sections are not one from each survivor.")
             self._sections = {silo: survivors.check_section(silo, section) for silo, section in sections.items()}
@@ -239,32 +272,39 @@ class SiloSession(Session):
             total = np.zeros(survivors.slot_count, dtype=np.uint64)
             for section in self._sections.values():
                 np.add(total, section, out=total)
-            survivors.unmask(SLOTS, total, survivors.recover_seeds(SLOTS, shares), survivors.recover_masks(shares))
+            try:
+                survivors.unmask(SLOTS, total, survivors.recover_seeds(SLOTS, shares), survivors.recover_masks(shares))
+            except BadShare as bad:
+                # We have not seen the hashes of others' shares: a survivor, a dealer or the server may be lying.
+                raise TranscriptMismatch("The slot shares do not open what was committed to.") from bad
             context = self.context
             names = [slot.name for slot in context.plan.slots_of(context.step)]
             self.slots = dict(zip(names, (int(value) for value in total), strict=True))
             lanes = context.plan.lanes_of(context.step)
             self.contributors = {lane.name: self._contributors(lane) for lane in lanes}
             self.released = tuple(lane.name for lane in lanes if self._may_open(lane, floors, previous))
-            return self._shares((), self.released)
+            signed = self._shares((), self.released)
+        self.wipe()
+        return signed
 
     def _contributors(self, lane: Lane) -> frozenset[str]:
-        """Who contributes to a lane, from adverts and manifests; everyone who uploads it where holdings do not apply."""
+        """The survivors that have a weight in a lane, by the manifests inside the shares they dealt us."""
+        place = self.context.plan.lanes_of(self.context.step).index(lane)
         here = self._dealt.cohort.holders(lane.name, self._survivors.signed)
-        if lane.scope is Scope.HELD and lane.hidden:
-            return frozenset(silo for silo in here if lane.name in self._packs[silo].hidden_held)
-        return frozenset(here)
+        return frozenset(silo for silo in here if self._packs[silo].contributes[place])
 
     def _may_open(self, lane: Lane, floors: Mapping[str, int], previous: Mapping[str, Openings | None]) -> bool:
         charter = self.context.charter
         floor = max(lane.floor, charter.honest + charter.colluders, floors.get(lane.name, 0))
         if lane.scope is not Scope.ALL:
             floor = max(floor, charter.lane_floor)
-        counted = self.slots[lane.contributors_slot]
-        if min(counted, len(self.contributors[lane.name])) < floor:
+        counted, named = self.slots[lane.contributors_slot], len(self.contributors[lane.name])
+        if min(counted, named) < floor:
             return False
         if not lane.guard_moves:
             return True
+        if counted != named:
+            return False
         openings = previous.get(lane.name, ())
         if openings is None:
             return False
@@ -275,7 +315,11 @@ class SiloSession(Session):
         """Sign shares out. A party's two kinds of share never leave in one session, whatever asked for them."""
         survivors = self._survivors
         seeds = tuple(
-            (silo, lane, dict(zip(survivors.dealt.cohort.lanes_of(silo), self._packs[silo].self_seeds, strict=True))[lane])
+            (
+                silo,
+                lane,
+                dict(zip(survivors.dealt.cohort.lanes_of(silo), self._packs[silo].self_seeds, strict=True))[lane],
+            )
             for lane in lanes
             for silo in survivors.dealt.cohort.holders(lane, survivors.signed)
         )

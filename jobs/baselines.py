@@ -32,12 +32,18 @@ def fedavg_spec(spec: JobSpec, *, hidden: int | None = None) -> JobSpec:
     params = {key: value for key, value in spec.params.items() if key in _SHARED}
     if hidden is not None:
         params["hidden"] = hidden
-    raw = {"name": "fedavg-baseline", "method": "fedavg", "dataset": spec.dataset, "params": params, "timeouts": dict(spec.timeouts)}
+    raw = {
+        "name": "fedavg-baseline",
+        "method": "fedavg",
+        "dataset": spec.dataset,
+        "params": params,
+        "timeouts": dict(spec.timeouts),
+    }
     return JobSpec.parse(raw)
 
 
 def equal_hidden(spec: JobSpec) -> int:
-    """Hidden width at which one model has the weights of all global models of the job: (experts + generalist) × hidden."""
+    """Hidden width at which one model has the weights of all the job's: (experts + generalist) × hidden."""
     return int(spec.params.get("hidden", 16)) * (int(spec.params.get("experts", 2)) + 1)
 
 
@@ -57,7 +63,9 @@ def measure(
     }
 
 
-def _fedavg(spec: JobSpec, arrays: Mapping[str, Mapping[str, np.ndarray]], newcomers: Mapping[str, DataSet]) -> tuple[float, float]:
+def _fedavg(
+    spec: JobSpec, arrays: Mapping[str, Mapping[str, np.ndarray]], newcomers: Mapping[str, DataSet]
+) -> tuple[float, float]:
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
         outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)

@@ -16,7 +16,11 @@ import typer
 from crypto.errors import FederationError
 
 app = typer.Typer(
-    name="fed", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Federations of experts under secure aggregation."
+    name="fed",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federations of experts under secure aggregation.",
 )
 silo_app = typer.Typer(no_args_is_help=True, help="At an institution.")
 aggregator_app = typer.Typer(no_args_is_help=True, help="At the aggregator.")
@@ -30,7 +34,9 @@ Rounds = Annotated[int | None, typer.Option("--rounds", help="Training rounds, i
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of split and model, instead of the job's.")]
 Name = Annotated[str | None, typer.Option("--name", help="Folder under runs/; must not exist yet.")]
 Kit = Annotated[Path, typer.Option("--kit", help="The startup kit of this site.", exists=True, file_okay=False)]
-Port = Annotated[int, typer.Option("--metrics-port", help="Port of /metrics, /healthz and /readyz; 0 takes a free one.")]
+Port = Annotated[
+    int, typer.Option("--metrics-port", help="Port of /metrics, /healthz and /readyz; 0 takes a free one.")
+]
 Host = Annotated[str, typer.Option("--metrics-host", help="Address they listen on.")]
 
 
@@ -90,7 +96,8 @@ def aggregator_run(
     metrics_port: Port = 0,
     metrics_host: Host = "127.0.0.1",
     tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", envvar="CONSILIUM_TRACKING_URI", help="MLflow; default: SQLite in the home.")
+        str | None,
+        typer.Option("--tracking-uri", envvar="CONSILIUM_TRACKING_URI", help="MLflow; default: SQLite in the home."),
     ] = None,
 ) -> None:
     """The aggregator: NVFlare's server, the lineage follower, /metrics, /healthz, /readyz. Ends on SIGTERM."""
@@ -145,7 +152,7 @@ def mlflow(
     """Open the federation's MLflow UI on 127.0.0.1 (telemetry off, pickle forbidden). Ends on Ctrl-C."""
     from jobs.longlived import run_mlflow
 
-    raise typer.Exit(run_mlflow(federation, port))
+    run_mlflow(federation, port)
 
 
 @app.command()

@@ -85,7 +85,7 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
         "correct/total: " + ", ".join(f"{name} {count}" for name, count in exact.items()), style="dim", soft_wrap=True
     )
     console.print(
-        f"{sums['steps_released']} steps released, {sums['steps_void']} void; {sums['lanes_closed']} lanes stayed shut; "
+        f"{sums['steps_released']} steps released, {sums['steps_void']} void; {sums['lanes_closed']} lanes shut; "
         f"{sums['refusals']} refusals; {sums['upload_bytes'] / 1e6:.2f} MB uploaded, "
         f"{sums['masked_bytes_per_parameter']} bytes a parameter.",
         soft_wrap=True,
@@ -101,11 +101,13 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
     if report["mlflow"]:
         console.print(f"  see the lineage        fed mlflow {_short(root)}", soft_wrap=True)
     console.print(f"  what may leave a silo  fed egress {report['job']}")
-    console.print("  a job of your own      copy a file of jobs/catalogue, then fed up --job my-job.toml", soft_wrap=True)
+    console.print(
+        "  a job of your own      copy a file of jobs/catalogue, then fed up --job my-job.toml", soft_wrap=True
+    )
 
 
 def what_was_seen(root: Path, run: str) -> list[str]:
-    """What the aggregator holds of one silo's last upload: noise, with a figure that says how much like noise."""
+    """What the aggregator holds of one silo's last upload: noise, with a figure that says how much."""
     import numpy as np
 
     files = sorted((root / "aggregator" / "jobs" / run / "uploads").glob("*/*/*.u32"))
@@ -129,4 +131,3 @@ def _short(path: str | Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-

@@ -69,11 +69,27 @@ def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
 
 def print_manifest(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
-    console.print(f"job {found['job'][:16]}  plan {found['plan'][:16]}  method {found['method']}  data set {found['dataset']}\n")
-    lanes = Table("lane", "scope", "opens from", "who holds it", "weights", "parameters", title="Lanes: masked, opened as sums or not at all", title_justify="left")
+    console.print(
+        f"job {found['job'][:16]}  plan {found['plan'][:16]}  method {found['method']}  data set {found['dataset']}\n"
+    )
+    lanes = Table(
+        "lane",
+        "scope",
+        "opens from",
+        "who holds it",
+        "weights",
+        "parameters",
+        title="Lanes: masked, opened as sums or not at all",
+        title_justify="left",
+    )
     for lane in found["lanes"]:
         lanes.add_row(
-            lane["name"], lane["scope"], f"{lane['floor']} silos", lane["holdings"], ", ".join(map(str, lane["weights"])), str(lane["parameters"])
+            lane["name"],
+            lane["scope"],
+            f"{lane['floor']} silos",
+            lane["holdings"],
+            ", ".join(map(str, lane["weights"])),
+            str(lane["parameters"]),
         )
     console.print(lanes)
     steps = Table("step", "lanes", "slots: the only metrics that leave", title="Steps", title_justify="left")
@@ -92,4 +108,6 @@ def print_manifest(found: dict[str, Any]) -> None:
     console.print("What the aggregator sees of one silo:")
     for item in found["aggregator_sees_of_one_silo"]:
         console.print(f"  · {item}")
-    console.print("\nEverything else stays: rows, labels, gradients, single updates, weights, local experts, accuracies.")
+    console.print(
+        "\nEverything else stays: rows, labels, gradients, single updates, weights, local experts, accuracies."
+    )

@@ -1,4 +1,4 @@
-"""Following a run on this machine, and showing it: one live line per silo, or plain lines where there is no terminal."""
+"""Following a run on this machine: its ledger, its events, and a view that shows them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,11 @@ class Follower:
     def _find(self) -> bool:
         path = ledger_path(self._home)
         for entry in read(path) if path.exists() else ():
-            if entry.seq >= self._after and entry.kind is Kind.RUN_STARTED and entry.record["job_digest"] == self._spec.digest.hex():
+            if (
+                entry.seq >= self._after
+                and entry.kind is Kind.RUN_STARTED
+                and entry.record["job_digest"] == self._spec.digest.hex()
+            ):
                 self.run = str(entry.record["run"])
                 return True
         return False

@@ -110,7 +110,10 @@ def read_charter(home: Path) -> Charter:
         data = (home / "charter.bin").read_bytes()
     except FileNotFoundError as missing:
         raise SpecError(
-            str(missing.filename), got="no file", want="a pinned charter", remedy="Pin the charter that the consortium signed: charter.bin and consortium.pub."
+            str(missing.filename),
+            got="no file",
+            want="a pinned charter",
+            remedy="Pin the charter that the consortium signed: charter.bin and consortium.pub.",
         ) from missing
     return SignedCharter.open(data, consortium)
 
@@ -136,7 +139,9 @@ def open_site(home: Path) -> Site:
     identity = Identity.load(home / "keys" / "agent.key")
     if charter.member(silo).agent != identity.public:
         raise SpecError(
-            f"{silo} agent key", got=identity.public.fingerprint, want=charter.member(silo).agent.fingerprint,
+            f"{silo} agent key",
+            got=identity.public.fingerprint,
+            want=charter.member(silo).agent.fingerprint,
             remedy="The charter names another key for this silo: restore the key, or have a new epoch signed.",
         )
     return Site(
@@ -185,13 +190,23 @@ class Federation:
         return {silo: self.silo(silo) for silo in self.silos}
 
     @classmethod
-    def make(cls, root: Path, name: str, data: Mapping[str, Mapping[str, np.ndarray]], dataset: str, *, settings: Mapping[str, object] | None = None) -> Federation:
+    def make(
+        cls,
+        root: Path,
+        name: str,
+        data: Mapping[str, Mapping[str, np.ndarray]],
+        dataset: str,
+        *,
+        settings: Mapping[str, object] | None = None,
+    ) -> Federation:
         """Homes, keys, charter and data for these silos. Every silo approves any job under the charter, and says so.
 
         Raises SpecError if the folder is there already: a federation is never overwritten.
         """
         if root.exists():
-            raise SpecError("--name", got=root.name, want="a name that is not taken", remedy=f"Choose another, or remove {root}.")
+            raise SpecError(
+                "--name", got=root.name, want="a name that is not taken", remedy=f"Choose another, or remove {root}."
+            )
         federation = cls(root, name, tuple(sorted(data)))
         Floors().check(len(data))
         _folder(root)
@@ -205,7 +220,9 @@ class Federation:
             pin(home, charter, consortium.public)
         for silo, home in federation.homes.items():
             add_data(home, dataset, data[silo])
-            (home / "policy.toml").write_text('# The demonstration approves every job under its charter.\napproval = "automatic"\n')
+            (home / "policy.toml").write_text(
+                '# The demonstration approves every job under its charter.\napproval = "automatic"\n'
+            )
         return federation
 
 

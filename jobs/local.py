@@ -14,8 +14,8 @@ from typing import Protocol
 from aggregator.round import Exchange, Replies
 from aggregator.run import Outcome, Run
 from crypto.messages import Message
-from jobs.run import answering_agent, open_run
 from jobs.homes import read_charter
+from jobs.run import answering_agent, open_run
 from jobs.spec import JobSpec, encode_plan
 from silo_agent.agent import Agent, Refusing
 

@@ -14,10 +14,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from crypto.errors import SpecError
 from jobs.service import prepare_environment, serve_metrics
-
 
 log = logging.getLogger("consilium.aggregator")
 
@@ -54,8 +54,8 @@ def _keep_running(command: list[str]) -> None:
         time.sleep(RESTART_S)
 
 
-def run_mlflow(federation: Path, port: int) -> int:
-    """MLflow's own UI over a federation's database."""
+def run_mlflow(federation: Path, port: int) -> NoReturn:
+    """MLflow's own UI over a federation's database, in place of this process: one signal ends it."""
     home = federation / "aggregator"
     if not (home / "mlflow.db").exists():
         raise SpecError(str(federation), got="no aggregator/mlflow.db", want="a federation that has finished a job")
@@ -67,7 +67,7 @@ def run_mlflow(federation: Path, port: int) -> int:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{(home / 'mlflow.db').resolve()}"]
     command += ["--default-artifact-root", str((home / "mlartifacts").resolve())]
-    return subprocess.run(command, env={**os.environ, **settings}, check=False).returncode
+    os.execve(sys.executable, command, {**os.environ, **settings})
 
 
 def _serve(home: Path, host: str, port: int) -> None:

@@ -3,7 +3,7 @@
     name = "fedcoe-digits"      # names the run folder and the registered model
     method = "fedcoe"           # see silo_agent.methods
     dataset = "digits"          # resolved by each silo under its own home
-    keep_uploads = "all"        # masked uploads kept for bit-exact replay: none | last | all (default none)
+    keep_uploads = "all"        # masked uploads kept, for bit-exact replay: none | last | all (default none)
     [params]                    # the method's own, checked by the method
     [timeouts]                  # seconds: phase, step (training), job
 
@@ -63,7 +63,9 @@ class JobSpec:
         if not _NAME.fullmatch(texts["name"]):
             raise SpecError(f"{where}.name", got=texts["name"], want="lower-case letters, digits and -, at most 48")
         if not DATASET.fullmatch(texts["dataset"]):
-            raise SpecError(f"{where}.dataset", got=texts["dataset"], want="lower-case letters, digits and . _ -, at most 63")
+            raise SpecError(
+                f"{where}.dataset", got=texts["dataset"], want="lower-case letters, digits and . _ -, at most 63"
+            )
         keep = raw.get("keep_uploads", "none")
         if keep not in _KEEP:
             raise SpecError(f"{where}.keep_uploads", got=keep, want=f"one of {', '.join(_KEEP)}")
@@ -132,7 +134,10 @@ class JobSpec:
     def plan(self, charter: Charter) -> Plan:
         """What would be summed under this charter. Raises SpecError for the method's own parameters."""
         limits = Limits(
-            n_max=len(charter.members), colluders=charter.colluders, honest=charter.honest, lane_floor=charter.lane_floor
+            n_max=len(charter.members),
+            colluders=charter.colluders,
+            honest=charter.honest,
+            lane_floor=charter.lane_floor,
         )
         return method(self.method).plan(self.params, limits)
 
@@ -152,7 +157,9 @@ def decode_plan(text: str) -> Plan:
 
 def catalogue() -> list[str]:
     """Names of the jobs that come with the package."""
-    return sorted(entry.name[:-5] for entry in (resources.files("jobs") / "catalogue").iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name[:-5] for entry in (resources.files("jobs") / "catalogue").iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def _hint() -> str:

@@ -35,7 +35,12 @@ class RunRecord:
         """Raises EvidenceError for a run that the ledger does not know."""
         entries = tuple(entry for entry in read(ledger_path(home)) if entry.record.get("run") == run)
         if not entries:
-            raise EvidenceError("ledger", expected=f"a run {run}", found="none", remedy="The folders under jobs/ of the aggregator's home are the runs.")
+            raise EvidenceError(
+                "ledger",
+                expected=f"a run {run}",
+                found="none",
+                remedy="The folders under jobs/ of the aggregator's home are the runs.",
+            )
         return cls(run, entries)
 
     def of(self, kind: Kind) -> Iterator[Mapping[str, Any]]:
@@ -121,7 +126,7 @@ def cold_score(spec: JobSpec, published: Published, newcomers: Mapping[str, Data
 
 
 def per_cent(score: tuple[int, int]) -> float:
-    return round(100 * score[0] / score[1], 2)
+    return round(100 * score[0] / score[1], 3)
 
 
 def median_step_seconds(record: RunRecord) -> float:

@@ -81,7 +81,14 @@ def prepare(options: Options, *, kind: str = "") -> Demo:
     # The plan fails on a wrong parameter, and must do so before anything is made.
     _try_plan(spec, options.silos)
     federation = Federation.make(root.resolve(), root.name, silos, spec.dataset, settings={"probe": options.probe})
-    return Demo(options.job, spec, federation, silos, {name: check(spec.dataset, arrays) for name, arrays in silos.items()}, newcomers)
+    return Demo(
+        options.job,
+        spec,
+        federation,
+        silos,
+        {name: check(spec.dataset, arrays) for name, arrays in silos.items()},
+        newcomers,
+    )
 
 
 def _try_plan(spec: JobSpec, silos: int) -> None:
@@ -133,7 +140,10 @@ def local_federation(demo: Demo, *, say: Callable[[str], None]) -> Iterator[Any]
                     "port": port,
                     "admin": kits.admin_name,
                     "silos": list(federation.silos),
-                    "metrics": {name: read_port(home) for name, home in {"aggregator": federation.aggregator, **federation.homes}.items()},
+                    "metrics": {
+                        name: read_port(home)
+                        for name, home in {"aggregator": federation.aggregator, **federation.homes}.items()
+                    },
                 },
                 indent=2,
             )
@@ -184,7 +194,12 @@ class Processes:
         """Raise RoundLost if a process has ended by itself."""
         for name, process in self._running:
             if process.poll() is not None:
-                raise RoundLost("start", (name,), detail=f"Its process ended with code {process.returncode}.", remedy="See log.txt in its folder.")
+                raise RoundLost(
+                    "start",
+                    (name,),
+                    detail=f"Its process ended with code {process.returncode}.",
+                    remedy="See log.txt in its folder.",
+                )
 
     def stop(self) -> None:
         """SIGTERM to the silos, then to the server; SIGKILL to whoever does not go."""
@@ -266,14 +281,18 @@ def _run_job(demo: Demo, running: Running, view: View) -> tuple[RunRecord, dict[
                 follower.look()
                 if not follower.ended:
                     raise RoundLost(
-                        "job", (), detail=f"NVFlare ended the job as {status} before the run was finished.",
+                        "job",
+                        (),
+                        detail=f"NVFlare ended the job as {status} before the run was finished.",
                         remedy=f"See {home / 'log.txt'}.",
                     )
         time.sleep(0.1)
     view.done()
     record = RunRecord.read(home, follower.run)
     if record.failed is not None:
-        raise RoundLost(str(record.failed["phase"]), tuple(record.failed["missing"]), detail=str(record.failed["detail"]))
+        raise RoundLost(
+            str(record.failed["phase"]), tuple(record.failed["missing"]), detail=str(record.failed["detail"])
+        )
     return record, {"job_id": job_id, "first": first}
 
 
@@ -286,7 +305,7 @@ def _wait_for_lineage(demo: Demo, record: RunRecord, running: Running, timeout_s
         if time.monotonic() > end:
             raise FederationError(
                 f"MLflow has not registered the model after {timeout_s:.0f} s.",
-                remedy=f"See {demo.federation.aggregator / 'log.txt'}; the ledger is complete and lineage catches up from it.",
+                remedy=f"The ledger is complete. See {demo.federation.aggregator / 'log.txt'}.",
             )
         time.sleep(0.1)
     found: dict[str, Any] = json.loads(place.read_text())
@@ -334,7 +353,12 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
     report["mlflow"] = None
     _finish(demo, record, report)
     total = round(time.monotonic() - began, 1)
-    report["seconds"] = {"total": total, "submit_to_first_phase": None, "per_round_median": median_step_seconds(record), "teardown": 0.0}
+    report["seconds"] = {
+        "total": total,
+        "submit_to_first_phase": None,
+        "per_round_median": median_step_seconds(record),
+        "teardown": 0.0,
+    }
     view.result(report, demo.federation.root)
     return report
 
@@ -361,7 +385,9 @@ def _report(demo: Demo, record: RunRecord, *, nvflare: str | None) -> dict[str, 
         "job": demo.name,
         "method": demo.spec.method,
         "silos": len(demo.silos),
-        "rounds_completed": sum(1 for closed in record.of(Kind.STEP_CLOSED) if str(closed["name"]).startswith("train/")),
+        "rounds_completed": sum(
+            1 for closed in record.of(Kind.STEP_CLOSED) if str(closed["name"]).startswith("train/")
+        ),
         "nvflare": {"version": nvflare},
         "secure_aggregation": secure_aggregation(record),
         "accuracy": accuracy,
@@ -374,4 +400,3 @@ def _finish(demo: Demo, record: RunRecord, report: dict[str, Any]) -> None:
     from jobs.report import write_report
 
     report["report"] = str(write_report(demo.federation.root, record.run, table=report))
-

@@ -34,8 +34,21 @@ from crypto.errors import (
     VersionMismatch,
 )
 from crypto.keys import Identity
-from crypto.messages import DECLINE, Closing, Decline, Message, Open, Request, StepResult, pack_two, unpack_blobs, unpack_ranges, unpack_two
-from crypto.plan import Plan, Scope, Step
+from crypto.messages import (
+    DECLINE,
+    PHASES,
+    Closing,
+    Decline,
+    Message,
+    Open,
+    Request,
+    StepResult,
+    pack_two,
+    unpack_blobs,
+    unpack_ranges,
+    unpack_two,
+)
+from crypto.plan import Plan, Step
 from crypto.silo_session import Openings, SiloSession
 from silo_agent import metrics
 from silo_agent.data import DataSet
@@ -56,9 +69,8 @@ class Refusing:
         log.error("no agent for this job: [%s] %s", reason.code, reason)
 
     def handle(self, message: Message) -> Message:
-        decline = Decline(
-            silo=self._silo, run=bytes(32), step=0, attempt=0, phase=message.phase, code=self._reason.code
-        )
+        phase = message.phase if message.phase in PHASES else "open"
+        decline = Decline(silo=self._silo, run=bytes(32), step=0, attempt=0, phase=phase, code=self._reason.code)
         return Message(DECLINE, decline.sign(self._identity))
 
     def close(self) -> None:
@@ -80,7 +92,9 @@ class Site:
 class Agent:
     """One silo in one job. ``job``: the job's digest. ``data_digest``: the data set's salted commitment."""
 
-    def __init__(self, site: Site, *, job: bytes, plan: Plan, method: Method, data: DataSet, data_digest: bytes) -> None:
+    def __init__(
+        self, site: Site, *, job: bytes, plan: Plan, method: Method, data: DataSet, data_digest: bytes
+    ) -> None:
         self.site = site
         self.job = job
         self.plan = plan
@@ -156,19 +170,18 @@ class Agent:
         self._accept(request, offer)
         self._catch_up(offer, message.arrays)
         if request.step != self.k or offer.chain != self._chain:
-            raise ModelMismatch(f"We stand before step {self.k}; the server's state for step {request.step} is not ours.")
+            raise ModelMismatch(
+                f"We stand before step {self.k}; the server's state for step {request.step} is not ours."
+            )
         if self._session is not None:
             self._session.wipe()
         context = self._context(request)
         self._session = SiloSession(context, self.site.silo, self.site.identity)
         self._weights = self._weigh(context.step)
-        held: list[str] = []
-        hidden: list[str] = []
-        for lane in self.plan.lanes_of(context.step):
-            if lane.scope is Scope.HELD and self._weights.get(lane.name, 0):
-                (hidden if lane.hidden else held).append(lane.name)
         advert = self._session.advert(
-            held=held, hidden_held=hidden, releases=self.site.journal.releases, data=self.data_digest
+            contributes=[lane for lane, weight in self._weights.items() if weight],
+            releases=self.site.journal.releases,
+            data=self.data_digest,
         )
         return Message("open", advert)
 
@@ -256,7 +269,8 @@ class Agent:
             raise VersionMismatch("The job's text differs between server and silo.", remedy="Submit the job again.")
         if offer.plan != self.plan.digest:
             raise VersionMismatch(
-                "The job's plan is not the one this silo computes.", remedy="Run the same version of the package at both ends."
+                "The job's plan is not the one this silo computes.",
+                remedy="Run the same version of the package at both ends.",
             )
         if not self.site.policy.approves(self.job.hex()):
             raise NotApproved(self.job.hex(), remedy="The data owner adds the digest to `approved` in policy.toml.")
@@ -318,7 +332,7 @@ class Agent:
         metrics.step("released")
 
     def _remember(self, step: Step, mine: SiloSession | None) -> None:
-        """Who contributed to the guarded lanes that may have opened, by what we released, not by what the server says."""
+        """Who contributed to guarded lanes that may have opened, by what we released, not by what the server says."""
         for lane in self.plan.lanes_of(step):
             if not lane.guard_moves:
                 continue
@@ -341,17 +355,27 @@ class Agent:
 
     def _context(self, request: Request) -> Context:
         return Context(
-            charter=self.site.charter, plan=self.plan, run=self._run, k=self.k, attempt=request.attempt, chain=self._chain
+            charter=self.site.charter,
+            plan=self.plan,
+            run=self._run,
+            k=self.k,
+            attempt=request.attempt,
+            chain=self._chain,
         )
 
     def _current(self, request: Request) -> SiloSession:
         session = self._session
-        if session is None or (request.run, request.step, request.attempt) != (self._run, self.k, session.context.attempt):
+        if session is None or (request.run, request.step, request.attempt) != (
+            self._run,
+            self.k,
+            session.context.attempt,
+        ):
             raise Unexpected(f"No session for step {request.step}, attempt {request.attempt}.")
         return session
 
     def _decline(self, phase: str, run: bytes, step: int, attempt: int, refused: FederationError) -> Message:
         blame = refused.dealer if isinstance(refused, BadShare) else ""
+        phase = phase if phase in PHASES else "open"
         decline = Decline(
             silo=self.site.silo, run=run, step=step, attempt=attempt, phase=phase, code=refused.code, blame=blame
         )

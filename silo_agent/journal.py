@@ -34,7 +34,10 @@ class Journal:
         except BlockingIOError as held:
             os.close(self._file)
             raise SpecError(
-                str(path), got="a journal in use", want="one agent per identity", remedy="Stop the other agent of this silo first."
+                str(path),
+                got="a journal in use",
+                want="one agent per identity",
+                remedy="Stop the other agent of this silo first.",
             ) from held
         self._released: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = {}
         self._peers: dict[str, int] = {}
@@ -139,5 +142,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.close()

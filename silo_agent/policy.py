@@ -38,11 +38,15 @@ class Policy:
             raise SpecError(str(path), got=str(bad), want="TOML") from bad
         unknown = set(raw) - {"floors", "approval", "approved"}
         if unknown:
-            raise SpecError(f"policy.{sorted(unknown)[0]}", got=raw[sorted(unknown)[0]], want="floors, approval or approved")
+            raise SpecError(
+                f"policy.{sorted(unknown)[0]}", got=raw[sorted(unknown)[0]], want="floors, approval or approved"
+            )
         floors, approval, approved = raw.get("floors", {}), raw.get("approval", "listed"), raw.get("approved", [])
         if approval not in ("automatic", "listed"):
             raise SpecError("policy.approval", got=approval, want="automatic or listed")
-        if not isinstance(floors, dict) or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in floors.values()):
+        if not isinstance(floors, dict) or not all(
+            isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in floors.values()
+        ):
             raise SpecError("policy.floors", got=floors, want="lane = positive integer")
         if not isinstance(approved, list) or not all(isinstance(item, str) for item in approved):
             raise SpecError("policy.approved", got=approved, want="a list of job digests")
@@ -91,6 +95,8 @@ class CohortWatch:
     def void(self) -> None:
         """The step of the last release brought no result. Raises CohortDifference when the budget is spent."""
         if self._voids_left == 0:
-            raise CohortDifference("The run's budget of void steps is spent.", remedy="Start a new run; find out why steps are lost.")
+            raise CohortDifference(
+                "The run's budget of void steps is spent.", remedy="Start a new run; find out why steps are lost."
+            )
         self._voids_left -= 1
         self._last_void = True

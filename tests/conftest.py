@@ -7,7 +7,12 @@ from hypothesis import HealthCheck, settings
 
 # The same examples on every machine, no clock, no example database.
 settings.register_profile(
-    "suite", derandomize=True, deadline=None, database=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+    "suite",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("suite")
 

@@ -51,6 +51,8 @@ class EvilServer:
             )
             for silo in fed.silos
         }
+        for silo in self.colluders:  # a colluder's code does not hold it to what it announced
+            self.sessions[silo]._check_announced = lambda encoded: None  # type: ignore[method-assign]
         self.view = View()
         self.packs: dict[str, dict[str, SharePack]] = {}
         self.refused: dict[str, FederationError] = {}
@@ -91,12 +93,13 @@ class EvilServer:
     # phases
 
     def open(self, silos: Iterable[str] | None = None, manifests: Mapping[str, list[str]] | None = None) -> None:
-        """``manifests``: silo → hidden lanes it claims to hold, where that is a lie."""
+        """``manifests``: silo → the lanes it claims to have a weight in, where that is a lie (quiet only if listed)."""
         for silo in self.willing(silos):
             weights = self.weights[silo]
-            hidden = (manifests or {}).get(silo, ["quiet"] if weights.get("quiet") else [])
-            held = ["open"] if weights.get("open") else []
-            signed = self.ask(silo, "advert", held=held, hidden_held=hidden, releases=0, data=bytes(32))
+            claims = [lane.name for lane in self.plan.lanes_of(self.context.step) if weights.get(lane.name)]
+            if manifests and silo in manifests:
+                claims = [lane for lane in claims if lane != "quiet"] + list(manifests[silo])
+            signed = self.ask(silo, "advert", contributes=claims, releases=0, data=bytes(32))
             if signed is not None:
                 self.adverts[silo] = signed
                 self.sent(silo, "open", signed)

@@ -208,14 +208,9 @@ class Run:
     def alive(self, phase: str, among: Iterable[str]) -> list[str]:
         return [silo for silo in among if silo not in self.drop or DROPS.index(phase) < DROPS.index(self.drop[silo])]
 
-    def held(self, silo: str) -> tuple[list[str], list[str]]:
-        """(visible, hidden) HELD lanes with weight."""
-        lanes = [
-            lane
-            for lane in self.plan.lanes_of(self.step)
-            if lane.scope is Scope.HELD and self.weights[silo].get(lane.name)
-        ]
-        return [lane.name for lane in lanes if not lane.hidden], [lane.name for lane in lanes if lane.hidden]
+    def contributes(self, silo: str) -> list[str]:
+        """The lanes in which a silo has a weight."""
+        return [lane.name for lane in self.plan.lanes_of(self.step) if self.weights[silo].get(lane.name)]
 
     def encoded(self, silo: str) -> Encoded:
         encoded = encode(self.plan, self.step, contribution(self.plan, self.step, silo), self.weights[silo])
@@ -232,8 +227,7 @@ class Run:
 
     def adverts(self) -> list[bytes]:
         for silo in self.alive("open", self.fed.silos):
-            visible, hidden = self.held(silo)
-            signed = self.sessions[silo].advert(held=visible, hidden_held=hidden, releases=0, data=bytes(32))
+            signed = self.sessions[silo].advert(contributes=self.contributes(silo), releases=0, data=bytes(32))
             self.server.advert(silo, self.sends(silo, "open", signed))
         return self.server.close_adverts()
 

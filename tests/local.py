@@ -18,7 +18,13 @@ SILOS = 8
 def spec(method: str = "fedavg", **params: int) -> JobSpec:
     """A job of a few seconds."""
     base = {"features": 64, "classes": 10, "rounds": 2, "local_steps": 3, "seed": 7}
-    raw = {"name": f"{method}-test", "method": method, "dataset": "digits", "keep_uploads": "all", "params": base | params}
+    raw = {
+        "name": f"{method}-test",
+        "method": method,
+        "dataset": "digits",
+        "keep_uploads": "all",
+        "params": base | params,
+    }
     return JobSpec.parse(raw)
 
 

@@ -361,9 +361,7 @@ def session(case: str, dropped: list[str]) -> dict[str, Any]:
         me["mask"] = derive(me["mask_seed"], b"", "mask-sk")
         me["seeds"] = {lane: draw(32) for lane in me["lanes"]}
         commitments = [(lane, h("commit", silo, lane, seed)) for lane, seed in me["seeds"].items()]
-        me["hidden"] = sorted(
-            n for n, scope, _, _, hidden, _, _ in LANES if scope == "held" and hidden and WEIGHTS[silo][n]
-        )
+        me["contributes"] = [name for name, *_ in LANES if WEIGHTS[silo][name]]
         fields = text(silo) + t0 + x_public(me["channel"]) + x_public(me["mask"]) + named(commitments)
         fields += each([text(lane) for lane in held]) + u64(3) + sha(silo.encode()) + draw(16)
         me["advert"] = record(silo, "advert", sign(seed_of(silo), "advert", message(4, fields)))
@@ -383,7 +381,7 @@ def session(case: str, dropped: list[str]) -> dict[str, Any]:
                 continue
             place = points[peer] - 1
             shares = [me["mask_shares"][place], *(me["seed_shares"][lane][place] for lane in me["lanes"])]
-            pack = u8(1) + shares[0] + each(shares[1:]) + each([text(lane) for lane in me["hidden"]])
+            pack = u8(1) + shares[0] + each(shares[1:]) + each([u8(lane in me["contributes"]) for lane, *_ in LANES])
             key = derive(agree(me["channel"], x_public(silos[peer]["channel"])), t1, "share", silo, peer)
             sealed = AESGCM(key).encrypt(bytes(12), pack, label("share-aad", t1, silo, peer))
             hashes = [
@@ -461,10 +459,8 @@ def session(case: str, dropped: list[str]) -> dict[str, Any]:
     ]
     slots = dict(zip(names, open_lane(SLOTS), strict=True))
     released = []
-    for lane, scope, floor, _, hidden, _, _ in LANES:
-        here = [
-            s for s in u3 if lane in silos[s]["lanes"] and (scope != "held" or not hidden or lane in silos[s]["hidden"])
-        ]
+    for lane, scope, floor, *_ in LANES:
+        here = [s for s in u3 if lane in silos[s]["lanes"] and lane in silos[s]["contributes"]]
         floor = max(floor, HONEST + COLLUDERS, 0 if scope == "all" else LANE_FLOOR)
         if min(len(here), slots[f"{lane}.contributors"]) >= floor:
             released.append(lane)

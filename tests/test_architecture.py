@@ -1,4 +1,4 @@
-"""The house's rules, held by tests: who imports whom, where torch and NVFlare may be, and that our packages are ours."""
+"""The house's rules, held by tests: who imports whom, where torch and NVFlare may be, whose the packages are."""
 
 from __future__ import annotations
 
@@ -48,7 +48,20 @@ def test_nvflare_is_imported_under_jobs_flare_only() -> None:
 
 
 def test_crypto_has_no_network_clock_or_torch() -> None:
-    forbidden = {"socket", "ssl", "http", "urllib", "asyncio", "threading", "time", "datetime", "random", "torch", "json", "pickle"}
+    forbidden = {
+        "socket",
+        "ssl",
+        "http",
+        "urllib",
+        "asyncio",
+        "threading",
+        "time",
+        "datetime",
+        "random",
+        "torch",
+        "json",
+        "pickle",
+    }
     for path in files("crypto"):
         used = {name.split(".")[0] for name in imports(path)}
         assert not used & forbidden, f"{path.relative_to(ROOT)} imports {sorted(used & forbidden)}"
@@ -57,7 +70,9 @@ def test_crypto_has_no_network_clock_or_torch() -> None:
 def test_no_pickle_anywhere() -> None:
     for room in ROOMS:
         for path in files(room):
-            assert not {name.split(".")[0] for name in imports(path)} & {"pickle", "cloudpickle", "dill", "joblib"}, path
+            assert not {name.split(".")[0] for name in imports(path)} & {"pickle", "cloudpickle", "dill", "joblib"}, (
+                path
+            )
 
 
 def blocked(module: str, code: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +84,9 @@ def blocked(module: str, code: str) -> subprocess.CompletedProcess[str]:
         f"        if name.split('.')[0] == {module!r}: raise ImportError('forbidden: ' + name)\n"
         "sys.meta_path.insert(0, Block())\n"
     )
-    return subprocess.run([sys.executable, "-c", guard + code], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", guard + code], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_the_aggregators_half_of_a_job_needs_no_torch() -> None:
@@ -79,7 +96,10 @@ def test_the_aggregators_half_of_a_job_needs_no_torch() -> None:
 
 def test_evidence_needs_neither_torch_nor_nvflare_nor_mlflow() -> None:
     for module in ("torch", "nvflare", "mlflow", "prometheus_client"):
-        done = blocked(module, "import crypto.server_session, crypto.silo_session, crypto.charter, aggregator.ledger, aggregator.state")
+        done = blocked(
+            module,
+            "import crypto.server_session, crypto.silo_session, crypto.charter, aggregator.ledger, aggregator.state",
+        )
         assert done.returncode == 0, (module, done.stderr)
 
 

@@ -104,7 +104,11 @@ def test_the_ledger_verifies_and_every_silo_signed_it(up: Up) -> None:
     assert sorted(finished["countersignatures"]) == list(up.federation.silos)
     for silo, signed in finished["countersignatures"].items():
         closing = Closing.open(bytes.fromhex(signed), lambda m: charter.member(m.silo).agent)
-        assert (closing.silo, closing.chain.hex(), closing.ledger.hex()) == (silo, finished["chain"], finished["ledger_head"])
+        assert (closing.silo, closing.chain.hex(), closing.ledger.hex()) == (
+            silo,
+            finished["chain"],
+            finished["ledger_head"],
+        )
 
 
 def plain(up: Up, silo: str, k: int, lane: str) -> np.ndarray:
@@ -217,7 +221,9 @@ def test_both_metrics_pages_pass_promtool(up: Up) -> None:
     for name, prefix in (("aggregator", "consilium_aggregator_"), ("silo-1", "consilium_silo_")):
         page = scrape(ports[name])
         assert prefix in page
-        checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False)
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False
+        )
         assert checked.returncode == 0, checked.stdout + checked.stderr
         assert "ok" in scrape(ports[name], "healthz")
         assert scrape(ports[name], "readyz")
@@ -239,7 +245,9 @@ def test_a_job_through_nvflares_own_command_line_with_a_silo_killed_on_the_way(u
     )
     folder = tmp_path / "exported"
     fed = [sys.executable, "-m", "jobs.cli"]
-    subprocess.run([*fed, "export", str(job), "--out", str(folder), "--federation", str(up.federation.root)], check=True)
+    subprocess.run(
+        [*fed, "export", str(job), "--out", str(folder), "--federation", str(up.federation.root)], check=True
+    )
     assert not list(folder.rglob("custom"))
     before = sum(1 for _ in read(ledger_path(up.federation.aggregator)))
     admin = json.loads((up.federation.root / "federation.json").read_text())["admin"]

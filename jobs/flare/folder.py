@@ -27,7 +27,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 def export(spec: JobSpec, charter: Charter, folder: Path) -> Path:
     """The job folder of a job under a charter: what ``fed export`` writes and ``fed up`` submits."""
     if folder.exists():
-        raise SpecError("--out", got=str(folder), want="a folder that does not exist", remedy="Job folders are never overwritten.")
+        raise SpecError(
+            "--out", got=str(folder), want="a folder that does not exist", remedy="Job folders are never overwritten."
+        )
     return write_job(
         folder,
         name=spec.name,

@@ -55,7 +55,9 @@ def settings(kit: Path) -> dict[str, str]:
         found = json.loads(path.read_text())
         return {key: str(found[key]) for key in ("home", "site", "org")}
     except FileNotFoundError:
-        raise SpecError(str(path), got=None, want="a hardened kit", remedy="Use a kit that `provision` made, or harden this one.") from None
+        raise SpecError(
+            str(path), got=None, want="a hardened kit", remedy="Use a kit that `provision` made, or harden this one."
+        ) from None
     except (ValueError, KeyError, TypeError) as bad:
         raise SpecError(str(path), got=repr(bad), want="home, site and org") from bad
 

@@ -55,7 +55,11 @@ class JobRejected(SessionError):
 
 
 _MEANING: tuple[tuple[tuple[type[BaseException], ...], type[SessionError], str], ...] = (
-    ((api_spec.JobNotFound, api_spec.JobNotDone, api_spec.JobNotRunning), JobUnknown, "List the jobs with `nvflare job list`."),
+    (
+        (api_spec.JobNotFound, api_spec.JobNotDone, api_spec.JobNotRunning),
+        JobUnknown,
+        "List the jobs with `nvflare job list`.",
+    ),
     ((api_spec.InvalidJobDefinition, api_spec.AuthorizationError), JobRejected, "Check the job folder and the role."),
     (
         (api_spec.NoConnection, api_spec.SessionClosed, api_spec.AuthenticationError, ConnectionError),

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from crypto import ring
 from crypto.blocks import Contribution, apply, encode, initial_state, state_digest
-from crypto.errors import EgressDenied, LayoutMismatch, NonFinite, OutOfRange
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.errors import EgressDenied, LayoutMismatch, NonFinite, OutOfRange, SpecError
+from crypto.plan import MAX_CLIP, MAX_RATE, MIN_CLIP, Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from tests.federation import contribution, small_plan
 
 PLAN = small_plan()
@@ -157,7 +157,6 @@ def test_an_opened_sum_of_another_layout_is_refused(vector):
         apply(PLAN, STEP, initial_state(PLAN), {"trunk": vector}, {"trunk.weight": 4})
 
 
-@pytest.mark.xfail(strict=True, reason="apply ignores sums of lanes the step does not have, instead of LayoutMismatch")
 def test_the_sum_of_a_foreign_lane_is_refused():
     with pytest.raises(LayoutMismatch):
         apply(PLAN, STEP, initial_state(PLAN), {"other": np.zeros(3, np.uint32)}, {})
@@ -205,18 +204,30 @@ def test_the_digest_depends_on_name_shape_and_every_bit():
     assert state_digest({"a": base["a"].astype(">f4"), "b": base["b"]}) == state_digest(base)
 
 
-@pytest.mark.xfail(strict=True, reason="apply overflows to infinity in silence when clip · n or rate is beyond float32")
-def test_a_state_stays_finite():
-    lane = Lane(name="l", scope=Scope.ALL, floor=1)
+@pytest.mark.parametrize("clip", [1e300, 2e9, 5e-324])
+def test_a_clip_that_no_state_could_hold_is_refused_with_the_plan(clip):
+    with pytest.raises(SpecError):
+        Block(name="b", shape=(1,), lane="l", clip=clip)
+
+
+@pytest.mark.parametrize("kind", list(Apply))
+@pytest.mark.parametrize("clip", [MIN_CLIP, MAX_CLIP])
+@pytest.mark.parametrize("weight", [1, 2**32 - 1])
+@pytest.mark.parametrize("n_max", [4, (2**31 - 1) // 2**8])
+def test_a_state_stays_finite(kind, clip, weight, n_max):
+    """The largest clip, rate, weight and number of silos that a plan may have, all at their bound."""
     plan = Plan(
         method="m",
         seed=0,
-        n_max=4,
-        lanes=(lane,),
-        blocks=(Block(name="b", shape=(1,), lane="l", clip=1e300),),
-        steps=(Step(task="t", index=0, sums=(Sum("b", Apply.PUBLISH),)),),
+        n_max=n_max,
+        lanes=(Lane(name="l", scope=Scope.ALL, floor=1, grid=(weight,)),),
+        blocks=(Block(name="b", shape=(2,), lane="l", clip=clip),),
+        steps=(Step(task="t", index=0, sums=(Sum("b", kind, MAX_RATE),)),),
     )
-    sums, slots = summed(plan, plan.steps[0], [(Contribution({"b": np.array([1e300])}, {}), {"l": 1})])
-    with np.errstate(all="ignore"):
-        new = apply(plan, plan.steps[0], {"b": np.zeros(1, np.float32)}, sums, slots)
-    assert np.isfinite(new["b"]).all()
+    words = np.zeros(2, np.uint32)
+    ring.encode(np.array([1e300, -1e300]), words, clip=clip, share=1.0, n_max=n_max)
+    total = (words.view(np.int32) * np.int64(n_max)).astype(np.int32).view(np.uint32)
+    new = apply(plan, plan.steps[0], {"b": np.zeros(2, np.float32)}, {"l": total}, {"l.weight": n_max * weight})
+    rate = 1.0 if kind is Apply.PUBLISH else MAX_RATE
+    want = clip * rate * (n_max * weight if kind is Apply.ADD else 1)
+    assert np.isfinite(new["b"]).all() and new["b"].tolist() == pytest.approx([want, -want], rel=1e-6)

@@ -97,13 +97,6 @@ def test_a_charter_that_is_not_safe_is_refused_by_field(change, path):
         replace(CHARTER, **change)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=(
-        "Charter accepts a negative c (and with it a lane floor of 1); only bytes(charter) then fails, with "
-        "struct.error"
-    ),
-)
 def test_a_negative_count_is_refused():
     with pytest.raises(SpecError):
         replace(CHARTER, colluders=-1, lane_floor=1)

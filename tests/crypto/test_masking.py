@@ -108,13 +108,6 @@ def test_a_word_changes_only_its_own_masked_word():
     assert np.flatnonzero(one != other).tolist() == [42]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=(
-        "apply_streams accepts float32: keystream is added as a number, so the value stays readable; it must "
-        "refuse what is not uint32/uint64"
-    ),
-)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_vector_that_is_not_of_ring_words_is_refused(dtype):
     with pytest.raises((TypeError, ValueError)):

@@ -63,7 +63,7 @@ SAMPLES: list[Wire] = [
     Decline(silo="silo-1", run=H[0], step=1, attempt=2, phase="deal", code="BAD_SHARE", blame="silo-2"),
     Closing(silo="silo-1", run=H[0], chain=H[1], ledger=H[2]),
 ]
-PARTS = [Row(b"sealed", (H[0], H[1])), SharePack(S[0], (S[1], S[2]), ("quiet",))]
+PARTS = [Row(b"sealed", (H[0], H[1])), SharePack(S[0], (S[1], S[2]), (True, False, True))]
 LISTS = [
     (pack_blobs([b"a", b"", b"bc"]), unpack_blobs),
     (pack_two([b"a", b"b"], [("silo-1", b"x"), ("silo-2", b"")]), unpack_two),
@@ -111,7 +111,10 @@ def test_kinds_and_labels_are_distinct():
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
 def test_every_field_is_in_the_bytes(sample):
     """Changing one field changes the bytes."""
+    whole = sample
     for field in fields(sample):
+        # A step's result may be void only without slots and sums.
+        sample = replace(whole, slots=(), sums=()) if field.name == "released" else whole
         value = getattr(sample, field.name)
         if isinstance(value, bool):
             other = not value
@@ -239,7 +242,7 @@ def test_every_phase_may_be_asked():
 
 @pytest.mark.parametrize("code", ["", "bad_share", "FEDERATION", "ROUND_LOST ", "anything"])
 def test_a_refusal_is_a_code_of_the_closed_set(code):
-    with pytest.raises(Malformed, match="no refusal code"):
+    with pytest.raises(Malformed, match="none of ours"):
         Decline.from_bytes(bytes(replace(SAMPLES[8], code=code)))
 
 
@@ -248,15 +251,14 @@ def test_every_code_may_be_named():
         assert Decline.from_bytes(bytes(replace(SAMPLES[8], code=code))).code == code
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=(
-        "Decline.phase and Decline.blame are free text of any length: the one place where a silo's text can "
-        "reach the server"
-    ),
-)
 @pytest.mark.parametrize(
-    "change", [{"phase": "patient 17 has a bad hash"}, {"blame": "patient 17 has a bad hash"}, {"blame": "x" * 100_000}]
+    "change",
+    [
+        {"phase": "patient 17 has a bad hash"},
+        {"blame": "patient 17 has a bad hash"},
+        {"blame": "x" * 100_000},
+        {"silo": "patient 17 has a bad hash"},
+    ],
 )
 def test_a_refusal_carries_no_text(change):
     with pytest.raises(Malformed):
@@ -271,17 +273,11 @@ def test_released_is_a_flag(flag):
         StepResult.from_bytes(bytes(data))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="StepResult says a void step has neither slots nor sums, but read does not insist"
-)
 def test_a_void_step_has_neither_slots_nor_sums():
     with pytest.raises(Malformed):
         StepResult.from_bytes(bytes(replace(RESULT, released=False)))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a StepResult may name one lane twice; two digests for one lane are then both 'the' result"
-)
 def test_a_result_names_each_lane_once():
     with pytest.raises(Malformed):
         StepResult.from_bytes(bytes(replace(RESULT, sums=(("trunk", H[1]), ("trunk", H[2])))))
@@ -292,9 +288,6 @@ def test_digests_of_parts_and_results_differ():
     assert Row(b"sealed", (H[0],)).digest != Row(b"sealed", (H[1],)).digest != Row(b"sealed!", (H[1],)).digest
 
 
-@pytest.mark.xfail(
-    strict=True, reason="SharePack is a dataclass whose repr prints the shares, and it pickles: it needs _Secret"
-)
 def test_a_share_pack_shows_nothing():
     secret = bytes(range(33))
     assert repr(secret)[2:20] not in repr(SharePack(secret, (), ()))

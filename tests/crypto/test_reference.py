@@ -128,8 +128,7 @@ def test_a_whole_session(case):
     for silo, session in sessions.items():
         weights = SESSION["weights"][silo]
         signed = session.advert(
-            held=["open"] if weights["open"] else [],
-            hidden_held=["quiet"] if weights["quiet"] else [],
+            contributes=[lane for lane, weight in weights.items() if weight],
             releases=3,
             data=sha256(silo.encode()).digest(),
         )

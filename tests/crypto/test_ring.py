@@ -4,12 +4,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from crypto import ring
 from crypto.errors import HeadroomExceeded, NonFinite, OutOfRange
+from crypto.plan import MAX_CLIP, MIN_CLIP
 
 N_MAX = [1, 2, 3, 5, 8, 16, 100, 1000]
 VALUES = hnp.arrays(np.float64, st.integers(1, 20), elements=st.floats(-4, 4))
@@ -68,22 +69,24 @@ def test_rounding_is_to_nearest_ties_to_even():
     assert words.view(np.int32).tolist() == [0, 0, 1, 2, 2, 0, -2]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=(
-        "ring's docstring bounds the error of the mean by clip/limit; with all weights at a quarter of w_max "
-        "it reaches 2·clip/limit"
-    ),
-)
-def test_the_error_of_the_mean_is_at_most_clip_over_limit():
-    n, clip, grid = 4, 1.0, (1, 4)
+@given(st.lists(st.tuples(st.sampled_from([1, 2, 3, 4]), st.floats(-1.5, 1.5)), min_size=1, max_size=8))
+@example([(1, 1.96 / ring.limit(8))] * 8)  # × 1/4 → 0.49, rounds to 0: the whole value is lost, for every silo
+def test_the_error_of_the_mean_is_at_most_twice_clip_over_limit(rows):
+    """Weights from 1 to 4 of 4: no share is below a quarter."""
+    n, clip = 8, 1.0
     step = clip / ring.limit(n)
-    x = np.array([1.96 * step])  # × 1/4 → 0.49, rounds to 0: the whole value is lost, for every silo
     total = np.zeros(1, dtype=np.uint32)
-    for _ in range(n):
-        total += encoded(x, clip=clip, share=1 / 4, n_max=n)
-    mean = ring.decode(total, clip=clip, n_max=n) * grid[-1] / (n * 1)
-    assert abs(mean[0] - x[0]) <= step
+    for weight, x in rows:
+        total += encoded(np.array([x]), clip=clip, share=weight / 4, n_max=n)
+    weights = sum(weight for weight, _ in rows)
+    mean = ring.decode(total, clip=clip, n_max=n)[0] * 4 / weights
+    want = sum(Fraction(min(max(x, -clip), clip)) * weight for weight, x in rows) / weights
+    assert abs(mean - float(want)) <= 2 * step * (1 + 1e-6)
+
+
+def test_that_bound_is_reached():
+    x = np.array([1.96 / ring.limit(4)])
+    assert encoded(x, clip=1.0, share=1 / 4, n_max=4).tolist() == [0]
 
 
 @given(VALUES, st.sampled_from([np.nan, np.inf, -np.inf]), st.integers(0, 19))
@@ -130,14 +133,8 @@ def test_the_input_is_not_changed_whatever_its_dtype(dtype):
     assert words.view(np.int32).tolist() == [ring.limit(4), -ring.limit(4), 0, round(ring.limit(4) / 2)]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=(
-        "a clip so small that share·limit/clip overflows encodes inf and NaN, cast to whatever the machine "
-        "does: plan.Block should bound clip"
-    ),
-)
-def test_a_tiny_clip_still_encodes():
-    with np.errstate(all="ignore"):
-        words = encoded(np.array([1.0, 0.0]), clip=5e-324, share=1.0, n_max=4)
-    assert words.view(np.int32).tolist() == [ring.limit(4), 0]
+@pytest.mark.parametrize("clip", [MIN_CLIP, MAX_CLIP])
+@pytest.mark.parametrize("n", N_MAX)
+def test_the_smallest_and_the_largest_clip_of_a_plan_encode(clip, n):
+    words = encoded(np.array([1e300, -1e300, clip, 0.0, 5e-324]), clip=clip, share=1.0, n_max=n)
+    assert words.view(np.int32).tolist() == [ring.limit(n), -ring.limit(n), ring.limit(n), 0, 0]

@@ -33,7 +33,7 @@ PLAN = small_plan()
 
 #: Each event as a call with arguments that are never looked at when the state is wrong.
 SILO_EVENTS = {
-    "advert": lambda s: s.advert(held=[], hidden_held=[], releases=0, data=bytes(32)),
+    "advert": lambda s: s.advert(contributes=[], releases=0, data=bytes(32)),
     "deal": lambda s: s.deal([]),
     "open-rows": lambda s: s.open_rows([], {}),
     "upload": lambda s: s.upload(None),
@@ -193,21 +193,15 @@ def test_a_failing_event_refuses_and_wipes(phase, event, fail):
 def test_closing_wipes_in_every_state(phase):
     run = reach(phase)
     session = run.sessions["silo-1"]
-    secrets = secrets_of(session)
     done = session.state is State.DONE
+    packs = run.packs.get("silo-1", {}).values()  # what it held once: at DONE nothing is left
+    secrets = secrets_of(session) if not done else [s for pack in packs for s in (pack.mask, *pack.self_seeds)]
     session.close()
     assert session.state is (State.DONE if done else State.REFUSED)
-    assert_wiped(session, secrets or [b"\x00" * 33])
+    assert_wiped(session, secrets)
     session.close()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=(
-        "a silo's session that reaches DONE keeps seeds, keys and shares until its owner closes it: "
-        "release_lanes should wipe"
-    ),
-)
 def test_a_session_that_is_done_holds_no_secret():
     run = Run(FED, PLAN)
     run.slots()
@@ -218,13 +212,6 @@ def test_a_session_that_is_done_holds_no_secret():
     assert_wiped(session, secrets)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=(
-        "spent looks at the state only: once the session is closed or refused after release_slots it says "
-        "False though shares have left"
-    ),
-)
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_step_whose_shares_have_left_stays_spent(refused):
     run = Run(FED, PLAN)
@@ -406,9 +393,7 @@ def test_real_entropy_is_used_by_default():
     run.play()
     check_exact(run)
     again = [
-        SiloSession(run.context, "silo-1", FED.identities["silo-1"]).advert(
-            held=[], hidden_held=[], releases=0, data=bytes(32)
-        )
+        SiloSession(run.context, "silo-1", FED.identities["silo-1"]).advert(contributes=[], releases=0, data=bytes(32))
         for _ in range(2)
     ]
     assert again[0] != again[1]
@@ -427,7 +412,7 @@ def unchanged(server: ServerSession, error: type[FederationError], call) -> None
 def test_the_server_refuses_another_silos_message():
     run = Run(FED, PLAN)
     server = run.server
-    one = run.sessions["silo-1"].advert(held=[], hidden_held=[], releases=0, data=bytes(32))
+    one = run.sessions["silo-1"].advert(contributes=[], releases=0, data=bytes(32))
     unchanged(server, RosterMismatch, lambda: server.advert("silo-2", one))
 
     run = Run(FED, PLAN)
@@ -466,12 +451,6 @@ def test_the_server_checks_uploads():
     unchanged(server, LayoutMismatch, lambda: server.words("silo-1", words))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=(
-        "a second header after the words were added replaces the first: T3 then binds other words than those in the sum"
-    ),
-)
 def test_a_header_is_final_once_its_words_are_added():
     run = Run(FED, PLAN)
     deals, rows = run.deals()

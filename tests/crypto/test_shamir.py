@@ -122,10 +122,6 @@ def test_too_few_shares_is_a_value_error():
         shamir.combine({1: bytes(33)}, 2)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="split refuses the point 0 but not a point ≡ 0 mod p, whose share is the secret, nor two congruent points",
-)
 def test_points_are_distinct_and_non_zero_mod_p():
     with pytest.raises(ValueError):
         shamir.split(bytes(32), 2, [shamir.P, 1], stream("x"))

@@ -39,16 +39,22 @@ def test_help_names_the_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     ],
 )
 def test_bad_words_end_with_the_spec_code_and_leave_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...], says: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: tuple[str, ...],
+    says: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = fed(monkeypatch, capsys, *words)
+    code, _out, err = fed(monkeypatch, capsys, *words)
     assert code == 10
     assert err.startswith("error [SPEC]:") and says in err and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_errors_are_json_when_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_errors_are_json_when_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, _ = fed(monkeypatch, capsys, "up", "--silos", "7", "--json")
     assert code == 10

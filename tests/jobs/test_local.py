@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 
 from aggregator.ledger import Kind, ledger_path, verify
 from aggregator.run import Outcome, Run
+from aggregator.state import evidence_path
 from crypto import blocks, transcript
-from crypto.cohort import words_digest
-from crypto.errors import RoundLost
+from crypto.cohort import Context, words_digest
+from crypto.errors import EvidenceError, FederationError, RoundLost, TranscriptMismatch
+from crypto.evidence import StepEvidence
 from crypto.messages import DECLINE, Closing, Decline, Message, Request, StepResult
 from jobs.homes import Federation, open_aggregator, read_charter
 from jobs.local import InProcess, run_job
@@ -75,7 +78,7 @@ def test_a_job_runs_to_its_end(fedcoe: tuple[Federation, Outcome, Run, dict[str,
 def test_every_silo_reaches_the_aggregators_state_and_signs_it(
     fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]],
 ) -> None:
-    federation, outcome, run, agents = fedcoe
+    federation, outcome, _run, agents = fedcoe
     for agent in agents.values():
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
     record = RunRecord.read(federation.aggregator, outcome.run)
@@ -194,7 +197,9 @@ def test_a_corrupted_upload_costs_its_silo_the_step_and_nobody_else(tmp_path: Pa
     federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": flip})
     record = RunRecord.read(federation.aggregator, outcome.run)
     refusals = list(record.of(Kind.REFUSAL))
-    assert [(one["silo"], one["phase"], one["code"]) for one in refusals] == [("silo-2", "fetch", "TRANSCRIPT_MISMATCH")]
+    assert [(one["silo"], one["phase"], one["code"]) for one in refusals] == [
+        ("silo-2", "fetch", "TRANSCRIPT_MISMATCH")
+    ]
     trained = next(closed for closed in record.of(Kind.STEP_CLOSED) if closed["name"] == "train/0")
     assert trained["refusals"] == {"silo-2": "TRANSCRIPT_MISMATCH"}
     assert "silo-2" not in trained["survivors"]
@@ -233,7 +238,7 @@ def test_a_step_whose_shares_may_have_left_is_void_and_the_chain_goes_on(tmp_pat
         return None if asked.step == 1 and request.phase == "unmask-slots" else reply
 
     faults = {f"silo-{i}": mute for i in range(1, 6)}
-    federation, outcome, run, agents = play(tmp_path / "f", local.spec(), faults)
+    federation, outcome, _run, agents = play(tmp_path / "f", local.spec(), faults)
     assert (outcome.steps_released, outcome.steps_void) == (3, 1)
     record = RunRecord.read(federation.aggregator, outcome.run)
     (void,) = record.of(Kind.STEP_VOID)
@@ -289,3 +294,60 @@ def test_a_server_that_tells_one_silo_another_result_is_exposed(tmp_path: Path) 
     outcome, _, _ = run_job(local.spec(), federation.aggregator, federation.homes, courier=courier)
     assert outcome.steps_released == 4
     assert {decline.code for decline in answers} == {"MODEL_MISMATCH"}
+
+
+def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
+    fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]],
+) -> None:
+    """Charter, plan and chain from the ledger; signed messages and masked words from the run's folder; nothing else."""
+    federation, outcome, _, agents = fedcoe
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    charter, plan = read_charter(federation.aggregator), record.plan
+    folder = federation.aggregator / "jobs" / outcome.run
+    run = next(iter(agents.values()))._run
+    chain = transcript.initial_chain(run, bytes.fromhex(record.started["state_digest"]))
+    for closed in record.of(Kind.STEP_CLOSED):
+        k = int(closed["k"])
+        context = Context(charter=charter, plan=plan, run=run, k=k, attempt=int(closed["attempt"]), chain=chain)
+        data = evidence_path(folder, k).read_bytes()
+        assert sha256(data).hexdigest() == closed["evidence_sha256"]
+        evidence = StepEvidence.from_bytes(data)
+        assert evidence.survivors(context).t3.hex() == closed["transcript"]
+        assert list(evidence.slots(context)) == [closed["slots"][slot.name] for slot in plan.slots_of(context.step)]
+        for lane in closed["lanes_open"]:
+            uploads = {
+                silo: np.fromfile(folder / "uploads" / f"{k:06d}" / silo / f"{lane}.u32", dtype="<u4")
+                for silo in closed["survivors"]
+            }
+            total = np.zeros(plan.words_of(context.step, lane), np.uint32)
+            for silo in closed["survivors"]:
+                total += agents[silo].plain[k].lanes[lane]  # type: ignore[attr-defined]
+            assert (evidence.replay(context, lane, uploads) == total).all()
+            uploads["silo-1"][0] ^= 1
+            with pytest.raises(TranscriptMismatch):
+                evidence.replay(context, lane, uploads)
+            with pytest.raises(EvidenceError):
+                evidence.replay(context, lane, {})
+        chain = bytes.fromhex(closed["chain"])
+
+
+def test_evidence_with_a_flipped_byte_never_passes(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
+    federation, outcome, _run, agents = fedcoe
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    closed = next(record.of(Kind.STEP_CLOSED))
+    data = evidence_path(federation.aggregator / "jobs" / outcome.run, 0).read_bytes()
+    agent = next(iter(agents.values()))
+    chain = transcript.initial_chain(agent._run, bytes.fromhex(record.started["state_digest"]))
+    context = Context(charter=agent.site.charter, plan=agent.plan, run=agent._run, k=0, attempt=0, chain=chain)
+    want = (StepEvidence.from_bytes(data).survivors(context).t3, StepEvidence.from_bytes(data).slots(context))
+    assert want[0].hex() == closed["transcript"]
+    for at in range(0, len(data), 397):
+        flipped = bytearray(data)
+        flipped[at] ^= 0x40
+        try:
+            evidence = StepEvidence.from_bytes(bytes(flipped))
+            found = (evidence.survivors(context).t3, evidence.slots(context))
+        except FederationError:
+            continue
+        # One of more than t shares may be a spare that nothing rests on; what was opened is then the same.
+        assert found == want, at

@@ -61,7 +61,11 @@ def test_wrong_fields_are_named(change: dict[str, object], path: str) -> None:
 
 @pytest.mark.parametrize(
     ("params", "path"),
-    [({"features": 4}, "params.classes"), ({"features": 4, "classes": 2, "depth": 3}, "params.depth"), ({"features": "4", "classes": 2}, "params.features")],
+    [
+        ({"features": 4}, "params.classes"),
+        ({"features": 4, "classes": 2, "depth": 3}, "params.depth"),
+        ({"features": "4", "classes": 2}, "params.features"),
+    ],
 )
 def test_wrong_parameters_are_named_by_the_method(tmp_path: Path, params: dict[str, object], path: str) -> None:
     federation = local.federation(tmp_path / "f")

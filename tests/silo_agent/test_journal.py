@@ -79,7 +79,9 @@ def test_a_torn_last_line_never_left_and_is_cut(tmp_path: Path) -> None:
         assert last.releases == 2
 
 
-@pytest.mark.parametrize("line", [b"garbage\n", b'{"no":"kind"}\n', b'{"kind":"released","run":"x"}\n', b'{"kind":"peers","releases":3}\n'])
+@pytest.mark.parametrize(
+    "line", [b"garbage\n", b'{"no":"kind"}\n', b'{"kind":"released","run":"x"}\n', b'{"kind":"peers","releases":3}\n']
+)
 def test_a_damaged_journal_is_a_lost_journal(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "j").write_bytes(line)
     with pytest.raises(JournalLost, match="Line 1"):

@@ -78,7 +78,15 @@ def test_policies_are_read_strictly(tmp_path: Path) -> None:
     policy = Policy.load(path)
     assert policy.approves("ab") and not policy.approves("cd")
     assert policy.floors == {"expert-0": 5}
-    for text in ('approval = "yes"', "floors = 3", "[floors]\na = 0", "[floors]\na = true", "approved = [1]", "other = 1", "="):
+    for text in (
+        'approval = "yes"',
+        "floors = 3",
+        "[floors]\na = 0",
+        "[floors]\na = true",
+        "approved = [1]",
+        "other = 1",
+        "=",
+    ):
         path.write_text(text)
         with pytest.raises(SpecError):
             Policy.load(path)

@@ -1,0 +1,258 @@
+"""Is every check tested? Removes them one at a time and runs the tests: each removal must make a test fail.
+
+A check is a ``raise`` in crypto/ or in the silo's policy and journal, or a ``return False`` by which a silo keeps a
+lane shut. Each is replaced by ``pass`` in a copy of the tree, never in the tree itself; first the tests of its module
+run, then, if none has failed, the other tests of its room.
+
+    python tests/mutation.py [--only TEXT] [--workers N] [--timeout SECONDS]
+
+The last line counts mutants, killed and survived; the exit status is 1 if one survives. A whole run writes
+docs/mutation.md: which test notices which missing check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "mutation.md"
+COPIED = ("crypto", "silo_agent", "aggregator", "jobs", "tests", "pyproject.toml")
+
+#: Tests of a room, and for each of its modules those that run first.
+ROOMS = {
+    "crypto": ["tests/crypto"],
+    "silo_agent": [
+        "tests/silo_agent/test_policy.py",
+        "tests/silo_agent/test_journal.py",
+        "tests/silo_agent/test_agent.py",
+        "tests/jobs/test_local.py",
+    ],
+}
+FIRST = {
+    "crypto/cohort.py": ["tests/crypto/test_cohort.py", "tests/crypto/test_games.py"],
+    "crypto/session.py": ["tests/crypto/test_session.py"],
+    "crypto/server_session.py": ["tests/crypto/test_session.py", "tests/crypto/test_games.py"],
+    "crypto/silo_session.py": ["tests/crypto/test_games.py", "tests/crypto/test_session.py"],
+}
+#: Where a ``return False`` is a check, too.
+KEEPS_SHUT = "crypto/silo_session.py"
+
+INTRO = """# Which test notices a missing check
+
+Made by `make mutation`: every check of `crypto/` and of a silo's policy and journal is removed, one at a time, and the
+tests are run until one fails. A check that no test would miss fails the run. The named test is the first that
+noticed; mostly it is not the only one.
+
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One check: where it is, what guards it, what it says."""
+
+    path: str
+    line: int
+    start: int
+    stop: int
+    function: str
+    guard: str
+    says: str
+
+    def source(self) -> bytes:
+        """The module without this check; line numbers stay."""
+        data = (ROOT / self.path).read_bytes()
+        lost = data[self.start : self.stop]
+        return data[: self.start] + b"pass" + b"\n" * lost.count(b"\n") + data[self.stop :]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    mutant: Mutant
+    killer: str  # empty: it survived
+    seconds: float
+
+
+def mutants() -> list[Mutant]:
+    modules = [
+        *sorted((ROOT / "crypto").glob("*.py")),
+        *(ROOT / "silo_agent" / f"{n}.py" for n in ("policy", "journal")),
+    ]
+    return [mutant for module in modules for mutant in checks(module.relative_to(ROOT).as_posix())]
+
+
+def checks(path: str) -> Iterator[Mutant]:
+    data = (ROOT / path).read_bytes()
+    offsets = [0]
+    for line in data.splitlines(keepends=True):
+        offsets.append(offsets[-1] + len(line))
+
+    def walk(node: ast.AST, function: str, guard: str) -> Iterator[Mutant]:
+        shut = path == KEEPS_SHUT and isinstance(node, ast.Return) and ast.unparse(node) == "return False"
+        if isinstance(node, ast.Raise) or (shut and guard):
+            yield Mutant(
+                path,
+                node.lineno,
+                offsets[node.lineno - 1] + node.col_offset,
+                offsets[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0),
+                function,
+                guard,
+                says(node),
+            )
+        for field, value in ast.iter_fields(node):
+            for child in value if isinstance(value, list) else [value]:
+                if not isinstance(child, ast.AST):
+                    continue
+                inner, under = function, guard
+                if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                    inner, under = f"{function}.{child.name}".strip("."), ""
+                elif isinstance(node, ast.If) and field in ("body", "orelse"):
+                    under = ("not " if field == "orelse" else "") + ast.unparse(node.test)
+                elif isinstance(node, ast.ExceptHandler) and field == "body":
+                    under = f"except {ast.unparse(node.type) if node.type else ''}"
+                yield from walk(child, inner, under)
+
+    yield from walk(ast.parse(data), "", "")
+
+
+def says(node: ast.stmt) -> str:
+    """The name of the error, or what stands in its place."""
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        return ast.unparse(node.exc.func)
+    return ast.unparse(node)
+
+
+# --- running -----------------------------------------------------------------------------------------------------
+
+
+class Copy:
+    """A copy of the tree in which one module at a time may lack a check."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                shutil.copy(source, folder / name)
+
+    def run(self, tests: list[str], timeout: float) -> str:
+        """The first failing test, or "" if all pass."""
+        command = [
+            sys.executable,
+            "-B",
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-rfE",
+            "--tb=no",
+            "-p",
+            "no:cacheprovider",
+            *tests,
+        ]
+        env = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            done = subprocess.run(
+                command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return f"no end within {timeout:.0f} s"
+        if done.returncode == 0:
+            return ""
+        failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", done.stdout, re.MULTILINE)
+        if done.returncode not in (1, 2) or not failed:
+            raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return failed[1]
+
+    def judge(self, mutant: Mutant, timeout: float) -> Verdict:
+        begun = time.monotonic()
+        place = self.folder / mutant.path
+        whole = place.read_bytes()
+        place.write_bytes(mutant.source())
+        try:
+            first = [test for test in first_tests(mutant.path) if (ROOT / test).exists()]
+            killer = (self.run(first, timeout) if first else "") or self.run(ROOMS[room(mutant.path)], timeout)
+        finally:
+            place.write_bytes(whole)
+        return Verdict(mutant, killer, time.monotonic() - begun)
+
+
+def room(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def first_tests(path: str) -> list[str]:
+    return FIRST.get(path, [f"tests/{room(path)}/test_{Path(path).stem}.py"])
+
+
+def run(found: list[Mutant], workers: int, timeout: float) -> list[Verdict]:
+    with tempfile.TemporaryDirectory(prefix="mutation-") as temporary:
+        copies: SimpleQueue[Copy] = SimpleQueue()
+        for number in range(workers):
+            copies.put(Copy(Path(temporary) / str(number)))
+        copy = copies.get()
+        for name in sorted({room(mutant.path) for mutant in found}):
+            if failed := copy.run(ROOMS[name], 10 * timeout):
+                raise SystemExit(f"{failed} fails without any mutation")
+        copies.put(copy)
+
+        def judge(mutant: Mutant) -> Verdict:
+            copy = copies.get()
+            try:
+                verdict = copy.judge(mutant, timeout)
+            finally:
+                copies.put(copy)
+            end = f"killed by {verdict.killer}" if verdict.killer else "SURVIVED"
+            print(f"{mutant.path}:{mutant.line} {mutant.says}: {end} ({verdict.seconds:.1f} s)", flush=True)
+            return verdict
+
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(judge, found))
+
+
+def page(verdicts: list[Verdict]) -> str:
+    parts = [INTRO]
+    for path in dict.fromkeys(verdict.mutant.path for verdict in verdicts):
+        rows = [verdict for verdict in verdicts if verdict.mutant.path == path]
+        parts.append(f"## {path}: {len(rows)}\n\n| where | if | then | noticed by |\n|---|---|---|---|\n")
+        for row in rows:
+            cells = [row.mutant.function, row.mutant.guard, row.mutant.says, row.killer.removeprefix("tests/")]
+            shown = [" ".join(cell.replace("|", r"\|").split()) for cell in cells]
+            parts.append("| " + " | ".join(f"`{cell}`" if cell else "always" for cell in shown) + " |\n")
+        parts.append("\n")
+    return "".join(parts).rstrip() + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Remove every check, one at a time; each removal must fail a test.")
+    parser.add_argument("--only", default="", help="only checks whose file:line begins so")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for the tests of one mutant")
+    options = parser.parse_args()
+    found = [mutant for mutant in mutants() if f"{mutant.path}:{mutant.line}".startswith(options.only)]
+    verdicts = run(found, options.workers, options.timeout)
+    survived = [verdict.mutant for verdict in verdicts if not verdict.killer]
+    for mutant in survived:
+        print(f"survived: {mutant.path}:{mutant.line} {mutant.function}: if {mutant.guard}: {mutant.says}")
+    if not options.only and not survived:
+        PAGE.write_text(page(verdicts))
+    print(f"{len(verdicts)} mutants, {len(verdicts) - len(survived)} killed, {len(survived)} survived")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
