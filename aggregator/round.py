@@ -18,15 +18,23 @@ from aggregator.state import UploadStore
 from crypto.cohort import Context
 from crypto.errors import FederationError, LayoutMismatch, Malformed, NoSpace, RoundLost
 from crypto.keys import Identity
-from crypto.messages import DECLINE, Decline, Message, Request, pack_blobs, pack_ranges, pack_two, unpack_two
+from crypto.messages import (
+    ARRAY_WORDS,
+    DECLINE,
+    Decline,
+    Message,
+    Request,
+    pack_blobs,
+    pack_ranges,
+    pack_two,
+    unpack_two,
+)
 from crypto.server_session import ServerSession
 
 T = TypeVar("T")
 
 #: Words asked for in one fetch: 64 MB.
 FETCH_WORDS = 1 << 24
-#: Words in one array on the wire: 16 MB.
-ARRAY_WORDS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,7 @@ class Opened:
     sums: Mapping[str, np.ndarray]
     headers: Mapping[str, bytes]
     data: Mapping[str, bytes]
+    held: Mapping[str, tuple[str, ...]]  # survivor → the lanes with visible holdings that it announced
     evidence: bytes
 
 
@@ -149,6 +158,7 @@ class Attempt:
             sums=sums,
             headers=session.survivors.signed,
             data={silo: adverts_of[silo].data for silo in survivors},
+            held={silo: adverts_of[silo].held for silo in survivors},
             evidence=bytes(session.evidence()),
         )
 

@@ -29,7 +29,7 @@ from crypto.cohort import Context, words_digest
 from crypto.encoding import Writer
 from crypto.errors import FederationError, RoundLost, SpecError
 from crypto.keys import Identity
-from crypto.messages import DECLINE, Closing, Message, Open, StepResult
+from crypto.messages import DECLINE, Closing, Message, Open, StepResult, cut
 from crypto.plan import Plan, Step
 
 log = logging.getLogger("consilium.aggregator")
@@ -240,7 +240,8 @@ class Run:
 
     def _results_for(self, silo: str) -> tuple[tuple[StepResult, ...], tuple[np.ndarray, ...]]:
         wanted = self._at.results[self._at.has[silo] :]
-        return tuple(result for result, _ in wanted), tuple(words for _, arrays in wanted for words in arrays)
+        lanes = [np.array(words) if isinstance(words, np.memmap) else words for _, arrays in wanted for words in arrays]
+        return tuple(result for result, _ in wanted), tuple(part for words in lanes for part in cut(words))
 
     def _note(self, step: Step, attendance: Attendance) -> None:
         """Refusals and absences are records too; whoever stayed away is not waited for next time."""
@@ -299,6 +300,7 @@ class Run:
             "phase_ms": attendance.phase_ms,
             "evidence_sha256": sha256(opened.evidence).hexdigest(),
             "data_commitments": {silo: digest.hex() for silo, digest in opened.data.items()},
+            "holdings": {silo: list(held) for silo, held in opened.held.items() if held},
         }
         save_evidence(self.folder, at.k, opened.evidence)
         save_checkpoint(self.folder, at.k, at.state, {"chain": at.value.hex()})

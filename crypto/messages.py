@@ -17,7 +17,7 @@ signature made for one kind never verifies for another. Decoders accept exactly 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from crypto.charter import SILO_ID
 from crypto.encoding import VERSION, Reader, Writer
-from crypto.errors import BY_CODE, Malformed
+from crypto.errors import BY_CODE, LayoutMismatch, Malformed
 from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity, Secret
 from crypto.shamir import SHARE_BYTES
 from crypto.transcript import DIGEST_BYTES, digest, label_bytes
@@ -435,6 +435,28 @@ class Closing(Wire):
     def read(cls, src: Reader) -> Self:
         run, chain, ledger = _read_hash(src), _read_hash(src), _read_hash(src)
         return cls(silo=src.text(), run=run, chain=chain, ledger=ledger)
+
+
+# --- words in arrays ----------------------------------------------------------------------------------------------
+
+#: Words in one array on the wire: 16 MiB. Couriers copy array by array.
+ARRAY_WORDS = 1 << 22
+
+
+def cut(words: np.ndarray) -> list[np.ndarray]:
+    """A lane's words as arrays that a courier may carry."""
+    return [words[at : at + ARRAY_WORDS] for at in range(0, words.size, ARRAY_WORDS)]
+
+
+def join(arrays: Sequence[np.ndarray], count: int) -> tuple[np.ndarray, int]:
+    """The first ``count`` words of these arrays as one vector, and how many arrays they took; else LayoutMismatch."""
+    taken = size = 0
+    while size < count and taken < len(arrays):
+        size += arrays[taken].size
+        taken += 1
+    if size != count:
+        raise LayoutMismatch(f"The arrays hold {size} words of a lane; the plan says {count}.")
+    return (arrays[0] if taken == 1 else np.concatenate(arrays[:taken])), taken
 
 
 # --- payloads that are plain lists --------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 It answers the server's signed requests and decides nothing by the server's word: it recomputes the plan, keeps the
 state itself, counts contributors itself, and journals before bytes leave. A refusal is a signed ``Decline`` with a
-code; the reason stays in the silo's own log. The same request twice gets the same bytes; another request for a phase
-that was answered gets ``Replay``.
+code; the reason stays in the silo's own log. The same request twice gets the same bytes. Another one for a phase that
+was answered gets ``Equivocation``, and the two signed requests are kept as evidence; one of another run ``Replay``.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 
-from crypto import blocks, transcript
+from crypto import blocks, equivocation, transcript
 from crypto.charter import Charter
 from crypto.cohort import Context, words_digest
 from crypto.encoding import Reader
 from crypto.errors import (
+    AlreadyReleased,
     BadShare,
     EgressDenied,
+    Equivocation,
     FederationError,
     JournalLost,
     LayoutMismatch,
@@ -43,6 +44,7 @@ from crypto.messages import (
     Open,
     Request,
     StepResult,
+    join,
     pack_two,
     unpack_blobs,
     unpack_ranges,
@@ -79,7 +81,8 @@ class Refusing:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What a silo brings to every job: who it is, what it pins, what it allows."""
+    """What a silo brings to every job: who it is, what it pins, what it allows. ``keep``: where evidence against
+    others goes, by name; it may raise OSError."""
 
     silo: str
     identity: Identity
@@ -87,6 +90,7 @@ class Site:
     policy: Policy
     journal: Journal
     now: Callable[[], int]
+    keep: Callable[[str, bytes], None] = lambda name, evidence: None
 
 
 class Agent:
@@ -110,7 +114,7 @@ class Agent:
         self._weights: dict[str, int] = {}
         self._openings: dict[str, Openings | None] = {}
         self._watch = CohortWatch(site.charter)
-        self._answers: dict[tuple[int, int, str], tuple[bytes, Message]] = {}
+        self._answers: dict[tuple[int, int, str], tuple[bytes, Message]] = {}  # place → signed request, answer
         self._phases: dict[str, Callable[[Request, Message], Message]] = {
             "open": self._open,
             "deal": self._deal,
@@ -137,12 +141,11 @@ class Agent:
             metrics.refused(refused.code)
             return self._decline(message.phase, bytes(32), 0, 0, refused)
         place = (request.step, request.attempt, request.phase)
-        asked = sha256(message.body).digest()
         try:
             if place in self._answers and request.phase != "fetch":
                 before, answer = self._answers[place]
-                if before != asked:
-                    raise Replay(f"Phase {request.phase!r} of step {request.step} was answered to another request.")
+                if before != message.body:
+                    raise self._second(request, before, message.body)
                 return answer
             with metrics.phase(request.phase):
                 answer = self._phases[request.phase](request, message)
@@ -150,12 +153,29 @@ class Agent:
             log.warning("refused %s of step %d: [%s] %s", request.phase, request.step, refused.code, refused)
             metrics.refused(refused.code)
             answer = self._decline(request.phase, request.run, request.step, request.attempt, refused)
-            if isinstance(refused, (Replay, Unexpected)):
+            if isinstance(refused, (Equivocation, Replay, Unexpected)):
                 return answer  # what we answered before stands
         if request.phase != "fetch":
             self._answers = {key: value for key, value in self._answers.items() if key[0] >= request.step - 1}
-            self._answers[place] = (asked, answer)
+            self._answers[place] = (message.body, answer)
         return answer
+
+    def _second(self, request: Request, before: bytes, now: bytes) -> FederationError:
+        """Why another request for an answered phase is refused; evidence of it is kept first, if it is any."""
+        what = f"Phase {request.phase!r} of step {request.step} was answered to another request"
+        evidence = equivocation.twice(before, now, self.site.charter)
+        if evidence is None:
+            return Replay(f"{what}.")
+        name = f"{request.run.hex()[:16]}-{request.step}-{request.attempt}-{request.phase}.bin"
+        try:
+            self.site.keep(name, evidence)
+        except OSError as failed:
+            log.error("evidence %s could not be kept: %s", name, failed)
+        return Equivocation(
+            f"{what}, signed by the same key.",
+            evidence=(before, now),
+            remedy=f"Show evidence/{name} to the other members: `fed verify`.",
+        )
 
     def close(self) -> None:
         """Wipe the session and let go of the journal."""
@@ -174,6 +194,8 @@ class Agent:
                 f"We stand before step {self.k}; the server's state for step {request.step} is not ours."
             )
         if self._session is not None:
+            if self._session.context.k == self.k and self._session.spent:
+                raise AlreadyReleased(f"Shares of step {self.k} have left this silo: it is released or void.")
             self._session.wipe()
         context = self._context(request)
         self._session = SiloSession(context, self.site.silo, self.site.identity)
@@ -290,16 +312,20 @@ class Agent:
         """Apply the opened steps we have not applied yet, each checked against what we saw of it ourselves."""
         at = 0
         for result in offer.results:
-            mine, at = arrays[at : at + len(result.sums)], at + len(result.sums)
-            if result.step < self.k:
-                continue
-            if result.step != self.k or len(mine) != len(result.sums):
+            if not 0 <= result.step < len(self.plan.steps):
+                raise ModelMismatch(f"The plan has no step {result.step}.")
+            sums = {}
+            for lane, _ in result.sums:
+                sums[lane], taken = join(arrays[at:], self.plan.words_of(self.plan.steps[result.step], lane))
+                at += taken
+            if result.step > self.k:
                 raise ModelMismatch(f"We wait for the result of step {self.k}.")
-            self._apply(result, mine)
+            if result.step == self.k:
+                self._apply(result, sums)
         if at != len(arrays):
             raise LayoutMismatch("More arrays than opened lanes came with the results.")
 
-    def _apply(self, result: StepResult, arrays: tuple[np.ndarray, ...]) -> None:
+    def _apply(self, result: StepResult, sums: Mapping[str, np.ndarray]) -> None:
         step = self.plan.steps[self.k]
         session = self._session
         mine = session if session is not None and session.context.k == self.k and session.spent else None
@@ -319,11 +345,9 @@ class Agent:
         slots = dict(zip(names, result.slots, strict=True))
         if mine is not None and (mine.t3 != result.t3 or (mine.slots and mine.slots != slots)):
             raise ModelMismatch(f"The result of step {step.name!r} is not that of the session we took part in.")
-        sums = {}
-        for (lane, digest), words in zip(result.sums, arrays, strict=True):
-            if words_digest(words) != digest:
+        for lane, digest in result.sums:
+            if words_digest(sums[lane]) != digest:
                 raise ModelMismatch(f"The sum of lane {lane!r} is not the one announced.")
-            sums[lane] = words
         self.state = blocks.apply(self.plan, step, self.state, sums, slots)
         self.slots[step.name] = slots
         self._chain = transcript.next_chain(self._chain, result.t3, result.digest, released=True)

@@ -26,7 +26,7 @@ from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellCode
 from nvflare.fuel.utils.msg_root_utils import delete_msg_root
 
 from crypto.messages import Message
-from jobs.flare.wire import TASK_PREFIX, wrap
+from jobs.flare.wire import TASK_PREFIX, check, wrap
 
 #: How long a wait may last before the abort signal is looked at again. Seconds.
 LOOK_S: Final = 0.1
@@ -108,6 +108,8 @@ class Courier:
         self, phase: str, requests: Mapping[str, Message], *, timeout_s: float, enough: int
     ) -> dict[str, Shareable]:
         """Silo → its answer, error codes included; a silo that did not answer is absent. Returns at once on abort."""
+        for request in requests.values():
+            check(request)  # here, where an error of ours reaches the run, and not in a thread
         answers = Answers(requests)
         end = time.monotonic() + timeout_s
         for silo, request in requests.items():

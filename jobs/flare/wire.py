@@ -40,7 +40,7 @@ _KEYS: Final = frozenset({_VERSION, _PHASE, _BODY, _ARRAYS, ReservedHeaderKey.HE
 
 def wrap(message: Message) -> Shareable:
     """A fresh Shareable with this message and no header. Raises Malformed for a message no peer would accept."""
-    _check(message)
+    check(message)
     shareable = Shareable()
     shareable[_VERSION] = WIRE_VERSION
     shareable[_PHASE] = message.phase
@@ -68,7 +68,7 @@ def unwrap(shareable: Any) -> Message:
     message = Message(
         phase=shareable[_PHASE], body=shareable[_BODY], arrays=tuple(map(_words, carried)) if inline else tuple(carried)
     )
-    _check(message)
+    check(message)
     if inline != _inline(message.arrays):
         raise Malformed(f"A payload's arrays travel the wrong way for their size ({INLINE_BYTES} bytes is the border).")
     return message
@@ -84,7 +84,7 @@ def _words(raw: bytes) -> np.ndarray:
     return np.frombuffer(raw, dtype=_WORD)
 
 
-def _check(message: Message) -> None:
+def check(message: Message) -> None:
     phase, body, arrays = message.phase, message.body, message.arrays
     if type(phase) is not str or phase not in _PHASES:
         raise Malformed("A payload's phase is not one of ours.")

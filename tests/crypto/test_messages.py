@@ -4,13 +4,14 @@ import tracemalloc
 from contextlib import suppress
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto import messages
 from crypto.encoding import VERSION, Writer
-from crypto.errors import BY_CODE, BadSignature, FederationError, Malformed
+from crypto.errors import BY_CODE, BadSignature, FederationError, LayoutMismatch, Malformed
 from crypto.messages import (
     PHASES,
     Advert,
@@ -26,6 +27,8 @@ from crypto.messages import (
     Shares,
     StepResult,
     Wire,
+    cut,
+    join,
     pack_blobs,
     pack_ranges,
     pack_two,
@@ -133,9 +136,9 @@ def test_every_field_is_in_the_bytes(sample):
 
 @pytest.mark.parametrize(("data", "decode", "encode"), DECODERS, ids=NAMES)
 def test_every_truncation_is_malformed(data, decode, encode):
-    for cut in range(len(data)):
+    for end in range(len(data)):
         with pytest.raises(Malformed):
-            decode(data[:cut])
+            decode(data[:end])
 
 
 @pytest.mark.parametrize(("data", "decode", "encode"), DECODERS, ids=NAMES)
@@ -196,9 +199,9 @@ def test_a_signed_message_with_a_changed_byte_does_not_open(sample):
             changed[at] ^= flip
             with pytest.raises((Malformed, BadSignature)):
                 type(sample).open(bytes(changed), signed_by)
-    for cut in range(len(signed)):
+    for end in range(len(signed)):
         with pytest.raises(Malformed):
-            type(sample).open(signed[:cut], signed_by)
+            type(sample).open(signed[:end], signed_by)
     with pytest.raises(Malformed):
         type(sample).open(signed + b"\x00", signed_by)
 
@@ -298,3 +301,17 @@ def test_wire_is_abstract():
         Wire().write(Writer())
     with pytest.raises(NotImplementedError):
         Wire.read(messages.Reader(b""))
+
+
+def test_words_are_cut_and_joined(monkeypatch):
+    monkeypatch.setattr("crypto.messages.ARRAY_WORDS", 4)
+    for size in (1, 3, 4, 5, 8, 9):
+        words = np.arange(size, dtype=np.uint32)
+        parts = cut(words)
+        assert all(0 < part.size <= 4 for part in parts)
+        joined, taken = join([*parts, np.zeros(2, np.uint32)], size)
+        assert (joined == words).all() and taken == len(parts)
+        for wrong in (size + 1, max(size - 1, 1)):
+            if wrong != size and not (wrong < size and wrong % 4 == 0):
+                with pytest.raises(LayoutMismatch):
+                    join(parts, wrong)

@@ -20,31 +20,12 @@ from crypto.evidence import StepEvidence
 from crypto.messages import DECLINE, Closing, Decline, Message, Request, StepResult
 from jobs.homes import Federation, open_aggregator, read_charter
 from jobs.local import InProcess, run_job
-from jobs.run import open_agent
 from jobs.spec import JobSpec
 from jobs.summary import RunRecord, scores, secure_aggregation
 from silo_agent.agent import Agent
 from tests import local
 
 Fault = Callable[[Message, Callable[[], Message]], Message | None]
-
-
-class Recording(Agent):
-    """Keeps the plain integers of every step before they are masked."""
-
-    plain: dict[int, blocks.Encoded]
-
-    def observe(self, step, encoded):  # type: ignore[no-untyped-def]
-        self.__dict__.setdefault("plain", {})[self.k] = blocks.Encoded(
-            {lane: words.copy() for lane, words in encoded.lanes.items()}, encoded.slots.copy()
-        )
-        return encoded
-
-
-def recording(job: str, home: Path) -> Agent:
-    agent = open_agent(job, home)
-    agent.__class__ = Recording
-    return agent
 
 
 def play(
@@ -55,7 +36,7 @@ def play(
     def courier(silo: str, agent: Agent) -> InProcess:
         return local.Faulty(agent, faults[silo]) if faults and silo in faults else InProcess(agent)
 
-    outcome, run, agents = run_job(job, federation.aggregator, federation.homes, agent=recording, courier=courier)
+    outcome, run, agents = run_job(job, federation.aggregator, federation.homes, agent=local.recording, courier=courier)
     return federation, outcome, run, agents
 
 
@@ -351,3 +332,37 @@ def test_evidence_with_a_flipped_byte_never_passes(fedcoe: tuple[Federation, Out
             continue
         # One of more than t shares may be a spare that nothing rests on; what was opened is then the same.
         assert found == want, at
+
+
+def test_every_array_that_is_sent_is_a_plain_one(tmp_path: Path) -> None:
+    """Results kept on disk for a silo that is away are maps of files; on the wire they are arrays again."""
+    kinds: set[type] = set()
+
+    def late(request: Message, answer: Callable[[], Message]) -> Message | None:
+        kinds.update(type(words) for words in request.arrays)
+        return None if Request.open(request.body, _any_key).step in (2, 3) else answer()
+
+    federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=4), {"silo-5": late})
+    assert kinds == {np.ndarray}
+    assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
+    assert not list((federation.aggregator / "jobs" / outcome.run / "sums").glob("*"))
+
+
+def test_lanes_longer_than_one_array_are_cut_and_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("crypto.messages.ARRAY_WORDS", "aggregator.round.ARRAY_WORDS"):
+        monkeypatch.setattr(place, 100)
+    monkeypatch.setattr("aggregator.round.FETCH_WORDS", 300)
+    sizes: set[int] = set()
+    fetches: list[int] = []
+
+    def watch(request: Message, answer: Callable[[], Message]) -> Message | None:
+        reply = answer()
+        sizes.update(words.size for words in (*request.arrays, *reply.arrays))
+        fetches.append(request.phase == "fetch")
+        return reply
+
+    _, outcome, _, agents = play(tmp_path / "f", local.spec(), {"silo-5": watch})
+    assert max(sizes) == 100
+    assert sum(fetches) == 2 * -(-1210 // 300)  # two training steps, 1,210 words each, 300 a fetch
+    for agent in agents.values():
+        assert blocks.state_digest(agent.state).hex() == outcome.state_digest
