@@ -4,7 +4,9 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
-.PHONY: up test check lint format types clean
+.PHONY: venv up test bench-seeds check lint format types clean
+
+venv: $(STAMP)          ## the environment alone: .venv
 
 up: $(STAMP)            ## a real local federation, one job, a report, a model in MLflow
 	$(BIN)/fed up
@@ -31,5 +33,40 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
+bench-seeds: $(STAMP)   ## means over five seeds of the demonstration, with baselines
+	$(BIN)/python tests/benchmarks/seeds.py
+
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: mutation fuzz
+
+mutation: $(STAMP)      ## removes every check, one at a time: each removal must fail a test; writes docs/mutation.md
+	$(BIN)/python -m tests.mutation
+
+fuzz: $(STAMP)          ## a million damaged messages: nothing but a refusal by name may come out
+	$(BIN)/python -m tests.fuzz
+
+.PHONY: evil diagrams
+
+GAME ?= both-shares
+evil: $(STAMP)          ## a malicious aggregator on real NVFlare: GAME=both-shares wrong-result model-split … or all
+	$(BIN)/python -m tests.evil $(GAME)
+
+diagrams: $(STAMP)      ## the state diagrams of docs/protocol.md, from the tables of crypto/session.py
+	$(BIN)/python -m tests.diagrams
+
+.PHONY: bench bench-peers
+
+bench: $(STAMP)         ## speed of secure aggregation against this machine's own limits
+	$(BIN)/python tests/benchmarks/secagg.py --json
+
+PEERS = .venv-peers
+
+bench-peers: $(STAMP) $(PEERS)/.installed  ## the same beside Flower's SecAgg+ and TenSEAL CKKS, in an environment of their own
+	$(BIN)/python tests/benchmarks/secagg.py --json --peers-python $(PEERS)/bin/python
+
+$(PEERS)/.installed:
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet flwr==1.41.0 tenseal==0.3.15 numpy==2.4.6
+	touch $@

@@ -252,7 +252,7 @@ class Attempt:
         missing: dict[str, list[tuple[str, int, int]]] = {}
         for silo in silos:
             lanes = self.session.cohort.lanes_of(silo)[1:]
-            missing[silo] = list(_ranges([(lane, plan.words_of(step, lane)) for lane in lanes]))
+            missing[silo] = list(_ranges([(lane, plan.wire_words_of(step, lane)) for lane in lanes]))
         while any(missing.values()):
             batch = {silo: _batch(ranges) for silo, ranges in missing.items() if ranges}
             requests = {silo: self.request("fetch", pack_ranges(ranges)) for silo, ranges in batch.items()}
@@ -275,7 +275,9 @@ class Attempt:
     def _add(self, silo: str) -> None:
         plan, step = self.context.plan, self.context.step
         lanes = self.session.cohort.lanes_of(silo)[1:]
-        self.session.words(silo, {lane: self._store.complete(silo, lane, plan.words_of(step, lane)) for lane in lanes})
+        self.session.words(
+            silo, {lane: self._store.complete(silo, lane, plan.wire_words_of(step, lane)) for lane in lanes}
+        )
 
 
 def _signed_and_blobs(body: bytes) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:

@@ -99,7 +99,14 @@ def encode(plan: Plan, step: Step, contribution: Contribution, weights: Mapping[
                 if value.shape != block.shape:
                     raise LayoutMismatch(f"Block {block.name!r} has shape {value.shape}; the plan says {block.shape}.")
                 out = vector[at : at + block.size]
-                ring.encode(value.reshape(-1), out, clip=block.clip, share=weight / lane.grid[-1], n_max=plan.n_max)
+                ring.encode(
+                    value.reshape(-1),
+                    out,
+                    clip=block.clip,
+                    share=weight / lane.grid[-1],
+                    n_max=plan.n_max,
+                    bits=plan.ring_bits,
+                )
         vectors[lane.name] = vector
         slots[lane.weight_slot] = weight
         slots[lane.contributors_slot] = int(weight > 0)
@@ -133,7 +140,10 @@ def apply(
         if weight == 0:
             continue
         for block, part, at in plan.blocks_of(step, lane.name):
-            total = ring.decode(vector[at : at + block.size], clip=block.clip, n_max=plan.n_max) * lane.grid[-1]
+            total = (
+                ring.decode(vector[at : at + block.size], clip=block.clip, n_max=plan.n_max, bits=plan.ring_bits)
+                * lane.grid[-1]
+            )
             old = state[block.name].astype(np.float64).reshape(-1)
             match part.apply:
                 case Apply.PUBLISH:

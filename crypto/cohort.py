@@ -30,15 +30,12 @@ from crypto.errors import (
     SurvivorInvalid,
     TranscriptMismatch,
 )
-from crypto.keys import SessionKey
+from crypto.keys import LOW_ORDER, SessionKey
 from crypto.masking import KEY_BYTES, apply_streams
 from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Shares
 from crypto.plan import Plan, Scope, Step
 
 M = TypeVar("M", Advert, Deal, Header)
-
-#: Any key: agreeing with it tells a key of low order from a good one.
-_PROBE = SessionKey(bytes(31) + b"\x01")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +94,8 @@ class Context:
                 raise Malformed(
                     f"{advert.silo!r} announced a key in a second spelling (RFC 7748 §5 ignores the top bit)."
                 )
-            _PROBE.agree(key)  # Malformed for a key of low order: it would stop every silo that meets it
+            if key in LOW_ORDER:
+                raise Malformed(f"{advert.silo!r} announced a key of low order: it would stop whoever meets it.")
         visible = {lane.name for lane in self.plan.lanes_of(self.step) if lane.scope is Scope.HELD and not lane.hidden}
         if len(set(advert.held)) != len(advert.held) or not set(advert.held) <= visible:
             raise LayoutMismatch(f"{advert.silo!r} announced lanes that are not visible HELD lanes of this step.")

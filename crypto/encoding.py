@@ -50,8 +50,7 @@ class Writer:
         return self
 
     def blob(self, value: bytes) -> Writer:
-        self.u32(len(value))
-        self._parts.append(value)
+        self._parts += (struct.pack(">I", len(value)), value)
         return self
 
     def text(self, value: str) -> Writer:
@@ -106,10 +105,20 @@ class Reader:
         return float(struct.unpack(">d", self._take(8))[0])
 
     def fixed(self, size: int) -> bytes:
-        return self._take(size)
+        start, end = self._at, self._at + size
+        if end > len(self._data):
+            return self._take(size)
+        self._at = end
+        return self._data[start:end]
 
     def blob(self) -> bytes:
-        return self._take(self.u32())
+        # One slice where the field is whole, since a session reads ten thousand of them. What is short goes round.
+        start = self._at + 4
+        end = start + int.from_bytes(self._data[self._at : start], "big")
+        if end > len(self._data):
+            return self._take(self.u32())
+        self._at = end
+        return self._data[start:end]
 
     def text(self) -> str:
         try:

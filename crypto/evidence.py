@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from crypto import ring
 from crypto.cohort import Cohort, Context, Dealt, Survivors, check_words
 from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import EvidenceError, Malformed
@@ -83,11 +84,13 @@ class StepEvidence:
         masks = survivors.recover_masks([survivors.check_slot_shares(signed) for signed in self.slot_shares])
         opened = [survivors.check_lane_shares(signed) for signed in self.lane_shares]
         shares = [one for one in opened if any(name == lane for _, name, _ in one.seeds)]
-        words = context.plan.words_of(context.step, lane)
+        plan, step = context.plan, context.step
+        words, wire, bits = plan.words_of(step, lane), plan.wire_words_of(step, lane), plan.ring_bits
         total = np.zeros(words, dtype=np.uint32)
         for silo in survivors.dealt.cohort.holders(lane, survivors.signed):
             if silo not in uploads:
                 raise EvidenceError(f"upload of {silo}, lane {lane}", expected="the kept words", found="none")
-            np.add(total, check_words(survivors.headers[silo], lane, uploads[silo], words), out=total)
+            upload = check_words(survivors.headers[silo], lane, uploads[silo], wire)
+            np.add(total, ring.unpack(upload, words, bits), out=total)
         survivors.unmask(lane, total, survivors.recover_seeds(lane, shares), masks)
-        return total
+        return ring.reduce(total, bits)

@@ -129,6 +129,22 @@ class SessionKey(Secret):
 
 
 _P = 2**255 - 19
+
+#: Every X25519 public key whose agreements are all zero, in the spellings below 2^255: u = 0, 1, −1 (order 1, 2 and 4)
+#: and the two of order 8, and 0 and 1 again as p and p + 1.
+LOW_ORDER = frozenset(
+    u.to_bytes(KEY_BYTES, "little")
+    for u in (
+        0,
+        1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+        _P - 1,
+        _P,
+        _P + 1,
+    )
+)
+
 _D = -121665 * pow(121666, -1, _P) % _P
 
 

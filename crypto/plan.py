@@ -21,11 +21,15 @@ from hashlib import sha256
 from math import copysign, prod
 from typing import TypeVar
 
+from crypto import ring
 from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import EgressDenied, HeadroomExceeded, Malformed, SpecError
 
 #: Largest ratio between two non-zero weights in one lane. A count of contributors then bounds how far one dominates.
 MAX_WEIGHT_RATIO = 4
+
+#: Most non-zero weights a lane may choose from: a weight that a difference of two weight sums shows is a coarse bucket.
+MAX_WEIGHTS = 4
 
 #: Bounds that keep every encoding finite and every sum of n · clip within float32.
 MIN_CLIP, MAX_CLIP, MAX_RATE = 1e-9, 1e9, 1e3
@@ -59,7 +63,7 @@ class Apply(StrEnum):
 class Lane:
     """Blocks with one set of contributors, masked, floored and opened on their own.
 
-    ``grid``: the non-zero weights a silo may use, ascending, largest ≤ 4 × smallest.
+    ``grid``: the non-zero weights a silo may use, ascending, at most 4, the largest ≤ 4 × the smallest.
     ``floor``: fewest contributors for which the lane opens (silos apply the strictest of charter, plan and policy).
     ``hidden``: HELD only. Hidden holdings: everyone uploads the lane, zeros included, and nobody but the other silos
     learns who holds it. Visible: only holders upload, the manifest is public.
@@ -80,8 +84,10 @@ class Lane:
         _check_name("lane", self.name)
         if self.floor < 1:
             raise SpecError(f"lane {self.name}.floor", got=self.floor, want="at least 1")
-        if not self.grid or list(self.grid) != sorted(set(self.grid)) or self.grid[0] < 1:
-            raise SpecError(f"lane {self.name}.grid", got=self.grid, want="ascending positive integers")
+        coarse = 1 <= len(self.grid) <= MAX_WEIGHTS
+        if not coarse or list(self.grid) != sorted(set(self.grid)) or self.grid[0] < 1:
+            want = f"1 to {MAX_WEIGHTS} ascending positive integers"
+            raise SpecError(f"lane {self.name}.grid", got=self.grid, want=want)
         if self.grid[-1] > MAX_WEIGHT_RATIO * self.grid[0]:
             raise SpecError(
                 f"lane {self.name}.grid", got=self.grid, want=f"largest at most {MAX_WEIGHT_RATIO} × smallest"
@@ -251,8 +257,8 @@ class Plan:
         if self.n_max < 1:
             raise SpecError("plan.n_max", got=self.n_max, want="at least 1")
         _check_size("plan.seed", 64, self.seed)
-        if self.ring_bits != 32:
-            raise SpecError("plan.ring_bits", got=self.ring_bits, want="32")
+        if self.ring_bits not in (24, 32):
+            raise SpecError("plan.ring_bits", got=self.ring_bits, want="24 or 32")
         if (2 ** (self.ring_bits - 1) - 1) // self.n_max < 2**8:
             raise HeadroomExceeded(
                 f"A {self.ring_bits}-bit ring leaves fewer than 8 bits a value for {self.n_max} silos."
@@ -315,6 +321,10 @@ class Plan:
     def words_of(self, step: Step, lane: str) -> int:
         """Length of the lane's vector in this step, in ring words."""
         return sum(block.size for block, _, _ in self.blocks_of(step, lane))
+
+    def wire_words_of(self, step: Step, lane: str) -> int:
+        """Length of the lane's upload in this step, in uint32 words on the wire."""
+        return ring.wire_words(self.words_of(step, lane), self.ring_bits)
 
     def slots_of(self, step: Step) -> tuple[Slot, ...]:
         """Every slot of the step: the lanes' own first, then the method's."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from crypto import ring
 from crypto.cohort import Cohort, Context, Dealt, Survivors, check_section, check_words
 from crypto.errors import BadShare, LayoutMismatch, Replay, RosterMismatch, SurvivorInvalid, TranscriptMismatch
 from crypto.evidence import StepEvidence
@@ -97,11 +98,14 @@ class ServerSession(Session):
             header, _ = self._headers[silo]
             if set(lanes) != {lane for lane, _ in header.lanes} - {SLOTS}:
                 raise LayoutMismatch(f"{silo!r} sent other lanes than it signed.")
+            plan, step = self.context.plan, self.context.step
             for lane, words in lanes.items():
-                check_words(header, lane, words, self.context.plan.words_of(self.context.step, lane))
+                check_words(header, lane, words, plan.wire_words_of(step, lane))
             for lane, words in lanes.items():
-                total = self._totals.setdefault(lane, np.zeros(words.size, dtype=np.uint32))
-                np.add(total, words, out=total)
+                count = plan.words_of(step, lane)
+                if lane not in self._totals:
+                    self._totals[lane] = np.zeros(count, dtype=np.uint32)
+                np.add(self._totals[lane], ring.unpack(words, count, plan.ring_bits), out=self._totals[lane])
             self._added.add(silo)
 
     def close_uploads(self) -> list[bytes]:
@@ -167,7 +171,7 @@ class ServerSession(Session):
                     continue
                 total = self._totals.pop(lane.name)
                 self.survivors.unmask(lane.name, total, seeds, self._masks)
-                opened[lane.name] = total
+                opened[lane.name] = ring.reduce(total, self.context.plan.ring_bits)
             self.wipe()
             return opened
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
+from math import prod
 
 from crypto.errors import Malformed
 
@@ -35,12 +37,13 @@ def split(secret: bytes, threshold: int, points: Sequence[int], entropy: Entropy
     if not 1 <= threshold <= len(points) or len(set(points)) != len(points) or not all(0 < x < P for x in points):
         raise ValueError("distinct non-zero points, at least as many as the threshold")
     coefficients = [int.from_bytes(secret, "big")] + [_uniform(entropy) for _ in range(threshold - 1)]
+    highest_first = coefficients[::-1]
     shares = []
     for x in points:
         value = 0
-        for coefficient in reversed(coefficients):
-            value = (value * x + coefficient) % P
-        shares.append(value.to_bytes(SHARE_BYTES, "big"))
+        for coefficient in highest_first:
+            value = value * x + coefficient  # points are small: reducing once at the end costs less than at each step
+        shares.append((value % P).to_bytes(SHARE_BYTES, "big"))
     return shares
 
 
@@ -55,15 +58,15 @@ def value_of(share: bytes) -> int:
 @lru_cache(maxsize=1024)
 def _weights(points: tuple[int, ...]) -> tuple[int, ...]:
     """Lagrange weights at 0 for a set of points: the same for every secret that this set opens."""
+    # w_i = Π_{j≠i} x_j / (x_j − x_i) = Π x_j / (x_i · Π_{j≠i} (x_j − x_i)), all denominators inverted at once.
+    bottoms = [x * prod([other - x for other in points if other != x]) % P for x in points]
+    before = list(accumulate(bottoms, lambda a, b: a * b % P, initial=1))
+    inverse = pow(before[-1], -1, P) * prod(points) % P
     weights = []
-    for i, x in enumerate(points):
-        top = bottom = 1
-        for j, other in enumerate(points):
-            if i != j:
-                top = top * other % P
-                bottom = bottom * (other - x) % P
-        weights.append(top * pow(bottom, -1, P) % P)
-    return tuple(weights)
+    for bottom, product in zip(reversed(bottoms), reversed(before[:-1]), strict=True):
+        weights.append(inverse * product % P)
+        inverse = inverse * bottom % P
+    return tuple(reversed(weights))
 
 
 def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:

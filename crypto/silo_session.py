@@ -17,7 +17,7 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from crypto import shamir
+from crypto import ring, shamir
 from crypto.blocks import Encoded
 from crypto.cohort import Cohort, Context, Dealt, Survivors, commitment, mask_key, words_digest
 from crypto.errors import (
@@ -59,6 +59,7 @@ class SiloSession(Session):
         self._entropy = entropy
         self._channel: SessionKey | None = None
         self._mask: SessionKey | None = None
+        self._channel_secrets: dict[str, bytes] = {}
         self._mask_seed = b""
         self._seeds: dict[str, bytes] = {}
         self._own_pack: SharePack | None = None
@@ -122,7 +123,8 @@ class SiloSession(Session):
                 if peer == self.silo:
                     self._own_pack = pack
                     continue
-                key, aad = cohort.seal_key(self._channel.agree(cohort.adverts[peer].channel), self.silo, peer)
+                self._channel_secrets[peer] = self._channel.agree(cohort.adverts[peer].channel)
+                key, aad = cohort.seal_key(self._channel_secrets[peer], self.silo, peer)
                 hashes = tuple(
                     cohort.share_hash(self.silo, peer, lane, share)
                     for lane, share in zip(("", *self._seeds), (pack.mask, *shares), strict=True)
@@ -153,8 +155,7 @@ class SiloSession(Session):
         row = Row.from_bytes(data)
         if dict(dealt.deals[dealer].rows)[self.silo] != row.digest:
             raise TranscriptMismatch(f"The row from {dealer!r} is not the one it signed.")
-        assert self._channel is not None
-        key, aad = cohort.seal_key(self._channel.agree(cohort.adverts[dealer].channel), dealer, self.silo)
+        key, aad = cohort.seal_key(self._channel_secrets[dealer], dealer, self.silo)
         try:
             pack = SharePack.from_bytes(AESGCM(key).decrypt(_NONCE, row.sealed, aad))
         except (InvalidTag, Malformed) as bad:
@@ -185,7 +186,7 @@ class SiloSession(Session):
             for lane in lanes:
                 words = encoded.slots if lane == SLOTS else encoded.lanes[lane]
                 apply_streams(words, self._dealt.upload_streams(self.silo, lane, self._seeds[lane], secrets))
-                self.masked[lane] = words
+                self.masked[lane] = words if lane == SLOTS else ring.pack(words, self.context.plan.ring_bits)
             header = Header(
                 silo=self.silo,
                 t2=self._dealt.t2,
@@ -331,6 +332,7 @@ class SiloSession(Session):
     def wipe(self) -> None:
         self._channel = self._mask = self._own_pack = None
         self._mask_seed = b""
+        self._channel_secrets = {}
         self._seeds = {}
         self._packs = {}
         self.masked = {}

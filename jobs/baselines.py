@@ -42,9 +42,12 @@ def fedavg_spec(spec: JobSpec, *, hidden: int | None = None) -> JobSpec:
     return JobSpec.parse(raw)
 
 
-def equal_hidden(spec: JobSpec) -> int:
-    """Hidden width at which one model has the weights of all the job's: (experts + generalist) × hidden."""
-    return int(spec.params.get("hidden", 16)) * (int(spec.params.get("experts", 2)) + 1)
+def equal_hidden(spec: JobSpec, silos: int) -> int:
+    """Hidden width at which one model has as many weights as the blocks that the job trains have together."""
+    plan = method(spec.method).plan(spec.params, Limits(n_max=silos))
+    trained = {part.block for step in plan.steps if step.task == "train" for part in step.sums}
+    features, classes = int(spec.params["features"]), int(spec.params["classes"])
+    return max(1, round((sum(plan.block(name).size for name in trained) - classes) / (features + 1 + classes)))
 
 
 def measure(
@@ -55,7 +58,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """``fedavg {global, personal, cold}``, ``fedavg_equal_params {global, cold}``, ``local {personal}``, per cent."""
     plain = _fedavg(fedavg_spec(spec), arrays, newcomers)
-    equal = _fedavg(fedavg_spec(spec, hidden=equal_hidden(spec)), arrays, newcomers)
+    equal = _fedavg(fedavg_spec(spec, hidden=equal_hidden(spec, len(silos))), arrays, newcomers)
     return {
         "fedavg": {"global": plain[0], "personal": plain[0], "cold": plain[1]},
         "fedavg_equal_params": {"global": equal[0], "cold": equal[1]},

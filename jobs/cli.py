@@ -33,6 +33,10 @@ Silos = Annotated[int, typer.Option("--silos", help="How many silos: an even num
 Rounds = Annotated[int | None, typer.Option("--rounds", help="Training rounds, instead of the job's.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of split and model, instead of the job's.")]
 Name = Annotated[str | None, typer.Option("--name", help="Folder under runs/; must not exist yet.")]
+Break = Annotated[
+    str | None,
+    typer.Option("--break", help="lane, or a lane's name: its holders fall away after train/0 until it stays shut."),
+]
 Kit = Annotated[Path, typer.Option("--kit", help="The startup kit of this site.", exists=True, file_okay=False)]
 Port = Annotated[
     int, typer.Option("--metrics-port", help="Port of /metrics, /healthz and /readyz; 0 takes a free one.")
@@ -53,6 +57,7 @@ def up(
     seed: Seed = None,
     name: Name = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running for more submissions, until Ctrl-C.")] = False,
+    breaks: Break = None,
     as_json: Json = False,
 ) -> None:
     """A real local federation: NVFlare processes with mTLS, one job, a report, a model in MLflow."""
@@ -61,7 +66,7 @@ def up(
     from jobs.up import up as run
 
     view = Shown(json=as_json, on_result=(lambda report: _emit(report, True)) if as_json else None)
-    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, name=name, keep=keep), view)
+    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, name=name, keep=keep, breaks=breaks), view)
 
 
 @app.command()
@@ -71,6 +76,7 @@ def simulate(
     rounds: Rounds = None,
     seed: Seed = None,
     name: Name = None,
+    breaks: Break = None,
     as_json: Json = False,
 ) -> None:
     """The same job with in-process couriers, through the same round code."""
@@ -79,7 +85,7 @@ def simulate(
     from jobs.up import simulate as run
 
     view = Shown(json=as_json, on_result=(lambda report: _emit(report, True)) if as_json else None)
-    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, name=name), view)
+    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, name=name, breaks=breaks), view)
 
 
 @silo_app.command("run")
@@ -142,6 +148,32 @@ def export(
         _emit({"folder": str(out), "job": spec.digest.hex()}, True)
     else:
         print(f"{out}: job {spec.digest.hex()[:16]}, {len(pinned.silos)} silos")
+
+
+@app.command()
+def verify(
+    evidence: Annotated[Path, typer.Argument(help="A file of a silo's evidence/.", exists=True, dir_okay=False)],
+    charter: Annotated[Path, typer.Option("--charter", help="The federation's charter.bin.", exists=True)],
+    consortium: Annotated[Path, typer.Option("--consortium", help="consortium.pub, its public key.", exists=True)],
+    as_json: Json = False,
+) -> None:
+    """Check that somebody signed two things in one place, and who. Needs the base install only."""
+    from dataclasses import asdict
+
+    from crypto.charter import SignedCharter
+    from crypto.equivocation import verify as check
+    from crypto.errors import EvidenceError
+    from crypto.keys import PublicIdentity
+
+    try:
+        pinned = SignedCharter.open(charter.read_bytes(), PublicIdentity(consortium.read_bytes()))
+    except FederationError as bad:
+        raise EvidenceError(str(charter), expected="a charter that the consortium signed", found=bad.detail) from bad
+    proven = check(evidence.read_bytes(), pinned)
+    if as_json:
+        _emit({"proven": True, "federation": pinned.federation, "epoch": pinned.epoch, **asdict(proven)}, True)
+    else:
+        print(f"proven, under the charter of {pinned.federation!r}, epoch {pinned.epoch}: {proven}")
 
 
 @app.command()

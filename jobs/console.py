@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from jobs.summary import uniformity
+from jobs.breaking import sentence
+from jobs.summary import CONTEXTUAL, uniformity
 
 _LABELS = (("fedavg", "FedAvg"), ("fedavg_equal_params", "FedAvg, equal parameters"), ("local", "each silo alone"))
 
@@ -71,7 +72,8 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
     """The table, what the aggregator saw of one silo, and what to do next."""
     accuracy, sums = report["accuracy"], report["secure_aggregation"]
     table = Table(title=f"{report['method']} · {report['silos']} silos · test accuracy, per cent", title_justify="left")
-    for column in ("", "global (contextual)", "personal", "cold (newcomers)"):
+    contextual = " (contextual)" if report["method"] in CONTEXTUAL else ""
+    for column in ("", f"global{contextual}", "personal", "cold (newcomers)"):
         table.add_column(column, justify="left" if not column else "right")
     cell = {mode: f"{accuracy[mode]:.1f}" for mode in ("global", "personal", "cold")}
     exact = report["correct"]
@@ -90,6 +92,8 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
         f"{sums['masked_bytes_per_parameter']} bytes a parameter.",
         soft_wrap=True,
     )
+    if "broken" in report:
+        console.print(sentence(report["broken"]), style="bold", soft_wrap=True)
     seen = what_was_seen(root, str(report["run_id"]))
     if seen:
         console.print()

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from crypto import ring
 from crypto.plan import Scope
 from jobs.homes import Floors
 from jobs.spec import JobSpec
@@ -62,7 +63,9 @@ def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
             }
             for step in plan.steps
         ],
-        "bytes_per_silo": 4 * words + 8 * slots,
+        "ring_bits": plan.ring_bits,
+        "resolution": max(block.clip / ring.limit(plan.n_max, plan.ring_bits) for block in plan.blocks),
+        "bytes_per_silo": plan.ring_bits // 8 * words + 8 * slots,
         "aggregator_sees_of_one_silo": list(SEEN_OF_ONE_SILO),
     }
 
@@ -104,7 +107,12 @@ def print_manifest(found: dict[str, Any]) -> None:
             steps.add_row(step["name"], f"as {first}", "")
     console.print(steps)
     console.print("Besides: for each lane of a step, the sum of weights and the count of contributors.")
-    console.print(f"One silo uploads {found['bytes_per_silo'] / 1e6:.2f} MB in all.\n")
+    console.print(
+        f"A value travels as {found['ring_bits']} bits; rounding moves a mean by at most {2 * found['resolution']:.1e}."
+    )
+    some = any(lane["holdings"] == "visible" for lane in found["lanes"])
+    at_most = " at most, if it held every visible lane" if some else ""
+    console.print(f"One silo uploads {found['bytes_per_silo'] / 1e6:.2f} MB in all{at_most}.\n")
     console.print("What the aggregator sees of one silo:")
     for item in found["aggregator_sees_of_one_silo"]:
         console.print(f"  · {item}")

@@ -1,7 +1,7 @@
 """The folders of a federation: one home per silo, one for the aggregator, and what lies in them.
 
     <silo home>/        silo.json · keys/{agent,owner}.key · salt · consortium.pub · charter.bin · policy.toml ·
-                        data/<name>.npz · journal.jsonl · metrics/
+                        data/<name>.npz · journal.jsonl · metrics/ · evidence/
     <aggregator home>/  aggregator.json · keys/aggregator.key · consortium.pub · charter.bin · ledger/ · jobs/<run>/ ·
                         mlflow.db · metrics/
 
@@ -27,6 +27,8 @@ from silo_agent.journal import Journal
 from silo_agent.policy import Policy
 
 DAY = 86400
+#: Files in a silo's ``evidence/``.
+MOST_EVIDENCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,21 @@ def open_site(home: Path) -> Site:
         policy=Policy.load(home / "policy.toml"),
         journal=Journal(home / "journal.jsonl"),
         now=lambda: int(time.time()),
+        keep=lambda name, evidence: keep_evidence(home, name, evidence),
     )
+
+
+def keep_evidence(home: Path, name: str, evidence: bytes) -> None:
+    """Put evidence into ``evidence/``, synced. The first of a name stays, and there is an end: whoever makes evidence
+    against itself must not fill our disk. Raises OSError."""
+    folder = home / "evidence"
+    _folder(folder)
+    if (folder / name).exists() or sum(1 for _ in folder.iterdir()) >= MOST_EVIDENCE:
+        return
+    with os.fdopen(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(evidence)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def open_aggregator(home: Path) -> tuple[Charter, Identity]:

@@ -31,11 +31,10 @@ from crypto.messages import Closing
 from crypto.plan import Lane, Plan, Scope, Step
 from jobs.homes import read_charter
 from jobs.probe import BINS, Histogram, Probe, bin_words, chi_square, read_probe
+from jobs.summary import CONTEXTUAL
 
 PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes")
-METHODS = {"fedcoe": "FedCoE", "fedavg": "FedAvg"}
-#: Methods whose global prediction reads the unlabelled batch around a row.
-CONTEXTUAL = {"fedcoe"}
+METHODS = {"fedcoe": "FedCoE", "fedavg": "FedAvg", "fedavg-lanes": "FedAvg in lanes"}
 BASELINES = (("fedavg", "FedAvg"), ("fedavg_equal_params", "FedAvg, equal parameters"), ("local", "Local only"))
 MODES = ("global", "personal", "cold")
 NONE = "–"
@@ -472,7 +471,8 @@ def _seen(facts: Facts, silo: str) -> dict[str, Any]:
     data = list(dict.fromkeys(r["data_commitments"][silo] for r in present if silo in r["data_commitments"]))
     approvals = list(dict.fromkeys(r["approvals"][silo] for r in records if silo in r.get("approvals", {})))
     held = [lane for lane in facts.plan.lanes if lane.scope is Scope.HELD]
-    visible = [lane.name for lane in held if not lane.hidden]
+    shown = {lane for record in present for lane in record.get("holdings", {}).get(silo, [])}
+    visible = [lane.name for lane in held if lane.name in shown]
     hidden = [lane.name for lane in held if lane.hidden]
     sizes = [
         sum(4 * facts.plan.words_of(facts.plan.steps[r["k"]], lane) for lane in _uploads(facts, r, silo))

@@ -17,10 +17,13 @@ import numpy as np
 from aggregator.ledger import Entry, Kind, ledger_path, read
 from aggregator.state import load_checkpoint, run_folder
 from crypto.errors import EvidenceError
-from crypto.plan import Plan
+from crypto.plan import Plan, Scope
 from jobs.spec import JobSpec
 from silo_agent.data import DataSet
 from silo_agent.methods import Published, method
+
+#: Methods whose global prediction reads the unlabelled batch around a row.
+CONTEXTUAL = frozenset({"fedcoe"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +86,22 @@ class RunRecord:
 
 
 def secure_aggregation(record: RunRecord) -> dict[str, Any]:
-    """Protocol figures of a run. ``masked_bytes_per_parameter``: bytes uploaded by word and survivor."""
+    """Protocol figures of a run. ``masked_bytes_per_parameter``: bytes uploaded for each word that survivors upload."""
     plan = record.plan
     steps = {step.name: step for step in plan.steps}
     words = uploaded = 0
     for closed in record.of(Kind.STEP_CLOSED):
         step = steps[str(closed["name"])]
         uploaded += int(closed["upload_bytes"])
-        words += len(closed["survivors"]) * sum(plan.words_of(step, lane.name) for lane in plan.lanes_of(step))
+        held = closed.get("holdings", {})
+        for lane in plan.lanes_of(step):
+            if lane.scope is Scope.GROUP:
+                uploaders = sum(silo in lane.members for silo in closed["survivors"])
+            elif lane.scope is Scope.HELD and not lane.hidden:
+                uploaders = sum(lane.name in held.get(silo, ()) for silo in closed["survivors"])
+            else:
+                uploaders = len(closed["survivors"])
+            words += uploaders * plan.words_of(step, lane.name)
     return {
         "protocol": record.started["protocol"],
         "threshold": record.started["threshold"],

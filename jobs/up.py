@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -24,8 +24,11 @@ from typing import Any
 import numpy as np
 
 from aggregator.ledger import Kind, ledger_path
+from aggregator.round import Exchange
 from crypto.errors import FederationError, RoundLost, SpecError
+from crypto.plan import Plan
 from jobs import demo_data
+from jobs.breaking import Breaker, Silenced, kill_jobs, targets
 from jobs.follow import Follower, View
 from jobs.homes import Federation, read_charter
 from jobs.spec import JobSpec
@@ -48,6 +51,7 @@ class Options:
     keep: bool = False
     runs: Path = Path("runs")
     probe: str = "histogram"
+    breaks: str | None = None
 
 
 @dataclass(slots=True)
@@ -79,7 +83,9 @@ def prepare(options: Options, *, kind: str = "") -> Demo:
     silos = {name: arrays for name, arrays in everyone.items() if name.startswith("silo-")}
     newcomers = {name: check(spec.dataset, arrays) for name, arrays in everyone.items() if name not in silos}
     # The plan fails on a wrong parameter, and must do so before anything is made.
-    _try_plan(spec, options.silos)
+    plan = _try_plan(spec, options.silos)
+    if options.breaks is not None:
+        targets(plan, options.breaks)
     federation = Federation.make(root.resolve(), root.name, silos, spec.dataset, settings={"probe": options.probe})
     return Demo(
         options.job,
@@ -91,10 +97,18 @@ def prepare(options: Options, *, kind: str = "") -> Demo:
     )
 
 
-def _try_plan(spec: JobSpec, silos: int) -> None:
+def _try_plan(spec: JobSpec, silos: int) -> Plan:
     from silo_agent.methods import Limits, method
 
-    method(spec.method).plan(spec.params, Limits(n_max=silos))
+    return method(spec.method).plan(spec.params, Limits(n_max=silos))
+
+
+def _breaker(demo: Demo, wanted: str | None, strike: Callable[[Sequence[str]], None], view: View) -> Breaker | None:
+    """What ``--break`` asked for, if anything."""
+    if wanted is None:
+        return None
+    home = demo.federation.aggregator
+    return Breaker(wanted, demo.spec, read_charter(home), home, demo.silos, strike=strike, say=view.say)
 
 
 def _next(runs: Path, stem: str) -> Path:
@@ -190,6 +204,10 @@ class Processes:
                 raise RoundLost("start", (name,), detail=f"Nothing listens on port {port} after {timeout_s:.0f} s.")
             time.sleep(0.05)
 
+    def pid(self, name: str) -> int:
+        """The process of a home, by the home's name."""
+        return next(process.pid for home, process in self._running if home == name)
+
     def check(self) -> None:
         """Raise RoundLost if a process has ended by itself."""
         for name, process in self._running:
@@ -233,8 +251,10 @@ def up(options: Options, view: View) -> dict[str, Any]:
         view.say(f"federation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
         with ExitStack() as stack:
             running = stack.enter_context(local_federation(demo, say=view.say))
-            record, timing = _run_job(demo, running, view)
-            report = _report(demo, record, nvflare=metadata.version("nvflare"))
+            pids = {silo: running.processes.pid(silo) for silo in demo.silos}
+            breaker = _breaker(demo, options.breaks, lambda silos: kill_jobs({s: pids[s] for s in silos}), view)
+            record, timing = _run_job(demo, running, view, breaker)
+            report = _report(demo, record, breaker, nvflare=metadata.version("nvflare"))
             report["mlflow"] = _wait_for_lineage(demo, record, running)
             if options.keep:
                 teardown = 0.0
@@ -257,7 +277,9 @@ def up(options: Options, view: View) -> dict[str, Any]:
     return report
 
 
-def _run_job(demo: Demo, running: Running, view: View) -> tuple[RunRecord, dict[str, Any]]:
+def _run_job(
+    demo: Demo, running: Running, view: View, breaker: Breaker | None = None
+) -> tuple[RunRecord, dict[str, Any]]:
     """Submit, follow to the end by ledger and events, and read the record."""
     from jobs.flare.folder import export
 
@@ -271,6 +293,8 @@ def _run_job(demo: Demo, running: Running, view: View) -> tuple[RunRecord, dict[
     last_look = time.monotonic()
     while not follower.ended:
         follower.look()
+        if breaker is not None:
+            breaker.look()
         if not first and follower.first is not None:
             first = time.monotonic() - submitted
         if time.monotonic() - last_look > 2:
@@ -346,10 +370,24 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
     demo = prepare(options, kind="-sim")
     view.say(f"simulation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
     follower = Follower(demo.federation.aggregator, demo.spec, demo.federation.silos, view)
-    outcome, _, _ = run_job(demo.spec, demo.federation.aggregator, demo.federation.homes, watch=follower.exchange)
+    silent: set[str] = set()
+    breaker = _breaker(demo, options.breaks, silent.update, view)
+
+    def watch(exchange: Exchange | None, note: str) -> None:
+        follower.exchange(exchange, note)
+        if breaker is not None:
+            breaker.look()
+
+    outcome, _, _ = run_job(
+        demo.spec,
+        demo.federation.aggregator,
+        demo.federation.homes,
+        courier=lambda silo, agent: Silenced(silo, agent, silent),
+        watch=watch,
+    )
     view.done()
     record = RunRecord.read(demo.federation.aggregator, outcome.run)
-    report = _report(demo, record, nvflare=None)
+    report = _report(demo, record, breaker, nvflare=None)
     report["mlflow"] = None
     _finish(demo, record, report)
     total = round(time.monotonic() - began, 1)
@@ -366,7 +404,7 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
 # --- what both print ----------------------------------------------------------------------------------------------
 
 
-def _report(demo: Demo, record: RunRecord, *, nvflare: str | None) -> dict[str, Any]:
+def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nvflare: str | None) -> dict[str, Any]:
     """The object of --json, less mlflow, report and seconds. Runs the baselines."""
     from jobs.baselines import measure
 
@@ -390,6 +428,7 @@ def _report(demo: Demo, record: RunRecord, *, nvflare: str | None) -> dict[str, 
         ),
         "nvflare": {"version": nvflare},
         "secure_aggregation": secure_aggregation(record),
+        **({} if breaker is None else {"broken": breaker.outcome(record)}),
         "accuracy": accuracy,
         "correct": exact,
         "ledger": str(ledger_path(demo.federation.aggregator)),

@@ -3,7 +3,8 @@
 It answers the server's signed requests and decides nothing by the server's word: it recomputes the plan, keeps the
 state itself, counts contributors itself, and journals before bytes leave. A refusal is a signed ``Decline`` with a
 code; the reason stays in the silo's own log. The same request twice gets the same bytes. Another one for a phase that
-was answered gets ``Equivocation``, and the two signed requests are kept as evidence; one of another run ``Replay``.
+was answered gets ``Equivocation``, and the two signed requests are kept as evidence; where they prove nothing to others
+(another run, or parts addressed to one silo) it gets ``Replay``.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ from silo_agent.policy import CohortWatch, Policy
 
 log = logging.getLogger("consilium.silo")
 
+#: Answers an agent remembers: those of two steps, all attempts.
+MOST_ANSWERS = 64
+
 
 class Refusing:
     """Stands in for an agent that could not be made: answers every request with the reason's code, signed."""
@@ -111,6 +115,7 @@ class Agent:
         self._run = b""
         self._chain = b""
         self._session: SiloSession | None = None
+        self._latest = (-1, 0)
         self._weights: dict[str, int] = {}
         self._openings: dict[str, Openings | None] = {}
         self._watch = CohortWatch(site.charter)
@@ -156,8 +161,9 @@ class Agent:
             if isinstance(refused, (Equivocation, Replay, Unexpected)):
                 return answer  # what we answered before stands
         if request.phase != "fetch":
-            self._answers = {key: value for key, value in self._answers.items() if key[0] >= request.step - 1}
-            self._answers[place] = (message.body, answer)
+            # By our own step: a request for a step far away must not make us forget.
+            kept = {key: value for key, value in self._answers.items() if key[0] >= self.k - 1}
+            self._answers = dict(list(kept.items())[-MOST_ANSWERS:]) | {place: (message.body, answer)}
         return answer
 
     def _second(self, request: Request, before: bytes, now: bytes) -> FederationError:
@@ -193,11 +199,14 @@ class Agent:
             raise ModelMismatch(
                 f"We stand before step {self.k}; the server's state for step {request.step} is not ours."
             )
+        if (request.step, request.attempt) <= self._latest:
+            raise Replay(f"Attempt {request.attempt} of step {request.step} had its advert, or a later one had.")
         if self._session is not None:
             if self._session.context.k == self.k and self._session.spent:
                 raise AlreadyReleased(f"Shares of step {self.k} have left this silo: it is released or void.")
             self._session.wipe()
         context = self._context(request)
+        self._latest = (request.step, request.attempt)  # one advert, so one signed T0, for each
         self._session = SiloSession(context, self.site.silo, self.site.identity)
         self._weights = self._weigh(context.step)
         advert = self._session.advert(

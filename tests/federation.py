@@ -17,6 +17,7 @@ import numpy as np
 from crypto.blocks import Contribution, Encoded, encode
 from crypto.charter import Charter, Member
 from crypto.cohort import Context
+from crypto.evidence import StepEvidence
 from crypto.keys import Identity
 from crypto.messages import SharePack
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
@@ -289,6 +290,19 @@ class Run:
     def expected_slots(self) -> tuple[int, ...]:
         total = np.array([self.plain[silo].slots for silo in self.survivors], dtype=np.uint64).sum(axis=0)
         return tuple(int(value) for value in total)
+
+    def evidence(self) -> StepEvidence:
+        """What a stranger needs to check the step, after ``play``."""
+        survivors = self.server.survivors
+        return StepEvidence(
+            adverts=tuple(survivors.dealt.cohort.signed.values()),
+            deals=tuple(survivors.dealt.signed.values()),
+            headers=tuple(survivors.signed.values()),
+            attestations=tuple(self.signed["attest"].values()),
+            sections=tuple((silo, self.sections[silo]) for silo in survivors.signed),
+            slot_shares=tuple(self.signed["unmask-slots"].values()),
+            lane_shares=tuple(self.signed["unmask-lanes"].values()),
+        )
 
     def names(self) -> list[str]:
         return [slot.name for slot in self.plan.slots_of(self.step)]

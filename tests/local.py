@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from crypto.blocks import Encoded
 from crypto.messages import Message
+from crypto.plan import Step
 from jobs.demo_data import make
 from jobs.homes import Federation
 from jobs.local import InProcess
+from jobs.run import open_agent
 from jobs.spec import JobSpec
 from silo_agent.agent import Agent
 
@@ -31,6 +34,24 @@ def spec(method: str = "fedavg", **params: int) -> JobSpec:
 def federation(root: Path, silos: int = SILOS, **settings: object) -> Federation:
     data = {name: arrays for name, arrays in make(silos, 7).items() if name.startswith("silo-")}
     return Federation.make(root, "test", data, "digits", settings=settings)
+
+
+class Recording(Agent):
+    """Keeps the plain integers of every step before they are masked."""
+
+    plain: dict[int, Encoded]
+
+    def observe(self, step: Step, encoded: Encoded) -> Encoded:
+        self.__dict__.setdefault("plain", {})[self.k] = Encoded(
+            {lane: words.copy() for lane, words in encoded.lanes.items()}, encoded.slots.copy()
+        )
+        return encoded
+
+
+def recording(job: str, home: Path) -> Agent:
+    agent = open_agent(job, home)
+    agent.__class__ = Recording
+    return agent
 
 
 class Faulty(InProcess):

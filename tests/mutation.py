@@ -4,7 +4,7 @@ A check is a ``raise`` in crypto/ or in the silo's policy and journal, or a ``re
 lane shut. Each is replaced by ``pass`` in a copy of the tree, never in the tree itself; first the tests of its module
 run, then, if none has failed, the other tests of its room.
 
-    python tests/mutation.py [--only TEXT] [--workers N] [--timeout SECONDS]
+    python -m tests.mutation [--only TEXT] [--workers N] [--timeout SECONDS]
 
 The last line counts mutants, killed and survived; the exit status is 1 if one survives. A whole run writes
 docs/mutation.md: which test notices which missing check.
@@ -71,9 +71,8 @@ class Mutant:
     guard: str
     says: str
 
-    def source(self) -> bytes:
-        """The module without this check; line numbers stay."""
-        data = (ROOT / self.path).read_bytes()
+    def removed(self, data: bytes) -> bytes:
+        """The module's source without this check; line numbers stay."""
         lost = data[self.start : self.stop]
         return data[: self.start] + b"pass" + b"\n" * lost.count(b"\n") + data[self.stop :]
 
@@ -119,7 +118,8 @@ def checks(path: str) -> Iterator[Mutant]:
                 if isinstance(child, ast.FunctionDef | ast.ClassDef):
                     inner, under = f"{function}.{child.name}".strip("."), ""
                 elif isinstance(node, ast.If) and field in ("body", "orelse"):
-                    under = ("not " if field == "orelse" else "") + ast.unparse(node.test)
+                    test = ast.unparse(node.test)
+                    under = test if field == "body" else f"not ({test})"
                 elif isinstance(node, ast.ExceptHandler) and field == "body":
                     under = f"except {ast.unparse(node.type) if node.type else ''}"
                 yield from walk(child, inner, under)
@@ -182,7 +182,7 @@ class Copy:
         begun = time.monotonic()
         place = self.folder / mutant.path
         whole = place.read_bytes()
-        place.write_bytes(mutant.source())
+        place.write_bytes(mutant.removed(whole))
         try:
             first = [test for test in first_tests(mutant.path) if (ROOT / test).exists()]
             killer = (self.run(first, timeout) if first else "") or self.run(ROOMS[room(mutant.path)], timeout)
@@ -228,9 +228,9 @@ def page(verdicts: list[Verdict]) -> str:
     parts = [INTRO]
     for path in dict.fromkeys(verdict.mutant.path for verdict in verdicts):
         rows = [verdict for verdict in verdicts if verdict.mutant.path == path]
-        parts.append(f"## {path}: {len(rows)}\n\n| where | if | then | noticed by |\n|---|---|---|---|\n")
+        parts.append(f"## {path}: {len(rows)}\n\n| where | condition | refusal | noticed by |\n|---|---|---|---|\n")
         for row in rows:
-            cells = [row.mutant.function, row.mutant.guard, row.mutant.says, row.killer.removeprefix("tests/")]
+            cells = [row.mutant.function, row.mutant.guard, row.mutant.says, row.killer]
             shown = [" ".join(cell.replace("|", r"\|").split()) for cell in cells]
             parts.append("| " + " | ".join(f"`{cell}`" if cell else "always" for cell in shown) + " |\n")
         parts.append("\n")
@@ -247,7 +247,7 @@ def main() -> int:
     verdicts = run(found, options.workers, options.timeout)
     survived = [verdict.mutant for verdict in verdicts if not verdict.killer]
     for mutant in survived:
-        print(f"survived: {mutant.path}:{mutant.line} {mutant.function}: if {mutant.guard}: {mutant.says}")
+        print(f"survived: {mutant.path}:{mutant.line} {mutant.function}: {mutant.guard}: {mutant.says}")
     if not options.only and not survived:
         PAGE.write_text(page(verdicts))
     print(f"{len(verdicts)} mutants, {len(verdicts) - len(survived)} killed, {len(survived)} survived")

@@ -98,7 +98,7 @@ def test_evidence_needs_neither_torch_nor_nvflare_nor_mlflow() -> None:
     for module in ("torch", "nvflare", "mlflow", "prometheus_client"):
         done = blocked(
             module,
-            "import crypto.server_session, crypto.silo_session, crypto.charter, aggregator.ledger, aggregator.state",
+            "import crypto.server_session, crypto.silo_session, crypto.equivocation, crypto.charter, aggregator.state",
         )
         assert done.returncode == 0, (module, done.stderr)
 

@@ -15,8 +15,10 @@ import pytest
 from crypto import blocks
 from crypto.charter import Charter, Member
 from crypto.keys import Identity
+from crypto.session import SERVER, SILO
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Published
+from tests import diagrams
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("crypto", "silo_agent", "aggregator", "jobs")
@@ -145,7 +147,7 @@ def commands(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_exists(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for command in commands(page):
         first, *words = command.split()
         if first == "make":
@@ -267,3 +269,16 @@ def test_pages_say_what_is(page: Path) -> None:
     text = page.read_text()
     assert not re.search(r"coming soon|TODO|TBD|FIXME|/home/|/tmp/|/work/", text), page.name
     assert "\t" not in text and all(len(line) <= 120 or line.startswith("|") for line in text.splitlines()), page.name
+
+
+def test_the_state_diagrams_are_those_of_the_tables() -> None:
+    page = diagrams.PAGE.read_text()
+    assert diagrams.rewritten(page) == page, "run: make diagrams"
+
+
+@pytest.mark.parametrize("table", [SILO, SERVER])
+def test_a_diagram_shows_every_row_of_its_table(table: diagrams.Table) -> None:
+    drawn = diagrams.diagram(table)
+    for (before, event), after in table.items():
+        names = [state.value.replace("-", "_") for state in (before, after)]
+        assert re.search(rf"^    {names[0]} --> {names[1]}: (.*, )?{event}(,|$)", drawn, re.MULTILINE), (before, event)

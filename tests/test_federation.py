@@ -139,13 +139,16 @@ def test_no_upload_resembles_its_silos_update(up: Up) -> None:
 
 
 def test_the_opened_sums_are_the_plain_integer_sums_bit_for_bit(up: Up) -> None:
-    """Chain and state on the ledger, recomputed from the integers in the silos' own folders."""
-    record, charter = up.record, read_charter(up.federation.aggregator)
-    plan = record.plan
+    recomputed(up, up.record)
+
+
+def recomputed(up: Up, record: RunRecord) -> dict[str, dict[str, np.ndarray]]:
+    """Step → state. Chain and state on the ledger are those of the integers in the silos' own folders, or it fails."""
+    charter, plan = read_charter(up.federation.aggregator), record.plan
     state = blocks.initial_state(plan)
     finished = record.finished
     assert finished is not None and record.started["charter_digest"] == charter.digest.hex()
-    previous = None
+    previous, states = None, {}
     for closed in record.of(Kind.STEP_CLOSED):
         k = int(closed["k"])
         step = plan.steps[k]
@@ -166,9 +169,10 @@ def test_the_opened_sums_are_the_plain_integer_sums_bit_for_bit(up: Up) -> None:
         if previous is not None:
             assert transcript.next_chain(previous, result.t3, result.digest, released=True).hex() == closed["chain"]
         previous = bytes.fromhex(closed["chain"])
-        state = blocks.apply(plan, step, state, sums, slots)
+        state = states[step.name] = blocks.apply(plan, step, state, sums, slots)
         assert blocks.state_digest(state).hex() == closed["state_digest"]
     assert previous is not None and previous.hex() == finished["chain"]
+    return states
 
 
 def test_the_registered_model_gives_the_printed_figures_in_a_fresh_process(up: Up) -> None:
@@ -243,11 +247,43 @@ def test_a_job_through_nvflares_own_command_line_with_a_silo_killed_on_the_way(u
         'name = "second"\nmethod = "fedavg"\ndataset = "digits"\n[params]\nfeatures = 64\nclasses = 10\nrounds = 4\n'
         "[timeouts]\nphase = 15\nstep = 60\n"
     )
+    before = submit(up, str(job), tmp_path)
+    new = follow(up, before, until={Kind.STEP_CLOSED})
+    victim = next(p for p in up.tree() if is_job_of(p, "silo-3"))
+    victim.kill()
+    new = follow(up, before, until={Kind.RUN_FINISHED, Kind.RUN_FAILED})
+    assert new[-1].kind is Kind.RUN_FINISHED, new[-1].record
+    lost = {entry.record["silo"] for entry in new if entry.kind is Kind.SILO_LOST}
+    assert lost == {"silo-3"}
+    assert len(new[-1].record["countersignatures"]) == SILOS - 1
+
+
+def test_a_lane_whose_holders_are_killed_stays_shut_and_the_others_are_exact(up: Up, tmp_path: Path) -> None:
+    """Two of the four holders of expert-0 die after train/0. The run goes on, and to its end."""
+    psutil.wait_procs([p for p in up.tree() if is_job_of(p, "silo-")], timeout=60)  # of the job before
+    before = submit(up, "fedavg-lanes-digits", tmp_path)
+    follow(up, before, until={Kind.STEP_CLOSED}, name="train/0")
+    for victim in [p for p in up.tree() if is_job_of(p, "silo-1") or is_job_of(p, "silo-3")]:
+        victim.kill()
+    new = follow(up, before, until={Kind.RUN_FINISHED, Kind.RUN_FAILED})
+    assert new[-1].kind is Kind.RUN_FINISHED, new[-1].record
+    assert {entry.record["silo"] for entry in new if entry.kind is Kind.SILO_LOST} == {"silo-1", "silo-3"}
+    shut = {e.record["name"]: e.record["lanes_shut"] for e in new if e.kind is Kind.STEP_CLOSED}
+    assert list(shut) == ["rows/0", "train/0", "train/1", "train/2", "train/3", "eval/0"]
+    late = shut.pop("train/1") == []  # killed when their uploads were in: then it shuts one step later
+    assert [name for name, lanes in shut.items() if lanes] == ["train/2", "train/3"]
+    assert shut["train/2"] == shut["train/3"] == ["expert-0"]
+    states = recomputed(up, RunRecord.read(up.federation.aggregator, new[-1].record["run"]))
+    for name, block in states["eval/0"].items():
+        stood = np.array_equal(block, states["train/1" if late else "train/0"][name])
+        assert stood == name.startswith("expert-0."), name
+
+
+def submit(up: Up, job: str, tmp_path: Path) -> int:
+    """Through ``fed export`` and ``nvflare job submit``. Returns how many entries the ledger had."""
     folder = tmp_path / "exported"
     fed = [sys.executable, "-m", "jobs.cli"]
-    subprocess.run(
-        [*fed, "export", str(job), "--out", str(folder), "--federation", str(up.federation.root)], check=True
-    )
+    subprocess.run([*fed, "export", job, "--out", str(folder), "--federation", str(up.federation.root)], check=True)
     assert not list(folder.rglob("custom"))
     before = sum(1 for _ in read(ledger_path(up.federation.aggregator)))
     admin = json.loads((up.federation.root / "federation.json").read_text())["admin"]
@@ -262,14 +298,7 @@ def test_a_job_through_nvflares_own_command_line_with_a_silo_killed_on_the_way(u
         env={**os.environ, "HOME": str(tmp_path)},
     )
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr + admin
-    new = follow(up, before, until={Kind.STEP_CLOSED})
-    victim = next(p for p in up.tree() if is_job_of(p, "silo-3"))
-    victim.kill()
-    new = follow(up, before, until={Kind.RUN_FINISHED, Kind.RUN_FAILED})
-    assert new[-1].kind is Kind.RUN_FINISHED, new[-1].record
-    lost = {entry.record["silo"] for entry in new if entry.kind is Kind.SILO_LOST}
-    assert lost == {"silo-3"}
-    assert len(new[-1].record["countersignatures"]) == SILOS - 1
+    return before
 
 
 def is_job_of(process: psutil.Process, silo: str) -> bool:
@@ -280,12 +309,12 @@ def is_job_of(process: psutil.Process, silo: str) -> bool:
     return "client-job" in line and any(silo in part for part in line)
 
 
-def follow(up: Up, before: int, until: set[Kind], timeout_s: float = 180.0) -> list[Any]:
-    """The ledger's entries since ``before``, once one of these kinds is among them."""
+def follow(up: Up, before: int, until: set[Kind], name: str = "", timeout_s: float = 180.0) -> list[Any]:
+    """The ledger's entries since ``before``, once one of these kinds (of the step ``name``) is among them."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         new = [entry for entry in read(ledger_path(up.federation.aggregator)) if entry.seq >= before]
-        if any(entry.kind in until for entry in new):
+        if any(entry.kind in until and name in ("", entry.record.get("name")) for entry in new):
             return new
         assert up.process.poll() is None
         os.sched_yield()

@@ -72,6 +72,7 @@ class Method(Protocol):
 
 METHODS: Mapping[str, str] = {
     "fedavg": "silo_agent.methods.fedavg:FedAvg",
+    "fedavg-lanes": "silo_agent.methods.fedavg_lanes:FedAvgLanes",
     "fedcoe": "silo_agent.methods.fedcoe:FedCoE",
 }
 

@@ -39,6 +39,7 @@ class Params:
     learning_rate: float = parameter(0.05, least=1e-6, most=10.0)
     momentum: float = parameter(0.9, least=0.0, most=0.999)
     clip: float = parameter(4.0, least=1e-3, most=1e3)
+    ring_bits: int = parameter(32, least=24, most=32)
     seed: int = parameter(7, least=0, most=2**63 - 1)
 
 
@@ -67,7 +68,15 @@ class FedAvg:
             *(Step(task="train", index=k, sums=sums, slots=score) for k in range(p.rounds)),
             Step(task="eval", index=0, slots=score),
         )
-        return Plan(method=cls.name, seed=p.seed, n_max=limits.n_max, lanes=(lane,), blocks=blocks, steps=steps)
+        return Plan(
+            method=cls.name,
+            seed=p.seed,
+            n_max=limits.n_max,
+            ring_bits=p.ring_bits,
+            lanes=(lane,),
+            blocks=blocks,
+            steps=steps,
+        )
 
     def weights(self, step: Step, published: Published, data: DataSet) -> dict[str, int]:
         if step.task != "train":

@@ -77,6 +77,7 @@ class Params:
     projection: int = parameter(16, least=1, most=64)
     probes: int = parameter(2, least=1, most=16)
     finetune_steps: int = parameter(100, least=1, most=10_000)
+    ring_bits: int = parameter(32, least=24, most=32)
     seed: int = parameter(7, least=0, most=2**63 - 1)
 
     @property
@@ -140,7 +141,15 @@ class FedCoE:
             Step(task="eval", index=0, slots=score + final),
         )
         blocks = _cluster_blocks(p) + models
-        return Plan(method=cls.name, seed=p.seed, n_max=limits.n_max, lanes=lanes, blocks=blocks, steps=steps)
+        return Plan(
+            method=cls.name,
+            seed=p.seed,
+            n_max=limits.n_max,
+            ring_bits=p.ring_bits,
+            lanes=lanes,
+            blocks=blocks,
+            steps=steps,
+        )
 
     # --- what leaves the silo ------------------------------------------------------------------------------------
 

@@ -90,6 +90,11 @@ def test_thresholds_are_refused_not_lowered():
         ({"lane_floor": 2}, "lane_floor"),
         ({"not_after": 0}, "not_after"),
         ({"suite": 2}, "suite"),
+        ({"not_before": -1}, "not_before"),
+        ({"not_after": 2**64}, "not_after"),
+        ({"epoch": 2**32}, "epoch"),
+        ({"void_budget": -1}, "void_budget"),
+        ({"difference_budget": 2**32}, "difference_budget"),
     ],
 )
 def test_a_charter_that_is_not_safe_is_refused_by_field(change, path):

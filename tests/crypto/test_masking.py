@@ -73,6 +73,29 @@ def test_the_block_size_changes_nothing(monkeypatch, dtype):
         assert (vector == want).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 4097, 20_000])
+def test_the_number_of_threads_changes_nothing(monkeypatch, dtype, size):
+    rng = np.random.default_rng(1)
+    start = rng.integers(0, 2**32, size=size, dtype=dtype)
+    streams = [(rng.bytes(16), sign) for sign in (1, -1, -1)]
+    want = start.copy()
+    apply_streams(want, streams, threads=1)
+    monkeypatch.setattr(masking, "BLOCK", 1024)
+    monkeypatch.setattr(masking, "_ZEROS", bytes(1024))
+    monkeypatch.setattr(masking, "_SHARE", 1)
+    for threads in (2, 3, 7, 100):
+        vector = start.copy()
+        apply_streams(vector, iter(streams), threads=threads)
+        assert (vector == want).all()
+
+
+def test_a_failing_thread_is_heard(monkeypatch):
+    monkeypatch.setattr(masking, "_SHARE", 1)
+    with pytest.raises(ValueError):
+        apply_streams(np.zeros(masking.BLOCK, dtype=np.uint32), [(b"short", 1)], threads=2)
+
+
 @given(
     st.lists(st.tuples(KEYS, st.sampled_from([1, -1])), max_size=5),
     st.integers(0, 300),

@@ -91,7 +91,7 @@ def test_another_version_or_ring_is_refused():
     with pytest.raises(Malformed):
         Plan.from_bytes(b"\x02" + DATA[1:])
     with pytest.raises(SpecError):
-        plan(ring_bits=24)
+        plan(ring_bits=16)
 
 
 @pytest.mark.parametrize("flag", [2, 255])
@@ -125,6 +125,7 @@ def test_unknown_enum_values_are_malformed(old, new):
         lambda: lane(grid=(2, 1)),
         lambda: lane(grid=(1, 1)),
         lambda: lane(grid=(1, MAX_WEIGHT_RATIO + 1)),
+        lambda: lane(grid=(4, 5, 6, 7, 8)),
         lambda: lane(scope=Scope.GROUP),
         lambda: lane(members=("silo-1",)),
         lambda: block(name="B"),
@@ -264,3 +265,33 @@ def test_replace_keeps_the_plan_canonical(data):
     seed = data.draw(st.integers(0, 2**64 - 1))
     other = replace(PLAN, seed=seed)
     assert Plan.from_bytes(bytes(other)) == other
+
+
+# --- weight slots: one for each lane, shared by none (decision 11) ---------------------------------------------------
+
+
+def test_no_plan_can_give_two_lanes_one_weight_slot():
+    """The slot follows from the lane's name, which is unique; no field says otherwise, in code or in bytes."""
+    for field in ("weight_slot", "slot"):
+        with pytest.raises(TypeError):
+            lane(**{field: "other.weight"})
+    with pytest.raises(SpecError, match="each name once"):
+        plan(lanes=(lane(), lane(floor=4)))
+    two = plan(lanes=(lane(), lane(name="m")), blocks=(block(), block(name="c", lane="m")))
+    out, twin = Writer(), Writer()
+    two.lanes[1].write(out)
+    lane(floor=4).write(twin)
+    with pytest.raises(SpecError, match="each name once"):
+        Plan.from_bytes(bytes(two).replace(bytes(out), bytes(twin)))
+
+
+@given(st.lists(st.from_regex(r"[a-z0-9][a-z0-9._/-]{0,20}", fullmatch=True), min_size=2, max_size=5, unique=True))
+def test_lanes_of_different_names_have_different_slots(names):
+    slots = [slot.name for name in names for slot in lane(name=name).own_slots()]
+    assert len(set(slots)) == 2 * len(names)
+
+
+def test_a_methods_slot_cannot_pass_for_a_lanes():
+    step = Step(task="t", index=0, sums=(Sum("b", Apply.ADD),), slots=(Slot("l.weight", 4),))
+    with pytest.raises(SpecError, match="each name once"):
+        plan(steps=(step,))

@@ -138,3 +138,25 @@ def test_the_input_is_not_changed_whatever_its_dtype(dtype):
 def test_the_smallest_and_the_largest_clip_of_a_plan_encode(clip, n):
     words = encoded(np.array([1e300, -1e300, clip, 0.0, 5e-324]), clip=clip, share=1.0, n_max=n)
     assert words.view(np.int32).tolist() == [ring.limit(n), -ring.limit(n), ring.limit(n), 0, 0]
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40))
+def test_three_bytes_a_word_travel_and_come_back(words):
+    vector = np.array(words, dtype=np.uint32)
+    wire = ring.pack(vector, 24)
+    assert wire.dtype == np.uint32 and wire.size == ring.wire_words(vector.size, 24) == -(-3 * vector.size // 4)
+    assert (ring.unpack(wire, vector.size, 24) == vector & 0xFFFFFF).all()
+    assert ring.pack(vector, 32) is vector and ring.unpack(vector, vector.size, 32) is vector
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=8), st.integers(1, 8))
+def test_a_24_bit_ring_sums_exactly_and_decodes_within_its_error(values, n):
+    """n silos with the same values and full shares: the sum modulo 2^24 decodes to n times what each encoded."""
+    x = np.array(values)
+    total = np.zeros(x.size, np.uint32)
+    for _ in range(n):
+        one = np.empty(x.size, np.uint32)
+        ring.encode(x, one, clip=1.0, share=1.0, n_max=8, bits=24)
+        total += ring.unpack(ring.pack(one, 24), x.size, 24)
+    mean = ring.decode(ring.reduce(total, 24), clip=1.0, n_max=8, bits=24) / n
+    assert np.abs(mean - x).max() <= 0.5 / ring.limit(8, 24) * (1 + 1e-9)

@@ -511,6 +511,13 @@ def test_a_server_session_that_fails_is_over():
         server.close_adverts()
 
 
+def test_a_silo_announces_lanes_of_the_step_only():
+    session = new_silo()
+    with pytest.raises(LayoutMismatch, match="nonsense"):
+        session.advert(contributes=["trunk", "nonsense"], releases=0, data=bytes(32))
+    assert session.state is State.REFUSED
+
+
 def test_own_advert_must_be_among_the_adverts():
     run = Run(FED, PLAN)
     adverts = run.adverts()

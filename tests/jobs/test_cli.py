@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from crypto.equivocation import Pair
+from crypto.messages import Request
 from jobs import cli
+from jobs.homes import Federation, open_aggregator
 from tests import local
 
 
@@ -24,7 +29,7 @@ def fed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
 def test_help_names_the_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = fed(monkeypatch, capsys, "--help")
     assert code == 0
-    for verb in ("up", "simulate", "silo", "aggregator", "egress", "export", "jobs"):
+    for verb in ("up", "simulate", "silo", "aggregator", "egress", "export", "verify", "jobs"):
         assert verb in out
 
 
@@ -106,3 +111,55 @@ def test_simulate_prints_its_object(
     assert found["secure_aggregation"]["steps_released"] == 4
     assert Path(found["report"]).exists()
     assert "what the aggregator saw" in err.lower()
+
+
+def evidence(federation: Federation) -> Path:
+    """Two requests that the federation's aggregator signed for one place."""
+    _, identity = open_aggregator(federation.aggregator)
+    one = Request(run=bytes(32), step=0, attempt=0, phase="attest", payload=b"one")
+    path = federation.root / "evidence.bin"
+    path.write_bytes(bytes(Pair(one.sign(identity), replace(one, payload=b"two").sign(identity))))
+    return path
+
+
+def test_verify_says_who_signed_what_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    federation = local.federation(tmp_path / "f")
+    charter, consortium = federation.silo("silo-1") / "charter.bin", federation.silo("silo-1") / "consortium.pub"
+    words = ("verify", str(evidence(federation)), "--charter", str(charter), "--consortium", str(consortium))
+    code, out, _ = fed(monkeypatch, capsys, *words)
+    assert code == 0 and out.startswith("proven, under the charter of 'test', epoch 1: aggregator (key ")
+    code, out, _ = fed(monkeypatch, capsys, *words, "--json")
+    found = json.loads(out.splitlines()[-1])
+    assert code == 0 and (found["proven"], found["signer"], found["kind"]) == (True, "aggregator", "Request")
+
+    other = local.federation(tmp_path / "other")
+    for elsewhere in (
+        {str(charter): str(other.aggregator / "charter.bin")},
+        {str(consortium): str(other.aggregator / "consortium.pub")},
+        {str(consortium): str(charter)},
+        {
+            str(charter): str(other.aggregator / "charter.bin"),
+            str(consortium): str(other.aggregator / "consortium.pub"),
+        },
+    ):
+        code, out, err = fed(monkeypatch, capsys, *(elsewhere.get(word, word) for word in words))
+        assert (code, out) == (50, "") and err.startswith("error [EVIDENCE]:")
+
+
+def test_verify_needs_the_base_install_only(tmp_path: Path) -> None:
+    federation = local.federation(tmp_path / "f")
+    home = federation.silo("silo-2")
+    code = f"""
+import sys
+for name in ("torch", "nvflare", "mlflow", "prometheus_client", "sklearn", "jinja2", "matplotlib"):
+    sys.modules[name] = None
+from jobs import cli
+sys.argv = ["fed", "verify", {str(evidence(federation))!r}, "--charter", {str(home / "charter.bin")!r}]
+sys.argv += ["--consortium", {str(home / "consortium.pub")!r}]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("proven")

@@ -366,3 +366,22 @@ def test_lanes_longer_than_one_array_are_cut_and_joined(tmp_path: Path, monkeypa
     assert sum(fetches) == 2 * -(-1210 // 300)  # two training steps, 1,210 words each, 300 a fetch
     for agent in agents.values():
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
+
+
+def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exact(tmp_path: Path) -> None:
+    federation, outcome, run, agents = play(
+        tmp_path / "f", local.spec(ring_bits=24), {"silo-3": silent_from("fetch", 2)}
+    )
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    assert secure_aggregation(record)["masked_bytes_per_parameter"] == pytest.approx(3.0, abs=0.01)
+    plan, state = run.spec.plan, blocks.initial_state(run.spec.plan)
+    for closed in record.of(Kind.STEP_CLOSED):
+        step = plan.steps[int(closed["k"])]
+        sums = {}
+        for lane in closed["lanes_open"]:
+            total = np.zeros(plan.words_of(step, lane), np.uint32)
+            for silo in closed["survivors"]:
+                total += agents[silo].plain[int(closed["k"])].lanes[lane]  # type: ignore[attr-defined]
+            sums[lane] = total & np.uint32(0xFFFFFF)
+        state = blocks.apply(plan, step, state, sums, closed["slots"])
+        assert blocks.state_digest(state).hex() == closed["state_digest"]

@@ -16,7 +16,7 @@ GOOD = {"name": "a-job", "method": "fedavg", "dataset": "digits", "params": {"fe
 
 
 def test_the_catalogue_parses_and_plans() -> None:
-    assert catalogue() == ["fedavg-digits", "fedcoe-digits"]
+    assert catalogue() == ["fedavg-digits", "fedavg-lanes-digits", "fedcoe-digits"]
     for name in catalogue():
         assert JobSpec.load(name).name == name
 

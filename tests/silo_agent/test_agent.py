@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aggregator.ledger import Kind
+from crypto import equivocation
 from crypto.errors import DataRefused, NonFinite, SpecError
 from crypto.keys import Identity
 from crypto.messages import DECLINE, Decline, Message, Request
 from jobs import homes
 from jobs.homes import Federation
-from jobs.local import run_job
+from jobs.local import InProcess, run_job
 from jobs.run import open_agent
 from jobs.summary import RunRecord
+from silo_agent.agent import MOST_ANSWERS
 from tests import local
 
 
@@ -135,13 +139,14 @@ def test_an_expired_charter_is_declined(federation: Federation) -> None:
         agent.close()
 
 
-def first_open(federation: Federation) -> Message:
+def first_open(federation: Federation, nonce: bytes | None = None) -> Message:
     """The request that opens step 0, as the aggregator sends it to silo-1."""
     from jobs.run import open_run
     from jobs.spec import encode_plan
 
     spec = local.spec()
-    run = open_run(spec.text, encode_plan(spec.plan(homes.read_charter(federation.aggregator))), federation.aggregator)
+    plan = encode_plan(spec.plan(homes.read_charter(federation.aggregator)))
+    run = open_run(spec.text, plan, federation.aggregator, nonce=nonce)
     generator = run.run()
     try:
         return next(generator).requests["silo-1"]
@@ -163,7 +168,155 @@ def test_requests_that_the_aggregator_did_not_sign_are_declined(federation: Fede
         agent.close()
 
 
-def test_another_request_for_an_answered_phase_is_a_replay(federation: Federation) -> None:
+def again(federation: Federation, message: Message, identity: Identity | None = None) -> Message:
+    """Another request for the same place."""
+    request = Request.open(message.body, lambda _: _Anyone())  # type: ignore[arg-type,return-value]
+    identity = identity or homes.open_aggregator(federation.aggregator)[1]
+    return Message(message.phase, replace(request, payload=request.payload + b"more").sign(identity))
+
+
+def test_another_request_for_an_answered_phase_is_refused_and_kept_as_evidence(federation: Federation) -> None:
+    home = federation.silo("silo-1")
+    charter = homes.read_charter(home)
+    agent = open_agent(local.spec().text, home)
+    try:
+        first = first_open(federation)
+        answer = agent.handle(first)
+        assert answer.phase == "open"
+        assert code_of(agent.handle(again(federation, first))) == "EQUIVOCATION"
+        assert agent.handle(first).body == answer.body  # the first answer stands
+        (kept,) = (home / "evidence").iterdir()
+        run = Request.open(first.body, lambda _: _Anyone()).run.hex()  # type: ignore[arg-type,return-value]
+        assert kept.name == f"{run[:16]}-0-0-open.bin"
+        assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        evidence = kept.read_bytes()
+        assert equivocation.Pair.from_bytes(evidence).first == first.body
+        assert equivocation.verify(evidence, charter).signer == "aggregator"
+        third = again(federation, again(federation, first))
+        assert code_of(agent.handle(third)) == "EQUIVOCATION"
+        assert kept.read_bytes() == evidence  # the first evidence stands, too
+        assert code_of(agent.handle(again(federation, first, Identity.generate()))) == "BAD_SIGNATURE"
+    finally:
+        agent.close()
+
+
+def test_a_request_for_a_step_far_away_makes_no_agent_forget(federation: Federation) -> None:
+    """Else the aggregator could have two adverts signed under one T0, and blame the silo."""
+    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    try:
+        first = first_open(federation)
+        answer = agent.handle(first)
+        request = Request.open(first.body, lambda _: _Anyone())  # type: ignore[arg-type,return-value]
+        _, aggregator = homes.open_aggregator(federation.aggregator)
+        far = Message("open", replace(request, step=10**6).sign(aggregator))
+        assert code_of(agent.handle(far)) == "MODEL_MISMATCH"
+        assert agent.handle(first).body == answer.body
+        assert code_of(agent.handle(again(federation, first))) == "EQUIVOCATION"
+        for attempt in range(MOST_ANSWERS + 2):  # so many that the first answer is forgotten
+            agent.handle(Message("open", replace(request, step=10**6 + attempt).sign(aggregator)))
+        assert code_of(agent.handle(first)) == "REPLAY"
+    finally:
+        agent.close()
+
+
+def test_attempts_only_count_up(federation: Federation) -> None:
+    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    try:
+        first = first_open(federation)
+        request = Request.open(first.body, lambda _: _Anyone())  # type: ignore[arg-type,return-value]
+        _, aggregator = homes.open_aggregator(federation.aggregator)
+        for attempt, phase in ((2, "open"), (1, DECLINE), (3, "open"), (0, DECLINE)):
+            reply = agent.handle(Message("open", replace(request, attempt=attempt).sign(aggregator)))
+            assert reply.phase == phase
+            assert phase == "open" or code_of(reply) == "REPLAY"
+    finally:
+        agent.close()
+
+
+def test_no_two_requests_of_an_honest_run_are_evidence(federation: Federation) -> None:
+    """With a silo that misses answers, so that silos are told different results."""
+    told: list[bytes] = []
+
+    class Noting(InProcess):
+        def __init__(self, silo: str, agent: object) -> None:
+            super().__init__(agent)  # type: ignore[arg-type]
+            self._silo = silo
+
+        def send(self, request: Message) -> Message | None:
+            told.append(request.body)
+            answer = self.agent.handle(request)
+            step = Request.open(request.body, lambda _: _Anyone()).step  # type: ignore[arg-type,return-value]
+            return None if (self._silo, step, request.phase) == ("silo-3", 1, "open") else answer
+
+    run_job(local.spec(rounds=2), federation.aggregator, federation.homes, courier=Noting)  # type: ignore[arg-type]
+    charter = homes.read_charter(federation.aggregator)
+    by_place: dict[tuple[int, int, str], set[bytes]] = {}
+    for body in told:
+        request = Request.open(body, lambda _: charter.aggregator)
+        by_place.setdefault((request.step, request.attempt, request.phase), set()).add(body)
+    assert {phase for (_, _, phase), bodies in by_place.items() if len(bodies) > 1} == {"open", "contribute"}
+    for bodies in by_place.values():
+        for one, other in combinations(bodies, 2):
+            assert equivocation.twice(one, other, charter) is None
+
+
+def test_a_refusal_too_is_an_answer_that_no_second_request_changes(federation: Federation) -> None:
+    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    try:
+        first = first_open(federation)
+        spoilt = again(federation, first)
+        assert code_of(agent.handle(spoilt)) == "MALFORMED"
+        assert code_of(agent.handle(first)) == "EQUIVOCATION"
+    finally:
+        agent.close()
+
+
+def test_a_full_disk_keeps_no_evidence_and_changes_no_refusal(federation: Federation) -> None:
+    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+
+    def full(name: str, evidence: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    object.__setattr__(agent.site, "keep", full)
+    try:
+        first = first_open(federation)
+        assert agent.handle(first).phase == "open"
+        assert code_of(agent.handle(again(federation, first))) == "EQUIVOCATION"
+    finally:
+        agent.close()
+
+
+def test_evidence_never_fills_the_disk(tmp_path: Path) -> None:
+    for number in range(homes.MOST_EVIDENCE + 5):
+        homes.keep_evidence(tmp_path, f"{number}.bin", b"evidence")
+    assert len(list((tmp_path / "evidence").iterdir())) == homes.MOST_EVIDENCE
+
+
+def test_a_step_whose_shares_may_have_left_is_not_opened_again(federation: Federation) -> None:
+    """Else the session that knows of the release would be gone, and with it the count of void steps."""
+    seen: dict[str, Message] = {}
+
+    class Late(InProcess):
+        def send(self, request: Message) -> Message | None:
+            answer = self.agent.handle(request)
+            if request.phase == "unmask-slots" and "decline" not in seen:
+                opened = Request.open(seen["open"].body, lambda _: _Anyone())  # type: ignore[arg-type,return-value]
+                seen["decline"] = self.agent.handle(Message("open", replace(opened, attempt=1).sign(aggregator)))
+            seen[request.phase] = request
+            return answer
+
+    _, aggregator = homes.open_aggregator(federation.aggregator)
+    outcome, _, _ = run_job(
+        local.spec(rounds=1),
+        federation.aggregator,
+        federation.homes,
+        courier=lambda silo, agent: Late(agent) if silo == "silo-1" else InProcess(agent),
+    )
+    assert code_of(seen["decline"]) == "ALREADY_RELEASED"
+    assert (outcome.steps_released, outcome.refusals) == (3, 0)
+
+
+def test_a_request_of_another_run_for_an_answered_phase_is_a_replay(federation: Federation) -> None:
     agent = open_agent(local.spec().text, federation.silo("silo-1"))
     try:
         answer = agent.handle(first_open(federation))

@@ -67,6 +67,29 @@ def test_a_full_disk_refuses_and_changes_nothing(tmp_path: Path, monkeypatch: py
         journal.release(RUN, 0, OTHER, COHORT)  # nothing was spent
 
 
+def test_a_short_write_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal(tmp_path / "j") as journal:
+        before = (tmp_path / "j").read_bytes()
+        write = os.write
+        monkeypatch.setattr("silo_agent.journal.os.write", lambda fd, data: write(fd, data[:-1]))
+        with pytest.raises(NoSpace):
+            journal.release(RUN, 0, T3, COHORT)
+        assert (tmp_path / "j").read_bytes() == before and journal.releases == 0
+
+
+def test_a_disk_that_fails_otherwise_is_not_called_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal(tmp_path / "j") as journal:
+        before = (tmp_path / "j").read_bytes()
+
+        def broken(fd: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr("silo_agent.journal.os.fsync", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            journal.release(RUN, 0, T3, COHORT)
+        assert (tmp_path / "j").read_bytes() == before and journal.releases == 0
+
+
 def test_a_torn_last_line_never_left_and_is_cut(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.release(RUN, 0, T3, COHORT)

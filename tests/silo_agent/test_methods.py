@@ -19,6 +19,13 @@ from silo_agent.training import Descent, batches, cross_entropy, generator, mixt
 
 LIMITS = Limits(n_max=8)
 DIGITS = {"features": 64, "classes": 10, "seed": 7}
+#: Two experts, the first with visible holdings. silo-8 holds both, silo-1 none.
+LANES = {"experts": 2, "visible": 1, "holders-0": "silo-2 silo-3 silo-4 silo-8", "holders-1": "silo-8 silo-7 silo-6"}
+
+
+def params(name: str) -> dict[str, object]:
+    """What a plan of this method needs."""
+    return DIGITS | (LANES if name == "fedavg-lanes" else {})
 
 
 @cache
@@ -73,7 +80,7 @@ def trained() -> tuple[Plan, Published, dict[str, Method]]:
 
 
 def test_unknown_methods_are_refused() -> None:
-    with pytest.raises(SpecError, match="fedavg, fedcoe"):
+    with pytest.raises(SpecError, match="fedavg, fedavg-lanes, fedcoe"):
         method("fedprox")
 
 
@@ -94,7 +101,7 @@ def test_unknown_methods_are_refused() -> None:
 )
 def test_parameters_are_strict(name: str, change: dict[str, object], path: str) -> None:
     with pytest.raises(SpecError) as refused:
-        method(name).plan(DIGITS | change, LIMITS)
+        method(name).plan(params(name) | change, LIMITS)
     assert refused.value.path == path
 
 
@@ -106,11 +113,12 @@ def test_features_and_classes_have_no_default(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_plans_are_functions_of_parameters_and_limits(name: str) -> None:
-    plan = method(name).plan(DIGITS, LIMITS)
+    given = params(name)
+    plan = method(name).plan(given, LIMITS)
     assert plan == Plan.from_bytes(bytes(plan))
-    assert plan.digest == method(name).plan(dict(reversed(DIGITS.items())), LIMITS).digest
-    assert plan.digest != method(name).plan(DIGITS | {"seed": 8}, LIMITS).digest
-    assert plan.digest != method(name).plan(DIGITS, Limits(n_max=9)).digest
+    assert plan.digest == method(name).plan(dict(reversed(given.items())), LIMITS).digest
+    assert plan.digest != method(name).plan(given | {"seed": 8}, LIMITS).digest
+    assert plan.digest != method(name).plan(given, Limits(n_max=9)).digest
     assert all(lane.floor == LIMITS.lane_floor for lane in plan.lanes)
 
 
@@ -285,3 +293,69 @@ def test_a_void_step_stops_nobody(name: str, void: list[str]) -> None:
     params = DIGITS | {"rounds": 3} | ({"finetune_steps": 1} if name == "fedcoe" else {})
     end = federate(name, params, silos(), void)[1].slots["eval/0"]
     assert end["global.correct"] / end["test.rows"] > 0.3
+
+
+# --- FedAvg in lanes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"holders-1": None}, "params.holders-1"),
+        ({"holders-1": ""}, "params.holders-1"),
+        ({"holders-1": 3}, "params.holders-1"),
+        ({"holders-1": "silo-1 silo-2 silo-2"}, "params.holders-1"),
+        ({"holders-1": "silo-1  silo-2 silo-3"}, "params.holders-1"),
+        ({"holders-1": "silo-1 silo-2 Silo-3"}, "params.holders-1"),
+        ({"holders-1": "silo-1 silo-2"}, "params.holders-1"),
+        ({"holders-1": " ".join(f"silo-{i}" for i in range(1, 10))}, "params.holders-1"),
+        ({"holders-2": "silo-1 silo-2 silo-3"}, "params.holders-2"),
+        ({"holders-64": "silo-1 silo-2 silo-3"}, "params.holders-64"),
+        ({"visible": 3}, "params.visible"),
+        ({"experts": 3}, "params.holders-2"),
+    ],
+)
+def test_holders_are_checked(change: dict[str, object], path: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        method("fedavg-lanes").plan(params("fedavg-lanes") | change, LIMITS)
+    assert refused.value.path == path
+
+
+def test_a_lane_for_each_expert_and_one_for_the_trunk() -> None:
+    plan = method("fedavg-lanes").plan(params("fedavg-lanes"), LIMITS)
+    assert [(lane.name, lane.scope, lane.hidden) for lane in plan.lanes] == [
+        ("trunk", Scope.ALL, True),
+        ("expert-0", Scope.HELD, False),
+        ("expert-1", Scope.HELD, True),
+    ]
+    assert {block.name: block.lane for block in plan.blocks} == {
+        "trunk.w1": "trunk", "trunk.b1": "trunk", "expert-0.w2": "expert-0", "expert-0.b2": "expert-0",
+        "expert-1.w2": "expert-1", "expert-1.b2": "expert-1",
+    }  # fmt: skip
+    assert [step.name for step in plan.steps] == ["rows/0", *(f"train/{k}" for k in range(4)), "eval/0"]
+
+
+@pytest.mark.parametrize(("silo", "held"), [("silo-1", ()), ("silo-2", (0,)), ("silo-7", (1,)), ("silo-8", (0, 1))])
+def test_a_silo_sends_the_heads_it_holds_and_no_other(silo: str, held: tuple[int, ...]) -> None:
+    plan = method("fedavg-lanes").plan(params("fedavg-lanes"), LIMITS)
+    member, data = method("fedavg-lanes")(params("fedavg-lanes"), silo), digits()[silo]
+    seen = Published(blocks.initial_state(plan), {"rows/0": {"rows": 8 * data.rows, "silos": 8}})
+    step = plan.steps[1]
+    assert member.weights(step, seen, data) == {"trunk": 2} | {f"expert-{e}": 2 * (e in held) for e in range(2)}
+    sums = member.contribute(step, seen, data).sums
+    assert set(sums) == {"trunk.w1", "trunk.b1"} | {f"expert-{e}.{part}" for e in held for part in ("w2", "b2")}
+    assert all(np.abs(delta).max() > 0 for delta in sums.values())
+
+
+def test_fedavg_lanes_learns_and_predicts_alike_in_all_modes() -> None:
+    given = params("fedavg-lanes") | {"holders-0": " ".join(silos()), "rounds": 8}
+    _, published, members = federate("fedavg-lanes", given, silos())
+    first, last = (published.slots[name]["global.correct"] for name in ("train/0", "eval/0"))
+    assert last > 0.6 * published.slots["eval/0"]["test.rows"] > 2 * first
+    x = digits()["newcomer-1"].x_test
+    member = members["silo-1"]
+    p_BC = member.predict(published, x, "global")
+    assert np.allclose(p_BC.sum(axis=1), 1.0)
+    assert all(np.array_equal(p_BC, member.predict(published, x, mode)) for mode in ("personal", "cold"))
+    with pytest.raises(SpecError):
+        member.predict(published, x, "best")

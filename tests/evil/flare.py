@@ -1,0 +1,174 @@
+"""A real local federation whose aggregator is malicious: NVFlare processes with mTLS, hardened silos, one job a game.
+
+Only the aggregator's own side is changed, by the means its owner has: the server kit's allow list names one more class,
+and the job folder's server configuration names that class. Silos get the same kits and the same job as ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crypto import equivocation
+from jobs.demo_data import make
+from jobs.flare.folder import CONTROLLER, export
+from jobs.flare.kits import Kits, free_port, provision
+from jobs.flare.session import AdminSession
+from jobs.homes import Federation, read_charter
+from jobs.up import Processes
+from tests.evil.games import GAMES, book_path
+from tests.evil.server import ANSWERED, Book
+from tests.evil.verdict import Verdict, judge
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Say = Callable[[str], None]
+EVIL = "tests.evil.controller.EvilController"
+
+_REFUSED = re.compile(r"refused ([a-z-]+)(?: of step \d+)?: \[([A-Z_]+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Evil:
+    """A federation that is up, its server owned."""
+
+    federation: Federation
+    kits: Kits
+    session: Any
+    processes: Processes
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a game came to. ``logged``: (phase, code) → how often each silo's own log says that it refused so."""
+
+    book: Book
+    verdict: Verdict
+    logged: dict[str, Counter[tuple[str, str]]]
+    proofs: list[str]
+    wrong: list[str]
+
+
+@contextmanager
+def evil_federation(root: Path, silos: int, say: Say) -> Iterator[Evil]:
+    """Everything started here is ended here, by pid."""
+    data = {name: arrays for name, arrays in make(silos, 7).items() if name.startswith("silo-")}
+    federation = Federation.make(root.resolve(), root.name, data, "digits")
+    with ExitStack() as stack:
+        port = free_port()
+        kits = provision(
+            federation.root / "kits",
+            name=federation.name,
+            silos=federation.silos,
+            port=port,
+            server_home=federation.aggregator,
+            silo_homes=federation.homes,
+        )
+        own(kits.server)
+        processes = Processes()
+        stack.callback(processes.stop)
+        with importable():
+            processes.start("aggregator", kits.server, federation.aggregator)
+        processes.wait_for_port("aggregator", port)
+        for silo in federation.silos:
+            processes.start("silo", kits.silos[silo], federation.silo(silo))
+        session = stack.enter_context(AdminSession(kits.admin, kits.admin_name, timeout_s=60))
+        session.wait_for_silos(len(federation.silos), timeout_s=90)
+        say(f"{len(federation.silos)} honest silos registered at a server that is not (127.0.0.1:{port}, mTLS)")
+        yield Evil(federation, kits, session, processes)
+
+
+@contextmanager
+def importable() -> Iterator[None]:
+    """The aggregator's process, and no silo's, finds this package."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), before] if before else [str(ROOT)])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def own(server_kit: Path) -> None:
+    """What the owner of the aggregator's machine does to it."""
+    path = server_kit / "local" / "resources.json"
+    resources = json.loads(path.read_text())
+    resources["class_allow_list"].append(EVIL)
+    path.write_text(json.dumps(resources, indent=2, sort_keys=True) + "\n")
+
+
+def evil_job(game: str, federation: Federation) -> Path:
+    """The honest job's folder, with another controller for the server."""
+    folder = export(
+        GAMES[game].job(), read_charter(federation.aggregator), federation.root / "submitted" / f"evil-{game}"
+    )
+    path = folder / "app" / "config" / "config_fed_server.json"
+    config = json.loads(path.read_text())
+    (workflow,) = config["workflows"]
+    assert workflow["path"] == CONTROLLER
+    workflow["path"] = EVIL
+    workflow["args"]["game"] = game
+    path.write_text(json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+def play(evil: Evil, game: str, *, timeout_s: float = 240.0) -> Outcome:
+    """Submit the game's job, wait for its end, and judge it by what the server saw and what the silos wrote."""
+    home = evil.federation.aggregator
+    before = {silo: len(read_log(path)) for silo, path in evil.federation.homes.items()}
+    job_id = evil.session.submit(evil_job(game, evil.federation))
+    status = evil.session.wait(job_id, timeout_s, look_s=0.3)
+    evil.processes.check()
+    charter = read_charter(home)
+    path = book_path(home, game)
+    if not path.exists():
+        raise AssertionError(f"the game left no book; NVFlare says {status}: see {home / 'log.txt'}")
+    book = Book.load(path)
+    logged = {
+        silo: Counter(_REFUSED.findall(read_log(one)[before[silo] :])) for silo, one in evil.federation.homes.items()
+    }
+    verdict = judge(book.entries, charter, book.shut)
+    return Outcome(book, verdict, logged, proofs(book, evil.federation), wrong(book, verdict, logged))
+
+
+def read_log(home: Path) -> str:
+    """The silo's own log."""
+    return (home / "log.txt").read_text(errors="replace")
+
+
+def wrong(book: Book, verdict: Verdict, logged: dict[str, Counter[tuple[str, str]]]) -> list[str]:
+    """Every way in which this was not as it must be; empty is the pass."""
+    found = [f"the game broke off: {book.error}"] if not book.over else []
+    for trick in book.tricks:
+        for silo in trick.failed:
+            found.append(
+                f"{silo} {trick.got.get(silo)} instead of {trick.expected[silo]} at {trick.phase}: {trick.text}"
+            )
+    found += verdict.broken
+    for silo, lines in logged.items():
+        due = Counter(
+            (trick.phase, trick.got[silo]) for trick in book.tricks if trick.got.get(silo, ANSWERED) != ANSWERED
+        )
+        if due != lines:
+            found.append(f"the log of {silo} says {sorted(lines.items())}; the server was told {sorted(due.items())}")
+    return found
+
+
+def proofs(book: Book, federation: Federation) -> list[str]:
+    """What the silos' evidence proves to anybody with the charter, one line for each file of this run."""
+    charter = read_charter(federation.aggregator)
+    found = []
+    for silo in federation.silos:
+        for path in sorted(federation.silo(silo).glob(f"evidence/{book.run[:16]}-*.bin")):
+            found.append(f"{silo}/{path.name}: {equivocation.verify(path.read_bytes(), charter)}")
+    return found

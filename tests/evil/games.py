@@ -1,0 +1,426 @@
+"""What a malicious aggregator tries, one game a function: each trick says who must refuse it, and with which code.
+
+A game plays honestly as long as that serves the lie; it has the aggregator's key and every byte the silos sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crypto import transcript
+from crypto.cohort import words_digest
+from crypto.errors import FederationError
+from crypto.keys import Identity
+from crypto.messages import Attestation, Message, Request, StepResult, pack_blobs, pack_two
+from jobs.spec import JobSpec
+from tests.evil.server import EvilServer, Play, Relay, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """``play`` over a job of ``method``."""
+
+    name: str
+    play: Callable[[EvilServer], Play]
+    method: str = "fedavg"
+
+    def job(self) -> JobSpec:
+        """A job of seconds: an honest text, which the silos approve."""
+        params: dict[str, Any] = {"features": 64, "classes": 10, "rounds": 2, "local_steps": 3, "seed": 7}
+        times = {"phase": 60, "step": 60, "job": 300}
+        raw = {"method": self.method, "dataset": "digits", "params": params, "timeouts": times}
+        return JobSpec.parse({"name": f"evil-{self.name}"} | raw)
+
+
+GAMES: dict[str, Game] = {}
+
+
+def game(method: str = "fedavg") -> Callable[[Callable[[EvilServer], Play]], Callable[[EvilServer], Play]]:
+    def register(play: Callable[[EvilServer], Play]) -> Callable[[EvilServer], Play]:
+        name = play.__name__.replace("_", "-")
+        GAMES[name] = Game(name, play, method)
+        return play
+
+    return register
+
+
+def evil_run(name: str, job: str, plan: str, home: Path) -> Play:
+    """The generator that takes the place of ``jobs.run.server_run``; leaves its book in ``<home>/evil/``."""
+    server = EvilServer(name, job, plan, home)
+    try:
+        yield from GAMES[name].play(server)
+        server.book.over = True
+    except FederationError as bad:  # the aggregator's own code noticed something that the game did not mean
+        server.book.error = f"[{bad.code}] {bad}"
+        raise
+    finally:
+        server.book.save(book_path(home, name))
+
+
+def book_path(home: Path, name: str) -> Path:
+    return home / "evil" / f"{name}.json"
+
+
+def every(silos: Iterable[str], code: str) -> dict[str, str]:
+    return dict.fromkeys(silos, code)
+
+
+# --- the three of the specification ------------------------------------------------------------------------------
+
+
+@game()
+def both_shares(server: EvilServer) -> Play:
+    """Wants a silo's mask-seed shares from some and its self-seed shares from the others; then both from the same."""
+    victim, *rest = server.silos
+    deaf = rest[: len(server.silos) // 2]
+    others = [silo for silo in server.silos if silo not in deaf]
+
+    yield from server.until_training()
+    attempt = server.attempt(0)
+    relay = Relay(server, attempt, every_offer(server, attempt))
+    yield from relay.until("attest")
+    headers, sections = dict(attempt.session.survivors.signed), dict(attempt.session._sections)
+    without = [header for silo, header in headers.items() if silo != victim]
+    dropped = attempt.request("attest", pack_blobs(without))
+    alive = attempt.request("attest", pack_blobs(list(headers.values())))
+    attested = yield from server.trick(
+        f"says to {_names(deaf)} that {victim} dropped out, to the others that it lives",
+        attempt,
+        "attest",
+        {silo: dropped if silo in deaf else alive for silo in server.silos},
+        {},
+    )
+    signed = {silo: reply.body for silo, reply in attested.items()}
+    for_deaf = attempt.request(
+        "unmask-slots", pack_two([signed[s] for s in deaf], [(s, sections[s]) for s in rest])
+    )  # here they would give the victim's mask share …
+    for_others = attempt.request(
+        "unmask-slots", pack_two([signed[s] for s in others], [(s, sections[s]) for s in server.silos])
+    )  # … and here its self share
+    yield from server.trick(
+        f"asks {_names(deaf)} for mask shares of {victim}, the others for self shares, each with their attestations",
+        attempt,
+        "unmask-slots",
+        {silo: for_deaf if silo in deaf else for_others for silo in server.silos},
+        every(server.silos, "SURVIVOR_INVALID"),
+    )
+
+    attempt = server.attempt(1)
+    relay = Relay(server, attempt, every_offer(server, attempt))
+    yield from relay.until("unmask-lanes")  # self shares of everyone's slot seeds have left
+    headers, sections = dict(attempt.session.survivors.signed), dict(attempt.session._sections)
+    without = [header for silo, header in headers.items() if silo != victim]
+    attestations = list(attempt.session._attestations.values())
+    yield from server.trick(
+        f"after its slot shares have left, has a set without {victim} attested in the same attempt",
+        attempt,
+        "attest",
+        every_message(rest, attempt.request("attest", pack_blobs(without))),
+        every(rest, "EQUIVOCATION"),
+    )
+    yield from server.trick(
+        f"asks the same silos again, now for mask shares of {victim}",
+        attempt,
+        "unmask-slots",
+        every_message(rest, attempt.request("unmask-slots", pack_two(attestations, [(s, sections[s]) for s in rest]))),
+        every(rest, "EQUIVOCATION"),
+    )
+    yield from relay.finish()  # what they answered before stands: the step ends as if nobody had lied
+
+
+@game()
+def wrong_result(server: EvilServer) -> Play:
+    """Tells one silo another opened sum, digests and chain to match; to a second one without matching chain."""
+    yield from server.until_training()
+    yield from server.honest_step()
+    victim, crude = server.silos[:2]
+    lie, chain = false_sum(server)
+
+    attempt = server.attempt(0)
+    offers = every_offer(server, attempt)
+    offers[victim] = server.offer(attempt, results=[*server.results[:-1], lie], chain=chain)
+    offers[crude] = server.offer(attempt, results=[*server.results[:-1], lie])
+    adverts = yield from server.trick(
+        f"tells {victim} and {crude} a sum that was never opened; {crude} with the others' chain",
+        attempt,
+        "open",
+        offers,
+        {crude: "MODEL_MISMATCH"},
+    )
+    shown = attempt.request("deal", pack_blobs([adverts[silo].body for silo in sorted(adverts)]))
+    yield from server.trick(
+        f"puts {victim}, which stands at another state, into one cohort with the others",
+        attempt,
+        "deal",
+        every_message(adverts, shown),
+        every(adverts, "TRANSCRIPT_MISMATCH"),
+    )
+
+    attempt = server.attempt(1)
+    relay = Relay(server, attempt, every_offer(server, attempt))
+    assert relay.next is not None
+    replies = yield from server.trick(
+        f"gives up and tells {victim} and {crude} the others' chain: they are out of this run, the others go on",
+        attempt,
+        "open",
+        relay.next.requests,
+        every([victim, crude], "MODEL_MISMATCH"),
+    )
+    relay.feed(replies)
+    yield from relay.finish()
+
+
+@game()
+def model_split(server: EvilServer) -> Play:
+    """Wants two groups to train on different models: another plan, another state, a result that some call void."""
+    half = len(server.silos) // 2
+    one, other = server.silos[:half], server.silos[half:]
+
+    attempt = server.attempt(0)
+    offers = every_offer(server, attempt)
+    plan, chain = transcript.digest("another plan"), transcript.digest("another state")
+    offers |= every_message(other, server.offer(attempt, plan=plan))
+    offers[one[0]] = server.offer(attempt, chain=chain)
+    yield from server.trick(
+        f"claims another plan to {_names(other)} and another first state to {one[0]}",
+        attempt,
+        "open",
+        offers,
+        every(other, "VERSION_MISMATCH") | {one[0]: "MODEL_MISMATCH"},
+    )
+    yield from server.honest_step(1)
+    yield from server.until_training()
+    yield from server.honest_step()
+
+    void, chain = false_void(server)
+    views = {silo: server.results if silo in one else [*server.results[:-1], void] for silo in server.silos}
+    chains = {silo: server.chain if silo in one else chain for silo in server.silos}
+    for number, together in ((0, False), (1, True)):
+        attempt = server.attempt(number)
+        offers = {silo: server.offer(attempt, results=views[silo], chain=chains[silo]) for silo in server.silos}
+        adverts = yield from server.trick(
+            f"tells {_names(other)} that the step was void, the others that it was released",
+            attempt,
+            "open",
+            offers,
+            {},
+        )
+        groups = {silo: one if silo in one else other for silo in server.silos}
+        requests = {}
+        for silo in adverts:
+            group = server.silos if together else groups[silo]
+            requests[silo] = attempt.request("deal", pack_blobs([adverts[peer].body for peer in group]))
+        yield from server.trick(
+            "puts both groups into one cohort" if together else "makes two cohorts of them, one for each model",
+            attempt,
+            "deal",
+            requests,
+            every(server.silos, "TRANSCRIPT_MISMATCH" if together else "COHORT_TOO_SMALL"),
+        )
+
+
+# --- more --------------------------------------------------------------------------------------------------------
+
+
+@game()
+def second_release(server: EvilServer) -> Play:
+    """Wants the sum of one step twice, the second time without one silo: their difference is that silo's update."""
+    victim, *rest = server.silos
+    yield from server.until_training()
+    yield from server.honest_step()
+
+    attempt = server.attempt(1, k=server.k - 1, chain=server.before)
+    yield from server.trick(
+        f"opens the released step again, with fresh keys and without {victim}",
+        attempt,
+        "open",
+        every_message(rest, server.offer(attempt, results=server.results[:-1])),
+        every(rest, "ALREADY_RELEASED"),
+    )
+    void, chain = false_void(server)
+    attempt = server.attempt(0, chain=chain)
+    relay = Relay(server, attempt, every_message(rest, server.offer(attempt, results=[*server.results[:-1], void])))
+    yield from relay.until("attest")
+    assert relay.next is not None
+    yield from server.trick(
+        f"calls the step void, so that the model stays, and repeats it as the next step without {victim}",
+        attempt,
+        "attest",
+        relay.next.requests,
+        every(rest, "COHORT_DIFFERENCE"),
+    )
+
+
+@game()
+def small_cohort(server: EvilServer) -> Play:
+    """Invites fewer than n_min; then shows a few silos fewer adverts than came."""
+    few = server.silos[: server.charter.n_min - 1]
+    for number, invited in enumerate((few, server.silos)):
+        attempt = server.attempt(number)
+        adverts = yield from server.trick(
+            f"invites {len(invited)} of {len(server.silos)}; the charter's least is {server.charter.n_min}",
+            attempt,
+            "open",
+            every_message(invited, server.offer(attempt)),
+            {},
+        )
+        yield from server.trick(
+            f"calls {_names(few)} the whole cohort",
+            attempt,
+            "deal",
+            every_message(few, attempt.request("deal", pack_blobs([adverts[silo].body for silo in few]))),
+            every(few, "COHORT_TOO_SMALL"),
+        )
+
+
+@game()
+def old_charter(server: EvilServer) -> Play:
+    """Works under another charter than the pinned one: an earlier epoch, and one with a lower floor."""
+    for number, other in enumerate(
+        (replace(server.charter, epoch=0), replace(server.charter, void_budget=server.charter.void_budget + 100))
+    ):
+        attempt = server.attempt(number)
+        yield from server.trick(
+            f"works under a charter of epoch {other.epoch} with void budget {other.void_budget}",
+            attempt,
+            "open",
+            every_message(server.silos, server.offer(attempt, charter=other.digest)),
+            every(server.silos, "VERSION_MISMATCH"),
+        )
+
+
+@game()
+def forged_request(server: EvilServer) -> Play:
+    """Signs requests, and later attestations, with a key that is not theirs."""
+    attempt = server.attempt(0)
+    honest = Request.open(server.offer(attempt).body, lambda _: server.identity.public)
+    yield from server.trick(
+        "signs a request with a key that is not the aggregator's",
+        attempt,
+        "open",
+        every_message(server.silos, Message("open", honest.sign(Identity.generate()))),
+        every(server.silos, "BAD_SIGNATURE"),
+    )
+    attempt = server.attempt(1)
+    relay = Relay(server, attempt, every_offer(server, attempt))
+    yield from relay.until("unmask-slots")
+    forged = [Attestation(silo=silo, t3=attempt.t3).sign(server.identity) for silo in server.silos]
+    yield from server.trick(
+        "signs the silos' attestations itself",
+        attempt,
+        "unmask-slots",
+        every_message(
+            server.silos,
+            attempt.request("unmask-slots", pack_two(forged, list(attempt.session._sections.items()))),
+        ),
+        every(server.silos, "BAD_SIGNATURE"),
+    )
+
+
+@game()
+def replayed_advert(server: EvilServer) -> Play:
+    """Shows an advert of an earlier attempt, whose keys it hopes to know by now."""
+    attempts = [server.attempt(number) for number in (0, 1)]
+    adverts = []
+    for attempt in attempts:
+        replies = yield from server.trick("opens the step", attempt, "open", every_offer(server, attempt), {})
+        adverts.append({silo: reply.body for silo, reply in replies.items()})
+    old, new = adverts
+    victim = server.silos[-1]
+    shown = new | {victim: old[victim]}
+    yield from server.trick(
+        f"shows everyone the advert that {victim} made for the attempt before",
+        attempts[1],
+        "deal",
+        every_message(server.silos, attempts[1].request("deal", pack_blobs([shown[silo] for silo in server.silos]))),
+        every(server.silos, "TRANSCRIPT_MISMATCH"),
+    )
+
+
+@game(method="fedcoe")
+def shut_lane(server: EvilServer) -> Play:
+    """Leaves out uploads until one holder of an expert survives: the expert's sum would be that silo's update."""
+    yield from server.until_training()
+    attempt = server.attempt(0)
+    relay = Relay(server, attempt, every_offer(server, attempt))
+    yield from relay.until("attest")
+    session = attempt.session
+    spare = len(session.survivors.signed) - session.cohort.threshold
+    # The demonstration's first half holds the one expert, the second half the other: here, an outsider knows.
+    gone = server.silos[1 : 1 + spare]
+    kept = [silo for silo in server.silos if silo not in gone]
+    session.survivors = type(session.survivors).form(
+        session.dealt, [header for silo, header in session.survivors.signed.items() if silo in kept]
+    )
+    attested = yield from server.trick(
+        f"calls {_names(gone)} dropped: of one expert's holders {server.silos[0]} alone survives",
+        attempt,
+        "attest",
+        every_message(kept, attempt.request("attest", pack_blobs(list(session.survivors.signed.values())))),
+        {},
+    )
+    for silo, reply in attested.items():
+        session.attestation(silo, reply.body)
+    request = attempt.request("unmask-slots", pack_two(*session.close_attestations()))
+    released = yield from server.trick(
+        "opens the slots of that cohort", attempt, "unmask-slots", every_message(kept, request), {}
+    )
+    for silo, reply in released.items():
+        session.slot_shares(silo, reply.body)
+    shares = session.open_slots()
+    names = [slot.name for slot in server.plan.slots_of(attempt.context.step)]
+    for lane in server.plan.lanes_of(attempt.context.step):
+        count = session.slots[names.index(lane.contributors_slot)]
+        if count < max(lane.floor, server.charter.lane_floor):
+            server.book.shut.append((server.k, lane.name))
+    assert server.book.shut, "the cohort left no lane below its floor"
+    what = _names(lane for _, lane in server.book.shut)
+    answers = yield from server.trick(
+        f"asks for the lanes; the shares of {what}, below its floor, must stay",
+        attempt,
+        "unmask-lanes",
+        every_message(kept, attempt.request("unmask-lanes", pack_blobs(shares))),
+        {},
+    )
+    yield from server.trick(
+        "asks again, with fewer slot shares",
+        attempt,
+        "unmask-lanes",
+        every_message(answers, attempt.request("unmask-lanes", pack_blobs(shares[:-1]))),
+        every(answers, "EQUIVOCATION"),
+    )
+
+
+# --- lies ----------------------------------------------------------------------------------------------------------
+
+
+def false_sum(server: EvilServer) -> tuple[Result, bytes]:
+    """The last result with one word of one sum changed, consistent in itself, and the chain that follows from it."""
+    result, sums = server.results[-1]
+    changed = tuple(words.copy() for words in sums)
+    changed[0][0] += 1
+    named = tuple((lane, words_digest(words)) for (lane, _), words in zip(result.sums, changed, strict=True))
+    lie = replace(result, sums=named)
+    return (lie, changed), transcript.next_chain(server.before, lie.t3, lie.digest, released=True)
+
+
+def false_void(server: EvilServer) -> tuple[Result, bytes]:
+    """The last result as if its step had been void, and the chain that follows from it."""
+    result, _ = server.results[-1]
+    void = StepResult(step=result.step, t3=result.t3, released=False, slots=(), sums=())
+    return (void, ()), transcript.next_chain(server.before, void.t3, b"", released=False)
+
+
+def every_offer(server: EvilServer, attempt: Any) -> dict[str, Message]:
+    return every_message(server.silos, server.offer(attempt))
+
+
+def every_message(silos: Iterable[str] | Mapping[str, object], message: Message) -> dict[str, Message]:
+    return dict.fromkeys(silos, message)
+
+
+def _names(silos: Iterable[str]) -> str:
+    return ", ".join(silos)

@@ -1,0 +1,242 @@
+"""The aggregator, owned: its own key, its own code where that helps, and a book of everything it asked and was told.
+
+An ``EvilServer`` talks as the honest run does, in ``Exchange`` objects, so the same drivers carry it: ``jobs.local`` in
+one process, NVFlare's controller in another. A game (see ``games``) is a generator over it. ``Relay`` is the project's
+own ``Attempt``, taken one exchange at a time, so that a game can play honestly up to the moment of the lie.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aggregator.round import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
+from aggregator.state import UploadStore
+from crypto import blocks, transcript
+from crypto.cohort import Context, words_digest
+from crypto.messages import DECLINE, Decline, Message, Open, StepResult
+from jobs.homes import open_aggregator
+from jobs.spec import JobSpec, decode_plan
+
+Play = Generator[Exchange, Replies, None]
+Talk = Generator[Exchange, Replies, dict[str, Message]]
+Result = tuple[StepResult, tuple[np.ndarray, ...]]
+
+#: What a trick expects of a silo that has no reason to refuse, and of one that is asked and stays silent.
+ANSWERED, ABSENT = "answered", "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request and what came back: "" is nothing."""
+
+    silo: str
+    request: bytes
+    phase: str
+    reply: bytes
+    arrays: tuple[bytes, ...] = ()
+
+
+@dataclass(slots=True)
+class Trick:
+    """One thing the server tried: silo → the code it must refuse with (or ANSWERED), silo → what it did."""
+
+    text: str
+    step: int
+    attempt: int
+    phase: str
+    expected: dict[str, str]
+    got: dict[str, str]
+
+    @property
+    def failed(self) -> list[str]:
+        return sorted(silo for silo, code in self.expected.items() if self.got.get(silo) != code)
+
+
+@dataclass(slots=True)
+class Book:
+    """What a game did and saw; saved beside the aggregator's home, read by whoever judges it."""
+
+    game: str
+    run: str = ""
+    tricks: list[Trick] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    #: (step, lane) whose shares must not leave any silo.
+    shut: list[tuple[int, str]] = field(default_factory=list)
+    error: str = ""
+    over: bool = False
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = {
+            "game": self.game,
+            "run": self.run,
+            "tricks": [asdict(trick) for trick in self.tricks],
+            "entries": [
+                [one.silo, _text(one.request), one.phase, _text(one.reply), [_text(part) for part in one.arrays]]
+                for one in self.entries
+            ],
+            "shut": self.shut,
+            "error": self.error,
+            "over": self.over,
+        }
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(raw))
+        new.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Book:
+        raw: dict[str, Any] = json.loads(path.read_text())
+        raw["tricks"] = [Trick(**trick) for trick in raw["tricks"]]
+        raw["entries"] = [
+            Entry(silo, b64decode(request), phase, b64decode(reply), tuple(b64decode(part) for part in arrays))
+            for silo, request, phase, reply, arrays in raw["entries"]
+        ]
+        raw["shut"] = [(int(step), str(lane)) for step, lane in raw["shut"]]
+        return cls(**raw)
+
+
+def _text(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+class EvilServer:
+    """A run without scruples. ``k``, ``chain``, ``results``: where the run stands, as an honest server would have it;
+    ``before``: the chain before its last step."""
+
+    def __init__(self, game: str, job: str, plan: str, home: Path) -> None:
+        spec = JobSpec.from_text(job)
+        self.job = spec.digest
+        self.plan = decode_plan(plan)
+        self.charter, self.identity = open_aggregator(home)
+        self.silos = self.charter.silos
+        self.nonce = os.urandom(32)
+        self.run = transcript.run_id(self.job, self.charter.digest, self.nonce)
+        self.k = 0
+        self.chain = transcript.initial_chain(self.run, blocks.state_digest(blocks.initial_state(self.plan)))
+        self.before = self.chain
+        self.results: list[Result] = []
+        self.book = Book(game, self.run.hex())
+        self._folder = home / "jobs" / f"evil-{self.run.hex()[:12]}"
+        self._timeouts = Timeouts(phase_s=spec.timeouts["phase"], step_s=spec.timeouts["step"])
+
+    # what an honest server has, too
+
+    def attempt(self, number: int, *, k: int | None = None, chain: bytes | None = None) -> Attempt:
+        context = Context(
+            charter=self.charter,
+            plan=self.plan,
+            run=self.run,
+            k=self.k if k is None else k,
+            attempt=number,
+            chain=self.chain if chain is None else chain,
+        )
+        store = UploadStore(self._folder / str(number), context.k)
+        return Attempt(context, self.identity, store, self._timeouts, Attendance())
+
+    def offer(self, attempt: Attempt, *, results: Iterable[Result] | None = None, **lies: bytes) -> Message:
+        """The open request. ``results`` and ``lies`` (fields of ``Open``) instead of the truth."""
+        told = list(self.results if results is None else results)
+        truth = Open(
+            job=self.job,
+            plan=self.plan.digest,
+            charter=self.charter.digest,
+            nonce=self.nonce,
+            chain=attempt.context.chain,
+            results=tuple(result for result, _ in told),
+        )
+        arrays = tuple(words for _, sums in told for words in sums)
+        return Message("open", attempt.request("open", bytes(replace(truth, **lies))).body, arrays)
+
+    def close(self, opened: Opened) -> None:
+        """The step's result becomes the run's."""
+        result = StepResult(
+            step=self.k,
+            t3=opened.t3,
+            released=True,
+            slots=opened.slots,
+            sums=tuple((lane, words_digest(words)) for lane, words in opened.sums.items()),
+        )
+        self.results.append((result, tuple(opened.sums.values())))
+        self.before = self.chain
+        self.chain = transcript.next_chain(self.chain, result.t3, result.digest, released=True)
+        self.k += 1
+
+    def honest_step(self, number: int = 0) -> Play:
+        attempt = self.attempt(number)
+        relay = Relay(self, attempt, dict.fromkeys(self.silos, self.offer(attempt)))
+        yield from relay.finish()
+
+    def until_training(self) -> Play:
+        """The steps before the first that opens a model, honestly."""
+        while self.plan.steps[self.k].task != "train":
+            yield from self.honest_step()
+
+    # what it asks and what it is told
+
+    def ask(self, exchange: Exchange) -> Talk:
+        """One exchange; everything of it goes into the book."""
+        replies = yield exchange
+        for silo, request in exchange.requests.items():
+            reply = replies.get(silo)
+            if reply is None:
+                self.book.entries.append(Entry(silo, request.body, "", b""))
+            else:
+                arrays = tuple(words.tobytes() for words in reply.arrays)
+                self.book.entries.append(Entry(silo, request.body, reply.phase, reply.body, arrays))
+        return dict(replies)
+
+    def trick(
+        self, text: str, attempt: Attempt, phase: str, requests: Mapping[str, Message], expected: Mapping[str, str]
+    ) -> Talk:
+        """Ask, and note who refused with what. ``expected``: who must refuse with which code; the others answer."""
+        context = attempt.context
+        timeout = self._timeouts.phase_s
+        exchange = Exchange(phase, context.k, context.step.name, requests, timeout, len(requests))
+        replies = yield from self.ask(exchange)
+        due = {silo: expected.get(silo, ANSWERED) for silo in requests}
+        got = {silo: self.code(silo, replies.get(silo)) for silo in requests}
+        self.book.tricks.append(Trick(text, context.k, context.attempt, phase, due, got))
+        return {silo: reply for silo, reply in replies.items() if reply.phase != DECLINE}
+
+    def code(self, silo: str, reply: Message | None) -> str:
+        """What a silo did: the code of its refusal, whose signature is checked and must be its own."""
+        if reply is None:
+            return ABSENT
+        if reply.phase != DECLINE:
+            return ANSWERED
+        refused = Decline.open(reply.body, lambda m: self.charter.member(m.silo).agent)
+        return refused.code if refused.silo == silo else f"a refusal of {refused.silo}"
+
+
+class Relay:
+    """The project's own attempt, carried by the evil server. ``next``: the exchange that it is about to make."""
+
+    def __init__(self, server: EvilServer, attempt: Attempt, offers: Mapping[str, Message]) -> None:
+        self._server = server
+        self._talk = attempt.run(offers, len(offers))
+        self.next: Exchange | None = next(self._talk)
+        self.opened: Opened | None = None
+
+    def feed(self, replies: Mapping[str, Message]) -> None:
+        try:
+            self.next = self._talk.send(replies)
+        except StopIteration as done:
+            self.next, self.opened = None, done.value
+
+    def until(self, phase: str | None) -> Play:
+        """Play honestly, up to and without this phase."""
+        while self.next is not None and self.next.phase != phase:
+            self.feed((yield from self._server.ask(self.next)))
+
+    def finish(self) -> Play:
+        yield from self.until(None)
+        assert self.opened is not None
+        self._server.close(self.opened)
