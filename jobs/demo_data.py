@@ -36,7 +36,9 @@ def make(silos: int, seed: int, newcomers: int = 2) -> dict[str, dict[str, np.nd
     images, labels = load_digits(return_X_y=True)
     pictures = (images.reshape(-1, 8, 8) / 16.0 - CENTRE).astype(np.float32)
     deal_rng, split_rng = (np.random.default_rng([seed, purpose]) for purpose in (1, 2))
-    for _ in range(_REDRAWS):
+    # A hand of k rows keeps at most (1 − TEST_SHARE) of them for training, give or take a row a class.
+    possible = len(names) * MIN_TRAIN_ROWS <= len(labels)
+    for _ in range(_REDRAWS if possible else 0):
         hands = _deal(labels, len(names), deal_rng)
         if all(_suffices(labels[hand]) for hand in hands):
             break

@@ -475,7 +475,7 @@ def _seen(facts: Facts, silo: str) -> dict[str, Any]:
     visible = [lane.name for lane in held if lane.name in shown]
     hidden = [lane.name for lane in held if lane.hidden]
     sizes = [
-        sum(4 * facts.plan.words_of(facts.plan.steps[r["k"]], lane) for lane in _uploads(facts, r, silo))
+        sum(4 * facts.plan.wire_words_of(facts.plan.steps[r["k"]], lane) for lane in _uploads(facts, r, silo))
         for r in present
     ]
     absent = f"away: {', '.join(lost)}" if lost else "never away"

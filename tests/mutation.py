@@ -184,7 +184,7 @@ class Copy:
         whole = place.read_bytes()
         place.write_bytes(mutant.removed(whole))
         try:
-            first = [test for test in first_tests(mutant.path) if (ROOT / test).exists()]
+            first = [test for test in first_tests(mutant.path) if (self.folder / test).exists()]
             killer = (self.run(first, timeout) if first else "") or self.run(ROOMS[room(mutant.path)], timeout)
         finally:
             place.write_bytes(whole)

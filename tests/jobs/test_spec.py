@@ -88,7 +88,7 @@ def test_missing_files_name_the_catalogue(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"silos": 6}, {"silos": 9}, {"silos": 0}, {"silos": 4000}, {"rounds": 0}, {"seed": -1}, {"job": "nothing"}],
+    [{"silos": 6}, {"silos": 9}, {"silos": 0}, {"silos": 900}, {"rounds": 0}, {"seed": -1}, {"job": "nothing"}],
 )
 def test_a_refused_demonstration_leaves_nothing_behind(tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(SpecError):
