@@ -90,6 +90,23 @@ def parameter(default: Any = MISSING, *, least: float, most: float) -> Any:
     return field(default=default, metadata={"least": least, "most": most})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingParams:
+    """What every method that trains networks by rounds takes. ``ring_bits``: 32, or 24 (three bytes a parameter)."""
+
+    features: int = parameter(least=1, most=2**16)
+    classes: int = parameter(least=2, most=2**16)
+    hidden: int = parameter(16, least=1, most=2**14)
+    rounds: int = parameter(12, least=1, most=10_000)
+    local_steps: int = parameter(20, least=1, most=10_000)
+    batch: int = parameter(16, least=1, most=2**16)
+    learning_rate: float = parameter(0.05, least=1e-6, most=10.0)
+    momentum: float = parameter(0.9, least=0.0, most=0.999)
+    clip: float = parameter(4.0, least=1e-3, most=1e3)
+    ring_bits: int = parameter(32, least=24, most=32)
+    seed: int = parameter(7, least=0, most=2**63 - 1)
+
+
 def parse(kind: type[P], raw: Mapping[str, object], path: str = "params") -> P:
     """A parameter dataclass from a flat table. Raises SpecError for unknown, missing, mistyped or out-of-bound ones."""
     known = {spec.name: spec for spec in fields(kind)}  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -17,30 +16,15 @@ from silo_agent.methods import (
     ROWS_BOUND,
     Limits,
     Published,
+    TrainingParams,
     batch,
     fits,
     known_mode,
     mean_rows,
-    parameter,
     parse,
     weight,
 )
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Params:
-    features: int = parameter(least=1, most=2**16)
-    classes: int = parameter(least=2, most=2**16)
-    hidden: int = parameter(16, least=1, most=2**14)
-    rounds: int = parameter(12, least=1, most=10_000)
-    local_steps: int = parameter(20, least=1, most=10_000)
-    batch: int = parameter(16, least=1, most=2**16)
-    learning_rate: float = parameter(0.05, least=1e-6, most=10.0)
-    momentum: float = parameter(0.9, least=0.0, most=0.999)
-    clip: float = parameter(4.0, least=1e-3, most=1e3)
-    ring_bits: int = parameter(32, least=24, most=32)
-    seed: int = parameter(7, least=0, most=2**63 - 1)
 
 
 class FedAvg:
@@ -49,12 +33,12 @@ class FedAvg:
     name: ClassVar[str] = "fedavg"
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
-        self.params = parse(Params, params)
+        self.params = parse(TrainingParams, params)
         self.silo = silo
 
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
-        p = parse(Params, params)
+        p = parse(TrainingParams, params)
         lane = Lane(name="everyone", scope=Scope.ALL, floor=limits.lane_floor, grid=GRID)
         widths = experts.half_widths(p.features, p.hidden)
         blocks = tuple(

@@ -28,6 +28,7 @@ from silo_agent.methods import (
     ROWS_BOUND,
     Limits,
     Published,
+    TrainingParams,
     batch,
     fits,
     known_mode,
@@ -43,20 +44,10 @@ HOLDERS = "holders-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Params:
-    features: int = parameter(least=1, most=2**16)
-    classes: int = parameter(least=2, most=2**16)
+class Params(TrainingParams):
     experts: int = parameter(4, least=1, most=64)
     visible: int = parameter(2, least=0, most=64)
-    hidden: int = parameter(16, least=1, most=2**14)
     rounds: int = parameter(4, least=1, most=10_000)
-    local_steps: int = parameter(20, least=1, most=10_000)
-    batch: int = parameter(16, least=1, most=2**16)
-    learning_rate: float = parameter(0.05, least=1e-6, most=10.0)
-    momentum: float = parameter(0.9, least=0.0, most=0.999)
-    clip: float = parameter(4.0, least=1e-3, most=1e3)
-    ring_bits: int = parameter(32, least=24, most=32)
-    seed: int = parameter(7, least=0, most=2**63 - 1)
 
 
 class FedAvgLanes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+import tracemalloc
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -116,7 +117,8 @@ def machine() -> dict[str, str | int]:
 
 
 def peak_extra(work: Callable[[], object]) -> int | None:
-    """Bytes by which the resident set grew at most during ``work``; None where the kernel can't say."""
+    """Bytes beyond those held before that ``work`` needed at once: what Python and numpy asked for, or by how much the
+    resident set grew if that is more (it is less where freed memory is used again). None where the kernel can't say."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
     def field(name: str) -> int:
@@ -127,5 +129,10 @@ def peak_extra(work: Callable[[], object]) -> int | None:
         before = field("VmRSS")
     except (OSError, StopIteration):
         return None
-    work()
-    return max(0, field("VmHWM") - before)
+    tracemalloc.start()
+    try:
+        work()
+        asked = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    return max(asked, field("VmHWM") - before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from tests.benchmarks.targets import ABOUT
@@ -177,12 +178,15 @@ def peers(found: dict[str, Any] | None) -> str:
             parts = [figures.get(key) for key in ("silo_ms", "add_ms", "recover_ms", "unmask_ms", "server_ms")]
             rows.append((n, name, *parts, size, figures.get("error")))
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    about = (
+        f"{millions(found['size'])} values, no drop-out, the same vector, in turn with ours; each side's processor "
+        f"time, all threads together ({versions}). Flower's masks have 28 to 32 bits of entropy, ours 128; under CKKS "
+        "as NVFlare sets it up every silo holds the key that decrypts all others. Error: the mean's, relative to "
+        "float64, with Flower's default clipping range and a clip of ours that just holds the vector. Server: n "
+        "additions, n secrets, n streams. Fed-BioMed is not measured."
+    )
     return (
-        f"## Peers\n\n{millions(found['size'])} values, no drop-out, the same vector, in turn with ours; each side's "
-        f"processor time, all threads together\n({versions}). Flower's masks have 28 to 32 bits of entropy, ours 128; "
-        "under CKKS as NVFlare sets it up every silo\nholds the key that decrypts all others. Error: the mean's, "
-        "relative to float64, with Flower's default clipping\nrange and a clip of ours that just holds the vector. "
-        "Server: n additions, n secrets, n streams. Fed-BioMed is not\nmeasured.\n\n"
+        f"## Peers\n\n{fill(about, 118, break_on_hyphens=False)}\n\n"
         + grid(
             ["n", "", "silo", "server: add one", "recover", "unmask", "total", "bytes a value", "error"],
             rows,

@@ -58,7 +58,7 @@ def targets(rows: list[Row], peers: dict[str, Any] | None) -> dict[str, Target |
     long = [row for row in sums if row["d"] >= 10_000_000]
     many = [row for row in long if row["n"] >= 16]
     hundred = [row for row in sums if row["n"] == 100 and row["d"] == 1000]
-    one_class = [row for row in rows if row["kind"] == "setup" and row["classes"] == 1]
+    one_class = [row for row in rows if row["kind"] == "setup" and row["classes"] == 1] + hundred
     classes = [row for row in rows if row["kind"] == "setup" and row["classes"] > 1]
     dense, lanes = (next(row for row in rows if row["kind"] == kind) for kind in ("dense", "lanes"))
     speed, copy = pick(long, "quantise_gb_s", min), pick(long, "quantise_copyto_ratio", min)
