@@ -41,16 +41,16 @@ class Shown:
                 self.say(f"step {number + 1:>3}  {step:<12} {len(silos)} silos")
             return
         if self._live is None:
-            self._live = Live(console=self._console, refresh_per_second=8, transient=True)
+            self._live = Live(get_renderable=self._lines, console=self._console, refresh_per_second=8, transient=True)
             self._live.start()
         for silo in silos:
             self._silos[silo] = (phase, now)
         for silo in set(self._silos) - set(silos):
             self._silos[silo] = ("away" if phase == "open" else self._silos[silo][0], self._silos[silo][1])
         self._line = f"step {number + 1}  {step}"
-        self._live.update(self._lines(now))
 
-    def _lines(self, now: float) -> Table:
+    def _lines(self) -> Table:
+        now = time.monotonic()
         table = Table.grid(padding=(0, 2))
         table.add_row(Text(self._line, style="bold"), "", "")
         for silo, (phase, since) in sorted(self._silos.items()):
