@@ -23,9 +23,12 @@ from crypto.cohort import Cohort, Context, Dealt, Survivors, commitment, mask_ke
 from crypto.errors import (
     BadShare,
     BothShares,
+    CohortDifference,
     DuplicateKey,
+    LaneBelowFloor,
     LayoutMismatch,
     Malformed,
+    RoundRefused,
     SurvivorInvalid,
     TranscriptMismatch,
 )
@@ -69,8 +72,9 @@ class SiloSession(Session):
         self.masked: dict[str, np.ndarray] = {}
         self.slots: dict[str, int] = {}
         self._spent = False
-        #: Lanes this silo released, and who contributed to each lane as the manifests say.
+        #: Lanes this silo released, those it withheld and why, and who contributed to each as the manifests say.
         self.released: tuple[str, ...] = ()
+        self.withheld: dict[str, RoundRefused] = {}
         self.contributors: dict[str, frozenset[str]] = {}
 
     # M0
@@ -283,7 +287,9 @@ class SiloSession(Session):
             self.slots = dict(zip(names, (int(value) for value in total), strict=True))
             lanes = context.plan.lanes_of(context.step)
             self.contributors = {lane.name: self._contributors(lane) for lane in lanes}
-            self.released = tuple(lane.name for lane in lanes if self._may_open(lane, floors, previous))
+            refused = {lane.name: self._check_lane(lane, floors, previous) for lane in lanes}
+            self.withheld = {lane: why for lane, why in refused.items() if why is not None}
+            self.released = tuple(lane for lane, why in refused.items() if why is None)
             signed = self._shares((), self.released)
         self.wipe()
         return signed
@@ -294,23 +300,37 @@ class SiloSession(Session):
         here = self._dealt.cohort.holders(lane.name, self._survivors.signed)
         return frozenset(silo for silo in here if self._packs[silo].contributes[place])
 
-    def _may_open(self, lane: Lane, floors: Mapping[str, int], previous: Mapping[str, Openings | None]) -> bool:
+    def _check_lane(
+        self, lane: Lane, floors: Mapping[str, int], previous: Mapping[str, Openings | None]
+    ) -> RoundRefused | None:
+        """Why this silo withholds its shares of a lane, or nothing."""
+        try:
+            self._check_floor(lane, floors.get(lane.name, 0))
+            if lane.guard_moves:
+                self._check_moves(lane, previous.get(lane.name, ()))
+        except RoundRefused as refused:
+            return refused
+        return None
+
+    def _check_floor(self, lane: Lane, own: int) -> None:
+        """At least the strictest floor contributes, by the opened slot and by the manifests."""
         charter = self.context.charter
-        floor = max(lane.floor, charter.honest + charter.colluders, floors.get(lane.name, 0))
+        floor = max(lane.floor, charter.honest + charter.colluders, own)
         if lane.scope is not Scope.ALL:
             floor = max(floor, charter.lane_floor)
-        counted, named = self.slots[lane.contributors_slot], len(self.contributors[lane.name])
-        if min(counted, named) < floor:
-            return False
-        if not lane.guard_moves:
-            return True
-        if counted != named:
-            return False
-        openings = previous.get(lane.name, ())
+        if min(self.slots[lane.contributors_slot], len(self.contributors[lane.name])) < floor:
+            raise LaneBelowFloor(lane.name)
+
+    def _check_moves(self, lane: Lane, openings: Openings | None) -> None:
+        """Who joined or left since each earlier opening are none or at least m + c."""
+        now = self.contributors[lane.name]
         if openings is None:
-            return False
-        moves = [len(before ^ self.contributors[lane.name]) for before in openings]
-        return all(moved == 0 or moved >= charter.honest + charter.colluders for moved in moves)
+            raise CohortDifference(f"Lane {lane.name!r} may have opened without us: its moves can't be counted.")
+        if self.slots[lane.contributors_slot] != len(now):
+            raise CohortDifference(f"Slot and manifests of lane {lane.name!r} count different contributors.")
+        least = self.context.charter.honest + self.context.charter.colluders
+        if any(0 < len(before ^ now) < least for before in openings):
+            raise CohortDifference(f"Too few silos joined or left lane {lane.name!r} since it opened.")
 
     def _shares(self, masks: tuple[tuple[str, bytes], ...], lanes: Sequence[str]) -> bytes:
         """Sign shares out. A party's two kinds of share never leave in one session, whatever asked for them."""

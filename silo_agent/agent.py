@@ -276,6 +276,9 @@ class Agent:
         shares = session.release_lanes(
             unpack_blobs(request.payload), floors=self.site.policy.floors, previous=self._openings
         )
+        for lane, refused in session.withheld.items():
+            log.warning("lane %s stays shut for us: [%s] %s", lane, refused.code, refused)
+            metrics.refused(refused.code)
         return Message("unmask-lanes", shares)
 
     def _close(self, request: Request, message: Message) -> Message:

@@ -429,11 +429,17 @@ def lanes_released(evil):
     return {silo: evil.sessions[silo].released for silo in evil.lane_shares}
 
 
+def withheld(evil):
+    """(lane, code) of every lane that some silo withheld: each silo gives the reason by name."""
+    return {(lane, why.code) for session in evil.sessions.values() for lane, why in session.withheld.items()}
+
+
 @pytest.mark.parametrize("held", [0, 1, 2])
 def test_a13_a_hidden_lane_of_few_holders_stays_shut(play, held):
     """Every non-holder would be willing; the rule is the same code at every silo, so nobody sends a share."""
     evil = play(weights=holding(FED.silos, quiet=held)).until("unmask_lanes")
     assert set(lanes_released(evil).values()) == {("trunk", "open")} and len(evil.lane_shares) == 5
+    assert withheld(evil) == {("quiet", "LANE_BELOW_FLOOR")}
     evil.assert_shut("quiet")
 
 
@@ -584,6 +590,7 @@ def test_a14_who_joined_and_left_are_none_or_many(play, previous, opens):
     evil = play(plan=small_plan(guard_moves=True)).until("unmask_lanes", previous=previous)
     want = ("trunk", "quiet", "open") if opens else ("trunk", "open")
     assert set(lanes_released(evil).values()) == {want}
+    assert withheld(evil) == (set() if opens else {("quiet", "COHORT_DIFFERENCE")})
     if not opens:
         evil.assert_shut("quiet")
 
