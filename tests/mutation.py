@@ -1,8 +1,7 @@
 """Is every check tested? Removes them one at a time and runs the tests: each removal must make a test fail.
 
-A check is a ``raise`` in crypto/ or in the silo's policy and journal, or a ``return False`` by which a silo keeps a
-lane shut. Each is replaced by ``pass`` in a copy of the tree, never in the tree itself; first the tests of its module
-run, then, if none has failed, the other tests of its room.
+A check is a ``raise`` in crypto/ or in the silo's policy and journal. Each is replaced by ``pass`` in a copy of the
+tree, never in the tree itself; first the tests of its module run, then, if none has failed, all tests of its room.
 
     python -m tests.mutation [--only TEXT] [--workers N] [--timeout SECONDS]
 
@@ -47,8 +46,6 @@ FIRST = {
     "crypto/server_session.py": ["tests/crypto/test_session.py", "tests/crypto/test_games.py"],
     "crypto/silo_session.py": ["tests/crypto/test_games.py", "tests/crypto/test_session.py"],
 }
-#: Where a ``return False`` is a check, too.
-KEEPS_SHUT = "crypto/silo_session.py"
 
 INTRO = """# Which test notices a missing check
 
@@ -99,8 +96,7 @@ def checks(path: str) -> Iterator[Mutant]:
         offsets.append(offsets[-1] + len(line))
 
     def walk(node: ast.AST, function: str, guard: str) -> Iterator[Mutant]:
-        shut = path == KEEPS_SHUT and isinstance(node, ast.Return) and ast.unparse(node) == "return False"
-        if isinstance(node, ast.Raise) or (shut and guard):
+        if isinstance(node, ast.Raise):
             yield Mutant(
                 path,
                 node.lineno,
@@ -127,11 +123,9 @@ def checks(path: str) -> Iterator[Mutant]:
     yield from walk(ast.parse(data), "", "")
 
 
-def says(node: ast.stmt) -> str:
-    """The name of the error, or what stands in its place."""
-    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-        return ast.unparse(node.exc.func)
-    return ast.unparse(node)
+def says(node: ast.Raise) -> str:
+    """The name of the error; "raise" where it passes on what it caught."""
+    return ast.unparse(node.exc.func) if isinstance(node.exc, ast.Call) else ast.unparse(node)
 
 
 # --- running -----------------------------------------------------------------------------------------------------
