@@ -141,6 +141,18 @@ class Charter:
                 remedy="Pin the charter of the consortium's next epoch.",
             )
 
+    def check_succeeds(self, old: Charter) -> None:
+        """Raise SpecError unless this is the next epoch of the same federation: one that names ``old`` as its own.
+
+        An operator accepts a new epoch; nobody goes back to an older one, or on to another federation's.
+        """
+        if self.federation != old.federation:
+            raise SpecError("charter.federation", got=self.federation, want=old.federation)
+        if self.epoch != old.epoch + 1:
+            raise SpecError("charter.epoch", got=self.epoch, want=f"{old.epoch + 1}, the next after the pinned one")
+        if self.previous != old.digest:
+            raise SpecError("charter.previous", got=self.previous.hex(), want=f"{old.digest.hex()}, the pinned charter")
+
     def __bytes__(self) -> bytes:
         out = Writer().u8(VERSION).text(self.federation).u32(self.epoch).fixed(self.previous, DIGEST_BYTES)
         out.each(self.members, lambda w, member: member.write(w)).fixed(self.aggregator.raw, KEY_BYTES)

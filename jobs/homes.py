@@ -100,7 +100,14 @@ def make_charter(
 
 
 def pin(home: Path, charter: SignedCharter, consortium: PublicIdentity) -> None:
-    """Put the charter and the consortium's public key into a home."""
+    """Put the charter and the consortium's public key into a home.
+
+    A home that has a charter takes only the next epoch of it, signed by the same consortium: SpecError, BadSignature.
+    """
+    if (home / "charter.bin").exists():
+        old = read_charter(home)
+        pinned = PublicIdentity((home / "consortium.pub").read_bytes())
+        SignedCharter.open(bytes(charter), pinned).check_succeeds(old)
     (home / "consortium.pub").write_bytes(consortium.raw)
     (home / "charter.bin").write_bytes(bytes(charter))
 

@@ -193,3 +193,25 @@ def test_members_round_trip():
     out = Writer()
     member.write(out)
     assert len(bytes(out)) == 4 + 5 + 64
+
+
+NEXT = {"epoch": CHARTER.epoch + 1, "previous": CHARTER.digest}
+
+
+def test_the_next_epoch_names_its_predecessor():
+    replace(CHARTER, **NEXT).check_succeeds(CHARTER)
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"federation": "another"}, "charter.federation"),
+        ({"epoch": CHARTER.epoch}, "charter.epoch"),
+        ({"epoch": CHARTER.epoch + 2}, "charter.epoch"),
+        ({"previous": bytes(32)}, "charter.previous"),
+    ],
+)
+def test_an_older_a_skipped_or_a_foreign_epoch_is_refused(change, path):
+    with pytest.raises(SpecError) as refused:
+        replace(CHARTER, **NEXT | change).check_succeeds(CHARTER)
+    assert refused.value.path == path
