@@ -7,6 +7,7 @@ half loads no torch and no method: the plan comes with the job, and every silo r
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Generator
 from importlib import metadata
@@ -23,6 +24,8 @@ from jobs.spec import JobSpec, decode_plan
 from silo_agent.agent import Agent, Refusing
 from silo_agent.data import commitment, resolve
 from silo_agent.methods import method
+
+log = logging.getLogger("consilium.aggregator")
 
 #: What a follower of the run reads: one JSON object per exchange, in the run's folder.
 EVENTS = "events.jsonl"
@@ -122,5 +125,8 @@ class Events:
                 "name": exchange.step_name,
                 "silos": sorted(exchange.requests),
             }
-        with self._path.open("a") as out:
-            out.write(json.dumps(event) + "\n")
+        try:
+            with self._path.open("a") as out:
+                out.write(json.dumps(event) + "\n")
+        except OSError as failed:
+            log.warning("an event of the run could not be written: %s", failed.strerror)

@@ -20,6 +20,7 @@ from crypto.evidence import StepEvidence
 from crypto.messages import DECLINE, Closing, Decline, Message, Request, StepResult
 from jobs.homes import Federation, open_aggregator, read_charter
 from jobs.local import InProcess, run_job
+from jobs.run import Events
 from jobs.spec import JobSpec
 from jobs.summary import RunRecord, scores, secure_aggregation
 from silo_agent.agent import Agent
@@ -385,3 +386,9 @@ def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exac
             sums[lane] = total & np.uint32(0xFFFFFF)
         state = blocks.apply(plan, step, state, sums, closed["slots"])
         assert blocks.state_digest(state).hex() == closed["state_digest"]
+
+
+def test_events_that_can_not_be_written_do_not_stop_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    events = Events(tmp_path / "no such folder" / "events.jsonl")
+    events(None, "finished")
+    assert "could not be written" in caplog.text
