@@ -22,17 +22,20 @@ one ledger. A process killed in the middle of a write leaves bytes without a new
 the next writer cuts them off and says so in a ``recovered`` record.
 
 **Records** (``SCHEMA``): closed kinds with required and optional keys; anything else is refused at append and at
-verify. Every record but ``recovered`` names its ``run``. Digests are hex; ``slots``, ``phase_ms`` and sizes are whole
+verify. Records of a run name it first: ``run``. Digests are hex; ``slots``, ``phase_ms`` and sizes are whole
 numbers.
 
 ======================  ==============================================================================================
+charter                 epoch · charter_digest · charter (hex of the signed bytes); before the first run under it
 run-started             job (spec text) · job_digest · plan (base64) · plan_digest · charter_digest · state_digest ·
-                        method · model_name · silos · threshold · protocol · [predictor · federation · attempt ·
-                        parent · versions]; ``predictor`` as made by ``state.stage_predictor``
+                        method · model_name · silos · threshold · protocol · [nonce · code_digest · purpose ·
+                        predictor · federation · attempt · parent · versions]; ``predictor`` as made by
+                        ``state.stage_predictor``; ``nonce`` makes the run's whole id
+approval                k · silo · digest · approval (hex of the data owner's signed bytes), when first shown
 run-resumed             k · state_digest
 step-opened             k · name · invited · [attempt]
 silo-lost               k · name · silo · phase
-refusal                 k · name · silo · phase · code
+refusal                 k · name · silo · phase · code · [decline (hex of the silo's signed bytes)]
 step-void               k · name · reason · phase · missing · [invited · lost · refusals]; weights stay
 step-closed             k · name · transcript · invited · survivors · lost · refusals · lanes_open · lanes_shut ·
                         slots · state_digest · upload_digests · upload_bytes · phase_ms · data_commitments ·
@@ -40,7 +43,7 @@ step-closed             k · name · transcript · invited · survivors · lost 
 run-finished            state_digest · chain · countersignatures · weights_sha256 · checkpoint · [ledger_head]
 run-failed              code · phase · missing · [k · detail]
 model-published         model_name · version · alias · weights_sha256 · [by]
-withdrawal              silo · reason · [models]
+withdrawal              silo · reason · epoch · charter_digest · models · remedies: nobody's run, so no ``run``
 recovered               bytes · sha256
 ======================  ==============================================================================================
 """
@@ -93,8 +96,10 @@ class Verifier(Protocol):
 
 
 class Kind(StrEnum):
+    CHARTER = "charter"
     RUN_STARTED = "run-started"
     RUN_RESUMED = "run-resumed"
+    APPROVAL = "approval"
     STEP_OPENED = "step-opened"
     SILO_LOST = "silo-lost"
     REFUSAL = "refusal"
@@ -134,17 +139,20 @@ _STEP = _keys(run=_text, k=_count, name=_text)
 
 #: kind → (required keys, optional keys), each with its shape.
 SCHEMA: dict[Kind, tuple[dict[str, Shape], dict[str, Shape]]] = {
+    Kind.CHARTER: (_keys(epoch=_count, charter_digest=_hex, charter=_hex), {}),
     Kind.RUN_STARTED: (
         _keys(
             run=_text, job=_text, job_digest=_hex, plan=_text, plan_digest=_hex, charter_digest=_hex, state_digest=_hex
         )
         | _keys(method=_text, model_name=_text, silos=_texts, threshold=_count, protocol=_text),
-        _keys(predictor=_table, federation=_text, attempt=_count, parent=_hex, versions=_map(_text)),
+        _keys(predictor=_table, federation=_text, attempt=_count, parent=_hex, versions=_map(_text))
+        | _keys(nonce=_hex, code_digest=_hex, purpose=_text),
     ),
     Kind.RUN_RESUMED: (_keys(run=_text, k=_count, state_digest=_hex), {}),
+    Kind.APPROVAL: (_keys(run=_text, k=_count, silo=_text, digest=_hex, approval=_hex), {}),
     Kind.STEP_OPENED: (_STEP | _keys(invited=_texts), _keys(attempt=_count)),
     Kind.SILO_LOST: (_STEP | _keys(silo=_text, phase=_text), {}),
-    Kind.REFUSAL: (_STEP | _keys(silo=_text, phase=_text, code=_text), {}),
+    Kind.REFUSAL: (_STEP | _keys(silo=_text, phase=_text, code=_text), _keys(decline=_hex)),
     Kind.STEP_VOID: (
         _STEP | _keys(reason=_text, phase=_text, missing=_texts),
         _keys(invited=_texts, lost=_map(_text), refusals=_map(_text)),
@@ -173,7 +181,10 @@ SCHEMA: dict[Kind, tuple[dict[str, Shape], dict[str, Shape]]] = {
         _keys(run=_text, model_name=_text, version=_text, alias=_text, weights_sha256=_hex),
         _keys(by=_text),
     ),
-    Kind.WITHDRAWAL: (_keys(run=_text, silo=_text, reason=_text), _keys(models=_texts)),
+    Kind.WITHDRAWAL: (
+        _keys(silo=_text, reason=_text, epoch=_count, charter_digest=_hex, models=_texts, remedies=_map(_texts)),
+        {},
+    ),
     Kind.RECOVERED: (_keys(bytes=_count, sha256=_hex), {}),
 }
 

@@ -15,12 +15,14 @@ from typing import TypeVar
 import numpy as np
 
 from aggregator.state import UploadStore
+from crypto.approval import check_shown
 from crypto.cohort import Context
 from crypto.errors import FederationError, LayoutMismatch, Malformed, NoSpace, RoundLost
 from crypto.keys import Identity
 from crypto.messages import (
     ARRAY_WORDS,
     DECLINE,
+    Advert,
     Decline,
     Message,
     Request,
@@ -69,6 +71,8 @@ class Attendance:
     invited: tuple[str, ...] = ()
     lost: dict[str, str] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
+    declines: dict[str, bytes] = field(default_factory=dict)  # the refusals that silos signed
+    approvals: dict[str, bytes] = field(default_factory=dict)
     blamed: dict[str, set[str]] = field(default_factory=dict)
     phase_ms: dict[str, int] = field(default_factory=dict)
     upload_bytes: int = 0
@@ -89,7 +93,10 @@ class Opened:
 
 
 class Attempt:
-    """One session with the silos. ``spent`` turns true before the first request that lets shares leave."""
+    """One session with the silos. ``spent`` turns true before the first request that lets shares leave.
+
+    ``job``, ``code``: digests that each silo's approval must name.
+    """
 
     def __init__(
         self,
@@ -98,6 +105,9 @@ class Attempt:
         store: UploadStore,
         timeouts: Timeouts,
         attendance: Attendance,
+        *,
+        job: bytes,
+        code: bytes,
     ) -> None:
         self.context = context
         self.session = ServerSession(context)
@@ -106,6 +116,8 @@ class Attempt:
         self._identity = identity
         self._store = store
         self._timeouts = timeouts
+        self._job = job
+        self._code = code
         self._out: set[str] = set()
 
     def run(self, offers: Mapping[str, Message], awaited: int) -> Generator[Exchange, Replies, Opened]:
@@ -116,7 +128,7 @@ class Attempt:
         session, step = self.session, self.context.step
         self.attendance.invited = tuple(sorted(offers))
         for silo, reply in (yield from self._ask("open", offers, enough=awaited)).items():
-            self._take(silo, "open", session.advert, silo, reply.body)
+            self._take(silo, "open", self._advert, silo, reply.body)
         adverts = self._fix("open", session.close_adverts)
 
         request = self.request("deal", pack_blobs(adverts))
@@ -208,6 +220,7 @@ class Attempt:
     def _decline(self, silo: str, body: bytes) -> None:
         refused = Decline.open(body, lambda _: self.context.charter.member(silo).agent)
         self.attendance.refusals[silo] = refused.code
+        self.attendance.declines[silo] = body
         if refused.blame:
             self.attendance.blamed.setdefault(refused.blame, set()).add(silo)
 
@@ -235,6 +248,17 @@ class Attempt:
     def _lose(self, silo: str, phase: str) -> None:
         self.attendance.lost.setdefault(silo, phase)
         self._out.add(silo)
+
+    def _advert(self, silo: str, body: bytes) -> None:
+        """An advert counts with the owner's approval that it names, and that covers this run."""
+        signed, approvals = _signed_and_blobs(body)
+        if [owner for owner, _ in approvals] != [silo]:
+            raise Malformed(f"{silo!r} sent approvals of {[owner for owner, _ in approvals]}.")
+        charter = self.context.charter
+        advert = Advert.open(signed, lambda _: charter.member(silo).agent)
+        check_shown(approvals[0][1], advert, charter, job=self._job, plan=self.context.plan.digest, code=self._code)
+        self.session.advert(silo, signed)
+        self.attendance.approvals[silo] = approvals[0][1]
 
     def _deal(self, silo: str, body: bytes) -> None:
         deal, rows = _signed_and_blobs(body)

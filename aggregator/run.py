@@ -24,6 +24,7 @@ from aggregator.ledger import Kind, Ledger
 from aggregator.round import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
 from aggregator.state import UploadStore, drop_sums, keep_sums, prune_checkpoints, save_checkpoint, save_evidence
 from crypto import blocks, transcript
+from crypto.approval import approval_digest
 from crypto.charter import Charter
 from crypto.cohort import Context, words_digest
 from crypto.encoding import Writer
@@ -41,13 +42,19 @@ PROTOCOL = "consilium/1"
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What a run is about. ``job``: the job's text and ``job_digest`` its digest; ``name`` names the model too."""
+    """What a run is about. ``job``: the job's text and ``job_digest`` its digest; ``name`` names the model too.
+
+    ``code``: digest of the software; ``versions``: of what it stands on. ``purpose``: what the job says it is for.
+    """
 
     job: str
     job_digest: bytes
     name: str
     plan: Plan
     timeouts: Timeouts
+    code: bytes
+    purpose: str
+    versions: Mapping[str, str] = field(default_factory=dict)
     keep_uploads: str = "none"
 
 
@@ -79,6 +86,7 @@ class _Chain:
     void: int = 0
     shut: int = 0
     refusals: int = 0
+    shown: set[str] = field(default_factory=set)  # approvals that are on the ledger
     bytes: int = 0
 
 
@@ -148,6 +156,10 @@ class Run:
             "threshold": self.charter.threshold(len(self.charter.members)),
             "protocol": PROTOCOL,
             "federation": self.charter.federation,
+            "nonce": self._nonce.hex(),
+            "code_digest": spec.code.hex(),
+            "purpose": spec.purpose,
+            "versions": dict(spec.versions),
         }
         if self.predictor is not None:
             started["predictor"] = dict(self.predictor)
@@ -186,7 +198,7 @@ class Run:
             )
             attendance = Attendance()
             store = UploadStore(self.folder, at.k, self.spec.keep_uploads)
-            attempt = Attempt(context, self._identity, store, self.spec.timeouts, attendance)
+            attempt = self._attempt(context, store, attendance)
             offers = {silo: self._offer(attempt, silo) for silo in self.charter.silos if silo not in excluded}
             self.ledger.append(
                 Kind.STEP_OPENED,
@@ -212,6 +224,10 @@ class Run:
                 store.retire()
                 return
 
+    def _attempt(self, context: Context, store: UploadStore, attendance: Attendance) -> Attempt:
+        spec = self.spec
+        return Attempt(context, self._identity, store, spec.timeouts, attendance, job=spec.job_digest, code=spec.code)
+
     def _watched(self, attempt: Generator[Exchange, Replies, Opened]) -> Generator[Exchange, Replies, Opened]:
         """Pass exchanges through and tell the watcher of each."""
         replies: Replies | None = None
@@ -233,6 +249,7 @@ class Run:
             job=self.spec.job_digest,
             plan=self.spec.plan.digest,
             charter=self.charter.digest,
+            code=self.spec.code,
             nonce=self._nonce,
             chain=self._at.value,
             results=results,
@@ -246,11 +263,17 @@ class Run:
     def _note(self, step: Step, attendance: Attendance) -> None:
         """Refusals and absences are records too; whoever stayed away is not waited for next time."""
         at = self._at
+        for silo, approval in sorted(attendance.approvals.items()):
+            if (digest := approval_digest(approval).hex()) not in at.shown:
+                shown = {"run": self.name, "k": at.k, "silo": silo, "digest": digest, "approval": approval.hex()}
+                self.ledger.append(Kind.APPROVAL, shown)
+                at.shown.add(digest)
         base = {"run": self.name, "k": at.k, "name": step.name}
         for silo, phase in sorted(attendance.lost.items()):
             if silo in attendance.refusals:
                 code = attendance.refusals[silo]
-                self.ledger.append(Kind.REFUSAL, {**base, "silo": silo, "phase": phase, "code": code})
+                signed = {"decline": attendance.declines[silo].hex()} if silo in attendance.declines else {}
+                self.ledger.append(Kind.REFUSAL, {**base, "silo": silo, "phase": phase, "code": code, **signed})
                 metrics.refused(code)
                 at.refusals += 1
             else:
@@ -300,6 +323,7 @@ class Run:
             "phase_ms": attendance.phase_ms,
             "evidence_sha256": sha256(opened.evidence).hexdigest(),
             "data_commitments": {silo: digest.hex() for silo, digest in opened.data.items()},
+            "approvals": {silo: approval_digest(attendance.approvals[silo]).hex() for silo in opened.survivors},
             "holdings": {silo: list(held) for silo, held in opened.held.items() if held},
         }
         save_evidence(self.folder, at.k, opened.evidence)
@@ -369,7 +393,7 @@ class Run:
             attempt=0,
             chain=at.value,
         )
-        attempt = Attempt(context, self._identity, UploadStore(self.folder, at.k), self.spec.timeouts, Attendance())
+        attempt = self._attempt(context, UploadStore(self.folder, at.k), Attendance())
         requests = {}
         for silo in self.charter.silos:
             results, arrays = self._results_for(silo)

@@ -169,13 +169,14 @@ class LaneBelowFloor(RoundRefused):
 
 
 class NotApproved(RoundRefused):
-    """This silo has not approved the job. ``digest`` names it."""
+    """No approval of the data owner covers this job here. ``digest`` names the job, ``reason`` what is amiss."""
 
     code = "NOT_APPROVED"
 
-    def __init__(self, digest: str, *, remedy: str = "") -> None:
+    def __init__(self, digest: str, *, reason: str = "there is no approval of it", remedy: str = "") -> None:
         self.digest = digest
-        super().__init__(f"Job {digest} is not approved at this silo.", remedy=remedy)
+        self.reason = reason
+        super().__init__(f"Job {digest} is not approved at this silo: {reason}.", remedy=remedy)
 
 
 class EgressDenied(RoundRefused):
@@ -201,9 +202,16 @@ class JournalLost(RoundRefused):
 
 
 class VersionMismatch(RoundRefused):
-    """Another version of protocol or code than ours."""
+    """``site`` has another version of ``what`` than is wanted: both digests are named."""
 
     code = "VERSION_MISMATCH"
+
+    def __init__(self, what: str, *, site: str, have: str, want: str, remedy: str = "") -> None:
+        self.what = what
+        self.site = site
+        self.have = have
+        self.want = want
+        super().__init__(f"{site}: has {what} {have[:16]}, the run wants {want[:16]}.", remedy=remedy)
 
 
 class NonFinite(RoundRefused):

@@ -2,7 +2,7 @@
 
 | phase          | server → silo                              | silo → server                                  |
 |----------------|--------------------------------------------|------------------------------------------------|
-| open           | results since the silo's last, S_k         | Advert (M0), or Decline                        |
+| open           | results since the silo's last, S_k         | Advert (M0), owner's approval; or Decline      |
 | deal           | adverts of U1                              | Deal (M1) and one sealed row per peer          |
 | contribute     | deals of U2, the rows addressed to it      | Header (M2) and the masked slot section        |
 | fetch          | ranges of lanes                            | the words (arrays)                             |
@@ -189,6 +189,7 @@ class Open(Wire):
     job: bytes
     plan: bytes
     charter: bytes
+    code: bytes
     nonce: bytes
     chain: bytes
     results: tuple[StepResult, ...]
@@ -196,21 +197,22 @@ class Open(Wire):
     LABEL: ClassVar[str] = "open"
 
     def write(self, out: Writer) -> None:
-        for value in (self.job, self.plan, self.charter, self.nonce, self.chain):
+        for value in (self.job, self.plan, self.charter, self.code, self.nonce, self.chain):
             _hash(out, value)
         out.each(self.results, lambda w, result: w.blob(bytes(result)))
 
     @classmethod
     def read(cls, src: Reader) -> Self:
-        job, plan, charter, nonce, chain = (_read_hash(src) for _ in range(5))
+        job, plan, charter, code, nonce, chain = (_read_hash(src) for _ in range(6))
         results = tuple(StepResult.from_bytes(blob) for blob in src.each(Reader.blob))
-        return cls(job=job, plan=plan, charter=charter, nonce=nonce, chain=chain, results=results)
+        return cls(job=job, plan=plan, charter=charter, code=code, nonce=nonce, chain=chain, results=results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advert(Wire):
     """M0. Ephemeral keys, a commitment to each self seed, the visible lanes held, and how many releases this silo has
-    ever made. T0 inside it is the silo's own view of run, plan, step and state."""
+    ever made; the commitment of its data and the digest of its owner's approval. T0 inside it is the silo's own view of
+    run, plan, step and state."""
 
     silo: str
     t0: bytes
@@ -220,6 +222,7 @@ class Advert(Wire):
     held: tuple[str, ...]
     releases: int
     data: bytes
+    approval: bytes
     nonce: bytes
     KIND: ClassVar[int] = 4
     LABEL: ClassVar[str] = "advert"
@@ -227,7 +230,7 @@ class Advert(Wire):
     def write(self, out: Writer) -> None:
         _hash(out.text(self.silo), self.t0).fixed(self.channel, KEY_BYTES).fixed(self.mask, KEY_BYTES)
         out.each(self.commitments, _NAMED_HASH).each(self.held, _TEXT).u64(self.releases)
-        _hash(out, self.data).fixed(self.nonce, 16)
+        _hash(_hash(out, self.data), self.approval).fixed(self.nonce, 16)
 
     @classmethod
     def read(cls, src: Reader) -> Self:
@@ -240,6 +243,7 @@ class Advert(Wire):
             held=src.each(Reader.text),
             releases=src.u64(),
             data=_read_hash(src),
+            approval=_read_hash(src),
             nonce=src.fixed(16),
         )
 

@@ -78,10 +78,11 @@ class SiloSession(Session):
         self.contributors: dict[str, frozenset[str]] = {}
 
     # M0
-    def advert(self, *, contributes: Iterable[str], releases: int, data: bytes) -> bytes:
+    def advert(self, *, contributes: Iterable[str], releases: int, data: bytes, approval: bytes) -> bytes:
         """Fresh keys and commitments. ``contributes``: the lanes in which this silo has a weight; those of them with
         visible holdings are announced, the others only the peers learn, inside the encrypted shares.
-        ``releases``: how often this silo has ever released; ``data``: the data set's salted commitment."""
+        ``releases``: how often this silo has ever released; ``data``: the data set's salted commitment;
+        ``approval``: the digest of the data owner's approval."""
         with self.on("advert"):
             lanes = self.context.plan.lanes_of(self.context.step)
             self._contributes = set(contributes)
@@ -102,6 +103,7 @@ class SiloSession(Session):
                 held=held,
                 releases=releases,
                 data=data,
+                approval=approval,
                 nonce=self._entropy(16),
             ).sign(self._identity)
             return self._signed_advert

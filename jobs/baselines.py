@@ -18,6 +18,7 @@ from jobs.homes import Federation
 from jobs.local import run_job
 from jobs.spec import JobSpec
 from jobs.summary import RunRecord, cold_score, per_cent, scores
+from jobs.terms import approve_for_demonstration
 from silo_agent import experts
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, method
@@ -36,6 +37,7 @@ def fedavg_spec(spec: JobSpec, *, hidden: int | None = None) -> JobSpec:
         "name": "fedavg-baseline",
         "method": "fedavg",
         "dataset": spec.dataset,
+        "purpose": f"the baseline of {spec.name}",
         "params": params,
         "timeouts": dict(spec.timeouts),
     }
@@ -71,6 +73,7 @@ def _fedavg(
 ) -> tuple[float, float]:
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
+        approve_for_demonstration(federation.homes.values(), spec)
         outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
         record = RunRecord.read(federation.aggregator, outcome.run)
         published = record.published(federation.aggregator)

@@ -6,14 +6,15 @@ Exit codes are those of the error tree (docs/errors); 130 after Ctrl-C. Heavy im
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from crypto.errors import FederationError
+from jobs.verbs import evidence, lineage, members, owner
+from jobs.verbs.options import Json, emit
 
 app = typer.Typer(
     name="fed",
@@ -26,8 +27,9 @@ silo_app = typer.Typer(no_args_is_help=True, help="At an institution.")
 aggregator_app = typer.Typer(no_args_is_help=True, help="At the aggregator.")
 app.add_typer(silo_app, name="silo")
 app.add_typer(aggregator_app, name="aggregator")
+for verbs in (owner, evidence, lineage, members):
+    verbs.register(app)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Job = Annotated[str, typer.Option("--job", help="A job file, or a name of the catalogue.")]
 Silos = Annotated[int, typer.Option("--silos", help="How many silos: an even number from 8.")]
 Rounds = Annotated[int | None, typer.Option("--rounds", help="Training rounds, instead of the job's.")]
@@ -42,11 +44,6 @@ Port = Annotated[
     int, typer.Option("--metrics-port", help="Port of /metrics, /healthz and /readyz; 0 takes a free one.")
 ]
 Host = Annotated[str, typer.Option("--metrics-host", help="Address they listen on.")]
-
-
-def _emit(value: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(value, sort_keys=False), flush=True)
 
 
 @app.command()
@@ -65,7 +62,7 @@ def up(
     from jobs.up import Options
     from jobs.up import up as run
 
-    view = Shown(json=as_json, on_result=(lambda report: _emit(report, True)) if as_json else None)
+    view = Shown(json=as_json, on_result=(lambda report: emit(report, True)) if as_json else None)
     run(Options(job=job, silos=silos, rounds=rounds, seed=seed, name=name, keep=keep, breaks=breaks), view)
 
 
@@ -84,7 +81,7 @@ def simulate(
     from jobs.up import Options
     from jobs.up import simulate as run
 
-    view = Shown(json=as_json, on_result=(lambda report: _emit(report, True)) if as_json else None)
+    view = Shown(json=as_json, on_result=(lambda report: emit(report, True)) if as_json else None)
     run(Options(job=job, silos=silos, rounds=rounds, seed=seed, name=name, breaks=breaks), view)
 
 
@@ -124,7 +121,7 @@ def egress(
 
     found = manifest(JobSpec.load(job), silos)
     if as_json:
-        _emit(found, True)
+        emit(found, True)
     else:
         print_manifest(found)
 
@@ -145,35 +142,9 @@ def export(
     pinned = read_charter(charter / "aggregator" if (charter / "aggregator").is_dir() else charter)
     write(spec, pinned, out)
     if as_json:
-        _emit({"folder": str(out), "job": spec.digest.hex()}, True)
+        emit({"folder": str(out), "job": spec.digest.hex()}, True)
     else:
         print(f"{out}: job {spec.digest.hex()[:16]}, {len(pinned.silos)} silos")
-
-
-@app.command()
-def verify(
-    evidence: Annotated[Path, typer.Argument(help="A file of a silo's evidence/.", exists=True, dir_okay=False)],
-    charter: Annotated[Path, typer.Option("--charter", help="The federation's charter.bin.", exists=True)],
-    consortium: Annotated[Path, typer.Option("--consortium", help="consortium.pub, its public key.", exists=True)],
-    as_json: Json = False,
-) -> None:
-    """Check that somebody signed two things in one place, and who. Needs the base install only."""
-    from dataclasses import asdict
-
-    from crypto.charter import SignedCharter
-    from crypto.equivocation import verify as check
-    from crypto.errors import EvidenceError
-    from crypto.keys import PublicIdentity
-
-    try:
-        pinned = SignedCharter.open(charter.read_bytes(), PublicIdentity(consortium.read_bytes()))
-    except FederationError as bad:
-        raise EvidenceError(str(charter), expected="a charter that the consortium signed", found=bad.detail) from bad
-    proven = check(evidence.read_bytes(), pinned)
-    if as_json:
-        _emit({"proven": True, "federation": pinned.federation, "epoch": pinned.epoch, **asdict(proven)}, True)
-    else:
-        print(f"proven, under the charter of {pinned.federation!r}, epoch {pinned.epoch}: {proven}")
 
 
 @app.command()
@@ -194,7 +165,7 @@ def jobs(as_json: Json = False) -> None:
 
     found = {name: JobSpec.load(name).method for name in catalogue()}
     if as_json:
-        _emit(found, True)
+        emit(found, True)
     else:
         for name, method in found.items():
             print(f"{name:<24} {method}")
@@ -207,7 +178,7 @@ def main() -> None:
         app()
     except FederationError as error:
         print(f"error [{error.code}]: {error}", file=sys.stderr)
-        _emit({"error": error.code, "detail": error.detail, "remedy": error.remedy}, as_json)
+        emit({"error": error.code, "detail": error.detail, "remedy": error.remedy}, as_json)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
+from aggregator.ledger import sync_folder, write_synced
 from crypto.charter import Charter, Member, SignedCharter
 from crypto.errors import SpecError
 from crypto.keys import Identity, PublicIdentity
+from jobs import software
 from silo_agent.agent import Site
+from silo_agent.approvals import Approvals
+from silo_agent.catalogue import Catalogue
 from silo_agent.journal import Journal
 from silo_agent.policy import Policy
 
@@ -100,16 +105,43 @@ def make_charter(
 
 
 def pin(home: Path, charter: SignedCharter, consortium: PublicIdentity) -> None:
-    """Put the charter and the consortium's public key into a home.
+    """Put the charter and the consortium's public key into a home; every epoch stays in ``charters/``.
 
     A home that has a charter takes only the next epoch of it, signed by the same consortium: SpecError, BadSignature.
     """
     if (home / "charter.bin").exists():
-        old = read_charter(home)
-        pinned = PublicIdentity((home / "consortium.pub").read_bytes())
+        old, pinned = read_charter(home), PublicIdentity((home / "consortium.pub").read_bytes())
         SignedCharter.open(bytes(charter), pinned).check_succeeds(old)
-    (home / "consortium.pub").write_bytes(consortium.raw)
-    (home / "charter.bin").write_bytes(bytes(charter))
+        if consortium != pinned:
+            raise SpecError(
+                "consortium", got=consortium.fingerprint, want=f"{pinned.fingerprint}, the key that is pinned here"
+            )
+        replace_file(epoch_path(home, old.epoch), (home / "charter.bin").read_bytes())
+    SignedCharter.open(bytes(charter), consortium)
+    replace_file(epoch_path(home, charter.charter.epoch), bytes(charter))
+    replace_file(home / "consortium.pub", consortium.raw)
+    replace_file(home / "charter.bin", bytes(charter))
+
+
+def epoch_path(home: Path, epoch: int) -> Path:
+    """Where an epoch that was pinned stays: also the file to hand out to the other members."""
+    return home / "charters" / f"{epoch:06d}.bin"
+
+
+def pinned_epochs(home: Path) -> tuple[tuple[Charter, bytes], ...]:
+    """Every epoch pinned here so far with its signed bytes, oldest first; the last is the one in force.
+
+    Each is checked under the pinned consortium key. What a crash left in ``charters/`` before it was in force is not
+    among them. Raises SpecError, BadSignature.
+    """
+    pinned, consortium = read_charter(home), PublicIdentity((home / "consortium.pub").read_bytes())
+    found = {pinned.epoch: (pinned, (home / "charter.bin").read_bytes())}
+    for path in (home / "charters").glob("*.bin"):
+        data = path.read_bytes()
+        charter = SignedCharter.open(data, consortium)
+        if charter.epoch < pinned.epoch:
+            found[charter.epoch] = (charter, data)
+    return tuple(found[epoch] for epoch in sorted(found))
 
 
 def read_charter(home: Path) -> Charter:
@@ -158,9 +190,12 @@ def open_site(home: Path) -> Site:
         identity=identity,
         charter=charter,
         policy=Policy.load(home / "policy.toml"),
+        approvals=Approvals(home / "approvals", charter.member(silo).owner),
         journal=Journal(home / "journal.jsonl"),
+        code=software.digest(),
         now=lambda: int(time.time()),
         keep=lambda name, evidence: keep_evidence(home, name, evidence),
+        file=lambda name, receipt: write_once(home / "receipts", name, receipt),
     )
 
 
@@ -169,10 +204,17 @@ def keep_evidence(home: Path, name: str, evidence: bytes) -> None:
     against itself must not fill our disk. Raises OSError."""
     folder = home / "evidence"
     _folder(folder)
-    if (folder / name).exists() or sum(1 for _ in folder.iterdir()) >= MOST_EVIDENCE:
+    if sum(1 for _ in folder.iterdir()) < MOST_EVIDENCE:
+        write_once(folder, name, evidence)
+
+
+def write_once(folder: Path, name: str, data: bytes) -> None:
+    """A new private file, synced; one that is there stays as it is. Raises OSError."""
+    _folder(folder)
+    if (folder / name).exists():
         return
     with os.fdopen(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(evidence)
+        out.write(data)
         out.flush()
         os.fsync(out.fileno())
 
@@ -186,6 +228,15 @@ def open_aggregator(home: Path) -> tuple[Charter, Identity]:
 
 def _folder(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and make it durable."""
+    _folder(path.parent)
+    new = path.with_name(path.name + ".new")
+    write_synced(new, data)
+    os.replace(new, path)
+    sync_folder(path.parent)
 
 
 def _private(path: Path, data: bytes) -> None:
@@ -222,7 +273,7 @@ class Federation:
         *,
         settings: Mapping[str, object] | None = None,
     ) -> Federation:
-        """Homes, keys, charter and data for these silos. Every silo approves any job under the charter, and says so.
+        """Homes, keys, charter and registered data for these silos. Jobs still need each data owner's approval.
 
         Raises SpecError if the folder is there already: a federation is never overwritten.
         """
@@ -242,15 +293,26 @@ class Federation:
         for home in (federation.aggregator, *federation.homes.values()):
             pin(home, charter, consortium.public)
         for silo, home in federation.homes.items():
-            add_data(home, dataset, data[silo])
-            (home / "policy.toml").write_text(
-                '# The demonstration approves every job under its charter.\napproval = "automatic"\n'
-            )
+            add_data(home, silo, dataset, data[silo])
         return federation
 
 
-def add_data(home: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Put a data set into a silo's home, readable by the agent's user only."""
-    path = home / "data" / f"{name}.npz"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        np.savez(out, allow_pickle=False, **dict(arrays))
+def add_data(home: Path, silo: str, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Register a data set in a silo's catalogue, as ``fed data add`` does, with made-up rows as its mock."""
+    with tempfile.TemporaryDirectory(prefix="consilium-", dir=home) as place:
+        private, mock = Path(place) / "private.npz", Path(place) / "mock.npz"
+        np.savez(private, allow_pickle=False, **dict(arrays))
+        np.savez(mock, allow_pickle=False, **made_up(arrays))
+        Catalogue(home, silo).add(name, private, mock, summary="made by the demonstration")
+
+
+def made_up(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of the same shape, types and range that tell nothing of the real ones: noise with labels in turn."""
+    rng = np.random.default_rng(0)
+    classes = int(arrays["classes"])
+    mock: dict[str, np.ndarray] = {"classes": np.array(classes)}
+    for part, rows in (("train", 64), ("test", 32)):
+        x = arrays[f"x_{part}"]
+        mock[f"x_{part}"] = rng.normal(size=(rows, x.shape[1])).astype(x.dtype)
+        mock[f"y_{part}"] = (np.arange(rows) % classes).astype(arrays[f"y_{part}"].dtype)
+    return mock

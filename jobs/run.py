@@ -17,13 +17,15 @@ from aggregator.ledger import Ledger, ledger_path
 from aggregator.round import Exchange, Replies, Timeouts
 from aggregator.run import Outcome, Run, RunSpec
 from aggregator.state import stage_predictor
-from crypto.errors import FederationError, SpecError
+from crypto.errors import FederationError, NotApproved, SpecError
 from crypto.keys import Identity
-from jobs import homes
+from jobs import homes, software
 from jobs.spec import JobSpec, decode_plan
+from jobs.terms import terms
 from silo_agent.agent import Agent, Refusing
-from silo_agent.data import commitment, resolve
+from silo_agent.catalogue import Catalogue
 from silo_agent.methods import method
+from silo_agent.requests import RequestQueue
 
 log = logging.getLogger("consilium.aggregator")
 
@@ -53,6 +55,9 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None) -> 
             job_digest=spec.digest,
             name=spec.name,
             plan=decoded,
+            code=software.digest(),
+            purpose=spec.purpose,
+            versions=software.versions(),
             timeouts=Timeouts(phase_s=spec.timeouts["phase"], step_s=spec.timeouts["step"], job_s=spec.timeouts["job"]),
             keep_uploads=spec.keep_uploads,
         ),
@@ -77,11 +82,17 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None) -> 
 
 
 def open_agent(job: str, home: Path) -> Agent:
-    """The agent of one silo for one job: plan recomputed, data resolved and committed to. Loads torch."""
+    """The agent of one silo for one job: plan, data and code hashed anew, and approved by the data owner.
+
+    A job that lacks approval is put before the owner (``fed requests``) and refused. Loads torch once it is approved.
+    """
     spec = JobSpec.from_text(job)
     site = homes.open_site(home)
     try:
-        data = resolve(spec.dataset, home)
+        data, uid = Catalogue(home, site.silo).resolve(spec.dataset)
+        plan = spec.plan(site.charter)
+        wanted = terms(home, spec, site.charter, plan, data, uid)
+        site.approvals.grant(wanted, now=site.now(), uses=site.journal.uses)
         kind = Agent
         if homes.silo_settings(home).get("probe"):  # the demonstration's own silos; an institution has no such line
             from jobs.probe import agent_class
@@ -89,12 +100,15 @@ def open_agent(job: str, home: Path) -> Agent:
             kind = agent_class(home)
         return kind(
             site,
-            job=spec.digest,
-            plan=spec.plan(site.charter),
+            terms=wanted,
+            plan=plan,
             method=method(spec.method)(spec.params, site.silo),
             data=data,
-            data_digest=commitment(data, homes.read_salt(home)),
         )
+    except NotApproved as refused:
+        RequestQueue(home, site.silo).put(job)
+        site.journal.close()
+        raise refused
     except BaseException:
         site.journal.close()
         raise

@@ -2,7 +2,8 @@
 
     name = "fedcoe-digits"      # names the run folder and the registered model
     method = "fedcoe"           # see silo_agent.methods
-    dataset = "digits"          # resolved by each silo under its own home
+    dataset = "digits"          # resolved by each silo in its own catalogue
+    purpose = "…"               # what for, in a sentence: data owners read it and approve it
     keep_uploads = "all"        # masked uploads kept, for bit-exact replay: none | last | all (default none)
     [params]                    # the method's own, checked by the method
     [timeouts]                  # seconds: phase, step (training), job
@@ -33,7 +34,9 @@ from silo_agent.methods import METHODS, Limits, method
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 _TIMEOUTS = {"phase": 60.0, "step": 600.0, "job": 7200.0}
 _KEEP = ("none", "last", "all")
-_TOP = ("name", "method", "dataset", "keep_uploads", "params", "timeouts")
+_TOP = ("name", "method", "dataset", "purpose", "keep_uploads", "params", "timeouts")
+#: Longest purpose: a sentence or two.
+MOST_PURPOSE = 300
 
 Scalar = int | float | str | bool
 
@@ -45,6 +48,7 @@ class JobSpec:
     name: str
     method: str
     dataset: str
+    purpose: str
     keep_uploads: str = "none"
     params: Mapping[str, Scalar] = field(default_factory=dict)
     timeouts: Mapping[str, float] = field(default_factory=lambda: dict(_TIMEOUTS))
@@ -55,7 +59,7 @@ class JobSpec:
             if key not in _TOP:
                 raise SpecError(f"{where}.{key}", got=raw[key], want=f"one of the fields {', '.join(_TOP)}")
         texts = {}
-        for key in ("name", "method", "dataset"):
+        for key in ("name", "method", "dataset", "purpose"):
             value = raw.get(key)
             if not isinstance(value, str):
                 raise SpecError(f"{where}.{key}", got=value, want="text")
@@ -65,6 +69,10 @@ class JobSpec:
         if not DATASET.fullmatch(texts["dataset"]):
             raise SpecError(
                 f"{where}.dataset", got=texts["dataset"], want="lower-case letters, digits and . _ -, at most 63"
+            )
+        if not 1 <= len(texts["purpose"]) <= MOST_PURPOSE or not texts["purpose"].isprintable():
+            raise SpecError(
+                f"{where}.purpose", got=texts["purpose"][:80], want=f"a sentence of at most {MOST_PURPOSE} characters"
             )
         keep = raw.get("keep_uploads", "none")
         if keep not in _KEEP:

@@ -33,6 +33,7 @@ from jobs.follow import Follower, View
 from jobs.homes import Federation, read_charter
 from jobs.spec import JobSpec
 from jobs.summary import RunRecord, cold_score, median_step_seconds, per_cent, scores, secure_aggregation
+from jobs.terms import approve_for_demonstration
 from silo_agent.data import DataSet, check
 
 #: The demonstration's silos: two acquisition styles, at least four of each, so that every expert reaches its floor.
@@ -251,6 +252,8 @@ def up(options: Options, view: View) -> dict[str, Any]:
         view.say(f"federation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
         with ExitStack() as stack:
             running = stack.enter_context(local_federation(demo, say=view.say))
+            approve_for_demonstration(demo.federation.homes.values(), demo.spec)
+            view.say(f"approved as the data owner of all {len(demo.silos)} silos: this demonstration owns their keys")
             pids = {silo: running.processes.pid(silo) for silo in demo.silos}
             breaker = _breaker(demo, options.breaks, lambda silos: kill_jobs({s: pids[s] for s in silos}), view)
             record, timing = _run_job(demo, running, view, breaker)
@@ -369,6 +372,7 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
     began = time.monotonic()
     demo = prepare(options, kind="-sim")
     view.say(f"simulation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
+    approve_for_demonstration(demo.federation.homes.values(), demo.spec)
     follower = Follower(demo.federation.aggregator, demo.spec, demo.federation.silos, view)
     silent: set[str] = set()
     breaker = _breaker(demo, options.breaks, silent.update, view)

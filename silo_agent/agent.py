@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crypto import blocks, equivocation, transcript
+from crypto.approval import Terms, approval_digest
 from crypto.charter import Charter
 from crypto.cohort import Context, words_digest
 from crypto.encoding import Reader
@@ -29,7 +30,6 @@ from crypto.errors import (
     LayoutMismatch,
     Malformed,
     ModelMismatch,
-    NotApproved,
     OutOfRange,
     Replay,
     Unexpected,
@@ -52,8 +52,10 @@ from crypto.messages import (
     unpack_two,
 )
 from crypto.plan import Plan, Step
+from crypto.receipt import Applied, Receipt
 from crypto.silo_session import Openings, SiloSession
 from silo_agent import metrics
+from silo_agent.approvals import Approvals
 from silo_agent.data import DataSet
 from silo_agent.journal import Journal
 from silo_agent.methods import Method, Published
@@ -85,32 +87,40 @@ class Refusing:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What a silo brings to every job: who it is, what it pins, what it allows. ``keep``: where evidence against
-    others goes, by name; it may raise OSError."""
+    """What a silo brings to every job: who it is, what it pins, what it allows, what its data owner approved.
+
+    ``code``: digest of the software. ``keep``: where evidence against others goes, and ``file``: where receipts go,
+    by name; both may raise OSError. ``security``: the log of security events: an event's name and its fields.
+    """
 
     silo: str
     identity: Identity
     charter: Charter
     policy: Policy
+    approvals: Approvals
     journal: Journal
+    code: bytes
     now: Callable[[], int]
     keep: Callable[[str, bytes], None] = lambda name, evidence: None
+    file: Callable[[str, bytes], None] = lambda name, receipt: None
+    security: Callable[..., None] = lambda event, **fields: None
 
 
 class Agent:
-    """One silo in one job. ``job``: the job's digest. ``data_digest``: the data set's salted commitment."""
+    """One silo in one job. ``terms``: what the data owner must have approved, all of it recomputed by this silo."""
 
-    def __init__(
-        self, site: Site, *, job: bytes, plan: Plan, method: Method, data: DataSet, data_digest: bytes
-    ) -> None:
+    def __init__(self, site: Site, *, terms: Terms, plan: Plan, method: Method, data: DataSet) -> None:
         self.site = site
-        self.job = job
+        self.terms = terms
         self.plan = plan
         self.method = method
         self.data = data
-        self.data_digest = data_digest
         self.k = 0
         self.state = blocks.initial_state(plan)
+        self._initial = blocks.state_digest(self.state)
+        self._nonce = b""
+        self._approval = b""
+        self._applied: list[Applied] = []
         self.slots: dict[str, dict[str, int]] = {}
         self._run = b""
         self._chain = b""
@@ -195,6 +205,7 @@ class Agent:
         offer = Open.from_bytes(request.payload)
         self._accept(request, offer)
         self._catch_up(offer, message.arrays)
+        approval = self._approved()
         if request.step != self.k or offer.chain != self._chain:
             raise ModelMismatch(
                 f"We stand before step {self.k}; the server's state for step {request.step} is not ours."
@@ -212,9 +223,10 @@ class Agent:
         advert = self._session.advert(
             contributes=[lane for lane, weight in self._weights.items() if weight],
             releases=self.site.journal.releases,
-            data=self.data_digest,
+            data=self.terms.commitment,
+            approval=approval_digest(approval),
         )
-        return Message("open", advert)
+        return Message("open", pack_two([advert], [(self.site.silo, approval)]))
 
     def _deal(self, request: Request, message: Message) -> Message:
         session = self._current(request)
@@ -290,6 +302,7 @@ class Agent:
         if offer.chain != self._chain or self.k != len(self.plan.steps):
             raise ModelMismatch("The server closes the run with another state than ours.")
         closing = Closing(silo=self.site.silo, run=self._run, chain=self._chain, ledger=head)
+        self._file_receipt(head)
         return Message("close", closing.sign(self.site.identity))
 
     # --- what they stand on ---------------------------------------------------------------------------------------
@@ -297,17 +310,14 @@ class Agent:
     def _accept(self, request: Request, offer: Open) -> None:
         """Is this our run, our job, our plan, our charter, and may we take part?"""
         self.site.charter.check_validity(self.site.now())
-        if offer.charter != self.site.charter.digest:
-            raise VersionMismatch("The server works under another charter.", remedy="Pin the same epoch at both ends.")
-        if offer.job != self.job:
-            raise VersionMismatch("The job's text differs between server and silo.", remedy="Submit the job again.")
-        if offer.plan != self.plan.digest:
-            raise VersionMismatch(
-                "The job's plan is not the one this silo computes.",
-                remedy="Run the same version of the package at both ends.",
-            )
-        if not self.site.policy.approves(self.job.hex()):
-            raise NotApproved(self.job.hex(), remedy="The data owner adds the digest to `approved` in policy.toml.")
+        for what, have, want, remedy in (
+            ("the charter", self.site.charter.digest, offer.charter, "Pin the same epoch at both ends."),
+            ("the code", self.site.code, offer.code, "Install the same release at every silo and the aggregator."),
+            ("the job", self.terms.job, offer.job, "Submit the job again."),
+            ("the plan", self.plan.digest, offer.plan, "Run the same version of the package at both ends."),
+        ):
+            if have != want:
+                raise VersionMismatch(what, site=self.site.silo, have=have.hex(), want=want.hex(), remedy=remedy)
         run = transcript.run_id(offer.job, offer.charter, offer.nonce)
         if request.run != run or (self._run and run != self._run):
             raise ModelMismatch("The run's id is not made from this job, charter and nonce.")
@@ -316,9 +326,40 @@ class Agent:
                 raise JournalLost("This run was joined by an agent that is gone; its state with it.")
             if request.step != 0 and not (offer.results and offer.results[0].step == 0):
                 raise JournalLost("The run is under way and this silo has no journal of it.")
-            self.site.journal.join(run.hex())
-            self._run = run
-            self._chain = transcript.initial_chain(run, blocks.state_digest(self.state))
+            self._approved(run)
+            self.site.journal.join(run.hex(), approval_digest(self._approval).hex())
+            self._run, self._nonce = run, offer.nonce
+            self._chain = transcript.initial_chain(run, self._initial)
+
+    def _approved(self, run: bytes = b"") -> bytes:
+        """The approval we take part on, looked up again for each step: what the owner takes back ends here."""
+        joining = (run or self._run).hex()
+        self._approval = self.site.approvals.grant(
+            self.terms, now=self.site.now(), uses=lambda digest: self.site.journal.uses(digest, besides=joining)
+        )
+        return self._approval
+
+    def _file_receipt(self, head: bytes) -> None:
+        """This silo's own record of the run. A full disk costs the receipt, not the countersignature."""
+        receipt = Receipt(
+            silo=self.site.silo,
+            run=self._run,
+            job=self.terms.job,
+            plan=self.plan.digest,
+            charter=self.site.charter.digest,
+            code=self.site.code,
+            nonce=self._nonce,
+            approval=approval_digest(self._approval),
+            data=self.terms.commitment,
+            initial=self._initial,
+            chain=self._chain,
+            ledger=head,
+            steps=tuple(self._applied),
+        )
+        try:
+            self.site.file(f"{self._run.hex()[:16]}.bin", receipt.sign(self.site.identity))
+        except OSError as failed:
+            log.error("the receipt of run %s could not be kept: %s", self._run.hex()[:16], failed.strerror)
 
     def _catch_up(self, offer: Open, arrays: tuple[np.ndarray, ...]) -> None:
         """Apply the opened steps we have not applied yet, each checked against what we saw of it ourselves."""
@@ -347,6 +388,7 @@ class Agent:
             if mine is not None:
                 self._watch.void()  # raises when the budget is spent, and then we stay where we are
             self._chain = transcript.next_chain(self._chain, result.t3, b"", released=False)
+            self._applied.append(Applied(self.k, result.t3, bytes(transcript.DIGEST_BYTES), False))
             self._remember(step, mine)
             self.k += 1
             metrics.step("void")
@@ -363,6 +405,7 @@ class Agent:
         self.state = blocks.apply(self.plan, step, self.state, sums, slots)
         self.slots[step.name] = slots
         self._chain = transcript.next_chain(self._chain, result.t3, result.digest, released=True)
+        self._applied.append(Applied(self.k, result.t3, result.digest, True))
         self._remember(step, mine)
         self.k += 1
         metrics.step("released")

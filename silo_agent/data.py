@@ -1,6 +1,6 @@
-"""A silo's data set: found by name under the silo's home, checked once, committed to with a salt.
+"""A silo's data set: read once, checked, committed to with a salt. Where it lies is the catalogue's business.
 
-A data set is ``<home>/data/<name>.npz`` with five arrays: ``x_train`` and ``x_test`` (rows, features) of a float or
+A data set is one npz with five arrays: ``x_train`` and ``x_test`` (rows, features) of a float or
 integer dtype, ``y_train`` and ``y_test`` (rows) of integers in [0, classes), and ``classes``, one integer. Files are
 read without pickle. Whatever is wrong is refused by name, with the reason and the remedy: a silo that trains on a bad
 file would tell the federation so through its sums.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -28,7 +29,10 @@ MIN_TRAIN_ROWS = 16
 MIN_SALT_BYTES = 16
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+#: What an npz of a data set holds; whatever else is in it is never read.
+ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+#: What numpy, zipfile and zlib raise for bytes that are no npz: bad headers, damaged or encrypted members, a folder.
+_UNREADABLE = (BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -55,31 +59,33 @@ class DataSet:
         return f"DataSet({self.name!r})"  # never a row, nor how many there are
 
 
-def resolve(name: str, home: Path) -> DataSet:
-    """Read and check ``<home>/data/<name>.npz``. Raises DataRefused, or NonFinite for NaN and infinities."""
+def check_name(name: str) -> None:
+    """Raise DataRefused for what is no plain name, before it touches a path."""
     if not NAME.fullmatch(name):
         raise DataRefused(
             f"{name!r} is no data set name.", remedy="Use lower-case letters, digits and . _ -, at most 63, no folders."
         )
-    path = home / "data" / f"{name}.npz"
+
+
+def load(path: Path, name: str) -> DataSet:
+    """Read and check one npz; ``name`` is for messages. Raises DataRefused, or NonFinite for NaN and infinities."""
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):  # a bare .npy under this name
                 raise DataRefused(f"Data set {name!r} is one array, not an npz.", remedy="Save it with numpy.savez.")
-            missing = [array for array in _ARRAYS if array not in archive.files]
+            missing = [array for array in ARRAYS if array not in archive.files]
             if missing:
                 raise DataRefused(
                     f"Data set {name!r} lacks {', '.join(missing)}.",
-                    remedy=f"Save it with the arrays {', '.join(_ARRAYS)}.",
+                    remedy=f"Save it with the arrays {', '.join(ARRAYS)}.",
                 )
-            arrays = {array: archive[array] for array in _ARRAYS}
+            arrays = {array: archive[array] for array in ARRAYS}
     except FileNotFoundError as gone:
         raise DataRefused(
-            f"Data set {name!r} is not at this silo.",
-            remedy=f"Put {name}.npz into the data folder of the silo's home.",
+            f"Data set {name!r}: there is no file {path.name!r}.", remedy="Give the path of its npz."
         ) from gone
-    except (BadZipFile, ValueError, EOFError, OSError, AttributeError) as bad:
+    except _UNREADABLE as bad:
         raise DataRefused(
             f"Data set {name!r} is not a readable npz of plain arrays.",
             remedy="Save it again with numpy.savez, without objects.",

@@ -3,8 +3,8 @@
 A silo that forgot what it released could be talked into releasing again. So shares leave only after a record of them
 is on disk; a run whose journal is gone is refused; and a lock keeps a second agent from using the same identity.
 
-One JSON object a line. Kinds: ``boot`` (nonce of each start), ``joined`` (run), ``attested`` (run, step, attempt, T3),
-``released`` (run, step, T3, cohort), ``peers`` (highest release counter seen of each peer). Nothing in it is secret.
+One JSON object a line. Kinds: ``boot`` (nonce of each start), ``joined`` (run, approval),
+``attested`` (run, step, attempt, T3), ``released`` (run, step, T3, cohort), ``peers`` (highest release counter seen of each peer). Nothing in it is secret.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Journal:
             ) from held
         self._released: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = {}
         self._peers: dict[str, int] = {}
-        self._joined: set[str] = set()
+        self._joined: dict[str, str] = {}  # run → the approval it was joined on
         self.releases = 0
         self._replay()
         self._append({"kind": "boot", "nonce": os.urandom(16).hex()})
@@ -70,7 +70,7 @@ class Journal:
             self._released.setdefault(run, {})[step] = (str(record["t3"]), cohort)
             self.releases += 1
         elif kind == "joined":
-            self._joined.add(str(record["run"]))
+            self._joined[str(record["run"])] = str(record.get("approval", ""))
         elif kind == "peers":
             counters: dict[str, int] = record["releases"]  # type: ignore[assignment]
             self._peers.update(counters)
@@ -92,10 +92,14 @@ class Journal:
             raise
         self._take(record)
 
-    def join(self, run: str) -> None:
-        """Record that this silo takes part in a run from its start."""
+    def join(self, run: str, approval: str) -> None:
+        """Record that this silo takes part in a run from its start, and the digest of the approval that it uses."""
         if run not in self._joined:
-            self._append({"kind": "joined", "run": run})
+            self._append({"kind": "joined", "run": run, "approval": approval})
+
+    def uses(self, approval: str, *, besides: str = "") -> int:
+        """How many runs were joined on an approval, not counting the run ``besides``."""
+        return sum(used == approval and run != besides for run, used in self._joined.items())
 
     def knows(self, run: str) -> bool:
         return run in self._joined

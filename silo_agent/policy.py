@@ -15,45 +15,38 @@ from pathlib import Path
 
 from crypto.charter import Charter
 from crypto.errors import CohortDifference, SpecError
+from crypto.transcript import digest
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """``floors``: lane → fewest contributors this silo insists on. The strictest of charter, plan and policy holds.
-    ``approval``: "automatic" (every job under the charter, for a demonstration) or "listed" (digests in ``approved``).
-    """
+    """``floors``: lane → fewest contributors this silo insists on. The strictest of charter, plan and policy holds."""
 
     floors: Mapping[str, int] = field(default_factory=dict)
-    approval: str = "listed"
-    approved: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, path: Path) -> Policy:
-        """Read ``policy.toml``: ``approval``, ``approved = [digests]``, and a table ``[floors]``."""
+        """Read ``policy.toml``: a table ``[floors]``. No file is no floors of its own."""
         try:
             raw = tomllib.loads(path.read_text())
         except FileNotFoundError:
             return cls()
-        except tomllib.TOMLDecodeError as bad:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as bad:
             raise SpecError(str(path), got=str(bad), want="TOML") from bad
-        unknown = set(raw) - {"floors", "approval", "approved"}
-        if unknown:
-            raise SpecError(
-                f"policy.{sorted(unknown)[0]}", got=raw[sorted(unknown)[0]], want="floors, approval or approved"
-            )
-        floors, approval, approved = raw.get("floors", {}), raw.get("approval", "listed"), raw.get("approved", [])
-        if approval not in ("automatic", "listed"):
-            raise SpecError("policy.approval", got=approval, want="automatic or listed")
+        for key in raw.keys() - {"floors"}:
+            remedy = "Approvals are signed: see `fed approve`." if key in ("approval", "approved") else ""
+            raise SpecError(f"policy.{key}", got=raw[key], want="floors", remedy=remedy)
+        floors = raw.get("floors", {})
         if not isinstance(floors, dict) or not all(
-            isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in floors.values()
+            isinstance(v, int) and not isinstance(v, bool) and 0 < v < 2**32 for v in floors.values()
         ):
             raise SpecError("policy.floors", got=floors, want="lane = positive integer")
-        if not isinstance(approved, list) or not all(isinstance(item, str) for item in approved):
-            raise SpecError("policy.approved", got=approved, want="a list of job digests")
-        return cls(floors, approval, frozenset(approved))
+        return cls(floors)
 
-    def approves(self, job: str) -> bool:
-        return self.approval == "automatic" or job in self.approved
+    @property
+    def digest(self) -> bytes:
+        """What an approval binds: another policy is another promise."""
+        return digest("policy", *(part for lane, floor in sorted(self.floors.items()) for part in (lane, floor)))
 
 
 class CohortWatch:

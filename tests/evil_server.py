@@ -99,7 +99,7 @@ class EvilServer:
             claims = [lane.name for lane in self.plan.lanes_of(self.context.step) if weights.get(lane.name)]
             if manifests and silo in manifests:
                 claims = [lane for lane in claims if lane != "quiet"] + list(manifests[silo])
-            signed = self.ask(silo, "advert", contributes=claims, releases=0, data=bytes(32))
+            signed = self.ask(silo, "advert", contributes=claims, releases=0, data=bytes(32), approval=bytes(32))
             if signed is not None:
                 self.adverts[silo] = signed
                 self.sent(silo, "open", signed)

@@ -228,7 +228,9 @@ class Run:
 
     def adverts(self) -> list[bytes]:
         for silo in self.alive("open", self.fed.silos):
-            signed = self.sessions[silo].advert(contributes=self.contributes(silo), releases=0, data=bytes(32))
+            signed = self.sessions[silo].advert(
+                contributes=self.contributes(silo), releases=0, data=bytes(32), approval=bytes(32)
+            )
             self.server.advert(silo, self.sends(silo, "open", signed))
         return self.server.close_adverts()
 

@@ -156,7 +156,13 @@ def decoders(run: Run) -> list[Target]:
     result = StepResult(step=3, t3=digests[0], released=True, slots=(1, 2**64 - 1), sums=sums)
     void = StepResult(step=4, t3=digests[0], released=False, slots=(), sums=())
     opened = Open(
-        job=digests[0], plan=digests[1], charter=digests[2], nonce=digests[3], chain=digests[4], results=(result, void)
+        job=digests[0],
+        plan=digests[1],
+        charter=digests[2],
+        code=digests[5],
+        nonce=digests[3],
+        chain=digests[4],
+        results=(result, void),
     )
     cohort, survivors = run.server.cohort, run.server.survivors
     shares = [

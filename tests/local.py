@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from aggregator.run import Outcome, Run
 from crypto.blocks import Encoded
+from crypto.errors import FederationError
 from crypto.messages import Message
 from crypto.plan import Step
+from jobs import local as production
+from jobs import run as composition
 from jobs.demo_data import make
-from jobs.homes import Federation
+from jobs.homes import Federation, silo_settings
 from jobs.local import InProcess
-from jobs.run import open_agent
 from jobs.spec import JobSpec
+from jobs.terms import approve_for_demonstration
 from silo_agent.agent import Agent
+from silo_agent.catalogue import Catalogue
 
 SILOS = 8
 
@@ -25,6 +32,7 @@ def spec(method: str = "fedavg", **params: int) -> JobSpec:
         "name": f"{method}-test",
         "method": method,
         "dataset": "digits",
+        "purpose": "a test",
         "keep_uploads": "all",
         "params": base | params,
     }
@@ -34,6 +42,32 @@ def spec(method: str = "fedavg", **params: int) -> JobSpec:
 def federation(root: Path, silos: int = SILOS, **settings: object) -> Federation:
     data = {name: arrays for name, arrays in make(silos, 7).items() if name.startswith("silo-")}
     return Federation.make(root, "test", data, "digits", settings=settings)
+
+
+def approve(home: Path, job: JobSpec) -> None:
+    """The data owner's approval; nothing where there is nothing to approve (a test of bad data)."""
+    with suppress(FederationError):
+        approve_for_demonstration([home], job)
+
+
+def run_job(
+    job: JobSpec, aggregator: Path, silos: Mapping[str, Path], **how: Any
+) -> tuple[Outcome, Run, dict[str, Any]]:
+    """``jobs.local.run_job`` of a job that every data owner has approved."""
+    for home in silos.values():
+        approve(home, job)
+    return production.run_job(job, aggregator, silos, **how)
+
+
+def open_agent(job: str, home: Path) -> Agent:
+    """``jobs.run.open_agent`` of a job that the data owner has approved."""
+    approve(home, JobSpec.from_text(job))
+    return composition.open_agent(job, home)
+
+
+def private_file(home: Path, name: str = "digits") -> Path:
+    """Where the catalogue of a silo keeps the private rows of a data set."""
+    return Catalogue(home, str(silo_settings(home)["silo"])).entry(name).private
 
 
 class Recording(Agent):

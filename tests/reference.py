@@ -363,7 +363,8 @@ def session(case: str, dropped: list[str]) -> dict[str, Any]:
         commitments = [(lane, h("commit", silo, lane, seed)) for lane, seed in me["seeds"].items()]
         me["contributes"] = [name for name, *_ in LANES if WEIGHTS[silo][name]]
         fields = text(silo) + t0 + x_public(me["channel"]) + x_public(me["mask"]) + named(commitments)
-        fields += each([text(lane) for lane in held]) + u64(3) + sha(silo.encode()) + draw(16)
+        fields += each([text(lane) for lane in held]) + u64(3)
+        fields += sha(silo.encode()) + sha(f"{silo}/approval".encode()) + draw(16)
         me["advert"] = record(silo, "advert", sign(seed_of(silo), "advert", message(4, fields)))
         silos[silo] = me
     t1 = h("T1", t0, *(silos[s]["advert"] for s in SILOS))
@@ -486,7 +487,7 @@ def other_messages() -> dict[str, str]:
     """What a session does not send, signed: Request and Open by the aggregator, Decline and Closing by silo-1."""
     d = [bytes([i]) * 32 for i in range(6)]
     result = message(2, u32(3) + d[0] + u8(1) + each([u64(1), u64(2**64 - 1)]) + named([("trunk", d[1])]))
-    opening = message(3, d[0] + d[1] + d[2] + d[3] + d[4] + each([blob(result)]))
+    opening = message(3, d[0] + d[1] + d[2] + d[3] + d[4] + d[5] + each([blob(result)]))
     decline = text("silo-1") + d[0] + u32(4) + u32(1) + text("deal") + text("BAD_SHARE") + text("silo-2")
     return {
         "result": result.hex(),

@@ -126,17 +126,16 @@ def test_relative_links_resolve(page: Path) -> None:
 
 @cache
 def verbs() -> set[str]:
-    """Every verb of ``fed``: "up", "silo run" …, read from the command line's own source."""
-    found = set()
-    for node in tree(ROOT / "jobs" / "cli.py").body:
-        if not isinstance(node, ast.FunctionDef):
-            continue
-        for mark in node.decorator_list:
-            if isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith(".command"):
-                group = ast.unparse(mark.func).removesuffix(".command").removesuffix("app").removesuffix("_")
-                name = ast.literal_eval(mark.args[0]) if mark.args else node.name
-                found.add(f"{group} {name}".strip())
-    return found
+    """Every verb of ``fed``: "up", "silo run" …, as the command line has them."""
+    from typer.main import get_command
+
+    from jobs.cli import app
+
+    def below(command: object, prefix: str = "") -> set[str]:
+        subs: dict[str, object] = getattr(command, "commands", {})
+        return {prefix} if not subs else {verb for name, sub in subs.items() for verb in below(sub, f"{prefix} {name}")}
+
+    return {verb.strip() for verb in below(get_command(app))}
 
 
 def commands(page: Path) -> list[str]:

@@ -27,6 +27,7 @@ from crypto.messages import Closing, StepResult
 from jobs.homes import Federation, open_aggregator, read_charter
 from jobs.probe import vector_path
 from jobs.summary import RunRecord
+from tests import local
 
 pytestmark = pytest.mark.federation
 
@@ -193,7 +194,7 @@ try:
 except Exception as refused:
     print(refused)
 """
-    data = [str(home / "data" / "digits.npz") for home in up.federation.homes.values()]
+    data = [str(local.private_file(home)) for home in up.federation.homes.values()]
     found = subprocess.run(
         [sys.executable, "-c", code, up.report["mlflow"]["tracking_uri"], up.report["mlflow"]["model"], *data],
         capture_output=True,
@@ -244,7 +245,8 @@ def test_a_job_through_nvflares_own_command_line_with_a_silo_killed_on_the_way(u
     """``fed export``, ``nvflare job submit``: to the end, with one silo's job process killed between two steps."""
     job = tmp_path / "job.toml"
     job.write_text(
-        'name = "second"\nmethod = "fedavg"\ndataset = "digits"\n[params]\nfeatures = 64\nclasses = 10\nrounds = 4\n'
+        'name = "second"\nmethod = "fedavg"\ndataset = "digits"\npurpose = "a test"\n[params]\n'
+        "features = 64\nclasses = 10\nrounds = 4\n"
         "[timeouts]\nphase = 15\nstep = 60\n"
     )
     before = submit(up, str(job), tmp_path)

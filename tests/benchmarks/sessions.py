@@ -120,7 +120,10 @@ class Group:
         names = [lane.name for lane in self.plan.lanes]
         for silo, session in self.silos.items():
             held = names if holdings is None else holdings[silo]
-            self.server.advert(silo, self.timed("advert", session.advert, contributes=held, releases=0, data=bytes(32)))
+            self.server.advert(
+                silo,
+                self.timed("advert", session.advert, contributes=held, releases=0, data=bytes(32), approval=bytes(32)),
+            )
         adverts = self.server.close_adverts()
         for silo, session in self.silos.items():
             self.server.deal(silo, *self.timed("deal", session.deal, adverts))

@@ -22,7 +22,7 @@ T2 = b"2" * 32
 REQUEST = Request(run=b"r" * 32, step=3, attempt=1, phase="attest", payload=b"one")
 ADVERT = Advert(
     silo="silo-1", t0=b"0" * 32, channel=b"c" * 32, mask=b"m" * 32, commitments=(), held=(), releases=0,
-    data=bytes(32), nonce=bytes(16),
+    data=bytes(32), approval=bytes(32), nonce=bytes(16),
 )  # fmt: skip
 DEAL = Deal(silo="silo-1", t1=b"1" * 32, rows=(("silo-2", bytes(32)),))
 HEADER = Header(silo="silo-1", t2=T2, lanes=(("everyone", bytes(32)),))
@@ -91,7 +91,9 @@ def test_requests_for_two_places_prove_nothing(change: dict[str, object]) -> Non
 
 # --- what an honest aggregator tells each silo of its own is no proof ----------------------------------------------
 
-OPEN = Open(job=b"j" * 32, plan=b"p" * 32, charter=b"c" * 32, nonce=b"n" * 32, chain=b"s" * 32, results=())
+OPEN = Open(
+    job=b"j" * 32, plan=b"p" * 32, charter=b"c" * 32, code=b"o" * 32, nonce=b"n" * 32, chain=b"s" * 32, results=()
+)
 RESULTS = tuple(
     StepResult(step=step, t3=bytes([step]) * 32, released=True, slots=(step,), sums=()) for step in (0, 1, 2)
 )

@@ -289,7 +289,7 @@ def test_a5_one_upload_one_release(play):
     with pytest.raises(Unexpected):
         evil.sessions["silo-1"].deal(list(evil.adverts.values()))
     with pytest.raises(Unexpected):
-        evil.sessions["silo-1"].advert(contributes=[], releases=0, data=bytes(32))
+        evil.sessions["silo-1"].advert(contributes=[], releases=0, data=bytes(32), approval=bytes(32))
     evil.attest()
     evil.unmask_slots()
     evil.unmask_lanes()

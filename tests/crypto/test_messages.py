@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto import messages
+from crypto.approval import Approval, Denial
 from crypto.encoding import VERSION, Writer
 from crypto.errors import BY_CODE, BadSignature, FederationError, LayoutMismatch, Malformed
 from crypto.messages import (
@@ -36,6 +37,7 @@ from crypto.messages import (
     unpack_ranges,
     unpack_two,
 )
+from crypto.receipt import Receipt
 from tests.federation import identity
 
 H = [bytes([i]) * 32 for i in range(9)]
@@ -45,7 +47,9 @@ RESULT = StepResult(step=3, t3=H[0], released=True, slots=(1, 2**64 - 1), sums=(
 SAMPLES: list[Wire] = [
     Request(run=H[0], step=2**32 - 1, attempt=1, phase="deal", payload=b"payload"),
     RESULT,
-    Open(job=H[0], plan=H[1], charter=H[2], nonce=H[3], chain=H[4], results=(RESULT, replace(RESULT, step=4))),
+    Open(
+        job=H[0], plan=H[1], charter=H[2], code=H[0], nonce=H[3], chain=H[4], results=(RESULT, replace(RESULT, step=4))
+    ),
     Advert(
         silo="silo-1",
         t0=H[0],
@@ -55,6 +59,7 @@ SAMPLES: list[Wire] = [
         held=("open",),
         releases=9,
         data=H[5],
+        approval=H[0],
         nonce=b"n" * 16,
     ),
     Deal(silo="silo-1", t1=H[0], rows=(("silo-2", H[1]), ("silo-3", H[2]))),
@@ -107,6 +112,9 @@ def test_lists_round_trip():
 
 def test_kinds_and_labels_are_distinct():
     kinds = [type(sample) for sample in SAMPLES]
+    here = {kind.__name__ for kind in Wire.__subclasses__() if kind.__module__ == Wire.__module__}
+    assert here == {kind.__name__ for kind in kinds}
+    kinds += [Approval, Denial, Receipt]
     assert {kind.__name__ for kind in Wire.__subclasses__()} == {kind.__name__ for kind in kinds}
     assert len({kind.KIND for kind in kinds}) == len({kind.LABEL for kind in kinds}) == len(kinds)
 

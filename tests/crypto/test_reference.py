@@ -85,7 +85,7 @@ def test_charter_and_plan():
 def test_the_other_messages():
     d = [bytes([i]) * 32 for i in range(6)]
     result = StepResult(step=3, t3=d[0], released=True, slots=(1, 2**64 - 1), sums=(("trunk", d[1]),))
-    opening = Open(job=d[0], plan=d[1], charter=d[2], nonce=d[3], chain=d[4], results=(result,))
+    opening = Open(job=d[0], plan=d[1], charter=d[2], code=d[3], nonce=d[4], chain=d[5], results=(result,))
     request = Request(run=d[0], step=4, attempt=1, phase="open", payload=bytes(opening))
     decline = Decline(silo="silo-1", run=d[0], step=4, attempt=1, phase="deal", code="BAD_SHARE", blame="silo-2")
     closing = Closing(silo="silo-1", run=d[0], chain=d[1], ledger=d[2])
@@ -131,6 +131,7 @@ def test_a_whole_session(case):
             contributes=[lane for lane, weight in weights.items() if weight],
             releases=3,
             data=sha256(silo.encode()).digest(),
+            approval=sha256(f"{silo}/approval".encode()).digest(),
         )
         got[silo]["advert"] = sha(signed)
         server.advert(silo, signed)

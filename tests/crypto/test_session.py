@@ -33,7 +33,7 @@ PLAN = small_plan()
 
 #: Each event as a call with arguments that are never looked at when the state is wrong.
 SILO_EVENTS = {
-    "advert": lambda s: s.advert(contributes=[], releases=0, data=bytes(32)),
+    "advert": lambda s: s.advert(contributes=[], releases=0, data=bytes(32), approval=bytes(32)),
     "deal": lambda s: s.deal([]),
     "open-rows": lambda s: s.open_rows([], {}),
     "upload": lambda s: s.upload(None),
@@ -393,7 +393,9 @@ def test_real_entropy_is_used_by_default():
     run.play()
     check_exact(run)
     again = [
-        SiloSession(run.context, "silo-1", FED.identities["silo-1"]).advert(contributes=[], releases=0, data=bytes(32))
+        SiloSession(run.context, "silo-1", FED.identities["silo-1"]).advert(
+            contributes=[], releases=0, data=bytes(32), approval=bytes(32)
+        )
         for _ in range(2)
     ]
     assert again[0] != again[1]
@@ -412,7 +414,7 @@ def unchanged(server: ServerSession, error: type[FederationError], call) -> None
 def test_the_server_refuses_another_silos_message():
     run = Run(FED, PLAN)
     server = run.server
-    one = run.sessions["silo-1"].advert(contributes=[], releases=0, data=bytes(32))
+    one = run.sessions["silo-1"].advert(contributes=[], releases=0, data=bytes(32), approval=bytes(32))
     unchanged(server, RosterMismatch, lambda: server.advert("silo-2", one))
 
     run = Run(FED, PLAN)
@@ -514,7 +516,7 @@ def test_a_server_session_that_fails_is_over():
 def test_a_silo_announces_lanes_of_the_step_only():
     session = new_silo()
     with pytest.raises(LayoutMismatch, match="nonsense"):
-        session.advert(contributes=["trunk", "nonsense"], releases=0, data=bytes(32))
+        session.advert(contributes=["trunk", "nonsense"], releases=0, data=bytes(32), approval=bytes(32))
     assert session.state is State.REFUSED
 
 

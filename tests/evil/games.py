@@ -16,7 +16,7 @@ from crypto.errors import FederationError
 from crypto.keys import Identity
 from crypto.messages import Attestation, Message, Request, StepResult, pack_blobs, pack_two
 from jobs.spec import JobSpec
-from tests.evil.server import EvilServer, Play, Relay, Result
+from tests.evil.server import EvilServer, Play, Relay, Result, advert_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Game:
         """A job of seconds: an honest text, which the silos approve."""
         params: dict[str, Any] = {"features": 64, "classes": 10, "rounds": 2, "local_steps": 3, "seed": 7}
         times = {"phase": 60, "step": 60, "job": 300}
-        raw = {"method": self.method, "dataset": "digits", "params": params, "timeouts": times}
+        raw = {"method": self.method, "dataset": "digits", "purpose": "a test", "params": params, "timeouts": times}
         return JobSpec.parse({"name": f"evil-{self.name}"} | raw)
 
 
@@ -150,7 +150,7 @@ def wrong_result(server: EvilServer) -> Play:
         offers,
         {crude: "MODEL_MISMATCH"},
     )
-    shown = attempt.request("deal", pack_blobs([adverts[silo].body for silo in sorted(adverts)]))
+    shown = attempt.request("deal", pack_blobs([advert_of(adverts[silo]) for silo in sorted(adverts)]))
     yield from server.trick(
         f"puts {victim}, which stands at another state, into one cohort with the others",
         attempt,
@@ -212,7 +212,7 @@ def model_split(server: EvilServer) -> Play:
         requests = {}
         for silo in adverts:
             group = server.silos if together else groups[silo]
-            requests[silo] = attempt.request("deal", pack_blobs([adverts[peer].body for peer in group]))
+            requests[silo] = attempt.request("deal", pack_blobs([advert_of(adverts[peer]) for peer in group]))
         yield from server.trick(
             "puts both groups into one cohort" if together else "makes two cohorts of them, one for each model",
             attempt,
@@ -271,7 +271,7 @@ def small_cohort(server: EvilServer) -> Play:
             f"calls {_names(few)} the whole cohort",
             attempt,
             "deal",
-            every_message(few, attempt.request("deal", pack_blobs([adverts[silo].body for silo in few]))),
+            every_message(few, attempt.request("deal", pack_blobs([advert_of(adverts[silo]) for silo in few]))),
             every(few, "COHORT_TOO_SMALL"),
         )
 

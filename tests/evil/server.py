@@ -21,7 +21,8 @@ from aggregator.round import Attempt, Attendance, Exchange, Opened, Replies, Tim
 from aggregator.state import UploadStore
 from crypto import blocks, transcript
 from crypto.cohort import Context, words_digest
-from crypto.messages import DECLINE, Decline, Message, Open, StepResult
+from crypto.messages import DECLINE, Decline, Message, Open, StepResult, unpack_two
+from jobs import software
 from jobs.homes import open_aggregator
 from jobs.spec import JobSpec, decode_plan
 
@@ -107,6 +108,12 @@ def _text(data: bytes) -> str:
     return b64encode(data).decode()
 
 
+def advert_of(reply: Message) -> bytes:
+    """The signed advert of an answer to ``open``, without the approval that comes with it."""
+    (signed,), _ = unpack_two(reply.body)
+    return signed
+
+
 class EvilServer:
     """A run without scruples. ``k``, ``chain``, ``results``: where the run stands, as an honest server would have it;
     ``before``: the chain before its last step."""
@@ -139,7 +146,9 @@ class EvilServer:
             chain=self.chain if chain is None else chain,
         )
         store = UploadStore(self._folder / str(number), context.k)
-        return Attempt(context, self.identity, store, self._timeouts, Attendance())
+        return Attempt(
+            context, self.identity, store, self._timeouts, Attendance(), job=self.job, code=software.digest()
+        )
 
     def offer(self, attempt: Attempt, *, results: Iterable[Result] | None = None, **lies: bytes) -> Message:
         """The open request. ``results`` and ``lies`` (fields of ``Open``) instead of the truth."""
@@ -148,6 +157,7 @@ class EvilServer:
             job=self.job,
             plan=self.plan.digest,
             charter=self.charter.digest,
+            code=software.digest(),
             nonce=self.nonce,
             chain=attempt.context.chain,
             results=tuple(result for result, _ in told),

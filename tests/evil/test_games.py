@@ -14,7 +14,6 @@ from crypto.keys import Identity
 from crypto.messages import Message, Shares
 from jobs.homes import Federation, read_charter
 from jobs.local import InProcess, drive
-from jobs.run import open_agent
 from jobs.spec import encode_plan
 from silo_agent.agent import Agent
 from tests import local
@@ -30,7 +29,7 @@ def play(name: str, federation: Federation, spoil: Spoil | None = None) -> tuple
     """A game to its end; its book as it was saved. ``spoil``: what a faulty silo makes of its answers."""
     charter = read_charter(federation.aggregator)
     spec = GAMES[name].job()
-    agents = {silo: open_agent(spec.text, home) for silo, home in federation.homes.items()}
+    agents = {silo: local.open_agent(spec.text, home) for silo, home in federation.homes.items()}
     couriers = {silo: _Spoiling(agent, spoil) for silo, agent in agents.items()}
     try:
         drive(evil_run(name, spec.text, encode_plan(spec.plan(charter)), federation.aggregator), couriers)  # type: ignore[arg-type]

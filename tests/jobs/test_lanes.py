@@ -28,7 +28,7 @@ from crypto.plan import Plan
 from jobs import breaking
 from jobs.console import Shown
 from jobs.homes import Federation, read_charter
-from jobs.local import InProcess, run_job
+from jobs.local import InProcess
 from jobs.spec import JobSpec
 from jobs.summary import RunRecord, secure_aggregation, uniformity
 from jobs.up import Options, prepare, simulate
@@ -141,7 +141,7 @@ class Played:
 
 def play(root: Path, job: JobSpec, lane: str, victims: Iterable[str]) -> Played:
     federation, seen = local.federation(root), Seen()
-    outcome, _, agents = run_job(
+    outcome, _, agents = local.run_job(
         job,
         federation.aggregator,
         federation.homes,

@@ -19,7 +19,7 @@ from crypto.errors import EvidenceError, FederationError, RoundLost, TranscriptM
 from crypto.evidence import StepEvidence
 from crypto.messages import DECLINE, Closing, Decline, Message, Request, StepResult
 from jobs.homes import Federation, open_aggregator, read_charter
-from jobs.local import InProcess, run_job
+from jobs.local import InProcess
 from jobs.run import Events
 from jobs.spec import JobSpec
 from jobs.summary import RunRecord, scores, secure_aggregation
@@ -37,7 +37,9 @@ def play(
     def courier(silo: str, agent: Agent) -> InProcess:
         return local.Faulty(agent, faults[silo]) if faults and silo in faults else InProcess(agent)
 
-    outcome, run, agents = run_job(job, federation.aggregator, federation.homes, agent=local.recording, courier=courier)
+    outcome, run, agents = local.run_job(
+        job, federation.aggregator, federation.homes, agent=local.recording, courier=courier
+    )
     return federation, outcome, run, agents
 
 
@@ -203,7 +205,7 @@ def test_too_few_silos_end_the_run_by_name(tmp_path: Path) -> None:
     faults = {f"silo-{i}": silent_from("open", 1) for i in range(1, 5)}
     federation = local.federation(tmp_path / "f")
     with pytest.raises(RoundLost) as lost:
-        run_job(
+        local.run_job(
             local.spec(),
             federation.aggregator,
             federation.homes,
@@ -241,7 +243,7 @@ def test_after_a_void_step_a_cohort_that_differs_by_one_is_refused(tmp_path: Pat
     federation = local.federation(tmp_path / "f")
     faults: dict[str, Fault] = {f"silo-{i}": mute for i in range(1, 6)} | {"silo-1": mute_then_gone}
     with pytest.raises(RoundLost, match="SURVIVOR_INVALID"):
-        run_job(
+        local.run_job(
             local.spec(),
             federation.aggregator,
             federation.homes,
@@ -273,7 +275,7 @@ def test_a_server_that_tells_one_silo_another_result_is_exposed(tmp_path: Path) 
         agents[silo] = agent
         return local.Faulty(agent, lied_to) if silo == "silo-4" else InProcess(agent)
 
-    outcome, _, _ = run_job(local.spec(), federation.aggregator, federation.homes, courier=courier)
+    outcome, _, _ = local.run_job(local.spec(), federation.aggregator, federation.homes, courier=courier)
     assert outcome.steps_released == 4
     assert {decline.code for decline in answers} == {"MODEL_MISMATCH"}
 

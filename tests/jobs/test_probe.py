@@ -18,7 +18,6 @@ from crypto import blocks
 from crypto.errors import EvidenceError, SpecError
 from crypto.keys import Identity
 from jobs import homes
-from jobs.local import run_job
 from jobs.probe import (
     BINS,
     FILE,
@@ -33,6 +32,7 @@ from jobs.probe import (
 )
 from jobs.spec import JobSpec
 from silo_agent.agent import Agent
+from tests import local
 
 SILOS = tuple(f"silo-{i}" for i in range(1, 7))
 JOB = JobSpec.parse(
@@ -40,6 +40,7 @@ JOB = JobSpec.parse(
         "name": "tiny",
         "method": "fedcoe",
         "dataset": "tiny",
+        "purpose": "a test",
         "keep_uploads": "all",
         "params": {
             "features": 4,
@@ -58,6 +59,7 @@ FEDAVG = JobSpec.parse(
         "name": "mean",
         "method": "fedavg",
         "dataset": "tiny",
+        "purpose": "a test",
         "params": {"features": 4, "classes": 2, "hidden": 2, "rounds": 2, "local_steps": 1, "batch": 8},
     }
 )
@@ -102,11 +104,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     for at, silo in enumerate(SILOS):
         home = root / "silos" / silo
         homes.pin(home, charter, consortium.public)
-        np.savez(home / "data" / "tiny.npz", **tiny_data(at))  # type: ignore[arg-type]
-        (home / "policy.toml").write_text('approval = "automatic"\n')
+        homes.add_data(home, silo, "tiny", tiny_data(at))
         (home / "silo.json").write_text(json.dumps({"silo": silo, "probe": "vectors"}))
     everyone = {silo: root / "silos" / silo for silo in SILOS}
-    _, first, _ = run_job(FEDAVG, root / "aggregator", everyone)
+    _, first, _ = local.run_job(FEDAVG, root / "aggregator", everyone)
     plain = {
         (k, lane.name): [np.load(vector_path(home, k, lane.name)) for home in everyone.values()]
         for k, step in enumerate(first.spec.plan.steps)
@@ -123,7 +124,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     logger = logging.getLogger("consilium.probe")
     logger.addHandler(handler)
     try:
-        _, run, _ = run_job(JOB, root / "aggregator", everyone)
+        _, run, _ = local.run_job(JOB, root / "aggregator", everyone)
     finally:
         logger.removeHandler(handler)
     return Done(root, run, "\n".join(heard), first, plain)

@@ -16,11 +16,12 @@ from crypto.errors import EvidenceError, NonFinite, SpecError
 from crypto.keys import Identity
 from crypto.messages import Message
 from jobs import homes
-from jobs.local import InProcess, run_job
+from jobs.local import InProcess
 from jobs.probe import FILE, ProbedAgent, chi_square, read_probe
 from jobs.report import _shortened, write_report
 from jobs.spec import JobSpec
 from silo_agent.agent import Agent
+from tests import local
 
 SILOS = tuple(f"silo-{i}" for i in range(1, 8))
 JOB = JobSpec.parse(
@@ -28,6 +29,7 @@ JOB = JobSpec.parse(
         "name": "tiny-report",
         "method": "fedcoe",
         "dataset": "tiny",
+        "purpose": "a test",
         "keep_uploads": "all",
         "params": {
             "features": 4,
@@ -127,11 +129,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     for at, silo in enumerate(SILOS):
         home = root / "silos" / silo
         homes.pin(home, charter, consortium.public)
-        np.savez(home / "data" / "tiny.npz", **tiny_data(at))  # type: ignore[arg-type]
-        (home / "policy.toml").write_text('approval = "automatic"\n')
+        homes.add_data(home, silo, "tiny", tiny_data(at))
         (home / "silo.json").write_text(json.dumps({"silo": silo, "probe": "histogram"}))
     silos = {silo: root / "silos" / silo for silo in SILOS}
-    _, run, agents = run_job(JOB, root / "aggregator", silos, courier=Faults)
+    _, run, agents = local.run_job(JOB, root / "aggregator", silos, courier=Faults)
     assert all(isinstance(agent, ProbedAgent) for agent in agents.values())
     path = write_report(root, run.name, table=TABLE)
     assert path == root / "aggregator" / "jobs" / run.name / "report.html"

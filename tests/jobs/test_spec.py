@@ -12,7 +12,13 @@ from jobs.spec import JobSpec, catalogue
 from jobs.up import Options, prepare
 from tests import local
 
-GOOD = {"name": "a-job", "method": "fedavg", "dataset": "digits", "params": {"features": 4, "classes": 2}}
+GOOD = {
+    "name": "a-job",
+    "method": "fedavg",
+    "dataset": "digits",
+    "purpose": "p",
+    "params": {"features": 4, "classes": 2},
+}
 
 
 def test_the_catalogue_parses_and_plans() -> None:

@@ -19,7 +19,6 @@ from crypto.messages import DECLINE, Decline, Message, Request
 from jobs import homes
 from jobs.homes import Federation
 from jobs.local import InProcess, run_job
-from jobs.run import open_agent
 from jobs.summary import RunRecord
 from silo_agent.agent import MOST_ANSWERS
 from tests import local
@@ -47,7 +46,7 @@ class _Anyone:
 
 
 def change_data(federation: Federation, silo: str, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    path = federation.silo(silo) / "data" / "digits.npz"
+    path = local.private_file(federation.silo(silo))
     arrays = dict(np.load(path))
     change(arrays)
     np.savez(path, **arrays)
@@ -71,15 +70,15 @@ def few_rows(arrays: dict[str, np.ndarray]) -> None:
 def test_bad_data_never_becomes_an_agent(federation: Federation, change, error) -> None:  # type: ignore[no-untyped-def]
     change_data(federation, "silo-1", change)
     with pytest.raises(error):
-        open_agent(local.spec().text, federation.silo("silo-1"))
+        local.open_agent(local.spec().text, federation.silo("silo-1"))
     with pytest.raises(error):  # and the journal's lock was let go, so it is the data again that is refused
-        open_agent(local.spec().text, federation.silo("silo-1"))
+        local.open_agent(local.spec().text, federation.silo("silo-1"))
 
 
 def test_a_missing_data_set_is_named(federation: Federation) -> None:
-    (federation.silo("silo-1") / "data" / "digits.npz").unlink()
-    with pytest.raises(DataRefused, match=r"digits\.npz"):
-        open_agent(local.spec().text, federation.silo("silo-1"))
+    local.private_file(federation.silo("silo-1")).unlink()
+    with pytest.raises(DataRefused, match="digits"):
+        local.open_agent(local.spec().text, federation.silo("silo-1"))
 
 
 def test_an_agent_with_another_key_than_the_charters_is_refused(federation: Federation) -> None:
@@ -87,13 +86,13 @@ def test_an_agent_with_another_key_than_the_charters_is_refused(federation: Fede
     key.unlink()
     Identity.generate().save(key)
     with pytest.raises(SpecError, match="agent key"):
-        open_agent(local.spec().text, federation.silo("silo-1"))
+        local.open_agent(local.spec().text, federation.silo("silo-1"))
 
 
 def test_a_key_that_others_may_read_is_refused(federation: Federation) -> None:
     (federation.silo("silo-1") / "keys" / "agent.key").chmod(0o644)
     with pytest.raises(SpecError, match="600"):
-        open_agent(local.spec().text, federation.silo("silo-1"))
+        local.open_agent(local.spec().text, federation.silo("silo-1"))
 
 
 def test_a_foreign_charter_is_refused(federation: Federation, tmp_path: Path) -> None:
@@ -104,7 +103,9 @@ def test_a_foreign_charter_is_refused(federation: Federation, tmp_path: Path) ->
 
 
 def test_a_job_that_is_not_approved_is_declined_and_the_others_go_on(federation: Federation) -> None:
-    (federation.silo("silo-2") / "policy.toml").write_text('approval = "listed"\napproved = []\n')
+    for silo in federation.silos:
+        if silo != "silo-2":
+            local.approve(federation.silo(silo), local.spec(rounds=1))
     outcome, _, _ = run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
     record = RunRecord.read(federation.aggregator, outcome.run)
     assert {(one["silo"], one["phase"], one["code"]) for one in record.of(Kind.REFUSAL)} == {
@@ -115,15 +116,15 @@ def test_a_job_that_is_not_approved_is_declined_and_the_others_go_on(federation:
 
 def test_a_stricter_floor_of_one_silo_is_its_own(federation: Federation) -> None:
     """One silo withholds its shares of a lane; the seven others still reach the threshold of five."""
-    (federation.silo("silo-2") / "policy.toml").write_text('approval = "automatic"\n[floors]\neveryone = 9\n')
-    outcome, _, _agents = run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
+    (federation.silo("silo-2") / "policy.toml").write_text('[floors]\neveryone = 9\n')
+    outcome, _, _agents = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
     assert outcome.lanes_shut == 0
 
 
 def test_floors_of_four_silos_keep_a_lane_shut(federation: Federation) -> None:
     for silo in federation.silos[:4]:
-        (federation.silo(silo) / "policy.toml").write_text('approval = "automatic"\n[floors]\neveryone = 9\n')
-    outcome, run, _ = run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
+        (federation.silo(silo) / "policy.toml").write_text('[floors]\neveryone = 9\n')
+    outcome, run, _ = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
     assert outcome.lanes_shut == 1
     from crypto import blocks
 
@@ -131,7 +132,7 @@ def test_floors_of_four_silos_keep_a_lane_shut(federation: Federation) -> None:
 
 
 def test_an_expired_charter_is_declined(federation: Federation) -> None:
-    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
     try:
         object.__setattr__(agent.site, "now", lambda: 2**40)
         assert code_of(agent.handle(first_open(federation))) == "SPEC"
@@ -155,7 +156,7 @@ def first_open(federation: Federation, nonce: bytes | None = None) -> Message:
 
 
 def test_requests_that_the_aggregator_did_not_sign_are_declined(federation: Federation) -> None:
-    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
     try:
         good = first_open(federation)
         request = Request.open(good.body, lambda _: _Anyone())  # type: ignore[arg-type,return-value]
@@ -178,7 +179,7 @@ def again(federation: Federation, message: Message, identity: Identity | None = 
 def test_another_request_for_an_answered_phase_is_refused_and_kept_as_evidence(federation: Federation) -> None:
     home = federation.silo("silo-1")
     charter = homes.read_charter(home)
-    agent = open_agent(local.spec().text, home)
+    agent = local.open_agent(local.spec().text, home)
     try:
         first = first_open(federation)
         answer = agent.handle(first)
@@ -202,7 +203,7 @@ def test_another_request_for_an_answered_phase_is_refused_and_kept_as_evidence(f
 
 def test_a_request_for_a_step_far_away_makes_no_agent_forget(federation: Federation) -> None:
     """Else the aggregator could have two adverts signed under one T0, and blame the silo."""
-    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
     try:
         first = first_open(federation)
         answer = agent.handle(first)
@@ -220,7 +221,7 @@ def test_a_request_for_a_step_far_away_makes_no_agent_forget(federation: Federat
 
 
 def test_attempts_only_count_up(federation: Federation) -> None:
-    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
     try:
         first = first_open(federation)
         request = Request.open(first.body, lambda _: _Anyone())  # type: ignore[arg-type,return-value]
@@ -248,7 +249,7 @@ def test_no_two_requests_of_an_honest_run_are_evidence(federation: Federation) -
             step = Request.open(request.body, lambda _: _Anyone()).step  # type: ignore[arg-type,return-value]
             return None if (self._silo, step, request.phase) == ("silo-3", 1, "open") else answer
 
-    run_job(local.spec(rounds=2), federation.aggregator, federation.homes, courier=Noting)  # type: ignore[arg-type]
+    local.run_job(local.spec(rounds=2), federation.aggregator, federation.homes, courier=Noting)  # type: ignore[arg-type]
     charter = homes.read_charter(federation.aggregator)
     by_place: dict[tuple[int, int, str], set[bytes]] = {}
     for body in told:
@@ -261,7 +262,7 @@ def test_no_two_requests_of_an_honest_run_are_evidence(federation: Federation) -
 
 
 def test_a_refusal_too_is_an_answer_that_no_second_request_changes(federation: Federation) -> None:
-    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
     try:
         first = first_open(federation)
         spoilt = again(federation, first)
@@ -272,7 +273,7 @@ def test_a_refusal_too_is_an_answer_that_no_second_request_changes(federation: F
 
 
 def test_a_full_disk_keeps_no_evidence_and_changes_no_refusal(federation: Federation) -> None:
-    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
 
     def full(name: str, evidence: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -306,7 +307,7 @@ def test_a_step_whose_shares_may_have_left_is_not_opened_again(federation: Feder
             return answer
 
     _, aggregator = homes.open_aggregator(federation.aggregator)
-    outcome, _, _ = run_job(
+    outcome, _, _ = local.run_job(
         local.spec(rounds=1),
         federation.aggregator,
         federation.homes,
@@ -317,7 +318,7 @@ def test_a_step_whose_shares_may_have_left_is_not_opened_again(federation: Feder
 
 
 def test_a_request_of_another_run_for_an_answered_phase_is_a_replay(federation: Federation) -> None:
-    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
     try:
         answer = agent.handle(first_open(federation))
         assert answer.phase == "open"
@@ -327,7 +328,7 @@ def test_a_request_of_another_run_for_an_answered_phase_is_a_replay(federation: 
 
 
 def test_phases_out_of_order_are_unexpected_and_change_nothing(federation: Federation) -> None:
-    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
     _, aggregator = homes.open_aggregator(federation.aggregator)
     try:
         first = first_open(federation)
@@ -342,10 +343,10 @@ def test_phases_out_of_order_are_unexpected_and_change_nothing(federation: Feder
 
 def test_a_restarted_agent_may_not_enter_a_run_that_is_under_way(federation: Federation) -> None:
     first = first_open(federation)
-    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
     assert agent.handle(first).phase == "open"
     agent.close()
-    again = open_agent(local.spec().text, federation.silo("silo-1"))
+    again = local.open_agent(local.spec().text, federation.silo("silo-1"))
     try:
         assert code_of(again.handle(first)) == "JOURNAL_LOST"
     finally:
@@ -353,7 +354,7 @@ def test_a_restarted_agent_may_not_enter_a_run_that_is_under_way(federation: Fed
 
 
 def test_neither_data_nor_keys_show_in_reprs(federation: Federation) -> None:
-    agent = open_agent(local.spec().text, federation.silo("silo-1"))
+    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
     try:
         seed = (federation.silo("silo-1") / "keys" / "agent.key").read_bytes()
         shown = f"{agent.site!r} {agent.data!r} {agent.site.identity!r}"
@@ -370,7 +371,7 @@ def test_bad_data_at_one_silo_is_its_refusal_and_the_others_go_on(federation: Fe
     from jobs.run import answering_agent
 
     change_data(federation, "silo-6", change)
-    outcome, _, _ = run_job(local.spec(rounds=1), federation.aggregator, federation.homes, agent=answering_agent)
+    outcome, _, _ = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes, agent=answering_agent)
     record = RunRecord.read(federation.aggregator, outcome.run)
     assert {(one["silo"], one["phase"], one["code"]) for one in record.of(Kind.REFUSAL)} == {("silo-6", "open", code)}
     assert outcome.steps_released == 3

@@ -11,7 +11,7 @@ import pytest
 
 from crypto.errors import DataRefused, FederationError, NonFinite, SpecError
 from jobs.demo_data import make, style
-from silo_agent.data import check, commitment, resolve
+from silo_agent.data import check, check_name, commitment, load
 
 
 def arrays(**changes: object) -> dict[str, np.ndarray]:
@@ -26,17 +26,16 @@ def arrays(**changes: object) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in (good | changes).items()}
 
 
-def save(home: Path, name: str = "heart", **changes: object) -> Path:
-    (home / "data").mkdir(exist_ok=True)
-    path = home / "data" / f"{name}.npz"
+def save(folder: Path, name: str = "heart", **changes: object) -> Path:
+    path = folder / f"{name}.npz"
     with path.open("wb") as file:
         np.savez(file, allow_pickle=True, **arrays(**changes))
     return path
 
 
 def test_a_good_file_becomes_frozen_arrays(tmp_path: Path) -> None:
-    save(tmp_path, x_train=np.ones((20, 3), dtype=np.float64), y_train=(np.arange(20) % 2).astype(np.uint8))
-    data = resolve("heart", tmp_path)
+    path = save(tmp_path, x_train=np.ones((20, 3), dtype=np.float64), y_train=(np.arange(20) % 2).astype(np.uint8))
+    data = load(path, "heart")
     assert (data.x_train.dtype.name, data.y_train.dtype.name, data.classes) == ("float32", "int64", 3)
     assert (data.rows, data.features) == (20, 3)
     with pytest.raises(ValueError, match="read-only"):
@@ -45,35 +44,58 @@ def test_a_good_file_becomes_frozen_arrays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Heart", "../heart", "a/b", "a" * 64, ".hidden", "heart\n"])
-def test_names_are_plain(tmp_path: Path, name: str) -> None:
+def test_names_are_plain(name: str) -> None:
     with pytest.raises(DataRefused, match="no data set name"):
-        resolve(name, tmp_path)
+        check_name(name)
 
 
-def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataRefused, match=r"heart\.npz"):
-        resolve("heart", tmp_path)
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match=r"there is no file 'heart\.npz'"):
+        load(tmp_path / "heart.npz", "heart")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off"])
 def test_a_broken_file(tmp_path: Path, content: bytes) -> None:
-    save(tmp_path).write_bytes(content)
+    path = save(tmp_path)
+    path.write_bytes(content)
     with pytest.raises(DataRefused, match="not a readable npz"):
-        resolve("heart", tmp_path)
+        load(path, "heart")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match="not a readable npz"):
+        load(tmp_path, "heart")
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_damaged_bytes_are_refused_by_name_or_do_no_harm(tmp_path: Path, write) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "heart.npz"
+    write(path, **arrays())
+    whole, rng = path.read_bytes(), np.random.default_rng(5)
+    refused = 0
+    for _ in range(400):
+        damaged = np.frombuffer(whole, dtype=np.uint8).copy()
+        damaged[rng.integers(len(whole), size=3)] ^= rng.integers(1, 256, size=3).astype(np.uint8)
+        path.write_bytes(damaged[: rng.integers(len(whole) // 2, 2 * len(whole))].tobytes())
+        try:
+            load(path, "heart")
+        except (DataRefused, NonFinite):
+            refused += 1
+    assert refused > 200
 
 
 def test_a_bare_array_is_no_data_set(tmp_path: Path) -> None:
     path = save(tmp_path)
     with path.open("wb") as file:
         np.save(file, np.ones(3))
-    with pytest.raises(DataRefused, match="npz"):
-        resolve("heart", tmp_path)
+    with pytest.raises(DataRefused, match="one array, not an npz"):
+        load(path, "heart")
 
 
 def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
-    save(tmp_path, x_train=np.array([{"a": 1}] * 20, dtype=object))
+    path = save(tmp_path, x_train=np.array([{"a": 1}] * 20, dtype=object))
     with pytest.raises(DataRefused, match="without objects"):
-        resolve("heart", tmp_path)
+        load(path, "heart")
 
 
 def test_a_missing_array_is_named(tmp_path: Path) -> None:
@@ -81,7 +103,7 @@ def test_a_missing_array_is_named(tmp_path: Path) -> None:
     kept = {name: array for name, array in arrays().items() if name != "y_test"}
     np.savez(path, allow_pickle=False, **kept)
     with pytest.raises(DataRefused, match="lacks y_test"):
-        resolve("heart", tmp_path)
+        load(path, "heart")
 
 
 @pytest.mark.parametrize(

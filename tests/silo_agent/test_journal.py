@@ -18,7 +18,7 @@ COHORT = ("silo-1", "silo-2")
 
 def test_a_release_survives_a_restart(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
-        journal.join(RUN)
+        journal.join(RUN, "ab")
         journal.release(RUN, 3, T3, COHORT)
     with Journal(tmp_path / "j") as again:
         assert again.knows(RUN)

@@ -1,0 +1,62 @@
+"""For auditors: check what is on disk, offline, with the base install."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.verbs.options import Json, emit
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(verify)
+
+
+def verify(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A run's id or folder, a model (name/version, name@alias), a bundle, a silo's receipt, "
+            "or a file of a silo's evidence/."
+        ),
+    ],
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            "--home", envvar="CONSILIUM_HOME", help="The aggregator's home, or a bundle, to look in.", exists=True
+        ),
+    ] = None,
+    consortium: Annotated[
+        str | None,
+        typer.Option("--consortium", help="The consortium's public key in a file, or its fingerprint, to compare."),
+    ] = None,
+    charter: Annotated[
+        Path | None, typer.Option("--charter", help="For evidence/: the federation's charter.bin.", exists=True)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a run, model, bundle, receipt or evidence, offline. Needs no server and the base install only."""
+    from dataclasses import asdict
+
+    from aggregator.findings import Line, Outcome
+    from jobs.audit import audit, contradiction, is_contradiction
+
+    if is_contradiction(target):
+        pinned, proven = contradiction(Path(target), consortium, charter)
+        emit({"proven": True, "federation": pinned.federation, "epoch": pinned.epoch, **asdict(proven)}, as_json)
+        if not as_json:
+            print(f"proven, under the charter of {pinned.federation!r}, epoch {pinned.epoch}: {proven}")
+        return
+
+    def show(line: Line) -> None:
+        if not as_json and line.outcome is not Outcome.NOT_CHECKED:
+            print(line, flush=True)
+
+    report = audit(target, home=home, consortium=consortium, show=show)
+    emit(report.as_dict(), as_json)
+    if not as_json:
+        print(f"\n{report.verdict}")
+        for line in report.of(Outcome.NOT_CHECKED):
+            print(line)

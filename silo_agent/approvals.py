@@ -1,0 +1,101 @@
+"""The data owner's signed words on jobs, kept at the silo: ``approvals/`` in its home.
+
+An approval counts by its signature alone: not by its name, not by who put it there, not by any status beside it.
+A denial outweighs every approval of the same job until the owner takes it back by signing an approval that is newer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from crypto.approval import Approval, Denial, Terms, approval_digest
+from crypto.errors import FederationError, NoSpace, NotApproved
+from crypto.keys import PublicIdentity
+
+#: What may lie in the folder. Whoever can fill it is at home there; reading it must still end.
+MOST_FILES = 4096
+_BIGGEST = 1 << 16
+
+
+class Approvals:
+    """``folder``: made when something is kept. ``owner``: the key whose signature counts, from the charter."""
+
+    def __init__(self, folder: Path, owner: PublicIdentity) -> None:
+        self.folder = folder
+        self.owner = owner
+
+    def add(self, signed: bytes) -> bytes:
+        """Keep a signed approval; its digest. Raises BadSignature or Malformed for what the owner did not sign."""
+        Approval.open(signed, lambda _: self.owner)
+        digest = approval_digest(signed)
+        self._keep(f"{digest.hex()}.approval", signed)
+        return digest
+
+    def deny(self, signed: bytes) -> None:
+        """Keep a signed denial."""
+        denial = Denial.open(signed, lambda _: self.owner)
+        self._keep(f"{denial.job.hex()}-{denial.at}.denial", signed)
+
+    def all(self) -> list[tuple[bytes, Approval]]:
+        """(signed bytes, approval) of every file that the owner's signature holds for, newest first."""
+        found = [
+            (signed, Approval.open(signed, lambda _: self.owner))
+            for signed in self._files(".approval", lambda signed: Approval.open(signed, lambda _: self.owner))
+        ]
+        return sorted(found, key=lambda item: (item[1].not_before, item[0]), reverse=True)
+
+    def denial(self, job: bytes) -> Denial | None:
+        """The newest denial of a job."""
+        found = [
+            Denial.open(signed, lambda _: self.owner)
+            for signed in self._files(".denial", lambda signed: Denial.open(signed, lambda _: self.owner))
+        ]
+        return max((denial for denial in found if denial.job == job), key=lambda denial: denial.at, default=None)
+
+    def grant(self, terms: Terms, *, now: int, uses: Callable[[str], int]) -> bytes:
+        """A signed approval that covers ``terms`` now. ``uses``: how many other runs were joined on an approval, by
+        the hexadecimal of its digest. Raises NotApproved with what is amiss with the one that comes closest."""
+        job = terms.job.hex()
+        denial = self.denial(terms.job)
+        refused = NotApproved(job, remedy="The data owner looks at it with `fed requests`; see `fed approve`.")
+        for signed, approval in self.all():
+            if approval.terms.job != terms.job:
+                continue
+            if denial is not None and denial.at >= approval.not_before:
+                continue
+            try:
+                approval.check(terms, now=now, used=uses(approval_digest(signed).hex()))
+            except NotApproved as amiss:
+                refused = amiss
+            else:
+                return signed
+        if denial is not None and refused.reason.startswith("there is no"):
+            raise NotApproved(job, reason="the data owner has denied it", remedy="Ask the institution why.")
+        raise refused
+
+    def _files(self, suffix: str, opens: Callable[[bytes], object]) -> Iterator[bytes]:
+        """The bytes of each file that opens. Others are nobody's word, so they are passed over."""
+        names = sorted(self.folder.glob(f"*{suffix}")) if self.folder.is_dir() else []
+        for path in names[:MOST_FILES]:
+            try:
+                with path.open("rb") as file:
+                    signed = file.read(_BIGGEST)
+                opens(signed)
+            except (OSError, FederationError):
+                continue
+            yield signed
+
+    def _keep(self, name: str, signed: bytes) -> None:
+        path = self.folder / name
+        try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            new = path.with_name(f".{path.name}.new")
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+                out.write(signed)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(new, path)
+        except OSError as full:
+            raise NoSpace(f"{name} could not be written: {full.strerror}.", remedy="Free disk space.") from full
