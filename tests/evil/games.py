@@ -327,7 +327,7 @@ def replayed_advert(server: EvilServer) -> Play:
     adverts = []
     for attempt in attempts:
         replies = yield from server.trick("opens the step", attempt, "open", every_offer(server, attempt), {})
-        adverts.append({silo: reply.body for silo, reply in replies.items()})
+        adverts.append({silo: advert_of(reply) for silo, reply in replies.items()})
     old, new = adverts
     victim = server.silos[-1]
     shown = new | {victim: old[victim]}

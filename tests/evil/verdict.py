@@ -96,7 +96,8 @@ def _tables(entries: Iterable[Entry], charter: Charter) -> dict[str, dict[Share,
         request = _request(entry)
         session = (request.step, request.attempt)
         if entry.phase == "open":
-            advert = Advert.open(entry.reply, lambda m: charter.member(m.silo).agent)
+            (signed,), _ = unpack_two(entry.reply)
+            advert = Advert.open(signed, lambda m: charter.member(m.silo).agent)
             lanes[session, entry.silo] = ("", *(lane for lane, _ in advert.commitments))
         elif entry.phase == "deal":
             signed, rows = unpack_two(entry.reply)
