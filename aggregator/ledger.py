@@ -34,9 +34,11 @@ run-started             job (spec text) · job_digest · plan (base64) · plan_d
 approval                k · silo · digest · approval (hex of the data owner's signed bytes), when first shown
 run-resumed             k · state_digest
 step-opened             k · name · invited · [attempt]
+step-attested           k · name · attempt · transcript · survivors; written before shares are asked for
 silo-lost               k · name · silo · phase
 refusal                 k · name · silo · phase · code · [decline (hex of the silo's signed bytes)]
-step-void               k · name · reason · phase · missing · [invited · lost · refusals]; weights stay
+step-void               k · name · reason · phase · missing · [transcript · chain · invited · lost · refusals];
+                        weights stay
 step-closed             k · name · transcript · invited · survivors · lost · refusals · lanes_open · lanes_shut ·
                         slots · state_digest · upload_digests · upload_bytes · phase_ms · data_commitments ·
                         [evidence_sha256 · chain · attempt · approvals · holdings · policies]
@@ -101,6 +103,7 @@ class Kind(StrEnum):
     RUN_RESUMED = "run-resumed"
     APPROVAL = "approval"
     STEP_OPENED = "step-opened"
+    STEP_ATTESTED = "step-attested"
     SILO_LOST = "silo-lost"
     REFUSAL = "refusal"
     STEP_VOID = "step-void"
@@ -151,11 +154,12 @@ SCHEMA: dict[Kind, tuple[dict[str, Shape], dict[str, Shape]]] = {
     Kind.RUN_RESUMED: (_keys(run=_text, k=_count, state_digest=_hex), {}),
     Kind.APPROVAL: (_keys(run=_text, k=_count, silo=_text, digest=_hex, approval=_hex), {}),
     Kind.STEP_OPENED: (_STEP | _keys(invited=_texts), _keys(attempt=_count)),
+    Kind.STEP_ATTESTED: (_STEP | _keys(attempt=_count, transcript=_hex, survivors=_texts), {}),
     Kind.SILO_LOST: (_STEP | _keys(silo=_text, phase=_text), {}),
     Kind.REFUSAL: (_STEP | _keys(silo=_text, phase=_text, code=_text), _keys(decline=_hex)),
     Kind.STEP_VOID: (
         _STEP | _keys(reason=_text, phase=_text, missing=_texts),
-        _keys(invited=_texts, lost=_map(_text), refusals=_map(_text)),
+        _keys(invited=_texts, lost=_map(_text), refusals=_map(_text), transcript=_hex, chain=_hex),
     ),
     Kind.STEP_CLOSED: (
         _STEP

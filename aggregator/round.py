@@ -17,7 +17,7 @@ import numpy as np
 from aggregator.state import UploadStore
 from crypto.approval import check_shown
 from crypto.cohort import Context
-from crypto.errors import FederationError, LayoutMismatch, Malformed, NoSpace, RoundLost
+from crypto.errors import FederationError, LayoutMismatch, Malformed, NoSpace, NotApproved, RoundLost
 from crypto.keys import Identity
 from crypto.messages import (
     ARRAY_WORDS,
@@ -95,7 +95,8 @@ class Opened:
 class Attempt:
     """One session with the silos. ``spent`` turns true before the first request that lets shares leave.
 
-    ``job``, ``code``: digests that each silo's approval must name.
+    ``job``, ``code``: digests that each silo's approval must name. ``attested``: called with T3 and the survivors just
+    before; a restarted server must know them.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Attempt:
         *,
         job: bytes,
         code: bytes,
+        attested: Callable[[bytes, tuple[str, ...]], None] = lambda t3, survivors: None,
     ) -> None:
         self.context = context
         self.session = ServerSession(context)
@@ -118,6 +120,7 @@ class Attempt:
         self._timeouts = timeouts
         self._job = job
         self._code = code
+        self._attested = attested
         self._out: set[str] = set()
 
     def run(self, offers: Mapping[str, Message], awaited: int) -> Generator[Exchange, Replies, Opened]:
@@ -150,6 +153,7 @@ class Attempt:
             self._take(silo, "attest", session.attestation, silo, reply.body)
         attestations, sections = self._fix("attest", session.close_attestations)
 
+        self._attested(session.survivors.t3, survivors)
         self.spent = True
         request = self.request("unmask-slots", pack_two(attestations, sections))
         for silo, reply in (yield from self._ask("unmask-slots", dict.fromkeys(survivors, request))).items():
@@ -241,9 +245,13 @@ class Attempt:
         try:
             return close()
         except FederationError as lost:
-            raise RoundLost(
-                phase, tuple(sorted(self.attendance.lost)), detail=f"[{lost.code}] {lost.detail}", remedy=lost.remedy
-            ) from lost
+            why = f"[{lost.code}] {lost.detail}"
+            if refused := self.attendance.refusals:
+                why += f" Refused: {', '.join(f'{silo} {code}' for silo, code in sorted(refused.items()))}."
+            remedy = lost.remedy
+            if NotApproved.code in refused.values():
+                remedy = "Each data owner decides with `fed requests` and `fed approve`; then submit the job again."
+            raise RoundLost(phase, tuple(sorted(self.attendance.lost)), detail=why, remedy=remedy) from lost
 
     def _lose(self, silo: str, phase: str) -> None:
         self.attendance.lost.setdefault(silo, phase)

@@ -21,8 +21,17 @@ import numpy as np
 
 from aggregator import metrics
 from aggregator.ledger import Kind, Ledger
+from aggregator.resume import Result, Standing, replay
 from aggregator.round import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
-from aggregator.state import UploadStore, drop_sums, keep_sums, prune_checkpoints, save_checkpoint, save_evidence
+from aggregator.state import (
+    UploadStore,
+    drop_all_sums,
+    drop_sums,
+    keep_sums,
+    prune_checkpoints,
+    save_checkpoint,
+    save_evidence,
+)
 from crypto import blocks, transcript
 from crypto.approval import approval_digest
 from crypto.charter import Charter
@@ -91,7 +100,10 @@ class _Chain:
 
 
 class Run:
-    """One job under one charter. ``folder``: ``jobs/<run>`` in the aggregator's home."""
+    """One job under one charter. ``folder``: ``jobs/<run>`` in the aggregator's home.
+
+    ``resume``: the run to go on with, instead of a new one. Raises SpecError if it can't be (see ``resume``).
+    """
 
     def __init__(
         self,
@@ -102,6 +114,7 @@ class Run:
         jobs: Path,
         *,
         nonce: bytes | None = None,
+        resume: str | None = None,
     ) -> None:
         if identity.public != charter.aggregator:
             raise SpecError(
@@ -125,10 +138,41 @@ class Run:
         self.watch: Callable[[Exchange | None, str], None] = lambda exchange, note: None
         #: The ``predictor`` object of the ledger's run-started record, if versions of this run can predict.
         self.predictor: Mapping[str, Any] | None = None
-        state = blocks.initial_state(spec.plan)
-        self._at = _Chain(transcript.initial_chain(self.id, blocks.state_digest(state)), state)
-        self._at.has = dict.fromkeys(charter.silos, 0)
         self._deadline = time.monotonic() + spec.timeouts.job_s
+        self._standing: Standing | None = None
+        if resume is None:
+            state = blocks.initial_state(spec.plan)
+            self._at = _Chain(transcript.initial_chain(self.id, blocks.state_digest(state)), state)
+            self._at.has = dict.fromkeys(charter.silos, 0)
+        else:
+            self._go_on(jobs / resume)
+
+    def _go_on(self, folder: Path) -> None:
+        """Stand where the ledger says that the run stands."""
+        spec = self.spec
+        at = self._standing = replay(
+            self.ledger.path,
+            folder,
+            spec.plan,
+            job=spec.job_digest,
+            charter=self.charter.digest,
+            code=spec.code,
+        )
+        self._nonce, self.id, self.folder = at.nonce, at.run, folder
+        nothing: Result = (StepResult(step=0, t3=bytes(transcript.DIGEST_BYTES), released=False, slots=(), sums=()), ())
+        self._at = _Chain(
+            at.chain,
+            at.state,
+            k=at.k,
+            results=[nothing] * at.oldest + at.results,
+            has=dict.fromkeys(self.charter.silos, at.oldest),
+            released=at.released,
+            void=at.void,
+            shut=at.shut,
+            refusals=at.refusals,
+            shown=at.shown,
+            bytes=at.bytes,
+        )
 
     @property
     def name(self) -> str:
@@ -142,6 +186,30 @@ class Run:
         """Every step, then the countersignatures. Raises RoundLost; the ledger then ends with ``run-failed``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         spec, at = self.spec, self._at
+        try:
+            first = self._resumed() if self._standing is not None else self._started()
+            for step in spec.plan.steps[at.k :]:
+                yield from self._step(step, first)
+                first = 0
+            return (yield from self._finish())
+        except FederationError as failed:
+            lost = failed if isinstance(failed, RoundLost) else None
+            record = {
+                "run": self.name,
+                "code": failed.code,
+                "phase": lost.phase if lost else "",
+                "missing": list(lost.missing) if lost else [],
+                "k": at.k,
+                "detail": lost.why if lost else failed.detail,
+            }
+            self.ledger.append(Kind.RUN_FAILED, record)
+            metrics.step_lost()
+            self.watch(None, f"failed: {failed}")
+            raise
+
+    def _started(self) -> int:
+        """The run's first record; the number of its first attempt."""
+        spec = self.spec
         started = {
             "run": self.name,
             "job": spec.job,
@@ -149,7 +217,7 @@ class Run:
             "plan": b64encode(bytes(spec.plan)).decode(),
             "plan_digest": spec.plan.digest.hex(),
             "charter_digest": self.charter.digest.hex(),
-            "state_digest": blocks.state_digest(at.state).hex(),
+            "state_digest": blocks.state_digest(self._at.state).hex(),
             "method": spec.plan.method,
             "model_name": spec.name,
             "silos": list(self.charter.silos),
@@ -164,31 +232,26 @@ class Run:
         if self.predictor is not None:
             started["predictor"] = dict(self.predictor)
         self.ledger.append(Kind.RUN_STARTED, started)
-        try:
-            for step in spec.plan.steps:
-                yield from self._step(step)
-            return (yield from self._finish())
-        except FederationError as failed:
-            phase, missing = (failed.phase, failed.missing) if isinstance(failed, RoundLost) else ("", ())
-            record = {
-                "run": self.name,
-                "code": failed.code,
-                "phase": phase,
-                "missing": list(missing),
-                "k": at.k,
-                "detail": str(failed),
-            }
-            self.ledger.append(Kind.RUN_FAILED, record)
-            metrics.step_lost()
-            self.watch(None, f"failed: {failed}")
-            raise
+        return 0
+
+    def _resumed(self) -> int:
+        """A run that goes on: what was spent becomes void. The number of the first attempt that nobody heard of."""
+        at, standing = self._at, self._standing
+        assert standing is not None
+        resumed = {"run": self.name, "k": at.k, "state_digest": blocks.state_digest(at.state).hex()}
+        self.ledger.append(Kind.RUN_RESUMED, resumed)
+        if standing.spent is None:
+            return standing.attempt
+        self._void(self.spec.plan.steps[at.k], standing.spent, Attendance(), "INTERRUPTED", "unmask-slots", ())
+        return 0
 
     # --- one step -------------------------------------------------------------------------------------------------
 
-    def _step(self, step: Step) -> Generator[Exchange, Replies, None]:
+    def _step(self, step: Step, first: int) -> Generator[Exchange, Replies, None]:
+        """``first``: number of the first attempt."""
         at = self._at
         excluded: set[str] = set()
-        for number in range(ATTEMPTS):
+        for number in range(first, first + ATTEMPTS):
             if time.monotonic() > self._deadline:
                 raise RoundLost(
                     "open", (), detail="The job's time is up.", remedy="Raise timeouts.job, or look for the slow silo."
@@ -198,7 +261,9 @@ class Run:
             )
             attendance = Attendance()
             store = UploadStore(self.folder, at.k, self.spec.keep_uploads)
-            attempt = self._attempt(context, store, attendance)
+            for silo in at.has if number else ():
+                store.drop(silo)  # what an attempt before left there
+            attempt = self._attempt(context, store, attendance, step)
             offers = {silo: self._offer(attempt, silo) for silo in self.charter.silos if silo not in excluded}
             self.ledger.append(
                 Kind.STEP_OPENED,
@@ -209,13 +274,12 @@ class Run:
             except RoundLost as lost:
                 self._note(step, attendance)
                 if attempt.spent:
-                    self._void(step, attempt, attendance, lost)
+                    self._void(step, attempt.t3, attendance, lost.code, lost.phase, lost.missing)
+                    log.warning("step %s is void: %s", step.name, lost)
                     store.retire()
                     return
                 excluded |= {silo for silo, by in attendance.blamed.items() if len(by) > self.charter.colluders}
-                for silo in at.has:
-                    store.drop(silo)
-                if number + 1 == ATTEMPTS:
+                if number + 1 == first + ATTEMPTS:
                     raise
                 log.warning("step %s is tried again: %s", step.name, lost)
             else:
@@ -224,9 +288,23 @@ class Run:
                 store.retire()
                 return
 
-    def _attempt(self, context: Context, store: UploadStore, attendance: Attendance) -> Attempt:
+    def _attempt(self, context: Context, store: UploadStore, attendance: Attendance, step: Step) -> Attempt:
         spec = self.spec
-        return Attempt(context, self._identity, store, spec.timeouts, attendance, job=spec.job_digest, code=spec.code)
+
+        def attested(t3: bytes, survivors: tuple[str, ...]) -> None:
+            facts = {"attempt": context.attempt, "transcript": t3.hex(), "survivors": list(survivors)}
+            self.ledger.append(Kind.STEP_ATTESTED, {"run": self.name, "k": context.k, "name": step.name, **facts})
+
+        return Attempt(
+            context,
+            self._identity,
+            store,
+            spec.timeouts,
+            attendance,
+            job=spec.job_digest,
+            code=spec.code,
+            attested=attested,
+        )
 
     def _watched(self, attempt: Generator[Exchange, Replies, Opened]) -> Generator[Exchange, Replies, Opened]:
         """Pass exchanges through and tell the watcher of each."""
@@ -343,20 +421,24 @@ class Run:
             slots=slots,
         )
 
-    def _void(self, step: Step, attempt: Attempt, attendance: Attendance, lost: RoundLost) -> None:
+    def _void(
+        self, step: Step, t3: bytes, attendance: Attendance, reason: str, phase: str, missing: tuple[str, ...]
+    ) -> None:
         """Shares may have left, so the step can't be tried again: weights stay, the chain goes on."""
         at = self._at
-        at.value = transcript.next_chain(at.value, attempt.t3, b"", released=False)
-        self._keep(StepResult(step=at.k, t3=attempt.t3, released=False, slots=(), sums=()), ())
+        at.value = transcript.next_chain(at.value, t3, b"", released=False)
+        self._keep(StepResult(step=at.k, t3=t3, released=False, slots=(), sums=()), ())
         self.ledger.append(
             Kind.STEP_VOID,
             {
                 "run": self.name,
                 "k": at.k,
                 "name": step.name,
-                "reason": lost.code,
-                "phase": lost.phase,
-                "missing": list(lost.missing),
+                "reason": reason,
+                "phase": phase,
+                "missing": list(missing),
+                "transcript": t3.hex(),
+                "chain": at.value.hex(),
                 "invited": list(attendance.invited),
                 "lost": attendance.lost,
                 "refusals": attendance.refusals,
@@ -365,20 +447,16 @@ class Run:
         at.k += 1
         at.void += 1
         metrics.step_void()
-        log.warning("step %s is void: %s", step.name, lost)
 
-    def _keep(self, result: StepResult, arrays: tuple[np.ndarray, ...]) -> None:
-        """Remember a result for silos that lack it: the last in memory, earlier ones on disk until all have them."""
+    def _keep(self, result: StepResult, sums: tuple[np.ndarray, ...]) -> None:
+        """Remember a result, on disk, for silos that lack it and for a server that comes after us; let go of those
+        that all silos have."""
         at = self._at
-        oldest = min(at.has.values())
-        for place in range(oldest):
+        for place in range(min(at.has.values())):
             if at.results[place][1]:
                 at.results[place] = (at.results[place][0], ())
                 drop_sums(self.folder, place)
-        if at.results and len(at.results) > oldest:
-            last, sums = at.results[-1]
-            at.results[-1] = (last, keep_sums(self.folder, last.step, sums))
-        at.results.append((result, arrays))
+        at.results.append((result, keep_sums(self.folder, result.step, sums)))
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -390,10 +468,10 @@ class Run:
             plan=self.spec.plan,
             run=self.id,
             k=len(self.spec.plan.steps) - 1,
-            attempt=0,
+            attempt=0 if self._standing is None else self._standing.resumed + 1,
             chain=at.value,
         )
-        attempt = self._attempt(context, UploadStore(self.folder, at.k), Attendance())
+        attempt = self._attempt(context, UploadStore(self.folder, at.k), Attendance(), self.spec.plan.steps[-1])
         requests = {}
         for silo in self.charter.silos:
             results, arrays = self._results_for(silo)
@@ -434,6 +512,7 @@ class Run:
                 "checkpoint": checkpoint.path,
             },
         )
+        drop_all_sums(self.folder)
         self.watch(None, "finished")
         return Outcome(
             self.name, self.folder, at.released, at.void, at.shut, at.refusals, checkpoint.digest.hex(), at.bytes

@@ -151,8 +151,12 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
     if keep < 1:
         raise SpecError("checkpoints to keep", got=keep, want="at least 1")
     for step in checkpoint_steps(folder)[:-keep]:
-        _sidecar(folder, step).unlink()
-        _weights(folder, step).unlink(missing_ok=True)
+        drop_checkpoint(folder, step)
+
+
+def drop_checkpoint(folder: Path, step: int) -> None:
+    _sidecar(folder, step).unlink()
+    _weights(folder, step).unlink(missing_ok=True)
 
 
 def _weights(folder: Path, step: int) -> Path:
@@ -335,9 +339,21 @@ def keep_sums(folder: Path, step: int, sums: Sequence[np.ndarray]) -> tuple[np.n
     return tuple(kept)
 
 
+def kept_sums(folder: Path, step: int) -> tuple[np.ndarray, ...]:
+    """The sums of a step that ``keep_sums`` wrote, in order; nothing where they were dropped or never were."""
+    place = folder / "sums" / f"{step:06d}"
+    names = sorted(place.glob("*.u32"), key=lambda path: int(path.stem)) if place.is_dir() else []
+    return tuple(np.memmap(path, dtype="<u4", mode="r") for path in names)
+
+
 def drop_sums(folder: Path, step: int) -> None:
     """Everyone has them."""
     shutil.rmtree(folder / "sums" / f"{step:06d}", ignore_errors=True)
+
+
+def drop_all_sums(folder: Path) -> None:
+    """The run is over."""
+    shutil.rmtree(folder / "sums", ignore_errors=True)
 
 
 # --- the predictor -----------------------------------------------------------------------------------------------

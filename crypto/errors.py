@@ -248,7 +248,8 @@ class NoSpace(RoundRefused):
 
 
 class RoundLost(FederationError):
-    """Too few silos are left to finish. ``phase`` says where; ``missing`` who. The state of the last step is kept."""
+    """Too few silos are left to finish. ``phase`` says where; ``missing`` who, ``why``
+    what. The state of the last step is kept."""
 
     code = "ROUND_LOST"
     exit_code = 40
@@ -256,6 +257,7 @@ class RoundLost(FederationError):
     def __init__(self, phase: str, missing: tuple[str, ...], *, detail: str = "", remedy: str = "") -> None:
         self.phase = phase
         self.missing = missing
+        self.why = detail
         names = ", ".join(missing) or "none"
         super().__init__(
             f"The step was lost in phase {phase!r}. {detail} Missing: {names}.".replace("  ", " "), remedy=remedy

@@ -131,6 +131,7 @@ def export(
     job: Annotated[str, typer.Argument(help="A job file, or a name of the catalogue.")],
     out: Annotated[Path, typer.Option("--out", help="The folder to write; must not exist.")],
     charter: Annotated[Path, typer.Option("--federation", help="Folder of the federation whose charter applies.")],
+    resume: Annotated[str, typer.Option("--resume", help="An interrupted run to go on with, by its id.")] = "",
     as_json: Json = False,
 ) -> None:
     """Write the native NVFlare job folder of a job: `nvflare job submit -j` takes it. No custom code in it."""
@@ -140,7 +141,7 @@ def export(
 
     spec = JobSpec.load(job)
     pinned = read_charter(charter / "aggregator" if (charter / "aggregator").is_dir() else charter)
-    write(spec, pinned, out)
+    write(spec, pinned, out, resume=resume)
     if as_json:
         emit({"folder": str(out), "job": spec.digest.hex()}, True)
     else:

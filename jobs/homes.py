@@ -185,6 +185,7 @@ def open_site(home: Path) -> Site:
             want=charter.member(silo).agent.fingerprint,
             remedy="The charter names another key for this silo: restore the key, or have a new epoch signed.",
         )
+    _drop_old_notes(home)
     return Site(
         silo=silo,
         identity=identity,
@@ -192,11 +193,20 @@ def open_site(home: Path) -> Site:
         policy=Policy.load(home / "policy.toml"),
         approvals=Approvals(home / "approvals", charter.member(silo).owner),
         journal=Journal(home / "journal.jsonl"),
+        runs=home / "runs",
         code=software.digest(),
         now=lambda: int(time.time()),
         keep=lambda name, evidence: keep_evidence(home, name, evidence),
         file=lambda name, receipt: write_once(home / "receipts", name, receipt),
     )
+
+
+def _drop_old_notes(home: Path) -> None:
+    """Notes of runs that this silo has countersigned, after a day in which the server might still have come back."""
+    for notes in (home / "runs").glob("*.safetensors"):
+        receipt = home / "receipts" / f"{notes.stem}.bin"
+        if receipt.exists() and receipt.stat().st_mtime < time.time() - DAY:
+            notes.unlink()
 
 
 def keep_evidence(home: Path, name: str, evidence: bytes) -> None:

@@ -61,9 +61,10 @@ def run_job(
     courier: Callable[[str, Agent | Refusing], Courier] = lambda silo, agent: InProcess(agent),
     watch: Callable[[Exchange | None, str], None] | None = None,
     nonce: bytes | None = None,
+    resume: str | None = None,
 ) -> tuple[Outcome, Run, dict[str, Agent | Refusing]]:
     """A whole job over homes on this machine. Returns the outcome, the run (its final state) and the closed agents."""
-    run = open_run(spec.text, encode_plan(spec.plan(read_charter(aggregator))), aggregator, nonce=nonce)
+    run = open_run(spec.text, encode_plan(spec.plan(read_charter(aggregator))), aggregator, nonce=nonce, resume=resume)
     if watch is not None:
         run.watch = watch
     agents: dict[str, Agent | Refusing] = {}

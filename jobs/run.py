@@ -38,12 +38,15 @@ def predictor_requirements() -> list[str]:
     return [f"consilium[silo]=={metadata.version('consilium')}", f"mlflow=={metadata.version('mlflow')}"]
 
 
-def server_run(job: str, plan: str, home: Path) -> Generator[Exchange, Replies, Outcome]:
-    """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's."""
-    return open_run(job, plan, home).run()
+def server_run(job: str, plan: str, home: Path, resume: str = "") -> Generator[Exchange, Replies, Outcome]:
+    """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's.
+
+    ``resume``: the run to go on with, where the admin asked for that."""
+    return open_run(job, plan, home, resume=resume or None).run()
 
 
-def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None) -> Run:
+def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, resume: str | None = None) -> Run:
+    """Raises SpecError for a job, a plan or a run to resume that don't fit."""
     spec = JobSpec.from_text(job)
     decoded = decode_plan(plan)
     if decoded.method != spec.method:
@@ -66,11 +69,12 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None) -> 
         Ledger.open(ledger_path(home), identity),
         home / "jobs",
         nonce=nonce,
+        resume=resume,
     )
-    run.folder.mkdir(parents=True)
+    run.folder.mkdir(parents=True, exist_ok=resume is not None)
     run.watch = Events(run.folder / EVENTS)
     features = spec.params.get("features")
-    if isinstance(features, int):
+    if isinstance(features, int) and resume is None:
         run.predictor = stage_predictor(
             run.folder,
             Path(__file__).with_name("predictor.py"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -60,6 +61,7 @@ from silo_agent.data import DataSet
 from silo_agent.journal import Journal
 from silo_agent.methods import Method, Published
 from silo_agent.policy import CohortWatch, Policy
+from silo_agent.progress import Progress, load_progress, save_progress
 
 log = logging.getLogger("consilium.silo")
 
@@ -89,8 +91,9 @@ class Refusing:
 class Site:
     """What a silo brings to every job: who it is, what it pins, what it allows, what its data owner approved.
 
-    ``code``: digest of the software. ``keep``: where evidence against others goes, and ``file``: where receipts go,
-    by name; both may raise OSError. ``security``: the log of security events: an event's name and its fields.
+    ``code``: digest of the software. ``runs``: folder where it notes how far it is in each run. ``keep``: where evidence
+    against others goes, and ``file``: where receipts go, by name; both may raise OSError. ``security``: the log of
+    security events: an event's name and its fields.
     """
 
     silo: str
@@ -99,6 +102,7 @@ class Site:
     policy: Policy
     approvals: Approvals
     journal: Journal
+    runs: Path
     code: bytes
     now: Callable[[], int]
     keep: Callable[[str, bytes], None] = lambda name, evidence: None
@@ -212,10 +216,11 @@ class Agent:
             )
         if (request.step, request.attempt) <= self._latest:
             raise Replay(f"Attempt {request.attempt} of step {request.step} had its advert, or a later one had.")
+        if self._released() is not None:
+            raise AlreadyReleased(f"Shares of step {self.k} have left this silo: it is released or void.")
         if self._session is not None:
-            if self._session.context.k == self.k and self._session.spent:
-                raise AlreadyReleased(f"Shares of step {self.k} have left this silo: it is released or void.")
             self._session.wipe()
+        self.site.journal.advertise(self._run.hex(), self.k, request.attempt)
         context = self._context(request)
         self._latest = (request.step, request.attempt)  # one advert, so one signed T0, for each
         self._session = SiloSession(context, self.site.silo, self.site.identity)
@@ -303,6 +308,7 @@ class Agent:
             raise ModelMismatch("The server closes the run with another state than ours.")
         closing = Closing(silo=self.site.silo, run=self._run, chain=self._chain, ledger=head)
         self._file_receipt(head)
+        self._notes(self._run).unlink(missing_ok=True)
         return Message("close", closing.sign(self.site.identity))
 
     # --- what they stand on ---------------------------------------------------------------------------------------
@@ -323,13 +329,52 @@ class Agent:
             raise ModelMismatch("The run's id is not made from this job, charter and nonce.")
         if not self._run:
             if self.site.journal.knows(run.hex()):
-                raise JournalLost("This run was joined by an agent that is gone; its state with it.")
+                self._go_on(run, offer.nonce)
+                return
             if request.step != 0 and not (offer.results and offer.results[0].step == 0):
                 raise JournalLost("The run is under way and this silo has no journal of it.")
             self._approved(run)
             self.site.journal.join(run.hex(), approval_digest(self._approval).hex())
             self._run, self._nonce = run, offer.nonce
             self._chain = transcript.initial_chain(run, self._initial)
+            self._note()
+
+    def _go_on(self, run: bytes, nonce: bytes) -> None:
+        """Stand where the agent stood that took part in this run before us, on this silo's own notes."""
+        progress = load_progress(self._notes(run))
+        if progress is None or progress.nonce != nonce or progress.state.keys() != self.state.keys():
+            raise JournalLost("This run was joined by an agent that is gone, and its notes with it.")
+        self._run, self._nonce = run, nonce
+        self.k, self._chain = progress.k, progress.chain
+        self.state, self.slots = dict(progress.state), {name: dict(slots) for name, slots in progress.slots.items()}
+        self._applied, self._openings = list(progress.applied), dict(progress.openings)
+        self.method.recall(progress.kept)
+        self._watch.restore(progress.watch)
+        if (released := self._released()) is not None:
+            self._watch.released(released[1])
+        log.info("run %s is resumed before step %d", run.hex()[:16], self.k)
+
+    def _note(self) -> None:
+        """How far we are, on disk: what ``_go_on`` needs."""
+        progress = Progress(
+            k=self.k,
+            chain=self._chain,
+            nonce=self._nonce,
+            state=self.state,
+            slots=self.slots,
+            applied=tuple(self._applied),
+            openings=self._openings,
+            watch=self._watch.snapshot(),
+            kept=self.method.remember(),
+        )
+        save_progress(self._notes(self._run), progress)
+
+    def _notes(self, run: bytes) -> Path:
+        return self.site.runs / f"{run.hex()[:16]}.safetensors"
+
+    def _released(self) -> tuple[str, tuple[str, ...]] | None:
+        """(T3, cohort) of our release of the step we stand before, by the journal: this agent's, or one's before it."""
+        return self.site.journal.release_of(self._run.hex(), self.k)
 
     def _approved(self, run: bytes = b"") -> bytes:
         """The approval we take part on, looked up again for each step: what the owner takes back ends here."""
@@ -380,24 +425,26 @@ class Agent:
 
     def _apply(self, result: StepResult, sums: Mapping[str, np.ndarray]) -> None:
         step = self.plan.steps[self.k]
-        session = self._session
+        session, released = self._session, self._released()
         mine = session if session is not None and session.context.k == self.k and session.spent else None
         if not result.released:
             if result.slots or result.sums:
                 raise Malformed("A void step with a result.")
-            if mine is not None:
+            if released is not None:
                 self._watch.void()  # raises when the budget is spent, and then we stay where we are
             self._chain = transcript.next_chain(self._chain, result.t3, b"", released=False)
             self._applied.append(Applied(self.k, result.t3, bytes(transcript.DIGEST_BYTES), False))
             self._remember(step, mine)
             self.k += 1
+            self._note()
             metrics.step("void")
             return
         names = [slot.name for slot in self.plan.slots_of(step)]
         if len(result.slots) != len(names):
             raise LayoutMismatch(f"Step {step.name!r} opened {len(result.slots)} slots; the plan has {len(names)}.")
         slots = dict(zip(names, result.slots, strict=True))
-        if mine is not None and (mine.t3 != result.t3 or (mine.slots and mine.slots != slots)):
+        theirs = released is not None and released[0] != result.t3.hex()
+        if theirs or (mine is not None and mine.slots and mine.slots != slots):
             raise ModelMismatch(f"The result of step {step.name!r} is not that of the session we took part in.")
         for lane, digest in result.sums:
             if words_digest(sums[lane]) != digest:
@@ -408,6 +455,7 @@ class Agent:
         self._applied.append(Applied(self.k, result.t3, result.digest, True))
         self._remember(step, mine)
         self.k += 1
+        self._note()
         metrics.step("released")
 
     def _remember(self, step: Step, mine: SiloSession | None) -> None:

@@ -3,8 +3,9 @@
 A silo that forgot what it released could be talked into releasing again. So shares leave only after a record of them
 is on disk; a run whose journal is gone is refused; and a lock keeps a second agent from using the same identity.
 
-One JSON object a line. Kinds: ``boot`` (nonce of each start), ``joined`` (run, approval),
-``attested`` (run, step, attempt, T3), ``released`` (run, step, T3, cohort), ``peers`` (highest release counter seen of each peer). Nothing in it is secret.
+One JSON object a line. Kinds: ``boot`` (nonce of each start), ``joined`` (run, approval), ``advertised`` (run, step,
+attempt), ``attested`` (run, step, attempt, T3), ``released`` (run, step, T3, cohort), ``peers`` (highest release
+counter seen of each peer). Nothing in it is secret.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from crypto.errors import AlreadyReleased, JournalLost, NoSpace, SpecError
+from crypto.errors import AlreadyReleased, JournalLost, NoSpace, Replay, SpecError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -41,6 +42,7 @@ class Journal:
             ) from held
         self._released: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = {}
         self._peers: dict[str, int] = {}
+        self._adverts: dict[str, tuple[int, int]] = {}
         self._joined: dict[str, str] = {}  # run → the approval it was joined on
         self.releases = 0
         self._replay()
@@ -69,6 +71,8 @@ class Journal:
             cohort = tuple(str(silo) for silo in record["cohort"])  # type: ignore[attr-defined]
             self._released.setdefault(run, {})[step] = (str(record["t3"]), cohort)
             self.releases += 1
+        elif kind == "advertised":
+            self._adverts[str(record["run"])] = (int(str(record["step"])), int(str(record["attempt"])))
         elif kind == "joined":
             self._joined[str(record["run"])] = str(record.get("approval", ""))
         elif kind == "peers":
@@ -104,6 +108,15 @@ class Journal:
     def knows(self, run: str) -> bool:
         return run in self._joined
 
+    def advertise(self, run: str, step: int, attempt: int) -> None:
+        """Record that an advert is about to be signed for this place: a silo that signed two would be proven a liar.
+
+        Raises Replay if this place, or a later one, had its advert.
+        """
+        if (step, attempt) <= self._adverts.get(run, (-1, 0)):
+            raise Replay(f"Attempt {attempt} of step {step} had its advert, or a later one had.")
+        self._append({"kind": "advertised", "run": run, "step": step, "attempt": attempt})
+
     def attest(self, run: str, step: int, attempt: int, t3: str) -> None:
         """Record a survivor set before signing it. Raises AlreadyReleased if the step, or a later one, is spent."""
         self._check(run, step, t3)
@@ -120,13 +133,9 @@ class Journal:
         if any(later > step for later in mine) or (step in mine and mine[step][0] != t3):
             raise AlreadyReleased(f"Shares of step {step}, or of a later one, have left this silo.")
 
-    def last_release(self, run: str) -> tuple[int, tuple[str, ...]] | None:
-        """(step, cohort) of the latest release of a run."""
-        mine = self._released.get(run)
-        if not mine:
-            return None
-        step = max(mine)
-        return step, mine[step][1]
+    def release_of(self, run: str, step: int) -> tuple[str, tuple[str, ...]] | None:
+        """(T3, cohort) of the release of a step, if this silo made one."""
+        return self._released.get(run, {}).get(step)
 
     def see_peers(self, releases: Mapping[str, int]) -> None:
         """Peers' release counters. Raises JournalLost if one went back: that peer runs on an old journal."""

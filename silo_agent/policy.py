@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from crypto.charter import Charter
 from crypto.errors import CohortDifference, SpecError
@@ -84,6 +85,21 @@ class CohortWatch:
             self._differences_left -= 1
         self._last = now
         self._last_void = False
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a restarted agent needs to go on: plain values."""
+        return {
+            "last": None if self._last is None else sorted(self._last),
+            "void": self._last_void,
+            "voids_left": self._voids_left,
+            "differences_left": self._differences_left,
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        self._last = None if snapshot["last"] is None else frozenset(snapshot["last"])
+        self._last_void = bool(snapshot["void"])
+        self._voids_left = int(snapshot["voids_left"])
+        self._differences_left = int(snapshot["differences_left"])
 
     def void(self) -> None:
         """The step of the last release brought no result. Raises CohortDifference when the budget is spent."""

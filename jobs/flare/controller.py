@@ -30,22 +30,26 @@ from jobs.flare.wire import unwrap
 Run = Generator[Any, Mapping[str, Message], Any]
 
 
-def open_run(job: str, plan: str, home: Path) -> Run:
+def open_run(job: str, plan: str, home: Path, resume: str) -> Run:
     """The run generator of a job. The one place where this module meets the rest of ``jobs``; tests replace it."""
     from jobs.run import server_run  # heavy (MLflow, ledger): imported in the job process only
 
-    run: Run = server_run(job, plan, home)
+    run: Run = server_run(job, plan, home, resume)
     return run
 
 
 class SecureController(Controller):
-    """``job``: as ``folder.encode_job`` wrote it. ``plan``: base64 of the plan. ``grace_s``: wait after ``enough``."""
+    """``job``: as ``folder.encode_job`` wrote it. ``plan``: base64 of the plan. ``grace_s``: wait after ``enough``.
 
-    def __init__(self, job: str, plan: str, grace_s: float = 2.0) -> None:
+    ``resume``: the interrupted run to go on with; empty for a new one.
+    """
+
+    def __init__(self, job: str, plan: str, grace_s: float = 2.0, resume: str = "") -> None:
         super().__init__()
         self.job = job
         self.plan = plan
         self.grace_s = grace_s
+        self.resume = resume
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Nothing: the run is opened in ``control_flow``, where a failure ends the job with a reason."""
@@ -57,7 +61,7 @@ class SecureController(Controller):
         """Runs the job to its outcome. Any failure is logged with our code and ends the job as failed."""
         run: Run | None = None
         try:
-            run = open_run(decode_job(self.job), self.plan, job_home())
+            run = open_run(decode_job(self.job), self.plan, job_home(), self.resume)
             self._drive(run, Courier(fl_ctx.get_engine(), abort_signal, self.grace_s), abort_signal, fl_ctx)
         except FederationError as error:
             self._fail(f"[{error.code}] {error}", fl_ctx)

@@ -21,11 +21,16 @@ from jobs.spec import JobSpec, encode_plan
 CONTROLLER = "jobs.flare.controller.SecureController"
 EXECUTOR = "jobs.flare.executor.SecureExecutor"
 
+_RUN = re.compile(r"[0-9a-f]{16}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
-def export(spec: JobSpec, charter: Charter, folder: Path) -> Path:
-    """The job folder of a job under a charter: what ``fed export`` writes and ``fed up`` submits."""
+def export(spec: JobSpec, charter: Charter, folder: Path, *, resume: str = "") -> Path:
+    """The job folder of a job under a charter: what ``fed export`` writes and ``fed up`` submits.
+
+    ``resume``: id of the interrupted run that it goes on with, instead of a new one."""
+    if resume and not _RUN.fullmatch(resume):
+        raise SpecError("--resume", got=resume, want="a run's id: 16 hexadecimal digits")
     if folder.exists():
         raise SpecError(
             "--out", got=str(folder), want="a folder that does not exist", remedy="Job folders are never overwritten."
@@ -37,6 +42,7 @@ def export(spec: JobSpec, charter: Charter, folder: Path) -> Path:
         plan=encode_plan(spec.plan(charter)),
         silos=charter.silos,
         min_silos=charter.n_min,
+        resume=resume,
     )
 
 
@@ -67,6 +73,7 @@ def write_job(
     poll_s: float = 0.5,
     min_silos: int | None = None,
     grace_s: float = 2.0,
+    resume: str = "",
 ) -> Path:
     """Writes the job folder and returns it. ``job``: canonical JSON text of the spec; ``plan``: base64 of the plan.
 
@@ -102,7 +109,11 @@ def write_job(
         "task_result_filters": [],
         "components": [],
         "workflows": [
-            {"id": "consilium", "path": CONTROLLER, "args": {"job": text, "plan": plan, "grace_s": grace_s}},
+            {
+                "id": "consilium",
+                "path": CONTROLLER,
+                "args": {"job": text, "plan": plan, "grace_s": grace_s, "resume": resume},
+            },
         ],
     }
     client = {

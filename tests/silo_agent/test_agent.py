@@ -116,14 +116,14 @@ def test_a_job_that_is_not_approved_is_declined_and_the_others_go_on(federation:
 
 def test_a_stricter_floor_of_one_silo_is_its_own(federation: Federation) -> None:
     """One silo withholds its shares of a lane; the seven others still reach the threshold of five."""
-    (federation.silo("silo-2") / "policy.toml").write_text('[floors]\neveryone = 9\n')
+    (federation.silo("silo-2") / "policy.toml").write_text("[floors]\neveryone = 9\n")
     outcome, _, _agents = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
     assert outcome.lanes_shut == 0
 
 
 def test_floors_of_four_silos_keep_a_lane_shut(federation: Federation) -> None:
     for silo in federation.silos[:4]:
-        (federation.silo(silo) / "policy.toml").write_text('[floors]\neveryone = 9\n')
+        (federation.silo(silo) / "policy.toml").write_text("[floors]\neveryone = 9\n")
     outcome, run, _ = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
     assert outcome.lanes_shut == 1
     from crypto import blocks
@@ -341,14 +341,25 @@ def test_phases_out_of_order_are_unexpected_and_change_nothing(federation: Feder
         agent.close()
 
 
-def test_a_restarted_agent_may_not_enter_a_run_that_is_under_way(federation: Federation) -> None:
+@pytest.mark.parametrize(("notes", "code"), [("kept", "REPLAY"), ("gone", "JOURNAL_LOST"), ("cut", "JOURNAL_LOST")])
+def test_a_restarted_agent_never_makes_a_second_advert_for_one_place(
+    federation: Federation, notes: str, code: str
+) -> None:
+    """Two adverts for one place would prove an honest silo a liar. Without its notes it stays out of the run."""
     first = first_open(federation)
-    agent = local.open_agent(local.spec().text, federation.silo("silo-1"))
+    home = federation.silo("silo-1")
+    agent = local.open_agent(local.spec().text, home)
     assert agent.handle(first).phase == "open"
     agent.close()
-    again = local.open_agent(local.spec().text, federation.silo("silo-1"))
+    (path,) = (home / "runs").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    if notes == "gone":
+        path.unlink()
+    elif notes == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    again = local.open_agent(local.spec().text, home)
     try:
-        assert code_of(again.handle(first)) == "JOURNAL_LOST"
+        assert code_of(again.handle(first)) == code
     finally:
         again.close()
 

@@ -23,7 +23,8 @@ def test_a_release_survives_a_restart(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as again:
         assert again.knows(RUN)
         assert again.releases == 1
-        assert again.last_release(RUN) == (3, COHORT)
+        assert again.release_of(RUN, 3) == (T3, COHORT)
+        assert again.release_of(RUN, 2) is None
 
 
 def test_one_release_per_step_and_none_below_the_high_water(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Where a silo stands in a run, on its disk after each step, so that a restart is not the end of it.
+
+One safetensors file a run, 0600: the blocks that everybody has, what the method keeps to itself, and, as JSON in the
+header, the chain and the counts that the rules need. The journal, not this file, says what was released: a copy of an
+old file makes a silo lag behind, and what it then says of its state is refused, but it never releases twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from crypto.errors import JournalLost, NoSpace
+from crypto.receipt import Applied
+
+#: lane → the contributor sets of its openings so far; None: it may have opened without us.
+Openings = Mapping[str, tuple[frozenset[str], ...] | None]
+
+_BLOCK, _KEPT = "block/", "kept/"
+_REMEDY = "Restore the file from the agent's volume, or stay out of this run."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """``k``: steps behind us. ``chain``: S_k. ``nonce``: of the run. ``kept``: the method's own arrays, which never
+    leave. ``watch``: as ``policy.CohortWatch.snapshot`` gives it."""
+
+    k: int
+    chain: bytes
+    nonce: bytes
+    state: Mapping[str, np.ndarray]
+    slots: Mapping[str, Mapping[str, int]]
+    applied: tuple[Applied, ...]
+    openings: Openings
+    watch: Mapping[str, Any]
+    kept: Mapping[str, np.ndarray]
+
+
+def save_progress(path: Path, progress: Progress) -> None:
+    """Replace the file whole and synced. Raises NoSpace."""
+    facts = {
+        "k": progress.k,
+        "chain": progress.chain.hex(),
+        "nonce": progress.nonce.hex(),
+        "slots": {step: dict(slots) for step, slots in progress.slots.items()},
+        "applied": [[one.k, one.t3.hex(), one.result.hex(), one.released] for one in progress.applied],
+        "openings": {
+            lane: None if sets is None else [sorted(one) for one in sets] for lane, sets in progress.openings.items()
+        },
+        "watch": dict(progress.watch),
+    }
+    arrays = {f"{_BLOCK}{name}": np.ascontiguousarray(block) for name, block in progress.state.items()}
+    arrays |= {f"{_KEPT}{name}": np.ascontiguousarray(array) for name, array in progress.kept.items()}
+    new = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+            out.write(save(arrays, {"progress": json.dumps(facts, sort_keys=True)}))
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(new, path)
+    except OSError as full:
+        raise NoSpace(
+            f"Where we stand in run {path.stem} could not be written: {full.strerror}.", remedy="Free disk space."
+        ) from full
+
+
+def load_progress(path: Path) -> Progress | None:
+    """What was saved, or None. Raises JournalLost for a file that is damaged."""
+    try:
+        with safe_open(path, "numpy") as file:
+            facts = json.loads(file.metadata()["progress"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return Progress(
+            k=facts["k"],
+            chain=bytes.fromhex(facts["chain"]),
+            nonce=bytes.fromhex(facts["nonce"]),
+            state={name[len(_BLOCK) :]: array for name, array in arrays.items() if name.startswith(_BLOCK)},
+            slots=facts["slots"],
+            applied=tuple(
+                Applied(k, bytes.fromhex(t3), bytes.fromhex(result), released)
+                for k, t3, result, released in facts["applied"]
+            ),
+            openings={
+                lane: None if sets is None else tuple(map(frozenset, sets)) for lane, sets in facts["openings"].items()
+            },
+            watch=facts["watch"],
+            kept={name[len(_KEPT) :]: array for name, array in arrays.items() if name.startswith(_KEPT)},
+        )
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as bad:
+        raise JournalLost(f"Where we stood in run {path.stem} can't be read.", remedy=_REMEDY) from bad
