@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from crypto.errors import FederationError
+from crypto.errors import FederationError, SpecError
 from jobs.verbs import evidence, lineage, members, owner
 from jobs.verbs.options import Json, emit
 
@@ -74,9 +74,26 @@ def simulate(
     seed: Seed = None,
     name: Name = None,
     breaks: Break = None,
+    mock: Annotated[
+        Path | None,
+        typer.Option(
+            "--mock",
+            help="A PySyft box with the silos' public halves: rehearse the job on their mock data.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The same job with in-process couriers, through the same round code."""
+    if mock is not None:
+        from jobs.console import Shown
+        from jobs.rehearsal import rehearse
+
+        if (silos, rounds, seed, name, breaks) != (8, None, None, None, None):
+            raise SpecError("--mock", got="with other options", want="--mock and --job alone: the box has the silos")
+        emit(rehearse(job, mock, Shown(json=as_json)), as_json)
+        return
     from jobs.console import Shown
     from jobs.up import Options
     from jobs.up import simulate as run
