@@ -16,8 +16,9 @@ import numpy as np
 from crypto import ring
 from crypto.cohort import Cohort, Context, Dealt, Survivors, check_words
 from crypto.encoding import VERSION, Reader, Writer
-from crypto.errors import EvidenceError, Malformed
-from crypto.messages import SLOTS
+from crypto.errors import BadShare, EvidenceError, Malformed
+from crypto.keys import SessionKey
+from crypto.messages import SLOTS, Shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +65,11 @@ class StepEvidence:
         survivors.check_attested(self.attestations)
         return survivors
 
-    def slots(self, context: Context) -> tuple[int, ...]:
-        """The slots, opened again."""
+    def check(self, context: Context) -> Checked:
+        """Check every signature and open the slots again; else the protocol's own errors, or EvidenceError."""
         survivors = self.survivors(context)
         shares = [survivors.check_slot_shares(signed) for signed in self.slot_shares]
+        masks = survivors.recover_masks(shares)
         total = np.zeros(survivors.slot_count, dtype=np.uint64)
         if [silo for silo, _ in self.sections] != list(survivors.signed):
             raise EvidenceError(
@@ -75,22 +77,63 @@ class StepEvidence:
             )
         for silo, section in self.sections:
             np.add(total, survivors.check_section(silo, section), out=total)
-        survivors.unmask(SLOTS, total, survivors.recover_seeds(SLOTS, shares), survivors.recover_masks(shares))
-        return tuple(int(value) for value in total)
+        survivors.unmask(SLOTS, total, survivors.recover_seeds(SLOTS, shares), masks)
+        released = tuple(survivors.check_lane_shares(signed) for signed in self.lane_shares)
+        return Checked(survivors, tuple(int(value) for value in total), masks, released)
+
+    def slots(self, context: Context) -> tuple[int, ...]:
+        """The slots, opened again."""
+        return self.check(context).slots
 
     def replay(self, context: Context, lane: str, uploads: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The opened sum of a lane, see ``Checked.replay``."""
+        return self.check(context).replay(lane, uploads)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Checked:
+    """A step whose signatures all held, its slots opened again. Made by ``StepEvidence.check``.
+
+    ``masks``: mask keys of the dropped silos, ``released``: each survivor's shares of the lanes it let open. Both
+    opened what the step opened and nothing else.
+    """
+
+    survivors: Survivors
+    slots: tuple[int, ...]
+    masks: Mapping[str, SessionKey]
+    released: tuple[Shares, ...]
+
+    @property
+    def context(self) -> Context:
+        return self.survivors.dealt.cohort.context
+
+    def lanes_open(self) -> tuple[str, ...]:
+        """The lanes that the shares open, in plan order: let go by at least t survivors, by shares that combine."""
+        return tuple(lane.name for lane in self.context.plan.lanes_of(self.context.step) if self._opens(lane.name))
+
+    def replay(self, lane: str, uploads: Mapping[str, np.ndarray]) -> np.ndarray:
         """The opened sum of a lane (uint32) from kept uploads: survivor → masked words, each as its header signed."""
-        survivors = self.survivors(context)
-        masks = survivors.recover_masks([survivors.check_slot_shares(signed) for signed in self.slot_shares])
-        opened = [survivors.check_lane_shares(signed) for signed in self.lane_shares]
-        shares = [one for one in opened if any(name == lane for _, name, _ in one.seeds)]
-        plan, step = context.plan, context.step
+        survivors, plan, step = self.survivors, self.context.plan, self.context.step
         words, wire, bits = plan.words_of(step, lane), plan.wire_words_of(step, lane), plan.ring_bits
+        seeds = survivors.recover_seeds(lane, self._shares_of(lane))
         total = np.zeros(words, dtype=np.uint32)
         for silo in survivors.dealt.cohort.holders(lane, survivors.signed):
             if silo not in uploads:
                 raise EvidenceError(f"upload of {silo}, lane {lane}", expected="the kept words", found="none")
             upload = check_words(survivors.headers[silo], lane, uploads[silo], wire)
             np.add(total, ring.unpack(upload, words, bits), out=total)
-        survivors.unmask(lane, total, survivors.recover_seeds(lane, shares), masks)
+        survivors.unmask(lane, total, seeds, self.masks)
         return ring.reduce(total, bits)
+
+    def _opens(self, lane: str) -> bool:
+        shares = self._shares_of(lane)
+        if len({one.silo for one in shares}) < self.survivors.dealt.cohort.threshold:
+            return False
+        try:
+            self.survivors.recover_seeds(lane, shares)
+        except BadShare:
+            return False
+        return True
+
+    def _shares_of(self, lane: str) -> list[Shares]:
+        return [shares for shares in self.released if any(name == lane for _, name, _ in shares.seeds)]

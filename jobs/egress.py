@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crypto import ring
-from crypto.plan import Scope
+from crypto.plan import Plan, Scope
 from jobs.homes import Floors
 from jobs.spec import JobSpec
 from silo_agent.methods import Limits, method
@@ -31,10 +31,14 @@ SEEN_OF_ONE_SILO = (
 
 
 def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
-    """Lanes, blocks, slots and steps of a job under a charter of so many silos."""
+    """``manifest_of`` a job under the demonstration's charter, for so many silos."""
     floors = Floors()
     limits = Limits(n_max=silos, colluders=floors.colluders, honest=floors.honest, lane_floor=floors.lane_floor)
-    plan = method(spec.method).plan(spec.params, limits)
+    return manifest_of(spec, method(spec.method).plan(spec.params, limits))
+
+
+def manifest_of(spec: JobSpec, plan: Plan) -> dict[str, Any]:
+    """Lanes, blocks, slots and steps of a job whose plan is this."""
     words = sum(plan.words_of(step, lane.name) for step in plan.steps for lane in plan.lanes_of(step))
     slots = sum(len(plan.slots_of(step)) for step in plan.steps)
     return {

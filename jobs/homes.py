@@ -1,9 +1,9 @@
 """The folders of a federation: one home per silo, one for the aggregator, and what lies in them.
 
-    <silo home>/        silo.json · keys/{agent,owner}.key · salt · consortium.pub · charter.bin · policy.toml ·
-                        data/<name>.npz · journal.jsonl · metrics/ · evidence/
-    <aggregator home>/  aggregator.json · keys/aggregator.key · consortium.pub · charter.bin · ledger/ · jobs/<run>/ ·
-                        mlflow.db · metrics/
+    <silo home>/        silo.json · keys/{agent,owner}.key · salt · consortium.pub · charter.bin · charters/ ·
+                        policy.toml · syft/ · approvals/ · journal.jsonl · receipts/ · security.jsonl · metrics/ · evidence/
+    <aggregator home>/  aggregator.json · keys/aggregator.key · consortium.pub · charter.bin · charters/ · ledger/ ·
+                        jobs/<run>/ · mlflow.db · security.jsonl · metrics/
 
 Keys are made where they are used, are 0600 and never move. A home is 0700.
 """
@@ -25,6 +25,8 @@ from crypto.charter import Charter, Member, SignedCharter
 from crypto.errors import SpecError
 from crypto.keys import Identity, PublicIdentity
 from jobs import software
+from jobs.security_events import Event
+from jobs.security_log import SecurityLog
 from silo_agent.agent import Site
 from silo_agent.approvals import Approvals
 from silo_agent.catalogue import Catalogue
@@ -178,7 +180,11 @@ def open_site(home: Path) -> Site:
     charter = read_charter(home)
     silo = str(silo_settings(home)["silo"])
     identity = Identity.load(home / "keys" / "agent.key")
+    policy = Policy.load(home / "policy.toml")
+    told = SecurityLog(home)
     if charter.member(silo).agent != identity.public:
+        want, found = charter.member(silo).agent.fingerprint, identity.public.fingerprint
+        told(Event.KEY_MISMATCH, role="agent", expected=want, found=found)
         raise SpecError(
             f"{silo} agent key",
             got=identity.public.fingerprint,
@@ -186,18 +192,29 @@ def open_site(home: Path) -> Site:
             remedy="The charter names another key for this silo: restore the key, or have a new epoch signed.",
         )
     _drop_old_notes(home)
+    journal = Journal(home / "journal.jsonl")
+    told.policy(policy.digest.hex())
+    told(
+        Event.AGENT_STARTED,
+        fingerprint=identity.public.fingerprint,
+        charter=charter.digest.hex(),
+        epoch=charter.epoch,
+        policy=policy.digest.hex(),
+        software=software.digest().hex(),
+    )
     return Site(
         silo=silo,
         identity=identity,
         charter=charter,
-        policy=Policy.load(home / "policy.toml"),
+        policy=policy,
         approvals=Approvals(home / "approvals", charter.member(silo).owner),
-        journal=Journal(home / "journal.jsonl"),
+        journal=journal,
         runs=home / "runs",
         code=software.digest(),
         now=lambda: int(time.time()),
         keep=lambda name, evidence: keep_evidence(home, name, evidence),
         file=lambda name, receipt: write_once(home / "receipts", name, receipt),
+        security=told,
     )
 
 

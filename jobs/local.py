@@ -14,6 +14,7 @@ from typing import Protocol
 from aggregator.round import Exchange, Replies
 from aggregator.run import Outcome, Run
 from crypto.messages import Message
+from jobs.charters import running
 from jobs.homes import read_charter
 from jobs.run import answering_agent, open_run
 from jobs.spec import JobSpec, encode_plan
@@ -69,6 +70,7 @@ def run_job(
         run.watch = watch
     agents: dict[str, Agent | Refusing] = {}
     with ExitStack() as stack:
+        stack.enter_context(running(aggregator))
         for silo, home in silos.items():
             agents[silo] = agent(spec.text, home)
             stack.callback(agents[silo].close)

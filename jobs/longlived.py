@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from crypto.errors import SpecError
+from jobs import software
+from jobs.security_events import Event
+from jobs.security_log import SecurityLog
 from jobs.service import prepare_environment, serve_metrics
 
 log = logging.getLogger("consilium.aggregator")
@@ -26,10 +29,13 @@ RESTART_S = 10
 
 
 def run_silo(kit: Path, host: str, port: int) -> int:
-    """NVFlare's client in this process, until SIGTERM. Returns its exit code."""
+    """NVFlare's client in this process, behind the gate, until SIGTERM. Returns its exit code."""
+    from jobs.flare.egress_gate import guard_cells
     from jobs.flare.processes import run_client, settings
 
     home = Path(settings(kit)["home"])
+    guard_cells()
+    _log_start(home, "silo")
     _serve(home, host, port)
     return run_client(kit)
 
@@ -39,6 +45,7 @@ def run_aggregator(kit: Path, host: str, port: int, tracking_uri: str | None = N
     from jobs.flare.processes import run_server, settings
 
     home = Path(settings(kit)["home"])
+    _log_start(home, "aggregator")
     _serve(home, host, port)
     command = [sys.executable, "-m", "aggregator.lineage", "--home", str(home), "--follow"]
     command += ["--tracking-uri", tracking_uri] if tracking_uri else []
@@ -68,6 +75,11 @@ def run_mlflow(federation: Path, port: int) -> NoReturn:
     command += ["--backend-store-uri", f"sqlite:///{(home / 'mlflow.db').resolve()}"]
     command += ["--default-artifact-root", str((home / "mlartifacts").resolve())]
     os.execve(sys.executable, command, {**os.environ, **settings})
+
+
+def _log_start(home: Path, service: str) -> None:
+    """The security log's first word of this process."""
+    SecurityLog(home)(Event.SERVICE_STARTED, service=service, software=software.digest().hex())
 
 
 def _serve(home: Path, host: str, port: int) -> None:

@@ -39,7 +39,7 @@ def rehearse(job: str, box: Path, view: View) -> dict[str, Any]:
         finally:
             view.done()
         record = RunRecord.read(federation.aggregator, outcome.run)
-    found = {
+    found: dict[str, Any] = {
         "job": spec.digest.hex(),
         "silos": sorted(mocks),
         "secure_aggregation": secure_aggregation(record),

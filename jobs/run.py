@@ -20,6 +20,9 @@ from aggregator.state import stage_predictor
 from crypto.errors import FederationError, NotApproved, SpecError
 from crypto.keys import Identity
 from jobs import homes, software
+from jobs.charters import record_charter, running
+from jobs.security_events import Event, lacking
+from jobs.security_log import SecurityLog
 from jobs.spec import JobSpec, decode_plan
 from jobs.terms import terms
 from silo_agent.agent import Agent, Refusing
@@ -41,8 +44,10 @@ def predictor_requirements() -> list[str]:
 def server_run(job: str, plan: str, home: Path, resume: str = "") -> Generator[Exchange, Replies, Outcome]:
     """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's.
 
-    ``resume``: the run to go on with, where the admin asked for that."""
-    return open_run(job, plan, home, resume=resume or None).run()
+    ``resume``: the run to go on with, where the admin asked for that. The charter stands still meanwhile.
+    """
+    with running(home):
+        return (yield from open_run(job, plan, home, resume=resume or None).run())
 
 
 def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, resume: str | None = None) -> Run:
@@ -52,6 +57,8 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, res
     if decoded.method != spec.method:
         raise SpecError("plan.method", got=decoded.method, want=spec.method)
     charter, identity = homes.open_aggregator(home)
+    ledger = Ledger.open(ledger_path(home), identity)
+    record_charter(ledger, home)
     run = Run(
         RunSpec(
             job=job,
@@ -66,7 +73,7 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, res
         ),
         charter,
         identity,
-        Ledger.open(ledger_path(home), identity),
+        ledger,
         home / "jobs",
         nonce=nonce,
         resume=resume,
@@ -110,9 +117,12 @@ def open_agent(job: str, home: Path) -> Agent:
             data=data,
         )
     except NotApproved as refused:
-        RequestQueue(home, site.silo).put(job)
         site.journal.close()
-        raise refused
+        told = SecurityLog(home)
+        told(lacking(refused), job=refused.digest)
+        RequestQueue(home, site.silo).put(job)
+        told(Event.REQUEST_QUEUED, job=refused.digest)
+        raise
     except BaseException:
         site.journal.close()
         raise

@@ -24,6 +24,7 @@ from crypto.encoding import Reader
 from crypto.errors import (
     AlreadyReleased,
     BadShare,
+    BadSignature,
     EgressDenied,
     Equivocation,
     FederationError,
@@ -91,9 +92,9 @@ class Refusing:
 class Site:
     """What a silo brings to every job: who it is, what it pins, what it allows, what its data owner approved.
 
-    ``code``: digest of the software. ``runs``: folder where it notes how far it is in each run. ``keep``: where evidence
-    against others goes, and ``file``: where receipts go, by name; both may raise OSError. ``security``: the log of
-    security events: an event's name and its fields.
+    ``code``: digest of the software. ``runs``: folder where it notes how far it is in each run. ``keep``: where
+    evidence against others goes, and ``file``: where receipts go, by name; both may raise OSError. ``security``: the
+    log of security events: an event's name and its fields; it may raise NoSpace.
     """
 
     silo: str
@@ -157,7 +158,8 @@ class Agent:
                 raise Malformed(f"A request for {request.phase!r} came as {message.phase!r}.")
         except FederationError as refused:
             log.warning("refused %s: [%s] %s", message.phase, refused.code, refused)
-            metrics.refused(refused.code)
+            if isinstance(refused, BadSignature):
+                self.site.security("bad-signature", signer="aggregator")
             return self._decline(message.phase, bytes(32), 0, 0, refused)
         place = (request.step, request.attempt, request.phase)
         try:
@@ -170,7 +172,9 @@ class Agent:
                 answer = self._phases[request.phase](request, message)
         except FederationError as refused:
             log.warning("refused %s of step %d: [%s] %s", request.phase, request.step, refused.code, refused)
-            metrics.refused(refused.code)
+            if isinstance(refused, BadSignature):  # a peer's: the request's own signature held
+                where = {"run": request.run.hex(), "step": request.step, "phase": request.phase}
+                self.site.security("bad-signature", signer="peer", **where)
             answer = self._decline(request.phase, request.run, request.step, request.attempt, refused)
             if isinstance(refused, (Equivocation, Replay, Unexpected)):
                 return answer  # what we answered before stands
@@ -283,6 +287,8 @@ class Agent:
         session = self._current(request)
         attestations, sections = unpack_two(request.payload)
         shares = session.release_slots(attestations, dict(sections))
+        where = {"run": self._run.hex(), "step": self.k, "attempt": request.attempt}
+        self.site.security("shares-released", t3=session.t3.hex(), **where)
         self.site.journal.release(self._run.hex(), self.k, session.t3.hex(), session.cohort)
         self._watch.released(session.cohort)
         metrics.released()
@@ -306,9 +312,9 @@ class Agent:
         self._catch_up(offer, message.arrays)
         if offer.chain != self._chain or self.k != len(self.plan.steps):
             raise ModelMismatch("The server closes the run with another state than ours.")
+        self.site.security("run-ended", run=self._run.hex(), chain=self._chain.hex())
         closing = Closing(silo=self.site.silo, run=self._run, chain=self._chain, ledger=head)
         self._file_receipt(head)
-        self._notes(self._run).unlink(missing_ok=True)
         return Message("close", closing.sign(self.site.identity))
 
     # --- what they stand on ---------------------------------------------------------------------------------------
@@ -333,8 +339,11 @@ class Agent:
                 return
             if request.step != 0 and not (offer.results and offer.results[0].step == 0):
                 raise JournalLost("The run is under way and this silo has no journal of it.")
-            self._approved(run)
-            self.site.journal.join(run.hex(), approval_digest(self._approval).hex())
+            used = approval_digest(self._approved(run)).hex()
+            job = self.terms.job.hex()
+            self.site.security("approval-used", job=job, approval=used, run=run.hex())
+            self.site.journal.join(run.hex(), used)
+            self.site.security("run-joined", run=run.hex(), job=job)
             self._run, self._nonce = run, offer.nonce
             self._chain = transcript.initial_chain(run, self._initial)
             self._note()
@@ -503,6 +512,10 @@ class Agent:
     def _decline(self, phase: str, run: bytes, step: int, attempt: int, refused: FederationError) -> Message:
         blame = refused.dealer if isinstance(refused, BadShare) else ""
         phase = phase if phase in PHASES else "open"
+        metrics.refused(refused.code)
+        told = {"step": step, "attempt": attempt, "phase": phase, "code": refused.code}
+        told |= {"blame": blame} if blame else {}
+        self.site.security("refusal", run=run.hex(), **told)
         decline = Decline(
             silo=self.site.silo, run=run, step=step, attempt=attempt, phase=phase, code=refused.code, blame=blame
         )

@@ -2,7 +2,7 @@
 
 PySyft keeps the catalogue, the mock data, the permission rules and the request queue, as files. What it says is shown
 and never trusted: its files are unsigned, its approval is bound to no code and its permission rules bind only those
-who ask (docs/compliance.md). So names are checked before it builds paths of them, folders are 0700, and what counts
+who ask. So names are checked before it builds paths of them, folders are 0700, and what counts
 is what the data owner signed (``silo_agent.approvals``). ``SyftJobRunner`` is never used.
 """
 
@@ -95,7 +95,7 @@ def disk(what: str) -> Iterator[None]:
 @contextmanager
 def pysyft(what: str, *, remedy: str) -> Iterator[None]:
     """What PySyft raises over its own files, as DataRefused; the disk's errors as ``disk`` has them."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]  # PySyft brings it
     from syft_migration import MigrationError
 
     damaged = (MigrationError, yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError)

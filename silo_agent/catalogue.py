@@ -62,7 +62,7 @@ class Catalogue:
         self.box = Box.of(home, silo)
         self._salt = home / "salt"
 
-    # --- reading ---------------------------------------------------------------------------------------------------
+    # --- reading -----------------------------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> tuple[DataSet, str]:
         """The rows of a data set, proved to be those that were registered, and the registration's uid."""
@@ -101,7 +101,7 @@ class Catalogue:
         """Every data set. The first one amiss is refused by name."""
         return [self.entry(name) for name in self.names()]
 
-    # --- registering -----------------------------------------------------------------------------------------------
+    # --- registering -------------------------------------------------------------------------------------------------
 
     def add(self, name: str, private: Path, mock: Path, summary: str = "", *, replace: bool = False) -> Entry:
         """Register two npz files under a name. The originals stay where they are, and are not read again.
@@ -198,7 +198,7 @@ class Catalogue:
                     verb = "cannot read" if may else "can read"
                     raise DataRefused(f"By PySyft's rules {who} {verb} the {half} half of {name!r}.", remedy=_AGAIN)
 
-    # --- where things lie ------------------------------------------------------------------------------------------
+    # --- where things lie --------------------------------------------------------------------------------------------
 
     def _storage(self) -> DatasetStorage:
         from syft_datasets.dataset_manager import SyftDatasetManager

@@ -84,8 +84,8 @@ def check_mock(name: str, rows: DataSet, mock: DataSet) -> None:
             f" the private rows have {rows.features} and {rows.classes}.",
             remedy="Make a mock with the same arrays.",
         )
-    private = set(_features_of_rows(rows))
-    if any(row in private for row in _features_of_rows(mock)):
+    shown = set(_features_of_rows(mock))
+    if any(row in shown for row in _features_of_rows(rows)):
         raise DataRefused(
             f"The mock of {name!r} shows rows of the private data.",
             remedy="Make the mock of invented rows, never of real ones.",

@@ -27,10 +27,11 @@ Objective = Callable[["torch.Tensor"], "torch.Tensor"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descent:
-    """How fast; how far is in the order of the batches."""
+    """How fast; how far is in the order of the batches. ``proximal``: μ of the pull μ/2 · ‖w − anchor‖² (FedProx)."""
 
     learning_rate: float
     momentum: float
+    proximal: float = 0.0
 
 
 def generator(purpose: str, seed: int, silo: str, step: int) -> np.random.Generator:
@@ -59,11 +60,22 @@ def mixture(gate_E: np.ndarray) -> Objective:
 
 
 def train(
-    experts: Sequence[Weights], x: np.ndarray, y: np.ndarray, order: np.ndarray, descent: Descent, objective: Objective
+    experts: Sequence[Weights],
+    x: np.ndarray,
+    y: np.ndarray,
+    order: np.ndarray,
+    descent: Descent,
+    objective: Objective,
+    *,
+    anchors: Sequence[Weights] | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """The experts after one pass over ``order``: rows (S, B) shared by all, or (S, E, B) for rows of their own."""
+    """The experts after one pass over ``order``: rows (S, B) shared by all, or (S, E, B) for rows of their own.
+
+    ``anchors``: where the proximal term pulls each expert to; without them, to where it started.
+    """
     torch = torch_()
     weights = stack(experts)
+    pulled_to = stack(experts if anchors is None else anchors) if descent.proximal else {}
     velocity = {part: torch.zeros_like(tensor) for part, tensor in weights.items()}
     for tensor in weights.values():
         tensor.requires_grad_()
@@ -76,5 +88,7 @@ def train(
         with torch.no_grad():
             for (part, tensor), gradient in zip(weights.items(), gradients, strict=True):
                 velocity[part].mul_(descent.momentum).add_(gradient)
+                if descent.proximal:
+                    velocity[part].add_(tensor - pulled_to[part], alpha=descent.proximal)
                 tensor.sub_(velocity[part], alpha=descent.learning_rate)
     return unstack({part: tensor.detach() for part, tensor in weights.items()})

@@ -9,6 +9,7 @@ also on one that was made elsewhere. What a hardened silo still shows the server
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -25,6 +26,8 @@ from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 
+from aggregator.ledger import write_synced
+from crypto.charter import SILO_ID
 from crypto.errors import FederationError, SpecError
 from jobs.flare.folder import CONTROLLER, EXECUTOR
 
@@ -32,6 +35,8 @@ HOST: Final = "localhost"
 #: The only classes a job may name. Site components (launchers, filters) are the site's own and are not looked up here.
 CLASS_ALLOW_LIST: Final = (CONTROLLER, EXECUTOR)
 SCOPE: Final = "consilium"
+#: Folders beside the silos' kits: no silo is called so.
+RESERVED: Final = {"server", "admin", "ca", HOST}
 
 _NONE: Final = "none"
 #: Rights that no remote user has at any site, whatever the role: custom code, shell, configuration, free text.
@@ -132,6 +137,41 @@ def provision(
     return kits
 
 
+def add_silo_kit(out: Path, *, silo: str, home: Path) -> Path:
+    """A kit for one more silo of a federation that was provisioned into ``out``; its folder.
+
+    The new certificate is signed by the same root (``out/ca``). Nobody else's kit changes by a byte and nothing is
+    restarted: NVFlare's server takes any client whose certificate this root signed, and jobs name their sites by the
+    charter. Raises SpecError for a name that has a kit or that NVFlare won't take, and where ``out`` is no such folder.
+    """
+    kit = out / silo
+    try:
+        server = json.loads((out / "server" / "startup" / "fed_server.json").read_text())["servers"][0]
+        org = str(json.loads((out / "server" / "local" / "consilium.json").read_text())["org"])
+        name, port = str(server["name"]), int(str(server["service"]["target"]).rpartition(":")[2])
+        state = (out / "ca" / "cert.json").read_bytes()
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as bad:
+        raise SpecError(
+            str(out), got=type(bad).__name__, want="the folder that `fed up` provisioned: server and ca in it"
+        ) from bad
+    if not SILO_ID.fullmatch(silo) or silo in RESERVED:
+        raise SpecError("silo", got=silo, want=f"a silo's id, none of {sorted(RESERVED)}")
+    if kit.exists():
+        raise SpecError("silo", got=silo, want="a silo without a kit", remedy="Kits are never overwritten.")
+    made = _provision(name, [silo], port, org, None, state=state)
+    try:
+        new = made / name / "prod_00" / silo
+        harden_silo(new, home=home, site=silo, org=org)
+        new.chmod(0o700)
+        following = out / "ca" / "cert.json.new"
+        write_synced(following, (made / name / "state" / "cert.json").read_bytes())
+        os.replace(following, out / "ca" / "cert.json")
+        shutil.move(str(new), str(kit))
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return kit
+
+
 def harden_server(kit: Path, *, home: Path, org: str) -> None:
     """The server's rules: our classes, our launcher and reconciler, jobs stored in ``home``, no log receiver."""
     resources = _default(kit)
@@ -177,9 +217,8 @@ def harden_silo(kit: Path, *, home: Path, site: str, org: str) -> None:
 
 
 def _check(out: Path, silos: Sequence[str], silo_homes: Mapping[str, Path]) -> None:
-    reserved = {"server", "admin", "ca", HOST}
-    if not silos or len(set(silos)) != len(silos) or reserved & set(silos):
-        raise SpecError("silos", got=list(silos), want=f"one or more distinct names, none of {sorted(reserved)}")
+    if not silos or len(set(silos)) != len(silos) or RESERVED & set(silos):
+        raise SpecError("silos", got=list(silos), want=f"one or more distinct names, none of {sorted(RESERVED)}")
     if missing := sorted(set(silos) - set(silo_homes)):
         raise SpecError("silo_homes", got=sorted(silo_homes), want=f"also a home for {missing}")
     if any(sign in str(out.resolve()) for sign in " \t\n'\"\\"):
@@ -190,13 +229,17 @@ def _check(out: Path, silos: Sequence[str], silo_homes: Mapping[str, Path]) -> N
         raise SpecError("out", got=str(out), want="an empty or new folder", remedy="Kits are never overwritten.")
 
 
-def _provision(name: str, silos: Sequence[str], port: int, org: str, admin: str) -> Path:
+def _provision(
+    name: str, silos: Sequence[str], port: int, org: str, admin: str | None, *, state: bytes | None = None
+) -> Path:
+    """A folder with kits for these. ``state``: what an earlier provisioning left, so that its root signs again."""
     try:
         project = Project(name, "provisioned by consilium")
         project.set_server(HOST, org, {"fed_learn_port": port, "admin_port": port})
         for silo in silos:
             project.add_client(silo, org, {})
-        project.add_admin(admin, org, {"role": "lead"})
+        if admin is not None:
+            project.add_admin(admin, org, {"role": "lead"})
     except ValueError as bad:
         raise SpecError("federation", got=[name, *silos, admin, org], want=f"names NVFlare accepts: {bad}") from bad
     builders = [
@@ -206,6 +249,9 @@ def _provision(name: str, silos: Sequence[str], port: int, org: str, admin: str)
         SignatureBuilder(),
     ]
     root = Path(tempfile.mkdtemp(prefix="consilium-kits-"))
+    if state is not None:
+        (root / name / "state").mkdir(parents=True)
+        (root / name / "state" / "cert.json").write_bytes(state)
     notes = _Notes()
     context = Provisioner(str(root), builders).provision(project, logger=notes)
     if context.get(CtxKey.BUILD_ERROR):

@@ -106,7 +106,9 @@ def is_bare_refusal(shareable: Any) -> bool:
     if not isinstance(shareable, dict) or shareable.keys() != {ReservedHeaderKey.HEADERS}:
         return False
     headers = shareable[ReservedHeaderKey.HEADERS]
-    return isinstance(headers, dict) and headers.keys() == {_RC} and headers[_RC] in _CODES
+    return (
+        isinstance(headers, dict) and headers.keys() == {_RC} and type(headers[_RC]) is str and headers[_RC] in _CODES
+    )
 
 
 #: The return codes our executor and NVFlare's client runner use: a closed set, so that a code carries no message.

@@ -40,7 +40,7 @@ def verify(
     """Check a run, model, bundle, receipt or evidence, offline. Needs no server and the base install only."""
     from dataclasses import asdict
 
-    from aggregator.findings import Line, Outcome
+    from aggregator.findings import Line, Outcome, printable
     from jobs.audit import audit, contradiction, is_contradiction
 
     if is_contradiction(target):
@@ -57,6 +57,6 @@ def verify(
     report = audit(target, home=home, consortium=consortium, show=show)
     emit(report.as_dict(), as_json)
     if not as_json:
-        print(f"\n{report.verdict}")
+        print(f"\n{printable(report.verdict)}")
         for line in report.of(Outcome.NOT_CHECKED):
             print(line)

@@ -59,9 +59,9 @@ def _model(home: Path, model: str, html: Path | None, bundle: Path | None, as_js
         write_page(found, html)
         written.append(str(html))
     if bundle is not None:
-        from aggregator.bundle import write_bundle
+        from jobs.lineage.acts import export
 
-        write_bundle(home, found.run.run, bundle)
+        export(home, found, bundle)
         written.append(str(bundle))
     if as_json:
         emit({"subject": found.subject, **asdict(found), "commands": found.commands, "written": written}, True)
@@ -96,7 +96,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Move an alias to a version: signed on the ledger, with who and when. MLflow follows."""
-    from aggregator.models import promote as move
+    from jobs.lineage.acts import promote as move
 
     version = move(home, model, alias, by, force=force)
     emit({"label": version.label, **asdict(version)}, as_json)

@@ -69,11 +69,28 @@ class Method(Protocol):
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
         """(rows, classes) probabilities; see ``MODES``."""
 
+    def remember(self) -> dict[str, np.ndarray]:
+        """What this silo must still know after a restart: arrays that never leave it."""
+
+    def recall(self, kept: Mapping[str, np.ndarray]) -> None:
+        """``remember`` of the process before."""
+
+
+class Stateless:
+    """A method whose every step starts from what is published and the silo's own rows."""
+
+    def remember(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def recall(self, kept: Mapping[str, np.ndarray]) -> None:
+        """There is nothing to recall."""
+
 
 METHODS: Mapping[str, str] = {
     "fedavg": "silo_agent.methods.fedavg:FedAvg",
     "fedavg-lanes": "silo_agent.methods.fedavg_lanes:FedAvgLanes",
     "fedcoe": "silo_agent.methods.fedcoe:FedCoE",
+    "flex-moe": "silo_agent.methods.flex_moe:FlexMoE",
 }
 
 

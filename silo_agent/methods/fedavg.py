@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -16,33 +17,42 @@ from silo_agent.methods import (
     ROWS_BOUND,
     Limits,
     Published,
+    Stateless,
     TrainingParams,
     batch,
     fits,
     known_mode,
     mean_rows,
+    parameter,
     parse,
     weight,
 )
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
 
-class FedAvg:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params(TrainingParams):
+    """``proximal``: μ of FedProx, a pull to the published model while a silo trains; 0 is FedAvg."""
+
+    proximal: float = parameter(0.0, least=0.0, most=10.0)
+
+
+class FedAvg(Stateless):
     """Lane ``everyone``: all silos, weighted by rows under the weight rule. All modes predict alike."""
 
     name: ClassVar[str] = "fedavg"
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
-        self.params = parse(TrainingParams, params)
+        self.params = parse(Params, params)
         self.silo = silo
 
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
-        p = parse(TrainingParams, params)
+        p = parse(Params, params)
         lane = Lane(name="everyone", scope=Scope.ALL, floor=limits.lane_floor, grid=GRID)
         widths = experts.half_widths(p.features, p.hidden)
         blocks = tuple(
-            Block(name=f"model.{part}", shape=shape, lane=lane.name, clip=p.clip, init=widths[part])
+            Block(name=f"generalist.{part}", shape=shape, lane=lane.name, clip=p.clip, init=widths[part])
             for part, shape in experts.shapes(p.features, p.hidden, p.classes).items()
         )
         score = (Slot("global.correct", ROWS_BOUND), Slot("test.rows", ROWS_BOUND))
@@ -76,14 +86,14 @@ class FedAvg:
         slots = {"global.correct": int(right.sum()), "test.rows": len(right)}
         if step.task == "eval":
             return Contribution({}, slots)
-        old = {part: published.blocks[f"model.{part}"] for part in experts.PARTS}
+        old = {part: published.blocks[f"generalist.{part}"] for part in experts.PARTS}
         order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, step.index))
-        descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)
+        descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum, proximal=p.proximal)
         (new,) = train([old], data.x_train, data.y_train, order, descent, cross_entropy)
-        return Contribution({f"model.{part}": new[part] - old[part] for part in experts.PARTS}, slots)
+        return Contribution({f"generalist.{part}": new[part] - old[part] for part in experts.PARTS}, slots)
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
         known_mode(mode)
-        model = {part: published.blocks[f"model.{part}"] for part in experts.PARTS}
+        model = {part: published.blocks[f"generalist.{part}"] for part in experts.PARTS}
         p_BC: np.ndarray = experts.predict([model], batch(x, self.params.features))[0]
         return p_BC

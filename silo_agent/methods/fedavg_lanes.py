@@ -28,6 +28,7 @@ from silo_agent.methods import (
     ROWS_BOUND,
     Limits,
     Published,
+    Stateless,
     TrainingParams,
     batch,
     fits,
@@ -50,7 +51,7 @@ class Params(TrainingParams):
     rounds: int = parameter(4, least=1, most=10_000)
 
 
-class FedAvgLanes:
+class FedAvgLanes(Stateless):
     """Lanes: ``trunk`` (every silo), ``expert-e`` (its holders), weighted by rows. All modes predict alike."""
 
     name: ClassVar[str] = "fedavg-lanes"

@@ -34,6 +34,7 @@ from silo_agent.methods import (
     ROWS_BOUND,
     Limits,
     Published,
+    Stateless,
     TrainingParams,
     batch,
     fits,
@@ -94,7 +95,7 @@ class Local:
     log_prior: np.ndarray
 
 
-class FedCoE:
+class FedCoE(Stateless):
     """Lanes: ``everyone`` (generalist, spread), ``cluster-l`` (a path of the tree), ``expert-e`` (its contributors).
 
     ``local`` is this silo's alone and set by ``eval/0``, the plan's last step; everything else follows from published

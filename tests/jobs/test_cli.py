@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.bundle import write_bundle
 from crypto.equivocation import Pair
 from crypto.messages import Request
 from jobs import cli
 from jobs.homes import Federation, open_aggregator
-from tests import local
+from tests import local, tampering
 
 
 def fed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -146,6 +147,62 @@ def test_verify_says_who_signed_what_twice(
     ):
         code, out, err = fed(monkeypatch, capsys, *(elsewhere.get(word, word) for word in words))
         assert (code, out) == (50, "") and err.startswith("error [EVIDENCE]:")
+
+
+def test_verify_prints_each_check_and_ends_with_what_it_did_not_look_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = tampering.finish(tmp_path / "f", replace(local.spec(rounds=1), keep_uploads="none"))
+    words = ("verify", run.run[:8], "--home", str(run.home))
+    code, out, _ = fed(monkeypatch, capsys, *words)
+    lines = out.splitlines()
+    assert code == 0 and lines[0].startswith("ok           charters") and any("steps" in line for line in lines)
+    verdict = next(place for place, line in enumerate(lines) if line.startswith(f"run {run.run} holds: "))
+    assert [line.split()[2] for line in lines[verdict + 1 :]] == ["consortium", "sums", "state"]
+    assert not any(line.startswith("not checked") for line in lines[:verdict])
+
+    code, out, _ = fed(monkeypatch, capsys, *words, "--json")
+    found = json.loads(out)
+    assert code == 0 and len(found["not_checked"]) == 3 and found["verdict"].endswith("3 not checked.")
+    assert {line["outcome"] for line in found["lines"]} == {"ok", "not checked"}
+
+    tampering.flip(run.folder / "evidence" / "000001.bin")
+    code, out, err = fed(monkeypatch, capsys, *words)
+    assert code == 50 and "evidence/000001.bin" in err and "holds" not in out
+    code, out, _ = fed(monkeypatch, capsys, *words, "--json")
+    assert code == 50 and json.loads(out)["error"] == "EVIDENCE"
+    assert fed(monkeypatch, capsys, "verify", "no-such/1", "--home", str(run.home))[0] == 10
+
+
+@pytest.mark.parametrize("target", ["run", "bundle", "receipt"])
+def test_a_run_a_bundle_and_a_receipt_verify_with_the_base_install_only(tmp_path: Path, target: str) -> None:
+    run = tampering.finish(tmp_path / "f", local.spec(rounds=1))
+    bundle = write_bundle(run.home, run.run, tmp_path / "b.zip").path
+    receipt = run.federation.silo("silo-2") / "receipts" / f"{run.run}.bin"
+    words = {
+        "run": [run.run, "--home", str(run.home)],
+        "bundle": [str(bundle)],
+        "receipt": [str(receipt), "--home", str(bundle)],
+    }
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {FORBIDDEN!r}:
+            raise ImportError("forbidden: " + name)
+sys.meta_path.insert(0, Block())
+from jobs import cli
+sys.argv = ["fed", "verify", *{words[target]!r}]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert " holds: " in done.stdout
+
+
+#: What the base install lacks.
+FORBIDDEN = ("torch", "nvflare", "mlflow", "prometheus_client", "syft", "syft_job", "syft_datasets", "syft_perm",
+             "sklearn", "scipy", "pandas", "jinja2", "matplotlib", "requests", "yaml")  # fmt: skip
 
 
 def test_verify_needs_the_base_install_only(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +14,14 @@ import pytest
 
 from aggregator.ledger import Kind
 from crypto import equivocation
-from crypto.errors import DataRefused, NonFinite, SpecError
+from crypto.errors import DataRefused, NonFinite, NoSpace, SpecError
 from crypto.keys import Identity
 from crypto.messages import DECLINE, Decline, Message, Request
 from jobs import homes
 from jobs.homes import Federation
 from jobs.local import InProcess, run_job
+from jobs.run import answering_agent
+from jobs.security_log import SecurityLog
 from jobs.summary import RunRecord
 from silo_agent.agent import MOST_ANSWERS
 from tests import local
@@ -386,3 +389,53 @@ def test_bad_data_at_one_silo_is_its_refusal_and_the_others_go_on(federation: Fe
     record = RunRecord.read(federation.aggregator, outcome.run)
     assert {(one["silo"], one["phase"], one["code"]) for one in record.of(Kind.REFUSAL)} == {("silo-6", "open", code)}
     assert outcome.steps_released == 3
+
+
+def test_the_security_log_tells_the_story_of_a_run(federation: Federation) -> None:
+    """One silo is not approved, one server request is forged: each site's log says so, and what was released."""
+    job = local.spec(rounds=1)
+    for silo in federation.silos[1:]:
+        local.approve(federation.silo(silo), job)
+    outcome, _, _ = run_job(job, federation.aggregator, federation.homes, agent=answering_agent)
+
+    def told(silo: str) -> list[str]:
+        text = (federation.silo(silo) / "security.jsonl").read_text()
+        return [str(json.loads(line)["event"]) for line in text.splitlines()]
+
+    refused = told(federation.silos[0])
+    assert refused[1:] == ["policy-changed", "agent-started", "approval-missing", "request-queued"]
+    mine = told(federation.silos[1])
+    steps = outcome.steps_released
+    assert mine.count("shares-released") == steps
+    assert [event for event in mine if event not in ("shares-released", "log-opened")] == [
+        "policy-changed",
+        "agent-started",
+        "approval-used",
+        "run-joined",
+        "run-ended",
+    ]
+    site = homes.open_site(federation.silo(federation.silos[1]))
+    site.journal.close()
+    forged = Request(run=bytes(32), step=0, attempt=0, phase="open", payload=b"").sign(Identity.generate())
+    agent = local.open_agent(job.text, federation.silo(federation.silos[1]))
+    try:
+        assert code_of(agent.handle(Message("open", forged))) == "BAD_SIGNATURE"
+    finally:
+        agent.close()
+    assert told(federation.silos[1])[-2:] == ["bad-signature", "refusal"]
+
+
+def test_no_share_leaves_that_the_security_log_cannot_tell_of(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: SecurityLog, event: str, **fields: object) -> None:
+        if event == "shares-released":
+            raise NoSpace("full")
+
+    monkeypatch.setattr(SecurityLog, "__call__", full)
+    outcome, _, _ = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
+    assert outcome.steps_released == 0 and outcome.steps_void > 0
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    assert {one["code"] for one in record.of(Kind.REFUSAL)} >= {"NO_SPACE"}
+    for home in federation.homes.values():
+        assert '"released"' not in (home / "journal.jsonl").read_text()

@@ -15,7 +15,7 @@ import pytest
 
 from crypto import transcript
 from crypto.approval import Approval, Denial, Terms
-from crypto.errors import FederationError, NoSpace, NotApproved, SpecError
+from crypto.errors import DataRefused, FederationError, NoSpace, NotApproved, SpecError
 from crypto.keys import Identity
 from silo_agent import requests as module
 from silo_agent.approvals import Approvals
@@ -118,6 +118,15 @@ def test_what_is_no_job_touches_no_path(queue: RequestQueue, home: Path, text: s
     assert not list(home.iterdir())
 
 
+def test_nothing_is_queued_through_a_link(queue: RequestQueue, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    queue.box.site.mkdir(parents=True)
+    (queue.box.site / "app_data").symlink_to(tmp_path / "outside")
+    with pytest.raises(DataRefused, match="is a link"):
+        queue.put(job())
+    assert not list((tmp_path / "outside").iterdir())
+
+
 def test_a_full_queue_refuses_strangers_and_makes_room_for_them_when_the_owner_decides(
     queue: RequestQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +183,7 @@ def test_pysyft_is_told_what_the_owner_decided_but_not_why(queue: RequestQueue) 
         queue.mark(digest, "pending")
 
 
-# --- forged ------------------------------------------------------------------------------------------------------------
+# --- forged ----------------------------------------------------------------------------------------------------------
 
 
 def edit_job(where: Path) -> None:
@@ -300,7 +309,7 @@ def test_a_time_without_a_zone_is_no_reason_to_stop(queue: RequestQueue) -> None
     assert [request.asked.year for request in queue.all()[0]] == [2020, datetime.now().year]
 
 
-# --- and none of it is an approval ---------------------------------------------------------------------------------------
+# --- and none of it is an approval -----------------------------------------------------------------------------------
 
 
 def terms(**changes: object) -> Terms:

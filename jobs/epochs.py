@@ -1,0 +1,170 @@
+"""Epochs of the charter: how the next one is made. ``changes`` shows it to people, ``charters`` puts it into homes.
+
+The consortium's key is offline: ``next_epoch`` and ``sign`` run where it is, from the epoch before and the member
+files that silos sent (``enrolment``). An epoch in a file is a ``SignedCharter``; until it is signed its signature is
+all zeros. The numbers are never lowered in passing: a change that leaves too few silos is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from crypto.charter import Charter, Member, SignedCharter
+from crypto.encoding import Reader
+from crypto.errors import SpecError
+from crypto.keys import SIGNATURE_BYTES, Identity, PublicIdentity
+from crypto.transcript import DIGEST_BYTES
+from jobs.homes import DAY, Floors
+
+#: The signature of an epoch that nobody has signed yet.
+UNSIGNED = bytes(SIGNATURE_BYTES)
+ROLES = ("agent", "owner")
+
+
+# --- making an epoch ---------------------------------------------------------------------------------------------
+
+
+def first_epoch(
+    federation: str,
+    members: Sequence[Member],
+    aggregator: PublicIdentity,
+    *,
+    floors: Floors | None = None,
+    days: int = 365,
+    now: int,
+) -> Charter:
+    """Epoch 1, valid from a day ago. Raises SpecError for too few silos, an id twice, or a key that serves two."""
+    kept = floors or Floors()
+    _enough(len(members), kept)
+    return Charter(
+        federation=federation,
+        epoch=1,
+        previous=bytes(DIGEST_BYTES),
+        members=tuple(sorted(members, key=lambda member: member.silo)),
+        aggregator=aggregator,
+        n_min=kept.n_min(len(members)),
+        colluders=kept.colluders,
+        honest=kept.honest,
+        lane_floor=kept.lane_floor,
+        void_budget=kept.void_budget,
+        difference_budget=kept.difference_budget,
+        not_before=now - DAY,
+        not_after=now + days * DAY,
+    )
+
+
+def next_epoch(
+    old: Charter,
+    *,
+    add: Sequence[Member] = (),
+    remove: Sequence[str] = (),
+    change: Sequence[Member] = (),
+    floors: Floors | None = None,
+    not_after: int | None = None,
+    now: int,
+) -> Charter:
+    """The charter that follows ``old``. ``change``: members with new keys. ``floors``: all of them anew, or as before.
+
+    The smallest cohort follows from the number of silos; a stricter one than needed stays as much stricter. Raises
+    SpecError for who is not there or is there already, a key that somebody has or had, too few silos left, and an
+    epoch that would not be valid ``now``.
+    """
+    members = {member.silo: member for member in old.members}
+    for silo in remove:
+        if members.pop(silo, None) is None:
+            raise SpecError("remove", got=silo, want=f"a member of epoch {old.epoch}: {', '.join(old.silos)}")
+    for member in change:
+        if member.silo not in members:
+            raise SpecError("change", got=member.silo, want=f"one of {', '.join(members)}")
+        if members[member.silo] == member:
+            raise SpecError("change", got=f"{member.silo} with the keys it has", want="a new key")
+        members[member.silo] = member
+    for member in add:
+        if member.silo in members or member.silo in old.silos:
+            raise SpecError(
+                "add", got=member.silo, want="a silo that is no member", remedy="New keys of a member: --change."
+            )
+        members[member.silo] = member
+    kept = floors or Floors(old.colluders, old.honest, old.lane_floor, old.void_budget, old.difference_budget)
+    stricter = 0 if floors else old.n_min - kept.n_min(len(old.members))
+    _enough(len(members), kept, stricter)
+    charter = replace(
+        old,
+        epoch=old.epoch + 1,
+        previous=old.digest,
+        members=tuple(members[silo] for silo in sorted(members)),
+        n_min=kept.n_min(len(members)) + stricter,
+        colluders=kept.colluders,
+        honest=kept.honest,
+        lane_floor=kept.lane_floor,
+        void_budget=kept.void_budget,
+        difference_budget=kept.difference_budget,
+        not_after=old.not_after if not_after is None else not_after,
+    )
+    charter.check_validity(now)
+    check_keys(charter, [old])
+    return charter
+
+
+def _enough(silos: int, floors: Floors, stricter: int = 0) -> None:
+    """Raise SpecError unless so many silos can sum safely, and open a lane that not everyone holds."""
+    least = max(3, floors.lane_floor, floors.honest + floors.colluders)
+    while floors.n_min(least) + stricter > least or not _safe(least, floors, stricter):
+        least += 1
+    if silos < least:
+        raise SpecError(
+            "charter.members",
+            got=f"{silos} silos",
+            want=f"at least {least} with c = {floors.colluders}, m = {floors.honest}, m_e = {floors.lane_floor}",
+            remedy="Enrol another silo first; the floors are never lowered by themselves.",
+        )
+
+
+def _safe(silos: int, floors: Floors, stricter: int) -> bool:
+    smallest = floors.n_min(silos) + stricter
+    t = (smallest + floors.colluders) // 2 + 1
+    return t <= smallest and t - floors.colluders >= floors.honest
+
+
+def check_keys(new: Charter, before: Sequence[Charter]) -> None:
+    """Raise SpecError if a key was another's in an earlier epoch: who held it then could sign as its holder now."""
+    for old in before:
+        held = {getattr(member, role): (member.silo, role) for member in old.members for role in ROLES}
+        held[old.aggregator] = ("the aggregator", "aggregator")
+        for member in new.members:
+            for role in ROLES:
+                key = getattr(member, role)
+                if held.get(key, (member.silo, role)) != (member.silo, role):
+                    silo, was = held[key]
+                    raise SpecError(
+                        f"{member.silo}.{role}",
+                        got=f"{key.fingerprint}, {silo}'s {was} key in epoch {old.epoch}",
+                        want="a key of its own",
+                        remedy=f"{member.silo} makes new keys with `fed keygen`.",
+                    )
+
+
+def sign(charter: Charter, consortium: Identity, *, pinned: PublicIdentity | None = None) -> SignedCharter:
+    """The consortium's signature. ``pinned``: the key that the members have pinned; another one is refused."""
+    if pinned is not None and consortium.public != pinned:
+        raise SpecError(
+            "consortium key",
+            got=consortium.public.fingerprint,
+            want=f"{pinned.fingerprint}, the key that the members have pinned",
+            remedy="Use the consortium's own key: no member would accept another's signature.",
+        )
+    return SignedCharter.sign(charter, consortium)
+
+
+def unsigned(charter: Charter) -> SignedCharter:
+    """The same file, still to be signed."""
+    return SignedCharter(charter, UNSIGNED)
+
+
+def parse(data: bytes) -> SignedCharter:
+    """What a file says, its signature *not* checked: to show it, to sign it, to build the next one on."""
+    src = Reader(data)
+    body, signature = src.blob(), src.fixed(SIGNATURE_BYTES)
+    src.end()
+    return SignedCharter(Charter.from_bytes(body), signature)

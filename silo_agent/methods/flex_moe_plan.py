@@ -1,0 +1,240 @@
+"""FLEX-MoE: its parameters, its plan, and the market that every silo derives from the plan's opened slots.
+
+See ``flex_moe`` for the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crypto import ring
+from crypto.charter import SILO_ID
+from crypto.errors import SpecError
+from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from silo_agent import experts
+from silo_agent.assignment import LEAST_SILOS, MOST_MOVES, Bounds, Market, bounds, drawn_capacity
+from silo_agent.methods import GRID, ROWS_BOUND, Limits, TrainingParams, parameter, parse
+
+NAME = "flex-moe"
+
+#: Parameters that are texts: capacities, of all silos and (``capacity-SILO``) of one; holdings; the assignment's rule.
+CAPACITY, HOLDINGS, ASSIGNMENT = "capacity", "holdings", "assignment"
+HIDDEN = {"hidden": True, "visible": False}
+
+#: How assignments are made. Only prices need no more than sums; the others are for simulations, no plan has them.
+RULES = ("price", "greedy", "penalised", "random", "lp")
+
+#: Markets along a run: place → the market there and the latest bounds; see ``market``.
+Markets = dict[int, tuple[Market, Bounds | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params(TrainingParams):
+    """``floor``: fewest holders of an expert. ``inner_steps``: bids a round. ``upload_bytes``: most in one step."""
+
+    experts: int = parameter(4, least=1, most=64)
+    floor: int = parameter(3, least=1, most=2**16)
+    rounds: int = parameter(20, least=1, most=10_000)
+    warm_rounds: int = parameter(2, least=0, most=1000)
+    inner_steps: int = parameter(5, least=0, most=MOST_MOVES)
+    upload_bytes: int = parameter(2**40, least=1, most=2**40)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All parameters. ``least`` to ``most``: capacity of a silo that ``single`` does not name."""
+
+    params: Params
+    least: int
+    most: int
+    single: Mapping[str, int]
+    hidden: bool
+    rule: str
+
+    @property
+    def experts(self) -> int:
+        return self.params.experts
+
+    @property
+    def model_bytes(self) -> int:
+        """Upload of one model in one training step."""
+        p = self.params
+        return 4 * ring.wire_words(experts.size(p.features, p.hidden, p.classes), p.ring_bits)
+
+    @property
+    def affordable(self) -> int:
+        """Experts whose upload fits into ``upload_bytes`` beside the generalist's."""
+        return self.params.upload_bytes // self.model_bytes - 1
+
+    def capacity(self, silo: str) -> int:
+        """Experts that a silo may train: what the job gives it, cut to what it may upload."""
+        given = self.single.get(silo)
+        if given is None:
+            given = drawn_capacity(silo, self.params.seed, self.least, self.most)
+        return max(0, min(given, self.experts, self.affordable))
+
+
+def read(raw: Mapping[str, object]) -> Job:
+    """The parameters. Raises SpecError for what is unknown, mistyped or out of bounds."""
+    texts = {key for key in raw if key in (CAPACITY, HOLDINGS, ASSIGNMENT) or key.startswith(f"{CAPACITY}-")}
+    p = parse(Params, {key: value for key, value in raw.items() if key not in texts})
+    least, most = _capacities(raw.get(CAPACITY, 2), p.experts)
+    single = {}
+    for key in sorted(texts - {CAPACITY, HOLDINGS, ASSIGNMENT}):
+        silo, value = key.removeprefix(f"{CAPACITY}-"), raw[key]
+        if not SILO_ID.fullmatch(silo):
+            raise SpecError(f"params.{key}", got=silo, want=f"{CAPACITY}-SILO, with the id of a silo")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= p.experts:
+            raise SpecError(f"params.{key}", got=value, want=f"an integer from 0 to {p.experts}")
+        single[silo] = value
+    chosen = {HOLDINGS: raw.get(HOLDINGS, "hidden"), ASSIGNMENT: raw.get(ASSIGNMENT, "price")}
+    for key, choices in ((HOLDINGS, tuple(HIDDEN)), (ASSIGNMENT, RULES)):
+        if chosen[key] not in choices:
+            raise SpecError(f"params.{key}", got=chosen[key], want=f"one of {', '.join(choices)}")
+    return Job(p, least, most, single, HIDDEN[str(chosen[HOLDINGS])], str(chosen[ASSIGNMENT]))
+
+
+def _capacities(value: object, count: int) -> tuple[int, int]:
+    """(2, 2) of 2 and (1, 3) of "1-3"."""
+    ends = value.split("-") if isinstance(value, str) else []
+    if isinstance(value, int) and not isinstance(value, bool):
+        least, most = value, value
+    elif len(ends) == 2 and all(end.isdecimal() and len(end) <= 3 for end in ends):
+        least, most = int(ends[0]), int(ends[1])
+    else:
+        least, most = 0, 0
+    if not 1 <= least <= most <= count:
+        raise SpecError(
+            f"params.{CAPACITY}",
+            got=value,
+            want=f'an integer from 1 to {count}, or two of them as in "1-3"',
+            remedy=f"A single silo may have {CAPACITY}-SILO = 0: it trains the generalist alone.",
+        )
+    return least, most
+
+
+def check_limits(job: Job, limits: Limits) -> None:
+    """Raise SpecError where floors, silos or bytes leave no plan."""
+    p = job.params
+    if limits.n_max < LEAST_SILOS:
+        raise SpecError(
+            "federation.members",
+            got=limits.n_max,
+            want=f"at least {LEAST_SILOS} silos",
+            remedy="Loads of fewer silos, opened again and again, say too much of each: use fedavg or fedcoe.",
+        )
+    if not limits.lane_floor <= p.floor <= limits.n_max:
+        raise SpecError("params.floor", got=p.floor, want=f"from the charter's {limits.lane_floor} to {limits.n_max}")
+    if job.affordable < 1 or (job.hidden and job.affordable < p.experts):
+        need = (p.experts + 1 if job.hidden else 2) * job.model_bytes
+        raise SpecError(
+            "params.upload_bytes",
+            got=p.upload_bytes,
+            want=f"at least {need}: the generalist and {'every expert' if job.hidden else 'one expert'}",
+            remedy=f'With {HOLDINGS} = "visible" a silo uploads what it holds alone, and everybody sees what that is.',
+        )
+    most = min(job.most, job.affordable)
+    more = sorted((min(value, job.affordable) - most for value in job.single.values()), reverse=True)
+    places = limits.n_max * most + sum(more[: limits.n_max])
+    if p.experts * p.floor > places:
+        raise SpecError(
+            "params.experts",
+            got=p.experts,
+            want=f"at most {places // p.floor}: {limits.n_max} silos have {places} places, each expert needs {p.floor}",
+        )
+
+
+def plan(job: Job, limits: Limits) -> Plan:
+    """The plan of these parameters, whatever the rule of assignment."""
+    p = job.params
+    lanes = (
+        Lane(name="everyone", scope=Scope.ALL, floor=limits.lane_floor, grid=GRID),
+        *(
+            Lane(name=f"expert-{e}", scope=Scope.HELD, floor=p.floor, grid=GRID, hidden=job.hidden)
+            for e in range(p.experts)
+        ),
+        Lane(name="own", scope=Scope.LOCAL, floor=limits.lane_floor),
+    )
+    models = _model_blocks(p)
+    shared = tuple(Sum(block.name, Apply.AVERAGE) for block in models)
+    general = tuple(part for part in shared if part.block.startswith("generalist."))
+    score = (Slot("global.correct", ROWS_BOUND), Slot("test.rows", ROWS_BOUND))
+    places = Slot("places", p.experts)
+    bids = (Slot("silos", 1), places, *(Slot(f"bid-{e}", 1) for e in range(p.experts)))
+    steps = [Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND)))]
+    steps += [Step(task="warm", index=k, sums=general, slots=score) for k in range(p.warm_rounds)]
+    for k in range(p.rounds):
+        steps += [Step(task="bid", index=k * p.inner_steps + j, slots=bids) for j in range(p.inner_steps)]
+        steps.append(Step(task="train", index=k, sums=shared, slots=(*score, places, Slot("bounds.relaxed", 1))))
+    steps.append(Step(task="eval", index=0, slots=(*score, Slot("personal.correct", ROWS_BOUND))))
+    own = (
+        Block(name="router", shape=(p.experts, p.features + 1), lane="own", clip=p.clip),
+        Block(name="fitness", shape=(p.experts,), lane="own", clip=1.0),
+    )
+    return Plan(
+        method=NAME,
+        seed=p.seed,
+        n_max=limits.n_max,
+        ring_bits=p.ring_bits,
+        lanes=lanes,
+        blocks=models + own,
+        steps=tuple(steps),
+    )
+
+
+def _model_blocks(p: Params) -> tuple[Block, ...]:
+    """Generalist and experts. b2 starts at zero and is zero exactly until its lane first opens: see ``_trained``."""
+    shapes, widths = experts.shapes(p.features, p.hidden, p.classes), experts.half_widths(p.features, p.hidden)
+    return tuple(
+        Block(
+            name=f"{name}.{part}",
+            shape=shapes[part],
+            lane="everyone" if name == "generalist" else name,
+            clip=p.clip,
+            init=0.0 if part == "b2" else widths[part],
+        )
+        for name in ("generalist", *(f"expert-{e}" for e in range(p.experts)))
+        for part in experts.PARTS
+    )
+
+
+def observed(job: Job, slots: Mapping[str, int] | None, name: str) -> tuple[tuple[int, ...], Bounds] | None:
+    """Loads of an opened step and the bounds for them. None: the step was void, or of too few silos to move a price."""
+    if slots is None:
+        return None
+    silos = slots["silos"] if "silos" in slots else slots["everyone.contributors"]
+    if silos < LEAST_SILOS:
+        return None
+    loads = tuple(slots[name.format(e)] for e in range(job.experts))
+    return loads, bounds(places=slots["places"], silos=silos, experts=job.experts, floor=job.params.floor)
+
+
+def market(
+    job: Job, slots: Mapping[str, Mapping[str, int]], k: int, bids: int, known: Markets | None = None
+) -> tuple[Market, Bounds | None]:
+    """The market in round k after so many of its bids, and the latest bounds (None before the first loads).
+
+    A fold over the opened slots of all earlier bids and training steps. ``known``: results to start from and to add to.
+    """
+    moves = job.params.inner_steps
+    wanted = k * (moves + 1) + bids
+    known = {} if known is None else known
+    place = max((at for at in known if at <= wanted), default=0)
+    now, latest = known.get(place, (Market.opening(job.experts), None))
+    for at in range(place, wanted):
+        past, bid = divmod(at, moves + 1)
+        if bid < moves:
+            seen = observed(job, slots.get(f"bid/{past * moves + bid}"), "bid-{}")
+        else:
+            seen = observed(job, slots.get(f"train/{past}"), "expert-{}.contributors")
+        if seen is not None:
+            loads, latest = seen
+            if bid < moves or not moves:
+                now = now.moved(loads, latest)
+            if bid == moves:
+                now = now.trained(loads, latest)
+        known[at + 1] = now, latest
+    for old in [at for at in known if at < (k - 1) * (moves + 1)]:
+        del known[old]
+    return now, latest

@@ -1,0 +1,168 @@
+"""A federation with a past, for tests of lineage: a real run with faults, and a ledger that goes on from there.
+
+Four silos train FedAvg on rows of their own. silo-3 refuses train/0, silo-4 is lost from train/1 on. What follows is
+written with the aggregator's key: MLflow's numbers, a second run that started from the first one's result, an alias
+that moved, a silo that left.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aggregator.ledger import Entry, Kind, Ledger, ledger_path, read
+from crypto import transcript
+from crypto.errors import NonFinite
+from crypto.keys import Identity
+from crypto.messages import Message
+from jobs import homes
+from jobs.local import InProcess
+from jobs.spec import JobSpec
+from silo_agent.agent import Agent
+from tests import local
+
+SILOS = tuple(f"silo-{number}" for number in range(1, 5))
+PURPOSE = "Tell two kinds of row apart, for tests."
+JOB = JobSpec.parse(
+    {
+        "name": "rows",
+        "method": "fedavg",
+        "dataset": "tiny",
+        "purpose": PURPOSE,
+        "keep_uploads": "all",
+        "params": {"features": 4, "classes": 2, "hidden": 2, "rounds": 5, "local_steps": 1, "batch": 8},
+    }
+)
+
+
+class Faults(InProcess):
+    """silo-3 refuses train/0, the second step; silo-4 comes to no more than the door from train/1 on."""
+
+    def __init__(self, silo: str, agent: Agent) -> None:
+        super().__init__(agent)
+        self.silo = silo
+
+    def send(self, request: Message) -> Message | None:
+        agent = self.agent
+        assert isinstance(agent, Agent)
+        if self.silo == "silo-4" and agent.k >= 2 and request.phase == "deal":
+            return None
+        if self.silo == "silo-3":
+            agent._phases["contribute"] = self.refuse if agent.k == 1 else agent._contribute
+        return super().send(request)
+
+    def refuse(self, request: object, message: object) -> Message:
+        raise NonFinite("A value to be summed is NaN or infinite.")
+
+
+def rows(silo: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(silo)
+    y = np.arange(28) % 2
+    x = rng.normal(size=(28, 4)) * 0.3 + y[:, None]
+    parts = {"x_train": x[:20], "y_train": y[:20], "x_test": x[20:], "y_test": y[20:], "classes": np.array(2)}
+    return {name: array.astype(np.float32 if name.startswith("x") else np.int64) for name, array in parts.items()}
+
+
+@dataclass(frozen=True)
+class Past:
+    """``home``: the aggregator's; ``silos``: silo → its home; ``run``: the one that took place."""
+
+    home: Path
+    silos: Mapping[str, Path]
+    run: str
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger.open(ledger_path(self.home), Identity.load(self.home / "keys" / "aggregator.key"))
+
+    def entries(self, kind: Kind, run: str = "") -> list[Entry]:
+        of = run or self.run
+        return [one for one in read(ledger_path(self.home)) if one.kind is kind and one.record.get("run") == of]
+
+    def record(self, kind: Kind, run: str = "") -> dict[str, Any]:
+        """The first record of a kind."""
+        return dict(self.entries(kind, run)[0].record)
+
+    def copy(self, to: Path) -> Past:
+        """The same past in another place, to be spoiled."""
+        shutil.copytree(self.home, to)
+        return Past(to, self.silos, self.run)
+
+    def rewrite(self, change: Callable[[Kind, dict[str, Any]], dict[str, Any] | None]) -> None:
+        """Another ledger with the aggregator's own key: ``change`` gives each record anew, or None to leave it out.
+
+        What silos signed over the old one is gone.
+        """
+        path = ledger_path(self.home)
+        old = list(read(path))
+        shutil.rmtree(path.parent)
+        ledger = Ledger.open(path, Identity.load(self.home / "keys" / "aggregator.key"), clock=lambda: old[-1].time)
+        for entry in old:
+            gone: dict[str, Any] = {"countersignatures": {}} if entry.kind is Kind.RUN_FINISHED else {}
+            record = change(entry.kind, {**entry.record, **gone})
+            if record is not None:
+                ledger.append(entry.kind, record)
+
+    def number(self, version: str, run: str = "", name: str = "rows") -> None:
+        """What the lineage follower leaves in a run's folder."""
+        facts = {"tracking_uri": "sqlite:///mlflow.db", "model": name, "version": version, "run_id": "0" * 32}
+        (self.home / "jobs" / (run or self.run) / "mlflow.json").write_text(json.dumps(facts))
+
+    def start(self, nonce: bytes, **changes: Any) -> str:
+        """A run-started record like the first run's, of another run; its id."""
+        started = self.record(Kind.RUN_STARTED)
+        job, charter = (bytes.fromhex(started[key]) for key in ("job_digest", "charter_digest"))
+        run = transcript.run_id(job, charter, nonce).hex()[:16]
+        self.ledger.append(Kind.RUN_STARTED, {**started, "run": run, "nonce": nonce.hex(), **changes})
+        return run
+
+    def child(self, nonce: bytes = b"c" * 32) -> str:
+        """A finished run that started from the first one's result; nobody countersigned it."""
+        end = self.record(Kind.RUN_FINISHED)
+        run = self.start(nonce, state_digest=end["state_digest"])
+        closed = self.record(Kind.STEP_CLOSED)
+        place = {"run": run, "k": closed["k"], "name": closed["name"]}
+        ledger = self.ledger
+        ledger.append(Kind.STEP_OPENED, {**place, "invited": closed["invited"]})
+        ledger.append(Kind.STEP_CLOSED, {**closed, "run": run, "state_digest": "ab" * 32})
+        last = {"run": run, "countersignatures": {}, "state_digest": "ab" * 32, "weights_sha256": "cd" * 32}
+        ledger.append(Kind.RUN_FINISHED, {**end, **last})
+        (self.home / "jobs" / run).mkdir()
+        return run
+
+    def withdraw(self, silo: str, models: list[str] | None = None) -> None:
+        charter = homes.read_charter(self.home)
+        facts = {"silo": silo, "reason": "consent revoked", "epoch": 2, "charter_digest": charter.digest.hex()}
+        remedies = {model: ["retrain the whole model from its first state"] for model in models or []}
+        self.ledger.append(Kind.WITHDRAWAL, {**facts, "models": models or [], "remedies": remedies})
+
+
+_made: list[Past] = []
+
+
+def shared(factory: pytest.TempPathFactory) -> Past:
+    """One past for all tests of a session: they copy it before they touch it."""
+    if not _made:
+        _made.append(make(factory.mktemp("past")))
+    return _made[0]
+
+
+def make(root: Path) -> Past:
+    """Homes, keys, data, approvals, and the run."""
+    consortium, aggregator = Identity.generate(), homes.make_aggregator(root / "aggregator")
+    places = {silo: root / "silos" / silo for silo in SILOS}
+    members = [homes.make_silo(home, silo) for silo, home in places.items()]
+    charter = homes.make_charter("past", members, aggregator, consortium)
+    homes.pin(root / "aggregator", charter, consortium.public)
+    for number, (silo, home) in enumerate(places.items()):
+        homes.pin(home, charter, consortium.public)
+        homes.add_data(home, silo, "tiny", rows(number))
+    _, run, _ = local.run_job(JOB, root / "aggregator", places, courier=Faults)
+    return Past(root / "aggregator", places, run.name)

@@ -1,0 +1,122 @@
+"""Finished runs to tamper with, and the two hands that tamper: one without keys, one with the aggregator's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aggregator.ledger import Kind, Ledger, ledger_path, read
+from crypto.keys import Identity
+from crypto.messages import Closing, Message
+from crypto.transcript import run_id
+from jobs import local as production
+from jobs.homes import Federation
+from jobs.spec import JobSpec
+from jobs.terms import approve_for_demonstration
+from tests import local
+
+Fault = Callable[[Message, Callable[[], Message]], Message | None]
+#: [kind, record, time] of each line.
+Lines = list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A federation whose one run has ended. ``home``: the aggregator's."""
+
+    federation: Federation
+    run: str
+
+    @property
+    def home(self) -> Path:
+        return self.federation.aggregator
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "jobs" / self.run
+
+    def copy(self, root: Path) -> Finished:
+        """The same homes in another place, to be spoilt."""
+        shutil.copytree(self.federation.root, root)
+        return Finished(replace(self.federation, root=root), self.run)
+
+
+def finish(
+    root: Path,
+    job: JobSpec,
+    *,
+    faults: Mapping[str, Fault] | None = None,
+    couriers: Mapping[str, Callable[[Any], production.Courier]] | None = None,
+    unapproved: tuple[str, ...] = (),
+    federation: Federation | None = None,
+) -> Finished:
+    """Run a job in this process. ``faults``, or whole ``couriers``, by silo; ``unapproved``: silos whose data owners
+    have not signed."""
+    faults, couriers = faults or {}, dict(couriers or {})
+    for silo, fault in faults.items():
+        couriers[silo] = lambda agent, fault=fault: local.Faulty(agent, fault)
+    federation = federation or local.federation(root)
+    approve_for_demonstration([home for silo, home in federation.homes.items() if silo not in unapproved], job)
+    outcome, _, _ = production.run_job(
+        job,
+        federation.aggregator,
+        federation.homes,
+        courier=lambda silo, agent: couriers.get(silo, production.InProcess)(agent),
+    )
+    return Finished(federation, outcome.run)
+
+
+def flip(path: Path, place: int | None = None) -> None:
+    """Change one bit, in the middle if no place is given."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if place is None else place] ^= 0x01
+    path.write_bytes(data)
+
+
+def rewrite(home: Path, change: Callable[[Lines], object], identity: Identity | None = None) -> None:
+    """Write the ledger anew after ``change``: chained, signed with the aggregator's key (or ``identity``), head and
+    all, with the old times. What an aggregator can do that no longer likes its history."""
+    path = ledger_path(home)
+    lines: Lines = [[str(entry.kind), deepcopy(dict(entry.record)), entry.time] for entry in read(path)]
+    change(lines)
+    path.unlink()
+    path.with_name(f"{path.name}.head").unlink()
+    times = iter([time for _, _, time in lines])
+    identity = identity or Identity.load(home / "keys" / "aggregator.key")
+    ledger = Ledger.open(path, identity, clock=lambda: next(times))
+    for kind, record, _ in lines:
+        ledger.append(kind, record)
+
+
+def countersign(run: Finished) -> None:
+    """Have every silo that countersigned sign the history that now is: nobody is honest any more."""
+    entries = list(read(ledger_path(run.home)))
+    started = next(entry.record for entry in entries if entry.kind is Kind.RUN_STARTED)
+    ended = next(entry for entry in entries if entry.kind is Kind.RUN_FINISHED)
+    whole = run_id(*(bytes.fromhex(started[name]) for name in ("job_digest", "charter_digest", "nonce")))
+    chain, head = bytes.fromhex(ended.record["chain"]), bytes.fromhex(ended.prev)
+    signed = {
+        silo: Closing(silo=silo, run=whole, chain=chain, ledger=head)
+        .sign(Identity.load(run.federation.silo(silo) / "keys" / "agent.key"))
+        .hex()
+        for silo in ended.record["countersignatures"]
+    }
+
+    def change(lines: Lines) -> None:
+        records(lines, Kind.RUN_FINISHED)[0].update(ledger_head=ended.prev, countersignatures=signed)
+
+    rewrite(run.home, change)
+
+
+def line_of(home: Path, kind: Kind, which: int = 0) -> int:
+    """The number of a line, from 1, as errors name it."""
+    return [entry.seq + 1 for entry in read(ledger_path(home)) if entry.kind is kind][which]
+
+
+def records(lines: Lines, kind: Kind) -> list[dict[str, Any]]:
+    """The records of a kind, to be changed in place."""
+    return [record for name, record, _ in lines if name == kind]
