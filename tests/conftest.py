@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.shared import Up
 
 # The same examples on every machine, no clock, no example database.
 settings.register_profile(
@@ -32,3 +38,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if unexpected:
         print(f"\nunexpected skips: {', '.join(unexpected)}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """The shared federation; see tests/shared.py."""
+    from tests.shared import started
+
+    yield from started(tmp_path_factory.mktemp("runs"))

@@ -5,78 +5,27 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
-from aggregator.ledger import Kind, ledger_path, read, verify
+from aggregator.ledger import Kind, ledger_path, verify
 from crypto import blocks, transcript
 from crypto.cohort import words_digest
 from crypto.messages import Closing, StepResult
-from jobs.homes import Federation, open_aggregator, read_charter
+from jobs.homes import open_aggregator, read_charter
 from jobs.probe import vector_path
 from jobs.summary import RunRecord
 from tests import local
+from tests.shared import SILOS, Up, approved, follow, is_job_of, submit
 
 pytestmark = pytest.mark.federation
-
-SILOS = 8
-START = """
-import sys
-from pathlib import Path
-from jobs.console import Shown
-from jobs.up import Options, up
-import json
-view = Shown(json=True, on_result=lambda report: print(json.dumps(report), flush=True))
-up(Options(name="shared", keep=True, probe="vectors", runs=Path(sys.argv[1])), view)
-"""
-
-
-@dataclass(frozen=True)
-class Up:
-    """``fed up --keep``, after its job: the object it printed, and its processes."""
-
-    report: dict[str, Any]
-    federation: Federation
-    process: subprocess.Popen[str]
-
-    @property
-    def record(self) -> RunRecord:
-        return RunRecord.read(self.federation.aggregator, self.report["run_id"])
-
-    def tree(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    runs = tmp_path_factory.mktemp("runs")
-    with (runs / "stderr.txt").open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-c", START, str(runs)], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=runs
-        )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        process.wait()
-        pytest.fail((runs / "stderr.txt").read_text())
-    federation = Federation(runs / "shared", "shared", tuple(f"silo-{i}" for i in range(1, SILOS + 1)))
-    yield Up(json.loads(line), federation, process)
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    process.stdout.close()
 
 
 def test_what_is_printed(up: Up) -> None:
@@ -249,6 +198,7 @@ def test_a_job_through_nvflares_own_command_line_with_a_silo_killed_on_the_way(u
         "features = 64\nclasses = 10\nrounds = 4\n"
         "[timeouts]\nphase = 15\nstep = 60\n"
     )
+    approved(up, str(job))
     before = submit(up, str(job), tmp_path)
     new = follow(up, before, until={Kind.STEP_CLOSED})
     victim = next(p for p in up.tree() if is_job_of(p, "silo-3"))
@@ -263,6 +213,7 @@ def test_a_job_through_nvflares_own_command_line_with_a_silo_killed_on_the_way(u
 def test_a_lane_whose_holders_are_killed_stays_shut_and_the_others_are_exact(up: Up, tmp_path: Path) -> None:
     """Two of the four holders of expert-0 die after train/0. The run goes on, and to its end."""
     psutil.wait_procs([p for p in up.tree() if is_job_of(p, "silo-")], timeout=60)  # of the job before
+    approved(up, "fedavg-lanes-digits")
     before = submit(up, "fedavg-lanes-digits", tmp_path)
     follow(up, before, until={Kind.STEP_CLOSED}, name="train/0")
     for victim in [p for p in up.tree() if is_job_of(p, "silo-1") or is_job_of(p, "silo-3")]:
@@ -281,48 +232,6 @@ def test_a_lane_whose_holders_are_killed_stays_shut_and_the_others_are_exact(up:
         assert stood == name.startswith("expert-0."), name
 
 
-def submit(up: Up, job: str, tmp_path: Path) -> int:
-    """Through ``fed export`` and ``nvflare job submit``. Returns how many entries the ledger had."""
-    folder = tmp_path / "exported"
-    fed = [sys.executable, "-m", "jobs.cli"]
-    subprocess.run([*fed, "export", job, "--out", str(folder), "--federation", str(up.federation.root)], check=True)
-    assert not list(folder.rglob("custom"))
-    before = sum(1 for _ in read(ledger_path(up.federation.aggregator)))
-    admin = json.loads((up.federation.root / "federation.json").read_text())["admin"]
-    nvflare = str(Path(sys.executable).with_name("nvflare"))
-    kit = up.federation.root / "kits" / "admin"
-    submitted = subprocess.run(
-        [nvflare, "job", "submit", "-j", str(folder), "--startup-kit", str(kit)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "HOME": str(tmp_path)},
-    )
-    assert submitted.returncode == 0, submitted.stdout + submitted.stderr + admin
-    return before
-
-
-def is_job_of(process: psutil.Process, silo: str) -> bool:
-    try:
-        line = process.cmdline()
-    except psutil.Error:
-        return False
-    return "client-job" in line and any(silo in part for part in line)
-
-
-def follow(up: Up, before: int, until: set[Kind], name: str = "", timeout_s: float = 180.0) -> list[Any]:
-    """The ledger's entries since ``before``, once one of these kinds (of the step ``name``) is among them."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        new = [entry for entry in read(ledger_path(up.federation.aggregator)) if entry.seq >= before]
-        if any(entry.kind in until and name in ("", entry.record.get("name")) for entry in new):
-            return new
-        assert up.process.poll() is None
-        os.sched_yield()
-    raise AssertionError(f"none of {sorted(until)} after {timeout_s:.0f} s: {[entry.kind for entry in new]}")
-
-
 def test_no_secret_is_in_a_log_or_a_job_folder(up: Up) -> None:
     secrets = [path.read_bytes() for path in up.federation.root.rglob("keys/*.key")]
     secrets += [path.read_bytes() for path in up.federation.root.rglob("salt")]
@@ -333,15 +242,3 @@ def test_no_secret_is_in_a_log_or_a_job_folder(up: Up) -> None:
         data = path.read_bytes()
         for secret in secrets:
             assert secret not in data and secret.hex().encode() not in data, path
-
-
-def test_at_the_end_nothing_of_ours_is_left(up: Up) -> None:
-    """Last: Ctrl-C on ``fed up --keep``."""
-    tree = up.tree()
-    assert len(tree) >= SILOS + 1
-    up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(60) in (0, 130)
-    _, alive = psutil.wait_procs(tree, timeout=10)
-    assert alive == []
-    log = (up.federation.aggregator / "log.txt").read_text()
-    assert not re.search(r"Traceback", log), log[-2000:]
