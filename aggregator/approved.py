@@ -47,7 +47,7 @@ def approvals(history: History, run: str) -> tuple[Approved, ...]:
 
 def as_json(found: tuple[Approved, ...]) -> str:
     """The artifact ``evidence/approvals.json``."""
-    return json.dumps([asdict(one) for one in found], indent=2, sort_keys=True) + "\n"
+    return json.dumps([asdict(one) for one in found], indent=2) + "\n"
 
 
 def _read(history: History, charter_digest: str, entry: Entry) -> Approved:

@@ -62,7 +62,7 @@ class Report:
         """One sentence. It says "holds" only beside the number of things nobody looked at."""
         held, warned, left = (len(self.of(outcome)) for outcome in Outcome)
         warnings = f" {warned} warning{'s' * (warned != 1)}." if warned else ""
-        rest = f"{left} not checked" if left else "nothing was left unchecked"
+        rest = f"{left} not checked" if left else "none skipped"
         return f"{self.target} holds: {held} checks passed, {rest}.{warnings}"
 
     def as_dict(self) -> dict[str, Any]:

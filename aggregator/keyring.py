@@ -97,7 +97,7 @@ def read_epochs(home: Path, entries: Iterable[Entry], consortium: PublicIdentity
             expected = f"one charter of epoch {charter.epoch}: {known.digest.hex()}, as in {place}"
             raise EvidenceError(where, expected=expected, found=charter.digest.hex())
     if not found:
-        raise EvidenceError("charter.bin", expected="a charter", found="none")
+        raise _no_charter()
     ordered = [found[epoch] for epoch in sorted(found)]
     gaps = [
         f"{old.epoch + 1} to {new.epoch - 1}" for (_, old), (_, new) in pairwise(ordered) if new.epoch > old.epoch + 1
@@ -143,7 +143,13 @@ def signing_charters(home: Path, ledger: Path, consortium: PublicIdentity) -> li
         if b'"kind":"charter"' in line:
             with suppress(ValueError, KeyError, TypeError, RecursionError, FederationError):
                 found.append(SignedCharter.open(bytes.fromhex(json.loads(line)["record"]["charter"]), consortium))
+    if not found:
+        raise _no_charter()
     return sorted(found, key=lambda charter: charter.epoch)
+
+
+def _no_charter() -> EvidenceError:
+    return EvidenceError("charter.bin", expected="a charter that the consortium signed", found="none")
 
 
 class KeyRing:

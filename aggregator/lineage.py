@@ -46,9 +46,23 @@ from crypto.charter import SignedCharter
 from crypto.errors import FederationError
 from crypto.keys import PublicIdentity
 
-__all__ = ["ALIAS", "DOWN", "MLFLOW_FILE", "Cursor", "SiloSource", "default_uri", "follow", "load_cursor", "sync"]
+__all__ = [
+    "ALIAS",
+    "DOWN",
+    "LOCK_FILE",
+    "MLFLOW_FILE",
+    "Cursor",
+    "SiloSource",
+    "default_uri",
+    "follow",
+    "load_cursor",
+    "sync",
+]
 
 log = logging.getLogger("consilium.lineage")
+
+#: Held by the follower while it writes.
+LOCK_FILE = "lineage.lock"
 
 
 # --- the cursor --------------------------------------------------------------------------------------------------
@@ -97,7 +111,7 @@ def _server(tracking_uri: str) -> str:
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """One follower at a time; a second one waits."""
-    fd = os.open(home / "lineage.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""What MLflow shows of a ledger, computed from the ledger: one page for a job, for a step, for a model version.
+"""What MLflow shows of a ledger, computed from the ledger: a page for each job and each step (see also version_page).
 
 Nothing here talks to MLflow. ``lineage`` writes these pages and ``mlflow_check`` compares them with what is there, so
 there is one place that says what a tag means. Pages hold what the ledger holds, which is what the aggregator may know:
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from aggregator.history import History
 from aggregator.ledger import Entry, Kind, canonical, ratios
-from aggregator.models import ModelVersion, registered_name
 
 #: Longest tag. The ledger has what is cut off.
 TAG_LIMIT = 5000
@@ -25,13 +24,15 @@ DIGEST_CHARS = 32
 #: The name of an experiment where the ledger doesn't name the federation.
 NO_NAME = "consilium"
 
-_DIGESTS = ("job_digest", "plan_digest", "charter_digest", "code_digest")
-_JOB = (*_DIGESTS, "state_digest", "protocol", "method", "threshold", "purpose", "nonce", "versions", "parent")
+#: MLflow shows this tag of a run and of a logged model as its description.
+NOTE = "mlflow.note.content"
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~])")
+DIGESTS = ("job_digest", "plan_digest", "charter_digest", "code_digest")
+_JOB = (*DIGESTS, "state_digest", "protocol", "method", "threshold", "purpose", "nonce", "versions", "parent")
 _TOOK_PART = ("invited", "survivors", "lost", "refusals", "lanes_open", "lanes_shut")
 _STEP = ("transcript", "state_digest", "chain", *_TOOK_PART, "reason", "phase", "missing")
 _RUN = ("method", "model_name", "protocol", "threshold")
 _END = ("state_digest", "chain", "weights_sha256", "checkpoint")
-_VERSION = (*_DIGESTS, "method", "protocol", "purpose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,12 @@ def texts(facts: Mapping[str, Any]) -> dict[str, str]:
     return {key: text if len(text) <= TAG_LIMIT else f"{text[: TAG_LIMIT - 1]}…" for key, text in clean.items()}
 
 
+def safe(text: object) -> str:
+    """Somebody's words as Markdown text: one line, no markup, nothing that ends a table's cell."""
+    flat = " ".join(str(text).encode(errors="replace").decode().replace("\0", "�").split())
+    return _SPECIAL.sub(r"\\\1", flat)
+
+
 def millis(entry: Entry) -> int:
     return round(datetime.fromisoformat(entry.time).timestamp() * 1000)
 
@@ -90,6 +97,7 @@ def job_tags(entry: Entry) -> dict[str, str]:
             facts |= {f"consilium.{key}": record[key] for key in _JOB if key in record}
             facts |= job_mark(record["run"])
             facts |= {"consilium.silos": record["silos"], "consilium.cohort_size": len(record["silos"])}
+            facts |= {NOTE: safe(record["purpose"])} if "purpose" in record else {}
         case Kind.APPROVAL:
             facts |= by_silo("approval", {record["silo"]: record["digest"]})
         case Kind.STEP_CLOSED:
@@ -165,6 +173,7 @@ def step_page(entry: Entry, parent_id: str) -> Page:
     facts |= step_mark(entry) | {"mlflow.parentRunId": parent_id, "consilium.step": record["name"]}
     facts |= by_silo("data", record.get("data_commitments", {})) | by_silo("approval", record.get("approvals", {}))
     facts |= {"consilium.ledger_head": entry.digest, "consilium.cohort_size": len(record.get("survivors", ()))}
+    facts[NOTE] = _step_note(entry)
     return Page(
         status="FINISHED" if entry.kind is Kind.STEP_CLOSED else "FAILED",
         started=ended - sum(record.get("phase_ms", {}).values()),
@@ -175,13 +184,30 @@ def step_page(entry: Entry, parent_id: str) -> Page:
     )
 
 
+def _step_note(entry: Entry) -> str:
+    """What became of a step, in a few sentences."""
+    record = entry.record
+    if entry.kind is Kind.STEP_VOID:
+        missing = ", ".join(map(safe, record["missing"])) or "none"
+        return f"Void in phase {safe(record['phase'])}: {safe(record['reason'])}. Missing: {missing}. Weights stayed."
+    gone = {silo: f"no answer in phase {phase}" for silo, phase in record["lost"].items()}
+    gone |= {silo: f"refused: {code}" for silo, code in record["refusals"].items()}
+    absent = "; ".join(f"{safe(silo)} ({safe(why)})" for silo, why in sorted(gone.items())) or "nobody"
+    shut = ", ".join(map(safe, record["lanes_shut"])) or "none"
+    return (
+        f"{len(record['survivors'])} of {len(record['invited'])} silos summed: "
+        f"{', '.join(map(safe, record['survivors']))}. Absent: {absent}. "
+        f"Lanes opened: {', '.join(map(safe, record['lanes_open'])) or 'none'}; stayed shut: {shut}."
+    )
+
+
 def step_figures(entry: Entry) -> tuple[Figure, ...]:
     """What a closed step shows: opened sums and their ratios, sizes of the cohort, bytes, milliseconds by phase."""
     if entry.kind is not Kind.STEP_CLOSED:
         return ()
     record = entry.record
-    found: dict[str, float] = {_metric(f"slots/{name}"): float(value) for name, value in record["slots"].items()}
-    found |= {_metric(name): part / whole for name, (part, whole) in ratios(record["slots"]).items()}
+    found: dict[str, float] = {metric_name(f"slots/{name}"): float(value) for name, value in record["slots"].items()}
+    found |= {metric_name(name): part / whole for name, (part, whole) in ratios(record["slots"]).items()}
     counts = {"cohort/invited": "invited", "cohort/survivors": "survivors", "cohort/refusals": "refusals"}
     counts |= {"lanes/open": "lanes_open", "lanes/shut": "lanes_shut"}
     found |= {name: float(len(record[key])) for name, key in counts.items()}
@@ -194,128 +220,12 @@ def step_data(entry: Entry) -> frozenset[tuple[str, str]]:
     return frozenset(entry.record["data_commitments"].items()) if entry.kind is Kind.STEP_CLOSED else frozenset()
 
 
-def _metric(name: str) -> str:
+def metric_name(name: str) -> str:
     """MLflow refuses names that a path would shorten (``a//b``, ``a/``); a colon is never special."""
     return name if os.path.normpath(name) == name else name.replace("/", ":")
 
 
-# --- a model version ---------------------------------------------------------------------------------------------
-
-
-def last_ratios(closed: Iterable[Entry]) -> dict[str, tuple[int, int, Mapping[str, Any]]]:
-    """Name → (part, whole, the step that opened it last)."""
-    found: dict[str, tuple[int, int, Mapping[str, Any]]] = {}
-    for entry in closed:
-        found |= {name: (*pair, entry.record) for name, pair in ratios(entry.record["slots"]).items()}
-    return found
-
-
-def model_figures(closed: Sequence[Entry]) -> tuple[Figure, ...]:
-    """What a logged model shows: the ratios that were opened last."""
-    at = {entry.record["k"]: millis(entry) for entry in closed}
-    return tuple(
-        Figure(_metric(name), part / whole, at[step["k"]], step["k"])
-        for name, (part, whole, step) in last_ratios(closed).items()
-    )
-
-
-def shares(closed: Sequence[Entry]) -> dict[tuple[str, str], Figure]:
-    """(silo, commitment) → in how many steps it is summed: ties a logged model to the data sets in it, by a figure
-    that says nothing of the data."""
-    steps: dict[tuple[str, str], list[Entry]] = {}
-    for entry in closed:
-        for pair in entry.record["data_commitments"].items():
-            steps.setdefault(pair, []).append(entry)
-    return {
-        pair: Figure(f"steps_contributed/{pair[0]}", float(len(found)), millis(found[-1]), found[-1].record["k"])
-        for pair, found in steps.items()
-    }
-
-
-def version_tags(history: History, versions: Sequence[ModelVersion], version: ModelVersion) -> dict[str, str]:
-    """The tags of a version and of its logged model. ``versions``: all there are, for parents and aliases."""
-    start = next(history.of(Kind.RUN_STARTED, version.run))
-    end = next(entry for entry in history.of(Kind.RUN_FINISHED, version.run) if entry.seq == version.seq)
-    closed = list(history.of(Kind.STEP_CLOSED, version.run))
-    facts: dict[str, Any] = {f"consilium.{key}": start.record[key] for key in _VERSION if key in start.record}
-    facts |= {f"consilium.{key}": end.record[key] for key in ("run", "weights_sha256", "state_digest", "chain")}
-    facts |= {"consilium.ledger_head": end.digest, "consilium.silos": start.record["silos"]}
-    facts["consilium.predictor_sha256"] = start.record["predictor"]["sha256"]
-    facts["consilium.cohort"] = cohort(start, closed)
-    for entry in (*history.of(Kind.APPROVAL, version.run), *closed):
-        facts |= {key: text for key, text in job_tags(entry).items() if key.startswith(_BY_SILO)}
-    facts |= {f"consilium.{name}": f"{part / whole:.4f}" for name, (part, whole, _) in last_ratios(closed).items()}
-    if parent := parent_version(history, versions, version):
-        facts["consilium.parent_version"], facts["consilium.parent_relation"] = parent
-    return texts(facts | _alias_tags(history, version) | withdrawal_tags(history, version))
-
-
-_BY_SILO = ("consilium.data.", "consilium.approval.")
-
-
-def cohort(start: Entry, closed: Sequence[Entry]) -> str:
-    """How many silos a step summed, in words."""
-    counts = [len(entry.record["survivors"]) for entry in closed] or [0]
-    span = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    return f"{span} of {len(start.record['silos'])} silos in a step"
-
-
-def parent_version(history: History, versions: Sequence[ModelVersion], version: ModelVersion) -> tuple[str, str] | None:
-    """(label, what it is to this version): what the run started from; else the champion when it started; else the
-    version before."""
-    by_run = {one.run: one for one in versions}
-    if version.parent is not None:
-        return by_run[version.parent].label, "its run started from it"
-    began = next(history.of(Kind.RUN_STARTED, version.run)).seq
-    champions = [
-        entry.record["run"]
-        for entry in history.of(Kind.MODEL_PUBLISHED)
-        if entry.seq < began and entry.record["alias"] == "champion" and entry.record["model_name"] == version.name
-    ]
-    if champions:
-        return by_run[champions[-1]].label, "champion when its run started"
-    before = [one for one in versions if one.name == version.name and one.seq < version.seq]
-    return (before[-1].label, "the version before") if before else None
-
-
-def moves(history: History, version: ModelVersion) -> dict[str, tuple[str, str, str | None]]:
-    """Alias → (by, at, until) for each alias that was ever moved to this version. ``until``: None while it is here."""
-    found: dict[str, tuple[str, str, str | None]] = {}
-    for entry in history.of(Kind.MODEL_PUBLISHED):
-        record = entry.record
-        if registered_name(record["model_name"]) != version.name:
-            continue
-        if record["run"] == version.run:
-            found[record["alias"]] = (record.get("by", "not recorded"), entry.time, None)
-        elif record["alias"] in found and found[record["alias"]][2] is None:
-            found[record["alias"]] = (*found[record["alias"]][:2], entry.time)
-    return found
-
-
-def _alias_tags(history: History, version: ModelVersion) -> dict[str, str]:
-    tags: dict[str, str] = {}
-    for alias, (by, at, until) in moves(history, version).items():
-        tags |= {f"consilium.{alias}.by": by, f"consilium.{alias}.at": at}
-        tags |= {f"consilium.{alias}.until": until} if until else {}
-    return tags
-
-
-def withdrawals(history: History, version: ModelVersion) -> list[Entry]:
-    """The withdrawals that touch a version, itself or through its parents."""
-    return [entry for entry in history.of(Kind.WITHDRAWAL) if entry.record["silo"] in version.withdrawn_silos]
-
-
-def withdrawal_tags(history: History, version: ModelVersion) -> dict[str, Any]:
-    """For the version and its job's run; none where nobody has withdrawn."""
-    if not version.withdrawn_silos:
-        return {}
-    facts: dict[str, Any] = {"consilium.withdrawn_silos": list(version.withdrawn_silos)}
-    for entry in withdrawals(history, version):
-        record = entry.record
-        told = {key: record[key] for key in ("silo", "reason", "epoch")}
-        told["remedy"] = record["remedies"].get(version.label, record["remedies"].get(version.run, []))
-        facts[f"consilium.withdrawal.{entry.seq}"] = told
-    return facts
+# --- an experiment -----------------------------------------------------------------------------------------------
 
 
 def charter_tags(entry: Entry) -> dict[str, str]:

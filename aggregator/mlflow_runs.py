@@ -71,7 +71,12 @@ class Runs:
             experiments = [found.experiment_id for found in self.client.search_experiments()]
             found = self._search(experiments, pages.job_mark(run))
             if found is None:
-                raise EvidenceError(where, expected=f"run {run} started before", found="no such run")
+                raise EvidenceError(
+                    where,
+                    expected=f"run {run} in MLflow",
+                    found="no such run",
+                    remedy="Restore it there, or remove lineage.json: the follower then makes again what is missing.",
+                )
             self._parents[run] = found
         return self._parents[run]
 

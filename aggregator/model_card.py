@@ -16,8 +16,9 @@ from typing import Any
 from aggregator.approved import approvals
 from aggregator.history import History
 from aggregator.ledger import Entry, Kind
-from aggregator.mlflow_pages import cohort, job_fields, last_ratios, moves, parent_version, withdrawals
+from aggregator.mlflow_pages import job_fields, safe
 from aggregator.models import ModelVersion
+from aggregator.version_page import cohort, last_ratios, moves, parent_version, withdrawals
 from crypto.charter import Charter
 from crypto.plan import Plan, Scope
 
@@ -25,7 +26,6 @@ CARD_FILE = "model-card.md"
 #: MLflow's column for a description has 5000 characters.
 BRIEF_LIMIT = 4900
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~])")
 #: A digest, and as much of it as a column shows.
 _LONG = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{48}\b")
 _STEPS_SHOWN = 6
@@ -82,12 +82,6 @@ def card(history: History, versions: Sequence[ModelVersion], version: ModelVersi
             ("Software", _software(start.record, version)),
         ),
     )
-
-
-def safe(text: object) -> str:
-    """Somebody's words as Markdown text: one line, no markup, nothing that ends a table's cell."""
-    flat = " ".join(str(text).encode(errors="replace").decode().replace("\0", "�").split())
-    return _SPECIAL.sub(r"\\\1", flat)
 
 
 def _table(header: Sequence[str], rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]) -> str:
@@ -159,7 +153,7 @@ def _consent(history: History, version: ModelVersion, closed: Sequence[Entry]) -
         until, runs = (one.not_after, one.max_runs) if one and not one.problem else ("", "")
         note = "not recorded" if one is None else safe(one.problem)
         rows.append((safe(silo), count, commitment, digest or "not recorded", until or note, runs))
-    table = _table(("silo", "steps", "data commitment", "approval", "valid until", "runs"), rows)
+    table = _table(("silo", "steps", "data commitment", "approval", "valid until", "runs allowed"), rows)
     whole = (
         "Whole digests are in the tags `consilium.data.SILO` and `consilium.approval.SILO`, the approvals in the run's "
         "artifact `evidence/approvals.json`."

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Run
 from mlflow.entities.model_registry import ModelVersion as Registered
 
 from aggregator import mlflow_pages as pages
+from aggregator import version_page
 from aggregator.approved import approvals, as_json
 from aggregator.history import History
 from aggregator.ledger import Entry, Kind, canonical, write_synced
@@ -21,13 +23,11 @@ from aggregator.mlflow_client import MlflowClient, MlflowException, log, shown_a
 from aggregator.mlflow_model import model_files, write_model
 from aggregator.mlflow_runs import APPROVALS, Runs, points
 from aggregator.model_card import CARD_FILE, Card, card
-from aggregator.models import MLFLOW_FILE, ModelVersion, read_history, registered_name, versions
+from aggregator.models import CANDIDATE, MLFLOW_FILE, ModelVersion, read_history, registered_name, versions
 from aggregator.state import run_folder
 from crypto.errors import EvidenceError
 
-#: MLflow shows this tag of a run and of a logged model as its description.
-NOTE = "mlflow.note.content"
-#: … and this one of a logged model as its versions.
+#: MLflow shows this tag of a logged model as its versions.
 VERSIONS = "mlflow.modelVersions"
 _OURS = "consilium."
 
@@ -42,22 +42,28 @@ class Registry:
         self._runs = runs
 
     def publish(self, end: Entry) -> None:
-        """The end of a run: its evidence and card, and a version if the run can predict."""
+        """The end of a run: its evidence and card, and a version if the run can predict. Once the version is complete,
+        ``mlflow.json`` in the run's folder says so."""
         history, run = read_history(self._home), end.record["run"]
-        start = next(history.of(Kind.RUN_STARTED, run))
+        version = next(version for version in versions(history) if version.run == run)
         parent = self._runs.parent_of(end)
-        if "predictor" in start.record:
-            model_id = self._model(history, _version(history, run), parent)
-            self._announce(history, run, self._register(history, run, model_id, parent), parent)
         self._client.log_text(parent.info.run_id, as_json(approvals(history, run)), APPROVALS)
-        self.renew(history, _version(history, run))
+        if "predictor" not in next(history.of(Kind.RUN_STARTED, run)).record:
+            self.renew(history, version)
+            return
+        number = self._register(history, version, self._model(history, version, parent), parent)
+        if not version.version:  # it is new, so it is the newest
+            aliases = {**version.aliases, CANDIDATE: ("", end.time)}
+            version = replace(version, version=number, aliases=aliases)
+        self.renew(history, version)
+        self._announce(version, parent)
 
     def moved(self, entry: Entry) -> None:
         """An alias was moved: renew the versions that have or had it."""
         history = read_history(self._home)
         name, alias = registered_name(entry.record["model_name"]), entry.record["alias"]
         for version in versions(history):
-            if version.name == name and alias in pages.moves(history, version):
+            if version.name == name and alias in version_page.moves(history, version):
                 self.renew(history, version)
 
     def withdrawn(self, entry: Entry) -> None:
@@ -78,7 +84,7 @@ class Registry:
         registered = self._registered(name, parent)
         if registered is None:
             return
-        tags = pages.version_tags(history, versions(history), version)
+        tags = version_page.version_tags(history, versions(history), version)
         self._tag_version(registered, tags | {"consilium.model_id": registered.tags["consilium.model_id"]})
         self._tag_model(registered.tags["consilium.model_id"], model_tags(tags, version, found), found)
         if registered.description != found.brief:
@@ -93,7 +99,7 @@ class Registry:
         run_id, experiment = parent.info.run_id, parent.info.experiment_id
         query = f"tags.`consilium.run` = '{version.run}'"
         found = self._client.search_logged_models([experiment], query, max_results=1)
-        tags = pages.version_tags(history, versions(history), version)
+        tags = version_page.version_tags(history, versions(history), version)
         params = pages.job_params(next(history.of(Kind.RUN_STARTED, version.run)).record)
         model = found[0] if found else self._client.create_logged_model(experiment, version.name, run_id, tags, params)
         if model.status != LoggedModelStatus.READY:
@@ -113,31 +119,35 @@ class Registry:
         # Searching leaves out aliases.
         return self._client.get_model_version(name, found[0].version) if found else None
 
-    def _register(self, history: History, run: str, model_id: str, parent: Run) -> Registered:
-        version, run_id = _version(history, run), parent.info.run_id
-        if found := self._registered(version.name, run_id):
-            return found
-        try:
-            self._client.create_registered_model(version.name)
-        except MlflowException as there:
-            if there.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        tags = pages.version_tags(history, versions(history), version) | {"consilium.model_id": model_id}
-        return self._client.create_model_version(version.name, f"models:/{model_id}", run_id, tags, model_id=model_id)
-
-    def _announce(self, history: History, run: str, registered: Registered, parent: Run) -> None:
-        """Leave MLflow's number in the run's folder. One that contradicts the ledger stays in MLflow alone."""
-        name, number = registered.name, str(registered.version)
-        for entry in history.of(Kind.MODEL_PUBLISHED, run):
-            if (signed := (entry.record["model_name"], entry.record["version"])) != (name, number):
+    def _register(self, history: History, version: ModelVersion, model_id: str, parent: Run) -> str:
+        """The number of a run's version, made once. EvidenceError where the ledger knows it by another."""
+        run_id = parent.info.run_id
+        found = self._registered(version.name, run_id)
+        if found is None:
+            try:
+                self._client.create_registered_model(version.name)
+            except MlflowException as there:
+                if there.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            tags = version_page.version_tags(history, versions(history), version) | {"consilium.model_id": model_id}
+            source = f"models:/{model_id}"
+            found = self._client.create_model_version(version.name, source, run_id, tags, model_id=model_id)
+        number = str(found.version)
+        for entry in history.of(Kind.MODEL_PUBLISHED, version.run):
+            if (signed := entry.record["version"]) != number:
                 raise EvidenceError(
-                    f"version of run {run} in MLflow",
-                    expected=f"{'/'.join(signed)}, as ledger line {entry.seq + 1} says",
-                    found=f"{name}/{number}",
+                    f"version of run {version.run} in MLflow",
+                    expected=f"{version.name}/{signed}, as ledger line {entry.seq + 1} says",
+                    found=f"{version.name}/{number}",
                     remedy="This MLflow has versions that no run made: use one of the federation's own.",
                 )
-        facts = {"tracking_uri": shown_address(self._uri), "model": name, "version": number}
-        _replace(run_folder(self._home, run) / MLFLOW_FILE, canonical(facts | {"run_id": parent.info.run_id}) + b"\n")
+        return number
+
+    def _announce(self, version: ModelVersion, parent: Run) -> None:
+        """Leave in the run's folder what MLflow calls its model, for whoever waits for it."""
+        facts = {"tracking_uri": shown_address(self._uri), "model": version.name, "version": version.version}
+        place = run_folder(self._home, version.run) / MLFLOW_FILE
+        _replace(place, canonical(facts | {"run_id": parent.info.run_id}) + b"\n")
 
     # --- renewing them --------------------------------------------------------------------------------------------
 
@@ -160,29 +170,25 @@ class Registry:
             self._client.log_model_artifact(model_id, str(Path(place) / CARD_FILE))
 
 
-def _version(history: History, run: str) -> ModelVersion:
-    return next(version for version in versions(history) if version.run == run)
-
-
 def run_tags(history: History, version: ModelVersion, found: Card) -> dict[str, str]:
     """What a finished run's page says of its model."""
-    facts = pages.withdrawal_tags(history, version) | {NOTE: found.brief}
+    facts = version_page.withdrawal_tags(history, version) | {pages.NOTE: found.brief}
     return pages.texts(facts | ({"consilium.model_version": version.label} if version.version else {}))
 
 
 def model_tags(tags: dict[str, str], version: ModelVersion, found: Card) -> dict[str, str]:
     """The tags of a logged model: the version's, and what MLflow's page of it shows."""
     listed = canonical([{"name": version.name, "version": version.version}]).decode()
-    return tags | {NOTE: found.brief} | ({VERSIONS: listed} if version.version else {})
+    return tags | {pages.NOTE: found.brief} | ({VERSIONS: listed} if version.version else {})
 
 
 def model_points(closed: list[Entry], model_id: str) -> list[Metric]:
     """Metrics of a logged model: the ratios opened last, and for each data set in how many steps it is summed."""
     shares = [
         Metric(one.key, one.value, one.at, one.step, model_id, silo, digest[: pages.DIGEST_CHARS])
-        for (silo, digest), one in sorted(pages.shares(closed).items())
+        for (silo, digest), one in sorted(version_page.shares(closed).items())
     ]
-    return points(pages.model_figures(closed), model_id) + shares
+    return points(version_page.model_figures(closed), model_id) + shares
 
 
 def write_card(home: Path, run: str, found: Card) -> None:

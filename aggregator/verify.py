@@ -3,8 +3,8 @@
     1  ledger      every line's form, order, chain and signature, and the head file          aggregator.case
     2  charters    signed by the consortium, each the successor of the one before             aggregator.keyring
     3  run         its id, job, plan, charter, first state and predictor, recomputed          aggregator.case
-    4  approvals   each survivor's data owner signed this run and these data, in time         aggregator.replay
-    5  steps       signatures, T0 to T3, attestations and slots recomputed                    aggregator.replay
+    4  approvals   each survivor's data owner signed this run and these data, in time         aggregator.steps
+    5  steps       signatures, T0 to T3, attestations and slots recomputed                    aggregator.steps
     6  sums        replayed bit for bit where uploads were kept; chain and state with them    aggregator.replay
     7  closing     who countersigned the last chain value and a head of this ledger
     8  model       the checkpoint files are those of the ledger

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from crypto.errors import FederationError, SpecError
-from jobs.verbs import evidence, lineage, members, owner
+from jobs.verbs import evidence, lineage, members, owner, retention
 from jobs.verbs.options import Json, emit
 
 app = typer.Typer(
@@ -27,8 +27,6 @@ silo_app = typer.Typer(no_args_is_help=True, help="At an institution.")
 aggregator_app = typer.Typer(no_args_is_help=True, help="At the aggregator.")
 app.add_typer(silo_app, name="silo")
 app.add_typer(aggregator_app, name="aggregator")
-for verbs in (owner, evidence, lineage, members):
-    verbs.register(app)
 
 Job = Annotated[str, typer.Option("--job", help="A job file, or a name of the catalogue.")]
 Silos = Annotated[int, typer.Option("--silos", help="How many silos: an even number from 8.")]
@@ -187,6 +185,11 @@ def jobs(as_json: Json = False) -> None:
     else:
         for name, method in found.items():
             print(f"{name:<24} {method}")
+
+
+# In the order that people meet them.
+for verbs in (owner, lineage, evidence, members, retention):
+    verbs.register(app)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ SEEN_OF_ONE_SILO = (
     "which lanes with visible holdings it holds",
     "a refusal's code and whom it blames: never a text, never a count",
     "the salted commitment of its data set",
+    "its data owner's signed approval: digests, purpose, runs and dates",
     "how many releases it has made",
     "its signatures: adverts, headers, attestations, the closing of a run",
     "masked words: noise without the shares of t silos",

@@ -22,7 +22,7 @@ import numpy as np
 
 from crypto.errors import DataRefused
 
-#: Columns used: thirteen attributes without slope, ca and thal, which most rows of three hospitals lack. The label last.
+#: Columns used: slope, ca and thal are left out, which most rows of three hospitals lack. The label is the last.
 COLUMNS = ("age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak")
 _ALL = 14
 _MISSING = {"-9", "-9.0", "?"}

@@ -1,7 +1,8 @@
 """The folders of a federation: one home per silo, one for the aggregator, and what lies in them.
 
     <silo home>/        silo.json · keys/{agent,owner}.key · salt · consortium.pub · charter.bin · charters/ ·
-                        policy.toml · syft/ · approvals/ · journal.jsonl · receipts/ · security.jsonl · metrics/ · evidence/
+                        policy.toml · syft/ · approvals/ · journal.jsonl · runs/ · receipts/ · security.jsonl · metrics/ ·
+                        evidence/
     <aggregator home>/  aggregator.json · keys/aggregator.key · consortium.pub · charter.bin · charters/ · ledger/ ·
                         jobs/<run>/ · mlflow.db · security.jsonl · metrics/
 

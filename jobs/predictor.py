@@ -1,7 +1,7 @@
 """The file inside every published model: MLflow runs it to load the blocks and to predict.
 
-MLflow imports this file when a version is *logged*, in the aggregator's room, which has no torch and no method; so
-nothing of ours is imported before ``load_context``. It is staged with each run and bound by its digest in the ledger.
+It is staged with each run and bound by its digest in the ledger. The aggregator, which has no torch and no method,
+never runs it; nothing of ours is imported before ``load_context``.
 
     model = mlflow.pyfunc.load_model("models:/digits@candidate")
     labels = model.predict(x, params={"mode": "cold"})          # x: (rows, …) float32 → (rows,) int64
@@ -20,7 +20,7 @@ import numpy as np
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-#: The files of the version, as ``aggregator.lineage`` names them.
+#: The files of the version, as ``aggregator.mlflow_model`` names them.
 WEIGHTS, PUBLISHED = "weights", "published"
 
 

@@ -125,7 +125,8 @@ class WithdrawalPlan:
         for one in self.models:
             through = f", through {', '.join(one.through)}" if one.through else ""
             part = f"in {spans(one.steps, one.took_part)}" if one.took_part else "not itself"
-            said += [f"{one.label} (run {one.run}): {self.silo} took part {part}{through}"]
+            name = f"{one.label} (run {one.run})" if one.label != one.run else f"run {one.run}"
+            said += [f"{name}: {self.silo} took part {part}{through}"]
             for lane in one.lanes:
                 said += [f"  {lane.lane:<14} {_how(one.steps, lane)}", f"  {'':<14} → {lane.words}"]
             if not one.lanes:
@@ -215,7 +216,7 @@ def _words(remedy: Remedy, one: RunHistory, lane: LaneHistory, silo: str, clean:
         case Remedy.REOPEN:
             return f"open the sums of {name} again without {silo}: data only, nothing to train"
         case Remedy.WHOLE:
-            return f"retrain the whole model without {silo} from the initial state: every silo is in {name}"
+            return f"retrain the whole model without {silo} from the initial state: {name} is a lane of all silos"
         case Remedy.RETRAIN:
             return (
                 f"retrain {name} without {silo} from run {one.run}, {one.steps[clean]} "

@@ -92,6 +92,7 @@ KINDS: Final = (
     _kind("checkpoint", Class.AUDIT, rf"{_RUN}/checkpoints/[^/]+", "the weights of published versions, and how made"),
     _kind("step-evidence", Class.AUDIT, rf"{_RUN}/evidence/[^/]+", "the signed messages of each step"),
     _kind("predictor", Class.AUDIT, rf"{_RUN}/predictor\.py", "the code a published version runs"),
+    _kind("model-card", Class.AUDIT, rf"{_RUN}/model-card\.md", "what a version is for, how it was made, its limits"),
     _kind("run-index", Class.AUDIT, rf"{_RUN}/(mlflow\.json|report\.html)", "which registry entry a run became"),
     _kind("upload", Class.UPLOAD, rf"(?P<unit>{_RUN}/uploads(\.removed)?)/.+", "masked words, to replay a run's sums"),
     _kind("sums", Class.WORK, rf"{_RUN}/sums/.+", "opened sums that some silo still lacks"),

@@ -17,7 +17,7 @@ from aggregator.ledger import Ledger, ledger_path
 from aggregator.round import Exchange, Replies, Timeouts
 from aggregator.run import Outcome, Run, RunSpec
 from aggregator.state import stage_predictor
-from crypto.errors import FederationError, NotApproved, SpecError
+from crypto.errors import DataRefused, FederationError, NotApproved, SpecError
 from crypto.keys import Identity
 from jobs import homes, software
 from jobs.charters import record_charter, running
@@ -116,16 +116,29 @@ def open_agent(job: str, home: Path) -> Agent:
             method=method(spec.method)(spec.params, site.silo),
             data=data,
         )
-    except NotApproved as refused:
+    except (NotApproved, DataRefused) as refused:
         site.journal.close()
-        told = SecurityLog(home)
-        told(lacking(refused), job=refused.digest)
-        RequestQueue(home, site.silo).put(job)
-        told(Event.REQUEST_QUEUED, job=refused.digest)
+        _ask_owner(home, site.silo, spec, refused)
         raise
     except BaseException:
         site.journal.close()
         raise
+
+
+def _ask_owner(home: Path, silo: str, spec: JobSpec, refused: NotApproved | DataRefused) -> None:
+    """Put a job before the data owner: it lacks an approval, or data that the owner has yet to register.
+
+    What the owner's queue can't take is said in the log: the job is refused for its own reason either way.
+    """
+    told = SecurityLog(home)
+    if isinstance(refused, NotApproved):
+        told(lacking(refused), job=refused.digest)
+    try:
+        RequestQueue(home, silo).put(spec.text)
+    except FederationError as full:
+        log.error("the request for job %s could not be queued: [%s] %s", spec.digest.hex(), full.code, full)
+    else:
+        told(Event.REQUEST_QUEUED, job=spec.digest.hex())
 
 
 def answering_agent(job: str, home: Path) -> Agent | Refusing:

@@ -30,7 +30,7 @@ def _like(pattern: str, say: str) -> Shape:
 
 
 def _one_of(*words: str) -> Shape:
-    return " · ".join(words), lambda value: isinstance(value, str) and value in words
+    return " · ".join(words), lambda value: value in words
 
 
 _digest = _like(r"[0-9a-f]{64}", "SHA-256")
@@ -122,6 +122,7 @@ class Event(StrEnum):
     LOG_OPENED = "log-opened"
     LOG_RECOVERED = "log-recovered"
     LOG_ALTERED = "log-altered"
+    LOG_FLOODED = "log-flooded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,7 @@ EVENTS: Final[Mapping[Event, Kind]] = {
     Event.SERVICE_STOPPED: Kind(_RUNS, "a long-lived process ends", ("service", "exit")),
     Event.LOG_OPENED: Kind(_LOG, "the first line of a file", ("purpose", "retention", "schema", "site")),
     Event.LOG_RECOVERED: Kind(_LOG, "half a line was found and cut off", ("bytes", "sha256")),
+    Event.LOG_FLOODED: Kind(_LOG, "so many events in an hour that others are left out until it is over"),
     Event.LOG_ALTERED: Kind(_LOG, "the log does not end where it was left", ("wanted", "there")),
 }
 
@@ -223,8 +225,7 @@ def lacking(refused: NotApproved) -> Event:
 
 def wire_name(name: object) -> str:
     """NVFlare's name of a channel, topic or cell as a field: what does not look like one is ``?``."""
-    fits = _wire[1]
-    return name if isinstance(name, str) and fits(name) else "?"
+    return str(name) if _wire[1](name) else "?"
 
 
 def table() -> str:

@@ -22,54 +22,32 @@ import errno
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fcntl import LOCK_EX, flock
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from crypto.errors import EvidenceError, NoSpace, SpecError
+from crypto.errors import NoSpace
 from jobs.security_events import PURPOSE, RETENTION, Event, check
+from jobs.security_lines import HEAD, MOST_LINE, NAME, End, Line, encode, end_of, newest, read_head
+from jobs.security_lines import check_log as check_log
+from jobs.security_lines import files as files
 
 log = logging.getLogger("consilium.security")
 
-NAME: Final = "security.jsonl"
-HEAD: Final = "security.head"
 SCHEMA: Final = 1
 #: A file that is longer than this is put aside before its month is over. Bytes.
 MOST_BYTES: Final = 16 << 20
-#: Longest line. Bytes; the shapes of the fields keep well below it.
-MOST_LINE: Final = 1 << 14
+#: Events an hour that one writer takes beside those that must be written: a server that sends bad requests must not
+#: fill the silo's disk. When it is reached, a ``log-flooded`` says so.
+MOST_AN_HOUR: Final = 3000
 
-_START: Final = "0" * 64
-_KEYS: Final = {"seq", "at", "event", "fields", "prev"}
-_ROTATED: Final = re.compile(r"security-(\d{4}-\d{2})(\.\d+)?\.jsonl")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """``digest``: SHA-256 of the line, which the next one carries."""
-
-    seq: int
-    at: str
-    event: Event
-    fields: Mapping[str, Any]
-    prev: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """Where a log ends: ``month`` of its last line, "" where that is unknown."""
-
-    seq: int = -1
-    digest: str = _START
-    month: str = ""
+#: What has to be said before a log goes on: events and their fields.
+Notes = list[tuple[str, Mapping[str, object]]]
 
 
 class SecurityLog:
@@ -78,10 +56,15 @@ class SecurityLog:
     def __init__(self, home: Path, *, now: Callable[[], float] = time.time) -> None:
         self.home = home
         self._now = now
+        self._hour, self._count = 0, 0
 
     def __call__(self, event: str, **fields: object) -> None:
         """Append one event. Raises SpecError for what is not of the list, NoSpace as described above."""
         kind = check(event, fields)
+        if not kind.must and (excess := self._excess()):
+            if excess > 1:
+                return
+            event, fields = Event.LOG_FLOODED, {}
         try:
             self._append(event, fields)
         except OSError as failed:
@@ -92,9 +75,15 @@ class SecurityLog:
                 ) from failed
             log.warning("%s %s could not be written to the security log: %s", event, fields, failed.strerror)
 
+    def _excess(self) -> int:
+        """By how many this is too many in its hour."""
+        hour = int(self._now() // 3600)
+        self._hour, self._count = hour, self._count + 1 if hour == self._hour else 1
+        return max(0, self._count - MOST_AN_HOUR)
+
     def last(self, event: str) -> Line | None:
         """The newest line of an event, in any file."""
-        return next((line for file in reversed(files(self.home)) for line in _newest(file, event)), None)
+        return next((line for file in reversed(files(self.home)) for line in newest(file, event)), None)
 
     def policy(self, digest: str) -> None:
         """Tell of a policy that is not the one of the last start. ``digest``: hexadecimal."""
@@ -105,16 +94,16 @@ class SecurityLog:
             self(Event.POLICY_CHANGED, before=before.fields["after"], after=digest)
 
     def _append(self, event: str, fields: Mapping[str, object]) -> None:
-        with self._locked() as fd:
-            end, notes = self._end(fd)
-            if (at := self._time())[:7] != (end.month or at[:7]) or os.fstat(fd).st_size > MOST_BYTES:
-                self._put_aside(end.month or at[:7])
-            else:
-                self._write(fd, end, [*notes, (event, fields)])
-                return
-        with self._locked() as fd:  # another process may have been first: then this is its file
-            end, notes = self._end(fd)
-            self._write(fd, end, [*notes, (event, fields)])
+        said: Notes = []
+        while True:
+            with self._locked() as fd:
+                end, notes = self._end(fd)
+                month, size = self._time()[:7], os.fstat(fd).st_size
+                if not size or (end.month in ("", month) and size <= MOST_BYTES):
+                    self._write(fd, end, [*notes, *said, (event, fields)])
+                    return
+                said = [note for note in notes if note[0] is Event.LOG_RECOVERED]
+                self._put_aside(end.month or month)
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
@@ -130,9 +119,9 @@ class SecurityLog:
             finally:
                 os.close(fd)
 
-    def _end(self, fd: int) -> tuple[_End, list[tuple[str, Mapping[str, object]]]]:
-        """Where the log ends, and what has to be said before it goes on."""
-        notes: list[tuple[str, Mapping[str, object]]] = []
+    def _end(self, fd: int) -> tuple[End, Notes]:
+        """Where the log ends, and what has to be said before it goes on. Half a line is cut off."""
+        notes: Notes = []
         size = os.fstat(fd).st_size
         tail = os.pread(fd, 2 * MOST_LINE, max(0, size - 2 * MOST_LINE))
         whole, _, torn = tail.rpartition(b"\n")
@@ -140,24 +129,24 @@ class SecurityLog:
             os.ftruncate(fd, size - len(torn))
             notes.append((Event.LOG_RECOVERED, {"bytes": len(torn), "sha256": sha256(torn).hexdigest()}))
         if whole:
-            end = _end_of(whole.rpartition(b"\n")[2])
+            end = end_of(whole.rpartition(b"\n")[2])
         else:
             older = files(self.home)[:-1]
-            end = _end_of(older[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]) if older else _End()
+            end = end_of(older[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]) if older else End()
             header = {"purpose": PURPOSE, "retention": RETENTION, "schema": SCHEMA, "site": _site(self.home)}
             notes.insert(0, (Event.LOG_OPENED, header))
-        head = _head(self.home)
+        head = read_head(self.home)
         if head is not None and (head.seq > end.seq or (head.seq == end.seq and head.digest != end.digest)):
             notes.append((Event.LOG_ALTERED, {"wanted": head.seq, "there": max(end.seq, 0)}))
         return end, notes
 
-    def _write(self, fd: int, end: _End, events: list[tuple[str, Mapping[str, object]]]) -> None:
+    def _write(self, fd: int, end: End, events: Notes) -> None:
         start = size = os.fstat(fd).st_size
         seq, prev = end.seq, end.digest
         try:
             for event, fields in events:
                 seq += 1
-                line = _encode({"seq": seq, "at": self._time(), "event": event, "fields": dict(fields), "prev": prev})
+                line = encode({"seq": seq, "at": self._time(), "event": event, "fields": dict(fields), "prev": prev})
                 prev = sha256(line).hexdigest()
                 if os.write(fd, line + b"\n") != len(line) + 1:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -188,131 +177,6 @@ class SecurityLog:
         return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
-
-
-def files(home: Path) -> list[Path]:
-    """Every file of a home's log, oldest first: by the number of its first line."""
-    aside = [path for path in home.glob("security-*.jsonl") if _ROTATED.fullmatch(path.name)]
-    ordered = sorted(aside, key=_first)
-    return [*ordered, *([home / NAME] if (home / NAME).exists() else [])]
-
-
-@dataclass(slots=True)
-class Summary:
-    """``first``, ``last``: time of the first and last line. ``torn``: half a line stands at the end."""
-
-    files: int = 0
-    lines: int = 0
-    first: str = ""
-    last: str = ""
-    torn: bool = False
-    events: dict[str, int] = field(default_factory=dict)
-
-
-def check_log(home: Path) -> Summary:
-    """Read the whole log and check it: form, schema, numbers, chain, head. Raises EvidenceError at the first fault.
-
-    The oldest file may begin with any number: those before it have outlived their class.
-    """
-    found = Summary()
-    head, met = _head(home), False
-    last: Line | None = None
-    for path in files(home):
-        found.files += 1
-        data = path.read_bytes()
-        whole, _, torn = data.rpartition(b"\n")
-        if torn:
-            if path.name != NAME:
-                raise EvidenceError(path.name, expected="whole lines", found="half a line at its end")
-            found.torn = True
-        for number, raw in enumerate(whole.split(b"\n") if whole else [], start=1):
-            where = f"{path.name} line {number}"
-            line = _parse(raw, where)
-            _follows(line, last, where, first=number == 1)
-            if head is not None and line.seq == head.seq:
-                met = True
-                if line.digest != head.digest:
-                    raise EvidenceError(where, expected=f"the line that {HEAD} names", found="another")
-            found.lines += 1
-            found.first = found.first or line.at
-            found.events[line.event] = found.events.get(line.event, 0) + 1
-            last = line
-    if last is None:
-        raise EvidenceError(str(home), expected=NAME, found="no log")
-    if head is None or not met:
-        raise EvidenceError(HEAD, expected="the number and digest of a line", found="none that is there")
-    found.last = last.at
-    return found
-
-
-def _follows(line: Line, last: Line | None, where: str, *, first: bool) -> None:
-    if first != (line.event is Event.LOG_OPENED):
-        raise EvidenceError(where, expected="log-opened on the first line of a file and nowhere else", found=line.event)
-    if last is not None and line.seq != last.seq + 1:
-        raise EvidenceError(where, expected=f"number {last.seq + 1}", found=line.seq)
-    if line.prev != (last.digest if last is not None else line.prev if line.seq else _START):
-        raise EvidenceError(where, expected="the digest of the line before", found="another: lines are missing")
-    if line.event is Event.LOG_ALTERED:
-        raise EvidenceError(
-            where, expected=f"a log that ends at number {line.fields['wanted']}", found=line.fields["there"]
-        )
-
-
-def _parse(raw: bytes, where: str) -> Line:
-    try:
-        value = json.loads(raw)
-        if not isinstance(value, dict) or value.keys() != _KEYS or _encode(value) != raw:
-            raise ValueError("not a line of this log")
-        check(str(value["event"]), value["fields"])
-        datetime.fromisoformat(value["at"])
-        if type(value["seq"]) is not int or value["seq"] < 0:
-            raise ValueError("no number")
-        return Line(
-            value["seq"], value["at"], Event(value["event"]), value["fields"], value["prev"], sha256(raw).hexdigest()
-        )
-    except (ValueError, TypeError, AttributeError, SpecError) as bad:
-        raise EvidenceError(where, expected="an event of the list, in its form", found=str(bad)[:200]) from bad
-
-
-def _newest(path: Path, event: str) -> Iterator[Line]:
-    """The newest line of an event in one file, or none. A damaged line is no line here."""
-    mark = f'"event":"{event}"'.encode()
-    for raw in reversed(path.read_bytes().split(b"\n")):
-        if mark in raw:
-            try:
-                yield _parse(raw, path.name)
-            except EvidenceError:
-                continue
-            return
-
-
-def _end_of(raw: bytes) -> _End:
-    """What the last line says; of a line that is none only its digest is known, and the next number is 0."""
-    digest = sha256(raw).hexdigest()
-    try:
-        line = _parse(raw, "")
-    except EvidenceError:
-        return _End(-1, digest)
-    return _End(line.seq, digest, line.at[:7])
-
-
-def _head(home: Path) -> _End | None:
-    try:
-        seq, digest = (home / HEAD).read_text(encoding="ascii").split()
-        return _End(int(seq), digest)
-    except (OSError, ValueError):
-        return None
-
-
-def _first(path: Path) -> tuple[int, str]:
-    try:
-        with path.open("rb") as file:
-            return _parse(file.readline(MOST_LINE).rstrip(b"\n"), path.name).seq, path.name
-    except (OSError, EvidenceError):
-        return -1, path.name
-
-
 def _same(fd: int, path: Path) -> bool:
     mine = os.fstat(fd)
     try:
@@ -328,10 +192,6 @@ def _site(home: Path) -> str:
         return str(json.loads((home / "silo.json").read_text())["silo"])
     except (OSError, ValueError, KeyError, TypeError):
         return "aggregator"
-
-
-def _encode(value: Mapping[str, object]) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def _sync_folder(folder: Path) -> None:

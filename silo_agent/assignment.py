@@ -37,8 +37,8 @@ MOST_MOVES = 10
 #: Bounds of an expert's load about the mean load, in per cent either way, rounded outwards.
 SLACK = 10
 
-#: A silo leaves an expert that it holds only for one that is better by more than this: churn spoils both experts.
-STICK = 8
+#: A silo leaves an expert that it holds only for one that is better by this share of the mean fitness: churn costs.
+STICK = 1 / 16
 
 #: First and largest step of a price. Steps grow by a fifth while a bound stays broken on one side and halve when it
 #: breaks on the other: fitness differs by thousandths in the first rounds and by tenths in the last.
@@ -102,6 +102,7 @@ class Market:
 
         A price that no bound needs any more goes back towards 0 (complementary slackness), a quarter as fast.
         """
+        loads = [int(load) for load in loads]
         closed = _closed(loads, wanted.open, self.closed)
         prices, steps, signs = [], [], []
         for e, (load, price, step, sign) in enumerate(zip(loads, self.prices, self.steps, self.signs, strict=True)):
@@ -130,8 +131,9 @@ class Market:
 
     def choice(self, fitness: Sequence[int], capacity: int, held: frozenset[int] = frozenset()) -> tuple[int, ...]:
         """The best experts at these prices, at most ``capacity``, ascending. ``fitness``: in units, this silo's own."""
+        stays = int(UNIT * STICK) // len(fitness)
         worth = [
-            own + SUBSIDY * lacked - price + (STICK if e in held else 0)
+            own + SUBSIDY * lacked - price + (stays if e in held else 0)
             for e, (own, lacked, price) in enumerate(zip(fitness, self.deficits, self.prices, strict=True))
         ]
         return best(worth, capacity, self.closed)
@@ -139,7 +141,7 @@ class Market:
 
 def best(worth: Sequence[float], capacity: int, closed: frozenset[int] = frozenset()) -> tuple[int, ...]:
     """The ``capacity`` experts of the greatest worth that are not closed, ascending; of equals the first."""
-    offered = sorted((e for e in range(len(worth)) if e not in closed), key=lambda e: (-worth[e], e))
+    offered = sorted((e for e in range(len(worth)) if e not in closed), key=worth.__getitem__, reverse=True)
     return tuple(sorted(offered[: max(0, capacity)]))
 
 

@@ -29,6 +29,7 @@ from crypto.errors import DataRefused
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import experts, gates
 from silo_agent.data import DataSet
+from silo_agent.local_expert import Local, tune
 from silo_agent.methods import (
     GRID,
     ROWS_BOUND,
@@ -56,10 +57,6 @@ MIN_BATCH_ROWS = 16
 #: prediction has no least share: its batch may come from nowhere the experts know.
 CONTEXT_SHARE = 0.5
 
-#: Shares of the local expert to choose from, by the likelihood of rows that it has not seen (cross-fitting in folds).
-LOCAL_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-FOLDS = 4
-
 #: Features are expected of order one; signature entries and sketches beyond these are clamped.
 ENTRY_CLIP, SKETCH_CLIP = 16.0, 256.0
 
@@ -84,15 +81,6 @@ class Params(TrainingParams):
     @property
     def models(self) -> tuple[str, ...]:
         return ("generalist", *(f"expert-{e}" for e in range(self.experts)))
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """What stays at the silo: a fine-tuned expert, its share of a personal prediction, the silo's label prior (C,)."""
-
-    expert: Mapping[str, np.ndarray]
-    share: float
-    log_prior: np.ndarray
 
 
 class FedCoE(Stateless):
@@ -218,49 +206,43 @@ class FedCoE(Stateless):
         known_mode(mode)
         x = batch(x, self.params.features)
         if mode != "personal":
-            return self._contextual(published, x, least=0.0 if mode == "cold" else CONTEXT_SHARE)
+            return self._contextual(published, x, newcomer=mode == "cold")
         if self.local is None:
             raise DataRefused("There is no local expert yet.", remedy="It is made in the plan's last step, eval/0.")
-        own_BC = experts.predict([self.local.expert], x)[0]
-        return _blend(self._contextual(published, x), own_BC, self.local.share, self.local.log_prior)
+        return self.local.blend(self._contextual(published, x), x)
 
-    def _contextual(self, published: Published, x: np.ndarray, *, least: float = CONTEXT_SHARE) -> np.ndarray:
+    def _contextual(self, published: Published, x: np.ndarray, *, newcomer: bool = False) -> np.ndarray:
         """Mixture of the experts under the batch's gate, and the generalist, shared by the information gate."""
         generalist_BC: np.ndarray = experts.predict([_model(published, "generalist")], x)[0]
         trained = [e for e in range(self.params.experts) if _trained(published, e)]
         if len(x) < MIN_BATCH_ROWS or not trained:
             return generalist_BC
         gate = self._gate(published, x)[trained]
+        p_EBC = experts.predict([_model(published, f"expert-{e}") for e in trained], x)
+        if newcomer:
+            gate = gates.newcomer_gate(gate, np.array([gates.mutual_information(p_BC) for p_BC in p_EBC]))
         if gate.sum() <= 0:
             return generalist_BC
-        p_EBC = experts.predict([_model(published, f"expert-{e}") for e in trained], x)
         mixture_BC: np.ndarray = np.tensordot(gate / gate.sum(), p_EBC, axes=1)
         informed = gates.information_gate(mixture_BC, generalist_BC, self._context(published).trust(x))
+        least = 0.0 if newcomer else CONTEXT_SHARE
         share = least + (1 - least) * informed
         return share * mixture_BC + (1 - share) * generalist_BC
 
     def personalise(self, published: Published, data: DataSet) -> Local:
-        """Fine-tune the heaviest expert on this silo's rows; choose its share on rows that it was not tuned on."""
+        """Fine-tune the heaviest expert and the generalist on this silo's rows; unseen rows choose what is used."""
         p = self.params
         heaviest = int(self._gate(published, data.x_train).argmax())
-        start = _model(published, f"expert-{heaviest}" if _trained(published, heaviest) else "generalist")
-        rng = generator("folds", p.seed, self.silo, 0)
-        fold = rng.permutation(data.rows) % FOLDS
-        kept = [*(np.flatnonzero(fold != held) for held in range(FOLDS)), np.arange(data.rows)]
-        size = min(p.batch, *(len(rows) for rows in kept))
-        order_SEB = np.stack([rows[batches(len(rows), p.finetune_steps, size, rng)] for rows in kept], axis=1)
-        tuned = train([start] * len(kept), data.x_train, data.y_train, order_SEB, self._descent(), cross_entropy)
-        counts = np.bincount(data.y_train, minlength=p.classes) + 1.0
-        log_prior = np.log(counts / counts.sum())
-        contextual_BC = self._contextual(published, data.x_train)
-        own_EBC = experts.predict(tuned[:FOLDS], data.x_train)
-        unseen_BC = own_EBC[fold, np.arange(data.rows)]
-
-        def likelihood(share: float) -> float:
-            p_BC = _blend(contextual_BC, unseen_BC, share, log_prior)
-            return float(np.log(np.maximum(p_BC[np.arange(data.rows), data.y_train], 1e-9)).mean())
-
-        return Local(tuned[-1], max(LOCAL_SHARES, key=likelihood), log_prior)
+        names = ["generalist", *([f"expert-{heaviest}"] if _trained(published, heaviest) else [])]
+        return tune(
+            [_model(published, name) for name in names],
+            self._contextual(published, data.x_train),
+            data,
+            steps=p.finetune_steps,
+            batch=p.batch,
+            descent=self._descent(),
+            rng=generator("folds", p.seed, self.silo, 0),
+        )
 
     # --- clusters and gate ---------------------------------------------------------------------------------------
 
@@ -327,7 +309,7 @@ def _cluster_sums(p: Params, level: int) -> tuple[Sum, ...]:
 
 
 def _model_blocks(p: Params) -> tuple[Block, ...]:
-    """Generalist and experts. b2 starts at zero and is zero exactly until its lane first opens: see ``_trained``."""
+    """Generalist (as FedAvg has it) and experts, whose b2 is zero until their lane first opens: see ``_trained``."""
     shapes, widths = experts.shapes(p.features, p.hidden, p.classes), experts.half_widths(p.features, p.hidden)
     return tuple(
         Block(
@@ -335,7 +317,7 @@ def _model_blocks(p: Params) -> tuple[Block, ...]:
             shape=shapes[part],
             lane="everyone" if name == "generalist" else name,
             clip=p.clip,
-            init=0.0 if part == "b2" else widths[part],
+            init=0.0 if part == "b2" and name != "generalist" else widths[part],
         )
         for name in p.models
         for part in experts.PARTS
@@ -361,10 +343,3 @@ def _model(published: Published, name: str) -> dict[str, np.ndarray]:
 def _trained(published: Published, e: int) -> bool:
     """Whether the expert's lane has ever opened: an expert without enough silos never speaks."""
     return bool(published.blocks[f"expert-{e}.b2"].any())
-
-
-def _blend(contextual_BC: np.ndarray, own_BC: np.ndarray, share: float, log_prior_C: np.ndarray) -> np.ndarray:
-    """(1 − share) · contextual prediction under the silo's label prior + share · local expert."""
-    prior_BC: np.ndarray = contextual_BC * np.exp(log_prior_C)
-    prior_BC /= prior_BC.sum(axis=1, keepdims=True)
-    return (1 - share) * prior_BC + share * own_BC

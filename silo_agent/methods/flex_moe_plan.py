@@ -79,7 +79,7 @@ def read(raw: Mapping[str, object]) -> Job:
     """The parameters. Raises SpecError for what is unknown, mistyped or out of bounds."""
     texts = {key for key in raw if key in (CAPACITY, HOLDINGS, ASSIGNMENT) or key.startswith(f"{CAPACITY}-")}
     p = parse(Params, {key: value for key, value in raw.items() if key not in texts})
-    least, most = _capacities(raw.get(CAPACITY, 2), p.experts)
+    least, most = _capacities(raw.get(CAPACITY, min(2, p.experts)), p.experts)
     single = {}
     for key in sorted(texts - {CAPACITY, HOLDINGS, ASSIGNMENT}):
         silo, value = key.removeprefix(f"{CAPACITY}-"), raw[key]

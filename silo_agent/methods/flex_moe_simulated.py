@@ -1,21 +1,24 @@
 """FLEX-MoE under other rules of assignment, for benchmarks: what prices cost, and what they gain over less.
 
 ``greedy``, ``penalised`` and ``random`` need nothing but what each silo has. ``lp`` solves the linear programme on the
-ranks of every silo's fitness in one place, as a server would; no plan of a job has such a step, so no federation can
-run it. All rules have the plan of prices, less its bids: same lanes, floors, weights, batches and seeds.
+ranks of every silo's fitness in one place, as a server would. No plan of a job has such a rule, so no federation can
+run one: these classes live in one process. All rules have the plan of prices, less its bids: same lanes, floors,
+weights, batches and seeds.
 
-    plan, members = simulation(params, limits, cohort, "lp")     # then plan/weights/contribute/apply as ever
+    Greedy = simulated("greedy", cohort)      # a Method: Greedy.plan(params, limits), Greedy(params, silo)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
+from crypto.blocks import Contribution
 from crypto.errors import SpecError
-from crypto.plan import Plan
+from crypto.plan import Plan, Step
 from silo_agent.assignment import SUBSIDY, UNIT, Bounds, best, bounds, penalised, ranks, solve, units
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Published
@@ -24,14 +27,94 @@ from silo_agent.methods.flex_moe_plan import ASSIGNMENT, RULES, check_limits, ma
 from silo_agent.training import generator
 
 
-class Simulated(FlexMoE):
-    """A silo that chooses by another rule. ``server`` is what a server of the linear programme would know."""
+@dataclass(slots=True)
+class Everyone:
+    """All silos of a simulation in one place, which no party of a federation ever sees.
 
-    server: Server
+    ``rounds``: of each training step, silo → its fitness and what it held.
+    """
+
+    cohort: Mapping[str, DataSet]
+    members: dict[str, FlexMoE] = field(default_factory=dict)
+    rounds: dict[int, dict[str, tuple[np.ndarray, tuple[int, ...]]]] = field(default_factory=dict)
+    _solved: dict[int, dict[str, tuple[int, ...]]] = field(default_factory=dict)
+
+    def fitness(self, k: int, published: Published) -> np.ndarray:
+        """F_NE in round k, before it is over; silos in the order of ``members``."""
+        return np.stack([member.fitness(k, published, self.cohort[silo]) for silo, member in self.members.items()])
+
+    @property
+    def capacities(self) -> list[int]:
+        return [member.capacity for member in self.members.values()]
+
+    @property
+    def wanted(self) -> Bounds:
+        """The bounds of a round in which everybody takes part."""
+        job = next(iter(self.members.values())).job
+        return bounds(places=sum(self.capacities), silos=len(self.members), experts=job.experts, floor=job.params.floor)
+
+    def assigned(self, k: int, published: Published) -> dict[str, tuple[int, ...]]:
+        """Silo → its experts in round k, by the linear programme on ranks and deficits; solved once a round."""
+        if k not in self._solved:
+            job = next(iter(self.members.values())).job
+            deficits_E = np.array(market(job, published.slots, k, 0)[0].deficits)
+            worth_NE = ranks(self.fitness(k, published)) + SUBSIDY / UNIT * deficits_E
+            held_NE, _ = solve(worth_NE, self.capacities, self.wanted)
+            rows = zip(self.members, held_NE, strict=True)
+            self._solved = {k: {silo: tuple(np.flatnonzero(held_E).tolist()) for silo, held_E in rows}}
+        return self._solved[k]
+
+    def held(self) -> np.ndarray:
+        """What was held in each round: bool (rounds, N, E)."""
+        return np.array(
+            [[[e in own for e in range(len(row))] for row, own in rounds.values()] for rounds in self.rounds.values()]
+        )
+
+    def shares(self) -> list[float]:
+        """Each round's total fitness as a share of the most that capacities and bounds allow."""
+        found = []
+        for rounds in self.rounds.values():
+            fitness_NE = np.stack([row for row, _ in rounds.values()])
+            capacities = [self.members[silo].capacity for silo in rounds]
+            most_NE, _ = solve(fitness_NE, capacities, self.wanted)
+            mine = sum(float(row[list(own)].sum()) for row, own in rounds.values())
+            found.append(mine / float((fitness_NE * most_NE).sum()))
+        return found
+
+
+class Simulated(FlexMoE):
+    """A silo that chooses by ``rule``. Made by ``simulated``."""
+
+    rule: ClassVar[str]
+    everyone: ClassVar[Everyone]
+
+    def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
+        super().__init__(self.given(params), silo)
+        if silo in self.everyone.cohort:
+            self.everyone.members[silo] = self
+
+    @classmethod
+    def given(cls, params: Mapping[str, object]) -> dict[str, object]:
+        """The parameters under this rule: only prices need bids."""
+        return dict(params) | {ASSIGNMENT: cls.rule} | ({} if cls.rule == "price" else {"inner_steps": 0})
+
+    @classmethod
+    def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
+        job = read(cls.given(params))
+        check_limits(job, limits)
+        return plan(job, limits)
+
+    def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
+        sent = super().contribute(step, published, data)
+        if step.task == "train":
+            k = step.index
+            told = self.fitness(k, published, data), self.held(k, published, data)
+            self.everyone.rounds.setdefault(k, {})[self.silo] = told
+        return sent
 
     def assign(self, k: int, published: Published, data: DataSet) -> tuple[int, ...]:
         own = units(self.fitness(k, published, data))
-        match self.job.rule:
+        match self.rule:
             case "price":
                 return super().assign(k, published, data)
             case "greedy":
@@ -42,73 +125,14 @@ class Simulated(FlexMoE):
                 order = generator("random", self.params.seed, self.silo, k).permutation(self.job.experts)
                 return tuple(sorted(order[: self.capacity].tolist()))
             case _:
-                return self.server.assigned(k, published)[self.silo]
+                return self.everyone.assigned(k, published)[self.silo]
 
 
-@dataclass(slots=True)
-class Server:
-    """Sees the ranks of all fitness, and solves once a round."""
-
-    members: Mapping[str, FlexMoE]
-    cohort: Mapping[str, DataSet]
-    _solved: dict[int, dict[str, tuple[int, ...]]] = field(default_factory=dict)
-
-    def assigned(self, k: int, published: Published) -> dict[str, tuple[int, ...]]:
-        """Silo → its experts in round k."""
-        if k not in self._solved:
-            job = next(iter(self.members.values())).job
-            deficits_E = np.array(market(job, published.slots, k, 0)[0].deficits)
-            worth_NE = ranks(fitness_of(self.members, self.cohort, k, published)) + SUBSIDY / UNIT * deficits_E
-            held_NE, _ = solve(worth_NE, _capacities(self.members), wanted(self.members))
-            rows = zip(self.members, held_NE, strict=True)
-            self._solved = {k: {silo: tuple(np.flatnonzero(held_E).tolist()) for silo, held_E in rows}}
-        return self._solved[k]
-
-
-def simulation(
-    params: Mapping[str, object], limits: Limits, cohort: Mapping[str, DataSet], rule: str = "price"
-) -> tuple[Plan, dict[str, FlexMoE]]:
-    """Plan and members of a federation under a rule of ``RULES``. Raises SpecError for one that there is not."""
+def simulated(rule: str, cohort: Mapping[str, DataSet]) -> type[Simulated]:
+    """FLEX-MoE under a rule of ``RULES`` for one simulation of these silos. Raises SpecError for another."""
     if rule not in RULES:
         raise SpecError("rule", got=rule, want=f"one of {', '.join(RULES)}")
-    given = dict(params) | {ASSIGNMENT: rule} | ({} if rule == "price" else {"inner_steps": 0})
-    job = read(given)
-    check_limits(job, limits)
-    members: dict[str, FlexMoE] = {}
-    server = Server(members, cohort)
-    for silo in cohort:
-        members[silo] = member = Simulated(given, silo)
-        member.server = server
-    return plan(job, limits), members
-
-
-def objective(
-    members: Mapping[str, FlexMoE], cohort: Mapping[str, DataSet], k: int, published: Published
-) -> tuple[float, float]:
-    """(total fitness of what the silos hold in round k, the most that the bounds allow). Ask before round k is over."""
-    fitness_NE = fitness_of(members, cohort, k, published)
-    held = [member.held(k, published, cohort[silo]) for silo, member in members.items()]
-    most_NE, _ = solve(fitness_NE, _capacities(members), wanted(members))
-    return sum(float(row[list(own)].sum()) for row, own in zip(fitness_NE, held, strict=True)), float(
-        (fitness_NE * most_NE).sum()
-    )
-
-
-def fitness_of(
-    members: Mapping[str, FlexMoE], cohort: Mapping[str, DataSet], k: int, published: Published
-) -> np.ndarray:
-    """F_NE of all silos: what only a simulation can put together."""
-    return np.stack([member.fitness(k, published, cohort[silo]) for silo, member in members.items()])
-
-
-def wanted(members: Mapping[str, FlexMoE]) -> Bounds:
-    """The bounds of a round in which everybody takes part."""
-    job = next(iter(members.values())).job
-    return bounds(places=sum(_capacities(members)), silos=len(members), experts=job.experts, floor=job.params.floor)
-
-
-def _capacities(members: Mapping[str, FlexMoE]) -> Sequence[int]:
-    return [member.capacity for member in members.values()]
+    return type(f"Simulated_{rule}", (Simulated,), {"rule": rule, "everyone": Everyone(cohort)})
 
 
 def _past_loads(experts: int, k: int, published: Published) -> list[int]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.data import get_source
 
 from aggregator import lineage, mlflow_client
 from aggregator.ledger import Ledger, ledger_path
@@ -70,6 +69,14 @@ def test_a_job_is_a_run_and_a_step_a_child(job: Path) -> None:
     assert children[STEPS].data.tags["consilium.reason"] == "COHORT_TOO_SMALL"
 
 
+def test_a_step_says_what_became_of_it(job: Path) -> None:
+    notes = [child.data.tags["mlflow.note.content"] for child in runs(job, "step")]
+    assert notes[0].startswith("3 of 3 silos summed: silo-1, silo-2, silo-3. Absent: nobody. Lanes opened: everyone")
+    assert "2 of 3" in notes[5] and "Absent: silo-3 (no answer in phase contribute)" in notes[5]
+    assert "Absent: silo-3 (refused: NOT\\_APPROVED)" in notes[6]
+    assert notes[STEPS].startswith("Void in phase deal: COHORT\\_TOO\\_SMALL. Missing: silo-2.")
+
+
 def test_the_federation_is_an_experiment_that_names_its_charters(job: Path) -> None:
     experiment = client(job).get_experiment(runs(job, "job")[0].info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"  # pages of runs, not of chats
@@ -99,6 +106,8 @@ def test_data_commitments_lead_to_the_runs_and_back(job: Path) -> None:
     for query in (f"dataset.digest = '{first[:32]}'", f"tags.`consilium.data.silo-1` = '{first}'"):
         found = client(job).search_runs([parent.info.experiment_id], query)
         assert parent.info.run_id in {run.info.run_id for run in found} and len(found) == STEPS + 1
+    from mlflow.data import get_source  # here, because MLflow reads its environment when it is imported
+
     assert isinstance(get_source(inputs[0]), lineage.SiloSource)  # MLflow finds it by its entry point
     with pytest.raises(EvidenceError, match="never leaves"):
         lineage.SiloSource.from_dict(json.loads(inputs[0].dataset.source)).load()
@@ -194,7 +203,8 @@ def test_a_failed_job_is_a_failed_run_without_a_version(home: Path) -> None:
     lineage.sync(home)
     assert census(home) == (1, 0, 0, 0)
     assert runs(home, "job")[0].info.status == "FAILED"
-    assert runs(home, "job")[0].data.tags["consilium.failed.code"] == "ROUND_LOST"
+    tags = runs(home, "job")[0].data.tags
+    assert tags["consilium.failed.code"] == "ROUND_LOST" and tags["mlflow.note.content"].startswith("Tell digits")
     assert compare(home) == []
 
 
@@ -256,6 +266,20 @@ def test_another_ledger_behind_the_cursor_is_noticed(home: Path) -> None:
     with pytest.raises(EvidenceError):  # shorter than what was read
         Ledger.open(ledger_path(home), made.ME, clock=Clock())
         lineage.sync(home)
+
+
+def test_a_run_deleted_by_hand_is_missed_and_can_be_made_again(home: Path) -> None:
+    ledger = make_home(home)
+    start(home, ledger)
+    lineage.sync(home)
+    client(home).delete_run(runs(home, "job")[0].info.run_id)
+    ledger.append("step-closed", closed(0))
+    with pytest.raises(EvidenceError, match="run 0123abcd in MLflow") as caught:
+        lineage.sync(home)
+    assert "remove lineage.json" in caught.value.remedy
+    (home / "lineage.json").unlink()
+    lineage.sync(home)
+    assert census(home)[:2] == (1, 1) and compare(home) == []
 
 
 def test_a_charter_that_the_consortium_did_not_sign_is_not_tagged(home: Path) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from aggregator import lineage
+from aggregator import lineage, mlflow_check
+from aggregator.differences import Difference
+from aggregator.history import History
 from aggregator.ledger import ledger_path
-from aggregator.mlflow_check import Difference, compare
+from aggregator.mlflow_check import compare
 from aggregator.mlflow_client import connect
+from aggregator.models import read_history
 from aggregator.state import run_folder
 from crypto.errors import EvidenceError
 from tests import made_ledger as made
-from tests.made_ledger import RUN, approve, closed, finish, make_home, make_run, start
+from tests.made_ledger import RUN, approve, finish, make_home, make_run, start
 
 pytestmark = made.MLFLOW_WARNINGS
 
@@ -34,7 +40,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory, empty_db: Path) -> Path:
     start(home, ledger)
     approve(ledger)
     for k in STEPS:
-        ledger.append("step-closed", closed(k))
+        ledger.append("step-closed", made.closed(k))
     void = {"reason": "COHORT_TOO_SMALL", "phase": "deal", "missing": ["silo-2"]}
     ledger.append("step-void", {"run": RUN, "k": 8, "name": "train/8", **void})
     finish(home, ledger, k=8)
@@ -56,14 +62,23 @@ def copy(followed: Path, tmp_path: Path) -> Path:
     return moved(followed, tmp_path / "home")
 
 
+@pytest.fixture
+def spoilt(followed: Path, tmp_path: Path) -> Iterator[Path]:
+    """The job itself; its database is put back afterwards, because MLflow takes its time to open another one."""
+    shutil.copy(followed / "mlflow.db", tmp_path)
+    yield followed
+    with (
+        closing(sqlite3.connect(tmp_path / "mlflow.db")) as good,
+        closing(sqlite3.connect(followed / "mlflow.db")) as bad,
+    ):
+        good.backup(bad)
+
+
 def edit(home: Path, sql: str) -> int:
     """What an intruder with the database's password does; how many rows it changed."""
-    database = sqlite3.connect(home / "mlflow.db")
-    try:
+    with closing(sqlite3.connect(home / "mlflow.db")) as database:
         database.executescript(sql)
         return database.total_changes
-    finally:
-        database.close()
 
 
 def where(found: list[Difference]) -> list[str]:
@@ -200,10 +215,10 @@ EDITS: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_an_edited_database_is_found_and_named(copy: Path, name: str) -> None:
+def test_an_edited_database_is_found_and_named(spoilt: Path, name: str) -> None:
     sql, places = EDITS[name]
-    assert edit(copy, sql) > 0
-    found = compare(copy)
+    assert edit(spoilt, sql) > 0
+    found = compare(spoilt)
     assert where(found) == places
     assert all(one.expected != one.found for one in found)
 
@@ -307,6 +322,21 @@ def test_a_follower_that_lags_is_one_difference(home: Path) -> None:
     lineage.sync(home)
     made.published(home, ledger, RUN, "1")
     assert compare(home) == [Difference("lineage", "8 ledger lines in MLflow", "7")]
+
+
+def test_a_follower_waits_until_the_comparison_is_done(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step half copied is no difference."""
+
+    def reads(home: Path) -> History:
+        with (home / lineage.LOCK_FILE).open("rb") as follower, pytest.raises(BlockingIOError):
+            fcntl.flock(follower, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return read_history(home)
+
+    monkeypatch.setattr(mlflow_check, "read_history", reads)
+    assert compare(two) == []
+    (two / lineage.LOCK_FILE).unlink()
+    monkeypatch.undo()
+    assert compare(two) == [] and not (two / lineage.LOCK_FILE).exists()
 
 
 def test_what_does_not_check_is_no_difference(copy: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from aggregator.approved import approvals
-from aggregator.model_card import BRIEF_LIMIT, Card, card, safe
+from aggregator.mlflow_pages import safe
+from aggregator.model_card import BRIEF_LIMIT, Card, card
 from aggregator.models import read_history, versions
 from tests import made_ledger as made
 from tests.made_ledger import RUN, SILOS, closed, finish, make_home, make_job, start

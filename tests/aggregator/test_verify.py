@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from aggregator.findings import Line, Outcome, Report
-from aggregator.ledger import Kind, Ledger, ledger_path, read
+from aggregator.ledger import Entry, Kind, Ledger, ledger_path, read
+from aggregator.steps import check_floor
 from aggregator.verify import verify_run
 from crypto import blocks
 from crypto.charter import SignedCharter
@@ -28,7 +29,7 @@ from crypto.transcript import digest
 from jobs import software
 from jobs.homes import read_charter
 from jobs.local import InProcess
-from tests import local, tampering
+from tests import federation, local, tampering
 from tests.tampering import Finished, flip, line_of, records, rewrite
 
 
@@ -70,7 +71,7 @@ def test_every_check_of_an_honest_run_holds(honest: Finished) -> None:
     )  # fmt: skip
     names = ["consortium", "charters", "ledger", "run", "approvals", "steps", "sums", "state", "closing", "model"]
     assert found(report, Outcome.OK) == [*names, "code"] == shown
-    assert report.verdict == f"run {honest.run} holds: 11 checks passed, nothing was left unchecked."
+    assert report.verdict == f"run {honest.run} holds: 11 checks passed, none skipped."
     assert detail(report, "sums").startswith("2 lane sums")
     assert detail(report, "state").startswith("the blocks after 4 of 4 steps")
     assert detail(report, "closing").startswith("8 silos")
@@ -734,3 +735,28 @@ def test_who_withdrew_is_said_aloud(run: Finished) -> None:
 def test_a_run_that_is_not_on_this_ledger(honest: Finished) -> None:
     with pytest.raises(EvidenceError, match="run-started of run 0123456789abcdef"):
         verify_run(honest.home, "0123456789abcdef")
+
+
+# --- floors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lane", "least"), [("trunk", 3), ("quiet", 4), ("open", 4)])
+def test_no_lane_opens_below_the_strictest_floor(lane: str, least: int) -> None:
+    """Plan 2, m + c = 3 for all lanes, and the charter's own 4 for those that not everybody holds."""
+    group = federation.Federation(5, lane_floor=4)
+    plan = federation.small_plan(floor=2)
+    step = federation.Run(group, plan)
+    step.play()
+    checked = step.evidence().check(step.context)
+    names = [slot.name for slot in plan.slots_of(step.step)]
+    one = next(one for one in plan.lanes if one.name == lane)
+    entry = Entry(0, Kind.STEP_CLOSED, "", "", {}, "", "", 0)
+    for count in range(6):
+        slots = dict.fromkeys(names, 0) | {one.contributors_slot: count}
+        if count >= least:
+            check_floor(entry, one, checked, slots)
+            continue
+        with pytest.raises(EvidenceError, match=f"lanes_open, {lane}: expected at least {least}"):
+            check_floor(entry, one, checked, slots)
+    with pytest.raises(EvidenceError, match="at least 6"):
+        check_floor(entry, replace(one, floor=6), checked, dict.fromkeys(names, 5))

@@ -148,3 +148,11 @@ def test_contradictions_are_what_is_neither_bundle_nor_receipt(run: Finished, ot
     shutil.copy(path, moved)
     with pytest.raises(SpecError, match="--charter"):
         contradiction(moved, None, None)
+
+
+def test_a_receipt_in_a_home_without_a_charter(run: Finished, tmp_path: Path) -> None:
+    home = tmp_path / "silo"
+    shutil.copytree(receipt(run).parent, home / "receipts")
+    shutil.copy(run.home / "consortium.pub", home / "consortium.pub")
+    with pytest.raises(EvidenceError, match=r"charter\.bin: .*found none"):
+        audit(str(home / "receipts" / receipt(run).name), home=None)

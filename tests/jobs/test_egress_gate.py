@@ -560,3 +560,5 @@ def test_the_tables_list_what_passes() -> None:
     assert all(f"`{topic.channel}` | `{topic.topic}`" in topics and topic.carries in topics for topic in TOPICS)
     assert all(f"`{command}` | {answer}" in commands for command, answer in COMMANDS.items())
     assert all(topic.asked or topic.sent for topic in TOPICS)
+    page = (Path(__file__).parents[2] / "docs" / "egress.md").read_text()
+    assert topics in page and commands in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from aggregator.state import checkpoint_steps
 from crypto.charter import SignedCharter
 from crypto.errors import DataRefused, EvidenceError, FederationError, SpecError
 from crypto.keys import Identity
-from jobs import homes
+from jobs import cli, homes
 from jobs.charters import accept
 from jobs.demo_data import make
 from jobs.enrolment import keygen_silo
@@ -64,6 +66,28 @@ def test_it_is_useful_before_its_first_round_and_says_so_at_home_only(
     assert files(federation.root) == before
     assert (tried.model, tried.method, tried.silo) == ("fedcoe-test", "fedcoe", "silo-9")
     assert {"charters", "ledger", "steps", "sums", "model"} <= {line.name for line in tried.report.lines}
+
+
+def test_the_verb_shows_the_figures_and_that_nothing_was_sent(
+    trained: tuple[Federation, Path],
+    newcomer: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tried = cold(newcomer, trained[1], "digits")
+    words = ["fed", "join", "--home", str(newcomer), "--model", str(trained[1]), "--data", "digits"]
+    for more in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", words + more)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+    *text, last = capsys.readouterr().out.splitlines()
+    assert f"cold, on 39 test rows of silo-9: {tried.right / 39:.1%} right" in "\n".join(text)
+    assert f"always the commonest label here: {tried.majority / 39:.1%}" in text
+    assert "these figures stay here: nothing was sent" in text and tried.report.verdict in text
+    facts = json.loads(last)
+    assert (facts["right"], facts["majority"], facts["rows"]) == (tried.right, tried.majority, 39)
+    assert facts["verified"]["verdict"] == tried.report.verdict
 
 
 def test_a_bundle_does_as_well(trained: tuple[Federation, Path], newcomer: Path, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ PATHS: dict[str, list[str]] = {
     "checkpoint": [f"jobs/{RUN}/checkpoints/000007.json", f"jobs/{RUN}/checkpoints/000007.safetensors"],
     "step-evidence": [f"jobs/{RUN}/evidence/000007.bin"],
     "predictor": [f"jobs/{RUN}/predictor.py"],
+    "model-card": [f"jobs/{RUN}/model-card.md"],
     "run-index": [f"jobs/{RUN}/mlflow.json", f"jobs/{RUN}/report.html"],
     "upload": [
         f"jobs/{RUN}/uploads/000007/silo-1/expert-0.u32",
@@ -150,6 +151,7 @@ def test_the_tables_list_all_of_it() -> None:
         assert f"| `{record}` | {of} | {why} |" in rows
     for name, (_, kept) in CLASSES.items():
         assert f"| {name} | {kept} |" in rows
+    assert table() in (Path(__file__).parents[2] / "docs" / "records.md").read_text()
 
 
 # --- what goes, and when -----------------------------------------------------------------------------------------
@@ -239,13 +241,13 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
 
 
 def test_each_removal_is_told(tmp_path: Path) -> None:
-    put(tmp_path, "log.txt", "approvals/.x.approval.new", f"jobs/{RUN}/uploads/000001/silo-1/a.u32", days=100)
+    put(tmp_path, "log.txt", "probe/3-a%2Fb.npy", f"jobs/{RUN}/uploads/000001/silo-1/a.u32", days=100)
     assert apply(tmp_path, plan(tmp_path, NOW, verified=trust), SecurityLog(tmp_path)) == 15
     told = [json.loads(line)["fields"] for line in (tmp_path / "security.jsonl").read_text().splitlines()][1:]
     assert told == [
-        {"kind": "unfinished", "path": "unfinished", "bytes": 5},
         {"kind": "upload", "path": f"jobs/{RUN}/uploads", "bytes": 5},
         {"kind": "log", "path": "log.txt", "bytes": 5},
+        {"kind": "probe", "path": "probe", "bytes": 5},  # its name is no path for the log
     ]
     assert check_log(tmp_path).events["record-removed"] == 3
 

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from crypto.errors import EvidenceError, NoSpace, NotApproved, SpecError
-from jobs import security_log
+from jobs import security_lines, security_log
 from jobs.security_events import EVENTS, FIELDS, PURPOSE, Event, lacking, table, wire_name
-from jobs.security_log import HEAD, NAME, SecurityLog, check_log, files
+from jobs.security_lines import HEAD, NAME
+from jobs.security_log import SecurityLog, check_log, files
 
 HEX = "ab" * 32
 FINGERPRINT = "0123 4567 89ab cdef 0123 4567 89ab cdef"
@@ -127,6 +128,7 @@ def test_every_event_is_documented_and_the_table_is_made_of_the_list() -> None:
         assert cells[4] == ("yes" if kind.must else "no")
         assert all(f"`{name}`" in cells[3] for name in (*kind.fields, *kind.optional))
     assert {name for kind in EVENTS.values() for name in (*kind.fields, *kind.optional)} == FIELDS.keys()
+    assert table() in (Path(__file__).parents[2] / "docs" / "records.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -270,6 +272,19 @@ def test_a_change_is_found_and_named(
         check_log(log.home)
 
 
+def test_numbers_have_no_gap_even_if_the_chain_is_made_anew(log: SecurityLog) -> None:
+    some(log, 3)
+    prev, made = "0" * 64, []
+    for line in lines(log.home):
+        seq = line["seq"] + (line["seq"] > 1)
+        made.append(security_lines.encode({**line, "seq": seq, "prev": prev}))
+        prev = sha256(made[-1]).hexdigest()
+    damaged(log, lambda raw: made)
+    (log.home / HEAD).write_text(f"{4:020d} {prev}\n")
+    with pytest.raises(EvidenceError, match="line 3: expected number 2, found 3"):
+        check_log(log.home)
+
+
 def test_a_log_that_was_cut_goes_on_and_says_so(log: SecurityLog) -> None:
     some(log, 4)
     damaged(log, lambda raw: raw[:-2])
@@ -325,6 +340,27 @@ def test_half_a_line_is_cut_off_and_told(log: SecurityLog) -> None:
     assert told["fields"] == {"bytes": len(half), "sha256": sha256(half).hexdigest()}
     summary = check_log(log.home)
     assert (summary.lines, summary.torn) == (5, False)
+
+
+def test_half_a_line_is_told_in_the_next_file_if_its_own_is_put_aside(log: SecurityLog) -> None:
+    some(log, 2)
+    with (log.home / NAME).open("ab") as out:
+        out.write(b"{half")
+    some(SecurityLog(log.home, now=at(DECEMBER)), 1)
+    assert [line["event"] for line in lines(log.home)] == ["log-opened", "log-recovered", "shares-released"]
+    assert check_log(log.home).files == 2
+
+
+def test_a_file_without_a_line_is_gone_on_with(log: SecurityLog) -> None:
+    some(log, 2)
+    later = SecurityLog(log.home, now=at(DECEMBER))
+    some(later, 1)
+    (log.home / NAME).write_bytes(b"")
+    last = (log.home / "security-2026-11.jsonl").read_bytes().splitlines()[-1]
+    (log.home / HEAD).write_text(f"{2:020d} {sha256(last).hexdigest()}\n")
+    some(later, 1)
+    assert [path.name for path in files(log.home)] == ["security-2026-11.jsonl", NAME]
+    assert check_log(log.home).lines == 5
 
 
 def test_a_file_that_was_put_aside_has_whole_lines(log: SecurityLog) -> None:
@@ -383,6 +419,19 @@ def test_release_approval_and_disclosure_are_those_that_must_be_written() -> Non
         "salt-disclosed",
         "shares-released",
     }
+
+
+def test_a_flood_does_not_fill_the_disk_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security_log, "MOST_AN_HOUR", 5)
+    clock = [NOVEMBER]
+    log = SecurityLog(tmp_path, now=lambda: clock[0])
+    for step in range(50):
+        log("refusal", step=step, phase="open", code="MALFORMED")
+    log("shares-released", run=HEX, step=0, t3=HEX)
+    assert check_log(tmp_path).events == {"log-opened": 1, "refusal": 5, "log-flooded": 1, "shares-released": 1}
+    clock[0] += 3600
+    log("refusal", step=50, phase="open", code="MALFORMED")
+    assert check_log(tmp_path).events["refusal"] == 6
 
 
 def test_a_log_that_is_a_link_is_not_followed(log: SecurityLog, tmp_path: Path) -> None:

@@ -18,12 +18,15 @@ from crypto.errors import DataRefused, NonFinite, NoSpace, SpecError
 from crypto.keys import Identity
 from crypto.messages import DECLINE, Decline, Message, Request
 from jobs import homes
+from jobs import run as composition
 from jobs.homes import Federation
 from jobs.local import InProcess, run_job
 from jobs.run import answering_agent
 from jobs.security_log import SecurityLog
+from jobs.spec import JobSpec
 from jobs.summary import RunRecord
 from silo_agent.agent import MOST_ANSWERS
+from silo_agent.requests import RequestQueue
 from tests import local
 
 
@@ -439,3 +442,22 @@ def test_no_share_leaves_that_the_security_log_cannot_tell_of(
     assert {one["code"] for one in record.of(Kind.REFUSAL)} >= {"NO_SPACE"}
     for home in federation.homes.values():
         assert '"released"' not in (home / "journal.jsonl").read_text()
+
+
+def test_a_job_on_data_that_is_not_registered_is_put_before_the_owner_too(federation: Federation) -> None:
+    home = federation.silo("silo-1")
+    raw = json.loads(local.spec().text) | {"dataset": "wards"}
+    with pytest.raises(DataRefused, match="wards"):
+        composition.open_agent(JobSpec.parse(raw).text, home)
+    assert [request.digest for request in RequestQueue(home, "silo-1").pending()] == [JobSpec.parse(raw).digest]
+
+
+def test_a_queue_that_takes_no_more_does_not_change_why_a_job_is_refused(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: RequestQueue, job: str) -> str:
+        raise NoSpace("full")
+
+    monkeypatch.setattr(RequestQueue, "put", full)
+    refusing = answering_agent(local.spec().text, federation.silo("silo-1"))
+    assert code_of(refusing.handle(first_open(federation))) == "NOT_APPROVED"

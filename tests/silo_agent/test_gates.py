@@ -120,4 +120,13 @@ def test_the_information_gate_follows_information_and_leans_on_trust() -> None:
     assert gates.information_gate(blank, informed, 0.9) < 0.01
     shares = [gates.information_gate(blank, blank, t) for t in (0.0, 0.1, 0.5, 0.9, 1.0)]
     assert shares == sorted(shares)
-    assert shares[2] < 0.5, "a tie goes to the generalist"
+    assert shares[2] == pytest.approx(0.5), "a tie is a tie"
+
+
+def test_a_newcomers_gate_weighs_the_signature_with_the_experts_information() -> None:
+    gate = np.array([0.6, 0.4, 0.0])
+    np.testing.assert_allclose(gates.newcomer_gate(gate, np.ones(3)), gate, atol=1e-5)
+    assert gates.newcomer_gate(gate, np.array([1.0, 1.3, 0.0])).argmax() == 1
+    assert gates.newcomer_gate(gate, np.array([1.0, 1.3, 1.5])).argmax() == 1, "an expert the signature excludes"
+    assert gates.newcomer_gate(np.zeros(2), np.array([0.0, 0.5])).argmax() == 1
+    assert gates.newcomer_gate(gate, np.array([0.0, 900.0, 0.0])).sum() == pytest.approx(1.0)

@@ -16,6 +16,7 @@ from silo_agent import experts
 from silo_agent.data import DataSet, check
 from silo_agent.methods import METHODS, Limits, Method, Published, method, weight
 from silo_agent.training import Descent, batches, cross_entropy, generator, mixture, train
+from tests import plain
 
 LIMITS = Limits(n_max=8)
 DIGITS = {"features": 64, "classes": 10, "seed": 7}
@@ -40,35 +41,7 @@ def silos() -> dict[str, DataSet]:
 def federate(
     name: str, params: Mapping[str, object], cohort: Mapping[str, DataSet], void: Collection[str] = ()
 ) -> tuple[Plan, Published, dict[str, Method]]:
-    """The aggregator's arithmetic without its secrets: plain sums, floors, moves."""
-    plan = method(name).plan(params, LIMITS)
-    members = {silo: method(name)(params, silo) for silo in cohort}
-    state = blocks.initial_state(plan)
-    slots: dict[str, dict[str, int]] = {}
-    opened: dict[str, set[str]] = {}
-    for step in plan.steps:
-        seen, sent = Published(state, slots), {}
-        holders: dict[str, set[str]] = {lane.name: set() for lane in plan.lanes_of(step)}
-        for silo, member in members.items():
-            weights = member.weights(step, seen, cohort[silo])
-            sent[silo] = blocks.encode(plan, step, member.contribute(step, seen, cohort[silo]), weights)
-            for held, value in weights.items():
-                holders[held] |= {silo} if value else set()
-        if step.name in void:
-            continue
-        section = np.add.reduce([encoded.slots for encoded in sent.values()])
-        slots = slots | {step.name: dict(zip((s.name for s in plan.slots_of(step)), map(int, section), strict=True))}
-        sums = {}
-        for lane in plan.lanes_of(step):
-            moved = len(holders[lane.name] ^ opened.get(lane.name, holders[lane.name]))
-            guarded = lane.guard_moves and 0 < moved < LIMITS.honest + LIMITS.colluders
-            if len(holders[lane.name]) >= lane.floor and not guarded:
-                sums[lane.name] = np.add.reduce(
-                    [encoded.lanes[lane.name] for encoded in sent.values()], dtype=np.uint32
-                )
-                opened[lane.name] = holders[lane.name]
-        state = blocks.apply(plan, step, state, sums, slots[step.name])
-    return plan, Published(state, slots), members
+    return plain.federate(method(name), params, cohort, LIMITS, void)
 
 
 @cache

@@ -1,0 +1,82 @@
+"""The expert that stays at its silo: published models fine-tuned on the silo's own rows, and how much say they get.
+
+Under label skew most of what is called personalisation is the silo's label prior, so the shared answer gets that first.
+What is left is chosen by likelihood on rows that the candidate was not tuned on (cross-fitting in folds): which
+published model to start from, and the local expert's share, which may be none.
+
+Shapes: B rows, E candidates, C classes, S steps; see ``experts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from silo_agent import experts
+from silo_agent.data import DataSet
+from silo_agent.experts import Weights
+from silo_agent.training import Descent, batches, cross_entropy, train
+
+#: Shares of the local expert to choose from, and the folds of the rows that choose.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+FOLDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """``expert``: the fine-tuned model; ``share``: its part of a personal answer; ``log_prior``: (C,) of the labels."""
+
+    expert: Weights
+    share: float
+    log_prior: np.ndarray
+
+    def blend(self, shared_BC: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """(1 − share) · shared answer under the silo's label prior + share · local expert."""
+        return blend(shared_BC, experts.predict([self.expert], x)[0], self.share, self.log_prior)
+
+
+def blend(shared_BC: np.ndarray, own_BC: np.ndarray, share: float, log_prior_C: np.ndarray) -> np.ndarray:
+    prior_BC: np.ndarray = shared_BC * np.exp(log_prior_C)
+    prior_BC /= prior_BC.sum(axis=1, keepdims=True)
+    return (1 - share) * prior_BC + share * own_BC
+
+
+def tune(
+    starts: Sequence[Weights],
+    shared_BC: np.ndarray,
+    data: DataSet,
+    *,
+    steps: int,
+    batch: int,
+    descent: Descent,
+    rng: np.random.Generator,
+) -> Local:
+    """Fine-tune each of ``starts`` on this silo's rows; keep the one, and the share, that unseen rows favour.
+
+    ``shared_BC``: the shared answer on the training rows. Ties go to the smaller share and the earlier start.
+    """
+    fold = rng.permutation(data.rows) % FOLDS
+    kept = [*(np.flatnonzero(fold != held) for held in range(FOLDS)), np.arange(data.rows)]
+    size = min(batch, *(len(rows) for rows in kept))
+    order_SEB = np.stack([rows[batches(len(rows), steps, size, rng)] for rows in kept], axis=1)
+    tuned = train(
+        [start for start in starts for _ in kept],
+        data.x_train,
+        data.y_train,
+        np.tile(order_SEB, (1, len(starts), 1)),
+        descent,
+        cross_entropy,
+    )
+    counts = np.bincount(data.y_train, minlength=data.classes) + 1.0
+    log_prior = np.log(counts / counts.sum())
+    own_EBC = experts.predict(tuned, data.x_train).reshape(len(starts), len(kept), data.rows, data.classes)
+    unseen_EBC = own_EBC[:, fold, np.arange(data.rows)]
+
+    def likelihood(choice: tuple[int, float]) -> float:
+        p_BC = blend(shared_BC, unseen_EBC[choice[0]], choice[1], log_prior)
+        return float(np.log(np.maximum(p_BC[np.arange(data.rows), data.y_train], 1e-9)).mean())
+
+    start, share = max(((e, share) for e in range(len(starts)) for share in SHARES), key=likelihood)
+    return Local(tuned[start * len(kept) + FOLDS], share, log_prior)
