@@ -22,7 +22,8 @@ one ledger. A process killed in the middle of a write leaves bytes without a new
 the next writer cuts them off and says so in a ``recovered`` record.
 
 **Records** (``SCHEMA``): closed kinds with required and optional keys; anything else is refused at append and at
-verify. Records of a run name it first: ``run``. Digests are hex; ``slots``, ``phase_ms`` and sizes are whole
+verify. Records of a run name it first: ``run``. Digests are hex; phases are those
+of a step, codes and reasons a closed list (``REASONS``); ``slots``, ``phase_ms`` and sizes are whole
 numbers.
 
 ======================  ==============================================================================================
@@ -67,10 +68,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from crypto.errors import BadSignature, EvidenceError, NoSpace, SpecError
+from crypto.errors import BY_CODE, BadSignature, EvidenceError, FederationError, NoSpace, SpecError
+from crypto.messages import PHASES
 
 #: ``prev`` of the first line.
 GENESIS = "0" * 64
+
+#: Why a silo dropped out of a step or a step is void: refusals' codes, and what a server says that came back.
+REASONS = frozenset(BY_CODE) | {FederationError.code, "INTERRUPTED"}
 
 _LINE_LABEL = b"consilium/1/ledger\n"
 _HEAD_LABEL = b"consilium/1/ledger-head\n"
@@ -131,6 +136,8 @@ _text = Shape("text", lambda value: isinstance(value, str))
 _count = Shape("whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
 _hex = Shape("lower-case hex", lambda value: isinstance(value, str) and _HEX.fullmatch(value) is not None)
 _table = Shape("object", lambda value: isinstance(value, dict))
+_phase = Shape("a phase of a step, or nothing", lambda value: value == "" or value in PHASES)
+_code = Shape("a code of the error tree", lambda value: isinstance(value, str) and value in REASONS)
 _texts = Shape("list of text", lambda value: isinstance(value, list) and all(map(_text.holds, value)))
 
 
@@ -155,15 +162,15 @@ SCHEMA: dict[Kind, tuple[dict[str, Shape], dict[str, Shape]]] = {
     Kind.APPROVAL: (_keys(run=_text, k=_count, silo=_text, digest=_hex, approval=_hex), {}),
     Kind.STEP_OPENED: (_STEP | _keys(invited=_texts), _keys(attempt=_count)),
     Kind.STEP_ATTESTED: (_STEP | _keys(attempt=_count, transcript=_hex, survivors=_texts), {}),
-    Kind.SILO_LOST: (_STEP | _keys(silo=_text, phase=_text), {}),
-    Kind.REFUSAL: (_STEP | _keys(silo=_text, phase=_text, code=_text), _keys(decline=_hex)),
+    Kind.SILO_LOST: (_STEP | _keys(silo=_text, phase=_phase), {}),
+    Kind.REFUSAL: (_STEP | _keys(silo=_text, phase=_phase, code=_code), _keys(decline=_hex)),
     Kind.STEP_VOID: (
-        _STEP | _keys(reason=_text, phase=_text, missing=_texts),
-        _keys(invited=_texts, lost=_map(_text), refusals=_map(_text), transcript=_hex, chain=_hex),
+        _STEP | _keys(reason=_code, phase=_phase, missing=_texts),
+        _keys(invited=_texts, lost=_map(_phase), refusals=_map(_code), transcript=_hex, chain=_hex),
     ),
     Kind.STEP_CLOSED: (
         _STEP
-        | _keys(transcript=_hex, invited=_texts, survivors=_texts, lost=_map(_text), refusals=_map(_text))
+        | _keys(transcript=_hex, invited=_texts, survivors=_texts, lost=_map(_phase), refusals=_map(_code))
         | _keys(lanes_open=_texts, lanes_shut=_texts, slots=_map(_count), state_digest=_hex)
         | _keys(upload_digests=_map(_hex), upload_bytes=_count, phase_ms=_map(_count), data_commitments=_map(_hex)),
         _keys(
@@ -180,7 +187,7 @@ SCHEMA: dict[Kind, tuple[dict[str, Shape], dict[str, Shape]]] = {
         | _keys(checkpoint=_text),
         _keys(ledger_head=_hex),
     ),
-    Kind.RUN_FAILED: (_keys(run=_text, code=_text, phase=_text, missing=_texts), _keys(k=_count, detail=_text)),
+    Kind.RUN_FAILED: (_keys(run=_text, code=_code, phase=_phase, missing=_texts), _keys(k=_count, detail=_text)),
     Kind.MODEL_PUBLISHED: (
         _keys(run=_text, model_name=_text, version=_text, alias=_text, weights_sha256=_hex),
         _keys(by=_text),

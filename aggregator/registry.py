@@ -53,8 +53,14 @@ class Registry:
             return
         number = self._register(history, version, self._model(history, version, parent), parent)
         if not version.version:  # it is new, so it is the newest
-            aliases = {**version.aliases, CANDIDATE: ("", end.time)}
-            version = replace(version, version=number, aliases=aliases)
+            version = replace(version, version=number, aliases={**version.aliases, CANDIDATE: ("", end.time)})
+        if version.version != number:
+            raise EvidenceError(
+                f"version of run {run} in MLflow",
+                expected=f"{version.label}, as {'the ledger' if version.numbered else MLFLOW_FILE} says",
+                found=f"{version.name}/{number}",
+                remedy="This MLflow has versions that no run made: use one of the federation's own.",
+            )
         self.renew(history, version)
         self._announce(version, parent)
 
@@ -120,7 +126,7 @@ class Registry:
         return self._client.get_model_version(name, found[0].version) if found else None
 
     def _register(self, history: History, version: ModelVersion, model_id: str, parent: Run) -> str:
-        """The number of a run's version, made once. EvidenceError where the ledger knows it by another."""
+        """The number of a run's version, made once."""
         run_id = parent.info.run_id
         found = self._registered(version.name, run_id)
         if found is None:
@@ -132,16 +138,7 @@ class Registry:
             tags = version_page.version_tags(history, versions(history), version) | {"consilium.model_id": model_id}
             source = f"models:/{model_id}"
             found = self._client.create_model_version(version.name, source, run_id, tags, model_id=model_id)
-        number = str(found.version)
-        for entry in history.of(Kind.MODEL_PUBLISHED, version.run):
-            if (signed := entry.record["version"]) != number:
-                raise EvidenceError(
-                    f"version of run {version.run} in MLflow",
-                    expected=f"{version.name}/{signed}, as ledger line {entry.seq + 1} says",
-                    found=f"{version.name}/{number}",
-                    remedy="This MLflow has versions that no run made: use one of the federation's own.",
-                )
-        return number
+        return str(found.version)
 
     def _announce(self, version: ModelVersion, parent: Run) -> None:
         """Leave in the run's folder what MLflow calls its model, for whoever waits for it."""

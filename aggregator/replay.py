@@ -200,12 +200,12 @@ def replay_lane(case: Case, checked: Checked, lane: str) -> np.ndarray:
     with checking(f"{case.run}, step {k}, lane {lane}", "uploads and shares that open it"):
         try:
             return checked.replay(lane, uploads)
-        except TranscriptMismatch:
-            for silo, words in uploads.items():
-                signed = dict(survivors.headers[silo].lanes)[lane].hex()
-                where = f"{_where(case, upload_path(case.folder, k, silo, lane))}, signed by {silo}"
-                same(where, f"SHA-256 {signed}", f"SHA-256 {words_digest(words).hex()}")
-            raise
+        except TranscriptMismatch as bad:
+            signed = {silo: dict(survivors.headers[silo].lanes)[lane] for silo in uploads}
+            silo = next(silo for silo, words in uploads.items() if words_digest(words) != signed[silo])
+            where = f"{_where(case, upload_path(case.folder, k, silo, lane))}, signed by {silo}"
+            found = f"SHA-256 {words_digest(uploads[silo]).hex()}"
+            raise EvidenceError(where, expected=f"SHA-256 {signed[silo].hex()}", found=found) from bad
 
 
 def _where(case: Case, path: Path) -> str:

@@ -117,7 +117,7 @@ def _follows(line: Line, last: Line | None, where: str, *, first: bool) -> None:
 def _parse(raw: bytes, where: str) -> Line:
     try:
         value = json.loads(raw)
-        if not isinstance(value, dict) or value.keys() != _KEYS or encode(value) != raw:
+        if value.keys() != _KEYS or encode(value) != raw:
             raise ValueError("not a line of this log")
         check(str(value["event"]), value["fields"])
         datetime.fromisoformat(value["at"])

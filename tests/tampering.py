@@ -6,12 +6,19 @@ import shutil
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from aggregator.findings import Outcome, Report
 from aggregator.ledger import Kind, Ledger, ledger_path, read
+from aggregator.verify import verify_run
+from crypto.encoding import Reader
+from crypto.errors import EvidenceError
 from crypto.keys import Identity
-from crypto.messages import Closing, Message
+from crypto.messages import Closing, Message, Request
 from crypto.transcript import run_id
 from jobs import local as production
 from jobs.homes import Federation
@@ -38,6 +45,11 @@ class Finished:
     @property
     def folder(self) -> Path:
         return self.home / "jobs" / self.run
+
+    @property
+    def aggregator(self) -> Identity:
+        """The aggregator's key."""
+        return Identity.load(self.home / "keys" / "aggregator.key")
 
     def copy(self, root: Path) -> Finished:
         """The same homes in another place, to be spoilt."""
@@ -68,6 +80,27 @@ def finish(
         courier=lambda silo, agent: couriers.get(silo, production.InProcess)(agent),
     )
     return Finished(federation, outcome.run)
+
+
+_HONEST: dict[Path, Finished] = {}
+
+
+def honest(factory: pytest.TempPathFactory) -> Finished:
+    """FedAvg, four steps, every upload kept, nothing amiss: made once a test session, and not to be changed."""
+    session = factory.getbasetemp()
+    if session not in _HONEST:
+        _HONEST[session] = finish(factory.mktemp("honest") / "f", local.spec())
+    return _HONEST[session]
+
+
+def quiet(phase: str, step: int) -> Fault:
+    """Silence in one phase of one step."""
+
+    def fault(message: Message, answer: Callable[[], Message]) -> Message | None:
+        request = Request.from_bytes(Reader(message.body).blob())
+        return None if (request.phase, request.step) == (phase, step) else answer()
+
+    return fault
 
 
 def flip(path: Path, place: int | None = None) -> None:
@@ -120,3 +153,40 @@ def line_of(home: Path, kind: Kind, which: int = 0) -> int:
 def records(lines: Lines, kind: Kind) -> list[dict[str, Any]]:
     """The records of a kind, to be changed in place."""
     return [record for name, record, _ in lines if name == kind]
+
+
+def started(lines: Lines) -> dict[str, Any]:
+    return records(lines, Kind.RUN_STARTED)[0]
+
+
+def closed(lines: Lines, k: int = 1) -> dict[str, Any]:
+    return records(lines, Kind.STEP_CLOSED)[k]
+
+
+def ended(lines: Lines) -> dict[str, Any]:
+    return records(lines, Kind.RUN_FINISHED)[0]
+
+
+def shift(lines: Lines, **by: int) -> None:
+    for line in lines:
+        moved = datetime.fromisoformat(line[2]) + timedelta(**by)
+        line[2] = moved.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+# --- what the verifier says --------------------------------------------------------------------------------------
+
+
+def names(report: Report, outcome: Outcome) -> list[str]:
+    return [line.name for line in report.of(outcome)]
+
+
+def detail(report: Report, name: str) -> str:
+    return next(line.detail for line in report.lines if line.name == name)
+
+
+def refused(run: Finished, **how: Any) -> EvidenceError:
+    """What ``verify_run`` raises."""
+    with pytest.raises(EvidenceError) as caught:
+        verify_run(run.home, run.run, **how)
+    assert caught.value.expected != caught.value.found
+    return caught.value

@@ -101,7 +101,7 @@ def test_every_path_exists(page: Path) -> None:
 
 
 def test_a_made_up_name_would_be_noticed() -> None:
-    assert exists("crypto.blocks.encode") and exists("aggregator.lineage._Writer._version") and exists("jobs.flare")
+    assert exists("crypto.blocks.encode") and exists("aggregator.registry.Registry.publish") and exists("jobs.flare")
     assert (
         not exists("crypto.blocks.encrypt") and not exists("crypto.nothing") and not exists("crypto.ring.encode.more")
     )

@@ -90,6 +90,7 @@ METHODS: Mapping[str, str] = {
     "fedavg": "silo_agent.methods.fedavg:FedAvg",
     "fedavg-lanes": "silo_agent.methods.fedavg_lanes:FedAvgLanes",
     "fedcoe": "silo_agent.methods.fedcoe:FedCoE",
+    "fedcoe-samples": "silo_agent.methods.fedcoe_samples:FedCoESamples",
     "flex-moe": "silo_agent.methods.flex_moe:FlexMoE",
 }
 

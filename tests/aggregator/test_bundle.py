@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from aggregator import archive, bundle
 from aggregator.bundle import MANIFEST, unpacked, verify_bundle, write_bundle
-from aggregator.findings import Outcome
+from aggregator.findings import Outcome, Report
 from aggregator.ledger import canonical
 from crypto.errors import EvidenceError, SpecError
 from crypto.keys import PublicIdentity
@@ -123,7 +123,7 @@ def test_without_uploads_it_says_so(small: Path) -> None:
 
 def test_nothing_stays_behind(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with unpacked(small) as (home, _):
+    with unpacked(small, Report("")) as (home, _):
         assert stat.S_IMODE(home.stat().st_mode) == 0o700 and home.parent == tmp_path
     verify_bundle(small)
     assert list(tmp_path.iterdir()) == []

@@ -285,3 +285,31 @@ def test_every_kind_has_a_schema() -> None:
 
 def test_an_empty_ledger_verifies(path: Path) -> None:
     assert Ledger.open(path, ME).head == GENESIS == verify(path, PUBLIC)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("refusal", {"code": "BECAUSE"}),
+        ("refusal", {"phase": "lunch"}),
+        ("silo-lost", {"phase": "lunch"}),
+        ("run-failed", {"code": "BECAUSE"}),
+        ("run-failed", {"phase": "lunch"}),
+        ("step-void", {"reason": "BECAUSE"}),
+        ("step-void", {"lost": {"silo-1": "lunch"}}),
+        ("step-void", {"refusals": {"silo-1": "BECAUSE"}}),
+    ],
+)
+def test_why_somebody_dropped_out_is_of_a_closed_list(path: Path, kind: str, change: dict[str, Any]) -> None:
+    step = {"run": "r", "k": 1, "name": "train/1"}
+    good = {
+        "refusal": step | {"silo": "silo-1", "phase": "open", "code": "NOT_APPROVED"},
+        "silo-lost": step | {"silo": "silo-1", "phase": "open"},
+        "run-failed": {"run": "r", "code": "ROUND_LOST", "phase": "", "missing": []},
+        "step-void": step
+        | {"reason": "INTERRUPTED", "phase": "unmask-slots", "missing": [], "lost": {}, "refusals": {}},
+    }[kind]
+    ledger = Ledger.open(path, ME)
+    ledger.append(kind, good)
+    with pytest.raises(SpecError, match=f"ledger {kind}"):
+        ledger.append(kind, good | change)

@@ -130,6 +130,15 @@ def test_an_approval_that_does_not_check_is_named(tmp_path: Path) -> None:
     assert "silo-2" in found[0].problem and "digest 0000" in found[1].problem
 
 
+def test_a_run_under_a_charter_that_is_not_here(tmp_path: Path) -> None:
+    ledger = make_home(tmp_path)
+    start(tmp_path, ledger, charter_digest="99" * 32)
+    made.approve(ledger)
+    finish(tmp_path, ledger)
+    assert "is not in this home" in section(card_of(tmp_path), "Privacy")
+    assert all("no such charter" in one.problem for one in approvals(read_history(tmp_path), RUN))
+
+
 def test_a_hundred_silos_fit_into_a_description() -> None:
     many = "\n".join(f"| silo-{i} | {'ab' * 64} |" for i in range(100))
     long = Card("# digits/1", (("Intended use", "Testing."), ("Data and approvals", many), ("Privacy", "Some.")))

@@ -16,8 +16,10 @@ from aggregator.keyring import Epochs
 from aggregator.ledger import Kind
 from aggregator.receipts import check_receipt, compare, looks_like_receipt
 from aggregator.verify import verify_run
+from crypto.encoding import Reader
 from crypto.errors import EvidenceError
 from crypto.keys import Identity, PublicIdentity
+from crypto.messages import Message, Request
 from crypto.receipt import Receipt
 from jobs.homes import read_charter
 from tests import local, tampering
@@ -26,7 +28,14 @@ from tests.tampering import Finished, flip, line_of, records, rewrite
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return tampering.finish(tmp_path_factory.mktemp("honest") / "f", replace(local.spec(), keep_uploads="none"))
+    """silo-5 was away in step 1."""
+
+    def away(message: Message, answer: Callable[[], Message]) -> Message | None:
+        asked = Request.from_bytes(Reader(message.body).blob())
+        return None if asked.step == 1 else answer()
+
+    job = replace(local.spec(), keep_uploads="none")
+    return tampering.finish(tmp_path_factory.mktemp("honest") / "f", job, faults={"silo-5": away})
 
 
 @pytest.fixture
@@ -43,9 +52,9 @@ def epochs(run: Finished) -> Epochs:
     return Epochs(PublicIdentity((home / "consortium.pub").read_bytes()), (read_charter(home),))
 
 
-def against(run: Finished) -> Report:
+def against(run: Finished, silo: str = "silo-1") -> Report:
     report = Report("receipt")
-    receipt = check_receipt(receipt_of(run), epochs(run), report)
+    receipt = check_receipt(receipt_of(run, silo), epochs(run), report)
     compare(read_book(run.home, None, report), receipt, report)
     return report
 
@@ -67,7 +76,8 @@ def test_a_receipt_holds_alone_and_against_the_ledger(honest: Finished) -> None:
     receipt = check_receipt(receipt_of(honest), epochs(honest), report)
     assert report.target == f"the receipt of silo-1 for run {honest.run}"
     assert receipt.silo == "silo-1" and "4 steps, 0 of them void" in report.lines[0].detail
-    assert [line.name for line in against(honest).lines][-1] == "history"
+    for silo in ("silo-1", "silo-5"):
+        assert [line.name for line in against(honest, silo).lines][-1] == "history"
 
 
 def test_what_a_receipt_looks_like(honest: Finished) -> None:

@@ -300,14 +300,32 @@ def test_a_new_mlflow_gets_everything_again_with_the_same_numbers(home: Path, tm
     assert connect(other).get_model_version_by_alias("digits", "champion").tags["consilium.run"] == FIRST
 
 
-def test_another_number_than_the_ledgers_is_refused(home: Path, tmp_path: Path, empty_db: Path) -> None:
-    """Somebody registered a version by hand, so MLflow would call ours by another number."""
+@pytest.mark.parametrize("signed", [True, False])
+def test_another_number_than_before_is_refused(home: Path, tmp_path: Path, empty_db: Path, signed: bool) -> None:
+    """Somebody registered a version by hand in the new MLflow, so it would call ours by another number."""
     two_versions(home)
-    promote(home, "digits/1", "champion", "board")
+    if signed:
+        promote(home, "digits/1", "champion", "board")
     other = f"sqlite:///{tmp_path / 'other.db'}"
     (tmp_path / "other.db").write_bytes(empty_db.read_bytes())
     connect(other).create_registered_model("digits")
     connect(other).create_model_version("digits", "file:///nowhere")
-    with pytest.raises(EvidenceError, match="digits/1, as ledger line") as caught:
+    with pytest.raises(EvidenceError, match="digits/1, as the ledger" if signed else "as mlflow.json") as caught:
         lineage.sync(home, other)
     assert caught.value.found == "digits/2"
+    assert json.loads((run_folder(home, FIRST) / lineage.MLFLOW_FILE).read_bytes())["version"] == "1"
+
+
+def test_whoever_waits_for_the_version_finds_it_complete(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mlflow.json is there once alias, description and tags are."""
+    make_run(home, make_home(home))
+    place = run_folder(home, RUN) / lineage.MLFLOW_FILE
+    seen = []
+
+    def watched(real: Any) -> Any:
+        return lambda *args, **more: (seen.append(place.exists()), real(*args, **more))[1]
+
+    for verb in ("set_registered_model_alias", "update_model_version", "log_model_artifact", "set_logged_model_tags"):
+        monkeypatch.setattr(MlflowClient, verb, watched(getattr(MlflowClient, verb)))
+    lineage.sync(home)
+    assert seen == [False] * 4 and place.exists() and compare(home) == []

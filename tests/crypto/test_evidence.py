@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from crypto.errors import (
+    BadShare,
     EvidenceError,
     FederationError,
     LayoutMismatch,
@@ -14,6 +15,7 @@ from crypto.errors import (
     TranscriptMismatch,
 )
 from crypto.evidence import StepEvidence
+from crypto.messages import Shares
 from tests.federation import Federation, Run, small_plan
 
 FED = Federation(5)
@@ -60,6 +62,26 @@ def test_survivors_slots_and_sums_are_those_of_the_step():
 def test_a_lane_that_stayed_shut_cannot_be_replayed():
     with pytest.raises(SurvivorInvalid, match="threshold"):
         EVIDENCE.replay(RUN.context, "open", UPLOADS["open"])
+
+
+def test_the_lanes_that_the_shares_open():
+    assert EVIDENCE.check(RUN.context).lanes_open() == ("trunk", "quiet")
+    few = replace(EVIDENCE, lane_shares=EVIDENCE.lane_shares[:3] + EVIDENCE.lane_shares[:1])
+    assert few.check(RUN.context).lanes_open() == ()  # the same one twice is one
+
+
+def test_a_lane_whose_shares_do_not_combine_stays_shut():
+    opened = [Shares.open(signed, lambda m: FED.charter.member(m.silo).agent) for signed in EVIDENCE.lane_shares]
+    spoilt = [
+        replace(one, seeds=tuple((silo, lane, bytes(len(share))) if lane == "quiet" else (silo, lane, share)
+                                 for silo, lane, share in one.seeds)).sign(FED.identities[one.silo])
+        for one in opened
+    ]  # fmt: skip
+    checked = replace(EVIDENCE, lane_shares=tuple(spoilt)).check(RUN.context)
+    assert checked.lanes_open() == ("trunk",)
+    assert (checked.replay("trunk", UPLOADS["trunk"]) == RUN.opened["trunk"]).all()
+    with pytest.raises(BadShare):
+        checked.replay("quiet", UPLOADS["quiet"])
 
 
 def test_an_upload_is_missing():

@@ -198,6 +198,13 @@ def test_lines_are_chained_and_private(log: SecurityLog) -> None:
     assert summary.first == summary.last == "2026-11-21T03:00:00.000Z"
 
 
+def test_a_new_file_is_made_durable_with_its_name(log: SecurityLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(security_log, "_sync_folder", synced.append)
+    some(log, 3)
+    assert synced == [log.home]
+
+
 def test_a_new_month_begins_a_new_file_and_the_chain_goes_on(log: SecurityLog) -> None:
     some(log, 2)
     later = SecurityLog(log.home, now=at(DECEMBER))
@@ -207,7 +214,8 @@ def test_a_new_month_begins_a_new_file_and_the_chain_goes_on(log: SecurityLog) -
     header, *rest = lines(log.home)
     assert (header["event"], header["seq"], header["prev"]) == ("log-opened", 3, sha256(last).hexdigest())
     assert [line["seq"] for line in rest] == [4, 5]
-    assert check_log(log.home).lines == 6
+    summary = check_log(log.home)
+    assert (summary.lines, summary.first[:7], summary.last[:7]) == (6, "2026-11", "2026-12")
 
 
 def test_a_long_file_is_put_aside(log: SecurityLog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,17 +280,50 @@ def test_a_change_is_found_and_named(
         check_log(log.home)
 
 
-def test_numbers_have_no_gap_even_if_the_chain_is_made_anew(log: SecurityLog) -> None:
-    some(log, 3)
+def made_anew(log: SecurityLog, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
+    """Change lines, and make the chain and the head fit again: what is left to find is the change itself."""
     prev, made = "0" * 64, []
-    for line in lines(log.home):
-        seq = line["seq"] + (line["seq"] > 1)
-        made.append(security_lines.encode({**line, "seq": seq, "prev": prev}))
+    for number, line in enumerate(lines(log.home)):
+        made.append(security_lines.encode(change(number, {**line, "prev": prev})))
         prev = sha256(made[-1]).hexdigest()
     damaged(log, lambda raw: made)
-    (log.home / HEAD).write_text(f"{4:020d} {prev}\n")
-    with pytest.raises(EvidenceError, match="line 3: expected number 2, found 3"):
+    last = json.loads(made[-1])["seq"]
+    (log.home / HEAD).write_text(f"{int(last):020d} {prev}\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "message"),
+    [
+        (2, {"seq": 3}, "line 3: expected number 2, found 3"),
+        (2, {"note": "Mrs Smith"}, "line 3"),
+        (2, {"at": "yesterday"}, "line 3"),
+        (2, {"fields": {}}, "line 3"),
+        (2, {"event": "log-opened", "fields": fields_of(Event.LOG_OPENED)}, "log-opened on the first line"),
+        (0, {"event": "login-accepted", "fields": {}}, "log-opened on the first line"),
+        (0, {"seq": -1}, "line 1"),
+        (0, {"seq": "0"}, "line 1"),
+        (0, {"seq": False}, "line 1"),
+        (0, {"prev": "ab" * 32}, "lines are missing"),
+        (0, {"prev": None}, "lines are missing"),
+    ],
+)
+def test_a_change_is_found_even_if_the_chain_is_made_anew(
+    log: SecurityLog, number: int, change: dict[str, Any], message: str
+) -> None:
+    some(log, 3)
+    made_anew(log, lambda at, line: line)
+    assert check_log(log.home).lines == 4
+    made_anew(log, lambda at, line: {**line, **change} if at == number else line)
+    with pytest.raises(EvidenceError, match=message):
         check_log(log.home)
+
+
+def test_what_is_no_object_is_no_line(log: SecurityLog) -> None:
+    some(log, 2)
+    for raw in (b"[]", b"7", b'"seq"', b"null"):
+        damaged(log, lambda before, raw=raw: [*before[:2], raw])  # type: ignore[misc]
+        with pytest.raises(EvidenceError, match="line 3"):
+            check_log(log.home)
 
 
 def test_a_log_that_was_cut_goes_on_and_says_so(log: SecurityLog) -> None:
@@ -358,6 +399,7 @@ def test_a_file_without_a_line_is_gone_on_with(log: SecurityLog) -> None:
     (log.home / NAME).write_bytes(b"")
     last = (log.home / "security-2026-11.jsonl").read_bytes().splitlines()[-1]
     (log.home / HEAD).write_text(f"{2:020d} {sha256(last).hexdigest()}\n")
+    assert check_log(log.home).lines == 3
     some(later, 1)
     assert [path.name for path in files(log.home)] == ["security-2026-11.jsonl", NAME]
     assert check_log(log.home).lines == 5

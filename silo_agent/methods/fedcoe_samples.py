@@ -1,0 +1,347 @@
+"""FedCoE with a gate that reads each row (reconstructed from the abstract of arXiv 2605.21264; its body was not read).
+
+Theirs, by the abstract: independent global experts, one gate shared by all, whose scores steer how updates are merged;
+a newcomer served without training. Ours: expectation-maximisation for all of that, the balanced warm-up, a generalist
+to fall back on, lane floors, the cold start's rule. ``fedcoe`` has the other gate, of whole batches; where silos differ
+in style it is the better one, and this one needs no batch: its global predictions are context-free.
+
+Experts begin apart in a warm-up of hard choices, one expert a silo, balanced by prices that every silo derives from the
+opened contributor counts. Unbalanced, one expert takes all and the others starve. Then
+r_e(x, y) ∝ a_e g_e(x) p_e(y|x) with a = softmax_e(mean log p_e(y|x)), the silo's affinity. Experts learn from rows
+weighted by r, the gate learns r, and a silo's weight in an expert's lane is its rows times its mean r.
+
+The plan: ``rows/0``; ``train/k``; ``eval/0``. What leaves beside the models is how many silos chose each expert.
+
+Shapes: B rows, D features, H hidden, E experts, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from crypto.blocks import Contribution
+from crypto.errors import DataRefused
+from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from silo_agent import experts, gates
+from silo_agent.data import DataSet
+from silo_agent.experts import Weights, torch_
+from silo_agent.local_expert import Local, tune
+from silo_agent.methods import (
+    GRID,
+    ROWS_BOUND,
+    Limits,
+    Published,
+    Stateless,
+    TrainingParams,
+    batch,
+    fits,
+    known_mode,
+    mean_rows,
+    parameter,
+    parse,
+    weight,
+)
+from silo_agent.training import Descent, batches, generator
+
+#: A silo contributes to an expert that answers for more than this of its rows.
+MIN_MASS = 0.2
+
+#: Warm-up: rounds in which a silo's choice is a lot; the lot's weight beside a likelihood; and how far a price moves for
+#: an expert that has twice its share of silos, or none.
+BY_LOT, LOT, PRICE_STEP = 4, 0.2, 0.1
+
+#: The gate learns during the last rounds of the warm-up: before, choices still change.
+GATE_EARLY = 4
+
+#: How far a newcomer's own use of the experts, relative to the federation's, moves its gate; and the steps to find it.
+PRIOR_POWER, PRIOR_STEPS = 0.5, 3
+MIN_BATCH_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params(TrainingParams):
+    """``warmup``: rounds of hard, balanced choices before responsibilities."""
+
+    experts: int = parameter(2, least=1, most=16)
+    rounds: int = parameter(24, least=1, most=10_000)
+    warmup: int = parameter(10, least=1, most=10_000)
+    finetune_steps: int = parameter(100, least=1, most=10_000)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"expert-{e}" for e in range(self.experts))
+
+
+class FedCoESamples(Stateless):
+    """Lanes: ``everyone`` (generalist, gate), ``expert-e`` (its contributors). ``local`` is made by ``eval/0``."""
+
+    name: ClassVar[str] = "fedcoe-samples"
+
+    def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
+        self.params = parse(Params, params)
+        self.silo = silo
+        self.local: Local | None = None
+
+    @classmethod
+    def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
+        p, floor = parse(Params, params), limits.lane_floor
+        lanes = (
+            Lane(name="everyone", scope=Scope.ALL, floor=floor, grid=GRID),
+            *(Lane(name=name, scope=Scope.HELD, floor=floor, grid=GRID) for name in p.names),
+        )
+        blocks = tuple(
+            block
+            for name in ("generalist", "gate", *p.names)
+            for block in _blocks(name, p, name if name in p.names else "everyone")
+        )
+        score = tuple(Slot(name, ROWS_BOUND) for name in ("global.correct", "generalist.correct", "test.rows"))
+        final = tuple(Slot(name, ROWS_BOUND) for name in ("personal.correct", *(f"load-{e}" for e in range(p.experts))))
+        moves = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
+        steps = (
+            Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND))),
+            *(Step(task="train", index=k, sums=moves, slots=score) for k in range(p.rounds)),
+            Step(task="eval", index=0, slots=score + final),
+        )
+        return Plan(
+            method=cls.name,
+            seed=p.seed,
+            n_max=limits.n_max,
+            ring_bits=p.ring_bits,
+            lanes=lanes,
+            blocks=blocks,
+            steps=steps,
+        )
+
+    # --- what leaves the silo ------------------------------------------------------------------------------------
+
+    def weights(self, step: Step, published: Published, data: DataSet) -> dict[str, int]:
+        if step.task != "train":
+            return {}
+        mean, mass_E = mean_rows(published, "rows/0"), self._responsibilities(step.index, published, data).mean(axis=1)
+        held = {
+            name: weight(data.rows * mass, mean) if mass > MIN_MASS else 0
+            for name, mass in zip(self.params.names, mass_E, strict=True)
+        }
+        return {"everyone": weight(data.rows, mean)} | held
+
+    def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
+        p = self.params
+        fits(data, p.features, p.classes)
+        if step.task == "rows":
+            return Contribution({}, {"silos": 1, "rows": data.rows})
+        slots = {
+            "global.correct": self._correct(published, data, "global"),
+            "generalist.correct": _right(experts.predict([_model(published, "generalist")], data.x_test)[0], data),
+            "test.rows": len(data.y_test),
+        }
+        if step.task == "train":
+            return Contribution(self._training(step.index, published, data), slots)
+        self.local = self.personalise(published, data)
+        slots["personal.correct"] = self._correct(published, data, "personal")
+        for e, mass in enumerate(self._gate(published, data.x_train).mean(axis=1)):
+            slots[f"load-{e}"] = round(data.rows * mass)
+        return Contribution({}, slots)
+
+    def _training(self, k: int, published: Published, data: DataSet) -> dict[str, np.ndarray]:
+        """Δ of generalist, gate and experts after one pass over the same batches."""
+        p = self.params
+        names = ("generalist", "gate", *p.names)
+        old = [_model(published, name) for name in names]
+        hard_E = self._choice(k, published, data) if k < p.warmup else None
+        order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, k))
+        descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)
+        affinity_E = self._affinity(published, data)
+        learns = k >= p.warmup - GATE_EARLY
+        new = _train(old, data, order, descent, hard_E=hard_E, affinity_E=affinity_E, gate_learns=learns)
+        return {
+            f"{name}.{part}": after[part] - before[part]
+            for name, before, after in zip(names, old, new, strict=True)
+            for part in experts.PARTS
+        }
+
+    def _responsibilities(self, k: int, published: Published, data: DataSet) -> np.ndarray:
+        """r_EB of the training rows: the silo's choice in the warm-up, then by expectation."""
+        if k < self.params.warmup:
+            return np.repeat(self._choice(k, published, data)[:, None], data.rows, axis=1)
+        log_EB = np.log(np.maximum(self._gate(published, data.x_train), 1e-12)) + self._likelihood(published, data)
+        log_EB += np.log(np.maximum(self._affinity(published, data), 1e-12))[:, None]
+        r_EB: np.ndarray = np.exp(log_EB - log_EB.max(axis=0))
+        return r_EB / r_EB.sum(axis=0)
+
+    def _likelihood(self, published: Published, data: DataSet) -> np.ndarray:
+        """log p_e(y|x) of the training rows: (E, B)."""
+        p_EBC = experts.predict([_model(published, name) for name in self.params.names], data.x_train)
+        likelihood_EB: np.ndarray = np.log(np.maximum(p_EBC[:, np.arange(data.rows), data.y_train], 1e-12))
+        return likelihood_EB
+
+    def _affinity(self, published: Published, data: DataSet) -> np.ndarray:
+        mean_E = self._likelihood(published, data).mean(axis=1)
+        a_E: np.ndarray = np.exp(mean_E - mean_E.max())
+        return a_E / a_E.sum()
+
+    def _choice(self, k: int, published: Published, data: DataSet) -> np.ndarray:
+        """This silo's one expert in a round of the warm-up, as (E,): of the greatest worth less price.
+
+        Prices follow the opened contributor counts. Worth is a lot of the silo's own, so that not all move together
+        when a price does; after the first rounds the experts' mean p(y|x) on its rows comes on top.
+        """
+        p = self.params
+        worth_E = LOT * generator("lot", p.seed, self.silo, 0).random(p.experts) - self._prices(k, published)
+        if k >= BY_LOT:
+            worth_E += np.exp(self._likelihood(published, data)).mean(axis=1)
+        return np.eye(p.experts)[int(worth_E.argmax())]
+
+    def _prices(self, k: int, published: Published) -> np.ndarray:
+        """(E,): up with each round in which an expert had more silos than its share, down with fewer."""
+        price_E = np.zeros(self.params.experts)
+        share = max(1, published.slots.get("rows/0", {}).get("silos", 0)) / self.params.experts
+        for before in range(k):
+            opened = published.slots.get(f"train/{before}")
+            if opened is not None:
+                loads_E = np.array([opened[f"{name}.contributors"] for name in self.params.names])
+                price_E += PRICE_STEP * (loads_E - share) / share
+        return price_E
+
+    # --- predictions ---------------------------------------------------------------------------------------------
+
+    def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
+        """p_BC. ``global``: row by row. ``cold``: under the batch's own use of the experts, beside the generalist."""
+        known_mode(mode)
+        x = batch(x, self.params.features)
+        if mode == "cold":
+            return self._cold(published, x)
+        mixture_BC = self._mixture(published, x, self._gate(published, x))
+        if mode == "global":
+            return mixture_BC
+        if self.local is None:
+            raise DataRefused("There is no local expert yet.", remedy="It is made in the plan's last step, eval/0.")
+        return self.local.blend(mixture_BC, x)
+
+    def _gate(self, published: Published, x: np.ndarray) -> np.ndarray:
+        """g_EB: the shared gate's answer, over the experts whose lanes ever opened; zeros if there are none."""
+        g_EB: np.ndarray = experts.predict([_model(published, "gate")], x)[0].T.copy()
+        g_EB[[e for e in range(self.params.experts) if not _trained(published, e)]] = 0.0
+        return g_EB / np.maximum(g_EB.sum(axis=0), 1e-12)
+
+    def _mixture(self, published: Published, x: np.ndarray, g_EB: np.ndarray) -> np.ndarray:
+        if not g_EB.any():
+            generalist_BC: np.ndarray = experts.predict([_model(published, "generalist")], x)[0]
+            return generalist_BC
+        p_EBC = experts.predict([_model(published, name) for name in self.params.names], x)
+        mixture_BC: np.ndarray = np.einsum("eb,ebc->bc", g_EB, p_EBC)
+        return mixture_BC
+
+    def _cold(self, published: Published, x: np.ndarray) -> np.ndarray:
+        g_EB = self._gate(published, x)
+        end = published.slots.get("eval/0", {})
+        loads_E = np.array([end.get(f"load-{e}", 0) for e in range(self.params.experts)], dtype=np.float64)
+        if len(x) >= MIN_BATCH_ROWS and loads_E.any() and g_EB.any():
+            use_E = np.maximum(loads_E / loads_E.sum(), 1e-3)
+            here_E = use_E
+            for _ in range(PRIOR_STEPS):
+                shifted_EB = g_EB * (here_E / use_E)[:, None]
+                here_E = (shifted_EB / np.maximum(shifted_EB.sum(axis=0), 1e-12)).mean(axis=1)
+            g_EB = g_EB * ((here_E / use_E) ** PRIOR_POWER)[:, None]
+            g_EB /= np.maximum(g_EB.sum(axis=0), 1e-12)
+        mixture_BC = self._mixture(published, x, g_EB)
+        if len(x) < MIN_BATCH_ROWS:
+            return mixture_BC
+        generalist_BC = experts.predict([_model(published, "generalist")], x)[0]
+        share = gates.information_gate(mixture_BC, generalist_BC, 0.5)
+        return share * mixture_BC + (1 - share) * generalist_BC
+
+    def personalise(self, published: Published, data: DataSet) -> Local:
+        """Fine-tune the expert that answers for most rows and the generalist; unseen rows choose what is used."""
+        p = self.params
+        gate_EB = self._gate(published, data.x_train)
+        names = ["generalist", *([f"expert-{int(gate_EB.mean(axis=1).argmax())}"] if gate_EB.any() else [])]
+        return tune(
+            [_model(published, name) for name in names],
+            self._mixture(published, data.x_train, gate_EB),
+            data,
+            steps=p.finetune_steps,
+            batch=p.batch,
+            descent=Descent(learning_rate=p.learning_rate, momentum=p.momentum),
+            rng=generator("folds", p.seed, self.silo, 0),
+        )
+
+    def _correct(self, published: Published, data: DataSet, mode: str) -> int:
+        return _right(self.predict(published, data.x_test, mode), data)
+
+
+def _train(
+    models: Sequence[Weights],
+    data: DataSet,
+    order: np.ndarray,
+    descent: Descent,
+    *,
+    hard_E: np.ndarray | None,
+    affinity_E: np.ndarray,
+    gate_learns: bool,
+) -> list[dict[str, np.ndarray]]:
+    """Generalist (cross-entropy), gate (towards r) and experts (rows weighted by r), r held fixed in each batch.
+
+    ``hard_E``: the silo's choice in the warm-up, instead of expectations. The gate has experts for classes.
+    """
+    torch = torch_()
+    stacked = experts.stack([models[0], *models[2:]])
+    gate = experts.stack([models[1]])
+    tensors = [*stacked.values(), *gate.values()]
+    velocity = [torch.zeros_like(tensor) for tensor in tensors]
+    for tensor in tensors:
+        tensor.requires_grad_()
+    log_a_E1 = torch.from_numpy(np.log(np.maximum(affinity_E, 1e-12)).astype(np.float32)).unsqueeze(1)
+    fixed = None if hard_E is None else torch.from_numpy(hard_E.astype(np.float32)).unsqueeze(1)
+    rows, labels = torch.from_numpy(np.array(data.x_train)), torch.from_numpy(np.array(data.y_train))
+    for picked in torch.from_numpy(order):
+        logp_EBC = experts.log_probabilities(stacked, rows[picked])
+        y_EB1 = labels[picked].expand(logp_EBC.shape[:2]).unsqueeze(-1)
+        seen_EB = logp_EBC.gather(-1, y_EB1).squeeze(-1)
+        log_g_EB = experts.log_probabilities(gate, rows[picked])[0].T
+        if fixed is None:
+            r_EB = (log_a_E1 + log_g_EB + seen_EB[1:]).detach().softmax(0)
+        else:
+            r_EB = fixed.expand(len(log_a_E1), len(picked))
+        loss = -seen_EB[0].mean() - (r_EB * seen_EB[1:]).mean(1).sum()
+        loss = loss - (r_EB * log_g_EB).sum(0).mean() * float(gate_learns)
+        gradients = torch.autograd.grad(loss, tensors)
+        with torch.no_grad():
+            for tensor, moving, gradient in zip(tensors, velocity, gradients, strict=True):
+                moving.mul_(descent.momentum).add_(gradient)
+                tensor.sub_(moving, alpha=descent.learning_rate)
+    generalist, *moved = experts.unstack({part: tensor.detach() for part, tensor in stacked.items()})
+    (moved_gate,) = experts.unstack({part: tensor.detach() for part, tensor in gate.items()})
+    return [generalist, moved_gate, *moved]
+
+
+def _blocks(name: str, p: Params, lane: str) -> tuple[Block, ...]:
+    """One network. b2 of an expert is zero until its lane first opens; the gate starts undecided."""
+    classes = p.experts if name == "gate" else p.classes
+    shapes, widths = experts.shapes(p.features, p.hidden, classes), experts.half_widths(p.features, p.hidden)
+    silent = {"generalist": (), "gate": ("w2", "b2")}.get(name, ("b2",))
+    return tuple(
+        Block(
+            name=f"{name}.{part}",
+            shape=shapes[part],
+            lane=lane,
+            clip=p.clip,
+            init=0.0 if part in silent else widths[part],
+        )
+        for part in experts.PARTS
+    )
+
+
+def _model(published: Published, name: str) -> dict[str, np.ndarray]:
+    return {part: published.blocks[f"{name}.{part}"] for part in experts.PARTS}
+
+
+def _trained(published: Published, e: int) -> bool:
+    return bool(published.blocks[f"expert-{e}.b2"].any())
+
+
+def _right(p_BC: np.ndarray, data: DataSet) -> int:
+    return int((p_BC.argmax(axis=1) == data.y_test).sum())
