@@ -232,7 +232,11 @@ class _UntilOrphaned(threading.Event):
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m aggregator.lineage", description="Copy the ledger into MLflow.")
     parser.add_argument("--home", type=Path, required=True, help="the aggregator's home folder")
-    parser.add_argument("--tracking-uri", help="default: SQLite in the home folder")
+    parser.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("CONSILIUM_TRACKING_URI"),
+        help="default: CONSILIUM_TRACKING_URI, then SQLite in the home folder",
+    )
     parser.add_argument("--follow", action="store_true", help="keep following until SIGTERM")
     args = parser.parse_args(argv)
     os.umask(0o077)  # MLflow makes its database and artifacts readable to all

@@ -169,8 +169,9 @@ def _verify(version: ModelVersion, job: Mapping[str, Any]) -> str:
     }.get(str(job.get("keep_uploads")), "not recorded here")
     label = version.label
     return (
-        f"    fed verify {label}\n    fed lineage {label} --bundle evidence.zip\n\n"
-        "Offline, with the aggregator's home; the bundle verifies on any machine with the base install. "
+        f"    fed verify {label} --home AGGREGATOR\n"
+        f"    fed lineage {label} --bundle evidence.zip --home AGGREGATOR\n\n"
+        "Offline, AGGREGATOR being the aggregator's home; the bundle verifies on any machine with the base install. "
         f"Masked uploads kept: {safe(job.get('keep_uploads', 'not recorded'))}; {kept}."
     )
 

@@ -17,7 +17,16 @@ import numpy as np
 from aggregator.state import UploadStore
 from crypto.approval import check_shown
 from crypto.cohort import Context
-from crypto.errors import FederationError, LayoutMismatch, Malformed, NoSpace, NotApproved, RoundLost
+from crypto.errors import (
+    DataRefused,
+    FederationError,
+    LayoutMismatch,
+    Malformed,
+    NoSpace,
+    NotApproved,
+    RoundLost,
+    VersionMismatch,
+)
 from crypto.keys import Identity
 from crypto.messages import (
     ARRAY_WORDS,
@@ -90,6 +99,16 @@ class Opened:
     data: Mapping[str, bytes]
     held: Mapping[str, tuple[str, ...]]  # survivor → the lanes with visible holdings that it announced
     evidence: bytes
+
+
+#: What to do where silos refused for these reasons, the last that fits. They refuse again until it is done.
+_WAYS_OUT = {
+    DataRefused.code: "Each of them registers the data set with `fed data add`; then submit the job again.",
+    VersionMismatch.code: "Bring every site to one release, job and charter; then submit the job again.",
+    NotApproved.code: "Each data owner decides with `fed requests` and `fed approve`; then submit the job again.",
+}
+#: Refusals that another attempt would not change.
+STEADY = frozenset(_WAYS_OUT)
 
 
 class Attempt:
@@ -249,8 +268,8 @@ class Attempt:
             if refused := self.attendance.refusals:
                 why += f" Refused: {', '.join(f'{silo} {code}' for silo, code in sorted(refused.items()))}."
             remedy = lost.remedy
-            if NotApproved.code in refused.values():
-                remedy = "Each data owner decides with `fed requests` and `fed approve`; then submit the job again."
+            for code, way_out in _WAYS_OUT.items():
+                remedy = way_out if code in refused.values() else remedy
             raise RoundLost(phase, tuple(sorted(self.attendance.lost)), detail=why, remedy=remedy) from lost
 
     def _lose(self, silo: str, phase: str) -> None:

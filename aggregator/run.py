@@ -22,7 +22,7 @@ import numpy as np
 from aggregator import metrics
 from aggregator.ledger import Kind, Ledger
 from aggregator.resume import Result, Standing, replay
-from aggregator.round import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
+from aggregator.round import STEADY, Attempt, Attendance, Exchange, Opened, Replies, Timeouts
 from aggregator.state import (
     UploadStore,
     drop_all_sums,
@@ -279,7 +279,8 @@ class Run:
                     store.retire()
                     return
                 excluded |= {silo for silo, by in attendance.blamed.items() if len(by) > self.charter.colluders}
-                if number + 1 == first + ATTEMPTS:
+                steady = sum(code in STEADY for code in attendance.refusals.values())
+                if number + 1 == first + ATTEMPTS or len(self.charter.silos) - steady < self.charter.n_min:
                     raise
                 log.warning("step %s is tried again: %s", step.name, lost)
             else:

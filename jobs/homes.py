@@ -1,8 +1,8 @@
 """The folders of a federation: one home per silo, one for the aggregator, and what lies in them.
 
     <silo home>/        silo.json · keys/{agent,owner}.key · salt · consortium.pub · charter.bin · charters/ ·
-                        policy.toml · syft/ · approvals/ · journal.jsonl · runs/ · receipts/ · security.jsonl · metrics/ ·
-                        evidence/
+                        policy.toml · syft/ · approvals/ · journal.jsonl · runs/ · receipts/ · security.jsonl ·
+                        metrics/ · evidence/
     <aggregator home>/  aggregator.json · keys/aggregator.key · consortium.pub · charter.bin · charters/ · ledger/ ·
                         jobs/<run>/ · mlflow.db · security.jsonl · metrics/
 
@@ -62,7 +62,7 @@ class Floors:
 def make_silo(home: Path, silo: str, settings: Mapping[str, object] | None = None) -> Member:
     """A silo's home with keys and salt of its own; the member to enrol. ``settings``: more for ``silo.json``."""
     _folder(home)
-    for sub in ("keys", "data", "metrics"):
+    for sub in ("keys", "metrics"):
         _folder(home / sub)
     agent, owner = Identity.generate(), Identity.generate()
     agent.save(home / "keys" / "agent.key")

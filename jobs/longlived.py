@@ -48,15 +48,16 @@ def run_aggregator(kit: Path, host: str, port: int, tracking_uri: str | None = N
     _log_start(home, "aggregator")
     _serve(home, host, port)
     command = [sys.executable, "-m", "aggregator.lineage", "--home", str(home), "--follow"]
-    command += ["--tracking-uri", tracking_uri] if tracking_uri else []
-    threading.Thread(target=_keep_running, args=(command,), name="lineage", daemon=True).start()
+    # By the environment: an address may hold a password, and command lines are for all to read.
+    environment = {**os.environ, **({"CONSILIUM_TRACKING_URI": tracking_uri} if tracking_uri else {})}
+    threading.Thread(target=_keep_running, args=(command, environment), name="lineage", daemon=True).start()
     return run_server(kit)
 
 
-def _keep_running(command: list[str]) -> None:
+def _keep_running(command: list[str], environment: dict[str, str]) -> None:
     """Start the follower again when it ends: lineage catches up from the ledger, so nothing is lost meanwhile."""
     while True:
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
         log.warning("the lineage follower ended with code %d; it is started again in %d s", code, RESTART_S)
         time.sleep(RESTART_S)
 

@@ -94,4 +94,5 @@ class Lineage:
     def commands(self) -> tuple[str, str]:
         """What to type to check this here, and to check it elsewhere."""
         subject = self.subject
-        return f"fed verify {subject}", f"fed lineage {subject} --bundle {subject.replace('/', '-')}.zip"
+        bundle = f"{subject.replace('/', '-')}.zip"
+        return f"fed verify {subject} --home AGGREGATOR", f"fed lineage {subject} --bundle {bundle} --home AGGREGATOR"

@@ -73,7 +73,7 @@ def tree(lineage: Lineage) -> Tree:
 
 def uses_tree(found: Uses) -> Tree:
     """Every run that used it, with the steps and what came of them."""
-    root = Tree(_line(f"{found.what} {found.value}", f"in {len({use.run for use in found.found})} runs"))
+    root = Tree(_line(f"{found.what} {found.value}", _runs(len({use.run for use in found.found}))))
     for use in found.found:
         named = use.model if use.model != use.run else None
         what = f"{named}{_at(use.aliases)}" if named else "a model without a number" if use.model else "no model"
@@ -112,7 +112,7 @@ def run_lines(run: RunFacts) -> Iterator[tuple[str, str]]:
 def step_line(group: Steps) -> str:
     many = f"{len(group.names)} steps, each " if len(group.names) > 1 else ""
     if group.outcome == VOID:
-        return f"{many}void: {group.reason}; nothing opened, the weights stayed"
+        return f"{many}void: {group.reason}; no result, the weights stayed"
     if group.outcome != "released":
         return f"{many}{group.outcome}"
     lanes = f"opened {', '.join(group.opened)}" if group.opened else "counts only"
@@ -186,3 +186,7 @@ def _line(label: str, text: str = "", style: str = "") -> Text:
 
 def _plain(text: str) -> str:
     return "".join(char if char.isprintable() else "·" for char in text)
+
+
+def _runs(count: int) -> str:
+    return f"in {count} run{'' if count == 1 else 's'}"

@@ -119,7 +119,9 @@ def test_it_says_what_the_run_was_agreed_to_be(made: Past) -> None:
     assert (run.job, run.method, run.status, run.epoch, run.members) == ("rows", "fedavg", "finished", 1, SILOS)
     assert (run.summed, run.replayable) == (5, 5)
     assert (lineage.federation, lineage.subject, lineage.head) == ("past", made.run, read_history(made.home).head)
-    assert lineage.commands == (f"fed verify {made.run}", f"fed lineage {made.run} --bundle {made.run}.zip")
+    suffix = "--home AGGREGATOR"
+    verify, bundle = f"fed verify {made.run} {suffix}", f"fed lineage {made.run} --bundle {made.run}.zip {suffix}"
+    assert lineage.commands == (verify, bundle)
 
 
 def test_a_model_is_found_by_each_of_its_names(past: Past) -> None:
@@ -127,7 +129,7 @@ def test_a_model_is_found_by_each_of_its_names(past: Past) -> None:
     acts.promote(past.home, "rows/1", "champion", "the board")
     found = [trace(past.home, name) for name in ("rows/1", "rows@champion", "rows@candidate", past.run, past.run[:8])]
     assert {one.subject for one in found} == {"rows/1"}
-    assert found[0].commands[1] == "fed lineage rows/1 --bundle rows-1.zip"
+    assert found[0].commands[1] == "fed lineage rows/1 --bundle rows-1.zip --home AGGREGATOR"
     with pytest.raises(SpecError, match=r"rows@champion, rows/1"):
         trace(past.home, "rows/9")
 
@@ -158,7 +160,7 @@ def test_void_shut_and_unfinished_steps_are_named(past: Past) -> None:
     ledger.append(Kind.STEP_VOID, {**place(0, "rows/0"), **void})
     shut = {"lanes_open": [], "lanes_shut": ["everyone", "other"], "slots": {"everyone.contributors": 1}}
     ledger.append(
-        Kind.STEP_CLOSED, {**closed, **place(1, "train/0"), **shut, "lost": {}, "refusals": {"silo-2": "REFUSED"}}
+        Kind.STEP_CLOSED, {**closed, **place(1, "train/0"), **shut, "lost": {}, "refusals": {"silo-2": "NOT_APPROVED"}}
     )
     strict = {**shut, "slots": {"everyone.contributors": 4}, "refusals": {}}
     ledger.append(Kind.STEP_CLOSED, {**closed, **place(2, "train/1"), **strict})
@@ -168,11 +170,11 @@ def test_void_shut_and_unfinished_steps_are_named(past: Past) -> None:
     assert (first.outcome, first.reason, first.cohort) == (VOID, "ROUND_LOST in unmask-slots", ())
     assert first.absent == (Absence("silo-1", "attest"),)
     assert second.shut == {"everyone": "1 contributors, floor 3", "other": "withheld by the silos"}
-    assert second.absent == (Absence("silo-2", "–", "REFUSED"),)
+    assert second.absent == (Absence("silo-2", "–", "NOT_APPROVED"),)
     assert third.shut["everyone"] == "4 contributors; withheld by the silos under a stricter rule"
     assert (last.outcome, last.absent) == ("not finished", (Absence("silo-4", "open"),))
     printed = text(tree(lineage))
-    assert "void: ROUND_LOST in unmask-slots; nothing opened, the weights stayed" in printed
+    assert "void: ROUND_LOST in unmask-slots; no result, the weights stayed" in printed
     assert "lane everyone stayed shut: 1 contributors, floor 3" in printed
     assert "2 released, 1 void" in printed
     assert lineage.run.summed == 0
@@ -465,7 +467,7 @@ def test_limits_of_every_model_and_of_this_one(past: Past) -> None:
     for words in (
         f"The consortium's key came with this ledger: {key}",
         "is MLflow's",
-        "fed verify rows/1 does",
+        "fed verify rows/1 --home AGGREGATOR does",
         "really trained on shows nowhere",
         "not differential privacy",
     ):

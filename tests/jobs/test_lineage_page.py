@@ -187,8 +187,8 @@ def test_others_words_are_letters(past: Past) -> None:
     place = {"run": run, "k": 0, "name": HOSTILE}
     ledger = past.ledger
     ledger.append(Kind.STEP_OPENED, {**place, "invited": [HOSTILE]})
-    hostile = {"survivors": [HOSTILE], "lanes_open": [HOSTILE], "lanes_shut": [HOSTILE], "lost": {HOSTILE: HOSTILE}}
-    hostile |= {"data_commitments": {HOSTILE: "ab" * 32}, "refusals": {HOSTILE: HOSTILE}, "approvals": {}}
+    hostile = {"survivors": [HOSTILE], "lanes_open": [HOSTILE], "lanes_shut": [HOSTILE], "lost": {HOSTILE: "deal"}}
+    hostile |= {"data_commitments": {HOSTILE: "ab" * 32}, "refusals": {HOSTILE: "NOT_APPROVED"}, "approvals": {}}
     ledger.append(Kind.STEP_CLOSED, {**closed, **place, **hostile})
     ledger.append(Kind.STEP_OPENED, {**place, "k": 1, "invited": [HOSTILE]})
     ledger.append(Kind.STEP_VOID, {**place, "k": 1, "reason": HOSTILE, "phase": HOSTILE, "missing": []})
