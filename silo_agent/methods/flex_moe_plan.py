@@ -124,8 +124,9 @@ def check_limits(job: Job, limits: Limits) -> None:
             want=f"at least {LEAST_SILOS} silos",
             remedy="Loads of fewer silos, opened again and again, say too much of each: use fedavg or fedcoe.",
         )
-    if not limits.lane_floor <= p.floor <= limits.n_max:
-        raise SpecError("params.floor", got=p.floor, want=f"from the charter's {limits.lane_floor} to {limits.n_max}")
+    least = max(limits.lane_floor, limits.honest + limits.colluders)
+    if not least <= p.floor <= limits.n_max:
+        raise SpecError("params.floor", got=p.floor, want=f"from the charter's {least} to {limits.n_max}")
     if job.affordable < 1 or (job.hidden and job.affordable < p.experts):
         need = (p.experts + 1 if job.hidden else 2) * job.model_bytes
         raise SpecError(

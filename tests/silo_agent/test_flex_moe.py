@@ -141,6 +141,15 @@ def test_fewer_than_five_silos_are_refused() -> None:
     FlexMoE.plan(DIGITS | {"experts": 1}, Limits(n_max=5))
 
 
+def test_floors_are_those_that_silos_open_lanes_from() -> None:
+    """A lane opens from the charter's floor and from m + c, whichever is more: prices must aim there."""
+    for limits in (Limits(n_max=8, lane_floor=4), Limits(n_max=8, colluders=2, lane_floor=3)):
+        with pytest.raises(SpecError, match="from the charter's 4 to 8"):
+            FlexMoE.plan(DIGITS, limits)
+        floors = {lane.name: lane.floor for lane in FlexMoE.plan(DIGITS | {"floor": 4}, limits).lanes}
+        assert floors["expert-0"] == 4 and floors["everyone"] == limits.lane_floor
+
+
 @pytest.mark.parametrize("holdings", ["hidden", "visible"])
 def test_the_plan_lists_lanes_slots_and_what_never_leaves(holdings: str) -> None:
     plan = FlexMoE.plan(DIGITS | {"holdings": holdings, "rounds": 2, "inner_steps": 2}, LIMITS)
