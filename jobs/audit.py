@@ -50,6 +50,24 @@ def contradiction(path: Path, consortium: str | None, charter: Path | None) -> t
     return pinned, verify_pair(path.read_bytes(), pinned)
 
 
+def check_mlflow(home: Path, target: str, address: str, report: Report) -> None:
+    """What MLflow shows of a run against the ledger. ``address``: of MLflow; "home": the database in the home.
+
+    Raises EvidenceError with the first difference and all of them in the remedy, SpecError without MLflow installed.
+    """
+    try:
+        from aggregator.mlflow_check import compare as compare_mlflow
+    except ImportError as missing:
+        raise SpecError("--mlflow", got="no MLflow here", want="the extra: consilium[aggregator]") from missing
+    run = find_run(read_book(home, None, Report(target)), Path(target).name)
+    found = compare_mlflow(home, None if address == "home" else address, run)
+    if found:
+        first, rest = found[0], "; ".join(str(one) for one in found[1:])
+        remedy = f"Also: {rest}." if rest else ""
+        raise EvidenceError(first.where, expected=first.expected, found=first.found, remedy=remedy)
+    report.ok("mlflow", f"run, versions and files of {run} are what the ledger makes of them")
+
+
 def audit(target: str, *, home: Path | None, consortium: str | None = None, show: Show = lambda line: None) -> Report:
     """Verify anything but a contradiction. ``home``: an aggregator's, or a bundle; for a receipt it may be missing.
 

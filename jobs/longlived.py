@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,7 +38,7 @@ def run_silo(kit: Path, host: str, port: int) -> int:
     guard_cells()
     _log_start(home, "silo")
     _serve(home, host, port)
-    return run_client(kit)
+    return run_client(kit, _log_stop(home, "silo"))
 
 
 def run_aggregator(kit: Path, host: str, port: int, tracking_uri: str | None = None) -> int:
@@ -51,7 +52,7 @@ def run_aggregator(kit: Path, host: str, port: int, tracking_uri: str | None = N
     # By the environment: an address may hold a password, and command lines are for all to read.
     environment = {**os.environ, **({"CONSILIUM_TRACKING_URI": tracking_uri} if tracking_uri else {})}
     threading.Thread(target=_keep_running, args=(command, environment), name="lineage", daemon=True).start()
-    return run_server(kit)
+    return run_server(kit, _log_stop(home, "aggregator"))
 
 
 def _keep_running(command: list[str], environment: dict[str, str]) -> None:
@@ -81,6 +82,11 @@ def run_mlflow(federation: Path, port: int) -> NoReturn:
 def _log_start(home: Path, service: str) -> None:
     """The security log's first word of this process."""
     SecurityLog(home)(Event.SERVICE_STARTED, service=service, software=software.digest().hex())
+
+
+def _log_stop(home: Path, service: str) -> Callable[[int], None]:
+    """Its last."""
+    return lambda code: SecurityLog(home)(Event.SERVICE_STOPPED, service=service, exit=code)
 
 
 def _serve(home: Path, host: str, port: int) -> None:

@@ -22,6 +22,7 @@ import pytest
 
 from aggregator.ledger import Kind, ledger_path, read
 from jobs.homes import Federation
+from jobs.security_lines import check_log
 from jobs.spec import JobSpec
 from jobs.summary import RunRecord
 from tests import local
@@ -74,6 +75,8 @@ def started(runs: Path) -> Iterator[Up]:
     process.stdout.close()
     _, alive = psutil.wait_procs(tree, timeout=10)
     assert alive == [], "processes that Ctrl-C on `fed up --keep` left behind"
+    for home in (federation.aggregator, *federation.homes.values()):
+        assert check_log(home).events["service-stopped"] == 1, home.name
 
 
 def fed(*words: str, code: int = 0) -> dict[str, Any]:

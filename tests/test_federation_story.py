@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import time
 from base64 import b64encode
 from collections.abc import Callable
@@ -169,6 +170,23 @@ def test_it_verifies_with_the_silos_receipt_too(up: Up, told: dict[str, str]) ->
     assert fed("verify", str(receipt), "--home", home, "--consortium", consortium)["lines"]
 
 
+def test_an_mlflow_database_edited_by_hand_is_found(up: Up, told: dict[str, str], tmp_path: Path) -> None:
+    home = str(up.federation.aggregator)
+    key = ("--consortium", str(up.federation.silo("silo-1") / "consortium.pub"))
+    report = fed("verify", told["model"], "--home", home, *key, "--mlflow", "home")
+    assert [line["outcome"] for line in report["lines"] if line["name"] == "mlflow"] == ["ok"]
+    database = tmp_path / "mlflow.db"
+    with sqlite3.connect(Path(home) / "mlflow.db") as source, sqlite3.connect(database) as copy:
+        source.backup(copy)
+        changed = copy.execute("update metrics set value = 0.99 where key = 'global.accuracy'").rowcount
+        copy.commit()
+    assert changed
+    refused = fed("verify", told["model"], "--home", home, *key, "--mlflow", f"sqlite:///{database}", code=50)
+    assert "global.accuracy" in refused["detail"] and "0.99" in refused["detail"], refused
+    events = (Path(home) / "security.jsonl").read_text()
+    assert '"verification-failed"' in events
+
+
 def flip(path: Path, place: int = -20) -> None:
     data = bytearray(path.read_bytes())
     data[place] ^= 1
@@ -214,7 +232,9 @@ def newest(home: Path, run: str, pattern: str) -> Path:
 #: What was done → how, and what the refusal must name.
 TAMPERED: dict[str, tuple[Callable[[Path, str], object], str]] = {
     "a figure on the ledger": (
-        lambda home, run: edit_line(home, Kind.STEP_CLOSED, lambda line: line.replace('"upload_bytes":', '"upload_bytes":1')),
+        lambda home, run: edit_line(
+            home, Kind.STEP_CLOSED, lambda line: line.replace('"upload_bytes":', '"upload_bytes":1')
+        ),
         "ledger.jsonl line",
     ),
     "a line taken out": (lambda home, run: drop_line(home), "ledger.jsonl line 6"),

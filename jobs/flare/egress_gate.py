@@ -162,8 +162,8 @@ class Gate:
             return self._refuse("out", *_name(message), peer)
         if message.get_header(StreamHeaderKey.ERROR_MSG) is not None:
             message.set_header(StreamHeaderKey.ERROR_MSG, REFUSED)
-        if _name(message) == (_TASK, CellChannelTopic.Register) and isinstance(message.payload, dict):
-            message.payload.pop(ClientRegMsgKey.SITE_CONFIG, None)  # whatever else stands in resources.json
+        if isinstance(message.payload, dict):  # our login, which takes along whatever else stands in resources.json
+            message.payload.pop(ClientRegMsgKey.SITE_CONFIG, None)
         return None
 
     def answers(self, reply: Message) -> None:

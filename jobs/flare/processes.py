@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -83,20 +84,20 @@ def export(kit: Path) -> dict[str, str]:
     return found
 
 
-def run_server(kit: Path) -> int:
-    """Runs the aggregator's NVFlare parent until SIGTERM. Blocks the main thread; returns the exit code."""
+def run_server(kit: Path, ended: Callable[[int], None] = lambda code: None) -> int:
+    """Runs the server's NVFlare parent until SIGTERM, in the main thread; then calls ``ended`` and ends the process."""
     found = export(kit)
-    return _run("server", kit, ["-s", "fed_server.json", "--set", "secure_train=true", f"org={found['org']}"])
+    return _run("server", kit, ended, ["-s", "fed_server.json", "--set", "secure_train=true", f"org={found['org']}"])
 
 
-def run_client(kit: Path) -> int:
-    """Runs a silo's NVFlare parent until SIGTERM. Blocks the main thread; returns the exit code."""
+def run_client(kit: Path, ended: Callable[[int], None] = lambda code: None) -> int:
+    """Runs a silo's NVFlare parent until SIGTERM, in the main thread; then calls ``ended`` and ends the process."""
     found = export(kit)
     site = ["secure_train=true", f"org={found['org']}", f"uid={found['site']}"]
-    return _run("client", kit, ["-s", "fed_client.json", "--set", *site])
+    return _run("client", kit, ended, ["-s", "fed_client.json", "--set", *site])
 
 
-def _run(which: str, kit: Path, options: list[str]) -> int:
+def _run(which: str, kit: Path, ended: Callable[[int], None], options: list[str]) -> int:
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -112,6 +113,7 @@ def _run(which: str, kit: Path, options: list[str]) -> int:
         pass
     finally:
         _end_children()
+        ended(code)
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)  # NVFlare leaves threads that would keep the process; nothing of ours is pending

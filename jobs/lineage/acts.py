@@ -19,10 +19,10 @@ def promote(home: Path, model: str, alias: str, by: str, *, force: bool = False)
     return version
 
 
-def export(home: Path, lineage: Lineage, out: Path) -> Bundle:
+def export(home: Path, lineage: Lineage, out: Path, *, uploads: bool = True) -> Bundle:
     """``aggregator.bundle.write_bundle`` of a lineage's run. At the aggregator itself the export is told first to the
     security log: one that can't be told does not happen (NoSpace). A copy of the evidence has no such log."""
-    bundle = write_bundle(home, lineage.run.run, out)
+    bundle = write_bundle(home, lineage.run.run, out, uploads=uploads)
     try:
         if (home / "aggregator.json").exists():
             model = lineage.model

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from crypto.errors import EvidenceError, SpecError
 from jobs.verbs.options import Json, emit
 
 
@@ -35,13 +36,19 @@ def verify(
     charter: Annotated[
         Path | None, typer.Option("--charter", help="For evidence/: the federation's charter.bin.", exists=True)
     ] = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option("--mlflow", help="Compare MLflow's copy too: its address or `home`. Needs consilium[aggregator]."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a run, model, bundle, receipt or evidence, offline. Needs no server and the base install only."""
     from dataclasses import asdict
 
     from aggregator.findings import Line, Outcome, printable
-    from jobs.audit import audit, contradiction, is_contradiction
+    from jobs.audit import audit, check_mlflow, contradiction, is_contradiction
+    from jobs.security_events import Event
+    from jobs.security_log import SecurityLog
 
     if is_contradiction(target):
         pinned, proven = contradiction(Path(target), consortium, charter)
@@ -54,7 +61,16 @@ def verify(
         if not as_json and line.outcome is not Outcome.NOT_CHECKED:
             print(line, flush=True)
 
-    report = audit(target, home=home, consortium=consortium, show=show)
+    try:
+        report = audit(target, home=home, consortium=consortium, show=show)
+        if mlflow is not None:
+            if home is None or not home.is_dir():
+                raise SpecError("--mlflow", got="no aggregator's home", want="its home with --home")
+            check_mlflow(home, target, mlflow, report)
+    except EvidenceError as bad:
+        if home is not None and (home / "aggregator.json").is_file():
+            SecurityLog(home)(Event.VERIFICATION_FAILED, subject="ledger", code=bad.code)
+        raise
     emit(report.as_dict(), as_json)
     if not as_json:
         print(f"\n{printable(report.verdict)}")

@@ -13,6 +13,9 @@ from jobs.verbs.options import AggregatorHome, Json, emit
 Model = Annotated[str | None, typer.Argument(help="name/version, name@alias or a run id; without it, what there is.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write one page with the graph here (needs jinja2).")]
 Bundle = Annotated[Path | None, typer.Option("--bundle", help="Write the evidence here, to verify elsewhere.")]
+Uploads = Annotated[
+    bool, typer.Option("--uploads/--no-uploads", help="With the masked uploads that were kept: sums can be replayed.")
+]
 Data = Annotated[str | None, typer.Option("--data", help="A data commitment, 8 digits or more: who used it.")]
 Silo = Annotated[str | None, typer.Option("--silo", help="A silo: what it was part of.")]
 Approval = Annotated[str | None, typer.Option("--approval", help="An approval's digest, 8 digits or more: its uses.")]
@@ -28,6 +31,7 @@ def lineage(
     model: Model = None,
     html: Html = None,
     bundle: Bundle = None,
+    uploads: Uploads = True,
     data: Data = None,
     silo: Silo = None,
     approval: Approval = None,
@@ -42,12 +46,12 @@ def lineage(
     if (html or bundle) and model is None:
         raise SpecError("--html" if html else "--bundle", got="no model", want="a model or run to write about")
     if model is not None:
-        _model(home, model, html, bundle, as_json)
+        _model(home, model, html, bundle, uploads, as_json)
     else:
         _overview(home, backwards, as_json)
 
 
-def _model(home: Path, model: str, html: Path | None, bundle: Path | None, as_json: bool) -> None:
+def _model(home: Path, model: str, html: Path | None, bundle: Path | None, uploads: bool, as_json: bool) -> None:
     from jobs.lineage.trace import trace
     from jobs.lineage.tree import show, tree
 
@@ -61,8 +65,10 @@ def _model(home: Path, model: str, html: Path | None, bundle: Path | None, as_js
     if bundle is not None:
         from jobs.lineage.acts import export
 
-        export(home, found, bundle)
+        made = export(home, found, bundle, uploads=uploads)
         written.append(str(bundle))
+        if not as_json:
+            print(f"{made.members} files, {made.size / 1e6:.1f} MB, SHA-256 {made.sha256}")
     if as_json:
         emit({"subject": found.subject, **asdict(found), "commands": found.commands, "written": written}, True)
     elif written:

@@ -138,7 +138,8 @@ class FlexMoE:
             return Contribution({}, {"silos": 1, "places": self.capacity} | bids)
         slots = {"global.correct": self._correct(published, data, "global"), "test.rows": len(data.y_test)}
         if step.task == "eval":
-            return Contribution({}, slots | {"personal.correct": self._correct(published, data, "personal")})
+            mode = "personal" if self.memory.held else "global"  # a silo that was away in all rounds
+            return Contribution({}, slots | {"personal.correct": self._correct(published, data, mode)})
         if step.task == "warm":
             return Contribution(self._training(k, k, (), published, data), slots)
         held = self.held(k, published, data)

@@ -18,8 +18,10 @@ from silo_agent.methods import GRID, ROWS_BOUND, Limits, TrainingParams, paramet
 
 NAME = "flex-moe"
 
-#: Parameters that are texts: capacities, of all silos and (``capacity-SILO``) of one; holdings; the assignment's rule.
-CAPACITY, HOLDINGS, ASSIGNMENT = "capacity", "holdings", "assignment"
+#: Parameters that are more than a number: what one silo can (``capacity-SILO``, ``upload_bytes-SILO``) besides what all
+#: can; whether holdings are hidden; the assignment's rule.
+CAPACITY, BYTES, HOLDINGS, ASSIGNMENT = "capacity", "upload_bytes", "holdings", "assignment"
+MOST_BYTES = 2**40
 HIDDEN = {"hidden": True, "visible": False}
 
 #: How assignments are made. Only prices need no more than sums; the others are for simulations, no plan has them.
@@ -38,17 +40,18 @@ class Params(TrainingParams):
     rounds: int = parameter(20, least=1, most=10_000)
     warm_rounds: int = parameter(2, least=0, most=1000)
     inner_steps: int = parameter(5, least=0, most=MOST_MOVES)
-    upload_bytes: int = parameter(2**40, least=1, most=2**40)
+    upload_bytes: int = parameter(MOST_BYTES, least=1, most=MOST_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All parameters. ``least`` to ``most``: capacity of a silo that ``single`` does not name."""
+    """All parameters. ``least`` to ``most``: capacity of a silo that ``capacities`` does not name."""
 
     params: Params
     least: int
     most: int
-    single: Mapping[str, int]
+    capacities: Mapping[str, int]
+    bytes: Mapping[str, int]
     hidden: bool
     rule: str
 
@@ -62,37 +65,52 @@ class Job:
         p = self.params
         return 4 * ring.wire_words(experts.size(p.features, p.hidden, p.classes), p.ring_bits)
 
-    @property
-    def affordable(self) -> int:
-        """Experts whose upload fits into ``upload_bytes`` beside the generalist's."""
-        return self.params.upload_bytes // self.model_bytes - 1
+    def affordable(self, silo: str = "") -> int:
+        """Experts whose upload fits into this silo's bytes beside the generalist's; -1 if that does not fit either."""
+        return self.bytes.get(silo, self.params.upload_bytes) // self.model_bytes - 1
 
     def capacity(self, silo: str) -> int:
         """Experts that a silo may train: what the job gives it, cut to what it may upload."""
-        given = self.single.get(silo)
+        given = self.capacities.get(silo)
         if given is None:
             given = drawn_capacity(silo, self.params.seed, self.least, self.most)
-        return max(0, min(given, self.experts, self.affordable))
+        return max(0, min(given, self.experts, self.affordable(silo)))
+
+    def most_places(self, silos: int) -> int:
+        """The most that the capacities of so many silos can come to, those the job names among them."""
+        named = sorted(self.capacities.keys() | self.bytes.keys())[:silos]
+        places = [min(self.capacities.get(silo, self.most), self.affordable(silo)) for silo in named]
+        return sum(max(0, most) for most in places) + (silos - len(named)) * min(self.most, self.affordable())
 
 
 def read(raw: Mapping[str, object]) -> Job:
     """The parameters. Raises SpecError for what is unknown, mistyped or out of bounds."""
-    texts = {key for key in raw if key in (CAPACITY, HOLDINGS, ASSIGNMENT) or key.startswith(f"{CAPACITY}-")}
-    p = parse(Params, {key: value for key, value in raw.items() if key not in texts})
+    texts = {CAPACITY, HOLDINGS, ASSIGNMENT}
+    single = {key for key in raw if key.startswith((f"{CAPACITY}-", f"{BYTES}-"))}
+    p = parse(Params, {key: value for key, value in raw.items() if key not in texts | single})
     least, most = _capacities(raw.get(CAPACITY, min(2, p.experts)), p.experts)
-    single = {}
-    for key in sorted(texts - {CAPACITY, HOLDINGS, ASSIGNMENT}):
-        silo, value = key.removeprefix(f"{CAPACITY}-"), raw[key]
-        if not SILO_ID.fullmatch(silo):
-            raise SpecError(f"params.{key}", got=silo, want=f"{CAPACITY}-SILO, with the id of a silo")
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= p.experts:
-            raise SpecError(f"params.{key}", got=value, want=f"an integer from 0 to {p.experts}")
-        single[silo] = value
+    capacities = _of_single_silos(raw, CAPACITY, 0, p.experts)
+    bytes_ = _of_single_silos(raw, BYTES, 1, MOST_BYTES)
     chosen = {HOLDINGS: raw.get(HOLDINGS, "hidden"), ASSIGNMENT: raw.get(ASSIGNMENT, "price")}
     for key, choices in ((HOLDINGS, tuple(HIDDEN)), (ASSIGNMENT, RULES)):
         if chosen[key] not in choices:
             raise SpecError(f"params.{key}", got=chosen[key], want=f"one of {', '.join(choices)}")
-    return Job(p, least, most, single, HIDDEN[str(chosen[HOLDINGS])], str(chosen[ASSIGNMENT]))
+    return Job(p, least, most, capacities, bytes_, HIDDEN[str(chosen[HOLDINGS])], str(chosen[ASSIGNMENT]))
+
+
+def _of_single_silos(raw: Mapping[str, object], name: str, least: int, most: int) -> dict[str, int]:
+    """Silo → value, of the parameters ``name-SILO``."""
+    found = {}
+    for key in sorted(raw):
+        silo, value = key.removeprefix(f"{name}-"), raw[key]
+        if silo == key:
+            continue
+        if not SILO_ID.fullmatch(silo):
+            raise SpecError(f"params.{key}", got=silo, want=f"{name}-SILO, with the id of a silo")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise SpecError(f"params.{key}", got=value, want=f"an integer from {least} to {most}")
+        found[silo] = value
+    return found
 
 
 def _capacities(value: object, count: int) -> tuple[int, int]:
@@ -127,17 +145,17 @@ def check_limits(job: Job, limits: Limits) -> None:
     least = max(limits.lane_floor, limits.honest + limits.colluders)
     if not least <= p.floor <= limits.n_max:
         raise SpecError("params.floor", got=p.floor, want=f"from the charter's {least} to {limits.n_max}")
-    if job.affordable < 1 or (job.hidden and job.affordable < p.experts):
-        need = (p.experts + 1 if job.hidden else 2) * job.model_bytes
-        raise SpecError(
-            "params.upload_bytes",
-            got=p.upload_bytes,
-            want=f"at least {need}: the generalist and {'every expert' if job.hidden else 'one expert'}",
-            remedy=f'With {HOLDINGS} = "visible" a silo uploads what it holds alone, and everybody sees what that is.',
-        )
-    most = min(job.most, job.affordable)
-    more = sorted((min(value, job.affordable) - most for value in job.single.values()), reverse=True)
-    places = limits.n_max * most + sum(more[: limits.n_max])
+    for silo in ("", *sorted(job.bytes)):
+        models = p.experts + 1 if job.hidden else 1 if silo else 2
+        if job.affordable(silo) + 1 < models:
+            what = "the generalist" + {1: "", 2: " and one expert"}.get(models, " and every expert")
+            raise SpecError(
+                f"params.{BYTES}-{silo}" if silo else f"params.{BYTES}",
+                got=job.bytes.get(silo, p.upload_bytes),
+                want=f"at least {models * job.model_bytes}: {what}",
+                remedy=f'With {HOLDINGS} = "visible" a silo uploads what it holds, and everybody sees what that is.',
+            )
+    places = job.most_places(limits.n_max)
     if p.experts * p.floor > places:
         raise SpecError(
             "params.experts",

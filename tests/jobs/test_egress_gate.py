@@ -259,7 +259,7 @@ def test_a_job_id_is_an_id(net: Net, job: Any) -> None:
 
 
 def test_what_is_no_command_is_refused(net: Net) -> None:
-    for payload in (None, "sys.shell", {"topic": "train.check_status"}, Shareable()):
+    for payload in (None, "sys.shell", {"topic": "train.check_status"}, Shareable(), Command(["train.abort"], "")):
         answer = net.ask(net.gated, "admin", "admin", payload)
         assert answer.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.INVALID_REQUEST
 
@@ -429,6 +429,25 @@ def test_the_errors_text_stays_and_the_code_leaves(net: Net) -> None:
         assert not net.heard.heard(MARK)
 
 
+def test_an_answer_that_is_no_error_leaves_as_it_is() -> None:
+    for body in ("deployed app to silo-1", Shareable({"enough": True}), None):
+        answer = Command("reply", body)
+        Gate("silo-1", Told()).answers(Message(None, answer))
+        assert answer.body is body
+
+
+@pytest.mark.parametrize("strange", [None, 7, ["admin"], {"a": 1}])
+def test_a_message_without_a_name_is_refused(strange: Any) -> None:
+    headers = {MessageHeaderKey.ORIGIN: "server", MessageHeaderKey.DESTINATION: "server"}
+    for where in (
+        {MessageHeaderKey.CHANNEL: strange, MessageHeaderKey.TOPIC: "__do_task__"},
+        {MessageHeaderKey.CHANNEL: "aux_communication", MessageHeaderKey.TOPIC: strange},
+        {MessageHeaderKey.CHANNEL: "sm__STREAM", MessageHeaderKey.TOPIC: "sm__DATA", "sm__ch": strange},
+    ):
+        assert Gate("silo-1", Told()).asked(Message({**headers, **where})) is not None
+        assert Gate("silo-1", Told()).sends(Message({**headers, **where})) is not None
+
+
 def test_the_transports_error_texts_stay() -> None:
     gate = Gate("silo-1", Told())
     reply = Message({MessageHeaderKey.ERROR: MARK})
@@ -492,6 +511,18 @@ def test_a_refused_login_is_told() -> None:
     ]
 
 
+def test_no_other_answer_is_a_login() -> None:
+    told = Told()
+    reply = {MessageHeaderKey.MSG_TYPE: MessageType.REPLY, MessageHeaderKey.CHANNEL: CellChannel.SERVER_MAIN}
+    for headers in (
+        {**reply, MessageHeaderKey.TOPIC: "heart_beat"},
+        {**reply, MessageHeaderKey.TOPIC: "register", MessageHeaderKey.MSG_TYPE: MessageType.REQ},
+        {**reply, MessageHeaderKey.TOPIC: "register", MessageHeaderKey.CHANNEL: "admin"},
+    ):
+        Gate("silo-1", told).arrives(Message({**headers, MessageHeaderKey.RETURN_CODE: ReturnCode.UNAUTHENTICATED}))
+    assert told.events == []
+
+
 # --- the gate itself ---------------------------------------------------------------------------------------------
 
 
@@ -552,6 +583,15 @@ def test_a_gated_cell_writes_to_the_homes_security_log(monkeypatch: pytest.Monke
     finally:
         CoreCell.ALL_CELLS.pop("silo-9", None)
     assert check_log(tmp_path).events["message-refused"] == 1
+
+
+def test_a_gated_cell_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(HOME_VAR, raising=False)
+    cell = SiloCell(
+        fqcn="silo-8", root_url="tcp://localhost:1", secure=False, credentials={}, create_internal_listener=False
+    )
+    CoreCell.ALL_CELLS.pop("silo-8", None)
+    assert cell.core_cell.message_interceptor(Message({MessageHeaderKey.ORIGIN: "server"})) is not None
 
 
 def test_the_tables_list_what_passes() -> None:

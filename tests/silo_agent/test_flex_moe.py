@@ -126,6 +126,10 @@ def trained() -> tuple[Plan, Published, dict[str, FlexMoE]]:
         ({"upload_bytes": 5 * 4840 - 1}, "params.upload_bytes"),
         ({"upload_bytes": 2 * 4840 - 1, "holdings": "visible"}, "params.upload_bytes"),
         ({"upload_bytes": 2 * 4840, "holdings": "visible"}, "params.experts"),
+        ({"upload_bytes-silo-1": 5 * 4840 - 1}, "params.upload_bytes-silo-1"),
+        ({"upload_bytes-silo-1": 4840 - 1, "holdings": "visible"}, "params.upload_bytes-silo-1"),
+        ({"upload_bytes-silo-1": 0}, "params.upload_bytes-silo-1"),
+        ({"experts": 5, "upload_bytes-silo-1": 4840, "holdings": "visible"}, "params.experts"),
     ],
 )
 def test_what_leaves_no_plan_is_refused_by_name(change: dict[str, object], path: str) -> None:
@@ -139,6 +143,13 @@ def test_fewer_than_five_silos_are_refused() -> None:
     with pytest.raises(SpecError, match="at least 5 silos"):
         FlexMoE.plan(DIGITS | {"experts": 1}, Limits(n_max=4))
     FlexMoE.plan(DIGITS | {"experts": 1}, Limits(n_max=5))
+
+
+def test_places_are_counted_with_those_the_job_names() -> None:
+    assert read(DIGITS).most_places(8) == 16
+    assert read(DIGITS | {"capacity": "1-3", "capacity-a": 0, "capacity-b": 4}).most_places(8) == 6 * 3 + 4
+    assert read(DIGITS | {"upload_bytes-a": 2 * 4840, "upload_bytes-b": 1}).most_places(3) == 2 + 1 + 0
+    assert read(DIGITS | {"capacity-a": 4, "capacity-b": 4}).most_places(1) == 4
 
 
 def test_floors_are_those_that_silos_open_lanes_from() -> None:
@@ -177,7 +188,9 @@ def test_capacity_is_the_jobs_cut_to_what_may_be_uploaded() -> None:
     bytes_of_two = DIGITS | {"capacity": 4, "holdings": "visible", "upload_bytes": 3 * 4840 + 17}
     assert FlexMoE(bytes_of_two, "silo-1").capacity == 2
     halved = read(bytes_of_two | {"ring_bits": 24})
-    assert halved.model_bytes == 3632 and halved.affordable == 3, "three bytes a parameter"
+    assert halved.model_bytes == 3632 and halved.affordable() == 3, "three bytes a parameter"
+    one_link = single | {"holdings": "visible", "upload_bytes-silo-2": 2 * 4840, "upload_bytes-silo-3": 4840}
+    assert [FlexMoE(one_link, f"silo-{i}").capacity for i in (1, 2, 3)] == [0, 1, 0]
     assert FlexMoE(single | {"upload_bytes": 1}, "silo-2").capacity == 0
 
 
@@ -476,6 +489,14 @@ def test_personal_needs_what_the_silo_holds() -> None:
     np.testing.assert_array_equal(  # it holds an expert whose lane never opened
         shut.predict(_none_trained(published), x, "personal"), experts.predict([generalist], x)[0]
     )
+
+
+def test_a_silo_that_was_away_in_all_rounds_still_reports_scores() -> None:
+    plan, published, members = trained()
+    data, last = silos()["silo-1"], plan.steps[-1]
+    slots = FlexMoE(DIGITS, "silo-1").contribute(last, published, data).slots
+    assert slots["personal.correct"] == slots["global.correct"]
+    assert members["silo-1"].contribute(last, published, data).slots["personal.correct"] > slots["global.correct"]
 
 
 def test_a_silo_far_from_all_others_disturbs_nobody() -> None:
