@@ -22,7 +22,7 @@ GOOD = {
 
 
 def test_the_catalogue_parses_and_plans() -> None:
-    assert catalogue() == ["fedavg-digits", "fedavg-lanes-digits", "fedcoe-digits"]
+    assert catalogue() == ["fedavg-digits", "fedavg-lanes-digits", "fedcoe-digits", "fedcoe-heart", "flex-moe-digits"]
     for name in catalogue():
         assert JobSpec.load(name).name == name
 
