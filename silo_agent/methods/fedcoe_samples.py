@@ -50,7 +50,7 @@ from silo_agent.training import Descent, batches, generator
 #: A silo contributes to an expert that answers for more than this of its rows.
 MIN_MASS = 0.2
 
-#: Warm-up: rounds in which a silo's choice is a lot; the lot's weight beside a likelihood; and how far a price moves for
+#: Warm-up: rounds in which a silo chooses by lot; the lot's weight beside a likelihood; and how far a price moves for
 #: an expert that has twice its share of silos, or none.
 BY_LOT, LOT, PRICE_STEP = 4, 0.2, 0.1
 
@@ -170,7 +170,7 @@ class FedCoESamples(Stateless):
         log_EB = np.log(np.maximum(self._gate(published, data.x_train), 1e-12)) + self._likelihood(published, data)
         log_EB += np.log(np.maximum(self._affinity(published, data), 1e-12))[:, None]
         r_EB: np.ndarray = np.exp(log_EB - log_EB.max(axis=0))
-        return r_EB / r_EB.sum(axis=0)
+        return np.asarray(r_EB / r_EB.sum(axis=0))
 
     def _likelihood(self, published: Published, data: DataSet) -> np.ndarray:
         """log p_e(y|x) of the training rows: (E, B)."""
@@ -181,7 +181,7 @@ class FedCoESamples(Stateless):
     def _affinity(self, published: Published, data: DataSet) -> np.ndarray:
         mean_E = self._likelihood(published, data).mean(axis=1)
         a_E: np.ndarray = np.exp(mean_E - mean_E.max())
-        return a_E / a_E.sum()
+        return np.asarray(a_E / a_E.sum())
 
     def _choice(self, k: int, published: Published, data: DataSet) -> np.ndarray:
         """This silo's one expert in a round of the warm-up, as (E,): of the greatest worth less price.
@@ -193,7 +193,7 @@ class FedCoESamples(Stateless):
         worth_E = LOT * generator("lot", p.seed, self.silo, 0).random(p.experts) - self._prices(k, published)
         if k >= BY_LOT:
             worth_E += np.exp(self._likelihood(published, data)).mean(axis=1)
-        return np.eye(p.experts)[int(worth_E.argmax())]
+        return np.asarray(np.eye(p.experts)[int(worth_E.argmax())])
 
     def _prices(self, k: int, published: Published) -> np.ndarray:
         """(E,): up with each round in which an expert had more silos than its share, down with fewer."""
@@ -225,7 +225,7 @@ class FedCoESamples(Stateless):
         """g_EB: the shared gate's answer, over the experts whose lanes ever opened; zeros if there are none."""
         g_EB: np.ndarray = experts.predict([_model(published, "gate")], x)[0].T.copy()
         g_EB[[e for e in range(self.params.experts) if not _trained(published, e)]] = 0.0
-        return g_EB / np.maximum(g_EB.sum(axis=0), 1e-12)
+        return np.asarray(g_EB / np.maximum(g_EB.sum(axis=0), 1e-12))
 
     def _mixture(self, published: Published, x: np.ndarray, g_EB: np.ndarray) -> np.ndarray:
         if not g_EB.any():
@@ -252,7 +252,7 @@ class FedCoESamples(Stateless):
             return mixture_BC
         generalist_BC = experts.predict([_model(published, "generalist")], x)[0]
         share = gates.information_gate(mixture_BC, generalist_BC, 0.5)
-        return share * mixture_BC + (1 - share) * generalist_BC
+        return np.asarray(share * mixture_BC + (1 - share) * generalist_BC)
 
     def personalise(self, published: Published, data: DataSet) -> Local:
         """Fine-tune the expert that answers for most rows and the generalist; unseen rows choose what is used."""
