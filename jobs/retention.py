@@ -64,6 +64,7 @@ def _kind(name: str, of: Class, pattern: str, why: str) -> Kind:
     return Kind(name, of, re.compile(pattern), why)
 
 
+_UPLOADS = "uploads"
 _RUN = r"jobs/[0-9a-f]{16}"
 _JOB = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -176,18 +177,15 @@ def plan(
         raise SpecError(str(home), got="no folder", want="a silo's or aggregator's home, or a kit")
     units: dict[Path, list[tuple[Kind, Path, os.stat_result]]] = {}
     for path, kind in contents(home):
-        if kind is None or CLASSES[kind.of][0] is None or _in_use(path):
-            continue
-        match = kind.pattern.fullmatch(path.relative_to(home).as_posix())
-        unit = match.groupdict().get("unit") if match else None
-        units.setdefault(home / unit if unit else path, []).append((kind, path, path.lstat()))
+        if kind is not None and not _in_use(path):
+            units.setdefault(_unit(home, path, kind), []).append((kind, path, path.lstat()))
     found = []
     for path, files in sorted(units.items()):
         kind, days = files[0][0], CLASSES[files[0][0].of][0]
         last = max(_written(one, stat) for _, one, stat in files)
         if days is None or now - last <= days * DAY:
             continue
-        if kind.of is Class.UPLOAD and path.name == "uploads":
+        if path.name == _UPLOADS:
             try:
                 verified(home, path.parent.name)
             except FederationError as why:
@@ -204,12 +202,8 @@ def apply(home: Path, expired: list[Expired], log: SecurityLog) -> int:
         if CLASSES[one.kind.of][0] is None or kind_of(_inside(home, one)) is not one.kind:
             raise SpecError(str(one.path), got=one.kind.of, want="a file that a clock may remove")
     for one in expired:
-        if one.path.is_dir() and not one.path.is_symlink():
-            gone = one.path
-            if one.kind.of is Class.UPLOAD and one.path.name == "uploads":
-                gone = one.path.with_name("uploads.removed")  # all of them or none: a part of a run's would be a fault
-                os.replace(one.path, gone)
-            shutil.rmtree(gone)
+        if one.path.is_dir():
+            shutil.rmtree(_aside(one.path) if one.path.name == _UPLOADS else one.path)
         else:
             one.path.unlink(missing_ok=True)
         shown = one.path.relative_to(home).as_posix()
@@ -218,20 +212,33 @@ def apply(home: Path, expired: list[Expired], log: SecurityLog) -> int:
     return sum(one.bytes for one in expired)
 
 
+def _aside(uploads: Path) -> Path:
+    """A run's uploads by a name that nobody looks for: they go all at once, since a part of them would be a fault."""
+    gone = uploads.with_name(f"{_UPLOADS}.removed")
+    shutil.rmtree(gone, ignore_errors=True)
+    return uploads.rename(gone)
+
+
+def _unit(home: Path, path: Path, kind: Kind) -> Path:
+    """The folder that goes as a whole with this file, or the file."""
+    if not kind.pattern.groupindex:
+        return path
+    return home / kind.pattern.sub(r"\g<unit>", path.relative_to(home).as_posix())
+
+
 def _inside(home: Path, one: Expired) -> str:
     """A path that has the kind: of a file, or of a file that a folder could hold."""
     inside = one.path.relative_to(home).as_posix()
-    return f"{inside}/a" if "(?P<unit>" in one.kind.pattern.pattern else inside
+    return f"{inside}/a" if one.kind.pattern.groupindex else inside
 
 
 def _written(path: Path, stat: os.stat_result) -> float:
     """When a file was last written. A security log that was put aside is as old as its month."""
-    month = re.fullmatch(r"security-(\d{4})-(\d{2})(?:\.\d+)?\.jsonl", path.name)
+    month = re.fullmatch(r"security-(\d{4})-(0[1-9]|1[0-2])(?:\.\d+)?\.jsonl", path.name)
     if month is None:
         return stat.st_mtime
     year, number = int(month[1]), int(month[2])
-    following = datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC) if 1 <= number <= 12 else None
-    return following.timestamp() if following else stat.st_mtime
+    return datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC).timestamp()
 
 
 def _in_use(path: Path) -> bool:

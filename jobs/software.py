@@ -14,7 +14,7 @@ from pathlib import Path
 from crypto import transcript
 
 PACKAGES = ("aggregator", "crypto", "jobs", "silo_agent")
-_SUFFIXES = {".py", ".toml", ".html"}
+_SUFFIXES = {".py", ".toml", ".j2"}
 _NAMED = ("consilium", "torch", "nvflare", "mlflow", "syft-dataset", "syft-job", "syft-perms", "cryptography", "numpy")
 
 

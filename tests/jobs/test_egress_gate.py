@@ -560,7 +560,7 @@ def test_the_long_lived_process_is_guarded_before_it_connects(monkeypatch: pytes
     monkeypatch.setitem(made, "Cell", Cell)
     seen: list[object] = []
 
-    def run_client(kit: Path) -> int:
+    def run_client(kit: Path, *ending: object) -> int:
         seen.append(made["Cell"])
         return 0
 

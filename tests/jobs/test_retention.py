@@ -200,6 +200,7 @@ def test_a_record_dressed_up_as_a_log_does_not_go(tmp_path: Path) -> None:
 
 def test_a_security_log_that_was_put_aside_is_as_old_as_its_month(tmp_path: Path) -> None:
     put(tmp_path, "security.jsonl", "security-2025-10.jsonl", "security-2025-11.1.jsonl", "security-2024-12.jsonl")
+    put(tmp_path, "security-2020-13.jsonl")  # no month: as old as the file
     gone = [one.path.name for one in plan(tmp_path, NOW)]
     assert gone == ["security-2024-12.jsonl", "security-2025-10.jsonl"]
     put(tmp_path, "security.jsonl", days=1000)
@@ -285,6 +286,26 @@ def test_uploads_go_once_the_run_verifies_and_the_run_still_verifies_without(rea
     apply(home, found, SecurityLog(home))
     assert not uploads.exists() and not list(uploads.parent.glob("uploads*"))
     assert any("not kept" in line for line in lines_of(home, run))
+
+
+def test_uploads_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the middle of it, there are no uploads, and not a part of them."""
+    put(tmp_path, *(f"jobs/{RUN}/uploads/000001/silo-{i}/a.u32" for i in (1, 2)), days=100)
+    put(tmp_path, f"jobs/{RUN}/uploads.removed/000001/silo-1/a.u32", days=3)
+    seen: list[bool] = []
+    remove = keep.shutil.rmtree  # type: ignore[attr-defined]
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        seen.append((tmp_path / "jobs" / RUN / "uploads").exists())
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(keep.shutil, "rmtree", killed)  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        apply(tmp_path, plan(tmp_path, NOW, verified=trust), SecurityLog(tmp_path))
+    assert seen == [True, False]
+    assert len(list((tmp_path / "jobs" / RUN / "uploads.removed").rglob("*.u32"))) == 2
 
 
 def test_a_removal_that_was_cut_short_is_finished_without_another_look(tmp_path: Path) -> None:

@@ -392,6 +392,15 @@ def test_half_a_line_is_told_in_the_next_file_if_its_own_is_put_aside(log: Secur
     assert check_log(log.home).files == 2
 
 
+def test_a_damaged_long_file_is_put_aside_too(log: SecurityLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    some(log, 2)
+    damaged(log, lambda raw: [*raw[:-1], b"no line"])
+    monkeypatch.setattr(security_log, "MOST_BYTES", 10)
+    some(log, 1)
+    assert [path.name for path in files(log.home)] == ["security-2026-11.jsonl", NAME]
+    assert [line["event"] for line in lines(log.home)] == ["log-opened", "log-altered", "shares-released"]
+
+
 def test_a_file_without_a_line_is_gone_on_with(log: SecurityLog) -> None:
     some(log, 2)
     later = SecurityLog(log.home, now=at(DECEMBER))
