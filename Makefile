@@ -15,7 +15,7 @@ test: $(STAMP)          ## everything, with one real NVFlare federation
 	$(BIN)/python -m pytest
 
 check: lint             ## for every commit: lint and the fast tests, under two minutes
-	$(BIN)/python -m pytest -q -m "not federation" -p no:cacheprovider
+	$(BIN)/python -m pytest -q -m "not federation and not slow" -p no:cacheprovider
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -116,7 +116,7 @@ def encode(plan: Plan, step: Step, contribution: Contribution, weights: Mapping[
             raise LayoutMismatch(f"Slot {slot.name!r} of step {step.name!r} is missing.")
         count = slots[slot.name]
         if not isinstance(count, int | np.integer):
-            raise NonFinite(f"Slot {slot.name!r} is {count!r}, not an integer.")
+            raise NonFinite(f"Slot {slot.name!r} is {type(count).__name__}, not an integer.")
         if not 0 <= count <= slot.bound:
             raise OutOfRange(f"Slot {slot.name!r} is outside 0…{slot.bound}.")
         section[place] = count

@@ -86,7 +86,7 @@ def _log_start(home: Path, service: str) -> None:
 
 def _log_stop(home: Path, service: str) -> Callable[[int], None]:
     """Its last."""
-    return lambda code: SecurityLog(home)(Event.SERVICE_STOPPED, service=service, exit=code)
+    return lambda code: SecurityLog(home)(Event.SERVICE_STOPPED, service=service, exit=code & 0xFF)
 
 
 def _serve(home: Path, host: str, port: int) -> None:

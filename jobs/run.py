@@ -147,6 +147,7 @@ def answering_agent(job: str, home: Path) -> Agent | Refusing:
         return open_agent(job, home)
     except FederationError as refused:
         silo = str(homes.silo_settings(home)["silo"])
+        SecurityLog(home)(Event.REFUSAL, step=0, phase="open", code=refused.code)
         return Refusing(silo, Identity.load(home / "keys" / "agent.key"), refused)
 
 

@@ -126,6 +126,7 @@ class Agent:
         self._nonce = b""
         self._approval = b""
         self._applied: list[Applied] = []
+        self._ended = False
         self.slots: dict[str, dict[str, int]] = {}
         self._run = b""
         self._chain = b""
@@ -205,6 +206,8 @@ class Agent:
         """Wipe the session and let go of the journal."""
         if self._session is not None:
             self._session.wipe()
+        if self._run and not self._ended:
+            self.site.security("run-ended", run=self._run.hex())
         self.site.journal.close()
 
     # --- phases ---------------------------------------------------------------------------------------------------
@@ -250,8 +253,8 @@ class Agent:
         step = session.context.step
         with metrics.training():
             contribution = self.method.contribute(step, self.published, self.data)
-        self._show(contribution.slots)
         encoded = self.observe(step, blocks.encode(self.plan, step, contribution, self._weights))
+        self._show(contribution.slots)
         with metrics.masking(sum(4 * words.size for words in encoded.lanes.values())):
             header, section = session.upload(encoded)
         return Message("contribute", pack_two([header], [(self.site.silo, section)]))
@@ -313,6 +316,7 @@ class Agent:
         if offer.chain != self._chain or self.k != len(self.plan.steps):
             raise ModelMismatch("The server closes the run with another state than ours.")
         self.site.security("run-ended", run=self._run.hex(), chain=self._chain.hex())
+        self._ended = True
         closing = Closing(silo=self.site.silo, run=self._run, chain=self._chain, ledger=head)
         self._file_receipt(head)
         return Message("close", closing.sign(self.site.identity))

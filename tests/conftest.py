@@ -25,7 +25,32 @@ settings.load_profile("suite")
 #: Skips that are meant, by node id. A skip that is not listed here fails the run: what is skipped is not tested.
 EXPECTED_SKIPS: frozenset[str] = frozenset()
 
+#: Left to ``make test``, because ``make check`` is for every commit: MLflow's databases, federations that break off and
+#: go on, whole lineages, NVFlare's cells.
+SLOW = frozenset(
+    f"tests/{name}.py"
+    for name in (
+        "aggregator/test_lineage",
+        "aggregator/test_mlflow_check",
+        "aggregator/test_model_card",
+        "aggregator/test_postgres",
+        "aggregator/test_registry",
+        "jobs/test_egress_fuzz",
+        "jobs/test_egress_gate",
+        "jobs/test_lanes",
+        "jobs/test_resume",
+        "jobs/test_withdraw",
+        "silo_agent/test_flex_moe",
+    )
+)
+
 _skipped: set[str] = set()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.location[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

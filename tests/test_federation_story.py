@@ -21,6 +21,7 @@ from aggregator.mlflow_client import MlflowClient  # from there: it sets MLflow'
 from jobs.account import Desk
 from jobs.homes import made_up, read_charter
 from jobs.owner import approve, deny
+from jobs.retention import contents
 from jobs.spec import JobSpec
 from tests import local
 from tests.shared import SILOS, Up, fed, follow, is_job_of, submit
@@ -324,3 +325,12 @@ def test_a_withdrawn_silo_is_in_no_next_roster_and_its_models_are_listed(
     )
     name, _, number = told["model"].partition("/")
     assert "silo-3" in json.dumps(dict(client.get_model_version(name, number).tags))
+
+
+def test_every_file_that_a_real_federation_leaves_has_a_retention_class(up: Up, told: dict[str, str]) -> None:
+    kits = up.federation.root / "kits"
+    places = [up.federation.aggregator, *up.federation.homes.values(), *(kit for kit in kits.iterdir() if kit.is_dir())]
+    unknown = [
+        path for place in places if place.name not in ("admin", "ca") for path, kind in contents(place) if not kind
+    ]
+    assert unknown == []

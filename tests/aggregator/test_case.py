@@ -96,3 +96,8 @@ def test_a_charter_that_was_not_in_force_when_a_step_was_under_way(run: Finished
 def test_a_run_that_is_not_on_this_ledger(honest: Finished) -> None:
     with pytest.raises(EvidenceError, match="run-started of run 0123456789abcdef"):
         verify_run(honest.home, "0123456789abcdef")
+
+
+def test_a_ledger_without_a_line(run: Finished) -> None:
+    rewrite(run.home, list.clear)
+    assert refused(run).expected == "at least one line"

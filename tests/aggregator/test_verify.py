@@ -234,7 +234,7 @@ REWRITTEN: dict[str, tuple[Callable[[Lines], object], str]] = {
     "a step twice": (lambda lines: lines.append([line for line in lines if line[0] == "step-closed"][3]), r"\), k$"),
     "the last step gone": (
         lambda lines: lines.remove([line for line in lines if line[0] == "step-closed"][3]),
-        "run-finished",
+        r"run-finished\)$",
     ),
     "a step that the plan lacks": (
         lambda lines: lines.insert(

@@ -406,7 +406,7 @@ def test_the_security_log_tells_the_story_of_a_run(federation: Federation) -> No
         return [str(json.loads(line)["event"]) for line in text.splitlines()]
 
     refused = told(federation.silos[0])
-    assert refused[1:] == ["policy-changed", "agent-started", "approval-missing", "request-queued"]
+    assert refused[1:] == ["policy-changed", "agent-started", "approval-missing", "request-queued", "refusal"]
     mine = told(federation.silos[1])
     steps = outcome.steps_released
     assert mine.count("shares-released") == steps
