@@ -86,7 +86,7 @@ def _alone(spec: JobSpec, silos: Mapping[str, DataSet]) -> float:
     start = blocks.initial_state(method("fedavg").plan(fedavg_spec(spec).params, Limits(n_max=len(silos))))
     right = total = 0
     for silo, data in silos.items():
-        model = {part: start[f"generalist.{part}"] for part in experts.PARTS}
+        model = {part: start[f"model.{part}"] for part in experts.PARTS}
         for k in range(p.rounds):
             order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, silo, k))
             descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)

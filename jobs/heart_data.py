@@ -111,7 +111,7 @@ def _hospital(path: Path, facts: Known) -> tuple[np.ndarray, np.ndarray]:
     if (digest := sha256(data).hexdigest()) != facts.sha256:
         raise DataRefused(
             f"{path.name} has SHA-256 {digest}, not {facts.sha256}.",
-            remedy="Use the copy that is named in docs/jobs.md: rows differ in others.",
+            remedy="Rows differ between copies: see docs/methods/heart.md.",
         )
     complete = [row for row in rows if not _MISSING & set(row[: len(COLUMNS)])]
     x = np.array([_features(dict(zip(COLUMNS, row, strict=False))) for row in complete], dtype=np.float32)

@@ -30,7 +30,7 @@ SOFTNESS = 0.5
 TRUST_RATIO = 4.0
 
 #: The information rule: nats that decide between predictors, and how much the trust counts. Chosen on digits and MNIST
-#: in other styles and under other seeds than any bar's; between 0.05 and 0.2 nats cold starts differ by half a point.
+#: under other seeds than any bar's; between 0.05 and 0.2 nats cold starts differ by half a point.
 MI_SLOPE, MI_TRUST = 0.1, 0.25
 
 #: An entry that varies less than this from row to row is constant.

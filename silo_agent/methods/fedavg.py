@@ -52,7 +52,7 @@ class FedAvg(Stateless):
         lane = Lane(name="everyone", scope=Scope.ALL, floor=limits.lane_floor, grid=GRID)
         widths = experts.half_widths(p.features, p.hidden)
         blocks = tuple(
-            Block(name=f"generalist.{part}", shape=shape, lane=lane.name, clip=p.clip, init=widths[part])
+            Block(name=f"model.{part}", shape=shape, lane=lane.name, clip=p.clip, init=widths[part])
             for part, shape in experts.shapes(p.features, p.hidden, p.classes).items()
         )
         score = (Slot("global.correct", ROWS_BOUND), Slot("test.rows", ROWS_BOUND))
@@ -86,14 +86,14 @@ class FedAvg(Stateless):
         slots = {"global.correct": int(right.sum()), "test.rows": len(right)}
         if step.task == "eval":
             return Contribution({}, slots)
-        old = {part: published.blocks[f"generalist.{part}"] for part in experts.PARTS}
+        old = {part: published.blocks[f"model.{part}"] for part in experts.PARTS}
         order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, step.index))
         descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum, proximal=p.proximal)
         (new,) = train([old], data.x_train, data.y_train, order, descent, cross_entropy)
-        return Contribution({f"generalist.{part}": new[part] - old[part] for part in experts.PARTS}, slots)
+        return Contribution({f"model.{part}": new[part] - old[part] for part in experts.PARTS}, slots)
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
         known_mode(mode)
-        model = {part: published.blocks[f"generalist.{part}"] for part in experts.PARTS}
+        model = {part: published.blocks[f"model.{part}"] for part in experts.PARTS}
         p_BC: np.ndarray = experts.predict([model], batch(x, self.params.features))[0]
         return p_BC

@@ -50,9 +50,10 @@ from silo_agent.training import Descent, batches, generator
 #: A silo contributes to an expert that answers for more than this of its rows.
 MIN_MASS = 0.2
 
-#: Warm-up: rounds in which a silo chooses by lot; the lot's weight beside a likelihood; and how far a price moves for
-#: an expert that has twice its share of silos, or none.
-BY_LOT, LOT, PRICE_STEP = 4, 0.2, 0.1
+#: Warm-up: rounds in which a silo chooses by lot, and the weight of the lot beside a likelihood. How far a price moves
+#: for an expert that has twice its share of silos, or none: more than this, and the lots would all turn at once.
+BY_LOT, LOT = 4, 0.2
+PRICE_STEP, LOT_PRICE_STEP = 0.1, 0.05
 
 #: The gate learns during the last rounds of the warm-up: before, choices still change.
 GATE_EARLY = 4
@@ -203,7 +204,7 @@ class FedCoESamples(Stateless):
             opened = published.slots.get(f"train/{before}")
             if opened is not None:
                 loads_E = np.array([opened[f"{name}.contributors"] for name in self.params.names])
-                price_E += PRICE_STEP * (loads_E - share) / share
+                price_E += (LOT_PRICE_STEP if before < BY_LOT else PRICE_STEP) * (loads_E - share) / share
         return price_E
 
     # --- predictions ---------------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ import pytest
 
 import jobs.terms
 from aggregator.ledger import Entry, Kind
-from aggregator.steps import check_floor
+from aggregator.steps import check_floor, check_record
 from crypto.approval import Approval
 from crypto.errors import EvidenceError
+from crypto.silo_session import SiloSession
+from crypto.transcript import digest
 from tests import federation, local, tampering
 from tests.tampering import (
     Finished,
@@ -54,6 +56,30 @@ def test_no_lane_opens_below_the_strictest_floor(lane: str, least: int) -> None:
             check_floor(entry, one, checked, slots)
     with pytest.raises(EvidenceError, match="at least 6"):
         check_floor(entry, replace(one, floor=6), checked, dict.fromkeys(names, 5))
+
+
+def test_silos_that_all_let_a_lane_open_below_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hospitals in a lane of floor 3, and every silo gave its shares all the same."""
+    monkeypatch.setattr(SiloSession, "_check_floor", lambda self, lane, own: None)
+    group = federation.Federation(5)
+    step = federation.Run(group, federation.small_plan(), weights=federation.holding(group.silos, quiet=2))
+    step.play()
+    assert "quiet" in step.opened
+    checked = step.evidence().check(step.context)
+    survivors, adverts = checked.survivors.signed, checked.survivors.dealt.cohort.adverts
+    record = {
+        "transcript": checked.survivors.t3.hex(),
+        "survivors": list(survivors),
+        "slots": dict(zip(step.names(), checked.slots, strict=True)),
+        "lanes_open": list(step.opened),
+        "lanes_shut": [],
+        "upload_digests": {silo: digest("upload", header).hex() for silo, header in survivors.items()},
+        "data_commitments": {silo: adverts[silo].data.hex() for silo in survivors},
+        "approvals": {silo: adverts[silo].approval.hex() for silo in survivors},
+        "holdings": {silo: list(adverts[silo].held) for silo in survivors if adverts[silo].held},
+    }
+    with pytest.raises(EvidenceError, match="lanes_open, quiet: expected at least 3 contributors, found 2"):
+        check_record(Entry(0, Kind.STEP_CLOSED, "", "", record, "", "", 0), checked)
 
 
 @pytest.mark.parametrize("hours", [-2, 48])

@@ -20,12 +20,12 @@ PATH = "tests.evil.controller.EvilController"
 class EvilController(controller.SecureController):
     """The honest courier; another run. ``game``: a name of ``games.GAMES``."""
 
-    def __init__(self, job: str, plan: str, game: str, grace_s: float = 2.0) -> None:
-        super().__init__(job, plan, grace_s)
+    def __init__(self, job: str, plan: str, game: str, grace_s: float = 2.0, resume: str = "") -> None:
+        super().__init__(job, plan, grace_s, resume)
         self.game = game
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        def open_run(job: str, plan: str, home: Path) -> controller.Run:
+        def open_run(job: str, plan: str, home: Path, resume: str) -> controller.Run:
             return evil_run(self.game, job, plan, home)
 
         controller.open_run = open_run

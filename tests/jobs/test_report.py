@@ -235,16 +235,17 @@ def test_a_hostile_name_is_text(made: Made, tmp_path: Path) -> None:
     ledger.append(Kind.RUN_STARTED, {**started, "run": "evil", "model_name": HOSTILE})
     place = {"run": "evil", "k": closed["k"], "name": closed["name"]}
     ledger.append(Kind.STEP_OPENED, {**place, "invited": closed["invited"]})
-    ledger.append(Kind.REFUSAL, {**place, "silo": HOSTILE, "phase": HOSTILE, "code": HOSTILE})
+    ledger.append(Kind.REFUSAL, {**place, "silo": HOSTILE, "phase": "deal", "code": "NOT_APPROVED"})
     slots = {**closed["slots"], f"{HOSTILE}.correct": 1}
     ledger.append(Kind.STEP_CLOSED, {**closed, "run": "evil", "slots": slots, "lanes_shut": [HOSTILE]})
-    ledger.append(Kind.RUN_FAILED, {"run": "evil", "code": HOSTILE, "phase": HOSTILE, "missing": []})
+    failed = {"code": "ROUND_LOST", "phase": "deal", "missing": [HOSTILE], "detail": HOSTILE}
+    ledger.append(Kind.RUN_FAILED, {"run": "evil", **failed})
     page = write_report(tmp_path, "evil").read_text()
     assert "<script" not in page
     assert "<img" not in page
     parsed = Page(page)
     assert not parsed.attributes & (LOADING | {"onerror"})
-    assert parsed.text.count(HOSTILE) >= 6
+    assert parsed.text.count(HOSTILE) >= 5
 
 
 def test_an_unknown_run_is_refused_and_leaves_nothing(made: Made, tmp_path: Path) -> None:

@@ -259,6 +259,48 @@ def test_a_style_of_too_few_silos_never_becomes_a_cluster() -> None:
     np.testing.assert_allclose(members["silo-1"].predict(published, x, "cold").sum(axis=1), 1.0, atol=1e-6)
 
 
+def test_a_silo_far_from_all_others_costs_the_clusters_and_nothing_else() -> None:
+    """It is what differs most, so the first split would part it from the rest: one silo, below any floor. The lanes
+    stay shut, one expert serves all, and personal answers are as good as ever."""
+    far = silos() | {"silo-8": check("far", {**raw(silos()["silo-8"]), "x_train": 9 * silos()["silo-8"].x_train})}
+    _, published, _ = federate("fedcoe", DIGITS, far)
+    assert sorted(published.slots["cluster/1"][f"cluster-{path}.contributors"] for path in range(2)) == [1, 7]
+    assert np.array_equal(published.blocks["centroid-0"], published.blocks["centroid-1"])
+    assert all(np.isfinite(block).all() for block in published.blocks.values())
+    end = published.slots["eval/0"]
+    assert end["global.correct"] / end["test.rows"] > 0.7
+    assert end["personal.correct"] / end["test.rows"] > 0.8
+
+
+def raw(data: DataSet) -> dict[str, np.ndarray]:
+    arrays = {name: getattr(data, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    return arrays | {"classes": np.array(data.classes)}
+
+
+def test_more_experts_than_the_floors_allow_are_silent() -> None:
+    """Eight silos of two styles: no four clusters of three. Two open; the others keep their start and never speak."""
+    _, published, members = federate("fedcoe", DIGITS | {"experts": 4, "rounds": 2, "finetune_steps": 1}, silos())
+    opened = [bool(published.blocks[f"expert-{e}.b2"].any()) for e in range(4)]
+    assert 1 <= sum(opened) < 4
+    assert sum(published.slots["eval/0"][f"load-{e}"] > 0 for e in range(4)) <= sum(opened)
+    x = silos()["silo-1"].x_test
+    for mode in ("global", "personal", "cold"):
+        np.testing.assert_allclose(members["silo-1"].predict(published, x, mode).sum(axis=1), 1.0, atol=1e-6)
+
+
+def test_a_silo_that_weighs_nothing_moves_nothing() -> None:
+    """All-zero weights: every lane stays shut and every block keeps its value."""
+    plan = method("fedcoe").plan(DIGITS, LIMITS)
+    state, step = blocks.initial_state(plan), next(step for step in plan.steps if step.task == "train")
+    member, data = method("fedcoe")(DIGITS, "silo-1"), silos()["silo-1"]
+    weights = dict.fromkeys((lane.name for lane in plan.lanes_of(step)), 0)
+    sent = blocks.encode(plan, step, member.contribute(step, Published(state), data), weights)
+    assert not any(words.any() for words in sent.lanes.values())
+    slots = dict(zip((slot.name for slot in plan.slots_of(step)), map(int, sent.slots), strict=True))
+    after = blocks.apply(plan, step, state, sent.lanes, slots)
+    assert all(np.array_equal(after[name], state[name]) for name in state)
+
+
 @pytest.mark.parametrize(
     ("name", "void"), [("fedavg", ["rows/0"]), ("fedcoe", ["cluster/0"]), ("fedcoe", ["cluster/1", "train/0"])]
 )
