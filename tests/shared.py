@@ -29,7 +29,8 @@ from tests import local
 
 SILOS = 8
 START = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born ignoring Ctrl-C
 from pathlib import Path
 from jobs.console import Shown
 from jobs.up import Options, up
