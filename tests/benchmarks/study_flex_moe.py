@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from silo_agent.methods import Published
 from silo_agent.methods.fedavg import FedAvg
 from silo_agent.methods.flex_moe_simulated import Everyone, simulated
 from tests.benchmarks import method_splits as splits
@@ -47,6 +48,16 @@ def loads(everyone: Everyone, rows: np.ndarray) -> dict[str, float]:
     }
 
 
+def weight_cv(published: Published) -> float:
+    """As ``load_cv``, of the weights that the lanes opened: rows by what the holders' routers make of each expert.
+
+    Assignments bound how many silos train an expert, not how much each then uses it: this one is free.
+    """
+    trained = [slots for step, slots in published.slots.items() if step.startswith("train/")]
+    total_E = np.array([sum(slots[f"expert-{e}.weight"] for slots in trained) for e in range(EXPERTS)], dtype=float)
+    return float(total_E.std() / total_E.mean())
+
+
 def sharing(capacities: dict[str, int]) -> Callable[[int, Setting], Figures]:
     """Every rule of assignment on one split, and FedAvg."""
 
@@ -60,6 +71,7 @@ def sharing(capacities: dict[str, int]) -> Callable[[int, Setting], Figures]:
             model = federate(kind, params, split.silos)
             figures |= shared_figures(rule, model, split)
             figures |= {f"{rule}.{name}": value for name, value in loads(kind.everyone, rows).items()}
+            figures[f"{rule}.weight_cv"] = weight_cv(model.published)
             if rule == "price":
                 figures["price.of_best"] = float(np.mean(kind.everyone.shares()))
         plain = split.shape | {"hidden": 16, "rounds": 20, "local_steps": 20, "batch": 16, "seed": seed}
