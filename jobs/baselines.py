@@ -57,8 +57,11 @@ def measure(
     arrays: Mapping[str, Mapping[str, np.ndarray]],
     silos: Mapping[str, DataSet],
     newcomers: Mapping[str, DataSet],
-) -> dict[str, dict[str, float]]:
-    """``fedavg {global, personal, cold}``, ``fedavg_equal_params {global, cold}``, ``local {personal}``, per cent."""
+) -> dict[str, dict[str, float | None]]:
+    """``fedavg {global, personal, cold}``, ``fedavg_equal_params {global, cold}``, ``local {personal}``, per cent.
+
+    Cold is None where there are no newcomers.
+    """
     plain = _fedavg(fedavg_spec(spec), arrays, newcomers)
     equal = _fedavg(fedavg_spec(spec, hidden=equal_hidden(spec, len(silos))), arrays, newcomers)
     return {
@@ -70,14 +73,15 @@ def measure(
 
 def _fedavg(
     spec: JobSpec, arrays: Mapping[str, Mapping[str, np.ndarray]], newcomers: Mapping[str, DataSet]
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
         approve_for_demonstration(federation.homes.values(), spec)
         outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
         record = RunRecord.read(federation.aggregator, outcome.run)
         published = record.published(federation.aggregator)
-        return per_cent(scores(record)["global"]), per_cent(cold_score(spec, published, newcomers))
+        cold = per_cent(cold_score(spec, published, newcomers)) if newcomers else None
+        return per_cent(scores(record)["global"]), cold
 
 
 def _alone(spec: JobSpec, silos: Mapping[str, DataSet]) -> float:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from crypto.errors import FederationError, SpecError
-from jobs.verbs import evidence, lineage, members, owner, retention
+from jobs.verbs import admin, doctor, evidence, lineage, members, owner, provision, retention
 from jobs.verbs.options import Json, emit
 
 app = typer.Typer(
@@ -29,7 +29,13 @@ app.add_typer(silo_app, name="silo")
 app.add_typer(aggregator_app, name="aggregator")
 
 Job = Annotated[str, typer.Option("--job", help="A job file, or a name of the catalogue.")]
-Silos = Annotated[int, typer.Option("--silos", help="How many silos: an even number from 8.")]
+Silos = Annotated[
+    int | None, typer.Option("--silos", help="How many silos: of digits an even number from 8 (the default).")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of data that no package brings (fedcoe-heart).", exists=True, file_okay=False),
+]
 Rounds = Annotated[int | None, typer.Option("--rounds", help="Training rounds, instead of the job's.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of split and model, instead of the job's.")]
 Name = Annotated[str | None, typer.Option("--name", help="Folder under runs/; must not exist yet.")]
@@ -47,9 +53,10 @@ Host = Annotated[str, typer.Option("--metrics-host", help="Address they listen o
 @app.command()
 def up(
     job: Job = "fedcoe-digits",
-    silos: Silos = 8,
+    silos: Silos = None,
     rounds: Rounds = None,
     seed: Seed = None,
+    data: Data = None,
     name: Name = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running for more submissions, until Ctrl-C.")] = False,
     breaks: Break = None,
@@ -61,15 +68,16 @@ def up(
     from jobs.up import up as run
 
     view = Shown(json=as_json, on_result=(lambda report: emit(report, True)) if as_json else None)
-    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, name=name, keep=keep, breaks=breaks), view)
+    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, data=data, name=name, keep=keep, breaks=breaks), view)
 
 
 @app.command()
 def simulate(
     job: Job = "fedcoe-digits",
-    silos: Silos = 8,
+    silos: Silos = None,
     rounds: Rounds = None,
     seed: Seed = None,
+    data: Data = None,
     name: Name = None,
     breaks: Break = None,
     mock: Annotated[
@@ -88,7 +96,7 @@ def simulate(
         from jobs.console import Shown
         from jobs.rehearsal import rehearse
 
-        if (silos, rounds, seed, name, breaks) != (8, None, None, None, None):
+        if (silos, rounds, seed, data, name, breaks) != (None,) * 6:
             raise SpecError("--mock", got="with other options", want="--mock and --job alone: the box has the silos")
         emit(rehearse(job, mock, Shown(json=as_json)), as_json)
         return
@@ -97,7 +105,7 @@ def simulate(
     from jobs.up import simulate as run
 
     view = Shown(json=as_json, on_result=(lambda report: emit(report, True)) if as_json else None)
-    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, name=name, breaks=breaks), view)
+    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, data=data, name=name, breaks=breaks), view)
 
 
 @silo_app.command("run")
@@ -188,7 +196,7 @@ def jobs(as_json: Json = False) -> None:
 
 
 # In the order that people meet them.
-for verbs in (owner, lineage, evidence, members, retention):
+for verbs in (admin, owner, lineage, evidence, members, provision, doctor, retention):
     verbs.register(app)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,11 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
     contextual = " (contextual)" if report["method"] in CONTEXTUAL else ""
     for column in ("", f"global{contextual}", "personal", "cold (newcomers)"):
         table.add_column(column, justify="left" if not column else "right")
-    cell = {mode: f"{accuracy[mode]:.1f}" for mode in ("global", "personal", "cold")}
     exact = report["correct"]
-    table.add_row(report["method"], *cell.values(), style="bold")
+    table.add_row(report["method"], *_cells(accuracy), style="bold")
     for key, label in _LABELS:
-        row = accuracy[key]
-        table.add_row(label, *(f"{row[mode]:.1f}" if mode in row else "–" for mode in ("global", "personal", "cold")))
+        if key in accuracy:
+            table.add_row(label, *_cells(accuracy[key]))
     console.print()
     console.print(table)
     console.print(
@@ -108,6 +107,11 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
     console.print(
         "  a job of your own      copy a file of jobs/catalogue, then fed up --job my-job.toml", soft_wrap=True
     )
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    found = (row.get(mode) for mode in ("global", "personal", "cold"))
+    return ["–" if value is None else f"{value:.1f}" for value in found]
 
 
 def what_was_seen(root: Path, run: str) -> list[str]:

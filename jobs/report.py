@@ -34,7 +34,15 @@ from jobs.probe import BINS, Histogram, Probe, bin_words, chi_square, read_probe
 from jobs.summary import CONTEXTUAL
 
 PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes")
-METHODS = {"fedcoe": "FedCoE", "fedavg": "FedAvg", "fedavg-lanes": "FedAvg in lanes"}
+METHODS = {
+    "fedavg": "FedAvg",
+    "fedavg-lanes": "FedAvg in lanes",
+    "fedcoe": "FedCoE",
+    "fedcoe-samples": "FedCoE, a gate for each sample",
+    "flex": "FLEx",
+    "flex-moe": "FLEX-MoE",
+    "metamoe": "MetaMoE",
+}
 BASELINES = (("fedavg", "FedAvg"), ("fedavg_equal_params", "FedAvg, equal parameters"), ("local", "Local only"))
 MODES = ("global", "personal", "cold")
 NONE = "–"

@@ -25,10 +25,10 @@ import numpy as np
 
 from aggregator.ledger import Kind, ledger_path
 from aggregator.round import Exchange
-from crypto.errors import FederationError, RoundLost, SpecError
+from crypto.errors import FederationError, RoundLost
 from crypto.plan import Plan
-from jobs import demo_data
 from jobs.breaking import Breaker, Silenced, kill_jobs, targets
+from jobs.demonstration import deal
 from jobs.follow import Follower, View
 from jobs.homes import Federation, read_charter
 from jobs.spec import JobSpec
@@ -36,19 +36,17 @@ from jobs.summary import RunRecord, cold_score, median_step_seconds, per_cent, s
 from jobs.terms import approve_for_demonstration
 from silo_agent.data import DataSet, check
 
-#: The demonstration's silos: two acquisition styles, at least four of each, so that every expert reaches its floor.
-LEAST_SILOS = 8
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What the command line asked for."""
 
     job: str = "fedcoe-digits"
-    silos: int = LEAST_SILOS
+    silos: int | None = None
     rounds: int | None = None
     seed: int | None = None
     name: str | None = None
+    data: Path | None = None
     keep: bool = False
     runs: Path = Path("runs")
     probe: str = "histogram"
@@ -70,32 +68,20 @@ class Demo:
 
 def prepare(options: Options, *, kind: str = "") -> Demo:
     """Check the request, then make the federation's folder. A refused request leaves no folder behind."""
-    if options.silos < LEAST_SILOS or options.silos % 2:
-        raise SpecError("--silos", got=options.silos, want=f"an even number from {LEAST_SILOS}")
     changes = {key: value for key, value in (("rounds", options.rounds), ("seed", options.seed)) if value is not None}
     spec = JobSpec.load(options.job).with_params(**changes)
-    if spec.dataset != "digits":
-        raise SpecError("--job", got=spec.dataset, want="a job on the demonstration's data set, digits")
-    try:
-        everyone = demo_data.make(options.silos, int(spec.params.get("seed", 7)))
-    except ValueError as bad:
-        raise SpecError("--silos", got=options.silos, want=str(bad)) from bad
+    dealt = deal(spec.dataset, options.silos, int(spec.params.get("seed", 7)), options.data)
     root = options.runs / options.name if options.name else _next(options.runs, spec.name + kind)
-    silos = {name: arrays for name, arrays in everyone.items() if name.startswith("silo-")}
-    newcomers = {name: check(spec.dataset, arrays) for name, arrays in everyone.items() if name not in silos}
+    silos, newcomers = (
+        {name: check(spec.dataset, arrays) for name, arrays in part.items()} for part in (dealt.silos, dealt.newcomers)
+    )
     # The plan fails on a wrong parameter, and must do so before anything is made.
-    plan = _try_plan(spec, options.silos)
+    plan = _try_plan(spec, len(silos))
     if options.breaks is not None:
         targets(plan, options.breaks)
-    federation = Federation.make(root.resolve(), root.name, silos, spec.dataset, settings={"probe": options.probe})
-    return Demo(
-        options.job,
-        spec,
-        federation,
-        silos,
-        {name: check(spec.dataset, arrays) for name, arrays in silos.items()},
-        newcomers,
-    )
+    settings = {"probe": options.probe}
+    federation = Federation.make(root.resolve(), root.name, dealt.silos, spec.dataset, settings=settings)
+    return Demo(options.job, spec, federation, dealt.silos, silos, newcomers)
 
 
 def _try_plan(spec: JobSpec, silos: int) -> Plan:
@@ -414,12 +400,13 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
 
     published = record.published(demo.federation.aggregator)
     found = scores(record)
-    cold = cold_score(demo.spec, published, demo.newcomers)
-    exact = {name: f"{right}/{total}" for name, (right, total) in found.items()} | {"cold": f"{cold[0]}/{cold[1]}"}
+    if demo.newcomers:
+        found["cold"] = cold_score(demo.spec, published, demo.newcomers)
+    exact = {name: f"{right}/{total}" for name, (right, total) in found.items()}
     accuracy: dict[str, Any] = {
         "global": per_cent(found["global"]),
-        "personal": per_cent(found["personal"]) if "personal" in found else per_cent(found["global"]),
-        "cold": per_cent(cold),
+        "personal": per_cent(found.get("personal", found["global"])),
+        "cold": per_cent(found["cold"]) if demo.newcomers else None,
     }
     accuracy |= measure(demo.spec, demo.arrays, demo.silos, demo.newcomers)
     return {

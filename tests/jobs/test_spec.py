@@ -94,7 +94,18 @@ def test_missing_files_name_the_catalogue(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"silos": 6}, {"silos": 9}, {"silos": 0}, {"silos": 900}, {"rounds": 0}, {"seed": -1}, {"job": "nothing"}],
+    [
+        {"silos": 6},
+        {"silos": 9},
+        {"silos": 0},
+        {"silos": 900},
+        {"rounds": 0},
+        {"seed": -1},
+        {"job": "nothing"},
+        {"data": Path("anywhere")},
+        {"job": "fedcoe-heart"},
+        {"job": "fedcoe-heart", "silos": 8},
+    ],
 )
 def test_a_refused_demonstration_leaves_nothing_behind(tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(SpecError):
