@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crypto import ring
-from crypto.plan import Plan, Scope
+from crypto.plan import Lane, Plan, Scope
 from jobs.homes import Floors
 from jobs.spec import JobSpec
 from silo_agent.methods import Limits, method
@@ -52,7 +52,7 @@ def manifest_of(spec: JobSpec, plan: Plan) -> dict[str, Any]:
                 "name": lane.name,
                 "scope": lane.scope.value,
                 "floor": lane.floor,
-                "holdings": ("hidden" if lane.hidden else "visible") if lane.scope is Scope.HELD else "everyone",
+                "holdings": _holdings(lane),
                 "moves_guarded": lane.guard_moves,
                 "weights": list(lane.grid),
                 "parameters": sum(block.size for block in plan.blocks if block.lane == lane.name),
@@ -75,6 +75,18 @@ def manifest_of(spec: JobSpec, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _holdings(lane: Lane) -> str:
+    """Who contributes to a lane, as far as others learn of it."""
+    match lane.scope:
+        case Scope.HELD:
+            return "hidden" if lane.hidden else "visible"
+        case Scope.GROUP:
+            return " ".join(lane.members)
+        case Scope.LOCAL:
+            return "this silo alone"
+    return "everyone"
+
+
 def print_manifest(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(
@@ -94,22 +106,20 @@ def print_manifest(found: dict[str, Any]) -> None:
         lanes.add_row(
             lane["name"],
             lane["scope"],
-            f"{lane['floor']} silos",
+            "never" if lane["leaves"] == "never" else f"{lane['floor']} silos",
             lane["holdings"],
             ", ".join(map(str, lane["weights"])),
             str(lane["parameters"]),
         )
     console.print(lanes)
-    steps = Table("step", "lanes", "slots: the only metrics that leave", title="Steps", title_justify="left")
-    shown: dict[tuple[str, str], str] = {}
+    steps = Table("steps", "lanes", "slots: the only metrics that leave", title="Steps, by kind", title_justify="left")
+    alike: dict[tuple[str, str], list[str]] = {}
     for step in found["steps"]:
         own = {f"{lane}.{slot}" for lane in step["lanes"] for slot in ("weight", "contributors")}
         row = (", ".join(step["lanes"]) or "–", ", ".join(slot for slot in step["slots"] if slot not in own) or "–")
-        first = shown.setdefault(row, step["name"])
-        if first == step["name"]:
-            steps.add_row(step["name"], *row)
-        else:
-            steps.add_row(step["name"], f"as {first}", "")
+        alike.setdefault(row, []).append(step["name"])
+    for row, names in alike.items():
+        steps.add_row(names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}: {len(names)} steps", *row)
     console.print(steps)
     console.print("Besides: for each lane of a step, the sum of weights and the count of contributors.")
     console.print(
