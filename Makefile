@@ -70,3 +70,24 @@ $(PEERS)/.installed:
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet flwr==1.41.0 tenseal==0.3.15 numpy==2.4.6
 	touch $@
+
+.PHONY: images sbom
+
+# root, buildah, crun, debootstrap; BASE_IMAGE=… to build on another base. See docs/images.md.
+images:                 ## both container images, built, run together and listed with their sizes
+	$(PYTHON) -m images.build
+	$(PYTHON) -m images.trial
+
+sbom:                   ## the bills of materials of the images that `make images` built: build/images/*.cdx.json
+	$(PYTHON) -m images.build --bills-only
+
+.PHONY: metrics-docs dashboards chart-docs
+
+metrics-docs: $(STAMP)  ## docs/metrics.md, from the code that declares the metrics
+	$(BIN)/python -m tests.metrics_page
+
+dashboards: $(STAMP)    ## the charts' Grafana dashboards, from helm/dashboards.py
+	$(BIN)/python -m helm.dashboards
+
+chart-docs: $(STAMP)    ## the tables of values in the charts' READMEs
+	$(BIN)/python -m tests.helm.readme

@@ -44,7 +44,7 @@ step-closed             k · name · transcript · invited · survivors · lost 
                         slots · state_digest · upload_digests · upload_bytes · phase_ms · data_commitments ·
                         [evidence_sha256 · chain · attempt · approvals · holdings · policies]
 run-finished            state_digest · chain · countersignatures · weights_sha256 · checkpoint · [ledger_head]
-run-failed              code · phase · missing · [k · detail]
+run-failed              code · phase · missing · [k · detail]; code ``ABORTED``: by the administrator
 model-published         model_name · version · alias · weights_sha256 · [by]
 withdrawal              silo · reason · epoch · charter_digest · models · remedies: nobody's run, so no ``run``
 recovered               bytes · sha256
@@ -68,14 +68,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
+from aggregator.aborted import RunAborted, RunGivenUp
 from crypto.errors import BY_CODE, BadSignature, EvidenceError, FederationError, NoSpace, SpecError
 from crypto.messages import PHASES
 
 #: ``prev`` of the first line.
 GENESIS = "0" * 64
 
-#: Why a silo dropped out of a step or a step is void: refusals' codes, and what a server says that came back.
-REASONS = frozenset(BY_CODE) | {FederationError.code, "INTERRUPTED"}
+#: Why a silo dropped out of a step, a step is void or a run ended: refusals' codes, what a server says that came back,
+#: and that it was ended from outside.
+REASONS = frozenset(BY_CODE) | {FederationError.code, "INTERRUPTED", RunAborted.code, RunGivenUp.code}
 
 _LINE_LABEL = b"consilium/1/ledger\n"
 _HEAD_LABEL = b"consilium/1/ledger-head\n"
@@ -333,6 +335,12 @@ def verify(path: Path, public_key: Verifier, *, head: str | None = None) -> str:
     if named not in seen:
         raise EvidenceError(f"{where} line {at_least}", expected=f"digest {named}", found="another line")
     return digest
+
+
+def length(path: Path) -> int:
+    """How many entries the ledger has, by the head file beside it and unchecked: a figure to show. Raises
+    EvidenceError."""
+    return _parse_head(path)[0]
 
 
 def _place(after: Entry | tuple[int, str, int]) -> tuple[int, str, int]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -29,13 +28,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
 from aggregator import mlflow_pages as pages
-from aggregator.ledger import GENESIS, Entry, Kind, canonical, ledger_path, read, sync_folder, write_synced
+from aggregator.cursor import Cursor, default_uri, load_cursor, save_cursor
+from aggregator.ledger import Entry, Kind, ledger_path, read
 from aggregator.mlflow_client import DOWN, check_address, connect
 from aggregator.mlflow_runs import Runs
 from aggregator.models import CANDIDATE as ALIAS
@@ -63,49 +61,6 @@ log = logging.getLogger("consilium.lineage")
 
 #: Held by the follower while it writes.
 LOCK_FILE = "lineage.lock"
-
-
-# --- the cursor --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """The last ledger line that is in MLflow: its number (−1: none), digest and end in the file."""
-
-    seq: int = -1
-    digest: str = GENESIS
-    end: int = 0
-
-
-def default_uri(home: Path) -> str:
-    """SQLite in the aggregator's home."""
-    return f"sqlite:///{home.resolve() / 'mlflow.db'}"
-
-
-def load_cursor(home: Path, tracking_uri: str) -> Cursor:
-    """The stored cursor; the start for another MLflow than last time, or when there is none."""
-    try:
-        fields = json.loads((home / "lineage.json").read_bytes())
-        if fields["server"] == _server(tracking_uri):
-            return Cursor(fields["seq"], fields["digest"], fields["end"])
-    except FileNotFoundError:
-        pass
-    except (ValueError, KeyError, TypeError) as bad:
-        log.warning("lineage.json is unreadable (%s): starting over; nothing will be logged twice", type(bad).__name__)
-    return Cursor()
-
-
-def _save_cursor(home: Path, tracking_uri: str, cursor: Cursor) -> None:
-    data = canonical({"server": _server(tracking_uri), "seq": cursor.seq, "digest": cursor.digest, "end": cursor.end})
-    new = home / "lineage.json.new"
-    write_synced(new, data + b"\n")
-    os.replace(new, home / "lineage.json")
-    sync_folder(home)
-
-
-def _server(tracking_uri: str) -> str:
-    """Names a tracking server without the password that its address may hold."""
-    return sha256(tracking_uri.encode()).hexdigest()
 
 
 @contextmanager
@@ -139,7 +94,7 @@ def sync(home: Path, tracking_uri: str | None = None) -> Cursor:
             writer = writer or _Writer(home, uri)
             writer.write(entry)
             cursor = Cursor(entry.seq, entry.digest, entry.end)
-            _save_cursor(home, uri, cursor)
+            save_cursor(home, uri, cursor)
     return cursor
 
 

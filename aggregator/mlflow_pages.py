@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from aggregator.aborted import RunAborted
 from aggregator.ledger import Entry, Kind, canonical, ratios
 
 #: Longest tag. The ledger has what is cut off.
@@ -136,6 +137,13 @@ def job_params(start: Mapping[str, Any]) -> dict[str, str]:
     return texts({key: str(value) for key, value in (facts | {key: start[key] for key in _RUN}).items()})
 
 
+def end_status(entry: Entry) -> str:
+    """MLflow's word for how a job ended: one that the administrator aborted is KILLED."""
+    if entry.kind is Kind.RUN_FINISHED:
+        return "FINISHED"
+    return "KILLED" if entry.record["code"] == RunAborted.code else "FAILED"
+
+
 def job_page(entries: Sequence[Entry]) -> Page:
     """The whole page of a job, from its entries in order."""
     tags: dict[str, str] = {}
@@ -147,10 +155,8 @@ def job_page(entries: Sequence[Entry]) -> Page:
         figures += step_figures(entry)
         data |= step_data(entry)
         match entry.kind:
-            case Kind.RUN_FINISHED:
-                status, ended = "FINISHED", millis(entry)
-            case Kind.RUN_FAILED:
-                status, ended = "FAILED", millis(entry)
+            case Kind.RUN_FINISHED | Kind.RUN_FAILED:
+                status, ended = end_status(entry), millis(entry)
             case Kind.RUN_RESUMED:
                 status, ended = "RUNNING", None
     start = entries[0]

@@ -111,10 +111,7 @@ class Runs:
         parent = self.parent_of(entry).info.run_id
         self.client.log_text(parent, lines_of(self._home, entry).decode(), LEDGER)
         log(self.client, parent, tags=pages.job_tags(entry))
-        self.client.set_terminated(parent, _STATUS[entry.kind], pages.millis(entry))
-
-
-_STATUS = {Kind.RUN_FINISHED: "FINISHED", Kind.RUN_FAILED: "FAILED"}
+        self.client.set_terminated(parent, pages.end_status(entry), pages.millis(entry))
 
 
 def lines_of(home: Path, last: Entry) -> bytes:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from aggregator import metrics
+from aggregator.aborted import RunAborted, RunStopped
 from aggregator.ledger import Kind, Ledger
 from aggregator.resume import Result, Standing, replay
 from aggregator.round import STEADY, Attempt, Attendance, Exchange, Opened, Replies, Timeouts
@@ -138,6 +139,8 @@ class Run:
         self.watch: Callable[[Exchange | None, str], None] = lambda exchange, note: None
         #: The ``predictor`` object of the ledger's run-started record, if versions of this run can predict.
         self.predictor: Mapping[str, Any] | None = None
+        #: Who fell out of the attempt that is under way, and where.
+        self.attendance = Attendance()
         self._deadline = time.monotonic() + spec.timeouts.job_s
         self._standing: Standing | None = None
         if resume is None:
@@ -183,9 +186,14 @@ class Run:
         return self._at.state
 
     def run(self) -> Generator[Exchange, Replies, Outcome]:
-        """Every step, then the countersignatures. Raises RoundLost; the ledger then ends with ``run-failed``."""
+        """Every step, then the countersignatures. Raises RoundLost; the ledger then ends with ``run-failed``.
+
+        A driver ends it early by throwing a ``RunStopped`` in: recorded alike, and the run may be resumed. One that
+        just closes the generator, as a process that is stopped does, leaves the run open on the ledger.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         spec, at = self.spec, self._at
+        metrics.run_started()
         try:
             first = self._resumed() if self._standing is not None else self._started()
             for step in spec.plan.steps[at.k :]:
@@ -194,16 +202,19 @@ class Run:
             return (yield from self._finish())
         except FederationError as failed:
             lost = failed if isinstance(failed, RoundLost) else None
+            aborted = isinstance(failed, RunAborted)
             record = {
                 "run": self.name,
                 "code": failed.code,
-                "phase": lost.phase if lost else "",
+                "phase": failed.phase if isinstance(failed, RoundLost | RunStopped) else "",
                 "missing": list(lost.missing) if lost else [],
                 "k": at.k,
                 "detail": lost.why if lost else failed.detail,
             }
             self.ledger.append(Kind.RUN_FAILED, record)
-            metrics.step_lost()
+            if not aborted:
+                metrics.step_lost()
+            metrics.run_ended("aborted" if aborted else "failed")
             self.watch(None, f"failed: {failed}")
             raise
 
@@ -259,7 +270,7 @@ class Run:
             context = Context(
                 charter=self.charter, plan=self.spec.plan, run=self.id, k=at.k, attempt=number, chain=at.value
             )
-            attendance = Attendance()
+            attendance = self.attendance = Attendance()
             store = UploadStore(self.folder, at.k, self.spec.keep_uploads)
             for silo in at.has if number else ():
                 store.drop(silo)  # what an attempt before left there
@@ -357,6 +368,8 @@ class Run:
                 at.refusals += 1
             else:
                 self.ledger.append(Kind.SILO_LOST, {**base, "silo": silo, "phase": phase})
+                if silo not in at.away:
+                    metrics.silo_lost(phase)
                 at.away.add(silo)
         for silo in attendance.invited:
             if silo not in attendance.lost or attendance.lost[silo] != "open":
@@ -416,8 +429,8 @@ class Run:
         metrics.step_closed(
             survivors=len(opened.survivors),
             invited=len(attendance.invited),
-            lanes_open=len(opened.sums),
-            lanes_shut=len(shut),
+            lanes_open=list(opened.sums),
+            lanes_shut=shut,
             upload_bytes=attendance.upload_bytes,
             slots=slots,
         )
@@ -472,7 +485,8 @@ class Run:
             attempt=0 if self._standing is None else self._standing.resumed + 1,
             chain=at.value,
         )
-        attempt = self._attempt(context, UploadStore(self.folder, at.k), Attendance(), self.spec.plan.steps[-1])
+        self.attendance = Attendance()
+        attempt = self._attempt(context, UploadStore(self.folder, at.k), self.attendance, self.spec.plan.steps[-1])
         requests = {}
         for silo in self.charter.silos:
             results, arrays = self._results_for(silo)
@@ -514,6 +528,7 @@ class Run:
             },
         )
         drop_all_sums(self.folder)
+        metrics.run_ended("finished")
         self.watch(None, "finished")
         return Outcome(
             self.name, self.folder, at.released, at.void, at.shut, at.refusals, checkpoint.digest.hex(), at.bytes

@@ -214,6 +214,12 @@ class VersionMismatch(RoundRefused):
         super().__init__(f"{site}: has {what} {have[:16]}, the run wants {want[:16]}.", remedy=remedy)
 
 
+class Leaving(RoundRefused):
+    """The silo's service is about to end: it has finished its step and takes part in no further one."""
+
+    code = "LEAVING"
+
+
 class NonFinite(RoundRefused):
     """A value is NaN or infinite."""
 

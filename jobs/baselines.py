@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from crypto import blocks
+from jobs import language_baselines
 from jobs.homes import Federation
 from jobs.local import run_job
 from jobs.spec import JobSpec
@@ -22,6 +23,7 @@ from jobs.terms import approve_for_demonstration
 from silo_agent import experts
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, method
+from silo_agent.methods.flex_plan import NAME
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
 #: Parameters that FedAvg shares with the job it is compared with.
@@ -57,11 +59,14 @@ def measure(
     arrays: Mapping[str, Mapping[str, np.ndarray]],
     silos: Mapping[str, DataSet],
     newcomers: Mapping[str, DataSet],
+    models: Path,
 ) -> dict[str, dict[str, float | None]]:
     """``fedavg {global, personal, cold}``, ``fedavg_equal_params {global, cold}``, ``local {personal}``, per cent.
 
-    Cold is None where there are no newcomers.
+    Cold is None where there are no newcomers. ``models``: the folder of base models, for jobs that start from one.
     """
+    if spec.method == NAME:
+        return language_baselines.measure(spec, arrays, silos, newcomers, models)
     plain = _fedavg(fedavg_spec(spec), arrays, newcomers)
     equal = _fedavg(fedavg_spec(spec, hidden=equal_hidden(spec, len(silos))), arrays, newcomers)
     return {

@@ -43,11 +43,36 @@ Break = Annotated[
     str | None,
     typer.Option("--break", help="lane, or a lane's name: its holders fall away after train/0 until it stays shut."),
 ]
-Kit = Annotated[Path, typer.Option("--kit", help="The startup kit of this site.", exists=True, file_okay=False)]
-Port = Annotated[
-    int, typer.Option("--metrics-port", help="Port of /metrics, /healthz and /readyz; 0 takes a free one.")
+Kit = Annotated[
+    Path,
+    typer.Option("--kit", envvar="CONSILIUM_KIT", help="This site's startup kit: folder or .kit.tar.gz.", exists=True),
 ]
-Host = Annotated[str, typer.Option("--metrics-host", help="Address they listen on.")]
+RunHome = Annotated[
+    Path | None,
+    typer.Option("--home", envvar="CONSILIUM_HOME", help="This site's home; default: what the kit says, if it does."),
+]
+CharterFolder = Annotated[
+    Path | None,
+    typer.Option("--charter", envvar="CONSILIUM_CHARTER", help="Folder with charter.bin and consortium.pub."),
+]
+Drain = Annotated[
+    float,
+    typer.Option(
+        "--drain-seconds",
+        envvar="CONSILIUM_DRAIN_SECONDS",
+        min=0,
+        help="How long the step under way may take to end after SIGTERM; 0 ends at once.",
+    ),
+]
+Port = Annotated[
+    int,
+    typer.Option(
+        "--metrics-port",
+        envvar="CONSILIUM_METRICS_PORT",
+        help="Port of /metrics, /healthz and /readyz; 0 takes a free one.",
+    ),
+]
+Host = Annotated[str, typer.Option("--metrics-host", envvar="CONSILIUM_METRICS_HOST", help="Address they listen on.")]
 
 
 @app.command()
@@ -109,27 +134,57 @@ def simulate(
 
 
 @silo_app.command("run")
-def silo_run(kit: Kit, metrics_port: Port = 0, metrics_host: Host = "127.0.0.1") -> None:
+def silo_run(
+    kit: Kit,
+    home: RunHome = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option("--identity", envvar="CONSILIUM_IDENTITY", help="Folder with agent.key and salt, for a new home."),
+    ] = None,
+    charter: CharterFolder = None,
+    metrics_port: Port = 0,
+    metrics_host: Host = "127.0.0.1",
+    drain_seconds: Drain = 60.0,
+) -> None:
     """The silo's long-lived agent: NVFlare's client with our rules, /metrics, /healthz, /readyz. Ends on SIGTERM."""
+    from jobs.install import Request
     from jobs.longlived import run_silo
 
-    raise typer.Exit(run_silo(kit, metrics_host, metrics_port))
+    request = Request(role="silo", kit=kit, home=home, identity=identity, charter=charter)
+    raise typer.Exit(run_silo(request, metrics_host, metrics_port, drain_s=drain_seconds))
 
 
 @aggregator_app.command("run")
 def aggregator_run(
     kit: Kit,
+    home: RunHome = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option("--identity", envvar="CONSILIUM_IDENTITY", help="Folder with aggregator.key, for a new home."),
+    ] = None,
+    charter: CharterFolder = None,
     metrics_port: Port = 0,
     metrics_host: Host = "127.0.0.1",
     tracking_uri: Annotated[
         str | None,
         typer.Option("--tracking-uri", envvar="CONSILIUM_TRACKING_URI", help="MLflow; default: SQLite in the home."),
     ] = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen",
+            envvar="CONSILIUM_LISTEN",
+            help="Where NVFlare's port listens: 127.0.0.1, or four zeros for all addresses of this host.",
+        ),
+    ] = "127.0.0.1",
+    drain_seconds: Drain = 60.0,
 ) -> None:
     """The aggregator: NVFlare's server, the lineage follower, /metrics, /healthz, /readyz. Ends on SIGTERM."""
+    from jobs.install import Request
     from jobs.longlived import run_aggregator
 
-    raise typer.Exit(run_aggregator(kit, metrics_host, metrics_port, tracking_uri))
+    request = Request(role="aggregator", kit=kit, home=home, identity=identity, charter=charter, listen=listen)
+    raise typer.Exit(run_aggregator(request, metrics_host, metrics_port, tracking_uri, drain_s=drain_seconds))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from crypto.errors import SpecError
-from jobs import demo_data, heart_data
+from jobs import demo_data, domain_data, heart_data, language_data
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -69,10 +69,38 @@ def _heart(silos: int | None, seed: int, data: Path | None) -> Deal:
     return Deal(heart_data.make(data, seed), {})
 
 
+def _language(silos: int | None, seed: int, data: Path | None) -> Deal:
+    _no_folder(data)
+    count = LEAST_SILOS if silos is None else silos
+    if count < language_data.DIALECTS:
+        raise SpecError("--silos", got=count, want=f"{language_data.DIALECTS} or more")
+    everyone = language_data.make(count, seed)
+    return Deal(
+        {name: arrays for name, arrays in everyone.items() if name.startswith("silo-")},
+        {name: arrays for name, arrays in everyone.items() if not name.startswith("silo-")},
+    )
+
+
+def _domains(silos: int | None, seed: int, data: Path | None) -> Deal:
+    _no_folder(data)
+    if silos not in (None, LEAST_SILOS):
+        raise SpecError("--silos", got=silos, want=f"{LEAST_SILOS}: the job names the silos of each group")
+    everyone = domain_data.make(LEAST_SILOS, seed)
+    return Deal(
+        {name: arrays for name, arrays in everyone.items() if name.startswith("silo-")},
+        {name: arrays for name, arrays in everyone.items() if not name.startswith("silo-")},
+    )
+
+
 def _no_folder(data: Path | None) -> None:
     if data is not None:
         raise SpecError("--data", got=str(data), want="none: this job's data are made here")
 
 
 #: Data set → (silos, seed, folder) → who has what.
-DEALERS: Mapping[str, Callable[[int | None, int, Path | None], Deal]] = {"digits": _digits, "heart": _heart}
+DEALERS: Mapping[str, Callable[[int | None, int, Path | None], Deal]] = {
+    "digits": _digits,
+    "digits-domains": _domains,
+    "heart": _heart,
+    "language": _language,
+}

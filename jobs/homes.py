@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,14 +26,16 @@ from aggregator.ledger import sync_folder, write_synced
 from crypto.charter import Charter, Member, SignedCharter
 from crypto.errors import SpecError
 from crypto.keys import Identity, PublicIdentity
-from jobs import software
+from jobs import drain, software
 from jobs.security_events import Event
 from jobs.security_log import SecurityLog
-from silo_agent.agent import Site
 from silo_agent.approvals import Approvals
 from silo_agent.catalogue import Catalogue
 from silo_agent.journal import Journal
 from silo_agent.policy import Policy
+
+if TYPE_CHECKING:
+    from silo_agent.agent import Site
 
 DAY = 86400
 #: Files in a silo's ``evidence/``.
@@ -178,6 +181,8 @@ def silo_settings(home: Path) -> dict[str, object]:
 
 def open_site(home: Path) -> Site:
     """Everything a silo's agent stands on. Raises SpecError where something is missing or in use."""
+    from silo_agent.agent import Site  # not above: it counts for Prometheus, which must be set up before it is imported
+
     charter = read_charter(home)
     silo = str(silo_settings(home)["silo"])
     identity = Identity.load(home / "keys" / "agent.key")
@@ -216,6 +221,7 @@ def open_site(home: Path) -> Site:
         keep=lambda name, evidence: keep_evidence(home, name, evidence),
         file=lambda name, receipt: write_once(home / "receipts", name, receipt),
         security=told,
+        leaving=lambda: drain.begun(home),
     )
 
 
@@ -335,12 +341,17 @@ def add_data(home: Path, silo: str, name: str, arrays: Mapping[str, np.ndarray])
 
 
 def made_up(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows of the same shape, types and range that tell nothing of the real ones: noise with labels in turn."""
+    """Rows of the same shape, types and range that tell nothing of the real ones: noise with labels in turn.
+
+    Inputs that are whole numbers are tokens, and labels are the next ones.
+    """
     rng = np.random.default_rng()
     classes = int(arrays["classes"])
     mock: dict[str, np.ndarray] = {"classes": np.array(classes)}
     for part, rows in (("train", 64), ("test", 32)):
         x = arrays[f"x_{part}"]
-        mock[f"x_{part}"] = rng.normal(size=(rows, x.shape[1])).astype(x.dtype)
+        shape = (rows, x.shape[1])
+        made = rng.integers(classes, size=shape) if x.dtype.kind in "iu" else rng.normal(size=shape)
+        mock[f"x_{part}"] = made.astype(x.dtype)
         mock[f"y_{part}"] = (np.arange(rows) % classes).astype(arrays[f"y_{part}"].dtype)
     return mock

@@ -22,6 +22,7 @@ from crypto.errors import EvidenceError, SpecError
 from jobs import homes, software
 from jobs.summary import RunRecord
 from silo_agent.catalogue import Catalogue
+from silo_agent.language import MODELS, settled
 from silo_agent.methods import fits, method
 
 
@@ -65,7 +66,8 @@ def cold(home: Path, source: Path, data: str) -> Cold:
         spec, published = record.spec, record.published(place)
     if {"features", "classes"} <= spec.params.keys():
         fits(rows, int(spec.params["features"]), int(spec.params["classes"]))
-    said = method(spec.method)(spec.params, silo).predict(published, rows.x_test, "cold").argmax(axis=1)
+    predictor = settled(method(spec.method)(spec.params, silo), home / MODELS)
+    said = predictor.predict(published, rows.x_test, "cold").argmax(axis=1)
     commonest = int(np.bincount(rows.y_train, minlength=rows.classes).argmax())
     return Cold(
         silo=silo,

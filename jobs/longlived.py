@@ -1,7 +1,8 @@
 """The long-lived processes: ``fed silo run``, ``fed aggregator run``, ``fed mlflow``.
 
-Each is one process tree that ends on one SIGTERM. The parent serves /metrics for the job processes that come and go
-(see ``service``); at the aggregator a child follows the ledger into MLflow, so MLflow never stalls a run.
+Each is one process tree that drains and ends on one SIGTERM (``flare.parent``), and at once on a second. The parent
+serves /metrics for the job processes that come and go (see ``service``); at the aggregator a child follows the ledger
+into MLflow, so MLflow never stalls a run.
 """
 
 from __future__ import annotations
@@ -17,42 +18,85 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from aggregator.ledger import Kind, ledger_path, read
 from crypto.errors import SpecError
-from jobs import software
+from jobs import drain, software
+from jobs.gauges import AGGREGATOR, SILO, Service
+from jobs.install import Request, install
 from jobs.security_events import Event
 from jobs.security_log import SecurityLog
 from jobs.service import prepare_environment, serve_metrics
 
 log = logging.getLogger("consilium.aggregator")
 
+#: How long a step under way may take to end once the service was asked to. Seconds.
+DRAIN_S = 60.0
 #: Pause before the lineage follower is started again. Seconds.
 RESTART_S = 10
 
 
-def run_silo(kit: Path, host: str, port: int) -> int:
-    """NVFlare's client in this process, behind the gate, until SIGTERM. Returns its exit code."""
+def run_silo(request: Request, host: str, port: int, *, drain_s: float = DRAIN_S) -> int:
+    """NVFlare's client in this process, behind the gate, until SIGTERM and a drain of ``drain_s`` at most; ends it."""
     from jobs.flare.egress_gate import guard_cells
-    from jobs.flare.processes import run_client, settings
+    from jobs.flare.link import STATE
+    from jobs.flare.parent import run_client
 
-    home = Path(settings(kit)["home"])
+    site = install(request)
+    drain.clear(site.home)
     guard_cells()
-    _log_start(home, "silo")
-    _serve(home, host, port)
-    return run_client(kit, _log_stop(home, "silo"))
+    _log_start(site.home, "silo")
+    _serve(Service(SILO, site.home, site.kit), host, port, STATE.amiss)
+    return run_client(
+        site.kit,
+        site.home,
+        drain_s=drain_s,
+        draining=_log_drain(site.home, "silo"),
+        ended=_log_stop(site.home, "silo"),
+    )
 
 
-def run_aggregator(kit: Path, host: str, port: int, tracking_uri: str | None = None) -> int:
-    """NVFlare's server in this process and the lineage follower beside it, until SIGTERM."""
-    from jobs.flare.processes import run_server, settings
+def run_aggregator(
+    request: Request, host: str, port: int, tracking_uri: str | None = None, *, drain_s: float = DRAIN_S
+) -> int:
+    """NVFlare's server in this process and the lineage follower beside it, until SIGTERM. Ends the process."""
+    from jobs.flare.census import CENSUS
+    from jobs.flare.parent import run_server
 
-    home = Path(settings(kit)["home"])
-    _log_start(home, "aggregator")
-    _serve(home, host, port)
-    command = [sys.executable, "-m", "aggregator.lineage", "--home", str(home), "--follow"]
+    def amiss() -> str:
+        return "NVFlare's server has not started yet" if CENSUS.connected() is None else ""
+
+    site = install(request)
+    drain.clear(site.home)
+    _log_start(site.home, "aggregator")
+    _serve(Service(AGGREGATOR, site.home, site.kit, tracking_uri, CENSUS.connected), host, port, amiss)
+    command = [sys.executable, "-m", "aggregator.lineage", "--home", str(site.home), "--follow"]
     # By the environment: an address may hold a password, and command lines are for all to read.
     environment = {**os.environ, **({"CONSILIUM_TRACKING_URI": tracking_uri} if tracking_uri else {})}
     threading.Thread(target=_keep_running, args=(command, environment), name="lineage", daemon=True).start()
-    return run_server(kit, _log_stop(home, "aggregator"))
+    return run_server(
+        site.kit,
+        site.home,
+        drain_s=drain_s,
+        idle=_Recorded(site.home),
+        draining=_log_drain(site.home, "aggregator"),
+        ended=_log_stop(site.home, "aggregator"),
+    )
+
+
+class _Recorded:
+    """Whether the ledger has got the record that ends a step since this was first asked."""
+
+    _ENDS = frozenset({Kind.STEP_CLOSED, Kind.STEP_VOID, Kind.RUN_FINISHED, Kind.RUN_FAILED})
+
+    def __init__(self, home: Path) -> None:
+        self._path = ledger_path(home)
+        self._before: int | None = None
+
+    def __call__(self) -> bool:
+        found = sum(entry.kind in self._ENDS for entry in read(self._path)) if self._path.exists() else 0
+        if self._before is None:
+            self._before = found
+        return found > self._before
 
 
 def _keep_running(command: list[str], environment: dict[str, str]) -> None:
@@ -89,10 +133,16 @@ def _log_stop(home: Path, service: str) -> Callable[[int], None]:
     return lambda code: SecurityLog(home)(Event.SERVICE_STOPPED, service=service, exit=code & 0xFF)
 
 
-def _serve(home: Path, host: str, port: int) -> None:
+def _log_drain(home: Path, service: str) -> Callable[[], None]:
+    """When it is asked to end."""
+    return lambda: SecurityLog(home)(Event.SERVICE_DRAINING, service=service)
+
+
+def _serve(service: Service, host: str, port: int, amiss: Callable[[], str] = lambda: "") -> None:
     """/metrics, /healthz and /readyz; the port is left in ``metrics.port`` for whoever scrapes this machine."""
+    home = service.home
     prepare_environment(home)
-    server = serve_metrics(home, port, host, ready=lambda: _ready(home))
+    server = serve_metrics(home, port, host, ready=lambda: _ready(home) or amiss(), service=service)
     (home / "metrics.port").write_text(f"{server.port}\n")
 
 
@@ -100,6 +150,8 @@ def _ready(home: Path) -> str:
     """Why this site can't take a job, or nothing."""
     from jobs.homes import read_charter
 
+    if drain.begun(home):
+        return "draining"
     try:
         read_charter(home).check_validity(int(time.time()))
     except Exception as bad:  # noqa: BLE001 - a readiness page tells, it doesn't fail

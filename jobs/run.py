@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Generator
+from fcntl import LOCK_EX, LOCK_NB, flock
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from aggregator.state import stage_predictor
 from crypto.errors import DataRefused, FederationError, NotApproved, SpecError
 from crypto.keys import Identity
 from jobs import homes, software
+from jobs.board import Board
 from jobs.charters import record_charter, running
 from jobs.security_events import Event, lacking
 from jobs.security_log import SecurityLog
@@ -27,27 +29,41 @@ from jobs.spec import JobSpec, decode_plan
 from jobs.terms import terms
 from silo_agent.agent import Agent, Refusing
 from silo_agent.catalogue import Catalogue
+from silo_agent.language import MODELS, settled
 from silo_agent.methods import method
+from silo_agent.methods.flex_plan import BASE
+from silo_agent.proxies import provided
 from silo_agent.requests import RequestQueue
 
 log = logging.getLogger("consilium.aggregator")
+
+#: How long a silo's agent waits for the one before it to end, and how often it looks. Seconds.
+TURN_S = 20.0
+LOOK_S = 0.1
 
 #: What a follower of the run reads: one JSON object per exchange, in the run's folder.
 EVENTS = "events.jsonl"
 
 
-def predictor_requirements() -> list[str]:
+def predictor_requirements(spec: JobSpec) -> list[str]:
     """What a process that loads a published model must have installed; torch comes with the extra."""
-    return [f"consilium[silo]=={metadata.version('consilium')}", f"mlflow=={metadata.version('mlflow')}"]
+    extras = "silo,lm" if BASE in spec.params else "silo"
+    return [f"consilium[{extras}]=={metadata.version('consilium')}", f"mlflow=={metadata.version('mlflow')}"]
 
 
-def server_run(job: str, plan: str, home: Path, resume: str = "") -> Generator[Exchange, Replies, Outcome]:
+def server_run(
+    job: str, plan: str, home: Path, resume: str = "", board: Board | None = None
+) -> Generator[Exchange, Replies, Outcome]:
     """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's.
 
-    ``resume``: the run to go on with, where the admin asked for that. The charter stands still meanwhile.
+    ``resume``: the run to go on with, where the admin asked for that. ``board``: where its status hangs. The charter
+    stands still meanwhile.
     """
     with running(home):
-        return (yield from open_run(job, plan, home, resume=resume or None).run())
+        run = open_run(job, plan, home, resume=resume or None)
+        if board is not None:
+            board.follow(run)
+        return (yield from run.run())
 
 
 def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, resume: str | None = None) -> Run:
@@ -85,7 +101,7 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, res
         run.predictor = stage_predictor(
             run.folder,
             Path(__file__).with_name("predictor.py"),
-            requirements=predictor_requirements(),
+            requirements=predictor_requirements(spec),
             settings=json.dumps({"method": spec.method, "params": dict(spec.params)}, sort_keys=True),
             shape=[features],
         )
@@ -98,6 +114,7 @@ def open_agent(job: str, home: Path) -> Agent:
     A job that lacks approval is put before the owner (``fed requests``) and refused. Loads torch once it is approved.
     """
     spec = JobSpec.from_text(job)
+    _take_turn(home)
     site = homes.open_site(home)
     try:
         data, uid = Catalogue(home, site.silo).resolve(spec.dataset)
@@ -113,7 +130,10 @@ def open_agent(job: str, home: Path) -> Agent:
             site,
             terms=wanted,
             plan=plan,
-            method=method(spec.method)(spec.params, site.silo),
+            method=provided(
+                settled(method(spec.method)(spec.params, site.silo), home / MODELS),
+                lambda name: Catalogue(home, site.silo).resolve(name)[0],
+            ),
             data=data,
         )
     except (NotApproved, DataRefused) as refused:
@@ -123,6 +143,23 @@ def open_agent(job: str, home: Path) -> Agent:
     except BaseException:
         site.journal.close()
         raise
+
+
+def _take_turn(home: Path) -> None:
+    """Wait, for a while, until the agent of the job before has let go of the journal.
+
+    NVFlare starts the next job as soon as the server's process of an aborted one has ended; a silo's may take 10 s
+    longer. Who waits in vain is told by the journal what is wrong.
+    """
+    path, end = home / "journal.jsonl", time.monotonic() + TURN_S
+    while path.exists() and time.monotonic() < end:
+        with path.open("rb") as journal:
+            try:
+                flock(journal, LOCK_EX | LOCK_NB)
+                return
+            except BlockingIOError:
+                pass
+        time.sleep(LOOK_S)
 
 
 def _ask_owner(home: Path, silo: str, spec: JobSpec, refused: NotApproved | DataRefused) -> None:

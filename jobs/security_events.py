@@ -118,6 +118,7 @@ class Event(StrEnum):
     SALT_DISCLOSED = "salt-disclosed"
     VERIFICATION_FAILED = "verification-failed"
     SERVICE_STARTED = "service-started"
+    SERVICE_DRAINING = "service-draining"
     SERVICE_STOPPED = "service-stopped"
     LOG_OPENED = "log-opened"
     LOG_RECOVERED = "log-recovered"
@@ -183,6 +184,7 @@ EVENTS: Final[Mapping[Event, Kind]] = {
     Event.SALT_DISCLOSED: Kind(_READ, "the salt of a data commitment is shown", ("data",), must=True),
     Event.VERIFICATION_FAILED: Kind(_READ, "`fed verify` finds something wrong", ("subject", "code"), ("run",)),
     Event.SERVICE_STARTED: Kind(_RUNS, "a long-lived process starts", ("service", "software")),
+    Event.SERVICE_DRAINING: Kind(_RUNS, "a long-lived process was asked to end: no further step begins", ("service",)),
     Event.SERVICE_STOPPED: Kind(_RUNS, "a long-lived process ends", ("service", "exit")),
     Event.LOG_OPENED: Kind(_LOG, "the first line of a file", ("purpose", "retention", "schema", "site")),
     Event.LOG_RECOVERED: Kind(_LOG, "half a line was found and cut off", ("bytes", "sha256")),

@@ -1,8 +1,9 @@
 """The small web page of a long-lived process: /metrics, /healthz, /readyz.
 
 NVFlare runs every job in a process of its own. Those inherit PROMETHEUS_MULTIPROC_DIR and write their figures into
-files there; the parent, which outlives them, adds the files up when it is asked. So the order is:
-``prepare_environment`` before anything imports prometheus_client, then ``serve_metrics``, then the jobs.
+files there; the parent, which outlives them, adds the files up when it is asked (``metric_files``), with what it knows
+of its own site (``gauges``). So the order is: ``prepare_environment`` before anything imports prometheus_client, then
+``serve_metrics``, then the jobs.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crypto.errors import SpecError
+from jobs.gauges import AGGREGATOR, SILO, Service, SiteCollector, prefix
+from jobs.metric_files import Figures
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -65,16 +70,24 @@ class Server:
         self._thread.join()
 
 
-def serve_metrics(home: Path, port: int, host: str = "127.0.0.1", *, ready: Callable[[], str] = lambda: "") -> Server:
+def serve_metrics(
+    home: Path,
+    port: int,
+    host: str = "127.0.0.1",
+    *,
+    ready: Callable[[], str] = lambda: "",
+    service: Service | None = None,
+) -> Server:
     """Serve in a thread until ``close``. Removes what earlier processes left in ``<home>/metrics``.
 
-    ``ready``: "" when this process can do its work, else the reason why not: /readyz then answers 503 with it. Call it
+    ``ready``: "" when this process can do its work, else the reason why not: /readyz then answers 503 with it.
+    ``service``: what is known of the site besides; without it the job processes' figures are all there is. Call it
     once, from the parent, before its jobs start. Raises SpecError when the address cannot be listened on.
     """
     keep = f"_{os.getpid()}.db" if "prometheus_client" in sys.modules else None
     folder = prepare_environment(home)
     try:
-        http = ThreadingHTTPServer((host, port), _handler(folder, ready))
+        http = ThreadingHTTPServer((host, port), _handler(folder, ready, service))
     except (OSError, OverflowError) as taken:
         used = isinstance(taken, OSError) and taken.errno == errno.EADDRINUSE
         want = "a free port" if used else "an address of this machine and a port from 0 to 65535"
@@ -83,7 +96,14 @@ def serve_metrics(home: Path, port: int, host: str = "127.0.0.1", *, ready: Call
     for file in folder.glob("*.db"):
         if keep is None or not file.name.endswith(keep):  # our own may be open already
             file.unlink(missing_ok=True)
+    if service is not None:
+        _zeros(service.role)
     return Server(http)
+
+
+def _zeros(role: str) -> None:
+    """Every counter of a role at zero in a file of this process: a rate must be there before the first event."""
+    import_module({SILO: "silo_agent.metrics", AGGREGATOR: "aggregator.metrics"}[role])
 
 
 class _Process:
@@ -101,13 +121,15 @@ class _Process:
         )
 
 
-def _handler(folder: Path, ready: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
+def _handler(folder: Path, ready: Callable[[], str], service: Service | None) -> type[BaseHTTPRequestHandler]:
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-    from prometheus_client.multiprocess import MultiProcessCollector
 
     registry = CollectorRegistry()
     registry.register(_Process())
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    if service is None:
+        registry.register(Figures(folder))
+    else:
+        registry.register(SiteCollector(replace(service, ready=ready), Figures(folder, prefix(service.role))))
 
     def metrics() -> tuple[int, str, bytes]:
         return 200, CONTENT_TYPE_LATEST, generate_latest(registry)

@@ -32,8 +32,8 @@ from silo_agent.data import NAME as DATASET
 from silo_agent.methods import METHODS, Limits, method
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
-_TIMEOUTS = {"phase": 60.0, "step": 600.0, "job": 7200.0}
-_KEEP = ("none", "last", "all")
+TIMEOUTS = {"phase": 60.0, "step": 600.0, "job": 7200.0}
+KEEP = ("none", "last", "all")
 _TOP = ("name", "method", "dataset", "purpose", "keep_uploads", "params", "timeouts")
 #: Longest purpose: a sentence or two.
 MOST_PURPOSE = 300
@@ -51,7 +51,7 @@ class JobSpec:
     purpose: str
     keep_uploads: str = "none"
     params: Mapping[str, Scalar] = field(default_factory=dict)
-    timeouts: Mapping[str, float] = field(default_factory=lambda: dict(_TIMEOUTS))
+    timeouts: Mapping[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
 
     @classmethod
     def parse(cls, raw: Mapping[str, object], where: str = "job") -> JobSpec:
@@ -75,13 +75,13 @@ class JobSpec:
                 f"{where}.purpose", got=texts["purpose"][:80], want=f"a sentence of at most {MOST_PURPOSE} characters"
             )
         keep = raw.get("keep_uploads", "none")
-        if keep not in _KEEP:
-            raise SpecError(f"{where}.keep_uploads", got=keep, want=f"one of {', '.join(_KEEP)}")
+        if keep not in KEEP:
+            raise SpecError(f"{where}.keep_uploads", got=keep, want=f"one of {', '.join(KEEP)}")
         params = _table(raw.get("params", {}), f"{where}.params")
         for key, value in params.items():
             if not isinstance(value, int | float | str | bool) or (isinstance(value, float) and not isfinite(value)):
                 raise SpecError(f"{where}.params.{key}", got=value, want="a finite number, a text or a boolean")
-        times = dict(_TIMEOUTS)
+        times = dict(TIMEOUTS)
         for key, value in _table(raw.get("timeouts", {}), f"{where}.timeouts").items():
             if key not in times:
                 raise SpecError(f"{where}.timeouts.{key}", got=value, want=f"one of {', '.join(times)}")

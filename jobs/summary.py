@@ -20,6 +20,7 @@ from crypto.errors import EvidenceError
 from crypto.plan import Plan, Scope
 from jobs.spec import JobSpec
 from silo_agent.data import DataSet
+from silo_agent.language import settled
 from silo_agent.methods import Published, method
 
 #: Methods whose global prediction reads the unlabelled batch around a row.
@@ -125,9 +126,16 @@ def scores(record: RunRecord) -> dict[str, tuple[int, int]]:
     return found
 
 
-def cold_score(spec: JobSpec, published: Published, newcomers: Mapping[str, DataSet]) -> tuple[int, int]:
-    """(correct, total) on newcomers' test rows, predicted from published state and their unlabelled rows alone."""
+def cold_score(
+    spec: JobSpec, published: Published, newcomers: Mapping[str, DataSet], models: Path | None = None
+) -> tuple[int, int]:
+    """(correct, total) on newcomers' test rows, predicted from published state and their unlabelled rows alone.
+
+    ``models``: the folder of base models, for methods that need one.
+    """
     predictor = method(spec.method)(spec.params)
+    if models is not None:
+        predictor = settled(predictor, models)
     right = total = 0
     for data in newcomers.values():
         labels = predictor.predict(published, data.x_test, "cold").argmax(axis=1)

@@ -31,10 +31,12 @@ from jobs.breaking import Breaker, Silenced, kill_jobs, targets
 from jobs.demonstration import deal
 from jobs.follow import Follower, View
 from jobs.homes import Federation, read_charter
+from jobs.language_base import check_libraries, ground
 from jobs.spec import JobSpec
 from jobs.summary import RunRecord, cold_score, median_step_seconds, per_cent, scores, secure_aggregation
 from jobs.terms import approve_for_demonstration
 from silo_agent.data import DataSet, check
+from silo_agent.language import MODELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +81,10 @@ def prepare(options: Options, *, kind: str = "") -> Demo:
     plan = _try_plan(spec, len(silos))
     if options.breaks is not None:
         targets(plan, options.breaks)
+    check_libraries(spec)
     settings = {"probe": options.probe}
     federation = Federation.make(root.resolve(), root.name, dealt.silos, spec.dataset, settings=settings)
+    spec = ground(spec, federation)
     return Demo(options.job, spec, federation, dealt.silos, silos, newcomers)
 
 
@@ -170,7 +174,7 @@ class Processes:
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, kind: str, kit: Path, home: Path) -> None:
-        command = [sys.executable, "-m", "jobs.cli", kind, "run", "--kit", str(kit)]
+        command = [sys.executable, "-m", "jobs.cli", kind, "run", "--kit", str(kit), "--drain-seconds", "0"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
         with (home / "log.txt").open("ab") as log:
             process = subprocess.Popen(
@@ -401,14 +405,14 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
     published = record.published(demo.federation.aggregator)
     found = scores(record)
     if demo.newcomers:
-        found["cold"] = cold_score(demo.spec, published, demo.newcomers)
+        found["cold"] = cold_score(demo.spec, published, demo.newcomers, demo.federation.root / MODELS)
     exact = {name: f"{right}/{total}" for name, (right, total) in found.items()}
     accuracy: dict[str, Any] = {
         "global": per_cent(found["global"]),
         "personal": per_cent(found.get("personal", found["global"])),
         "cold": per_cent(found["cold"]) if demo.newcomers else None,
     }
-    accuracy |= measure(demo.spec, demo.arrays, demo.silos, demo.newcomers)
+    accuracy |= measure(demo.spec, demo.arrays, demo.silos, demo.newcomers, demo.federation.root / MODELS)
     return {
         "run_id": record.run,
         "job": demo.name,

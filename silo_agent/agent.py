@@ -30,6 +30,7 @@ from crypto.errors import (
     FederationError,
     JournalLost,
     LayoutMismatch,
+    Leaving,
     Malformed,
     ModelMismatch,
     OutOfRange,
@@ -73,6 +74,9 @@ MOST_ANSWERS = 64
 class Refusing:
     """Stands in for an agent that could not be made: answers every request with the reason's code, signed."""
 
+    #: It takes part in nothing.
+    left = True
+
     def __init__(self, silo: str, identity: Identity, reason: FederationError) -> None:
         self._silo = silo
         self._identity = identity
@@ -94,7 +98,8 @@ class Site:
 
     ``code``: digest of the software. ``runs``: folder where it notes how far it is in each run. ``keep``: where
     evidence against others goes, and ``file``: where receipts go, by name; both may raise OSError. ``security``: the
-    log of security events: an event's name and its fields; it may raise NoSpace.
+    log of security events: an event's name and its fields; it may raise NoSpace. ``leaving``: whether this silo's
+    service is about to end, so that no further step may begin here.
     """
 
     silo: str
@@ -109,6 +114,7 @@ class Site:
     keep: Callable[[str, bytes], None] = lambda name, evidence: None
     file: Callable[[str, bytes], None] = lambda name, receipt: None
     security: Callable[..., None] = lambda event, **fields: None
+    leaving: Callable[[], bool] = lambda: False
 
 
 class Agent:
@@ -127,6 +133,7 @@ class Agent:
         self._approval = b""
         self._applied: list[Applied] = []
         self._ended = False
+        self._leaving = False
         self.slots: dict[str, dict[str, int]] = {}
         self._run = b""
         self._chain = b""
@@ -146,6 +153,11 @@ class Agent:
             "unmask-lanes": self._unmask_lanes,
             "close": self._close,
         }
+
+    @property
+    def left(self) -> bool:
+        """This silo has declined a step because its service ends, or the run is over: nothing is under way here."""
+        return self._leaving or self._ended
 
     @property
     def published(self) -> Published:
@@ -216,6 +228,7 @@ class Agent:
         offer = Open.from_bytes(request.payload)
         self._accept(request, offer)
         self._catch_up(offer, message.arrays)
+        self._stay()
         approval = self._approved()
         if request.step != self.k or offer.chain != self._chain:
             raise ModelMismatch(
@@ -239,6 +252,12 @@ class Agent:
             approval=approval_digest(approval),
         )
         return Message("open", pack_two([advert], [(self.site.silo, approval)]))
+
+    def _stay(self) -> None:
+        """Raises Leaving if this silo's service is about to end."""
+        if self.site.leaving():
+            self._leaving = True
+            raise Leaving(f"This silo's service ends; it takes part in no step from {self.k} on.")
 
     def _deal(self, request: Request, message: Message) -> Message:
         session = self._current(request)
@@ -278,6 +297,7 @@ class Agent:
             if words is None or not 0 <= start < stop <= words.size:
                 raise LayoutMismatch(f"There are no words {start}…{stop} of lane {lane!r} to fetch.")
             arrays.append(words[start:stop])
+        metrics.uploaded(sum(words.nbytes for words in arrays))
         return Message("fetch", b"", tuple(arrays))
 
     def _attest(self, request: Request, message: Message) -> Message:
@@ -338,6 +358,7 @@ class Agent:
         if request.run != run or (self._run and run != self._run):
             raise ModelMismatch("The run's id is not made from this job, charter and nonce.")
         if not self._run:
+            self._stay()  # before a run is joined, which would use an approval
             if self.site.journal.knows(run.hex()):
                 self._go_on(run, offer.nonce)
                 return
@@ -469,7 +490,7 @@ class Agent:
         self._remember(step, mine)
         self.k += 1
         self._note()
-        metrics.step("released")
+        metrics.step("released" if released is not None else "missed")
 
     def _remember(self, step: Step, mine: SiloSession | None) -> None:
         """Who contributed to guarded lanes that may have opened, by what we released, not by what the server says."""

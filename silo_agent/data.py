@@ -28,6 +28,9 @@ MIN_TRAIN_ROWS = 16
 #: Shortest salt of a commitment. A bare digest of a hundred patients can be guessed; 128 secret bits cannot.
 MIN_SALT_BYTES = 16
 
+#: Most classes: the vocabularies of today's language models, whose classes are tokens.
+MOST_CLASSES = 2**18
+
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 #: What an npz of a data set holds; whatever else is in it is never read.
 ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")
@@ -96,9 +99,9 @@ def load(path: Path, name: str) -> DataSet:
 def check(name: str, arrays: Mapping[str, np.ndarray]) -> DataSet:
     """A DataSet of these arrays, copied and frozen, or DataRefused / NonFinite."""
     classes = arrays["classes"]
-    if classes.shape != () or classes.dtype.kind not in "iu" or not 2 <= int(classes) <= 2**16:
+    if classes.shape != () or classes.dtype.kind not in "iu" or not 2 <= int(classes) <= MOST_CLASSES:
         raise DataRefused(
-            f"Data set {name!r}: classes is no integer from 2 to 65536.", remedy="Save classes as one integer."
+            f"Data set {name!r}: classes is no integer from 2 to {MOST_CLASSES}.", remedy="Save classes as one integer."
         )
     splits = {
         part: _split(name, part, arrays[f"x_{part}"], arrays[f"y_{part}"], int(classes)) for part in ("train", "test")

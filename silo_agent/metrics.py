@@ -7,42 +7,57 @@ PROMETHEUS_MULTIPROC_DIR set, job processes write files that the long-lived pare
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from crypto.errors import BY_CODE
 
-OUTCOMES = ("released", "refused", "void")
+PREFIX: Final = "consilium_silo_"
+OUTCOMES = ("released", "missed", "void")
 PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes", "close")
 MODES = ("global", "generalist", "personal", "cold")
 #: Label for a word that is not on its list: a peer cannot make series up.
 OTHER = "other"
+#: The words that a label may have. Each of them, and ``OTHER``, is one series.
+WORDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "outcome": OUTCOMES,
+    "phase": PHASES,
+    "mode": MODES,
+    "code": tuple(sorted(BY_CODE)),
+}
 
 REGISTRY = CollectorRegistry()
 
-_PREFIX = "consilium_silo"
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
-    return Counter(f"{_PREFIX}_{name}", text, labels, registry=REGISTRY)
+    counter = Counter(f"{PREFIX}{name}", text, labels, registry=REGISTRY)
+    for label in labels:  # a rate needs the zero before the first event
+        for word in (*WORDS[label], OTHER):
+            counter.labels(word)
+    return counter
 
 
 def _gauge(name: str, text: str, *labels: str) -> Gauge:
-    return Gauge(f"{_PREFIX}_{name}", text, labels, registry=REGISTRY, multiprocess_mode="mostrecent")
+    return Gauge(f"{PREFIX}{name}", text, labels, registry=REGISTRY, multiprocess_mode="mostrecent")
 
 
 def _histogram(name: str, text: str, *labels: str) -> Histogram:
-    return Histogram(f"{_PREFIX}_{name}", text, labels, buckets=_SECONDS, registry=REGISTRY)
+    return Histogram(f"{PREFIX}{name}", text, labels, buckets=_SECONDS, registry=REGISTRY)
 
 
-_steps = _counter("steps_total", "Steps by outcome for this silo.", "outcome")
-_refusals = _counter("refusals_total", "Requests this silo refused, by code.", "code")
+_steps = _counter(
+    "steps_total", "Steps of this silo's runs: with its update, without it, or without a result.", "outcome"
+)
+_refusals = _counter("refusals_total", "Requests this silo refused and lanes it kept shut, by code.", "code")
 _releases = _counter("releases_total", "Steps whose shares have left this silo.")
 _masked = _counter("masked_bytes_total", "Bytes of masked lanes made.")
+_uploaded = _counter("uploaded_bytes_total", "Bytes of masked lanes handed to the aggregator.")
 _phases = _histogram("phase_duration_seconds", "Time to answer a phase.", "phase")
 _training = _histogram("training_duration_seconds", "Time of local training in a step.")
 _masking = _histogram("mask_duration_seconds", "Time to mask the lanes of a step.")
@@ -50,12 +65,9 @@ _released = _gauge("last_release_timestamp_seconds", "When shares last left this
 _rows = _gauge("dataset_rows", "Training rows of the data set in use.")
 _accuracy = _gauge("accuracy_ratio", "Accuracy on this silo's own test rows, by mode.", "mode")
 
-for _outcome in OUTCOMES:  # a rate needs the zero before the first event
-    _steps.labels(_outcome)
-
 
 def step(outcome: str) -> None:
-    """A step ended for this silo: released, refused or void."""
+    """A step of a run ended: this silo's shares are in it, it was missed out, or the step is void."""
     _steps.labels(outcome if outcome in OUTCOMES else OTHER).inc()
 
 
@@ -79,6 +91,11 @@ def masking(size: int) -> Iterator[None]:
     with _timed(_masking):
         yield
     _masked.inc(size)
+
+
+def uploaded(size: int) -> None:
+    """``size`` bytes of masked lanes were handed out."""
+    _uploaded.inc(size)
 
 
 def refused(code: str) -> None:

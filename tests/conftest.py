@@ -35,6 +35,7 @@ SLOW = frozenset(
         "aggregator/test_model_card",
         "aggregator/test_postgres",
         "aggregator/test_registry",
+        "jobs/test_abort",
         "jobs/test_egress_fuzz",
         "jobs/test_egress_gate",
         "jobs/test_lanes",

@@ -4,38 +4,77 @@ The run (``jobs.run.server_run``) is a generator that yields an ``Exchange`` and
 This controller is its courier. Whom to ask, what to make of an absent silo and when a step is lost is the run's
 business, not ours. Each silo gets a request of its own (never a ``broadcast``, which in NVFlare 2.9 hands one client's
 payload to all). NVFlare's threads only stash answers; everything is unwrapped and computed in the control flow.
+
+What an abort is: NVFlare stops the silos' processes, then raises the abort signal here. The run is told by an exception
+thrown into it and writes its closing record. A process that is stopped with its service never gets so far, and its run
+stays open, to be resumed.
 """
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nvflare.apis.client import Client
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from crypto.errors import FederationError, Malformed
+from aggregator.aborted import RunAborted, RunGivenUp, RunStopped
+from crypto.errors import FederationError, Malformed, SpecError
 from crypto.messages import Message
+from jobs.flare import stats
 from jobs.flare.courier import Courier
 from jobs.flare.folder import decode_job
+from jobs.flare.outcomes import status_file
 from jobs.flare.processes import job_home
 from jobs.flare.wire import unwrap
+from jobs.homes import read_charter
+
+if TYPE_CHECKING:
+    from jobs.board import Board
+
+#: How long the abort signal may lag behind silos that were told to stop. Seconds: NVFlare gives them 2 to confirm.
+ABORT_LAG_S: Final = 4.0
+#: Pause between two looks at the abort signal, which nobody can wait for. Seconds.
+LOOK_S: Final = 0.05
 
 #: Exchange, its replies, outcome. Only ``phase``, ``requests``, ``timeout_s`` and ``enough`` of an exchange are used.
 Run = Generator[Any, Mapping[str, Message], Any]
 
 
-def open_run(job: str, plan: str, home: Path, resume: str) -> Run:
+def open_run(job: str, plan: str, home: Path, resume: str, board: Board) -> Run:
     """The run generator of a job. The one place where this module meets the rest of ``jobs``; tests replace it."""
-    from jobs.run import server_run  # heavy (MLflow, ledger): imported in the job process only
+    from jobs.run import server_run  # heavy (ledger, numpy): imported in the job process only
 
-    run: Run = server_run(job, plan, home, resume)
+    run: Run = server_run(job, plan, home, resume, board)
     return run
+
+
+def sites_of(fl_ctx: FLContext) -> tuple[str, ...]:
+    """The sites that the job folder names, the server left out."""
+    workspace = fl_ctx.get_workspace()
+    meta = json.loads(Path(workspace.get_job_meta_path(fl_ctx.get_job_id())).read_text())
+    named = {str(site) for sites in meta["deploy_map"].values() for site in sites}
+    return tuple(sorted(named - {"server"}))
+
+
+def _check_sites(home: Path, sites: tuple[str, ...]) -> None:
+    """NVFlare leaves out who is not connected, whether or not there is such a site. Raises SpecError."""
+    members = read_charter(home).silos
+    if strangers := sorted(set(sites) - set(members)):
+        raise SpecError(
+            "deploy_map",
+            got=strangers,
+            want="silos that the aggregator's charter names",
+            remedy="Write the job folder under the charter in force: `fed submit`, or `fed export`.",
+        )
 
 
 class SecureController(Controller):
@@ -50,6 +89,17 @@ class SecureController(Controller):
         self.plan = plan
         self.grace_s = grace_s
         self.resume = resume
+        self._board: Board | None = None
+        self._panic = ""  #: why NVFlare itself ended the job, if it did
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Statistics are asked for, or NVFlare gives the job up: fewer silos alive than the job folder wants."""
+        if self._board is not None:
+            from jobs.status import as_json
+
+            stats.answer(event_type, fl_ctx, as_json(self._board.status))
+        if event_type == EventType.FATAL_SYSTEM_ERROR:
+            self._panic = str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, ""))
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Nothing: the run is opened in ``control_flow``, where a failure ends the job with a reason."""
@@ -59,13 +109,24 @@ class SecureController(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Runs the job to its outcome. Any failure is logged with our code and ends the job as failed."""
+        from jobs.board import Board
+
+        home = job_home()
+        board = self._board = Board(status_file(home, fl_ctx.get_job_id()))
         run: Run | None = None
         try:
-            run = open_run(decode_job(self.job), self.plan, job_home(), self.resume)
-            self._drive(run, Courier(fl_ctx.get_engine(), abort_signal, self.grace_s), abort_signal, fl_ctx)
+            _check_sites(home, sites_of(fl_ctx))
+            run = open_run(decode_job(self.job), self.plan, home, self.resume, board)
+            courier = Courier(fl_ctx.get_engine(), abort_signal, self.grace_s, board.answered)
+            self._drive(run, courier, abort_signal, fl_ctx)
+        except RunAborted as aborted:
+            board.stopped(aborted)
+            self.log_info(fl_ctx, f"[{aborted.code}] {aborted}", fire_event=False)
         except FederationError as error:
+            board.stopped(error)
             self._fail(f"[{error.code}] {error}", fl_ctx)
         except Exception as error:  # the border: NVFlare must learn of it, and the trace stays in our log
+            board.stopped(error)
             self.logger.exception("the run failed with an error that is not ours")
             self._fail(f"[INTERNAL] {type(error).__name__}: {error}", fl_ctx)
         finally:
@@ -73,17 +134,24 @@ class SecureController(Controller):
                 run.close()
 
     def _drive(self, run: Run, courier: Courier, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        if abort_signal.triggered:
+            raise RunAborted("")
         try:
             exchange = next(run)
-            while not abort_signal.triggered:
+            while True:
                 answers = courier.exchange(
                     exchange.phase, exchange.requests, timeout_s=exchange.timeout_s, enough=exchange.enough
                 )
+                if _stopping(answers, abort_signal):
+                    run.throw(self._why(exchange.phase))
                 messages = {silo: self._message(silo, answer, fl_ctx) for silo, answer in answers.items()}
                 exchange = run.send({silo: message for silo, message in messages.items() if message is not None})
-            self.log_info(fl_ctx, "the job was aborted; the run is closed", fire_event=False)
         except StopIteration as done:
             self.log_info(fl_ctx, f"the run ended: {done.value}", fire_event=False)
+
+    def _why(self, phase: str) -> RunStopped:
+        """The abort signal is up: NVFlare gave the job up, and said so, or the administrator asked for it."""
+        return RunGivenUp(phase, self._panic) if self._panic else RunAborted(phase)
 
     def _message(self, silo: str, answer: Shareable, fl_ctx: FLContext) -> Message | None:
         """The silo's message, or None for a failed or malformed answer: the silo counts as absent."""
@@ -106,3 +174,12 @@ class SecureController(Controller):
     ) -> None:
         """A result nobody asked for: dropped."""
         self.log_info(fl_ctx, f"a result of {client.name} for {task_name} was dropped", fire_event=False)
+
+
+def _stopping(answers: Mapping[str, Shareable], abort: Signal) -> bool:
+    """Whether the job is being ended. Silos are stopped first: where one says so, the signal gets time to come."""
+    told = any(answer.get_return_code() == ReturnCode.TASK_ABORTED for answer in answers.values())
+    end = time.monotonic() + (ABORT_LAG_S if told else 0.0)
+    while not abort.triggered and time.monotonic() < end:
+        time.sleep(LOOK_S)
+    return bool(abort.triggered)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Condition, Thread
 from typing import Any, Final
 
@@ -33,8 +33,9 @@ LOOK_S: Final = 0.1
 #: Pause before an unreachable silo is tried again. Seconds.
 RETRY_S: Final = 0.3
 #: How long a silo that was there before may be unreachable before it counts as absent; after that it is tried once per
-#: exchange. One that was never there (its process is still starting) has until the exchange times out. Seconds.
-LOST_S: Final = 2.0
+#: exchange. One that was never there (its process is still starting) has until the exchange times out. More than the
+#: 2 s by which the abort of a job reaches silos earlier than us: they are not lost, they were stopped. Seconds.
+LOST_S: Final = 3.0
 #: How often a silo that works on an answer is asked whether it is alive. Seconds.
 WATCH_S: Final = 3.0
 #: First wait for an answer before the request is repeated; doubles each time. Seconds.
@@ -61,14 +62,15 @@ class Answers:
         self._open = set(silos)
         self._results: dict[str, Shareable] = {}
 
-    def put(self, silo: str, result: Shareable | None) -> None:
-        """The silo answered, or (None) will not. Only the first counts, and nothing once the exchange is over."""
+    def put(self, silo: str, result: Shareable | None) -> bool:
+        """The silo answered, or (None) will not. False: too late, or not the first, so it doesn't count."""
         with self._changed:
-            if silo in self._open:
+            if counts := silo in self._open:
                 self._open.discard(silo)
                 if result is not None:
                     self._results[silo] = result
                 self._changed.notify_all()
+            return counts
 
     def outstanding(self) -> set[str]:
         """The silos whose answer is still wanted."""
@@ -95,12 +97,18 @@ class Answers:
 
 
 class Courier:
-    """One run's courier. ``engine``: NVFlare's server engine. ``grace_s``: wait for the rest after ``enough``."""
+    """One run's courier. ``engine``: NVFlare's server engine. ``grace_s``: wait for the rest after ``enough``.
 
-    def __init__(self, engine: Any, abort: Signal, grace_s: float) -> None:
+    ``answered``: told of each silo whose answer came, by the courier's threads.
+    """
+
+    def __init__(
+        self, engine: Any, abort: Signal, grace_s: float, answered: Callable[[str], None] = lambda silo: None
+    ) -> None:
         self._engine = engine
         self._abort = abort
         self._grace_s = grace_s
+        self._answered = answered
         self._here: set[str] = set()  #: silos that have answered in this run
         self._unreachable: dict[str, float] = {}  #: silo → since when, until it can be reached again
 
@@ -138,7 +146,8 @@ class Courier:
                     break
                 wanted = answers.pause({silo}, RETRY_S)
         finally:
-            answers.put(silo, answer)
+            if answers.put(silo, answer) and answer is not None:
+                self._answered(silo)
 
     def _watch(self, answers: Answers, silos: set[str]) -> None:
         """Gives up silos whose process cannot be reached any more. A late heartbeat is no reason."""

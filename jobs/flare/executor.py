@@ -18,6 +18,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from crypto.errors import FederationError, Malformed
+from jobs import drain
 from jobs.flare.folder import decode_job
 from jobs.flare.processes import job_home
 from jobs.flare.wire import unwrap, wrap
@@ -59,7 +60,10 @@ class SecureExecutor(Executor):
                     return make_reply(ReturnCode.TASK_ABORTED)
                 if self._agent is None:
                     self._agent = make_agent(decode_job(self.job), job_home())
-                return wrap(self._agent.handle(request))
+                answer = wrap(self._agent.handle(request))
+                if self._agent.left:
+                    drain.note_left(job_home())
+                return answer
         except FederationError as error:
             self.log_error(fl_ctx, f"[{error.code}] {task_name}: {error}", fire_event=False)
         except Exception as error:  # the border: a programming error of ours must not take the job down

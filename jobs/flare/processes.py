@@ -1,8 +1,8 @@
 """NVFlare's own mains, run in this process: the long-lived parents and the job processes.
 
-``fed aggregator run`` and ``fed silo run`` call ``run_server`` / ``run_client`` and *are* the NVFlare parent, so one
-SIGTERM ends one process tree. The job processes are started by our launchers as ``python -m jobs.flare.processes``:
-NVFlare's worker mains, with a shorter wait at the end. This module stays light until one of them is called.
+``fed aggregator run`` and ``fed silo run`` *are* the NVFlare parent (``parent``), so one SIGTERM ends one process tree.
+The job processes are started by our launchers as ``python -m jobs.flare.processes``: NVFlare's worker mains, with a
+shorter wait at the end. This module stays light until one of them is called.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from crypto.errors import SpecError
@@ -35,10 +32,6 @@ _MAINS: Final = {
 }
 
 
-class _Stop(BaseException):
-    """SIGTERM or SIGINT; a BaseException so that NVFlare's handlers let it through."""
-
-
 def job_home() -> Path:
     """The home of the silo or aggregator this process works for. Raises SpecError if nobody exported it."""
     home = os.environ.get(HOME_VAR)
@@ -50,25 +43,30 @@ def job_home() -> Path:
 
 
 def settings(kit: Path) -> dict[str, str]:
-    """``home``, ``site`` and ``org`` of a hardened kit. Raises SpecError."""
+    """``site``, ``org`` and ``home`` of a hardened kit; home is "" in kits for sites elsewhere. Raises SpecError."""
     path = kit / "local" / "consilium.json"
     try:
-        found = json.loads(path.read_text())
-        return {key: str(found[key]) for key in ("home", "site", "org")}
+        return parse_settings(str(path), path.read_bytes())
     except FileNotFoundError:
         raise SpecError(
             str(path), got=None, want="a hardened kit", remedy="Use a kit that `provision` made, or harden this one."
         ) from None
-    except (ValueError, KeyError, TypeError) as bad:
-        raise SpecError(str(path), got=repr(bad), want="home, site and org") from bad
 
 
-def export(kit: Path) -> dict[str, str]:
-    """Sets the environment that job processes inherit, and makes the metrics folder. Returns the kit's settings."""
-    found = settings(kit)
-    metrics = Path(found["home"]) / "metrics"
+def parse_settings(path: str, data: bytes) -> dict[str, str]:
+    """The bytes of a kit's ``local/consilium.json``. Raises SpecError."""
+    try:
+        found = json.loads(data)
+        return {"home": str(found.get("home", "")), **{key: str(found[key]) for key in ("site", "org")}}
+    except (ValueError, KeyError, TypeError, AttributeError) as bad:
+        raise SpecError(path, got=repr(bad), want="site and org, and maybe home") from bad
+
+
+def export(home: Path) -> None:
+    """Sets the environment that job processes inherit, and makes the metrics folder."""
+    metrics = home.resolve() / "metrics"
     metrics.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.environ[HOME_VAR] = found["home"]
+    os.environ[HOME_VAR] = str(home.resolve())
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
@@ -81,42 +79,13 @@ def export(kit: Path) -> dict[str, str]:
     os.environ.pop("NVFL_JOB_STORE_ROOT", None)
     # How long a finished job waits for silos that vanished (default 900 s).
     os.environ.setdefault("NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT", "10")
-    return found
 
 
-def run_server(kit: Path, ended: Callable[[int], None] = lambda code: None) -> int:
-    """Runs the server's NVFlare parent until SIGTERM, in the main thread; then calls ``ended`` and ends the process."""
-    found = export(kit)
-    return _run("server", kit, ended, ["-s", "fed_server.json", "--set", "secure_train=true", f"org={found['org']}"])
-
-
-def run_client(kit: Path, ended: Callable[[int], None] = lambda code: None) -> int:
-    """Runs a silo's NVFlare parent until SIGTERM, in the main thread; then calls ``ended`` and ends the process."""
-    found = export(kit)
-    site = ["secure_train=true", f"org={found['org']}", f"uid={found['site']}"]
-    return _run("client", kit, ended, ["-s", "fed_client.json", "--set", *site])
-
-
-def _run(which: str, kit: Path, ended: Callable[[int], None], options: list[str]) -> int:
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise _Stop
-
+def run_main(which: str, kit: Path, options: list[str]) -> int:
+    """``server`` or ``client``: one of NVFlare's parents over a kit, in this thread, to its end. Its exit code."""
+    folder = str(kit.resolve())
     (kit / "transfer").mkdir(exist_ok=True)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    code = 0
-    try:
-        code = _main(which, ["-m", str(kit.resolve()), *options, "config_folder=config"], str(kit.resolve()))
-    except _Stop:
-        pass
-    finally:
-        _end_children()
-        ended(code)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)  # NVFlare leaves threads that would keep the process; nothing of ours is pending
+    return _main(which, ["-m", folder, *options, "config_folder=config"], folder)
 
 
 def _main(which: str, arguments: list[str], run_dir: str | None = None) -> int:
@@ -146,7 +115,20 @@ def _job(which: str, arguments: list[str]) -> None:
     os._exit(code)
 
 
-def _end_children() -> None:
+def job_processes(which: str) -> list[int]:
+    """The pids of this process's job processes. ``which``: ``client-job`` or ``server-job``."""
+    import psutil
+
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if which in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child.pid)
+    return found
+
+
+def end_children() -> None:
+    """SIGTERM, then SIGKILL, to all that this process started."""
     import psutil
 
     children = psutil.Process().children(recursive=True)

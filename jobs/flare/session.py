@@ -1,4 +1,4 @@
-"""The administrator's session with the server: submit, watch, abort.
+"""The administrator's session with the server: submit, watch, read the log, abort.
 
 A thin, quiet and impatient wrapper around ``nvflare.fuel.flare_api``: every call runs under a deadline (NVFlare retries
 for minutes when the server dies under it), its exceptions end here as ours, its log lines are held back. Close the
@@ -7,7 +7,11 @@ session before the server ends, or NVFlare waits 5 s for an answer to its logout
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +19,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
+from nvflare.fuel.common.excepts import ConfigError
 from nvflare.fuel.flare_api import api_spec
 from nvflare.fuel.flare_api.flare_api import Session
 
-from crypto.errors import FederationError
+from crypto.errors import FederationError, SpecError
+from jobs.flare.stats import GROUP
 
 T = TypeVar("T")
+
+#: The part of NVFlare's refusal that says who may not do what.
+_DENIAL = re.compile(r"user '[^']*' is not authorized for '[^']*'")
+#: How NVFlare's words for the state of a job begin once it has ended.
+ENDED = ("FINISHED", "FAILED", "ABANDONED")
 
 
 class SessionError(FederationError):
@@ -48,19 +59,37 @@ class JobUnknown(SessionError):
     code = "JOB_UNKNOWN"
 
 
+class JobEnded(SessionError):
+    """The job is over: there is nothing left to abort."""
+
+    code = "JOB_ENDED"
+
+
 class JobRejected(SessionError):
-    """The server refused the job folder, or the user may not do this."""
+    """The server refused the job folder."""
 
     code = "JOB_REJECTED"
+
+
+class NotAllowed(SessionError):
+    """The role in this kit's certificate lacks the right, or the job is somebody else's."""
+
+    code = "NOT_ALLOWED"
 
 
 _MEANING: tuple[tuple[tuple[type[BaseException], ...], type[SessionError], str], ...] = (
     (
         (api_spec.JobNotFound, api_spec.JobNotDone, api_spec.JobNotRunning),
         JobUnknown,
-        "List the jobs with `nvflare job list`.",
+        "List the jobs with `fed status`.",
     ),
-    ((api_spec.InvalidJobDefinition, api_spec.AuthorizationError), JobRejected, "Check the job folder and the role."),
+    ((api_spec.InvalidJobDefinition,), JobRejected, "Write the folder with `fed export` and leave it as it is."),
+    (
+        (api_spec.AuthorizationError,),
+        NotAllowed,
+        "A lead submits jobs and aborts those that it submitted; an org_admin or member looks on. "
+        "The role stands in the kit's certificate: use another kit, or have one provisioned with that role.",
+    ),
     (
         (api_spec.NoConnection, api_spec.SessionClosed, api_spec.AuthenticationError, ConnectionError),
         NoServer,
@@ -69,12 +98,30 @@ _MEANING: tuple[tuple[tuple[type[BaseException], ...], type[SessionError], str],
 )
 
 
-class AdminSession:
-    """``with AdminSession(kit, user) as session``: opens within ``timeout_s``, closes at the end. Not thread-safe."""
+def kit_admin(kit: Path) -> tuple[str, str]:
+    """(federation, who it logs in as) of an administrator's kit. Raises SpecError for a folder that is none."""
+    path = kit / "startup" / "fed_admin.json"
+    try:
+        found = json.loads(path.read_text())["admin"]
+        return str(found["project_name"]), str(found["username"])
+    except (OSError, ValueError, KeyError, TypeError) as bad:
+        raise SpecError(
+            "--kit",
+            got=f"{kit}, without a startup/fed_admin.json",
+            want="an administrator's kit",
+            remedy="`fed provision` makes one for each administrator; a silo's or the server's kit is none.",
+        ) from bad
 
-    def __init__(self, kit: Path, user: str, *, timeout_s: float = 20.0, call_s: float = 15.0) -> None:
+
+class AdminSession:
+    """``with AdminSession(kit) as session``: opens within ``timeout_s``, closes at the end. Not thread-safe.
+
+    ``user``: who to log in as; by default the one that the kit is made for.
+    """
+
+    def __init__(self, kit: Path, user: str = "", *, timeout_s: float = 20.0, call_s: float = 15.0) -> None:
         self._kit = kit.resolve()
-        self._user = user
+        self._user = user or kit_admin(kit)[1]
         self._timeout_s = timeout_s
         self._call_s = call_s
         self._session: Session | None = None
@@ -105,6 +152,7 @@ class AdminSession:
 
     def _connect(self) -> Session:
         """What ``new_secure_session`` does, without its prints (they would spoil ``--json``)."""
+        _knock(self._kit, self._timeout_s)
         session = Session(username=self._user, startup_path=str(self._kit), secure_mode=True)
         session.api._print_hci = _say_nothing
         session.api.auto_login_max_tries = 3
@@ -148,7 +196,7 @@ class AdminSession:
     ) -> str:
         """Until the job has finished; its status. ``seen`` is told each new status. Raises TooSlow."""
         end, last = time.monotonic() + timeout_s, ""
-        while not (status := self.status(job_id)).startswith(("FINISHED", "FAILED", "ABANDONED")):
+        while not (status := self.status(job_id)).startswith(ENDED):
             if seen is not None and status != last:
                 seen(status)
             last = status
@@ -158,12 +206,40 @@ class AdminSession:
         return status
 
     def abort(self, job_id: str) -> None:
-        """Asks the server to stop the job. Raises JobUnknown if it is not running."""
-        self._call(lambda s: s.abort_job(job_id))
+        """Asks the server to stop a job that waits or runs. Raises JobEnded, JobUnknown, NotAllowed.
 
-    def list_jobs(self) -> list[dict[str, Any]]:
-        """NVFlare's records of all jobs, this user's and others', newest last."""
-        found: list[dict[str, Any]] = self._call(lambda s: s.list_jobs(detailed=True)) or []
+        NVFlare answers "done" for a job that is over and "internal error" for one that ends at this moment.
+        """
+        if (status := self.status(job_id)).startswith(ENDED):
+            raise JobEnded(f"Job {job_id} is {status}.", remedy="There is nothing left to abort.")
+        try:
+            self._call(lambda s: s.abort_job(job_id))
+        except SessionError as failed:
+            if type(failed) is SessionError and (status := self.status(job_id)).startswith(ENDED):
+                raise JobEnded(f"Job {job_id} is {status}: it ended by itself meanwhile.") from failed
+            raise
+
+    def stats(self, job_id: str) -> dict[str, Any]:
+        """What the run of a running job tells of itself; nothing while it starts or ends, or where it is not ours."""
+        try:
+            found = self._call(lambda s: s.show_stats(job_id, api_spec.TargetType.SERVER))
+        except JobUnknown:
+            return {}
+        server = found.get("server") if isinstance(found, dict) else None
+        told = server.get(GROUP) if isinstance(server, dict) else None
+        return told if isinstance(told, dict) else {}
+
+    def log(self, job_id: str) -> str:
+        """The aggregator's log of a job. No silo is asked, and none would answer. Raises JobUnknown where none is."""
+        found = self._call(lambda s: s.get_job_logs(job_id, "server"))
+        text = found.get("logs", {}).get("server")
+        if text is None:
+            raise JobUnknown(f"Job {job_id} has no log yet.", remedy="A job gets one when it starts: `fed status`.")
+        return str(text)
+
+    def list_jobs(self, prefix: str = "") -> list[dict[str, Any]]:
+        """NVFlare's records of all jobs, this user's and others', newest last. ``prefix``: of their ids."""
+        found: list[dict[str, Any]] = self._call(lambda s: s.list_jobs(detailed=True, id_prefix=prefix or None)) or []
         return sorted(found, key=lambda job: str(job.get("submit_time_iso", "")))
 
     def _call(self, action: Callable[[Session], T]) -> T:
@@ -193,6 +269,23 @@ class AdminSession:
         raise TooSlow(f"The server did not answer within {seconds:.0f} s.", remedy="Is `fed aggregator run` up?")
 
 
+def _knock(kit: Path, timeout_s: float) -> None:
+    """NVFlare tries for its whole time-out where nothing listens. Raises NoServer at once then; says nothing else."""
+    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "grpc_proxy")):
+        return
+    admin = json.loads((kit / "startup" / "fed_admin.json").read_text())["admin"]
+    place = (str(admin.get("host", "")), int(admin.get("port", 0)))
+    try:
+        socket.create_connection(place, timeout_s).close()
+    except (ConnectionRefusedError, socket.gaierror) as nobody:
+        raise NoServer(
+            f"Nothing answers at {place[0]}:{place[1]} ({nobody.strerror}).",
+            remedy="Is `fed aggregator run` up, and does this machine find it under this name?",
+        ) from nobody
+    except OSError:
+        return  # slow, or a network that NVFlare may know better
+
+
 def _say_nothing(*parts: object) -> None:
     pass
 
@@ -200,7 +293,12 @@ def _say_nothing(*parts: object) -> None:
 def _ours(error: BaseException) -> BaseException:
     if not isinstance(error, Exception):
         return error
+    if isinstance(error, FederationError):
+        return error
+    if isinstance(error, ConfigError):
+        return NoServer(f"{error}.", remedy="The kit is not whole: have it provisioned again.")
     for kinds, ours, remedy in _MEANING:
         if isinstance(error, kinds):
-            return ours(f"{type(error).__name__}: {error}.", remedy=remedy)
+            said = _DENIAL.search(str(error))
+            return ours(f"{said[0] if said else f'{type(error).__name__}: {error}'}.", remedy=remedy)
     return SessionError(f"{type(error).__name__}: {error}.")

@@ -91,7 +91,9 @@ METHODS: Mapping[str, str] = {
     "fedavg-lanes": "silo_agent.methods.fedavg_lanes:FedAvgLanes",
     "fedcoe": "silo_agent.methods.fedcoe:FedCoE",
     "fedcoe-samples": "silo_agent.methods.fedcoe_samples:FedCoESamples",
+    "flex": "silo_agent.methods.flex:FLEx",
     "flex-moe": "silo_agent.methods.flex_moe:FlexMoE",
+    "metamoe": "silo_agent.methods.metamoe:MetaMoE",
 }
 
 

@@ -195,16 +195,17 @@ def test_a_crash_at_any_write_doubles_nothing(home: Path, monkeypatch: pytest.Mo
     assert compare(home) == []
 
 
-def test_a_failed_job_is_a_failed_run_without_a_version(home: Path) -> None:
+@pytest.mark.parametrize(("code", "status"), [("ROUND_LOST", "FAILED"), ("GIVEN_UP", "FAILED"), ("ABORTED", "KILLED")])
+def test_a_failed_job_is_a_failed_run_without_a_version(home: Path, code: str, status: str) -> None:
     ledger = make_home(home)
     start(home, ledger)
-    ledger.append("run-failed", {"run": RUN, "code": "ROUND_LOST", "phase": "deal", "missing": ["silo-2"], "k": 3})
+    ledger.append("run-failed", {"run": RUN, "code": code, "phase": "deal", "missing": ["silo-2"], "k": 3})
     ledger.append("withdrawal", made.withdrawal("silo-2", []))
     lineage.sync(home)
     assert census(home) == (1, 0, 0, 0)
-    assert runs(home, "job")[0].info.status == "FAILED"
+    assert runs(home, "job")[0].info.status == status
     tags = runs(home, "job")[0].data.tags
-    assert tags["consilium.failed.code"] == "ROUND_LOST" and tags["mlflow.note.content"].startswith("Tell digits")
+    assert tags["consilium.failed.code"] == code and tags["mlflow.note.content"].startswith("Tell digits")
     assert compare(home) == []
 
 

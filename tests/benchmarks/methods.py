@@ -32,7 +32,7 @@ from typing import Any
 from tests.benchmarks.study import Bar, Case, Figures, Setting, Verdict, judge, standard_error
 
 #: Modules with CASES and BARS; a new method adds its own here.
-STUDIES = ("study_masks", "study_fedcoe", "study_flex_moe")
+STUDIES = ("study_masks", "study_fedcoe", "study_flex_moe", "study_flex_language", "study_metamoe")
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

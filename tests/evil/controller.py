@@ -25,7 +25,7 @@ class EvilController(controller.SecureController):
         self.game = game
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        def open_run(job: str, plan: str, home: Path, resume: str) -> controller.Run:
+        def open_run(job: str, plan: str, home: Path, resume: str, board: object) -> controller.Run:
             return evil_run(self.game, job, plan, home)
 
         controller.open_run = open_run

@@ -21,6 +21,7 @@ from crypto.messages import Advert, Message, unpack_two
 from crypto.plan import Plan, Scope, Step
 from jobs.demonstration import DEALERS
 from jobs.homes import Federation, read_charter
+from jobs.language_base import ground
 from jobs.local import InProcess
 from jobs.spec import JobSpec, catalogue
 from jobs.summary import RunRecord
@@ -104,6 +105,7 @@ def play(root: Path, name: str) -> Ran:
     spec = spec.with_params(**{key: value for key, value in SHORT.items() if key in spec.params})
     dealt = hospitals() if spec.dataset == "heart" else DEALERS[spec.dataset](None, 7, None).silos
     federation = Federation.make(root, "test", dealt, spec.dataset)
+    spec = ground(spec, federation)
     watched = {silo: Watched() for silo in federation.silos}
 
     def agent(job: str, home: Path) -> Agent:

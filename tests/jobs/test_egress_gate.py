@@ -554,20 +554,21 @@ def test_both_processes_of_a_silo_make_gated_cells(monkeypatch: pytest.MonkeyPat
 
 def test_the_long_lived_process_is_guarded_before_it_connects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from jobs import longlived
-    from jobs.flare import processes
+    from jobs.flare import parent
+    from jobs.install import Request, Site
 
     made = fed_client_base.FederatedClientBase._create_cell.__globals__
     monkeypatch.setitem(made, "Cell", Cell)
     seen: list[object] = []
 
-    def run_client(kit: Path, *ending: object) -> int:
+    def run_client(kit: Path, home: Path, **ending: object) -> int:
         seen.append(made["Cell"])
         return 0
 
-    monkeypatch.setattr(processes, "settings", lambda kit: {"home": str(tmp_path)})
-    monkeypatch.setattr(processes, "run_client", run_client)
+    monkeypatch.setattr(longlived, "install", lambda request: Site(request.kit, tmp_path))
+    monkeypatch.setattr(parent, "run_client", run_client)
     monkeypatch.setattr(longlived, "_serve", lambda *args: None)
-    assert longlived.run_silo(tmp_path, "127.0.0.1", 0) == 0
+    assert longlived.run_silo(Request(role="silo", kit=tmp_path), "127.0.0.1", 0) == 0
     assert seen == [SiloCell]
     assert check_log(tmp_path).events["service-started"] == 1
 

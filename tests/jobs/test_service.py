@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from crypto.errors import SpecError
+from jobs.gauges import SILO, Service
 from jobs.service import Server, prepare_environment, serve_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +24,7 @@ PROMTOOL = Path("/usr/bin/promtool")
 
 _JOB = """
 from aggregator import metrics
-metrics.step_closed(survivors={survivors}, invited=9, lanes_open=1, lanes_shut=0, upload_bytes=8, slots={{}})
+metrics.step_closed(survivors={survivors}, invited=9, lanes_open=["a"], lanes_shut=[], upload_bytes=8, slots={{}})
 metrics.phase("deal", 0.5)
 """
 
@@ -145,6 +146,53 @@ def test_close_frees_the_port(tmp_path: Path) -> None:
     server.close()
     again = serve_metrics(tmp_path, server.port)
     again.close()
+
+
+def test_files_of_jobs_that_are_gone_do_not_pile_up(server: Server, tmp_path: Path) -> None:
+    for survivors in (8, 7, 6):
+        job(survivors)
+        text = get(server, "/metrics")[1]
+    assert 'consilium_aggregator_steps_total{outcome="closed"} 3.0' in text.splitlines()
+    kept = sorted(path.name for path in (tmp_path / "metrics").iterdir())
+    assert kept == ["counter_0.db", "gauge_mostrecent_0.db", "histogram_0.db"]
+
+
+def test_a_service_shows_its_site_its_zeros_and_its_own_names_only(tmp_path: Path) -> None:
+    """In a process of its own, as in production: figures of the parent are shown, too."""
+    code = """
+import sys, urllib.request
+from pathlib import Path
+from jobs.gauges import SILO, Service
+from jobs.service import prepare_environment, serve_metrics
+home = Path(sys.argv[1])
+prepare_environment(home)
+import aggregator.metrics
+server = serve_metrics(home, 0, ready=lambda: "draining", service=Service(SILO, home))
+print(urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics").read().decode())
+server.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, timeout=60, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    assert 'consilium_silo_steps_total{outcome="released"} 0.0' in lines, done.stderr
+    assert "consilium_silo_ready 0.0" in lines
+    assert 'consilium_silo_scrape_error{collector="charter_epoch"} 1.0' in lines  # it is no silo's home
+    assert 'consilium_silo_scrape_error{collector="home_free_bytes"} 0.0' in lines
+    assert "consilium_aggregator" not in done.stdout
+    checked = subprocess.run(
+        [PROMTOOL, "check", "metrics"], input=done.stdout.encode(), capture_output=True, timeout=60
+    )
+    assert (checked.returncode, checked.stderr) == (0, b"")
+
+
+def test_files_that_cant_be_read_do_not_stop_the_page(tmp_path: Path) -> None:
+    server = serve_metrics(tmp_path, 0, service=Service(SILO, tmp_path))
+    (tmp_path / "metrics" / "counter_1.db").write_bytes(b"\xff\xff\xff\x7f" + bytes(60))
+    status, text = get(server, "/metrics")
+    assert status == 200
+    assert 'consilium_silo_scrape_error{collector="process_figures"} 1.0' in text.splitlines()
+    server.close()
 
 
 def test_children_inherit_the_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

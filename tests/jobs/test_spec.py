@@ -22,7 +22,16 @@ GOOD = {
 
 
 def test_the_catalogue_parses_and_plans() -> None:
-    assert catalogue() == ["fedavg-digits", "fedavg-lanes-digits", "fedcoe-digits", "fedcoe-heart", "flex-moe-digits"]
+    assert catalogue() == [
+        "fedavg-digits",
+        "fedavg-lanes-digits",
+        "fedcoe-digits",
+        "fedcoe-heart",
+        "fedcoe-samples-digits",
+        "flex-language",
+        "flex-moe-digits",
+        "metamoe-digits",
+    ]
     for name in catalogue():
         assert JobSpec.load(name).name == name
 

@@ -12,6 +12,7 @@ from crypto import blocks
 from crypto.errors import DataRefused, NonFinite, SpecError
 from crypto.plan import Plan, Scope
 from jobs.demo_data import make
+from jobs.spec import JobSpec
 from silo_agent import experts
 from silo_agent.data import DataSet, check
 from silo_agent.methods import METHODS, Limits, Method, Published, method, weight
@@ -23,9 +24,14 @@ DIGITS = {"features": 64, "classes": 10, "seed": 7}
 #: Two experts, the first with visible holdings. silo-8 holds both, silo-1 none.
 LANES = {"experts": 2, "visible": 1, "holders-0": "silo-2 silo-3 silo-4 silo-8", "holders-1": "silo-8 silo-7 silo-6"}
 
+#: Methods that need more than a few numbers → a job that has it.
+IN_THE_CATALOGUE = {"flex": "flex-language", "metamoe": "metamoe-digits"}
+
 
 def params(name: str) -> dict[str, object]:
     """What a plan of this method needs."""
+    if name in IN_THE_CATALOGUE:
+        return dict(JobSpec.load(IN_THE_CATALOGUE[name]).params)
     return DIGITS | (LANES if name == "fedavg-lanes" else {})
 
 

@@ -167,6 +167,19 @@ def test_requests_are_found_by_the_beginning_of_their_digest(queue: RequestQueue
     assert "2 requests" in refused.value.remedy
 
 
+def test_what_waits_is_counted_without_pysyft(queue: RequestQueue) -> None:
+    assert queue.waiting() == 0
+    for seed in range(4):
+        queue.put(job(seed=seed))
+    assert queue.waiting() == 4 == len(queue.pending())  # nobody has looked, then PySyft has
+    for request, decision in zip(queue.all()[0], ("approved", "denied"), strict=False):
+        queue.mark(request.digest, decision)
+        assert queue.waiting() == len(queue.pending())
+    assert queue.waiting() == 2
+    (folder(queue, "stray").mkdir(), folder(queue, "x-0123456789abcdef").with_name(".lock").touch())
+    assert queue.waiting() == 2
+
+
 def test_pysyft_is_told_what_the_owner_decided_but_not_why(queue: RequestQueue) -> None:
     from syft_job.client import get_client
 

@@ -1,0 +1,40 @@
+"""A run that is ended from outside. Not in the tree of ``crypto.errors``: no silo ever says so on the wire.
+
+A driver throws one of these into the run, which writes its closing record. Unlike ``RoundLost`` no step is tried again.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from crypto.errors import FederationError
+
+
+class RunStopped(FederationError):
+    """Ended in ``phase``; what closed before stays closed, and the run may go on later."""
+
+    def __init__(self, phase: str, detail: str, remedy: str) -> None:
+        self.phase = phase
+        super().__init__(f"{detail} {f'in phase {phase!r}' if phase else 'before its first step'}.", remedy=remedy)
+
+
+class RunAborted(RunStopped):
+    """The administrator aborted the job. Nothing was wrong."""
+
+    code: ClassVar[str] = "ABORTED"
+    exit_code: ClassVar[int] = 40
+
+    def __init__(self, phase: str) -> None:
+        remedy = "Submit it again as a new run, or go on with this one: --resume."
+        super().__init__(phase, "The administrator aborted the job", remedy)
+
+
+class RunGivenUp(RunStopped):
+    """NVFlare gave the job up, and ``why``: for instance fewer silos are alive than the job folder wants."""
+
+    code: ClassVar[str] = "GIVEN_UP"
+    exit_code: ClassVar[int] = 40
+
+    def __init__(self, phase: str, why: str) -> None:
+        remedy = "Bring the silos up; then submit it again, or go on with this run: --resume."
+        super().__init__(phase, f"NVFlare gave the job up ({why})", remedy)

@@ -1,0 +1,568 @@
+"""The Grafana dashboards as code: one for a federation, at the aggregator's site, and one for a silo, at its own.
+
+    python -m helm.dashboards
+
+writes helm/aggregator/files/dashboards/federation.json and helm/silo-agent/files/dashboards/silo.json, which the charts
+ship. Tests compare the files with this module, and run every query against a Prometheus that scraped a federation.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parent
+SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+GREEN, ORANGE, RED = "green", "orange", "red"
+#: Grafana's grid.
+COLUMNS: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """``legend``: Grafana's template of a series' name. ``table``: only the last value, as rows of a table."""
+
+    expr: str
+    legend: str = ""
+    table: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """``steps``: (colour, from this value on), the first from −∞. ``words``: value → what is shown instead.
+
+    ``failure``: its queries give nothing until something has gone wrong.
+    """
+
+    title: str
+    kind: str
+    queries: tuple[Query, ...]
+    about: str
+    unit: str = "short"
+    steps: tuple[tuple[str, float | None], ...] = ((GREEN, None),)
+    words: tuple[tuple[str, str, str], ...] = ()
+    width: int = 8
+    height: int = 8
+    failure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """``path``: where its JSON lies. ``instances``: the metric whose instances can be chosen from."""
+
+    path: Path
+    uid: str
+    title: str
+    about: str
+    instances: str
+    rows: tuple[Row, ...]
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        return tuple(panel for row in self.rows for panel in row.panels)
+
+
+# --- panels ------------------------------------------------------------------------------------------------------
+
+CHOSEN: Final = 'instance=~"$instance"'
+HUB: Final = "consilium_aggregator_"
+SILO: Final = "consilium_silo_"
+#: Colours of days that are left: the alerts begin at 14.
+DAYS: Final = ((RED, None), (ORANGE, 14.0), (GREEN, 30.0))
+BAD: Final = ((GREEN, None), (RED, 1.0))
+OPEN: Final = 'state="open"'
+SHUT: Final = 'state="shut"'
+YES_NO: Final = (("0", "not ready", RED), ("1", "ready", GREEN))
+
+
+def metric(name: str, *more: str) -> str:
+    return f"{name}{{{', '.join((CHOSEN, *more))}}}"
+
+
+def per_second(name: str) -> str:
+    return f"rate({metric(name)}[$__rate_interval])"
+
+
+def grown(name: str, *more: str) -> str:
+    return f"increase({metric(name, *more)}[$__rate_interval])"
+
+
+def stat(title: str, about: str, *queries: Query, width: int = 4, **look: Any) -> Panel:
+    return Panel(title, "stat", queries, about, width=width, height=4, **look)
+
+
+def graph(title: str, about: str, *queries: Query, **look: Any) -> Panel:
+    return Panel(title, "timeseries", queries, about, **look)
+
+
+def quantiles(title: str, about: str, name: str, by: str = "") -> Panel:
+    labels, legend = (f"le, {by}", f"{{{{{by}}}}} ") if by else ("le", "")
+    return graph(
+        title,
+        about,
+        *(
+            Query(f"histogram_quantile({q}, sum by ({labels}) ({per_second(name + '_bucket')})) >= 0", f"{legend}p{n}")
+            for q, n in ((0.5, 50), (0.95, 95))
+        ),
+        unit="s",
+    )
+
+
+def heat(title: str, about: str, name: str) -> Panel:
+    return Panel(
+        title, "heatmap", (Query(f"sum by (le) ({grown(name + '_bucket')})", "{{le}}"),), about, unit="s", width=24
+    )
+
+
+def readiness(prefix: str) -> Panel:
+    return stat(
+        "State",
+        "What /readyz says. No data: it does not answer.",
+        Query(metric(f"{prefix}ready"), "{{instance}}"),
+        words=YES_NO,
+        steps=((RED, None), (GREEN, 1.0)),
+    )
+
+
+def alerts() -> Panel:
+    return stat(
+        "Alerts",
+        "Alerts that fire now; docs/alerts.md says what to do about each.",
+        Query('count(ALERTS{alertname=~"Consilium.+", alertstate="firing"}) or vector(0)', "firing"),
+        steps=BAD,
+    )
+
+
+def firing() -> Panel:
+    return Panel(
+        "Alerts that fire",
+        "table",
+        (Query('ALERTS{alertname=~"Consilium.+", alertstate="firing"}', table=True),),
+        "docs/alerts.md has a section for each.",
+        width=24,
+        height=6,
+        failure=True,
+    )
+
+
+def refusals(prefix: str) -> Panel:
+    return graph(
+        "Refusals by code",
+        "docs/errors says what each code means.",
+        Query(f"sum by (code) ({grown(f'{prefix}refusals_total')}) > 0", "{{code}}"),
+        failure=True,
+    )
+
+
+def upkeep(prefix: str) -> Row:
+    """What an operator looks at once a week."""
+    return Row(
+        "Upkeep",
+        (
+            graph(
+                "Days left",
+                "Until the certificates of the kit and the pinned charter run out. The alerts begin at 14 days.",
+                Query(
+                    f"({metric(f'{prefix}certificate_expiry_timestamp_seconds')} - time()) / 86400",
+                    "certificate: {{certificate}}",
+                ),
+                Query(f"({metric(f'{prefix}charter_expiry_timestamp_seconds')} - time()) / 86400", "charter"),
+                unit="d",
+                steps=DAYS,
+            ),
+            graph(
+                "Resident memory",
+                "The long-lived process, its job processes, its other children.",
+                Query(metric(f"{prefix}resident_memory_bytes"), "{{process}}"),
+                unit="bytes",
+            ),
+            graph(
+                "Free space",
+                "Where the home lies.",
+                Query(metric(f"{prefix}home_free_bytes"), "{{instance}}"),
+                unit="bytes",
+                steps=((RED, None), (GREEN, 1e9)),
+            ),
+            Panel(
+                "What runs",
+                "table",
+                (Query(metric("consilium_build_info", f'role="{prefix.split("_")[1]}"'), table=True),),
+                "Sites must run the same software: VERSION_MISMATCH otherwise.",
+                width=12,
+            ),
+            graph(
+                "Figures that can't be read",
+                "1 for each; the process's log says why. Alerts that stand on them are blind.",
+                Query(f"sum by (collector) ({metric(f'{prefix}scrape_error')})", "{{collector}}"),
+                steps=BAD,
+                width=12,
+            ),
+        ),
+    )
+
+
+# --- the federation's --------------------------------------------------------------------------------------------
+
+FEDERATION: Final = Dashboard(
+    ROOT / "aggregator" / "files" / "dashboards" / "federation.json",
+    "consilium-federation",
+    "Consilium: federation",
+    "Rounds of a federation, as its aggregator sees them. No figure is of a single silo and none is named.",
+    f"{HUB}ready",
+    (
+        Row(
+            "Now",
+            (
+                readiness(HUB),
+                stat(
+                    "Last step closed",
+                    "How long ago.",
+                    Query(f"time() - {metric(f'{HUB}last_step_closed_timestamp_seconds')}", "ago"),
+                    unit="s",
+                ),
+                stat(
+                    "Silos in the last step",
+                    "Those whose updates are in the sum, and those that were invited.",
+                    Query(metric(f"{HUB}step_surviving_silos"), "in the sum"),
+                    Query(metric(f"{HUB}step_invited_silos"), "invited"),
+                ),
+                stat(
+                    "Lanes of the last step",
+                    "A lane that stays shut has too few contributors; its blocks stay as they are.",
+                    Query(metric(f"{HUB}step_lanes", OPEN), "open"),
+                    Query(metric(f"{HUB}step_lanes", SHUT), "shut"),
+                ),
+                stat(
+                    "Jobs that run",
+                    "NVFlare job processes at the aggregator.",
+                    Query(metric(f"{HUB}job_processes"), "running"),
+                ),
+                alerts(),
+                firing(),
+            ),
+        ),
+        Row(
+            "Rounds",
+            (
+                graph(
+                    "Steps per minute by outcome",
+                    "closed: opened and applied. void: spent without a result. lost: given up, with its run.",
+                    Query(f"60 * sum by (outcome) ({per_second(f'{HUB}steps_total')})", "{{outcome}}"),
+                ),
+                graph(
+                    "Silos",
+                    "Invited to each step, and in its sum; connected now; in the charter.",
+                    Query(metric(f"{HUB}step_invited_silos"), "invited"),
+                    Query(metric(f"{HUB}step_surviving_silos"), "in the sum"),
+                    Query(metric(f"{HUB}connected_silos"), "connected"),
+                    Query(metric(f"{HUB}charter_members"), "in the charter"),
+                ),
+                graph(
+                    "Lanes",
+                    "Of each step; and for how many steps in a row one lane has stayed shut. The alert begins at 3.",
+                    Query(metric(f"{HUB}step_lanes", OPEN), "open"),
+                    Query(metric(f"{HUB}step_lanes", SHUT), "shut"),
+                    Query(metric(f"{HUB}lane_shut_streak_steps"), "longest shut in a row"),
+                ),
+                graph(
+                    "Silos lost by phase",
+                    "Silos that did not answer. Which ones: `fed status --why`, for those with a role.",
+                    Query(f"sum by (phase) ({grown(f'{HUB}lost_silos_total')}) > 0", "{{phase}}"),
+                    failure=True,
+                ),
+                refusals(HUB),
+                graph(
+                    "Lanes shut",
+                    "Lanes that stayed shut when their step closed.",
+                    Query(f"sum ({grown(f'{HUB}lanes_total', SHUT)}) > 0", "shut"),
+                    failure=True,
+                ),
+            ),
+        ),
+        Row(
+            "Speed",
+            (
+                quantiles(
+                    "Time of a phase", "From its requests to its last reply.", f"{HUB}phase_duration_seconds", "phase"
+                ),
+                graph(
+                    "Upload",
+                    "Masked bytes received per second.",
+                    Query(f"sum ({per_second(f'{HUB}uploaded_bytes_total')})", "received"),
+                    unit="Bps",
+                ),
+                graph(
+                    "Runs ended",
+                    "By how they ended.",
+                    Query(f"sum by (end) ({metric(f'{HUB}runs_total')})", "{{end}}"),
+                ),
+                heat("Phases by their time", "Every phase of every step.", f"{HUB}phase_duration_seconds"),
+            ),
+        ),
+        Row(
+            "Model",
+            (
+                graph(
+                    "Accuracy of the federation",
+                    "Opened hits over opened rows: a sum over the cohort, of the last step that had them.",
+                    Query(metric(f"{HUB}accuracy_ratio"), "{{score}}"),
+                    unit="percentunit",
+                    width=16,
+                ),
+                graph(
+                    "MLflow's backlog",
+                    "Ledger records that are not in MLflow yet. Rounds do not wait for it.",
+                    Query(metric(f"{HUB}mlflow_backlog_records"), "records"),
+                    steps=((GREEN, None), (ORANGE, 1.0)),
+                ),
+            ),
+        ),
+        upkeep(HUB),
+    ),
+)
+
+# --- a silo's ----------------------------------------------------------------------------------------------------
+
+AGENT: Final = Dashboard(
+    ROOT / "silo-agent" / "files" / "dashboards" / "silo.json",
+    "consilium-silo",
+    "Consilium: silo",
+    "One silo, for its own operators. Its accuracy and its rows are shown here and leave by nothing else.",
+    f"{SILO}ready",
+    (
+        Row(
+            "Now",
+            (
+                readiness(SILO),
+                stat(
+                    "Last release",
+                    "How long ago shares of a step left this silo.",
+                    Query(f"time() - {metric(f'{SILO}last_release_timestamp_seconds')}", "ago"),
+                    unit="s",
+                ),
+                stat(
+                    "Requests",
+                    "Jobs that wait for the data owner: `fed requests`.",
+                    Query(metric(f"{SILO}queued_requests"), "waiting"),
+                    steps=((GREEN, None), (ORANGE, 1.0)),
+                ),
+                stat(
+                    "Jobs that run",
+                    "NVFlare job processes at this silo.",
+                    Query(metric(f"{SILO}job_processes"), "running"),
+                ),
+                stat(
+                    "Training rows",
+                    "Of the data set that the last job used.",
+                    Query(metric(f"{SILO}dataset_rows"), "rows"),
+                ),
+                alerts(),
+                firing(),
+            ),
+        ),
+        Row(
+            "Rounds",
+            (
+                graph(
+                    "Steps per minute by outcome",
+                    "released: this silo's update is in the sum. missed: the step closed without it. void: no result.",
+                    Query(f"60 * sum by (outcome) ({per_second(f'{SILO}steps_total')})", "{{outcome}}"),
+                ),
+                refusals(SILO),
+                quantiles(
+                    "Time to answer a phase",
+                    "Training is in `contribute`.",
+                    f"{SILO}phase_duration_seconds",
+                    "phase",
+                ),
+            ),
+        ),
+        Row(
+            "Speed",
+            (
+                quantiles("Local training", "Of one step.", f"{SILO}training_duration_seconds"),
+                graph(
+                    "Masking",
+                    "Bytes masked per second of masking.",
+                    Query(
+                        f"sum ({per_second(f'{SILO}masked_bytes_total')})"
+                        f" / (sum ({per_second(f'{SILO}mask_duration_seconds_sum')}) > 0)",
+                        "masked",
+                    ),
+                    unit="Bps",
+                ),
+                graph(
+                    "Upload",
+                    "Masked bytes handed to the aggregator per second.",
+                    Query(f"sum ({per_second(f'{SILO}uploaded_bytes_total')})", "sent"),
+                    unit="Bps",
+                ),
+                heat("Phases by their time", "Every answer of this silo.", f"{SILO}phase_duration_seconds"),
+            ),
+        ),
+        Row(
+            "Model",
+            (
+                graph(
+                    "Accuracy on this silo's own test rows",
+                    "In the last step that it contributed to, by mode. This figure never leaves the silo.",
+                    Query(metric(f"{SILO}accuracy_ratio"), "{{mode}}"),
+                    unit="percentunit",
+                    width=24,
+                ),
+            ),
+        ),
+        upkeep(SILO),
+    ),
+)
+
+ALL: Final = (FEDERATION, AGENT)
+
+# --- Grafana's JSON ----------------------------------------------------------------------------------------------
+
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "stat": {
+        "colorMode": "background_solid",
+        "graphMode": "none",
+        "justifyMode": "center",
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "textMode": "auto",
+    },
+    "timeseries": {
+        "legend": {"calcs": ["lastNotNull"], "displayMode": "list", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    },
+    "heatmap": {
+        "calculate": False,
+        "color": {"mode": "scheme", "scheme": "Blues", "steps": 64},
+        "legend": {"show": True},
+        "tooltip": {"mode": "single"},
+        "yAxis": {"unit": "s"},
+    },
+    "table": {"cellHeight": "sm", "showHeader": True},
+}
+
+
+def _target(query: Query, place: int, kind: str) -> dict[str, Any]:
+    return {
+        "datasource": SOURCE,
+        "editorMode": "code",
+        "expr": query.expr,
+        "format": "table" if query.table else "heatmap" if kind == "heatmap" else "time_series",
+        "instant": query.table,
+        "range": not query.table,
+        "legendFormat": query.legend or "__auto",
+        "refId": chr(ord("A") + place),
+    }
+
+
+def _panel(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
+    mappings = [
+        {"type": "value", "options": {value: {"text": text, "color": colour, "index": index}}}
+        for index, (value, text, colour) in enumerate(panel.words)
+    ]
+    defaults = {
+        "unit": panel.unit,
+        "mappings": mappings,
+        "thresholds": {"mode": "absolute", "steps": [{"color": colour, "value": at} for colour, at in panel.steps]},
+        "color": {"mode": "palette-classic" if panel.kind == "timeseries" else "thresholds"},
+    }
+    if panel.failure:
+        defaults["noValue"] = "none"
+    if panel.kind == "timeseries":
+        defaults["min"] = 0
+        marked = "dashed" if len(panel.steps) > 1 else "off"
+        defaults["custom"] = {"fillOpacity": 10, "showPoints": "never", "thresholdsStyle": {"mode": marked}}
+    return {
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.about,
+        "datasource": SOURCE,
+        "gridPos": {"x": x, "y": y, "w": panel.width, "h": panel.height},
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": _OPTIONS[panel.kind],
+        "targets": [_target(query, place, panel.kind) for place, query in enumerate(panel.queries)],
+    }
+
+
+def _grid(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
+    """Panels from left to right, a new line where one does not fit, a heading for each row."""
+    found: list[dict[str, Any]] = []
+    y = 0
+    for row in rows:
+        heading = {"id": len(found) + 1, "type": "row", "title": row.title, "collapsed": False, "panels": []}
+        found.append(heading | {"gridPos": {"x": 0, "y": y, "w": COLUMNS, "h": 1}})
+        x, y, tallest = 0, y + 1, 0
+        for panel in row.panels:
+            if x + panel.width > COLUMNS:
+                x, y, tallest = 0, y + tallest, 0
+            found.append(_panel(panel, len(found) + 1, x, y))
+            x, tallest = x + panel.width, max(tallest, panel.height)
+        y += tallest
+    return found
+
+
+def _variable(name: str, label: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "label": label, "hide": 0, "skipUrlSync": False, **more}
+
+
+def grafana(dashboard: Dashboard) -> dict[str, Any]:
+    """The dashboard as Grafana imports it (10 and later)."""
+    instances = f"label_values({dashboard.instances}, instance)"
+    return {
+        "uid": dashboard.uid,
+        "title": dashboard.title,
+        "description": dashboard.about,
+        "tags": ["consilium"],
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "timezone": "",
+        "annotations": {"list": []},
+        "links": [],
+        "templating": {
+            "list": [
+                _variable("datasource", "Data source", type="datasource", query="prometheus", refresh=1),
+                _variable(
+                    "instance",
+                    "Instance",
+                    type="query",
+                    datasource=SOURCE,
+                    definition=instances,
+                    query={"query": instances, "refId": "instance"},
+                    refresh=2,
+                    includeAll=True,
+                    allValue=".*",
+                    multi=True,
+                    current={"text": "All", "value": "$__all"},
+                ),
+            ]
+        },
+        "panels": _grid(dashboard.rows),
+    }
+
+
+def text(dashboard: Dashboard) -> str:
+    return json.dumps(grafana(dashboard), indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    for dashboard in ALL:
+        dashboard.path.parent.mkdir(parents=True, exist_ok=True)
+        dashboard.path.write_text(text(dashboard), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

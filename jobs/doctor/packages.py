@@ -1,0 +1,124 @@
+"""What is installed: the Python, the packages and their versions, and that ``crypto`` and ``jobs`` are ours.
+
+The versions wanted are those of our own package's metadata, so an institution needs no other file. Four of our names
+are names that others use too, and PyPI has a ``crypto``.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib import metadata, util
+from pathlib import Path
+from typing import Final
+
+from jobs.doctor.check import ALL, Finding, check, fail, ok
+from jobs.doctor.place import Place, Role
+from jobs.software import PACKAGES, digest
+
+DISTRIBUTION: Final = "consilium"
+#: The extras that a role needs beside the base.
+EXTRAS: Final = {Role.SILO: ("silo", "flare"), Role.AGGREGATOR: ("aggregator", "flare"), Role.ADMIN: ("flare",)}
+_REINSTALL: Final = "Install into a fresh virtual environment: pip install -c constraints.txt 'consilium[EXTRAS]'."
+
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?")
+_BOUND = re.compile(r"\s*(>=|<=|==|!=|~=|<|>)\s*([0-9][0-9.]*)")
+_EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
+
+
+@check(
+    "python",
+    ALL,
+    looks="the version of Python",
+    fails="it is not one that this release is made for",
+    remedy="Make the virtual environment with the Python that is named.",
+)
+def python(place: Place) -> Finding | None:
+    want = metadata.metadata(DISTRIBUTION)["Requires-Python"] or ""
+    have = platform.python_version()
+    return ok(have) if fits(have, want) else fail(f"{have}, want {want}")
+
+
+@check(
+    "packages",
+    ALL,
+    looks="the packages that this role needs, and their versions, by our own package's metadata",
+    fails="one is missing, or of another version",
+    remedy=_REINSTALL,
+)
+def packages(place: Place) -> Finding | None:
+    wanted = {name: bounds for name, bounds, extra in requirements() if extra in ("", *EXTRAS[place.role])}
+    amiss = []
+    for name, bounds in sorted(wanted.items()):
+        try:
+            have = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            amiss.append(f"{name} is missing")
+            continue
+        if not fits(have, bounds):
+            amiss.append(f"{name} is {have}, want {bounds}")
+    if amiss:
+        return fail("; ".join(amiss), _REINSTALL.replace("EXTRAS", ",".join(EXTRAS[place.role])))
+    return ok(f"{len(wanted)}, all as wanted")
+
+
+@check(
+    "packages.ours",
+    ALL,
+    looks=f"where Python finds {', '.join(PACKAGES)}, and who installed packages of these names",
+    fails="one of them is another project's, or two projects share a folder",
+    remedy="Uninstall the other package, then install consilium anew: its files may have replaced ours.",
+)
+def ours(place: Place) -> Finding | None:
+    root = Path(__file__).resolve().parents[2]
+    owners = metadata.packages_distributions()
+    for name in PACKAGES:
+        found = util.find_spec(name)
+        origin = Path(found.origin).resolve() if found is not None and found.origin else None
+        if origin != root / name / "__init__.py":
+            return fail(f"{name} is found at {origin}, ours is in {root}")
+        if others := sorted(set(owners.get(name, ())) - {DISTRIBUTION}):
+            return fail(f"{name} is also installed by {', '.join(others)}")
+    return ok(f"in {root}")
+
+
+@check(
+    "software",
+    ALL,
+    looks="the digest over the source of our packages, which approvals and runs name",
+    fails="never: compare it with the other sites'",
+    remedy="Install the release that the federation has agreed on.",
+)
+def software(place: Place) -> Finding | None:
+    return ok(digest().hex())
+
+
+def requirements() -> list[tuple[str, str, str]]:
+    """(name, bounds, extra) of every requirement of ours; other markers than extras are taken to hold."""
+    found = []
+    for text in metadata.requires(DISTRIBUTION) or []:
+        if (parts := _REQUIREMENT.fullmatch(text.strip())) and parts[1] != DISTRIBUTION:
+            extra = _EXTRA.search(parts[3] or "")
+            found.append((parts[1], parts[2].strip(), extra[1] if extra else ""))
+    return found
+
+
+def fits(version: str, bounds: str) -> bool:
+    """Whether a version lies within bounds such as ">=2.13,<2.14"; what follows its numbers is not looked at."""
+    have = _numbers(version)
+    for sign, text in _BOUND.findall(bounds):
+        want = _numbers(text)
+        width = max(len(have), len(want))
+        a, b = (numbers + (0,) * (width - len(numbers)) for numbers in (have, want))
+        held = {">=": a >= b, "<=": a <= b, "==": a == b, "!=": a != b, "<": a < b, ">": a > b}
+        if not held.get(sign, a >= b and have[: len(want) - 1] == want[:-1]):
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+CHECKS = (python, packages, ours, software)

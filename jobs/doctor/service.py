@@ -1,0 +1,59 @@
+"""The service's own page: its port is free, or it answers and is ready."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Final
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from jobs.doctor.alone import holders
+from jobs.doctor.check import SERVICES, Finding, check, ok, warn
+from jobs.doctor.place import HOME_FILE, Place
+from jobs.doctor.server import port_finding
+
+PORT_VAR: Final = "CONSILIUM_METRICS_PORT"
+ANSWER_S: Final = 5.0
+
+
+@check(
+    "metrics.port",
+    SERVICES,
+    looks="the port of /metrics (CONSILIUM_METRICS_PORT or --metrics-port), unless a service runs here",
+    fails="another process listens there",
+    remedy="Stop what listens there, or choose another port.",
+    after=("home",),
+)
+def metrics_port(place: Place) -> Finding | None:
+    if holders(place.house / HOME_FILE[place.role]):
+        return None
+    text = os.environ.get(PORT_VAR, "0") or "0"
+    port = place.metrics_port or int(text)
+    return port_finding(port) if port else ok("any that is free")
+
+
+@check(
+    "ready",
+    SERVICES,
+    looks="/readyz of the service that runs here",
+    fails="never: not ready, or no answer on 127.0.0.1, is a warning",
+    remedy="Do what the reason says; a service that just began to drain ends by itself.",
+    after=("home",),
+)
+def ready(place: Place) -> Finding | None:
+    if not holders(place.house / HOME_FILE[place.role]):
+        return None
+    try:
+        port = int((place.house / "metrics.port").read_text())
+        urlopen(f"http://127.0.0.1:{port}/readyz", timeout=ANSWER_S).close()
+    except HTTPError as refused:
+        with refused:
+            reason = json.loads(refused.read() or b"{}").get("reason", refused.code)
+        return warn(f"not ready: {reason}")
+    except (URLError, OSError, ValueError) as silent:
+        return warn(f"no answer: {getattr(silent, 'reason', silent)}", "Does it listen on another address?")
+    return ok(f"ready, port {port}")
+
+
+CHECKS = (metrics_port, ready)

@@ -1,0 +1,80 @@
+"""The figures of job processes, as prometheus_client leaves them in ``<home>/metrics``: a few files for each process.
+
+Those of processes that are gone are folded into one file of each kind, so the folder does not grow with every job of
+a parent that lives for months. Counters and histograms add up; of a gauge the value that was set last counts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+#: Stands for all processes that are gone. No process has this number.
+GONE: Final = 0
+#: Kind and process of a file. Other kinds of gauge than the one that our rooms use are left alone.
+_NAME: Final = re.compile(r"(counter|histogram|gauge_mostrecent)_(\d+)\.db")
+
+
+class Figures:
+    """Collector of every process's figures. Only names that begin with ``prefix`` are served."""
+
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        self._folder = folder
+        self._prefix = prefix
+        self._files = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
+        self._lock = threading.Lock()  # who reads between folding and removing would count twice
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing is read before the first scrape."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        with self._lock:
+            fold(self._folder)
+            found = list(self._files.collect())  # type: ignore[no-untyped-call]
+        return (metric for metric in found if metric.name.startswith(self._prefix))
+
+
+def fold(folder: Path) -> int:
+    """Fold the files of processes that are gone; how many. Not for two threads at a time."""
+    import psutil
+
+    gone: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.db")):
+        name = _NAME.fullmatch(path.name)
+        if name and int(name[2]) != GONE and not psutil.pid_exists(int(name[2])):
+            gone.setdefault(name[1], []).append(path)
+    for kind, paths in gone.items():
+        _fold(folder / f"{kind}_{GONE}.db", paths, latest=kind.startswith("gauge"))
+    return sum(map(len, gone.values()))
+
+
+def _fold(into: Path, paths: list[Path], *, latest: bool) -> None:
+    from prometheus_client.mmap_dict import MmapedDict
+
+    found: dict[str, tuple[float, float]] = {}
+    for path in [into, *paths] if into.exists() else paths:
+        for key, value, time, _ in MmapedDict.read_all_values_from_file(path):  # type: ignore[no-untyped-call]
+            before, set_at = found.get(key, (0.0, 0.0))
+            if not latest:
+                found[key] = (before + value, 0.0)
+            elif key not in found or time > set_at:
+                found[key] = (value, time)
+    new = into.with_name(into.name + ".new")
+    new.unlink(missing_ok=True)
+    file = MmapedDict(str(new))  # type: ignore[no-untyped-call]
+    for key, (value, time) in found.items():
+        file.write_value(key, value, time)  # type: ignore[no-untyped-call]
+    file.close()  # type: ignore[no-untyped-call]
+    os.replace(new, into)
+    for path in paths:
+        path.unlink()
