@@ -26,7 +26,7 @@ settings.load_profile("suite")
 EXPECTED_SKIPS: frozenset[str] = frozenset()
 
 #: Left to ``make test``, because ``make check`` is for every commit: MLflow's databases, federations that break off and
-#: go on, whole lineages, NVFlare's cells.
+#: go on, whole lineages, NVFlare's cells, language models, figures of whole methods.
 SLOW = frozenset(
     f"tests/{name}.py"
     for name in (
@@ -36,12 +36,15 @@ SLOW = frozenset(
         "aggregator/test_postgres",
         "aggregator/test_registry",
         "jobs/test_abort",
+        "jobs/test_egress_bytes",
         "jobs/test_egress_fuzz",
         "jobs/test_egress_gate",
         "jobs/test_lanes",
         "jobs/test_resume",
         "jobs/test_withdraw",
+        "silo_agent/test_flex",
         "silo_agent/test_flex_moe",
+        "test_methods_bars",
     )
 )
 

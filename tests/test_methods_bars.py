@@ -1,7 +1,6 @@
-"""The bars of the methods that need scikit-learn's digits alone: suite ``test`` of ``tests/benchmarks/methods.py``.
+"""The bars of the methods that need no data but what packages bring: suite ``test`` of ``tests/benchmarks/methods.py``.
 
-Through production's rounds, masks and floors, in two processes. Not collected by its name; to be ``test_methods_bars``
-once it has a marker that keeps it out of the fast tests.
+Through production's rounds, masks and floors, in two processes.
 """
 
 from __future__ import annotations
