@@ -39,12 +39,13 @@ def run_silo(request: Request, host: str, port: int, *, drain_s: float = DRAIN_S
     """NVFlare's client in this process, behind the gate, until SIGTERM and a drain of ``drain_s`` at most; ends it."""
     from jobs.flare.egress_gate import guard_cells
     from jobs.flare.link import STATE
-    from jobs.flare.parent import run_client
+    from jobs.flare.parent import AGAIN_VAR, run_client
 
     site = install(request)
     drain.clear(site.home)
     guard_cells()
-    _log_start(site.home, "silo")
+    if AGAIN_VAR not in os.environ:
+        _log_start(site.home, "silo")
     _serve(Service(SILO, site.home, site.kit), host, port, STATE.amiss)
     return run_client(
         site.kit,

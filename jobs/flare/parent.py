@@ -6,7 +6,8 @@ with 0.
 
 **Again.** A silo whose registration was refused, or whose token the server no longer takes, starts itself anew in its
 place, under the same pid and with the same command line, after a pause that doubles up to a minute. Nobody needs to
-look after it: it is back when the server is, or when the charter names it.
+look after it: it is back when the server is, or when the charter names it. To the security log that is no end and no
+start: a silo that has left the charter would write one every minute.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class Parent:
                 signal.signal(number, signal.SIG_IGN)
             self.leave()
             processes.end_children()
-            self.ended(code)
+            if not again:
+                self.ended(code)
             sys.stdout.flush()
             sys.stderr.flush()
         if again:
