@@ -50,10 +50,7 @@ def _digits(silos: int | None, seed: int, data: Path | None) -> Deal:
         everyone = demo_data.make(count, seed)
     except ValueError as bad:
         raise SpecError("--silos", got=count, want=str(bad)) from bad
-    return Deal(
-        {name: arrays for name, arrays in everyone.items() if name.startswith("silo-")},
-        {name: arrays for name, arrays in everyone.items() if not name.startswith("silo-")},
-    )
+    return _parted(everyone)
 
 
 def _heart(silos: int | None, seed: int, data: Path | None) -> Deal:
@@ -75,10 +72,7 @@ def _language(silos: int | None, seed: int, data: Path | None) -> Deal:
     if count < language_data.DIALECTS:
         raise SpecError("--silos", got=count, want=f"{language_data.DIALECTS} or more")
     everyone = language_data.make(count, seed)
-    return Deal(
-        {name: arrays for name, arrays in everyone.items() if name.startswith("silo-")},
-        {name: arrays for name, arrays in everyone.items() if not name.startswith("silo-")},
-    )
+    return _parted(everyone)
 
 
 def _domains(silos: int | None, seed: int, data: Path | None) -> Deal:
@@ -86,10 +80,12 @@ def _domains(silos: int | None, seed: int, data: Path | None) -> Deal:
     if silos not in (None, LEAST_SILOS):
         raise SpecError("--silos", got=silos, want=f"{LEAST_SILOS}: the job names the silos of each group")
     everyone = domain_data.make(LEAST_SILOS, seed)
-    return Deal(
-        {name: arrays for name, arrays in everyone.items() if name.startswith("silo-")},
-        {name: arrays for name, arrays in everyone.items() if not name.startswith("silo-")},
-    )
+    return _parted(everyone)
+
+
+def _parted(everyone: Mapping[str, Arrays]) -> Deal:
+    silos = {name: arrays for name, arrays in everyone.items() if name.startswith("silo-")}
+    return Deal(silos, {name: arrays for name, arrays in everyone.items() if name not in silos})
 
 
 def _no_folder(data: Path | None) -> None:
