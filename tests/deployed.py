@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.ledger import Entry, Kind, ledger_path, read
+from crypto.errors import SpecError
 from jobs import homes
-from jobs.charters import accept
+from jobs.charters import accept, between_runs
 from jobs.demo_data import make
 from jobs.enrolment import keygen_silo
 from jobs.flare.folder import export
@@ -160,15 +161,28 @@ class Deployed:
         found = [entry for entry in self.ledger(since) if entry.kind is kind]
         return [entry for entry in found if all(entry.record.get(key) == want for key, want in fields.items())]
 
+    def accept(self, site: str, signed: bytes) -> None:
+        """Between runs: an agent lets go of its journal a moment after the server has its last record."""
+        self.until(lambda: _idle(self.home(site)), f"{site} between runs")
+        accept(self.home(site), signed)
+
     def join(self, silo: str) -> None:
         """One more silo: its keys, an epoch that all accept, its kit. Nobody else's kit is touched."""
         member = keygen_silo(self.home(silo), silo)
         charter = homes.read_charter(self.home("server"))
         _, signed = self.members.following(charter, add=[member])
         for site in ("server", *self.silos):
-            accept(self.home(site), signed)
+            self.accept(site, signed)
         accept(self.home(silo), signed, consortium=self.members.consortium.public)
         add_data(self.home(silo), silo, "digits", self._rows[silo])
         self.silos.append(silo)
         self.project = self._project(self.project.port)
         add(self.project, self.kits, silo)
+
+
+def _idle(home: Path) -> bool:
+    try:
+        with between_runs(home):
+            return True
+    except SpecError:
+        return False

@@ -13,7 +13,6 @@ import pytest
 
 from aggregator.ledger import Kind
 from jobs import homes
-from jobs.charters import accept
 from jobs.provision import archive_path, renew
 from jobs.security_lines import check_log
 from tests.deployed import Deployed
@@ -110,13 +109,13 @@ def test_who_is_not_in_the_charter_is_not_let_in_and_comes_back_by_itself(site: 
     four = homes.read_charter(aggregator)
     pid = site.processes["silo-4"].pid
     three, signed = site.members.following(four, remove=["silo-4"])
-    accept(aggregator, signed)
+    site.accept("server", signed)
     site.until(lambda: site.ready("silo-4") != "ready", "refused")
     site.until(lambda: "starting again" in site.log("silo-4"), "starting again")
     with site.admin() as session:
         site.until(lambda: session.silos() == tuple(site.silos[:3]), "three silos")
     _, signed = site.members.following(three, add=[four.member("silo-4")])
-    accept(aggregator, signed)
+    site.accept("server", signed)
     site.until(lambda: site.ready("silo-4") == "ready", "back")
     assert site.processes["silo-4"].pid == pid
     assert check_log(site.home("silo-4")).events["login-accepted"] >= 2

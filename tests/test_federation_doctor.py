@@ -104,7 +104,7 @@ def test_a_restored_old_journal_is_refused(up: Up, tmp_path: Path) -> None:
     first = next(place for place, line in enumerate(lines) if b'"kind":"released"' in line)
     (home / "journal.jsonl").write_bytes(b"".join(lines[: first + 1]))
     said = refused(kit, "silo")
-    assert "error [UNFIT]: journal.newest: by the security log step" in said and "Restore the latest journal" in said
+    assert "error [UNFIT]: journal.newest: " in said and "Restore the latest journal" in said
 
 
 def test_a_kit_of_another_federation_is_refused(up: Up, tmp_path: Path) -> None:
