@@ -56,10 +56,14 @@ evil: $(STAMP)          ## a malicious aggregator on real NVFlare: GAME=both-sha
 diagrams: $(STAMP)      ## the state diagrams of docs/protocol.md, from the tables of crypto/session.py
 	$(BIN)/python -m tests.diagrams
 
-.PHONY: bench bench-peers
+.PHONY: bench bench-peers bench-methods
 
 bench: $(STAMP)         ## speed of secure aggregation against this machine's own limits
 	$(BIN)/python tests/benchmarks/secagg.py --json
+
+DATA ?= ../shared/data
+bench-methods: $(STAMP) ## all methods, baselines and bars over five seeds, an hour; writes docs/methods/measured.md
+	$(BIN)/python -m tests.benchmarks.methods --suite full --data $(DATA) --page docs/methods/measured.md --json
 
 PEERS = .venv-peers
 

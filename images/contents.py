@@ -27,7 +27,7 @@ PRESENT = {
     "aggregator": """
         crypto aggregator jobs.flare jobs.lineage jobs.verbs jobs.doctor
         jobs.cli jobs.longlived jobs.install jobs.service jobs.homes jobs.audit jobs.egress jobs.report
-        mlflow psycopg2 prometheus_client
+        mlflow flask_wtf psycopg2 prometheus_client
         nvflare.private.fed.app.server.server_train nvflare.private.fed.app.server.runner_process
     """,
 }
