@@ -6,15 +6,17 @@ the time. For tests of methods, and for nothing that is reported.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
 from crypto import blocks
-from crypto.blocks import Encoded
-from crypto.plan import Plan, Scope
+from crypto.plan import Plan, Scope, Step
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Method, Published
+
+#: Sees each step before it is added up: what was published before, who is here, their weights.
+Watch = Callable[[Step, Published, Mapping[str, Method], Mapping[str, Mapping[str, int]]], None]
 
 
 def federate(
@@ -24,34 +26,45 @@ def federate(
     limits: Limits,
     void: Collection[str] = (),
 ) -> tuple[Plan, Published, dict[str, Method]]:
-    """The plan, the last published state, and each silo's method. ``void``: steps that bring no result."""
-    plan = kind.plan(params, limits)
-    members = {silo: kind(params, silo) for silo in cohort}
-    state = blocks.initial_state(plan)
-    slots: dict[str, dict[str, int]] = {}
+    """The plan, the last published state, and each silo's method."""
+    plan, members = kind.plan(params, limits), {silo: kind(params, silo) for silo in cohort}
+    return plan, run(plan, members, cohort, limits, void=void), members
+
+
+def run(
+    plan: Plan,
+    members: Mapping[str, Method],
+    cohort: Mapping[str, DataSet],
+    limits: Limits,
+    *,
+    absent: Callable[[Step], Collection[str]] = lambda step: (),
+    void: Collection[str] = (),
+    watch: Watch = lambda step, seen, here, weights: None,
+) -> Published:
+    """The last published state. ``absent``: who stays away from a step; ``void``: steps that bring no result."""
+    state, slots = blocks.initial_state(plan), dict[str, dict[str, int]]()
     opened: dict[str, list[frozenset[str]]] = {}
     for step in plan.steps:
         seen = Published(state, slots)
-        sent: dict[str, Encoded] = {}
-        holders: dict[str, set[str]] = {lane.name: set() for lane in plan.lanes_of(step)}
-        for silo, member in members.items():
-            weights = member.weights(step, seen, cohort[silo])
-            sent[silo] = blocks.encode(plan, step, member.contribute(step, seen, cohort[silo]), weights)
-            for held, value in weights.items():
-                holders[held] |= {silo} if value else set()
-        if step.name in void:
+        here = {silo: member for silo, member in members.items() if silo not in absent(step)}
+        weights = {silo: member.weights(step, seen, cohort[silo]) for silo, member in here.items()}
+        sent = [
+            blocks.encode(plan, step, member.contribute(step, seen, cohort[silo]), weights[silo])
+            for silo, member in here.items()
+        ]
+        watch(step, seen, here, weights)
+        if step.name in void or not sent:
             continue
-        section = np.add.reduce([encoded.slots for encoded in sent.values()])
+        section = np.add.reduce([encoded.slots for encoded in sent])
         slots = slots | {step.name: dict(zip((s.name for s in plan.slots_of(step)), map(int, section), strict=True))}
         sums = {}
         for lane in plan.lanes_of(step):
-            now, least = frozenset(holders[lane.name]), limits.honest + limits.colluders
+            now = frozenset(silo for silo in here if weights[silo].get(lane.name))
+            least = limits.honest + limits.colluders
             floor = max(lane.floor, least, 0 if lane.scope is Scope.ALL else limits.lane_floor)
             guarded = lane.guard_moves and any(0 < len(now ^ before) < least for before in opened.get(lane.name, ()))
             if len(now) >= floor and not guarded:
-                sums[lane.name] = np.add.reduce(
-                    [encoded.lanes[lane.name] for encoded in sent.values()], dtype=np.uint32
-                )
+                sums[lane.name] = np.add.reduce([encoded.lanes[lane.name] for encoded in sent], dtype=np.uint32)
                 opened.setdefault(lane.name, []).append(now)
         state = blocks.apply(plan, step, state, sums, slots[step.name])
-    return plan, Published(state, slots), members
+    return Published(state, slots)

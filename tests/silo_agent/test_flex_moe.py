@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from silo_agent.methods import Limits, Published
 from silo_agent.methods.flex_moe import IDLE_ROUNDS, NOISE, FlexMoE, idle
 from silo_agent.methods.flex_moe_plan import RULES, market, observed, read
 from silo_agent.methods.flex_moe_simulated import simulated
-from tests import local
+from tests import local, plain
 
 LIMITS = Limits(n_max=8)
 DIGITS: dict[str, object] = {
@@ -46,41 +46,7 @@ def silos() -> dict[str, DataSet]:
     return {name: data for name, data in digits().items() if name.startswith("silo")}
 
 
-Watch = Callable[[Step, Published, Mapping[str, FlexMoE], Mapping[str, Mapping[str, int]]], None]
-
-
-def federate(
-    plan: Plan,
-    members: Mapping[str, FlexMoE],
-    cohort: Mapping[str, DataSet],
-    *,
-    absent: Callable[[Step], Collection[str]] = lambda step: (),
-    void: Collection[str] = (),
-    watch: Watch = lambda step, seen, members, weights: None,
-) -> Published:
-    """The aggregator's arithmetic without its secrets: plain sums, floors, silos that stay away, void steps."""
-    state, slots = blocks.initial_state(plan), dict[str, dict[str, int]]()
-    for step in plan.steps:
-        seen = Published(state, slots)
-        here = {silo: member for silo, member in members.items() if silo not in absent(step)}
-        weights = {silo: member.weights(step, seen, cohort[silo]) for silo, member in here.items()}
-        sent = [
-            blocks.encode(plan, step, member.contribute(step, seen, cohort[silo]), weights[silo])
-            for silo, member in here.items()
-        ]
-        watch(step, seen, here, weights)
-        if step.name in void or not sent:
-            continue
-        section = np.add.reduce([encoded.slots for encoded in sent])
-        opened = dict(zip((slot.name for slot in plan.slots_of(step)), map(int, section), strict=True))
-        slots = slots | {step.name: opened}
-        sums = {
-            lane.name: np.add.reduce([encoded.lanes[lane.name] for encoded in sent], dtype=np.uint32)
-            for lane in plan.lanes_of(step)
-            if opened[lane.contributors_slot] >= lane.floor
-        }
-        state = blocks.apply(plan, step, state, sums, opened)
-    return Published(state, slots)
+federate = partial(plain.run, limits=LIMITS)
 
 
 def start(params: Mapping[str, object], cohort: Collection[str]) -> tuple[Plan, dict[str, FlexMoE]]:
@@ -556,8 +522,8 @@ def test_fitness_router_and_hidden_choices_are_in_no_byte_that_leaves(tmp_path: 
     )
     plan, members = start(params, agents)
     cohort = {silo: agents[silo].data for silo in agents}
-    plain = federate(plan, members, cohort)
-    assert blocks.state_digest(plain.blocks) == blocks.state_digest(run.state)
+    unmasked = federate(plan, members, cohort)
+    assert blocks.state_digest(unmasked.blocks) == blocks.state_digest(run.state)
     for silo, parts in sent.items():
         everything = b"\0".join(parts)
         own = agents[silo].method.memory
@@ -565,7 +531,7 @@ def test_fitness_router_and_hidden_choices_are_in_no_byte_that_leaves(tmp_path: 
             for kind in ("<f4", "<f8", ">f8"):
                 assert np.ascontiguousarray(row.reshape(-1)[-4:], dtype=kind).tobytes() not in everything
         assert np.array(units(own.fitness[1]), dtype="<u8").tobytes() not in everything
-    held = {silo: members[silo].held(1, plain, cohort[silo]) for silo in members}
+    held = {silo: members[silo].held(1, unmasked, cohort[silo]) for silo in members}
     closed = RunRecord.read(federation.aggregator, outcome.run).of(Kind.STEP_CLOSED)
     shown = {str(record["name"]): record["holdings"] for record in closed}
     sizes = [sum(map(len, parts)) for parts in sent.values()]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 from crypto import blocks
 from crypto.errors import DataRefused, EgressDenied, NonFinite, SpecError
 from crypto.messages import Message
-from crypto.plan import Plan, Scope
+from crypto.plan import Plan, Scope, Step
 from jobs.domain_data import make
 from jobs.homes import Federation
 from jobs.local import InProcess
@@ -26,7 +26,7 @@ from silo_agent.methods import METHODS, Limits, Published, method
 from silo_agent.methods.metamoe import MetaMoE, trained
 from silo_agent.methods.metamoe_simulated import OneSilo, on_mocks
 from silo_agent.proxies import Choice
-from tests import local
+from tests import local, plain
 
 LIMITS = Limits(n_max=8)
 DIGITS: dict[str, object] = {
@@ -46,38 +46,12 @@ def silos() -> dict[str, DataSet]:
     return {name: data for name, data in digits().items() if name.startswith("silo")}
 
 
-def federate(
-    plan: Plan,
-    members: Mapping[str, MetaMoE],
-    cohort: Mapping[str, DataSet],
-    *,
-    absent: Mapping[str, Collection[str]] | None = None,
-    void: Collection[str] = (),
-) -> Published:
-    """The aggregator's arithmetic without its secrets: plain sums, floors, silos that stay away, void steps."""
-    state, slots = blocks.initial_state(plan), dict[str, dict[str, int]]()
-    for step in plan.steps:
-        seen = Published(state, slots)
-        away = (absent or {}).get(step.name, (absent or {}).get(step.task, ()))
-        here = {silo: member for silo, member in members.items() if silo not in away}
-        sent = [
-            blocks.encode(
-                plan, step, member.contribute(step, seen, cohort[silo]), member.weights(step, seen, cohort[silo])
-            )
-            for silo, member in here.items()
-        ]
-        if step.name in void or not sent:
-            continue
-        section = np.add.reduce([encoded.slots for encoded in sent])
-        opened = dict(zip((slot.name for slot in plan.slots_of(step)), map(int, section), strict=True))
-        slots = slots | {step.name: opened}
-        sums = {
-            lane.name: np.add.reduce([encoded.lanes[lane.name] for encoded in sent], dtype=np.uint32)
-            for lane in plan.lanes_of(step)
-            if opened[lane.contributors_slot] >= lane.floor
-        }
-        state = blocks.apply(plan, step, state, sums, opened)
-    return Published(state, slots)
+federate = partial(plain.run, limits=LIMITS)
+
+
+def away(**tasks: Collection[str]) -> Callable[[Step], Collection[str]]:
+    """Who misses all steps of a task."""
+    return lambda step: tasks.get(step.task, ())
 
 
 def start(params: Mapping[str, object], cohort: Collection[str]) -> tuple[Plan, dict[str, MetaMoE]]:
@@ -315,7 +289,9 @@ def test_experts_learn_from_private_rows_proxies_and_background() -> None:
 
 def test_an_expert_below_its_floor_never_speaks() -> None:
     plan, members = start(SMALL, silos())
-    published = federate(plan, members, silos(), absent={"train": ("silo-5", "silo-6")})
+    published = federate(
+        plan, members, silos(), absent=lambda step: ("silo-5", "silo-6") if step.task == "train" else ()
+    )
     assert trained(published, 0) and not trained(published, 1)
     x, _ = union()
     alone = experts.predict([{part: published.blocks[f"expert-0.{part}"] for part in experts.PARTS}], x)[0]
@@ -324,11 +300,11 @@ def test_an_expert_below_its_floor_never_speaks() -> None:
     assert MetaMoE(SMALL).router(published) is None
 
 
-@pytest.mark.parametrize("away", [("silo-5", "silo-6"), tuple(f"silo-{i}" for i in range(1, 9))])
-def test_without_all_lanes_of_the_router_there_is_none(away: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("those", [("silo-5", "silo-6"), tuple(f"silo-{i}" for i in range(1, 9))])
+def test_without_all_lanes_of_the_router_there_is_none(those: tuple[str, ...]) -> None:
     """A sum over groups of which one is missing would not be the groups' covariance."""
     plan, members = start(SMALL, silos())
-    published = federate(plan, members, silos(), absent={"route": away})
+    published = federate(plan, members, silos(), absent=away(route=those))
     asked, (x, _) = MetaMoE(SMALL), union()
     assert asked.router(published) is None
     surest = asked._answers(published, x, routed=False)
@@ -337,7 +313,7 @@ def test_without_all_lanes_of_the_router_there_is_none(away: tuple[str, ...]) ->
 
 def test_some_silos_less_are_no_matter() -> None:
     plan, members = start(SMALL, silos())
-    published = federate(plan, members, silos(), absent={"train/1": ("silo-1",), "route": ("silo-5",)})
+    published = federate(plan, members, silos(), absent=away(train=("silo-1",), route=("silo-5",)))
     assert MetaMoE(SMALL).router(published) is not None
     slots = published.slots["route/0"]
     assert (slots["everyone.weight"], slots["expert-0.weight"], slots["expert-1.weight"]) == (28, 16, 12)
@@ -494,8 +470,8 @@ def test_proxies_and_a_silos_own_figures_are_in_no_byte_that_leaves(tmp_path: Pa
         job(), made.aggregator, made.homes, agent=local.recording, courier=lambda silo, agent: Wire(silo, agent, sent)
     )
     plan, members = start(SMALL, agents)
-    plain = federate(plan, members, {silo: agents[silo].data for silo in agents})
-    assert blocks.state_digest(plain.blocks) == blocks.state_digest(run.state)
+    unmasked = federate(plan, members, {silo: agents[silo].data for silo in agents})
+    assert blocks.state_digest(unmasked.blocks) == blocks.state_digest(run.state)
     pool = proxies.shipped("digits-public").x_train
     for silo, parts in sent.items():
         everything = b"\0".join(parts)
