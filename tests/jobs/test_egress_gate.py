@@ -30,6 +30,7 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessageType, ReturnCode
 from nvflare.fuel.f3.cellnet.net_agent import NetAgent
+from nvflare.fuel.f3.drivers.tcp_driver import TcpDriver
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.download_service import DownloadService
 from nvflare.fuel.sec.audit import AuditService
@@ -162,6 +163,17 @@ class Net:
             site.engine.shutdown_streamer()
 
 
+def _shut(shutdown: Callable[[TcpDriver], None]) -> Callable[[TcpDriver], None]:
+    """NVFlare's listener stops listening and keeps its socket."""
+
+    def shut(driver: TcpDriver) -> None:
+        shutdown(driver)
+        if driver.server is not None:
+            driver.server.socket.close()
+
+    return shut
+
+
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     folder = tmp_path_factory.mktemp("site")
@@ -171,6 +183,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
         patch.setenv(HOME_VAR, str(folder))
         patch.setattr(egress_gate, "SecurityLog", lambda home: told)
         patch.setattr(egress_gate, "MOST_TOLD", 10_000)
+        patch.setattr(TcpDriver, "shutdown", _shut(TcpDriver.shutdown))
         AuditService.initialize(str(folder / "audit.log"))
         flare_decomposers.register()
         net = Net(folder, told)
