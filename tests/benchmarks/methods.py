@@ -20,6 +20,7 @@ import json
 import multiprocessing
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -119,7 +120,9 @@ def bars_table(results: Results) -> str:
     for bar, verdict in zip(results.bars, results.verdicts().values(), strict=True):
         held = "held" if verdict.holds else "**missed**"
         lines.append(f"| {bar.name} | {bar.rule} | {bar.target:g} | {verdict.mean:.2f} | {verdict.se:.2f} | {held} |")
-    missed = [f"- {bar.name}: {bar.missed}" for bar in results.bars if bar.missed]
+    missed = [
+        textwrap.fill(f"- {bar.name}: {bar.missed}.", 120, subsequent_indent="  ") for bar in results.bars if bar.missed
+    ]
     return "\n".join([*lines, "", *missed, ""]) if missed else "\n".join([*lines, ""])
 
 
@@ -128,7 +131,7 @@ PAGE = """# The methods, measured
 Written by the command below; every figure on this page comes from that one run.
 
 ```sh
-python tests/benchmarks/methods.py --suite {suite} --page docs/methods/measured.md
+python tests/benchmarks/methods.py --suite {suite} --data DIR --page docs/methods/measured.md
 ```
 
 Accuracies are per cent of test rows: mean ± standard error over seeds 0 to 4. `global`: every silo's test rows under

@@ -7,9 +7,11 @@ silo are just enough for every expert to open.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 
 import numpy as np
 
+from silo_agent.assignment import Market, bounds, units
 from silo_agent.methods import Published
 from silo_agent.methods.fedavg import FedAvg
 from silo_agent.methods.flex_moe_simulated import Everyone, simulated
@@ -80,7 +82,29 @@ def sharing(capacities: dict[str, int]) -> Callable[[int, Setting], Figures]:
     return run
 
 
-CASES = tuple(Case(name=name, run=sharing(capacities)) for name, capacities in CAPACITIES.items())
+PRICES = "prices, 100 silos and 32 experts"
+
+
+def prices(seed: int, setting: Setting) -> Figures:
+    """``price.milliseconds``: the choices of 100 silos, one after another, and the move of the prices that follows; the
+    least of five. A silo makes one choice and one move."""
+    rng = np.random.default_rng(seed)
+    own = [units(row) for row in rng.dirichlet(np.ones(32), size=100)]
+    wanted = bounds(places=200, silos=100, experts=32, floor=3)
+    seconds = []
+    for _ in range(5):
+        start = perf_counter()
+        market = Market.opening(32)
+        bids = [market.choice(mine, 2) for mine in own]
+        market.moved([sum(e in bid for bid in bids) for e in range(32)], wanted)
+        seconds.append(perf_counter() - start)
+    return {"price.milliseconds": 1000 * min(seconds)}
+
+
+CASES = (
+    *(Case(name=name, run=sharing(capacities)) for name, capacities in CAPACITIES.items()),
+    Case(name=PRICES, run=prices, suites=("full",)),
+)
 
 
 def _bars(case: str, most_cv: float) -> tuple[Bar, ...]:
@@ -123,4 +147,8 @@ def _bars(case: str, most_cv: float) -> tuple[Bar, ...]:
     )
 
 
-BARS = (*_bars("digits rot4, capacity 2", 0.25), *_bars("digits rot4, capacities 1 to 3", 0.40))
+BARS = (
+    *_bars("digits rot4, capacity 2", 0.25),
+    *_bars("digits rot4, capacities 1 to 3", 0.40),
+    Bar(name=f"{PRICES}: < 50 ms", case=PRICES, value=lambda f: f["price.milliseconds"], target=50, rule=Rule.MOST),
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import combinations, product
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -228,21 +227,6 @@ def test_prices_come_within_five_per_cent_of_the_linear_programme(
     assert np.std(loads) / np.mean(loads) <= 0.25
     greedy = [sum(e in best(units(row), held[i]) for i, row in enumerate(fitness_NE)) for e in range(8)]
     assert np.std(greedy) > 2 * np.std(loads)
-
-
-def test_an_assignment_of_100_silos_and_32_experts_is_quick() -> None:
-    """The bar is 50 ms for one; this is every silo's choice and the move of the prices, in one process."""
-    rng = np.random.default_rng(0)
-    own = [units(row) for row in softmax(rng.normal(size=(100, 32)))]
-    wanted = bounds(places=200, silos=100, experts=32, floor=3)
-    seconds = []
-    for _ in range(5):
-        start = perf_counter()
-        market = Market.opening(32)
-        bids = [market.choice(mine, 2) for mine in own]
-        market.moved([sum(e in bid for bid in bids) for e in range(32)], wanted)
-        seconds.append(perf_counter() - start)
-    assert min(seconds) < 0.05
 
 
 # --- the other rules -------------------------------------------------------------------------------------------------
