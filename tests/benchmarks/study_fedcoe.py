@@ -94,8 +94,16 @@ def shared_figures(name: str, model: Federated, split: Split) -> dict[str, float
     }
 
 
-def compare(split: Split, params: Mapping[str, object], k: int, *, equal: bool = True, others: bool = False) -> Figures:
-    """FedCoE with ``k`` experts and the baselines on one split: FedAvg, also at equal parameters, and others."""
+def compare(
+    split: Split,
+    params: Mapping[str, object],
+    k: int,
+    *,
+    equal: bool = True,
+    local: bool = True,
+    others: bool = False,
+) -> Figures:
+    """FedCoE with ``k`` experts and the baselines on one split: FedAvg, at equal parameters, ``local`` ones, others."""
     base = split.shape | dict(params)
     mine = base | {"experts": k}
     runs: dict[str, tuple[type[Method], dict[str, object]]] = {"fedavg": (Paired, base), "fedcoe": (FedCoE, mine)}
@@ -111,7 +119,7 @@ def compare(split: Split, params: Mapping[str, object], k: int, *, equal: bool =
     found = {name: federate(kind, given, split.silos) for name, (kind, given) in runs.items()}
     for name, model in found.items():
         figures |= shared_figures(name, model, split)
-    figures |= personal_baselines(base, found["fedavg"].published, split)
+    figures |= personal_baselines(base, found["fedavg"].published, split, local=local)
     fedcoe = found["fedcoe"]
     figures["fedcoe.context-free"] = accuracy(one_by_one(fedcoe), split.silos)
     loads = np.array([fedcoe.published.slots["eval/0"][f"load-{e}"] for e in range(k)], dtype=np.float64)
@@ -120,15 +128,21 @@ def compare(split: Split, params: Mapping[str, object], k: int, *, equal: bool =
     return figures
 
 
-def personal_baselines(base: Mapping[str, object], published: Published, split: Split) -> dict[str, float]:
-    """Training alone, and FedAvg fine-tuned, or under the silo's label prior."""
-    local = {silo: alone(base, silo, data, limits(len(split.silos))) for silo, data in split.silos.items()}
-    tuned = {silo: fine_tuned(base, published, silo, data) for silo, data in split.silos.items()}
+def personal_baselines(
+    base: Mapping[str, object], published: Published, split: Split, *, local: bool = True
+) -> dict[str, float]:
+    """FedAvg fine-tuned, or under the silo's label prior; with ``local`` training alone too."""
+    models = {}
+    if local:
+        models["local"] = {
+            silo: alone(base, silo, data, limits(len(split.silos))) for silo, data in split.silos.items()
+        }
+    models["tuned"] = {silo: fine_tuned(base, published, silo, data) for silo, data in split.silos.items()}
     plain = Paired(base)
     prior: Answers = lambda _, data: with_prior(plain.predict(published, data.x_test, "global"), data.y_train)  # noqa: E731
     figures = {"prior.personal": accuracy(prior, split.silos), "prior.worst": worst(prior, split.silos)}
-    for name, models in (("local", local), ("tuned", tuned)):
-        own: Answers = lambda silo, data, models=models: experts.predict([models[silo]], data.x_test)[0]  # type: ignore[misc]  # noqa: E731
+    for name, trained in models.items():
+        own: Answers = lambda silo, data, trained=trained: experts.predict([trained[silo]], data.x_test)[0]  # type: ignore[misc]  # noqa: E731
         figures |= {f"{name}.personal": accuracy(own, split.silos), f"{name}.worst": worst(own, split.silos)}
     return figures
 
@@ -156,7 +170,8 @@ def pictures(
         split = splits.deal(made, seed, styles=splits.TURNS[:styles], skew=skew, newcomers=newcomers)
         training = {**TRAINING[f"{made.name}, {styles} style{'s' * (styles > 1)}"], "seed": seed}
         equal = styles > 1 or setting.full  # under label skew alone no bar asks for it
-        return compare(split, training, k, equal=equal, others=setting.full)
+        local = styles == 1 or setting.full  # and under styles none for this
+        return compare(split, training, k, equal=equal, local=local, others=setting.full)
 
     return run
 
