@@ -44,7 +44,7 @@ step-closed             k · name · transcript · invited · survivors · lost 
                         slots · state_digest · upload_digests · upload_bytes · phase_ms · data_commitments ·
                         [evidence_sha256 · chain · attempt · approvals · holdings · policies]
 run-finished            state_digest · chain · countersignatures · weights_sha256 · checkpoint · [ledger_head]
-run-failed              code · phase · missing · [k · detail]; code ``ABORTED``: by the administrator
+run-failed              code · phase · missing · [k · detail]; ``ABORTED``: by the admin, ``GIVEN_UP``: by NVFlare
 model-published         model_name · version · alias · weights_sha256 · [by]
 withdrawal              silo · reason · epoch · charter_digest · models · remedies: nobody's run, so no ``run``
 recovered               bytes · sha256

@@ -185,8 +185,10 @@ _PLAIN: Final = {
 
 
 def _state(meta: Mapping[str, Any], status: Status | None) -> str:
+    from jobs.flare.session import ENDED
+
     word = str(meta.get("status", ""))
-    over = word.startswith(("FINISHED", "FAILED", "ABANDONED"))
+    over = word.startswith(ENDED)
     if status is None:
         return _PLAIN.get(word, "failed" if over else "unknown")
     if over and status.outcome is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from jobs.stratified import parted
+
 #: Subtracted from every pixel/16. A public constant: a mean computed from the data would be one more thing to leak.
 CENTRE = 0.3
 
@@ -48,14 +50,7 @@ def make(silos: int, seed: int, newcomers: int = 2) -> dict[str, dict[str, np.nd
     for at, (name, hand) in enumerate(zip(names, hands, strict=True)):
         turned = np.rot90(pictures[hand], style(at, silos), axes=(1, 2)).reshape(len(hand), -1)
         x, y = np.ascontiguousarray(turned, dtype=np.float32), labels[hand].astype(np.int64)
-        test = _stratified(y, split_rng)
-        sets[name] = {
-            "x_train": x[~test],
-            "y_train": y[~test],
-            "x_test": x[test],
-            "y_test": y[test],
-            "classes": np.array(CLASSES, dtype=np.int64),
-        }
+        sets[name] = parted(x, y, CLASSES, TEST_SHARE, split_rng)
     return sets
 
 
@@ -79,12 +74,3 @@ def _suffices(labels: np.ndarray) -> bool:
     counts = np.bincount(labels, minlength=CLASSES)
     left = counts - np.round(counts * TEST_SHARE).astype(np.int64)
     return int(left.sum()) >= MIN_TRAIN_ROWS and int((left > 0).sum()) >= 2 and int(counts.sum() - left.sum()) > 0
-
-
-def _stratified(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask of the test rows: ~30 % of each class."""
-    test = np.zeros(len(labels), dtype=bool)
-    for label in range(CLASSES):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        test[rows[: round(len(rows) * TEST_SHARE)]] = True
-    return test

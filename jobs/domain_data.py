@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from jobs.demo_data import CENTRE, CLASSES, TEST_SHARE
+from jobs.stratified import parted
 from silo_agent.proxies import PUBLIC_EVERY
 
 #: Groups of silos; their classes are neighbours: 0 to 4 and 5 to 9.
@@ -42,18 +43,8 @@ def make(silos: int, seed: int, newcomers: int = 2) -> dict[str, dict[str, np.nd
     sets = {}
     for name in sorted(hands, key=lambda name: (name.startswith("newcomer"), int(name.rpartition("-")[2]))):
         hand = hands[name]
-        test = np.zeros(len(hand), dtype=bool)
-        for label in range(CLASSES):
-            rows = split_rng.permutation(np.flatnonzero(labels[hand] == label))
-            test[rows[: round(len(rows) * TEST_SHARE)]] = True
-        x, y = pictures[hand], labels[hand].astype(np.int64)
-        sets[name] = {
-            "x_train": x[~test],
-            "y_train": y[~test],
-            "x_test": x[test],
-            "y_test": y[test],
-            "classes": np.array(CLASSES, dtype=np.int64),
-        }
+        y = labels[hand].astype(np.int64)
+        sets[name] = parted(pictures[hand], y, CLASSES, TEST_SHARE, split_rng)
     return sets
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from crypto.errors import DataRefused
+from jobs.stratified import parted
 
 #: Columns used: slope, ca and thal are left out, which most rows of three hospitals lack. The label is the last.
 COLUMNS = ("age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak")
@@ -70,18 +71,7 @@ def make(folder: Path, seed: int, known: Mapping[str, Known] = HOSPITALS) -> dic
     """Hospital → the arrays of its npz: about a third of each class for the test. One of a class stays in training."""
     sets = {}
     for place, (hospital, (x, y)) in enumerate(read(folder, known).items()):
-        rng = np.random.default_rng([seed, place])
-        test = np.zeros(len(y), dtype=bool)
-        for label in (0, 1):
-            rows = rng.permutation(np.flatnonzero(y == label))
-            test[rows[: round(len(rows) * TEST_SHARE)]] = True
-        sets[hospital] = {
-            "x_train": x[~test],
-            "y_train": y[~test],
-            "x_test": x[test],
-            "y_test": y[test],
-            "classes": np.array(2, dtype=np.int64),
-        }
+        sets[hospital] = parted(x, y, 2, TEST_SHARE, np.random.default_rng([seed, place]))
     return sets
 
 

@@ -18,6 +18,7 @@ from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from aggregator.ledger import FULL
 from crypto.errors import NoSpace, SpecError
 from crypto.keys import KEY_BYTES, Identity, PublicIdentity
 from jobs import kit_archive
@@ -204,9 +205,7 @@ def _named(home: Path) -> Iterator[None]:
     try:
         yield
     except OSError as failed:
-        import errno
-
-        if failed.errno in (errno.ENOSPC, errno.EDQUOT):
+        if failed.errno in FULL:
             raise NoSpace(f"The volume of {home} is full.", remedy="Free space on it, or enlarge it.") from failed
         raise SpecError(
             str(home),

@@ -29,6 +29,7 @@ ROLES: Final = ("lead", "org_admin", "member")
 RESERVED: Final = frozenset({"server", "admin", "ca", "localhost"})
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ORG: Final = re.compile(r"[A-Za-z0-9_]{1,63}")
+_AN_ORG: Final = "an organisation: letters, digits and _"
 _HOST: Final = re.compile(
     r"(?=.{1,64}$)(?!.*\.\d+$)(?!\d+$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
 )
@@ -63,7 +64,7 @@ class Project:
         server = table.table("server")
         project = cls(
             federation=table.text("federation", _NAME, "a name of letters, digits, . _ and -, at most 63"),
-            org=table.text("org", _ORG, "an organisation: letters, digits and _"),
+            org=table.text("org", _ORG, _AN_ORG),
             host=server.text("host", _HOST, "a DNS name of at most 64 characters, no address: certificates name it"),
             port=server.port("port"),
             silos={name: one.text("org", _ORG, _AN_ORG) for name, one in table.tables("silos", _silo)},
@@ -76,9 +77,6 @@ class Project:
         if project.host in project.silos:
             raise SpecError(f"{path}: silos", got=project.host, want="ids other than the server's host")
         return project
-
-
-_AN_ORG: Final = "an organisation: letters, digits and _"
 
 
 def _silo(name: str) -> str:

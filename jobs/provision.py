@@ -78,12 +78,15 @@ class Provisioned:
     before: Issued | None = None
 
     def facts(self) -> dict[str, Any]:
-        before = None if self.before is None else {"fingerprint": self.before.fingerprint}
+        old, replaced = self.before, {}
+        if old is not None:
+            facts = {"fingerprint": old.fingerprint, "not_after": old.not_after, "days_left": old.days_left}
+            replaced = {"replaced": facts}
         return {
             "out": str(self.out),
             "root": {"fingerprint": self.root_fingerprint, "not_after": self.root_not_after},
             "sites": [one.facts(self.out) for one in self.sites],
-            **({} if before is None or self.before is None else {"replaced": before | _days(self.before)}),
+            **replaced,
         }
 
     def hints(self) -> list[str]:
@@ -276,7 +279,3 @@ def _encode(project: Project, issued: Iterable[Issued]) -> bytes:
 def _fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 of a certificate, as ``openssl x509 -fingerprint -sha256`` has it, in lower case without colons."""
     return certificate.fingerprint(SHA256()).hex()
-
-
-def _days(one: Issued) -> dict[str, Any]:
-    return {"not_after": one.not_after, "days_left": one.days_left}

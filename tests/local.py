@@ -70,6 +70,20 @@ def private_file(home: Path, name: str = "digits") -> Path:
     return Catalogue(home, str(silo_settings(home)["silo"])).entry(name).private
 
 
+class Wire(InProcess):
+    """Keeps every byte that leaves a silo, in ``sent[silo]``. As a courier: ``partial(Wire, sent)``."""
+
+    def __init__(self, sent: dict[str, list[bytes]], silo: str, agent: Agent) -> None:
+        super().__init__(agent)
+        self._sent = sent.setdefault(silo, [])
+
+    def send(self, request: Message) -> Message | None:
+        answer = super().send(request)
+        if answer is not None:
+            self._sent += [answer.body, *(array.tobytes() for array in answer.arrays)]
+        return answer
+
+
 class Recording(Agent):
     """Keeps the plain integers of every step before they are masked."""
 

@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from aggregator.ledger import FULL
 from jobs.doctor.check import SERVICES, Finding, check, fail, ok, warn
 from jobs.doctor.place import HOME_FILE, Place, Role, role_of_home
 
@@ -106,7 +107,7 @@ def volume_writable(place: Place) -> Finding | None:
     try:
         how = _try_to_write(place.house)
     except OSError as refused:
-        full = refused.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = refused.errno in FULL
         return fail(f"{place.house} takes no write: {refused.strerror}", _FREE if full else "")
     return ok(how)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jobs.stratified import parted
 from silo_agent.data import MIN_TRAIN_ROWS, DataSet, check
 
 TEST_SHARE = 0.3
@@ -169,12 +170,7 @@ def deal(
 
 def dataset(name: str, x: np.ndarray, y: np.ndarray, rng: np.random.Generator, classes: int = 10) -> DataSet:
     """About 30 % of each class of these rows are the test rows."""
-    test = np.zeros(len(y), dtype=bool)
-    for label in range(classes):
-        rows = rng.permutation(np.flatnonzero(y == label))
-        test[rows[: round(len(rows) * TEST_SHARE)]] = True
-    arrays = {"x_train": x[~test], "y_train": y[~test], "x_test": x[test], "y_test": y[test]}
-    return check(name, arrays | {"classes": np.array(classes)})
+    return check(name, parted(x, y, classes, TEST_SHARE, rng))
 
 
 def _hands(labels: np.ndarray, hands: int, skew: float | str, rng: np.random.Generator) -> list[np.ndarray]:

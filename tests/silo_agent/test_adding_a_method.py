@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,8 @@ import pytest
 
 from crypto import blocks
 from crypto.errors import DataRefused, EgressDenied, SpecError
-from crypto.messages import Message
 from crypto.plan import Scope
 from jobs.egress import manifest
-from jobs.local import InProcess
 from silo_agent.methods import METHODS, Limits, Published, method
 from tests import local
 from tests.silo_agent import fedper
@@ -45,18 +44,6 @@ def test_nothing_else_knows_of_it() -> None:
     assert local.spec("fedper", **PARAMS).method == "fedper"
 
 
-class Wire(InProcess):
-    def __init__(self, agent: object, sent: list[bytes]) -> None:
-        super().__init__(agent)  # type: ignore[arg-type]
-        self._sent = sent
-
-    def send(self, request: Message) -> Message | None:
-        answer = super().send(request)
-        if answer is not None:
-            self._sent += [answer.body, *(array.tobytes() for array in answer.arrays)]
-        return answer
-
-
 def test_it_runs_through_a_federation_as_it_stands(tmp_path: Path) -> None:
     """Approval, plan, masks, floors, ledger; what its manifest says is what leaves, and the head does not."""
     job, made = local.spec("fedper", **PARAMS), local.federation(tmp_path / "f")
@@ -66,7 +53,7 @@ def test_it_runs_through_a_federation_as_it_stands(tmp_path: Path) -> None:
         made.aggregator,
         made.homes,
         agent=local.recording,
-        courier=lambda silo, agent: Wire(agent, sent[silo]),
+        courier=partial(local.Wire, sent),
     )
     published = Published(run.state, {})
     assert set(run.state) == {"base.w1", "base.b1"}, "what is published is what the plan sums"

@@ -8,7 +8,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -18,12 +18,10 @@ import torch
 
 from crypto import blocks
 from crypto.errors import DataRefused, EgressDenied, SpecError
-from crypto.messages import Message
 from crypto.plan import Apply, Plan, Scope, Step, Sum
 from jobs import homes, language_base
 from jobs.homes import Federation
 from jobs.language_data import CLASSES, CONTEXT, make
-from jobs.local import InProcess
 from jobs.run import open_agent
 from jobs.spec import JobSpec
 from silo_agent.catalogue import Catalogue
@@ -404,20 +402,6 @@ def test_the_encoder_refuses_personal_experts_and_gates() -> None:
         replace(plan, steps=(leak,))
 
 
-class Wire(InProcess):
-    """Keeps every byte that leaves the silo."""
-
-    def __init__(self, silo: str, agent: object, sent: dict[str, list[bytes]]) -> None:
-        super().__init__(agent)  # type: ignore[arg-type]
-        self._log = sent.setdefault(silo, [])
-
-    def send(self, request: Message) -> Message | None:
-        answer = super().send(request)
-        if answer is not None:
-            self._log += [answer.body, *(array.tobytes() for array in answer.arrays)]
-        return answer
-
-
 def needles(value: np.ndarray) -> list[bytes]:
     """Six numbers in a row of an array, in the forms that a number may be written in."""
     flat = value.reshape(-1)
@@ -441,7 +425,7 @@ def test_personal_experts_are_in_no_byte_that_leaves(tmp_path: Path) -> None:
     spec = spec.with_params(base=base().name)
     sent: dict[str, list[bytes]] = {}
     outcome, run, agents = local.run_job(
-        spec, federation.aggregator, federation.homes, courier=lambda silo, agent: Wire(silo, agent, sent)
+        spec, federation.aggregator, federation.homes, courier=partial(local.Wire, sent)
     )
     _, published, _ = plain.federate(Here, spec.params, {s: agents[s].data for s in agents}, LIMITS)
     assert blocks.state_digest(published.blocks) == blocks.state_digest(run.state)

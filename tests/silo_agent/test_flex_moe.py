@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 from aggregator.ledger import Kind
 from crypto import blocks
 from crypto.errors import DataRefused, EgressDenied, SpecError
-from crypto.messages import Message
 from crypto.plan import Plan, Scope, Step
 from jobs.demo_data import make
-from jobs.local import InProcess
 from jobs.summary import RunRecord
 from silo_agent import experts
 from silo_agent.assignment import Bounds, Market, excess, units
@@ -496,20 +494,6 @@ def test_the_encoder_refuses_router_and_fitness() -> None:
         assert name not in blocks.initial_state(plan)
 
 
-class Wire(InProcess):
-    """Keeps every byte that leaves the silo."""
-
-    def __init__(self, silo: str, agent: object, sent: dict[str, list[bytes]]) -> None:
-        super().__init__(agent)  # type: ignore[arg-type]
-        self._log = sent.setdefault(silo, [])
-
-    def send(self, request: Message) -> Message | None:
-        answer = super().send(request)
-        if answer is not None:
-            self._log += [answer.body, *(array.tobytes() for array in answer.arrays)]
-        return answer
-
-
 @pytest.mark.parametrize("holdings", ["hidden", "visible"])
 def test_fitness_router_and_hidden_choices_are_in_no_byte_that_leaves(tmp_path: Path, holdings: str) -> None:
     """A whole run: masks, floors and round code of production, which must come to what plain sums come to."""
@@ -518,7 +502,7 @@ def test_fitness_router_and_hidden_choices_are_in_no_byte_that_leaves(tmp_path: 
     federation = local.federation(tmp_path / "federation")
     sent: dict[str, list[bytes]] = {}
     outcome, run, agents = local.run_job(
-        job, federation.aggregator, federation.homes, courier=lambda silo, agent: Wire(silo, agent, sent)
+        job, federation.aggregator, federation.homes, courier=partial(local.Wire, sent)
     )
     plan, members = start(params, agents)
     cohort = {silo: agents[silo].data for silo in agents}

@@ -13,11 +13,9 @@ import pytest
 
 from crypto import blocks
 from crypto.errors import DataRefused, EgressDenied, NonFinite, SpecError
-from crypto.messages import Message
 from crypto.plan import Plan, Scope, Step
 from jobs.domain_data import make
 from jobs.homes import Federation
-from jobs.local import InProcess
 from jobs.spec import JobSpec
 from silo_agent import experts, proxies
 from silo_agent.catalogue import Catalogue
@@ -439,20 +437,6 @@ def test_the_encoder_refuses_the_proxies() -> None:
     assert "proxies" not in blocks.initial_state(plan)
 
 
-class Wire(InProcess):
-    """Keeps every byte that leaves the silo."""
-
-    def __init__(self, silo: str, agent: object, sent: dict[str, list[bytes]]) -> None:
-        super().__init__(agent)  # type: ignore[arg-type]
-        self._log = sent.setdefault(silo, [])
-
-    def send(self, request: Message) -> Message | None:
-        answer = super().send(request)
-        if answer is not None:
-            self._log += [answer.body, *(array.tobytes() for array in answer.arrays)]
-        return answer
-
-
 def job(**changes: object) -> JobSpec:
     base = {"name": "metamoe-test", "method": "metamoe", "dataset": "digits-domains", "purpose": "a test"}
     return JobSpec.parse(base | {"params": SMALL | changes})
@@ -467,7 +451,7 @@ def test_proxies_and_a_silos_own_figures_are_in_no_byte_that_leaves(tmp_path: Pa
     """A whole run: masks, floors and round code of production, which must come to what plain sums come to."""
     made, sent = federation(tmp_path / "f"), dict[str, list[bytes]]()
     _, run, agents = local.run_job(
-        job(), made.aggregator, made.homes, agent=local.recording, courier=lambda silo, agent: Wire(silo, agent, sent)
+        job(), made.aggregator, made.homes, agent=local.recording, courier=partial(local.Wire, sent)
     )
     plan, members = start(SMALL, agents)
     unmasked = federate(plan, members, {silo: agents[silo].data for silo in agents})
