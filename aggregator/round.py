@@ -31,6 +31,7 @@ from crypto.keys import Identity
 from crypto.messages import (
     ARRAY_WORDS,
     DECLINE,
+    MESSAGE_ARRAYS,
     Advert,
     Decline,
     Message,
@@ -350,7 +351,7 @@ def _batch(ranges: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     taken: list[tuple[str, int, int]] = []
     words = 0
     for lane, start, stop in ranges:
-        if taken and words + stop - start > FETCH_WORDS:
+        if taken and (words + stop - start > FETCH_WORDS or len(taken) == MESSAGE_ARRAYS):
             break
         taken.append((lane, start, stop))
         words += stop - start

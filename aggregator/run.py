@@ -1,8 +1,8 @@
 """A run: the job's steps in order, each opened, voided or lost, each on the ledger before the next begins.
 
-A generator like its steps (see ``round``). It keeps the state chain, remembers which results each silo still needs,
-stops inviting on credit (a silo that stayed away is offered every step but no longer waited for), and ends with the
-silos' countersignatures over the final state and the ledger's head.
+A generator like its steps (see ``round``). It keeps the state chain, stops inviting on credit (a silo that
+stayed away is offered every step, with what it missed, but no longer waited for), and ends with the silos'
+countersignatures over the final state and the ledger's head.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ import numpy as np
 
 from aggregator import metrics
 from aggregator.aborted import RunAborted, RunStopped
+from aggregator.backlog import Backlog, check_steps
 from aggregator.ledger import Kind, Ledger
-from aggregator.resume import Result, Standing, replay
+from aggregator.resume import Standing, replay
 from aggregator.round import STEADY, Attempt, Attendance, Exchange, Opened, Replies, Timeouts
 from aggregator.state import (
     UploadStore,
     drop_all_sums,
-    drop_sums,
-    keep_sums,
     prune_checkpoints,
     save_checkpoint,
     save_evidence,
@@ -38,9 +37,9 @@ from crypto.approval import approval_digest
 from crypto.charter import Charter
 from crypto.cohort import Context, words_digest
 from crypto.encoding import Writer
-from crypto.errors import FederationError, RoundLost, SpecError
+from crypto.errors import CatchingUp, FederationError, RoundLost, SpecError
 from crypto.keys import Identity
-from crypto.messages import DECLINE, Closing, Message, Open, StepResult, cut
+from crypto.messages import DECLINE, Closing, Decline, Message, Open, StepResult
 from crypto.plan import Plan, Step
 
 log = logging.getLogger("consilium.aggregator")
@@ -88,9 +87,8 @@ class _Chain:
 
     value: bytes
     state: Mapping[str, np.ndarray]
+    backlog: Backlog
     k: int = 0
-    results: list[tuple[StepResult, tuple[np.ndarray, ...]]] = field(default_factory=list)
-    has: dict[str, int] = field(default_factory=dict)  # silo → first step whose result it has not confirmed
     away: set[str] = field(default_factory=set)
     released: int = 0
     void: int = 0
@@ -128,6 +126,7 @@ class Run:
             raise SpecError(
                 "plan.n_max", got=spec.plan.n_max, want=f"at least {len(charter.members)}, the charter's members"
             )
+        check_steps(spec.plan)
         self.spec = spec
         self.charter = charter
         self.ledger = ledger
@@ -145,8 +144,8 @@ class Run:
         self._standing: Standing | None = None
         if resume is None:
             state = blocks.initial_state(spec.plan)
-            self._at = _Chain(transcript.initial_chain(self.id, blocks.state_digest(state)), state)
-            self._at.has = dict.fromkeys(charter.silos, 0)
+            chain = transcript.initial_chain(self.id, blocks.state_digest(state))
+            self._at = _Chain(chain, state, Backlog(self.folder, charter.silos))
         else:
             self._go_on(jobs / resume)
 
@@ -162,13 +161,11 @@ class Run:
             code=spec.code,
         )
         self._nonce, self.id, self.folder = at.nonce, at.run, folder
-        nothing: Result = (StepResult(step=0, t3=bytes(transcript.DIGEST_BYTES), released=False, slots=(), sums=()), ())
         self._at = _Chain(
             at.chain,
             at.state,
+            Backlog(folder, self.charter.silos, at.results, at.oldest),
             k=at.k,
-            results=[nothing] * at.oldest + at.results,
-            has=dict.fromkeys(self.charter.silos, at.oldest),
             released=at.released,
             void=at.void,
             shut=at.shut,
@@ -272,7 +269,7 @@ class Run:
             )
             attendance = self.attendance = Attendance()
             store = UploadStore(self.folder, at.k, self.spec.keep_uploads)
-            for silo in at.has if number else ():
+            for silo in self.charter.silos if number else ():
                 store.drop(silo)  # what an attempt before left there
             attempt = self._attempt(context, store, attendance, step)
             offers = {silo: self._offer(attempt, silo) for silo in self.charter.silos if silo not in excluded}
@@ -331,7 +328,7 @@ class Run:
             replies = yield exchange
 
     def _offer(self, attempt: Attempt, silo: str) -> Message:
-        results, arrays = self._results_for(silo)
+        results, arrays = self._at.backlog.part(silo)
         return Message("open", attempt.request("open", bytes(self._open(results))).body, arrays)
 
     def _open(self, results: tuple[StepResult, ...]) -> Open:
@@ -344,11 +341,6 @@ class Run:
             chain=self._at.value,
             results=results,
         )
-
-    def _results_for(self, silo: str) -> tuple[tuple[StepResult, ...], tuple[np.ndarray, ...]]:
-        wanted = self._at.results[self._at.has[silo] :]
-        lanes = [np.array(words) if isinstance(words, np.memmap) else words for _, arrays in wanted for words in arrays]
-        return tuple(result for result, _ in wanted), tuple(part for words in lanes for part in cut(words))
 
     def _note(self, step: Step, attendance: Attendance) -> None:
         """Refusals and absences are records too; whoever stayed away is not waited for next time."""
@@ -372,10 +364,13 @@ class Run:
                     metrics.silo_lost(phase)
                 at.away.add(silo)
         for silo in attendance.invited:
-            if silo not in attendance.lost or attendance.lost[silo] != "open":
-                at.has[silo] = at.k  # its advert was made under our state: it has every result so far
-                if silo not in attendance.lost:
-                    at.away.discard(silo)
+            if attendance.lost.get(silo) != "open":
+                at.backlog.confirmed(silo)  # its advert was made under our state
+            elif attendance.refusals.get(silo) == CatchingUp.code:
+                at.backlog.took(silo)
+                at.away.discard(silo)
+            if silo not in attendance.lost:
+                at.away.discard(silo)
         for phase, spent in attendance.phase_ms.items():
             metrics.phase(phase, spent / 1000)
 
@@ -392,7 +387,7 @@ class Run:
         at.state = blocks.apply(plan, step, at.state, opened.sums, slots)
         at.value = transcript.next_chain(at.value, opened.t3, result.digest, released=True)
         shut = [lane.name for lane in plan.lanes_of(step) if lane.name not in opened.sums]
-        self._keep(result, tuple(opened.sums.values()))
+        at.backlog.add(result, tuple(opened.sums.values()))
         record = {
             "run": self.name,
             "k": at.k,
@@ -441,7 +436,7 @@ class Run:
         """Shares may have left, so the step can't be tried again: weights stay, the chain goes on."""
         at = self._at
         at.value = transcript.next_chain(at.value, t3, b"", released=False)
-        self._keep(StepResult(step=at.k, t3=t3, released=False, slots=(), sums=()), ())
+        at.backlog.add(StepResult(step=at.k, t3=t3, released=False, slots=(), sums=()), ())
         self.ledger.append(
             Kind.STEP_VOID,
             {
@@ -462,16 +457,6 @@ class Run:
         at.void += 1
         metrics.step_void()
 
-    def _keep(self, result: StepResult, sums: tuple[np.ndarray, ...]) -> None:
-        """Remember a result, on disk, for silos that lack it and for a server that comes after us; let go of those
-        that all silos have."""
-        at = self._at
-        for place in range(min(at.has.values())):
-            if at.results[place][1]:
-                at.results[place] = (at.results[place][0], ())
-                drop_sums(self.folder, place)
-        at.results.append((result, keep_sums(self.folder, result.step, sums)))
-
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _finish(self) -> Generator[Exchange, Replies, Outcome]:
@@ -489,7 +474,7 @@ class Run:
         attempt = self._attempt(context, UploadStore(self.folder, at.k), self.attendance, self.spec.plan.steps[-1])
         requests = {}
         for silo in self.charter.silos:
-            results, arrays = self._results_for(silo)
+            results, arrays = at.backlog.part(silo)
             payload = bytes(
                 Writer().blob(bytes(self._open(results))).fixed(bytes.fromhex(head), transcript.DIGEST_BYTES)
             )
@@ -500,9 +485,11 @@ class Run:
         replies = yield exchange
         signatures = {}
         for silo, reply in replies.items():
-            if reply.phase == DECLINE:
-                continue
             try:
+                if reply.phase == DECLINE:
+                    declined = Decline.open(reply.body, lambda m: self.charter.member(m.silo).agent)
+                    log.warning("%s does not countersign: %s", silo, declined.code)
+                    continue
                 closing = Closing.open(reply.body, lambda m: self.charter.member(m.silo).agent)
             except FederationError as bad:
                 log.warning("%s did not countersign: [%s] %s", silo, bad.code, bad)

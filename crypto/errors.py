@@ -189,6 +189,12 @@ class EgressDenied(RoundRefused):
         super().__init__(f"{field!r} is not in the plan, so it may not leave this silo.", remedy=remedy)
 
 
+class CatchingUp(RoundRefused):
+    """This silo has applied the results that came with the request and lacks more: it has been away for long."""
+
+    code = "CATCHING_UP"
+
+
 class AlreadyReleased(RoundRefused):
     """Shares of this step, or of a later one, have left this silo: one release per (run, step)."""
 

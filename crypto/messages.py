@@ -72,6 +72,16 @@ def _read_named_hash(src: Reader) -> tuple[str, bytes]:
     return src.text(), _read_hash(src)
 
 
+#: Bytes of a message's body.
+BODY_BYTES = 16 << 20
+#: Words in one array on the wire: 16 MiB. Couriers copy array by array.
+ARRAY_WORDS = 1 << 22
+#: Arrays of one message: with ARRAY_WORDS at most 1 GiB.
+MESSAGE_ARRAYS = 64
+
+_WORD = np.dtype("<u4")
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What a courier carries. ``arrays``: uint32 words (opened sums down, masked lanes up); else empty."""
@@ -79,6 +89,22 @@ class Message:
     phase: str
     body: bytes
     arrays: tuple[np.ndarray, ...] = ()
+
+    def check(self) -> None:
+        """Raises Malformed for a message that no courier carries: a wrong type, or more than the limits above."""
+        if type(self.phase) is not str or self.phase not in (*PHASES, DECLINE):
+            raise Malformed("A payload's phase is not one of ours.")
+        if type(self.body) is not bytes or len(self.body) > BODY_BYTES:
+            raise Malformed(f"A payload's body is not bytes, or is longer than {BODY_BYTES}.")
+        if len(self.arrays) > MESSAGE_ARRAYS:
+            raise Malformed(f"A payload has {len(self.arrays)} arrays, more than {MESSAGE_ARRAYS}.")
+        for index, array in enumerate(self.arrays):
+            if type(array) is not np.ndarray:
+                raise Malformed(f"Array {index} is a {type(array).__name__}, not a numpy array.")
+            if array.dtype != _WORD or array.ndim != 1 or not array.flags.c_contiguous:
+                raise Malformed(f"Array {index} is not flat, contiguous, little-endian uint32.")
+            if array.size > ARRAY_WORDS:
+                raise Malformed(f"Array {index} has {array.size} words, more than {ARRAY_WORDS}.")
 
 
 class Wire:
@@ -443,24 +469,44 @@ class Closing(Wire):
 
 # --- words in arrays ----------------------------------------------------------------------------------------------
 
-#: Words in one array on the wire: 16 MiB. Couriers copy array by array.
-ARRAY_WORDS = 1 << 22
+
+def pack_words(vectors: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Vectors of words one after the other, in as few arrays as can carry them; copies. The rest is up to the limits
+    of ``Message``."""
+    arrays = []
+    left = sum(words.size for words in vectors)
+    room = np.empty(0, _WORD)
+    used = 0
+    for words in vectors:
+        taken = 0
+        while taken < words.size:
+            if used == room.size:
+                room, used = np.empty(min(left, ARRAY_WORDS), _WORD), 0
+                arrays.append(room)
+                left -= room.size
+            size = min(room.size - used, words.size - taken)
+            room[used : used + size] = words[taken : taken + size]
+            used, taken = used + size, taken + size
+    return tuple(arrays)
 
 
-def cut(words: np.ndarray) -> list[np.ndarray]:
-    """A lane's words as arrays that a courier may carry."""
-    return [words[at : at + ARRAY_WORDS] for at in range(0, words.size, ARRAY_WORDS)]
-
-
-def join(arrays: Sequence[np.ndarray], count: int) -> tuple[np.ndarray, int]:
-    """The first ``count`` words of these arrays as one vector, and how many arrays they took; else LayoutMismatch."""
-    taken = size = 0
-    while size < count and taken < len(arrays):
-        size += arrays[taken].size
-        taken += 1
-    if size != count:
-        raise LayoutMismatch(f"The arrays hold {size} words of a lane; the plan says {count}.")
-    return (arrays[0] if taken == 1 else np.concatenate(arrays[:taken])), taken
+def unpack_words(arrays: Sequence[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
+    """The vectors of these sizes that ``pack_words`` packed: views where an array holds them whole. Raises
+    LayoutMismatch for more or fewer words."""
+    if (have := sum(words.size for words in arrays)) != (want := sum(sizes)):
+        raise LayoutMismatch(f"The arrays hold {have} words of lanes; the plan says {want}.")
+    vectors = []
+    rest = [words for words in arrays if words.size]
+    for size in sizes:
+        parts = []
+        while size:
+            parts.append(rest[0][:size])
+            size -= parts[-1].size
+            rest[0] = rest[0][parts[-1].size :]
+            if not rest[0].size:
+                del rest[0]
+        vectors.append(np.concatenate(parts) if len(parts) != 1 else parts[0])
+    return vectors
 
 
 # --- payloads that are plain lists --------------------------------------------------------------------------------

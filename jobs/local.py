@@ -38,17 +38,24 @@ class InProcess:
 
 
 def drive(run: Generator[Exchange, Replies, Outcome], couriers: Mapping[str, Courier]) -> Outcome:
-    """Run to the end. Whatever the run raises comes out; the generator is closed either way."""
+    """Run to the end. Whatever the run raises comes out; the generator is closed either way.
+
+    Nothing is carried that NVFlare's courier would not carry.
+    """
     try:
-        replies: Replies | None = None
+        replies: dict[str, Message] | None = None
         while True:
             try:
                 exchange = run.send(replies) if replies is not None else next(run)
             except StopIteration as done:
                 outcome: Outcome = done.value
                 return outcome
-            answers = {silo: couriers[silo].send(request) for silo, request in exchange.requests.items()}
-            replies = {silo: answer for silo, answer in answers.items() if answer is not None}
+            replies = {}
+            for silo, request in exchange.requests.items():
+                request.check()
+                if (answer := couriers[silo].send(request)) is not None:
+                    answer.check()
+                    replies[silo] = answer
     finally:
         run.close()
 

@@ -25,6 +25,7 @@ from crypto.errors import (
     AlreadyReleased,
     BadShare,
     BadSignature,
+    CatchingUp,
     EgressDenied,
     Equivocation,
     FederationError,
@@ -48,11 +49,11 @@ from crypto.messages import (
     Open,
     Request,
     StepResult,
-    join,
     pack_two,
     unpack_blobs,
     unpack_ranges,
     unpack_two,
+    unpack_words,
 )
 from crypto.plan import Plan, Step
 from crypto.receipt import Applied, Receipt
@@ -230,10 +231,7 @@ class Agent:
         self._catch_up(offer, message.arrays)
         self._stay()
         approval = self._approved()
-        if request.step != self.k or offer.chain != self._chain:
-            raise ModelMismatch(
-                f"We stand before step {self.k}; the server's state for step {request.step} is not ours."
-            )
+        self._check_state(offer, request.step)
         if (request.step, request.attempt) <= self._latest:
             raise Replay(f"Attempt {request.attempt} of step {request.step} had its advert, or a later one had.")
         if self._released() is not None:
@@ -333,8 +331,7 @@ class Agent:
         src.end()
         self._accept(request, offer)
         self._catch_up(offer, message.arrays)
-        if offer.chain != self._chain or self.k != len(self.plan.steps):
-            raise ModelMismatch("The server closes the run with another state than ours.")
+        self._check_state(offer, len(self.plan.steps))
         self.site.security("run-ended", run=self._run.hex(), chain=self._chain.hex())
         self._ended = True
         closing = Closing(silo=self.site.silo, run=self._run, chain=self._chain, ledger=head)
@@ -442,20 +439,27 @@ class Agent:
 
     def _catch_up(self, offer: Open, arrays: tuple[np.ndarray, ...]) -> None:
         """Apply the opened steps we have not applied yet, each checked against what we saw of it ourselves."""
-        at = 0
+        lanes = []
         for result in offer.results:
             if not 0 <= result.step < len(self.plan.steps):
                 raise ModelMismatch(f"The plan has no step {result.step}.")
-            sums = {}
-            for lane, _ in result.sums:
-                sums[lane], taken = join(arrays[at:], self.plan.words_of(self.plan.steps[result.step], lane))
-                at += taken
+            lanes.append([lane for lane, _ in result.sums])
+        steps = [self.plan.steps[result.step] for result in offer.results]
+        sizes = [self.plan.words_of(step, lane) for step, names in zip(steps, lanes, strict=True) for lane in names]
+        words = iter(unpack_words(arrays, sizes))
+        for result, names in zip(offer.results, lanes, strict=True):
+            sums = {lane: next(words) for lane in names}
             if result.step > self.k:
                 raise ModelMismatch(f"We wait for the result of step {self.k}.")
             if result.step == self.k:
                 self._apply(result, sums)
-        if at != len(arrays):
-            raise LayoutMismatch("More arrays than opened lanes came with the results.")
+
+    def _check_state(self, offer: Open, step: int) -> None:
+        """Raises ModelMismatch unless we stand before ``step`` as the server does; CatchingUp if we are on the way."""
+        if self.k < step and offer.results and offer.results[-1].step == self.k - 1:
+            raise CatchingUp(f"We have the results before step {self.k}; the server is at step {step}.")
+        if (self.k, self._chain) != (step, offer.chain):
+            raise ModelMismatch(f"We stand before step {self.k}; the server's state for step {step} is not ours.")
 
     def _apply(self, result: StepResult, sums: Mapping[str, np.ndarray]) -> None:
         step = self.plan.steps[self.k]

@@ -139,9 +139,13 @@ class SecureController(Controller):
         try:
             exchange = next(run)
             while True:
-                answers = courier.exchange(
-                    exchange.phase, exchange.requests, timeout_s=exchange.timeout_s, enough=exchange.enough
-                )
+                try:
+                    answers = courier.exchange(
+                        exchange.phase, exchange.requests, timeout_s=exchange.timeout_s, enough=exchange.enough
+                    )
+                except FederationError as ours:  # a request that can't be carried: the run's end, and on its ledger
+                    run.throw(ours)
+                    raise
                 if _stopping(answers, abort_signal):
                     run.throw(self._why(exchange.phase))
                 messages = {silo: self._message(silo, answer, fl_ctx) for silo, answer in answers.items()}

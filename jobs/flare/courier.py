@@ -6,9 +6,9 @@ same connection. A task that is queued and polled for costs a poll and three rou
 silos on two busy cores; pushed it is one round trip, 0.08 s, and idle silos need not poll fast.
 
 Delivery is at least once: an answer that does not come is asked for again with the same bytes. Agents are idempotent,
-so a request that did arrive gives the same answer. An answer that comes after its exchange is dropped. While a silo
-works on a long answer it is asked for a heartbeat now and then, so a process that died costs seconds and not the
-phase's time-out.
+so a request that did arrive gives the same answer. An answer that comes after its exchange is dropped, but it says that
+the silo is there: the next exchange waits for it, enough answers or not. While a silo works on a long answer it is
+asked for a heartbeat now and then, so a process that died costs seconds and not the phase's time-out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellCode
 from nvflare.fuel.utils.msg_root_utils import delete_msg_root
 
 from crypto.messages import Message
-from jobs.flare.wire import TASK_PREFIX, check, wrap
+from jobs.flare.wire import TASK_PREFIX, wrap
 
 #: How long a wait may last before the abort signal is looked at again. Seconds.
 LOOK_S: Final = 0.1
@@ -110,6 +110,7 @@ class Courier:
         self._grace_s = grace_s
         self._answered = answered
         self._here: set[str] = set()  #: silos that have answered in this run
+        self._late: set[str] = set()  #: silos whose last answer came after its exchange
         self._unreachable: dict[str, float] = {}  #: silo → since when, until it can be reached again
 
     def exchange(
@@ -117,15 +118,18 @@ class Courier:
     ) -> dict[str, Shareable]:
         """Silo → its answer, error codes included; a silo that did not answer is absent. Returns at once on abort."""
         for request in requests.values():
-            check(request)  # here, where an error of ours reaches the run, and not in a thread
+            request.check()  # here, where an error of ours reaches the run, and not in a thread
         answers = Answers(requests)
         end = time.monotonic() + timeout_s
         for silo, request in requests.items():
             work = (silo, TASK_PREFIX + phase, request, answers, end)
             Thread(target=self._ask, args=work, name=f"courier-{silo}", daemon=True).start()
         known = self._here & set(requests)
+        late = self._late & set(requests)
+        self._late -= late
         Thread(target=self._watch, args=(answers, known), name="courier-watch", daemon=True).start()
-        came = answers.wait(timeout_s=timeout_s, enough=enough, grace_s=self._grace_s, abort=self._abort)
+        wanted = min(enough + len(late), len(requests))
+        came = answers.wait(timeout_s=timeout_s, enough=wanted, grace_s=self._grace_s, abort=self._abort)
         self._here.update(came)
         return came
 
@@ -146,8 +150,12 @@ class Courier:
                     break
                 wanted = answers.pause({silo}, RETRY_S)
         finally:
-            if answers.put(silo, answer) and answer is not None:
-                self._answered(silo)
+            counts = answers.put(silo, answer)
+            if answer is not None:
+                if counts:
+                    self._answered(silo)
+                else:
+                    self._late.add(silo)
 
     def _watch(self, answers: Answers, silos: set[str]) -> None:
         """Gives up silos whose process cannot be reached any more. A late heartbeat is no reason."""

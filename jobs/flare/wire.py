@@ -15,7 +15,7 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 
 from crypto.errors import Malformed
-from crypto.messages import DECLINE, PHASES, Message
+from crypto.messages import MESSAGE_ARRAYS, Message
 
 #: Every task of ours is named ``consilium.<phase>``, so that an operator reads the phase in NVFlare's own logs.
 TASK_PREFIX: Final = "consilium."
@@ -23,16 +23,10 @@ TASK_PREFIX: Final = "consilium."
 TASK_PATTERN: Final = TASK_PREFIX + "*"
 
 WIRE_VERSION: Final = 1
-#: Bytes. One array is one download item in NVFlare: larger ones cost memory on both sides.
-MAX_ARRAY_BYTES: Final = 16 << 20
-#: With MAX_ARRAY_BYTES: at most 1 GiB in one message, far above a plan's range and far below a frame.
-MAX_ARRAYS: Final = 64
-MAX_BODY_BYTES: Final = 16 << 20
 #: Arrays of a message that are smaller than this in total travel inside it; larger ones are fetched by the receiver,
 #: which spares memory and costs two more round trips.
 INLINE_BYTES: Final = 1 << 20
 
-_PHASES: Final = frozenset({*PHASES, DECLINE})
 _WORD: Final = np.dtype("<u4")
 _VERSION, _PHASE, _BODY, _ARRAYS = "consilium", "phase", "body", "arrays"
 _KEYS: Final = frozenset({_VERSION, _PHASE, _BODY, _ARRAYS, ReservedHeaderKey.HEADERS})
@@ -40,7 +34,7 @@ _KEYS: Final = frozenset({_VERSION, _PHASE, _BODY, _ARRAYS, ReservedHeaderKey.HE
 
 def wrap(message: Message) -> Shareable:
     """A fresh Shareable with this message and no header. Raises Malformed for a message no peer would accept."""
-    check(message)
+    message.check()
     shareable = Shareable()
     shareable[_VERSION] = WIRE_VERSION
     shareable[_PHASE] = message.phase
@@ -62,13 +56,13 @@ def unwrap(shareable: Any) -> Message:
     version, carried = shareable[_VERSION], shareable[_ARRAYS]
     if type(version) is not int or version != WIRE_VERSION:
         raise Malformed(f"A payload has a wire version other than {WIRE_VERSION}.")
-    if type(carried) is not list or len(carried) > MAX_ARRAYS:
-        raise Malformed(f"A payload's arrays are not a list of at most {MAX_ARRAYS}.")
+    if type(carried) is not list or len(carried) > MESSAGE_ARRAYS:
+        raise Malformed(f"A payload's arrays are not a list of at most {MESSAGE_ARRAYS}.")
     inline = all(type(one) is bytes for one in carried)
     message = Message(
         phase=shareable[_PHASE], body=shareable[_BODY], arrays=tuple(map(_words, carried)) if inline else tuple(carried)
     )
-    check(message)
+    message.check()
     if inline != _inline(message.arrays):
         raise Malformed(f"A payload's arrays travel the wrong way for their size ({INLINE_BYTES} bytes is the border).")
     return message
@@ -82,23 +76,6 @@ def _words(raw: bytes) -> np.ndarray:
     if len(raw) % 4:
         raise Malformed(f"An array of {len(raw)} bytes is not a whole number of words.")
     return np.frombuffer(raw, dtype=_WORD)
-
-
-def check(message: Message) -> None:
-    phase, body, arrays = message.phase, message.body, message.arrays
-    if type(phase) is not str or phase not in _PHASES:
-        raise Malformed("A payload's phase is not one of ours.")
-    if type(body) is not bytes or len(body) > MAX_BODY_BYTES:
-        raise Malformed(f"A payload's body is not bytes, or is longer than {MAX_BODY_BYTES}.")
-    if len(arrays) > MAX_ARRAYS:
-        raise Malformed(f"A payload has {len(arrays)} arrays, more than {MAX_ARRAYS}.")
-    for index, array in enumerate(arrays):
-        if type(array) is not np.ndarray:
-            raise Malformed(f"Array {index} is a {type(array).__name__}, not a numpy array.")
-        if array.dtype != _WORD or array.ndim != 1 or not array.flags.c_contiguous:
-            raise Malformed(f"Array {index} is not flat, contiguous, little-endian uint32.")
-        if array.nbytes > MAX_ARRAY_BYTES:
-            raise Malformed(f"Array {index} has {array.nbytes} bytes, more than {MAX_ARRAY_BYTES}.")
 
 
 def is_bare_refusal(shareable: Any) -> bool:

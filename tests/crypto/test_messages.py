@@ -21,6 +21,7 @@ from crypto.messages import (
     Deal,
     Decline,
     Header,
+    Message,
     Open,
     Request,
     Row,
@@ -28,14 +29,14 @@ from crypto.messages import (
     Shares,
     StepResult,
     Wire,
-    cut,
-    join,
     pack_blobs,
     pack_ranges,
     pack_two,
+    pack_words,
     unpack_blobs,
     unpack_ranges,
     unpack_two,
+    unpack_words,
 )
 from crypto.receipt import Receipt
 from tests.federation import identity
@@ -311,15 +312,25 @@ def test_wire_is_abstract():
         Wire.read(messages.Reader(b""))
 
 
-def test_words_are_cut_and_joined(monkeypatch):
-    monkeypatch.setattr("crypto.messages.ARRAY_WORDS", 4)
-    for size in (1, 3, 4, 5, 8, 9):
-        words = np.arange(size, dtype=np.uint32)
-        parts = cut(words)
-        assert all(0 < part.size <= 4 for part in parts)
-        joined, taken = join([*parts, np.zeros(2, np.uint32)], size)
-        assert (joined == words).all() and taken == len(parts)
-        for wrong in (size + 1, max(size - 1, 1)):
-            if wrong != size and not (wrong < size and wrong % 4 == 0):
-                with pytest.raises(LayoutMismatch):
-                    join(parts, wrong)
+@given(sizes=st.lists(st.integers(1, 13), max_size=4), room=st.integers(1, 7))
+def test_words_are_packed_into_as_few_arrays_as_carry_them(sizes, room):
+    words = np.arange(sum(sizes), dtype=np.uint32)
+    vectors = np.split(words, np.cumsum(sizes)[:-1]) if sizes else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crypto.messages.ARRAY_WORDS", room)
+        arrays = pack_words(vectors)
+    assert len(arrays) == -(-words.size // room)
+    Message("open", b"", arrays).check()
+    assert (np.concatenate([*arrays, words[:0]]) == words).all()
+    again = unpack_words(arrays, sizes)
+    assert [part.tolist() for part in again] == [part.tolist() for part in vectors]
+    for wrong in ([*sizes, 1], [size - 1 for size in sizes[:1]] + sizes[1:]):
+        if sum(wrong) != words.size:
+            with pytest.raises(LayoutMismatch):
+                unpack_words(arrays, wrong)
+
+
+def test_packed_maps_of_files_are_arrays(tmp_path):
+    (tmp_path / "w").write_bytes(np.arange(3, dtype="<u4").tobytes())
+    (array,) = pack_words([np.memmap(tmp_path / "w", dtype="<u4", mode="r")])
+    assert type(array) is np.ndarray and array.tolist() == [0, 1, 2]

@@ -17,6 +17,7 @@ from nvflare.apis.signal import Signal
 
 from aggregator.ledger import Kind, ledger_path, verify
 from aggregator.verify import verify_run
+from crypto.errors import Malformed
 from crypto.messages import PHASES, Message
 from jobs.board import left
 from jobs.flare import controller as module
@@ -239,6 +240,20 @@ def test_a_job_that_nvflare_gives_up_is_not_aborted_by_anybody(
     last = record(federation).entries[-1]
     assert (last.record["code"], last.record["phase"]) == ("GIVEN_UP", "deal")
     assert "min_clients" in last.record["detail"] and driver.failures  # type: ignore[attr-defined]
+
+
+def test_a_request_that_can_not_be_carried_ends_the_run_by_name(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(phase: str, step: str, abort: Signal) -> None:
+        if (phase, step) == ("open", STEP):
+            raise Malformed("A payload has 66 arrays, more than 64.")
+
+    driver = run(federation, monkeypatch, fault)
+    assert driver.__dict__["failures"] == ["[MALFORMED] A payload has 66 arrays, more than 64."]
+    found = record(federation)
+    assert found.finished is None and found.failed is not None
+    assert (found.failed["code"], found.failed["detail"]) == ("MALFORMED", "A payload has 66 arrays, more than 64.")
 
 
 def test_a_process_that_just_stops_leaves_the_run_open(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:

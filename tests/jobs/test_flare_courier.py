@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Lock
@@ -117,6 +118,33 @@ def test_enough_and_the_grace_end_a_wait_and_the_late_answer_is_dropped() -> Non
     release.set()
     assert left.wait(30)
     assert set(came) == {"silo-2"}
+
+
+def test_a_silo_that_answered_late_is_waited_for_once() -> None:
+    """On a slow line it would never come back: enough others would always be there before it."""
+    gates = [Event(), Event(), Event()]
+    waiting = iter(gates)
+
+    def slow(silo: str) -> Shareable:
+        next(waiting).wait(30)
+        return echo(silo)
+
+    def answered(silo: str) -> None:
+        if silo == "silo-2" and gates[0].is_set():
+            gates[1].set()
+
+    def asked() -> set[str]:
+        return set(exchange(post, "silo-1", "silo-2", enough=1))
+
+    post = courier.Courier(Engine(silo_1=[slow, slow, slow]), Signal(), 0.0, answered)
+    assert asked() == {"silo-2"}
+    gates[0].set()
+    for thread in threading.enumerate():
+        if thread.name == "courier-silo-1":
+            thread.join(30)
+    assert asked() == {"silo-1", "silo-2"}
+    assert asked() == {"silo-2"}, "it has been waited for"
+    gates[2].set()
 
 
 def test_an_abort_ends_a_wait() -> None:

@@ -12,7 +12,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.fuel.utils import fobs
 
 from crypto.errors import Malformed
-from crypto.messages import DECLINE, PHASES, Message
+from crypto.messages import ARRAY_WORDS, BODY_BYTES, DECLINE, MESSAGE_ARRAYS, PHASES, Message
 from jobs.flare import wire
 from jobs.flare.filters import OnlyMessagesIn, OnlyMessagesOut
 
@@ -60,12 +60,12 @@ BAD: list[tuple[str, Any]] = [
     ("phase", ""),
     ("body", "text"),
     ("body", bytearray(b"x")),
-    ("body", bytes(wire.MAX_BODY_BYTES + 1)),
+    ("body", bytes(BODY_BYTES + 1)),
     ("arrays", ()),
     ("arrays", None),
     ("arrays", [b"123"]),
     ("arrays", [b"1234", np.zeros(1, "<u4")]),
-    ("arrays", [b""] * (wire.MAX_ARRAYS + 1)),
+    ("arrays", [b""] * (MESSAGE_ARRAYS + 1)),
     ("arrays", [np.zeros(4, "<u4")]),  # small, so it must travel inside
     ("arrays", [bytes(wire.INLINE_BYTES + 4)]),  # large, so it must not
     ("arrays", [np.zeros(300_000, "<u8")]),
@@ -74,7 +74,7 @@ BAD: list[tuple[str, Any]] = [
     ("arrays", [np.zeros(600_000, "<u4")[::2]]),
     ("arrays", [np.zeros(300_000, "<u4").tolist()]),
     ("arrays", [np.ma.zeros(300_000, "<u4")]),
-    ("arrays", [np.zeros(wire.MAX_ARRAY_BYTES // 4 + 1, "<u4")]),
+    ("arrays", [np.zeros(ARRAY_WORDS + 1, "<u4")]),
 ]
 
 

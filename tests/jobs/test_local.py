@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.ledger import Kind, ledger_path, verify
+from aggregator.ledger import Kind, ledger_path, read, verify
 from aggregator.run import Outcome, Run
 from aggregator.state import evidence_path
 from crypto import blocks, transcript
 from crypto.cohort import Context, words_digest
-from crypto.errors import EvidenceError, FederationError, RoundLost, TranscriptMismatch
+from crypto.errors import EvidenceError, FederationError, RoundLost, SpecError, TranscriptMismatch
 from crypto.evidence import StepEvidence
 from crypto.messages import DECLINE, Closing, Decline, Message, Request, StepResult
 from jobs.homes import Federation, open_aggregator, read_charter
@@ -157,6 +157,78 @@ def test_a_silo_that_was_away_catches_up(tmp_path: Path) -> None:
     record = RunRecord.read(federation.aggregator, outcome.run)
     assert [closed["k"] for closed in record.of(Kind.STEP_CLOSED) if "silo-5" in closed["survivors"]] == [0, 2, 3, 4]
     assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
+
+
+def away(first: int, until: int) -> Fault:
+    """Silent in these steps, then there again."""
+
+    def fault(request: Message, answer: Callable[[], Message]) -> Message | None:
+        return None if first <= Request.open(request.body, _any_key).step < until else answer()
+
+    return fault
+
+
+def test_one_message_carries_all_that_a_silo_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("crypto.messages.MESSAGE_ARRAYS", "aggregator.round.MESSAGE_ARRAYS"):
+        monkeypatch.setattr(place, 2)
+    federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=6), {"silo-5": away(1, 6)})
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    assert [closed["k"] for closed in record.of(Kind.STEP_CLOSED) if "silo-5" in closed["survivors"]] == [0, 6, 7]
+    assert not list(record.of(Kind.REFUSAL))
+    assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
+
+
+def test_a_silo_that_was_away_for_long_catches_up_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two results to a part, and a third that is made meanwhile: away in five steps, back after three more."""
+    monkeypatch.setattr("aggregator.backlog.PART_WORDS", 2 * 1210)
+    job = local.spec(rounds=12)
+    federation, outcome, _, agents = play(tmp_path / "f", job, {"silo-5": away(1, 6), "silo-6": away(3, 4)})
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    refusals = [(entry["k"], entry["silo"], entry["code"]) for entry in record.of(Kind.REFUSAL)]
+    assert refusals == [(k, "silo-5", "CATCHING_UP") for k in (6, 7, 8)]
+    took_part = [closed["k"] for closed in record.of(Kind.STEP_CLOSED) if "silo-5" in closed["survivors"]]
+    assert took_part == [0, *range(9, 14)]
+    assert record.finished is not None and len(record.finished["countersignatures"]) == local.SILOS
+    for agent in agents.values():
+        assert blocks.state_digest(agent.state).hex() == outcome.state_digest
+    assert not list((federation.aggregator / "jobs" / outcome.run / "sums").glob("*"))
+
+
+def test_whoever_is_still_behind_at_the_end_does_not_countersign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aggregator.backlog.PART_STEPS", 1)
+
+    def back_at_the_close(request: Message, answer: Callable[[], Message]) -> Message | None:
+        return answer() if request.phase == "close" else away(1, 99)(request, answer)
+
+    federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=3), {"silo-5": back_at_the_close})
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    assert record.finished is not None
+    assert set(record.finished["countersignatures"]) == set(federation.silos) - {"silo-5"}
+    assert "silo-5 does not countersign: CATCHING_UP" in caplog.text
+
+
+def test_silos_with_more_lanes_than_one_message_has_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("crypto.messages.MESSAGE_ARRAYS", "aggregator.round.MESSAGE_ARRAYS"):
+        monkeypatch.setattr(place, 2)
+    federation, outcome, _, agents = play(tmp_path / "f", local.spec("fedcoe"))
+    record = RunRecord.read(federation.aggregator, outcome.run)
+    assert max(len(closed["lanes_open"]) for closed in record.of(Kind.STEP_CLOSED)) > 2
+    assert {len(closed["survivors"]) for closed in record.of(Kind.STEP_CLOSED)} == {local.SILOS}
+    for agent in agents.values():
+        assert blocks.state_digest(agent.state).hex() == outcome.state_digest
+
+
+def test_a_step_that_no_message_can_carry_is_refused_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aggregator.backlog.ARRAY_WORDS", 1209 // 64)
+    federation = local.federation(tmp_path / "f")
+    with pytest.raises(SpecError, match=r"step train/0.*1210 words") as refused:
+        local.run_job(local.spec(), federation.aggregator, federation.homes)
+    assert "smaller model" in refused.value.remedy
+    assert not [e for e in read(ledger_path(federation.aggregator)) if e.kind is Kind.RUN_STARTED]
 
 
 def test_a_repeated_request_gets_the_same_bytes(tmp_path: Path) -> None:
