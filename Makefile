@@ -15,7 +15,7 @@ test: $(STAMP)          ## everything, with one real NVFlare federation
 	$(BIN)/python -m pytest
 
 check: lint             ## for every commit: lint and the fast tests, under two minutes
-	$(BIN)/python -m pytest -q -m "not federation and not slow" -p no:cacheprovider
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not federation and not slow" -p no:cacheprovider -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -471,8 +471,7 @@ class Closing(Wire):
 
 
 def pack_words(vectors: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Vectors of words one after the other, in as few arrays as can carry them; copies. The rest is up to the limits
-    of ``Message``."""
+    """Vectors of words one after the other, copied into as few arrays as can carry them, however many these are."""
     arrays = []
     left = sum(words.size for words in vectors)
     room = np.empty(0, _WORD)

@@ -199,7 +199,16 @@ def test_what_else_an_archive_holds_is_left_out(tmp_path: Path) -> None:
     assert {str(name) for name in kit_archive.read(path)} == {"startup/fed_client.json", "local/consilium.json"}
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive", gzip.compress(b"no tar"), packed(*WHOLE)[:60], packed(WHOLE[0])])
+NO_KITS = {
+    "nothing": b"",
+    "no archive": b"no archive",
+    "no tar": gzip.compress(b"no tar"),
+    "cut": packed(*WHOLE)[:60],
+    "half a kit": packed(WHOLE[0]),
+}
+
+
+@pytest.mark.parametrize("data", NO_KITS.values(), ids=NO_KITS)
 def test_what_is_no_kit_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "silo-1.kit.tar.gz"
     path.write_bytes(data)
