@@ -105,7 +105,13 @@ def test_what_is_no_shareable_is_malformed(value: Any) -> None:
 
 
 def test_we_do_not_send_what_a_peer_would_refuse() -> None:
-    for message in (Message("train", b""), Message("open", b"", (np.zeros(1, np.float32),)), Message("open", "x")):  # type: ignore[arg-type]
+    many = (np.zeros(1, "<u4"),) * (MESSAGE_ARRAYS + 1)
+    for message in (
+        Message("train", b""),
+        Message("open", b"", (np.zeros(1, np.float32),)),
+        Message("open", b"", many),
+        Message("open", "x"),  # type: ignore[arg-type]
+    ):
         with pytest.raises(Malformed):
             wire.wrap(message)
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from aggregator.ledger import Kind, ledger_path, read, verify
+from aggregator.round import Exchange, Replies
 from aggregator.run import Outcome, Run
 from aggregator.state import evidence_path
 from crypto import blocks, transcript
 from crypto.cohort import Context, words_digest
-from crypto.errors import EvidenceError, FederationError, RoundLost, SpecError, TranscriptMismatch
+from crypto.errors import EvidenceError, FederationError, Malformed, RoundLost, SpecError, TranscriptMismatch
 from crypto.evidence import StepEvidence
-from crypto.messages import DECLINE, Closing, Decline, Message, Request, StepResult
+from crypto.messages import DECLINE, MESSAGE_ARRAYS, Closing, Decline, Message, Request, StepResult
 from jobs.homes import Federation, open_aggregator, read_charter
-from jobs.local import InProcess
+from jobs.local import InProcess, drive
 from jobs.run import Events
 from jobs.spec import JobSpec
 from jobs.summary import RunRecord, scores, secure_aggregation
@@ -30,7 +32,7 @@ Fault = Callable[[Message, Callable[[], Message]], Message | None]
 
 
 def play(
-    root: Path, job: JobSpec, faults: Mapping[str, Fault] | None = None, silos: int = local.SILOS
+    root: Path, job: JobSpec, faults: Mapping[str, Fault] | None = None, silos: int = local.SILOS, **how: Any
 ) -> tuple[Federation, Outcome, Run, dict[str, Agent]]:
     federation = local.federation(root, silos)
 
@@ -38,7 +40,7 @@ def play(
         return local.Faulty(agent, faults[silo]) if faults and silo in faults else InProcess(agent)
 
     outcome, run, agents = local.run_job(
-        job, federation.aggregator, federation.homes, agent=local.recording, courier=courier
+        job, federation.aggregator, federation.homes, agent=local.recording, courier=courier, **how
     )
     return federation, outcome, run, agents
 
@@ -181,13 +183,20 @@ def test_one_message_carries_all_that_a_silo_missed(tmp_path: Path, monkeypatch:
 def test_a_silo_that_was_away_for_long_catches_up_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two results to a part, and a third that is made meanwhile: away in five steps, back after three more."""
     monkeypatch.setattr("aggregator.backlog.PART_WORDS", 2 * 1210)
-    job = local.spec(rounds=12)
-    federation, outcome, _, agents = play(tmp_path / "f", job, {"silo-5": away(1, 6), "silo-6": away(3, 4)})
+    awaited: list[int] = []
+
+    def watch(exchange: Exchange | None, note: str) -> None:
+        if exchange is not None and exchange.phase == "open":
+            awaited.append(exchange.enough)
+
+    faults = {"silo-5": away(1, 6), "silo-6": away(3, 4)}
+    federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=12), faults, watch=watch)
     record = RunRecord.read(federation.aggregator, outcome.run)
     refusals = [(entry["k"], entry["silo"], entry["code"]) for entry in record.of(Kind.REFUSAL)]
     assert refusals == [(k, "silo-5", "CATCHING_UP") for k in (6, 7, 8)]
     took_part = [closed["k"] for closed in record.of(Kind.STEP_CLOSED) if "silo-5" in closed["survivors"]]
     assert took_part == [0, *range(9, 14)]
+    assert awaited == [8, 8, 7, 7, 6, 7, 7, *[8] * 7], "whoever is on the way is waited for"
     assert record.finished is not None and len(record.finished["countersignatures"]) == local.SILOS
     for agent in agents.values():
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
@@ -218,6 +227,23 @@ def test_silos_with_more_lanes_than_one_message_has_arrays(tmp_path: Path, monke
     assert {len(closed["survivors"]) for closed in record.of(Kind.STEP_CLOSED)} == {local.SILOS}
     for agent in agents.values():
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
+
+
+@pytest.mark.parametrize("side", ["request", "answer"])
+def test_nothing_is_carried_here_that_nvflare_would_not_carry(side: str) -> None:
+    plain, heavy = Message("fetch", b""), Message("fetch", b"", (np.zeros(1, np.uint32),) * (MESSAGE_ARRAYS + 1))
+
+    class Post:
+        def send(self, request: Message) -> Message:
+            return heavy if side == "answer" else plain
+
+    def one() -> Generator[Exchange, Replies, Outcome]:
+        request = heavy if side == "request" else plain
+        yield Exchange("fetch", 0, "train/0", {"silo-1": request}, 1.0, 1)
+        raise AssertionError("it was carried")
+
+    with pytest.raises(Malformed, match="65 arrays"):
+        drive(one(), {"silo-1": Post()})
 
 
 def test_a_step_that_no_message_can_carry_is_refused_before_the_run(
