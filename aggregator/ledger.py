@@ -53,7 +53,6 @@ recovered               bytes · sha256
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import operator
@@ -69,7 +68,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aggregator.aborted import RunAborted, RunGivenUp
-from crypto.errors import BY_CODE, BadSignature, EvidenceError, FederationError, NoSpace, SpecError
+from crypto.errors import BY_CODE, FULL, BadSignature, EvidenceError, FederationError, NoSpace, SpecError
 from crypto.messages import PHASES
 
 #: ``prev`` of the first line.
@@ -81,8 +80,6 @@ REASONS = frozenset(BY_CODE) | {FederationError.code, "INTERRUPTED", RunAborted.
 
 _LINE_LABEL = b"consilium/1/ledger\n"
 _HEAD_LABEL = b"consilium/1/ledger-head\n"
-#: What the system says when a disk, a quota or a file-size limit is full.
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _LINE_KEYS = {"seq", "kind", "time", "prev", "record", "signature"}
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")

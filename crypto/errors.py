@@ -13,7 +13,11 @@ Every error carries what happened (``detail``) and what to do (``remedy``). On t
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+#: What the system says when a disk, a quota or a file-size limit is full: it becomes NoSpace.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class FederationError(Exception):

@@ -472,40 +472,18 @@ class Closing(Wire):
 
 def pack_words(vectors: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     """Vectors of words one after the other, copied into as few arrays as can carry them, however many these are."""
-    arrays = []
-    left = sum(words.size for words in vectors)
-    room = np.empty(0, _WORD)
-    used = 0
-    for words in vectors:
-        taken = 0
-        while taken < words.size:
-            if used == room.size:
-                room, used = np.empty(min(left, ARRAY_WORDS), _WORD), 0
-                arrays.append(room)
-                left -= room.size
-            size = min(room.size - used, words.size - taken)
-            room[used : used + size] = words[taken : taken + size]
-            used, taken = used + size, taken + size
-    return tuple(arrays)
+    words = np.empty(sum(vector.size for vector in vectors), _WORD)
+    if vectors:
+        np.concatenate(vectors, out=words)
+    return tuple(words[at : at + ARRAY_WORDS] for at in range(0, words.size, ARRAY_WORDS))
 
 
 def unpack_words(arrays: Sequence[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
-    """The vectors of these sizes that ``pack_words`` packed: views where an array holds them whole. Raises
-    LayoutMismatch for more or fewer words."""
+    """The vectors of these sizes that ``pack_words`` packed. Raises LayoutMismatch for more or fewer words."""
     if (have := sum(words.size for words in arrays)) != (want := sum(sizes)):
         raise LayoutMismatch(f"The arrays hold {have} words of lanes; the plan says {want}.")
-    vectors = []
-    rest = [words for words in arrays if words.size]
-    for size in sizes:
-        parts = []
-        while size:
-            parts.append(rest[0][:size])
-            size -= parts[-1].size
-            rest[0] = rest[0][parts[-1].size :]
-            if not rest[0].size:
-                del rest[0]
-        vectors.append(np.concatenate(parts) if len(parts) != 1 else parts[0])
-    return vectors
+    words = arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, _WORD), *arrays])
+    return np.split(words, np.cumsum(sizes, dtype=np.int64))[:-1]
 
 
 # --- payloads that are plain lists --------------------------------------------------------------------------------

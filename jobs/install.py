@@ -18,8 +18,7 @@ from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from aggregator.ledger import FULL
-from crypto.errors import NoSpace, SpecError
+from crypto.errors import FULL, NoSpace, SpecError
 from crypto.keys import KEY_BYTES, Identity, PublicIdentity
 from jobs import kit_archive
 from jobs.service import prepare_environment

@@ -439,16 +439,14 @@ class Agent:
 
     def _catch_up(self, offer: Open, arrays: tuple[np.ndarray, ...]) -> None:
         """Apply the opened steps we have not applied yet, each checked against what we saw of it ourselves."""
-        lanes = []
+        steps = self.plan.steps
         for result in offer.results:
-            if not 0 <= result.step < len(self.plan.steps):
+            if not 0 <= result.step < len(steps):
                 raise ModelMismatch(f"The plan has no step {result.step}.")
-            lanes.append([lane for lane, _ in result.sums])
-        steps = [self.plan.steps[result.step] for result in offer.results]
-        sizes = [self.plan.words_of(step, lane) for step, names in zip(steps, lanes, strict=True) for lane in names]
+        sizes = [self.plan.words_of(steps[result.step], lane) for result in offer.results for lane, _ in result.sums]
         words = iter(unpack_words(arrays, sizes))
-        for result, names in zip(offer.results, lanes, strict=True):
-            sums = {lane: next(words) for lane in names}
+        for result in offer.results:
+            sums = {lane: next(words) for lane, _ in result.sums}
             if result.step > self.k:
                 raise ModelMismatch(f"We wait for the result of step {self.k}.")
             if result.step == self.k:

@@ -8,7 +8,6 @@ is what the data owner signed (``silo_agent.approvals``). ``SyftJobRunner`` is n
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crypto.charter import SILO_ID
-from crypto.errors import DataRefused, NoSpace, SpecError
+from crypto.errors import FULL, DataRefused, NoSpace, SpecError
 
 #: Whoever submits jobs, in PySyft's eyes. Nobody has these addresses (RFC 2606), and no mail is ever sent.
 ADMIN = "admin@consilium.invalid"
@@ -26,7 +25,6 @@ ADMIN = "admin@consilium.invalid"
 STRANGER = "stranger@example.invalid"
 
 _OWNER = ("owner@", ".invalid")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def owner_address(silo: str) -> str:
@@ -86,7 +84,7 @@ def disk(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as failed:
-        if failed.errno in _FULL:
+        if failed.errno in FULL:
             remedy = "Free space on the volume of the silo's home."
             raise NoSpace(f"{what}: the disk is full.", remedy=remedy) from failed
         raise DataRefused(f"{what}: {failed.strerror or failed}.", remedy="Look at the silo's home.") from failed

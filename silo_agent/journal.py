@@ -19,9 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from crypto.errors import AlreadyReleased, JournalLost, NoSpace, Replay, SpecError
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from crypto.errors import FULL, AlreadyReleased, JournalLost, NoSpace, Replay, SpecError
 
 
 class Journal:
@@ -89,7 +87,7 @@ class Journal:
             os.fsync(self._file)
         except OSError as failed:
             os.ftruncate(self._file, size)
-            if failed.errno in _FULL:
+            if failed.errno in FULL:
                 raise NoSpace(
                     "The journal's disk is full; nothing was released.", remedy="Free space on the agent's volume."
                 ) from failed

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from aggregator.ledger import FULL
+from crypto.errors import FULL
 from jobs.doctor.check import SERVICES, Finding, check, fail, ok, warn
 from jobs.doctor.place import HOME_FILE, Place, Role, role_of_home
 

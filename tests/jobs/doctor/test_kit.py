@@ -87,7 +87,7 @@ def test_a_root_out_of_date(silo: Patient, tmp_path: Path) -> None:
     root = Root.make("test")
     root.put(silo.chest / "startup", "client", "silo-1", (-1, 800))
     amiss(silo.later(500), "kit.certificate", "the root certificate expired")
-    amiss(silo.later(395), "kit.days", "4 days left", warns=True)
+    amiss(silo.later(395.5), "kit.days", "4 days left", warns=True)
 
 
 def test_few_days_left(silo: Patient, stranger: Root) -> None:
