@@ -22,17 +22,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aggregator.ledger import sync_folder, write_synced
+from aggregator.ledger.log import sync_folder, write_synced
 from crypto.charter import Charter, Member, SignedCharter
 from crypto.errors import SpecError
 from crypto.keys import Identity, PublicIdentity
-from jobs import drain, software
-from jobs.security_events import Event
-from jobs.security_log import SecurityLog
+from jobs import release
+from jobs.runtime import drain
+from jobs.security_log.events import Event
+from jobs.security_log.writer import SecurityLog
 from silo_agent.approvals import Approvals
-from silo_agent.catalogue import Catalogue
 from silo_agent.journal import Journal
 from silo_agent.policy import Policy
+from silo_agent.pysyft.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from silo_agent.agent import Site
@@ -206,7 +207,7 @@ def open_site(home: Path) -> Site:
         charter=charter.digest.hex(),
         epoch=charter.epoch,
         policy=policy.digest.hex(),
-        software=software.digest().hex(),
+        software=release.digest().hex(),
     )
     return Site(
         silo=silo,
@@ -216,7 +217,7 @@ def open_site(home: Path) -> Site:
         approvals=Approvals(home / "approvals", charter.member(silo).owner),
         journal=journal,
         runs=home / "runs",
-        code=software.digest(),
+        code=release.digest(),
         now=lambda: int(time.time()),
         keep=lambda name, evidence: keep_evidence(home, name, evidence),
         file=lambda name, receipt: write_once(home / "receipts", name, receipt),

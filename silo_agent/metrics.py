@@ -1,7 +1,7 @@
 """What a silo tells its own Prometheus. These figures are one silo's: they stay at its own endpoint.
 
 Only fixed words are labels, so this file bounds the number of series. Import it after
-``jobs.service.prepare_environment`` has run, here or in the process that started this one: with
+``jobs.services.http.prepare_environment`` has run, here or in the process that started this one: with
 PROMETHEUS_MULTIPROC_DIR set, job processes write files that the long-lived parent serves.
 """
 

@@ -2,7 +2,7 @@
 
 A pool is a data set that anybody may have: shipped with a package, or registered by every silo under one name. The job
 names it and its digest, so all silos mean the same rows. A silo scores every row by how private it looks, keeps the
-best as candidates and chooses among them what is relevant and varied (``silo_agent.dpp``).
+best as candidates and chooses among them what is relevant and varied (``silo_agent.dpp_selection``).
 
 Which rows were chosen says what the silo's own rows are like. That list never leaves: nothing here is published, and
 what is learned from proxies travels in sums.
@@ -21,7 +21,7 @@ import numpy as np
 
 from crypto.encoding import Writer
 from crypto.errors import DataRefused
-from silo_agent import dpp, experts
+from silo_agent import dpp_selection, experts
 from silo_agent.data import DataSet, check
 from silo_agent.training import Descent, batches, cross_entropy, train
 
@@ -155,14 +155,14 @@ def varied(relevance_N: np.ndarray, pool_ND: np.ndarray, count: int, most: int) 
     """
     best = candidates(relevance_N, pool_ND, most)
     odds_N = relevance_N[best] / (1 - relevance_N[best])
-    found: np.ndarray = best[dpp.greedy(np.sqrt(odds_N), pool_ND[best], count, similarity=dpp.near)]
+    found: np.ndarray = best[dpp_selection.greedy(np.sqrt(odds_N), pool_ND[best], count, similarity=dpp_selection.near)]
     return found
 
 
 def as_released(relevance_N: np.ndarray, pool_ND: np.ndarray, count: int, most: int) -> np.ndarray:
     """The paper's release: no jitter, nothing masked, so beyond the features' rank rows come again."""
     near = np.argsort(-relevance_N, kind="stable")[:most]
-    found: np.ndarray = near[dpp.greedy(relevance_N[near], pool_ND[near], count, jitter=0.0, mask=False)]
+    found: np.ndarray = near[dpp_selection.greedy(relevance_N[near], pool_ND[near], count, jitter=0.0, mask=False)]
     return found
 
 

@@ -25,64 +25,7 @@ settings.load_profile("suite")
 #: Skips that are meant, by node id. A skip that is not listed here fails the run: what is skipped is not tested.
 EXPECTED_SKIPS: frozenset[str] = frozenset()
 
-#: Left to ``make test``, because ``make check`` is for every commit: MLflow's databases, federations that break off and
-#: go on, whole lineages, bundles and their verification, verbs as processes, NVFlare's cells, charts under all values,
-#: language models, whole games with an evil server, figures of whole methods.
-SLOW = frozenset(
-    f"tests/{name}.py"
-    for name in (
-        "aggregator/test_bundle",
-        "aggregator/test_lineage",
-        "aggregator/test_mlflow_check",
-        "aggregator/test_model_card",
-        "aggregator/test_postgres",
-        "aggregator/test_receipts",
-        "aggregator/test_registry",
-        "aggregator/test_replay",
-        "aggregator/test_verify",
-        "evil/test_games",
-        "helm/test_contract",
-        "helm/test_render",
-        "helm/test_values",
-        "jobs/doctor/test_home",
-        "jobs/doctor/test_start",
-        "jobs/doctor/test_visit",
-        "jobs/test_abort",
-        "jobs/test_audit",
-        "jobs/test_cli",
-        "jobs/test_drain",
-        "jobs/test_egress_bytes",
-        "jobs/test_egress_fuzz",
-        "jobs/test_egress_gate",
-        "jobs/test_flare_join",
-        "jobs/test_join",
-        "jobs/test_lanes",
-        "jobs/test_lineage",
-        "jobs/test_member_verbs",
-        "jobs/test_provision",
-        "jobs/test_report",
-        "jobs/test_resume",
-        "jobs/test_service",
-        "jobs/test_withdraw",
-        "silo_agent/test_adding_a_method",
-        "silo_agent/test_fedcoe_samples",
-        "silo_agent/test_flex",
-        "silo_agent/test_flex_moe",
-        "silo_agent/test_language",
-        "silo_agent/test_metamoe",
-        "silo_agent/test_methods",
-        "test_alerts",
-        "test_methods_bars",
-    )
-)
-
 _skipped: set[str] = set()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.location[0] in SLOW:
-            item.add_marker(pytest.mark.slow)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -19,19 +19,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from aggregator.ledger import Entry, Kind, ledger_path, read
+from aggregator.ledger.format import Entry, ledger_path, read
+from aggregator.ledger.records import Kind
 from crypto.errors import SpecError
 from jobs import homes
-from jobs.charters import accept, between_runs
-from jobs.demo_data import make
-from jobs.enrolment import keygen_silo
+from jobs.demo.digits_data import make
 from jobs.flare.folder import export
 from jobs.flare.kits import free_port
+from jobs.flare.project import Admin, Project
 from jobs.flare.session import AdminSession
 from jobs.homes import Floors, add_data
-from jobs.project import Admin, Project
-from jobs.provision import add, archive_path, provision
-from jobs.spec import JobSpec
+from jobs.job import JobSpec
+from jobs.membership.accept import accept, between_runs
+from jobs.membership.keygen import keygen_silo
+from jobs.provisioning.kits import add, archive_path, provision
 from tests import local
 from tests.members import Bare
 

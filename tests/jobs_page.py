@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from jobs.spec import KEEP, MOST_PURPOSE, TIMEOUTS, JobSpec, catalogue
+from jobs.job import KEEP, MOST_PURPOSE, TIMEOUTS, JobSpec, catalogue
 from silo_agent.methods import METHODS, TrainingParams
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "jobs.md"
@@ -74,7 +74,7 @@ STATES: Final = {
 
 
 def fields_table() -> str:
-    """The job file's fields with their defaults, as ``jobs.spec.JobSpec`` has them."""
+    """The job file's fields with their defaults, as ``jobs.job.JobSpec`` has them."""
     lines = ["| field | type | default | what it is |", "|---|---|---|---|"]
     for one in fields(JobSpec):
         kind, what = FIELDS[one.name]

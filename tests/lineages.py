@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.ledger import Entry, Kind, Ledger, ledger_path, read
+from aggregator.ledger.format import Entry, ledger_path, read
+from aggregator.ledger.log import Ledger
+from aggregator.ledger.records import Kind
 from crypto import transcript
 from crypto.errors import NonFinite
 from crypto.keys import Identity
 from crypto.messages import Message
 from jobs import homes
-from jobs.local import InProcess
-from jobs.spec import JobSpec
+from jobs.job import JobSpec
+from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
 from tests import local
 

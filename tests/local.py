@@ -7,20 +7,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from aggregator.run import Outcome, Run
+from aggregator.rounds.run import Outcome, Run
 from crypto.blocks import Encoded
 from crypto.errors import FederationError
 from crypto.messages import Message
 from crypto.plan import Step
-from jobs import local as production
-from jobs import run as composition
-from jobs.demo_data import make
+from jobs.demo.digits_data import make
 from jobs.homes import Federation, silo_settings
-from jobs.local import InProcess
-from jobs.spec import JobSpec
-from jobs.terms import approve_for_demonstration
+from jobs.job import JobSpec
+from jobs.owner.approval_terms import approve_for_demonstration
+from jobs.runtime import compose as composition
+from jobs.runtime import in_process as production
+from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
-from silo_agent.catalogue import Catalogue
+from silo_agent.pysyft.catalogue import Catalogue
 
 SILOS = 8
 
@@ -53,14 +53,14 @@ def approve(home: Path, job: JobSpec) -> None:
 def run_job(
     job: JobSpec, aggregator: Path, silos: Mapping[str, Path], **how: Any
 ) -> tuple[Outcome, Run, dict[str, Any]]:
-    """``jobs.local.run_job`` of a job that every data owner has approved."""
+    """``jobs.runtime.in_process.run_job`` of a job that every data owner has approved."""
     for home in silos.values():
         approve(home, job)
     return production.run_job(job, aggregator, silos, **how)
 
 
 def open_agent(job: str, home: Path) -> Agent:
-    """``jobs.run.open_agent`` of a job that the data owner has approved."""
+    """``jobs.runtime.compose.open_agent`` of a job that the data owner has approved."""
     approve(home, JobSpec.from_text(job))
     return composition.open_agent(job, home)
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.ledger import Entry, Ledger, ledger_path
-from aggregator.state import run_folder, save_checkpoint, stage_predictor
+from aggregator.ledger.format import Entry, ledger_path
+from aggregator.ledger.log import Ledger
+from aggregator.rounds.storage import run_folder, save_checkpoint, stage_predictor
 from crypto.approval import Approval, Terms, approval_digest
 from crypto.blocks import initial_state, state_digest
 from crypto.charter import Charter, Member, SignedCharter

@@ -9,8 +9,8 @@ from pathlib import Path
 from crypto.charter import Charter, SignedCharter
 from crypto.keys import Identity
 from jobs import homes
-from jobs.enrolment import keygen_aggregator, keygen_silo
-from jobs.epochs import first_epoch, next_epoch
+from jobs.membership.keygen import keygen_aggregator, keygen_silo
+from jobs.membership.propose import first_epoch, next_epoch
 
 
 class Bare:

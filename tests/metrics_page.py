@@ -13,12 +13,12 @@ from types import ModuleType
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from aggregator import metrics as hub
-from jobs import gauges
+from aggregator.rounds import metrics as hub
+from jobs.services import site_metrics
 from silo_agent import metrics as silo
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
-ROOMS: dict[str, ModuleType] = {gauges.AGGREGATOR: hub, gauges.SILO: silo}
+ROOMS: dict[str, ModuleType] = {site_metrics.AGGREGATOR: hub, site_metrics.SILO: silo}
 
 INTRO = """\
 # Metrics
@@ -49,8 +49,8 @@ What to watch is in the dashboards, `helm/aggregator/files/dashboards` and `helm
 """
 
 HEADINGS = {
-    gauges.AGGREGATOR: "At the aggregator",
-    gauges.SILO: "At a silo, for that silo only",
+    site_metrics.AGGREGATOR: "At the aggregator",
+    site_metrics.SILO: "At a silo, for that silo only",
 }
 
 
@@ -76,16 +76,21 @@ def instruments(room: ModuleType) -> Iterator[tuple[str, str, str, str]]:
 
 def site(role: str) -> Iterator[tuple[str, str, str, str]]:
     """What the long-lived process reads at each scrape."""
-    for gauge in (*gauges.of_role(role), gauges.ERROR):
+    for gauge in (*site_metrics.of_role(role), site_metrics.ERROR):
         named = (gauge.label,) if gauge.label else ()
-        words = {} if gauge is gauges.ERROR else {gauge.label: gauge.words}
-        yield gauges.prefix(role) + gauge.name, "gauge", labels(named, words), gauge.text
+        words = {} if gauge is site_metrics.ERROR else {gauge.label: gauge.words}
+        yield site_metrics.prefix(role) + gauge.name, "gauge", labels(named, words), gauge.text
 
 
 def both() -> Iterator[tuple[str, str, str, str]]:
     yield "consilium_up", "gauge", "–", "1 while the long-lived process runs."
     yield "consilium_start_time_seconds", "gauge", "–", "When the long-lived process started."
-    yield gauges.BUILD[0], "gauge", labels(gauges.BUILD[2], {"role": gauges.ROLES}), gauges.BUILD[1]
+    yield (
+        site_metrics.BUILD[0],
+        "gauge",
+        labels(site_metrics.BUILD[2], {"role": site_metrics.ROLES}),
+        site_metrics.BUILD[1],
+    )
 
 
 def page() -> str:

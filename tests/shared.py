@@ -20,11 +20,12 @@ from typing import Any
 import psutil
 import pytest
 
-from aggregator.ledger import Kind, ledger_path, read
+from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.records import Kind
+from jobs.evidence.run_summary import RunRecord
 from jobs.homes import Federation
-from jobs.security_lines import check_log
-from jobs.spec import JobSpec
-from jobs.summary import RunRecord
+from jobs.job import JobSpec
+from jobs.security_log.reader import check_log
 from tests import local
 
 SILOS = 8
@@ -32,8 +33,8 @@ START = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born ignoring Ctrl-C
 from pathlib import Path
-from jobs.console import Shown
-from jobs.up import Options, up
+from jobs.demo.console import Shown
+from jobs.demo.up import Options, up
 import json
 view = Shown(json=True, on_result=lambda report: print(json.dumps(report), flush=True))
 up(Options(name="shared", keep=True, probe="vectors", runs=Path(sys.argv[1])), view)

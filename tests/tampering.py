@@ -12,18 +12,20 @@ from typing import Any
 
 import pytest
 
-from aggregator.findings import Outcome, Report
-from aggregator.ledger import Kind, Ledger, ledger_path, read
-from aggregator.verify import verify_run
+from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.log import Ledger
+from aggregator.ledger.records import Kind
+from aggregator.verify.checks import verify_run
+from aggregator.verify.report import Outcome, Report
 from crypto.encoding import Reader
 from crypto.errors import EvidenceError
 from crypto.keys import Identity
 from crypto.messages import Closing, Message, Request
 from crypto.transcript import run_id
-from jobs import local as production
 from jobs.homes import Federation
-from jobs.spec import JobSpec
-from jobs.terms import approve_for_demonstration
+from jobs.job import JobSpec
+from jobs.owner.approval_terms import approve_for_demonstration
+from jobs.runtime import in_process as production
 from tests import local
 
 Fault = Callable[[Message, Callable[[], Message]], Message | None]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from aggregator import metrics as hub
+from aggregator.rounds import metrics as hub
 from helm import dashboards
 from helm.dashboards import Dashboard
-from jobs import gauges
+from jobs.services import site_metrics
 from silo_agent import metrics as silo
 from tests import metrics_page
 from tests.test_alerts import RULES
@@ -31,9 +31,9 @@ def panels(dashboard: Dashboard) -> list[dict[str, Any]]:
 
 def served() -> set[str]:
     """Every sample name that the code can serve."""
-    names = {"consilium_up", "consilium_start_time_seconds", gauges.BUILD[0]}
+    names = {"consilium_up", "consilium_start_time_seconds", site_metrics.BUILD[0]}
     for role, room in metrics_page.ROOMS.items():
-        names |= {gauges.prefix(role) + gauge.name for gauge in (*gauges.of_role(role), gauges.ERROR)}
+        names |= {site_metrics.prefix(role) + gauge.name for gauge in (*site_metrics.of_role(role), site_metrics.ERROR)}
         for name, kind, _, _ in metrics_page.instruments(room):
             names |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"} if kind == "histogram" else {name}
     return names
@@ -113,7 +113,7 @@ def test_every_metric_of_a_role_is_on_its_dashboard(dashboard: Dashboard) -> Non
     shown = {name for panel in dashboard.panels for q in panel.queries for name in used(q.expr)}
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
     declared = {name for name, *_ in (*metrics_page.instruments(metrics_page.ROOMS[role]), *metrics_page.site(role))}
-    missing = {name.removeprefix(gauges.prefix(role)) for name in declared - families} - besides
-    if role == gauges.SILO:
+    missing = {name.removeprefix(site_metrics.prefix(role)) for name in declared - families} - besides
+    if role == site_metrics.SILO:
         missing -= {"charter_members"}
     assert missing == set()

@@ -101,7 +101,11 @@ def test_every_path_exists(page: Path) -> None:
 
 
 def test_a_made_up_name_would_be_noticed() -> None:
-    assert exists("crypto.blocks.encode") and exists("aggregator.registry.Registry.publish") and exists("jobs.flare")
+    assert (
+        exists("crypto.blocks.encode")
+        and exists("aggregator.tracking.registry.Registry.publish")
+        and exists("jobs.flare")
+    )
     assert (
         not exists("crypto.blocks.encrypt") and not exists("crypto.nothing") and not exists("crypto.ring.encode.more")
     )
@@ -129,7 +133,7 @@ def verbs() -> set[str]:
     """Every verb of ``fed``: "up", "silo run" …, as the command line has them."""
     from typer.main import get_command
 
-    from jobs.cli import app
+    from jobs.cli.main import app
 
     def below(command: object, prefix: str = "") -> set[str]:
         subs: dict[str, object] = getattr(command, "commands", {})

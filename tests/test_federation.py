@@ -15,13 +15,14 @@ import numpy as np
 import psutil
 import pytest
 
-from aggregator.ledger import Kind, ledger_path, verify
+from aggregator.ledger.format import ledger_path, verify
+from aggregator.ledger.records import Kind
 from crypto import blocks, transcript
 from crypto.cohort import words_digest
 from crypto.messages import Closing, StepResult
+from jobs.demo.mask_probe import vector_path
+from jobs.evidence.run_summary import RunRecord
 from jobs.homes import open_aggregator, read_charter
-from jobs.probe import vector_path
-from jobs.summary import RunRecord
 from tests import local
 from tests.shared import SILOS, Up, approved, follow, is_job_of, submit
 

@@ -20,9 +20,10 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from aggregator.ledger import Kind, ledger_path, read, verify
-from aggregator.lineage import default_uri
-from jobs import admin
+from aggregator.ledger.format import ledger_path, read, verify
+from aggregator.ledger.records import Kind
+from aggregator.tracking.follower import default_uri
+from jobs.admin import jobs as admin_jobs
 from jobs.flare.building import Roster, build
 from jobs.flare.kits import root_path
 from jobs.flare.session import ENDED, AdminSession, JobUnknown, NotAllowed
@@ -137,8 +138,8 @@ def test_two_jobs_are_submitted_and_the_second_waits(
     assert first["not_connected"] == [] and len(first["job"]) == 64
     told["first"] = first["job_id"]
     told["second"] = submit(up, kit, job(up, place, "second-in-line", ROUNDS))["job_id"]
-    until(lambda: admin.job_status(watch, told["first"])["state"] == "running", "the first runs")
-    waits = admin.job_status(watch, told["second"])
+    until(lambda: admin_jobs.job_status(watch, told["first"])["state"] == "running", "the first runs")
+    waits = admin_jobs.job_status(watch, told["second"])
     assert (waits["state"], waits["nvflare"], waits["status"]) == ("queued", "SUBMITTED", None)
     rows = {row["job_id"]: row for row in fed("status", "--kit", kit)["jobs"]}
     assert rows[told["first"]]["state"] == "running" and rows[told["second"]]["state"] == "queued"
@@ -148,11 +149,12 @@ def test_two_jobs_are_submitted_and_the_second_waits(
 def test_why_names_the_silo_that_is_missing(
     up: Up, kit: str, watch: AdminSession, told: dict[str, str], place: Path
 ) -> None:
-    until(lambda: admin.job_status(watch, told["first"])["status"]["last_closed"], "a step has closed")
+    until(lambda: admin_jobs.job_status(watch, told["first"])["status"]["last_closed"], "a step has closed")
     (hung,) = [p for p in processes_of(up, told["first"]) if is_job_of(p, HUNG)]
     hung.send_signal(signal.SIGSTOP)
     found = until(
-        lambda: (now := admin.job_status(watch, told["first"]))["status"]["missing"] == [HUNG] and now, "it is missed"
+        lambda: (now := admin_jobs.job_status(watch, told["first"]))["status"]["missing"] == [HUNG] and now,
+        "it is missed",
     )
     assert len(found["status"]["answered"]) == len(up.federation.silos) - 1
     shown = fed("status", told["first"][:8], "--kit", kit, "--why")
@@ -171,7 +173,9 @@ def test_an_abort_ends_it_everywhere_although_a_silo_hangs(up: Up, kit: str, tol
 
 def test_the_next_in_line_runs_with_every_silo(up: Up, watch: AdminSession, told: dict[str, str]) -> None:
     found = until(
-        lambda: (now := admin.job_status(watch, told["second"]))["status"] and now["status"]["last_closed"] and now,
+        lambda: (
+            (now := admin_jobs.job_status(watch, told["second"]))["status"] and now["status"]["last_closed"] and now
+        ),
         "the second job's first step",
     )
     assert found["status"]["last_closed"]["survivors"] == len(up.federation.silos), "the silo that hung is back"
@@ -182,7 +186,7 @@ def test_a_member_looks_on_and_does_nothing(
     up: Up, member: str, place: Path, watch: AdminSession, told: dict[str, str]
 ) -> None:
     with AdminSession(Path(member)) as looker:
-        assert admin.job_status(looker, told["second"])["state"] == "running"
+        assert admin_jobs.job_status(looker, told["second"])["state"] == "running"
         assert "SecureController" in looker.log(told["second"])
         with pytest.raises(NotAllowed, match="abort_job"):
             looker.abort(told["second"])
@@ -195,10 +199,10 @@ def test_a_job_that_waits_is_aborted_before_it_runs(
     up: Up, place: Path, watch: AdminSession, told: dict[str, str]
 ) -> None:
     charter = read_charter(up.federation.aggregator)
-    waits = admin.submit(watch, str(place / "first.toml"), charter)["job_id"]
+    waits = admin_jobs.submit(watch, str(place / "first.toml"), charter)["job_id"]
     watch.abort(waits)
     watch.wait(waits, 60)
-    found = admin.job_status(watch, waits)
+    found = admin_jobs.job_status(watch, waits)
     assert (found["state"], found["run"], found["status"]) == ("aborted", "", None)
     assert watch.status(told["second"]) == "RUNNING"
 
@@ -218,7 +222,7 @@ def test_nvflares_own_commands_abort_and_tell_as_ours_do(
     done = nvflare(place, "abort", told["second"], "--force", kit=kit)
     assert done.returncode == 0, done.stdout + done.stderr
     watch.wait(told["second"], 60)
-    ended(up, told["second"], admin.job_status(watch, told["second"]))
+    ended(up, told["second"], admin_jobs.job_status(watch, told["second"]))
     shown = nvflare(place, "meta", told["second"], "--format", "json", kit=kit).stdout
     assert "FINISHED:ABORTED" in shown and told["second"] in nvflare(place, "list", kit=kit).stdout
 
@@ -231,7 +235,7 @@ def test_a_site_that_nobody_knows_is_named(up: Up, kit: str, place: Path, watch:
     (folder / "meta.json").write_text(json.dumps(meta))
     job_id = watch.submit(folder)
     watch.wait(job_id, 60)
-    found = admin.job_status(watch, job_id)
+    found = admin_jobs.job_status(watch, job_id)
     outcome = found["status"]["outcome"]
     assert (found["state"], found["run"], outcome["code"], outcome["on_ledger"]) == ("failed", "", "SPEC", False)
     assert "silo-99" in outcome["detail"] and "silo-99" in "\n".join(found["why"])

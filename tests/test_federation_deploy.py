@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from aggregator.ledger import Kind
+from aggregator.ledger.records import Kind
 from jobs import homes
-from jobs.provision import archive_path, renew
-from jobs.security_lines import check_log
+from jobs.provisioning.kits import archive_path, renew
+from jobs.security_log.reader import check_log
 from tests.deployed import Deployed
 
 pytestmark = pytest.mark.federation

@@ -58,7 +58,7 @@ def test_the_real_server_and_a_kit_of_another_federation(up: Up, tmp_path: Path)
         if right_root:
             (kit / "startup" / "rootCA.pem").write_bytes(own)
             script = (
-                "from pathlib import Path; from jobs.doctor import server; from jobs.doctor.place import Place, Role;"
+                "from pathlib import Path; from jobs.doctor import server; from jobs.doctor.target import Place, Role;"
                 f"print(server.server_tls.line(Place(Role.ADMIN, None, Path({str(kit)!r}))).found)"
             )
             done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

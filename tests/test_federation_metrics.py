@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aggregator.ledger import Kind
+from aggregator.ledger.records import Kind
 from helm import dashboards
 from helm.dashboards import Dashboard, Panel
-from jobs.account import Desk
-from jobs.owner import deny
-from jobs.spec import JobSpec
+from jobs.job import JobSpec
+from jobs.owner.decisions import deny
+from jobs.owner.review import Desk
 from tests.prometheus import Prometheus, prometheus
 from tests.shared import SILOS, Up, approved, follow, is_job_of, submit
 

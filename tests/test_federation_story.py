@@ -15,14 +15,15 @@ import numpy as np
 import psutil
 import pytest
 
-from aggregator.ledger import Kind, ledger_path, read
-from aggregator.lineage import default_uri
-from aggregator.mlflow_client import MlflowClient  # from there: it sets MLflow's environment first
-from jobs.account import Desk
+from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.records import Kind
+from aggregator.tracking.client import MlflowClient  # from there: it sets MLflow's environment first
+from aggregator.tracking.follower import default_uri
 from jobs.homes import made_up, read_charter
-from jobs.owner import approve, deny
-from jobs.retention import contents
-from jobs.spec import JobSpec
+from jobs.job import JobSpec
+from jobs.owner.decisions import approve, deny
+from jobs.owner.review import Desk
+from jobs.security_log.retention import contents
 from tests import local
 from tests.shared import SILOS, Up, fed, follow, is_job_of, submit
 

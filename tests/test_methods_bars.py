@@ -13,7 +13,7 @@ import pytest
 from tests.benchmarks import methods
 from tests.benchmarks.study import Bar, Setting
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 NAMES = {case.name for _, case in methods.cases("test")}
 BARS = [bar for study in methods.STUDIES for bar in methods._study(study).BARS if bar.case in NAMES]

@@ -15,10 +15,10 @@ def refuse_start(role: str, kit: Path, home: Path) -> None:
     ``role``: "silo" or "aggregator". Looks at files and at ports of this machine, asks nobody. Raises Unfit with the
     first check that fails, by name and with its remedy.
     """
-    from jobs.doctor.alone import hold
     from jobs.doctor.check import Unfit
-    from jobs.doctor.place import Place, Role
-    from jobs.doctor.visit import examine
+    from jobs.doctor.runner import examine
+    from jobs.doctor.single_instance import hold
+    from jobs.doctor.target import Place, Role
 
     place = Place(Role(role), home, kit, starting=True)
     for line in examine(place):

@@ -11,9 +11,9 @@ from crypto.errors import FederationError
 from crypto.keys import Identity
 from jobs.doctor.check import AGGREGATOR, SERVICES, SILO, Finding, check, fail, ok, warn
 from jobs.doctor.kit import DAY, FEW_DAYS
-from jobs.doctor.place import Place
-from jobs.security_events import Event
-from jobs.security_log import SecurityLog
+from jobs.doctor.target import Place
+from jobs.security_log.events import Event
+from jobs.security_log.writer import SecurityLog
 
 _ACCEPT = "Look at the epoch and accept it: `fed charter accept`."
 
@@ -105,7 +105,7 @@ def charter_newest(place: Place) -> Finding | None:
 
 def _handed_in(place: Place) -> int:
     """The epoch in the folder of CONSILIUM_CHARTER, or left in ``charters/``; 0 for none, or for what is no charter."""
-    from jobs.epochs import parse
+    from jobs.membership.propose import parse
 
     folder = os.environ.get("CONSILIUM_CHARTER")
     epochs = [0]

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from crypto.errors import FederationError
-from jobs.doctor.place import Place, Role
+from jobs.doctor.target import Place, Role
 
 
 class Status(StrEnum):

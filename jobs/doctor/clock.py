@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from aggregator.ledger import ledger_path
+from aggregator.ledger.format import ledger_path
 from crypto.errors import FederationError
 from jobs.doctor.check import ALL, Finding, check, fail, ok, warn
-from jobs.doctor.place import Place
+from jobs.doctor.target import Place
 
 #: How far two clocks may differ without anybody caring. Seconds.
 TOLERANCE: Final = 120

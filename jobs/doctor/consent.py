@@ -12,13 +12,13 @@ from collections import Counter
 
 from crypto.approval import Approval, approval_digest
 from crypto.errors import DataRefused
-from jobs import software
-from jobs.account import Desk
+from jobs import release
 from jobs.doctor.check import SILO, Finding, check, ok, warn
 from jobs.doctor.kit import DAY
-from jobs.doctor.place import Place
-from silo_agent.mock import dataset_folder
+from jobs.doctor.target import Place
+from jobs.owner.review import Desk
 from silo_agent.policy import Policy
+from silo_agent.pysyft.mock import dataset_folder
 
 #: An approval that ends sooner than this is a warning. Days.
 SOON = 3
@@ -106,7 +106,7 @@ def _state(desk: Desk, signed: bytes, approval: Approval) -> str:
     if desk.uses[approval_digest(signed).hex()] >= approval.max_runs:
         return "used up"
     terms = approval.terms
-    have = {"charter": desk.charter.digest, "policy": desk.policy.digest, "code": software.digest()}
+    have = {"charter": desk.charter.digest, "policy": desk.policy.digest, "code": release.digest()}
     if any(getattr(terms, name) != value for name, value in have.items()):
         return "void"
     registered = set()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.doctor.check import SERVICES, SILO, Finding, check, fail, ok, warn
-from jobs.doctor.place import Place, Role
+from jobs.doctor.target import Place, Role
 
 _HARDEN = "Take the kit that `fed provision` made for this site, or harden it again: jobs.flare.hardening."
 _RULES = ("class_allow_list", "class_list_enforcement_mode", "allow_log_streaming")

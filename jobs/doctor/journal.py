@@ -18,9 +18,9 @@ from typing import Any
 
 from crypto.errors import JournalLost
 from jobs.doctor.check import SILO, Finding, check, fail, ok, warn
-from jobs.doctor.place import Place
-from jobs.security_events import Event
-from jobs.security_lines import files
+from jobs.doctor.target import Place
+from jobs.security_log.events import Event
+from jobs.security_log.reader import files
 
 _RESTORE = (
     "Restore the latest journal from its volume, not from an older backup. If it is lost, make a new home "

@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from jobs.doctor.check import ADMIN, ALL, CLIENTS, SERVICES, SILO, Finding, Status, check, fail, ok, warn
-from jobs.doctor.place import Place, Role
+from jobs.doctor.target import Place, Role
 
 DAY = 86400
 #: Fewer days left of a certificate than this is a warning, as in the alert rules.

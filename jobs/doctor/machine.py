@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobs.doctor.check import SERVICES, SILO, Finding, check, fail, ok, warn
-from jobs.doctor.place import Place, Role
+from jobs.doctor.target import Place, Role
 
 MIB: Final = 1 << 20
 #: Memory still to be had, below which there is a warning, and a fail. Bytes.

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from jobs.doctor.check import ALL, Finding, check, fail, ok
-from jobs.doctor.place import Place, Role
-from jobs.software import PACKAGES, digest
+from jobs.doctor.target import Place, Role
+from jobs.release import PACKAGES, digest
 
 DISTRIBUTION: Final = "consilium"
 #: The extras that a role needs beside the base.

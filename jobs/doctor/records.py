@@ -11,13 +11,13 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
-from aggregator.cursor import backlog, default_uri
-from aggregator.ledger import ledger_path, verify
+from aggregator.ledger.format import ledger_path, verify
+from aggregator.tracking.cursor import backlog, default_uri
 from crypto.errors import EvidenceError, FederationError
 from crypto.keys import Identity
 from jobs.doctor.check import AGGREGATOR, SERVICES, Finding, Status, check, fail, ok, warn
-from jobs.doctor.place import Place
-from jobs.security_lines import check_log, files
+from jobs.doctor.target import Place
+from jobs.security_log.reader import check_log, files
 
 #: Records of the ledger that MLflow may lack before it is a warning: a few steps' worth.
 MOST_BEHIND: Final = 50
@@ -141,7 +141,7 @@ def _ask(uri: str) -> None:
             if answered.code not in (401, 403):  # it is there; whether it lets us in the follower's log says
                 raise
     else:
-        from aggregator.mlflow_client import connect
+        from aggregator.tracking.client import connect
 
         connect(uri)
 

@@ -11,9 +11,9 @@ import socket
 import ssl
 from typing import Final
 
-from jobs.doctor.alone import holders
 from jobs.doctor.check import AGGREGATOR, CLIENTS, Finding, check, fail, ok, warn
-from jobs.doctor.place import HOME_FILE, Place, Role
+from jobs.doctor.single_instance import holders
+from jobs.doctor.target import HOME_FILE, Place, Role
 
 #: How long a name, a connection, a handshake and an answer may each take. Seconds.
 PATIENCE_S: Final = 5.0

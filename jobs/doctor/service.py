@@ -8,10 +8,10 @@ from typing import Final
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from jobs.doctor.alone import holders
 from jobs.doctor.check import SERVICES, Finding, check, ok, warn
-from jobs.doctor.place import HOME_FILE, Place
 from jobs.doctor.server import port_finding
+from jobs.doctor.single_instance import holders
+from jobs.doctor.target import HOME_FILE, Place
 
 PORT_VAR: Final = "CONSILIUM_METRICS_PORT"
 ANSWER_S: Final = 5.0

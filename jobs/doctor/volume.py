@@ -15,7 +15,7 @@ from typing import Final
 
 from crypto.errors import FULL
 from jobs.doctor.check import SERVICES, Finding, check, fail, ok, warn
-from jobs.doctor.place import HOME_FILE, Place, Role, role_of_home
+from jobs.doctor.target import HOME_FILE, Place, Role, role_of_home
 
 MIB: Final = 1 << 20
 #: Free space below which a home is a warning, and a fail. The journal, the ledger and each step's evidence need it.

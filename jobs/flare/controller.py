@@ -1,9 +1,10 @@
 """The aggregator's side of a job: drives the run generator over NVFlare.
 
-The run (``jobs.run.server_run``) is a generator that yields an ``Exchange`` and is sent the replies; it does no I/O.
-This controller is its courier. Whom to ask, what to make of an absent silo and when a step is lost is the run's
-business, not ours. Each silo gets a request of its own (never a ``broadcast``, which in NVFlare 2.9 hands one client's
-payload to all). NVFlare's threads only stash answers; everything is unwrapped and computed in the control flow.
+The run (``jobs.runtime.compose.server_run``) is a generator that yields an ``Exchange`` and is sent the replies; it
+does no I/O. This controller is its courier. Whom to ask, what to make of an absent silo and when a step is lost is the
+run's business, not ours. Each silo gets a request of its own (never a ``broadcast``, which in NVFlare 2.9 hands one
+client's payload to all). NVFlare's threads only stash answers; everything is unwrapped and computed in the control
+flow.
 
 What an abort is: NVFlare stops the silos' processes, then raises the abort signal here. The run is told by an exception
 thrown into it and writes its closing record. A process that is stopped with its service never gets so far, and its run
@@ -26,10 +27,10 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from aggregator.aborted import RunAborted, RunGivenUp, RunStopped
+from aggregator.errors import RunAborted, RunGivenUp, RunStopped
 from crypto.errors import FederationError, Malformed, SpecError
 from crypto.messages import Message
-from jobs.flare import stats
+from jobs.flare import status_reply
 from jobs.flare.courier import Courier
 from jobs.flare.folder import decode_job
 from jobs.flare.outcomes import status_file
@@ -38,7 +39,7 @@ from jobs.flare.wire import unwrap
 from jobs.homes import read_charter
 
 if TYPE_CHECKING:
-    from jobs.board import Board
+    from jobs.runtime.status_tracker import Board
 
 #: How long the abort signal may lag behind silos that were told to stop. Seconds: NVFlare gives them 2 to confirm.
 ABORT_LAG_S: Final = 4.0
@@ -51,7 +52,7 @@ Run = Generator[Any, Mapping[str, Message], Any]
 
 def open_run(job: str, plan: str, home: Path, resume: str, board: Board) -> Run:
     """The run generator of a job. The one place where this module meets the rest of ``jobs``; tests replace it."""
-    from jobs.run import server_run  # heavy (ledger, numpy): imported in the job process only
+    from jobs.runtime.compose import server_run  # heavy (ledger, numpy): imported in the job process only
 
     run: Run = server_run(job, plan, home, resume, board)
     return run
@@ -95,9 +96,9 @@ class SecureController(Controller):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Statistics are asked for, or NVFlare gives the job up: fewer silos alive than the job folder wants."""
         if self._board is not None:
-            from jobs.status import as_json
+            from jobs.runtime.status import as_json
 
-            stats.answer(event_type, fl_ctx, as_json(self._board.status))
+            status_reply.answer(event_type, fl_ctx, as_json(self._board.status))
         if event_type == EventType.FATAL_SYSTEM_ERROR:
             self._panic = str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, ""))
 
@@ -109,7 +110,7 @@ class SecureController(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Runs the job to its outcome. Any failure is logged with our code and ends the job as failed."""
-        from jobs.board import Board
+        from jobs.runtime.status_tracker import Board
 
         home = job_home()
         board = self._board = Board(status_file(home, fl_ctx.get_job_id()))

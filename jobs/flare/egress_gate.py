@@ -42,8 +42,8 @@ from nvflare.private.admin_defs import ReturnCode as CommandCode
 from nvflare.private.defs import ERROR_MSG_PREFIX, ClientRegMsgKey, RequestHeader, TrainingTopic
 
 from jobs.flare.processes import HOME_VAR
-from jobs.security_events import Event, wire_name
-from jobs.security_log import SecurityLog
+from jobs.security_log.events import Event, wire_name
+from jobs.security_log.writer import SecurityLog
 
 log = logging.getLogger("consilium.silo")
 

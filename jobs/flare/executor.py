@@ -18,10 +18,10 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from crypto.errors import FederationError, Malformed
-from jobs import drain
 from jobs.flare.folder import decode_job
 from jobs.flare.processes import job_home
 from jobs.flare.wire import unwrap, wrap
+from jobs.runtime import drain
 
 if TYPE_CHECKING:
     from silo_agent.agent import Agent, Refusing
@@ -33,7 +33,7 @@ CLOSE_S: Final = 5.0
 
 def make_agent(job: str, home: Path) -> Agent | Refusing:
     """The agent of this silo for this job. The one place where this module meets the rest; tests replace it."""
-    from jobs.run import answering_agent  # brings torch: imported in the job process only
+    from jobs.runtime.compose import answering_agent  # brings torch: imported in the job process only
 
     return answering_agent(job, home)
 

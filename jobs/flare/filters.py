@@ -20,8 +20,8 @@ from crypto.errors import Malformed
 from jobs.flare.egress_gate import guard_cells
 from jobs.flare.processes import HOME_VAR
 from jobs.flare.wire import is_bare_refusal, unwrap, wrap
-from jobs.security_events import Event
-from jobs.security_log import SecurityLog
+from jobs.security_log.events import Event
+from jobs.security_log.writer import SecurityLog
 
 #: What NVFlare tells the other side of the sender, with every message: the names of the site and of the job.
 PEER_PROPS: Final = frozenset(

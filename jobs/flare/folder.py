@@ -16,7 +16,7 @@ from pathlib import Path
 from crypto.charter import Charter
 from crypto.errors import SpecError
 from jobs.flare.wire import TASK_PATTERN
-from jobs.spec import JobSpec, encode_plan
+from jobs.job import JobSpec, encode_plan
 
 CONTROLLER = "jobs.flare.controller.SecureController"
 EXECUTOR = "jobs.flare.executor.SecureExecutor"

@@ -71,7 +71,7 @@ def harden_server(kit: Path, *, home: Path | None, org: str) -> None:
     components["process_launcher"] = _component("process_launcher", "jobs.flare.launcher.AggregatorLauncher")
     components["job_reconciler"] = _component("job_reconciler", "jobs.flare.reconciler.JobReconciler")
     components["job_outcomes"] = _component("job_outcomes", "jobs.flare.outcomes.JobOutcomes")
-    components["doorkeeper"] = _component("doorkeeper", "jobs.flare.doorkeeper.Doorkeeper")
+    components["doorkeeper"] = _component("doorkeeper", "jobs.flare.admission.Doorkeeper")
     resources["components"] = list(components.values())
     _write(kit, "resources.json", resources)
     _write(kit, "authorization.json", _policy(_SERVER_ROLE, _WATCHING))
@@ -108,7 +108,7 @@ def harden_silo(kit: Path, *, home: Path | None, site: str, org: str) -> None:
     resources["allow_log_streaming"] = False
     components = {one["id"]: one for one in resources["components"] if one["id"] != "site_log_streamer"}
     components["process_launcher"] = _component("process_launcher", "jobs.flare.launcher.SiloLauncher")
-    components["link"] = _component("link", "jobs.flare.link.Link")
+    components["link"] = _component("link", "jobs.flare.connection_watchdog.Link")
     resources["components"] = list(components.values())
     scope = {
         "name": SCOPE,

@@ -2,7 +2,7 @@
 
 A kit is what an institution installs: mTLS certificates, connection target, and in ``local/`` the site's own rules.
 ``building`` makes raw kits with NVFlare's API, ``hardening`` cuts down what they allow. Kits for sites elsewhere are
-``jobs.provision``'s.
+``jobs.provisioning.kits``'s.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from crypto.errors import SpecError
 from jobs.flare.building import Roster, build
 from jobs.flare.hardening import CLASS_ALLOW_LIST as CLASS_ALLOW_LIST
 from jobs.flare.hardening import harden_server, harden_silo
+from jobs.flare.project import RESERVED
 from jobs.homes import replace_file
-from jobs.project import RESERVED
 
 HOST: Final = "localhost"
 

@@ -38,7 +38,7 @@ class JobOutcomes(Widget):
                 self._keep(path.stem, fl_ctx)
 
     def _keep(self, job_id: str, fl_ctx: FLContext) -> None:
-        from jobs.board import left
+        from jobs.runtime.status_tracker import left
 
         path = status_file(job_home(), job_id)
         found = left(path)

@@ -24,8 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from jobs import drain
 from jobs.flare import processes
+from jobs.runtime import drain
 
 log = logging.getLogger("consilium.service")
 
@@ -149,7 +149,7 @@ def run_client(
     kit: Path, home: Path, *, drain_s: float, draining: Callable[[], None], ended: Callable[[int], None]
 ) -> NoReturn:
     """A silo's NVFlare parent until SIGTERM, in the main thread; then calls ``ended`` and ends the process."""
-    from jobs.flare.link import STATE
+    from jobs.flare.connection_watchdog import STATE
 
     found = processes.settings(kit)
 

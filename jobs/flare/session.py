@@ -24,7 +24,7 @@ from nvflare.fuel.flare_api import api_spec
 from nvflare.fuel.flare_api.flare_api import Session
 
 from crypto.errors import FederationError, SpecError
-from jobs.flare.stats import GROUP
+from jobs.flare.status_reply import GROUP
 
 T = TypeVar("T")
 

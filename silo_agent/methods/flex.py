@@ -28,14 +28,14 @@ import numpy as np
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused, SpecError
 from crypto.plan import Plan, Step
-from silo_agent import language
 from silo_agent.data import DataSet
+from silo_agent.language import base_model
 from silo_agent.methods import Limits, Published, batch, fits, known_mode, mean_rows, weight
 from silo_agent.methods.flex_plan import BASE, MOST_NATS, NAME, NAT, plan, read
 from silo_agent.training import batches, generator
 
 if TYPE_CHECKING:
-    from silo_agent.language_model import LanguageModel
+    from silo_agent.language.transformer import LanguageModel
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -185,7 +185,7 @@ class FLEx:
     def _rows(self, x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
         """Token ids (B, T), or (B, T + 1) with what comes after. Raises DataRefused for what is no id."""
         parts = [x] if y is None else [x, y[:, None]]
-        return language.tokens("The data", np.concatenate(parts, axis=1), self.params.classes)
+        return base_model.tokens("The data", np.concatenate(parts, axis=1), self.params.classes)
 
     def _adapted(self, published: Published, b: Arrays) -> LanguageModel:
         net = self._net()
@@ -201,14 +201,14 @@ class FLEx:
                     f"params.{BASE}",
                     got=None,
                     want="the digest of the base model",
-                    remedy="`python -m silo_agent.language FOLDER` prints that of a model.",
+                    remedy="`python -m silo_agent.language.base_model FOLDER` prints that of a model.",
                 )
-            folder = language.find(self.models, self.base)
-            found = language.Shape.of(language.read(folder))
-            for name in language.Shape.__dataclass_fields__:
+            folder = base_model.find(self.models, self.base)
+            found = base_model.Shape.of(base_model.read(folder))
+            for name in base_model.Shape.__dataclass_fields__:
                 if getattr(found, name) != getattr(p, name):
                     raise SpecError(f"params.{name}", got=getattr(p, name), want=f"{getattr(found, name)}, as the base")
-            self._model = language.library().LanguageModel(
+            self._model = base_model.library().LanguageModel(
                 folder, rank=p.rank, alpha=p.alpha, experts=bool(p.shared_experts), personal=bool(p.personal)
             )
         assert self._model is not None

@@ -9,7 +9,7 @@ from math import sqrt
 
 from crypto.errors import SpecError
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
-from silo_agent.language import Shape
+from silo_agent.language.base_model import Shape
 from silo_agent.methods import GRID, ROWS_BOUND, Limits, parameter, parse
 
 NAME = "flex"
@@ -71,7 +71,7 @@ def read(raw: Mapping[str, object]) -> tuple[Params, str]:
             f"params.{BASE}",
             got=base,
             want="a SHA-256 in 64 hexadecimal digits",
-            remedy="`python -m silo_agent.language FOLDER` prints that of a model.",
+            remedy="`python -m silo_agent.language.base_model FOLDER` prints that of a model.",
         )
     p = parse(Params, {key: value for key, value in raw.items() if key != BASE})
     if p.hidden % p.heads or p.heads % p.key_value_heads:

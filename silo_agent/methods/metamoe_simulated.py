@@ -19,7 +19,7 @@ from silo_agent.data import DataSet, check
 from silo_agent.methods import Limits, Published
 from silo_agent.methods.metamoe import MetaMoE
 from silo_agent.methods.metamoe_plan import plan, read
-from silo_agent.mock import read_mocks
+from silo_agent.pysyft.mock import read_mocks
 
 
 @dataclass(frozen=True, slots=True)

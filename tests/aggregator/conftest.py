@@ -16,7 +16,7 @@ from tests import made_ledger as made
 @pytest.fixture(scope="session")
 def empty_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables take seconds to make: made once, copied for each test that wants a database of its own."""
-    from aggregator.mlflow_client import connect
+    from aggregator.tracking.client import connect
 
     path = tmp_path_factory.mktemp("db") / "mlflow.db"
     connect(f"sqlite:///{path}").search_experiments()
@@ -50,6 +50,6 @@ class Barrier:
         if name.partition(".")[0] in ("torch", "silo_agent", "syft", "nvflare", "jobs"):
             raise ImportError(f"{name} is not for the aggregator")
 sys.meta_path.insert(0, Barrier())
-from aggregator.lineage import main
+from aggregator.tracking.follower import main
 sys.exit(main())
 """

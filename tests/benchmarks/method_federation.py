@@ -1,7 +1,7 @@
 """A federation of agents in this process, for benchmarks of methods: production's round, rings, masks and floors.
 
-``federate`` plays a whole job with ``aggregator.run.Run`` at one end and one ``silo_agent.agent.Agent`` a silo at the
-other; nothing of a round is written again here. What is left out is what no figure depends on: homes, PySyft's
+``federate`` plays a whole job with ``aggregator.rounds.run.Run`` at one end and one ``silo_agent.agent.Agent`` a silo
+at the other; nothing of a round is written again here. What is left out is what no figure depends on: homes, PySyft's
 catalogue and MLflow. Journals, ledger and uploads lie in memory where the machine has such a folder, so that the time
 is the round's and not the disk's.
 """
@@ -22,17 +22,19 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.ledger import Kind, Ledger, ledger_path, read
-from aggregator.round import Timeouts
-from aggregator.run import Run, RunSpec
+from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.log import Ledger
+from aggregator.ledger.records import Kind
+from aggregator.rounds.attempt import Timeouts
+from aggregator.rounds.run import Run, RunSpec
 from crypto.approval import NONCE_BYTES, Approval, Terms
 from crypto.charter import Charter, Member
 from crypto.keys import Identity, PublicIdentity
 from crypto.messages import Wire
 from crypto.plan import Plan
 from crypto.transcript import digest
-from jobs import software
-from jobs.local import InProcess, drive
+from jobs import release
+from jobs.runtime.in_process import InProcess, drive
 from silo_agent.agent import Agent, Site
 from silo_agent.approvals import Approvals
 from silo_agent.data import DataSet, commitment
@@ -149,7 +151,7 @@ def federate(kind: type[Method], params: Mapping[str, object], cohort: Mapping[s
         name=f"{kind.name}-benchmark",
         plan=plan,
         timeouts=Timeouts(phase_s=3600, step_s=3600, job_s=86400),
-        code=software.digest(),
+        code=release.digest(),
         purpose="a benchmark",
     )
     with memory_folder() as place, ExitStack() as stack, shared_checks(), quiet():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.stratified import parted
+from jobs.demo.stratified_split import parted
 from silo_agent.data import MIN_TRAIN_ROWS, DataSet, check
 
 TEST_SHARE = 0.3

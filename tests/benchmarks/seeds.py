@@ -14,7 +14,7 @@ from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from jobs.up import Options, simulate
+from jobs.demo.up import Options, simulate
 
 PAIRS = {
     "global - fedavg": (("global",), ("fedavg", "global")),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs import heart_data
+from jobs.demo import heart_data
 from silo_agent import experts
 from silo_agent.data import DataSet, check
 from silo_agent.methods import Method, Published

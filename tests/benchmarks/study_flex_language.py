@@ -24,10 +24,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from jobs import language_base, language_data
-from jobs.language_baselines import EVERYTHING, alone
+from jobs.demo import language_base_model, language_data
+from jobs.demo.language_baselines import EVERYTHING, alone
 from silo_agent.data import DataSet, check
-from silo_agent.language import Shape, windows
+from silo_agent.language.base_model import Shape, windows
 from silo_agent.methods import Published
 from silo_agent.methods.flex import FLEx
 from tests.benchmarks.method_federation import federate
@@ -76,7 +76,7 @@ class Texts:
 def based(texts: Texts, seed: int) -> Iterator[tuple[type[FLEx], str]]:
     """FLEx beside the base model of this split, and that model's digest."""
     with TemporaryDirectory(prefix="consilium-") as place:
-        made = language_base.train(
+        made = language_base_model.train(
             Path(place), texts.shape, texts.public, seed, steps=texts.pretraining, batch=32, rate=3e-3
         )
         yield type("FLEx", (FLEx,), {"models": made.parent}), made.name

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from crypto import equivocation
-from jobs.demo_data import make
+from jobs.demo.digits_data import make
+from jobs.demo.up import Processes
 from jobs.flare.folder import CONTROLLER, export
 from jobs.flare.kits import Kits, free_port, provision
 from jobs.flare.session import AdminSession
 from jobs.homes import Federation, read_charter
-from jobs.terms import approve_for_demonstration
-from jobs.up import Processes
+from jobs.owner.approval_terms import approve_for_demonstration
 from tests.evil.games import GAMES, book_path
 from tests.evil.server import ANSWERED, Book
 from tests.evil.verdict import Verdict, judge

@@ -15,7 +15,7 @@ from crypto.cohort import words_digest
 from crypto.errors import FederationError
 from crypto.keys import Identity
 from crypto.messages import Attestation, Message, Request, StepResult, pack_blobs, pack_two
-from jobs.spec import JobSpec
+from jobs.job import JobSpec
 from tests.evil.server import EvilServer, Play, Relay, Result, advert_of
 
 
@@ -48,7 +48,8 @@ def game(method: str = "fedavg") -> Callable[[Callable[[EvilServer], Play]], Cal
 
 
 def evil_run(name: str, job: str, plan: str, home: Path) -> Play:
-    """The generator that takes the place of ``jobs.run.server_run``; leaves its book in ``<home>/evil/``."""
+    """The generator that takes the place of ``jobs.runtime.compose.server_run``; leaves its book in
+    ``<home>/evil/``."""
     server = EvilServer(name, job, plan, home)
     try:
         yield from GAMES[name].play(server)

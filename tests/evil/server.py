@@ -1,8 +1,9 @@
 """The aggregator, owned: its own key, its own code where that helps, and a book of everything it asked and was told.
 
-An ``EvilServer`` talks as the honest run does, in ``Exchange`` objects, so the same drivers carry it: ``jobs.local`` in
-one process, NVFlare's controller in another. A game (see ``games``) is a generator over it. ``Relay`` is the project's
-own ``Attempt``, taken one exchange at a time, so that a game can play honestly up to the moment of the lie.
+An ``EvilServer`` talks as the honest run does, in ``Exchange`` objects, so the same drivers carry it:
+``jobs.runtime.in_process`` in one process, NVFlare's controller in another. A game (see ``games``) is a generator over
+it. ``Relay`` is the project's own ``Attempt``, taken one exchange at a time, so that a game can play honestly up to the
+moment of the lie.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.round import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
-from aggregator.state import UploadStore
+from aggregator.rounds.attempt import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
+from aggregator.rounds.storage import UploadStore
 from crypto import blocks, transcript
 from crypto.cohort import Context, words_digest
 from crypto.messages import DECLINE, Decline, Message, Open, StepResult, unpack_two
-from jobs import software
+from jobs import release
 from jobs.homes import open_aggregator
-from jobs.spec import JobSpec, decode_plan
+from jobs.job import JobSpec, decode_plan
 
 Play = Generator[Exchange, Replies, None]
 Talk = Generator[Exchange, Replies, dict[str, Message]]
@@ -146,9 +147,7 @@ class EvilServer:
             chain=self.chain if chain is None else chain,
         )
         store = UploadStore(self._folder / str(number), context.k)
-        return Attempt(
-            context, self.identity, store, self._timeouts, Attendance(), job=self.job, code=software.digest()
-        )
+        return Attempt(context, self.identity, store, self._timeouts, Attendance(), job=self.job, code=release.digest())
 
     def offer(self, attempt: Attempt, *, results: Iterable[Result] | None = None, **lies: bytes) -> Message:
         """The open request. ``results`` and ``lies`` (fields of ``Open``) instead of the truth."""
@@ -157,7 +156,7 @@ class EvilServer:
             job=self.job,
             plan=self.plan.digest,
             charter=self.charter.digest,
-            code=software.digest(),
+            code=release.digest(),
             nonce=self.nonce,
             chain=attempt.context.chain,
             results=tuple(result for result, _ in told),

@@ -13,13 +13,15 @@ from crypto.charter import Charter
 from crypto.keys import Identity
 from crypto.messages import Message, Shares
 from jobs.homes import Federation, read_charter
-from jobs.local import InProcess, drive
-from jobs.spec import encode_plan
+from jobs.job import encode_plan
+from jobs.runtime.in_process import InProcess, drive
 from silo_agent.agent import Agent
 from tests import local
 from tests.evil.games import GAMES, book_path, evil_run
 from tests.evil.server import ANSWERED, Book
 from tests.evil.verdict import judge
+
+pytestmark = pytest.mark.slow
 
 SILOS = 6
 Spoil = Callable[[Agent, Message, Message], Message]

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from jobs.service import serve_metrics
+from jobs.services.http import serve_metrics
 from tests.helm.charts import CHARTS, Object, case, of_kind, values
+
+pytestmark = pytest.mark.slow
 
 
 def first(chart: str, name: str, kind: str) -> Object:
@@ -28,7 +30,7 @@ def variables(container: Object) -> set[str]:
 def test_the_command_takes_what_the_chart_sets(chart: str) -> None:
     from typer.main import get_command
 
-    from jobs.cli import app
+    from jobs.cli.main import app
 
     command: Any = get_command(app)
     container = first(chart, "full", "StatefulSet")

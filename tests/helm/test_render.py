@@ -19,6 +19,8 @@ from kubernetes_validate import utils
 from tests.helm import crds
 from tests.helm.charts import CASES, CHARTS, HELM, ROOT, Object, case, merged, name_of, of_kind, render, values
 
+pytestmark = pytest.mark.slow
+
 #: Oldest that the charts ask for, one between, newest that there are schemas for.
 VERSIONS = ("1.29", "1.33", "1.37")
 #: Templates that read everything that differs from `_component.tpl`.

@@ -12,6 +12,8 @@ import yaml
 
 from tests.helm.charts import CHARTS, HELM, Object, check, merged, values
 
+pytestmark = pytest.mark.slow
+
 PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----"
 TINY = {"cpu": "1", "memory": "1Gi"}
 AMOUNTS = {"requests": TINY, "limits": TINY}

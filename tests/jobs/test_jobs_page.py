@@ -6,9 +6,9 @@ from dataclasses import fields
 
 import pytest
 
-from jobs.admin import _PLAIN
-from jobs.spec import TIMEOUTS, JobSpec, catalogue
-from jobs.status import State
+from jobs.admin.jobs import _PLAIN
+from jobs.job import TIMEOUTS, JobSpec, catalogue
+from jobs.runtime.status import State
 from silo_agent.methods import TrainingParams
 from tests import jobs_page
 

@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.ledger import Kind
+from aggregator.ledger.records import Kind
 from crypto import equivocation
 from crypto.errors import DataRefused, NonFinite, NoSpace, SpecError
 from crypto.keys import Identity
 from crypto.messages import DECLINE, Decline, Message, Request
 from jobs import homes
-from jobs import run as composition
+from jobs.evidence.run_summary import RunRecord
 from jobs.homes import Federation
-from jobs.local import InProcess, run_job
-from jobs.run import answering_agent
-from jobs.security_log import SecurityLog
-from jobs.spec import JobSpec
-from jobs.summary import RunRecord
+from jobs.job import JobSpec
+from jobs.runtime import compose as composition
+from jobs.runtime.compose import answering_agent
+from jobs.runtime.in_process import InProcess, run_job
+from jobs.security_log.writer import SecurityLog
 from silo_agent.agent import MOST_ANSWERS
-from silo_agent.requests import RequestQueue
+from silo_agent.pysyft.request_queue import RequestQueue
 from tests import local
 
 
@@ -148,8 +148,8 @@ def test_an_expired_charter_is_declined(federation: Federation) -> None:
 
 def first_open(federation: Federation, nonce: bytes | None = None) -> Message:
     """The request that opens step 0, as the aggregator sends it to silo-1."""
-    from jobs.run import open_run
-    from jobs.spec import encode_plan
+    from jobs.job import encode_plan
+    from jobs.runtime.compose import open_run
 
     spec = local.spec()
     plan = encode_plan(spec.plan(homes.read_charter(federation.aggregator)))
@@ -385,7 +385,7 @@ def test_neither_data_nor_keys_show_in_reprs(federation: Federation) -> None:
     ("change", "code"), [(with_nan, "NON_FINITE"), (one_class, "DATA_REFUSED"), (few_rows, "DATA_REFUSED")]
 )
 def test_bad_data_at_one_silo_is_its_refusal_and_the_others_go_on(federation: Federation, change, code: str) -> None:  # type: ignore[no-untyped-def]
-    from jobs.run import answering_agent
+    from jobs.runtime.compose import answering_agent
 
     change_data(federation, "silo-6", change)
     outcome, _, _ = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes, agent=answering_agent)

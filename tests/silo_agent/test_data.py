@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crypto.errors import DataRefused, FederationError, NonFinite, SpecError
-from jobs.demo_data import make, style
+from jobs.demo.digits_data import make, style
 from silo_agent.data import check, check_name, commitment, load
 
 

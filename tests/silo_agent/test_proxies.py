@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crypto.errors import DataRefused, NonFinite
-from jobs.domain_data import make
+from jobs.demo.domain_data import make
 from silo_agent import proxies
 from silo_agent.data import DataSet, check
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jobs.doctor.visit import table
+from jobs.doctor.runner import table
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "doctor.md"
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from jobs.doctor.check import Line, Status
-from jobs.doctor.place import KIT_FILE, Place, Role
-from jobs.doctor.visit import CHECKS, examine
+from jobs.doctor.runner import CHECKS, examine
+from jobs.doctor.target import KIT_FILE, Place, Role
 
 
 @dataclass(frozen=True)

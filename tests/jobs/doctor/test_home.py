@@ -20,6 +20,8 @@ from jobs.doctor import clock, machine, packages, volume
 from jobs.doctor.check import Status
 from tests.jobs.doctor.patient import Patient, amiss, look, visit, well
 
+pytestmark = pytest.mark.slow
+
 # --- home ------------------------------------------------------------------------------------------------------------
 
 

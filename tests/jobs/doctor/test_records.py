@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger import ledger_path
+from aggregator.ledger.format import ledger_path
 from crypto.charter import Charter, SignedCharter
 from crypto.errors import EvidenceError
 from crypto.keys import Identity
-from jobs import homes, owner
-from jobs.account import Desk
+from jobs import homes
 from jobs.doctor import records
 from jobs.doctor.check import Status
 from jobs.flare.kits import Kits
 from jobs.homes import Federation
-from jobs.security_log import SecurityLog
+from jobs.owner import decisions
+from jobs.owner.review import Desk
+from jobs.security_log.writer import SecurityLog
 from silo_agent.journal import Journal
-from silo_agent.requests import RequestQueue
+from silo_agent.pysyft.request_queue import RequestQueue
 from tests import local
 from tests.jobs.doctor.patient import Patient, amiss, look, visit, well
 
@@ -80,7 +81,7 @@ def test_an_epoch_that_waits(silo: Patient, made: Made, tmp_path: Path, monkeypa
 
 
 def test_an_old_epoch_restored(silo: Patient, made: Made) -> None:
-    from jobs.charters import accept
+    from jobs.membership.accept import accept
 
     old = (silo.house / "charter.bin").read_bytes()
     accept(silo.house, bytes(next_epoch(made)))
@@ -199,9 +200,9 @@ def test_approvals_that_hold_no_more(silo: Patient, monkeypatch: pytest.MonkeyPa
     amiss(silo.later(31), "approvals", "1 expired", warns=True, remedy="fed approve")
     amiss(silo.later(-1), "approvals", "1 of the future", warns=True)
     with monkeypatch.context() as patched:
-        patched.setattr("jobs.software.digest", lambda: bytes(32))
+        patched.setattr("jobs.release.digest", lambda: bytes(32))
         amiss(silo, "approvals", "1 void", warns=True)
-    owner.deny(Desk(silo.house), local.spec().digest.hex(), "no")
+    decisions.deny(Desk(silo.house), local.spec().digest.hex(), "no")
     amiss(silo, "approvals", "1 taken back", warns=True)
     shutil.rmtree(silo.house / "approvals")
     amiss(silo, "approvals", "none", warns=True, remedy="fed requests")

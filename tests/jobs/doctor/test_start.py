@@ -19,15 +19,17 @@ from pathlib import Path
 
 import pytest
 
-from jobs.doctor import alone, refuse_start
+from jobs.doctor import refuse_start, single_instance
 from jobs.doctor.check import Unfit
-from jobs.doctor.place import Role
+from jobs.doctor.target import Role
 from jobs.flare.kits import Kits
 from jobs.homes import Federation
 from silo_agent.journal import Journal
 from tests.jobs.doctor.patient import Patient, amiss, copy_of, visit, well
 from tests.jobs.doctor.test_home import files_end_at
 from tests.jobs.doctor.test_records import cut
+
+pytestmark = pytest.mark.slow
 
 Made = tuple[Federation, Kits]
 
@@ -43,7 +45,7 @@ def refused(patient: Patient, name: str) -> Unfit:
 def test_a_healthy_site_starts(silo: Patient, aggregator: Patient) -> None:
     for patient in (silo, aggregator):
         refuse_start(patient.role, patient.chest, patient.house)
-        alone.let_go(patient.place())
+        single_instance.let_go(patient.place())
 
 
 def test_a_start_asks_nobody(silo: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +58,7 @@ def test_a_start_asks_nobody(silo: Patient, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(socket, "create_connection", asked)
     (silo.house / "charter.bin").unlink()
     refuse_start("silo", silo.chest, silo.house)
-    alone.let_go(silo.place())
+    single_instance.let_go(silo.place())
 
 
 def _other_federation(patient: Patient) -> None:
@@ -100,7 +102,7 @@ NOBODY = 65534
 _AS_SOMEBODY = """
 import os, sys
 from pathlib import Path
-import jobs.doctor.visit, jobs.flare.hardening, jobs.homes  # the interpreter may be closed to others
+import jobs.doctor.runner, jobs.flare.hardening, jobs.homes  # the interpreter may be closed to others
 from jobs.doctor import refuse_start
 from jobs.doctor.check import Unfit
 if os.geteuid() == 0:
@@ -178,11 +180,11 @@ def test_two_agents_with_one_identity(role: Role, silo: Patient, aggregator: Pat
         process.send_signal(signal.SIGKILL)
         process.wait()
         refuse_start(role, patient.chest, patient.house)  # a killed one leaves nothing behind
-        alone.let_go(patient.place())
+        single_instance.let_go(patient.place())
 
 
 def test_the_lock_decides_where_the_system_does_not_tell(silo: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alone, "holders", lambda path: [])
+    monkeypatch.setattr(single_instance, "holders", lambda path: [])
     fd = os.open(silo.house / "silo.json", os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

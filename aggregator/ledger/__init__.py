@@ -1,0 +1,1 @@
+"""The ledger: what happened, once, in order, signed."""

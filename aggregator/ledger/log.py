@@ -1,0 +1,212 @@
+"""The ledger: what happened, once, in order, signed. MLflow holds the copy people browse; this file is the truth.
+
+**File.** One JSON object a line, appended and synced to disk before ``append`` returns, never rewritten. A line is
+``canonical(object) + b"\\n"`` with exactly the keys ``seq`` (from 0), ``kind``, ``time`` (UTC, milliseconds), ``prev``,
+``record`` and ``signature``. *Canonical*: sorted keys, no spaces, ASCII, and only objects, lists, strings, integers
+(of any size: slots are uint64), true, false and null. Floats are refused, because two writers print one float in two
+ways: figures are integers in a named unit, or strings.
+
+**Chain.** The digest of a line is SHA-256 over its bytes *including* the newline. ``prev`` is the digest of the line
+before (``GENESIS`` for the first), so the last digest, the *head*, stands for the whole file.
+
+**Signature.** Ed25519 by the aggregator key over ``b"consilium/1/ledger\\n" + SHA-256(canonical(line without the key
+"signature"))``, as lower-case hex.
+
+**Head file.** ``<path>.head`` names how many lines are on disk at least, and their head, signed with the label
+``consilium/1/ledger-head``. It is written after each line, so a ledger cut at a line boundary is noticed. Whoever can
+restore an old pair of files is caught by the heads that silos countersign at the end of each run: pass one to
+``verify``.
+
+**Writers.** Every append holds an exclusive ``flock`` and re-reads what others added: several job processes may share
+one ledger. A process killed in the middle of a write leaves bytes without a newline, never acknowledged to anybody;
+the next writer cuts them off and says so in a ``recovered`` record.
+
+**Records** (``SCHEMA``): closed kinds with required and optional keys; anything else is refused at append and at
+verify. Records of a run name it first: ``run``. Digests are hex; phases are those
+of a step, codes and reasons a closed list (``REASONS``); ``slots``, ``phase_ms`` and sizes are whole
+numbers.
+
+======================  ==============================================================================================
+charter                 epoch · charter_digest · charter (hex of the signed bytes); before the first run under it
+run-started             job (spec text) · job_digest · plan (base64) · plan_digest · charter_digest · state_digest ·
+                        method · model_name · silos · threshold · protocol · [nonce · code_digest · purpose ·
+                        predictor · federation · attempt · parent · versions]; ``predictor`` as made by
+                        ``state.stage_predictor``; ``nonce`` makes the run's whole id
+approval                k · silo · digest · approval (hex of the data owner's signed bytes), when first shown
+run-resumed             k · state_digest
+step-opened             k · name · invited · [attempt]
+step-attested           k · name · attempt · transcript · survivors; written before shares are asked for
+silo-lost               k · name · silo · phase
+refusal                 k · name · silo · phase · code · [decline (hex of the silo's signed bytes)]
+step-void               k · name · reason · phase · missing · [transcript · chain · invited · lost · refusals];
+                        weights stay
+step-closed             k · name · transcript · invited · survivors · lost · refusals · lanes_open · lanes_shut ·
+                        slots · state_digest · upload_digests · upload_bytes · phase_ms · data_commitments ·
+                        [evidence_sha256 · chain · attempt · approvals · holdings · policies]
+run-finished            state_digest · chain · countersignatures · weights_sha256 · checkpoint · [ledger_head]
+run-failed              code · phase · missing · [k · detail]; ``ABORTED``: by the admin, ``GIVEN_UP``: by NVFlare
+model-published         model_name · version · alias · weights_sha256 · [by]
+withdrawal              silo · reason · epoch · charter_digest · models · remedies: nobody's run, so no ``run``
+recovered               bytes · sha256
+======================  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from aggregator.ledger.format import (
+    GENESIS,
+    Entry,
+    Signer,
+    canonical,
+    head_bytes,
+    head_path,
+    parse_head,
+    parse_line,
+    plain,
+    read,
+    signed_part,
+)
+from aggregator.ledger.records import Kind, check_record
+from crypto.errors import FULL, EvidenceError, NoSpace, SpecError
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def utc_now() -> str:
+    """UTC to the millisecond, as ledger lines carry it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class Ledger:
+    """The writing end. ``append`` returns when the line is on disk; a full disk leaves the file as it was."""
+
+    def __init__(self, path: Path, signer: Signer, clock: Callable[[], str]) -> None:
+        self.path = path
+        self._signer = signer
+        self._clock = clock
+        self._last: tuple[int, str, int] = (-1, GENESIS, 0)
+
+    @classmethod
+    def open(cls, path: Path, signer: Signer, *, clock: Callable[[], str] = utc_now) -> Ledger:
+        """Open or create. Checks the chain that is there, and refuses to go on from a cut ledger (EvidenceError)."""
+        ledger = cls(path, signer, clock)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ledger._locked() as fd:
+            if os.fstat(fd).st_size == 0 and not head_path(path).exists():
+                ledger._write_head()
+            count, digest, _ = parse_head(path)
+            found = GENESIS if count == 0 else ""
+            for entry in read(path):
+                ledger._last = (entry.seq, entry.digest, entry.end)
+                found = entry.digest if entry.seq + 1 == count else found
+            if found != digest:
+                where = f"{path.name} line {count}"
+                raise EvidenceError(
+                    where, expected=f"digest {digest}", found=found or f"{ledger._last[0] + 1} lines in all"
+                )
+            ledger._mend(fd)
+        return ledger
+
+    @property
+    def head(self) -> str:
+        """Digest of the last line this writer has seen (``GENESIS`` for an empty ledger)."""
+        return self._last[1]
+
+    def append(self, kind: str, record: Mapping[str, Any]) -> Entry:
+        """Write one line and sync it. Raises SpecError for a record outside the schema, NoSpace on a full disk."""
+        try:
+            known = Kind(kind)
+        except ValueError:
+            raise SpecError("ledger kind", got=kind, want=f"one of {', '.join(Kind)}") from None
+        facts = plain(record)
+        check_record(known, facts)
+        with self._locked() as fd:
+            for entry in read(self.path, after=self._last):
+                self._last = (entry.seq, entry.digest, entry.end)
+            self._mend(fd)
+            return self._append(fd, known, facts)
+
+    def _append(self, fd: int, kind: Kind, record: dict[str, Any]) -> Entry:
+        seq, prev, start = self._last[0] + 1, self._last[1], self._last[2]
+        time = self._clock()
+        signature = self._signer.sign(signed_part(seq, kind, time, prev, record)).hex()
+        fields = {"seq": seq, "kind": kind, "time": time, "prev": prev, "record": record, "signature": signature}
+        line = canonical(fields) + b"\n"
+        try:
+            _write_all(fd, line)
+            os.fsync(fd)
+        except OSError as full:
+            os.ftruncate(fd, start)
+            raise NoSpace(
+                f"The ledger {self.path.name} could not be written: {full.strerror}.", remedy="Free disk space."
+            ) from full
+        entry = parse_line(self.path, line, seq, prev, start)
+        self._last = (entry.seq, entry.digest, entry.end)
+        self._write_head()
+        return entry
+
+    def _mend(self, fd: int) -> None:
+        """Cut off what a killed writer left half-written (we hold the lock, so nobody is writing it now)."""
+        end = self._last[2]
+        if torn := os.fstat(fd).st_size - end:
+            rest = os.pread(fd, torn, end)
+            os.ftruncate(fd, end)
+            os.fsync(fd)
+            self._append(fd, Kind.RECOVERED, {"bytes": torn, "sha256": sha256(rest).hexdigest()})
+
+    def _write_head(self) -> None:
+        """Replace the head file. When the disk is full the old head stays: it promises fewer lines, still truly."""
+        head, data = head_path(self.path), head_bytes(self._signer, self._last[0] + 1, self._last[1])
+        new = head.with_name(head.name + ".new")
+        try:
+            write_synced(new, data)
+        except OSError as full:
+            new.unlink(missing_ok=True)
+            if full.errno not in FULL or not head.exists():
+                raise
+            return
+        os.replace(new, head)
+        sync_folder(head.parent)
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_synced(path: Path, data: bytes | memoryview) -> None:
+    """Create or replace a file's bytes (0600) and sync them. Not atomic: write a new name, then rename."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        _write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

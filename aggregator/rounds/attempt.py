@@ -1,0 +1,358 @@
+"""One attempt at one step, as a value: a generator that yields what to ask and is sent what was answered.
+
+It does no I/O but staging uploads: a driver (in-process, or NVFlare's controller) carries the messages, so tests and
+production run the same code. A silo that refuses, answers wrongly or stays away is out of the session, by name and
+phase; the others go on if they may.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from aggregator.rounds.storage import UploadStore
+from crypto.approval import check_shown
+from crypto.cohort import Context
+from crypto.errors import (
+    DataRefused,
+    FederationError,
+    LayoutMismatch,
+    Malformed,
+    NoSpace,
+    NotApproved,
+    RoundLost,
+    VersionMismatch,
+)
+from crypto.keys import Identity
+from crypto.messages import (
+    ARRAY_WORDS,
+    DECLINE,
+    MESSAGE_ARRAYS,
+    Advert,
+    Decline,
+    Message,
+    Request,
+    pack_blobs,
+    pack_ranges,
+    pack_two,
+    unpack_two,
+)
+from crypto.server_session import ServerSession
+
+T = TypeVar("T")
+
+#: Words asked for in one fetch: 64 MB.
+FETCH_WORDS = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Ask these silos, wait for all; once ``enough`` have answered a short grace will do; at most ``timeout_s``."""
+
+    phase: str
+    step: int
+    step_name: str
+    requests: Mapping[str, Message]
+    timeout_s: float
+    enough: int
+
+
+Replies = Mapping[str, Message]
+Talk = Generator[Exchange, Replies, dict[str, Message]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """The only three: a phase, a step's training (``contribute``), the job."""
+
+    phase_s: float = 60.0
+    step_s: float = 600.0
+    job_s: float = 3600.0
+
+
+@dataclass(slots=True)
+class Attendance:
+    """Who was asked, lost and refused in this attempt, and how long each phase took: what the ledger will say."""
+
+    invited: tuple[str, ...] = ()
+    lost: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+    declines: dict[str, bytes] = field(default_factory=dict)  # the refusals that silos signed
+    approvals: dict[str, bytes] = field(default_factory=dict)
+    blamed: dict[str, set[str]] = field(default_factory=dict)
+    phase_ms: dict[str, int] = field(default_factory=dict)
+    upload_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A finished attempt: what opened, under which transcript, from whom."""
+
+    t3: bytes
+    survivors: tuple[str, ...]
+    slots: tuple[int, ...]
+    sums: Mapping[str, np.ndarray]
+    headers: Mapping[str, bytes]
+    data: Mapping[str, bytes]
+    held: Mapping[str, tuple[str, ...]]  # survivor → the lanes with visible holdings that it announced
+    evidence: bytes
+
+
+#: What to do where silos refused for these reasons, the last that fits. They refuse again until it is done.
+_WAYS_OUT = {
+    DataRefused.code: "Each of them registers the data set with `fed data add`; then submit the job again.",
+    VersionMismatch.code: "Bring every site to one release, job and charter; then submit the job again.",
+    NotApproved.code: "Each data owner decides with `fed requests` and `fed approve`; then submit the job again.",
+}
+#: Refusals that another attempt would not change.
+STEADY = frozenset(_WAYS_OUT)
+
+
+class Attempt:
+    """One session with the silos. ``spent`` turns true before the first request that lets shares leave.
+
+    ``job``, ``code``: digests that each silo's approval must name. ``attested``: called with T3 and the survivors just
+    before; a restarted server must know them.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        identity: Identity,
+        store: UploadStore,
+        timeouts: Timeouts,
+        attendance: Attendance,
+        *,
+        job: bytes,
+        code: bytes,
+        attested: Callable[[bytes, tuple[str, ...]], None] = lambda t3, survivors: None,
+    ) -> None:
+        self.context = context
+        self.session = ServerSession(context)
+        self.attendance = attendance
+        self.spent = False
+        self._identity = identity
+        self._store = store
+        self._timeouts = timeouts
+        self._job = job
+        self._code = code
+        self._attested = attested
+        self._out: set[str] = set()
+
+    def run(self, offers: Mapping[str, Message], awaited: int) -> Generator[Exchange, Replies, Opened]:
+        """``offers``: the open request of each silo; ``awaited``: how many of them are known to be up.
+
+        Raises RoundLost when too few are left. Before ``spent`` the step may be tried again with fresh keys.
+        """
+        session, step = self.session, self.context.step
+        self.attendance.invited = tuple(sorted(offers))
+        for silo, reply in (yield from self._ask("open", offers, enough=awaited)).items():
+            self._take(silo, "open", self._advert, silo, reply.body)
+        adverts = self._fix("open", session.close_adverts)
+
+        request = self.request("deal", pack_blobs(adverts))
+        for silo, reply in (yield from self._ask("deal", dict.fromkeys(session.cohort.signed, request))).items():
+            self._take(silo, "deal", self._deal, silo, reply.body)
+        deals, rows = self._fix("deal", session.close_deals)
+
+        requests = {silo: self.request("contribute", pack_two(deals, mine)) for silo, mine in rows.items()}
+        uploading = []
+        for silo, reply in (yield from self._ask("contribute", requests, timeout_s=self._timeouts.step_s)).items():
+            if self._take(silo, "contribute", self._header, silo, reply.body):
+                uploading.append(silo)
+        yield from self._fetch(uploading)
+        headers = self._fix("fetch", session.close_uploads)
+        survivors = tuple(session.survivors.signed)
+
+        request = self.request("attest", pack_blobs(headers))
+        for silo, reply in (yield from self._ask("attest", dict.fromkeys(survivors, request))).items():
+            self._take(silo, "attest", session.attestation, silo, reply.body)
+        attestations, sections = self._fix("attest", session.close_attestations)
+
+        self._attested(session.survivors.t3, survivors)
+        self.spent = True
+        request = self.request("unmask-slots", pack_two(attestations, sections))
+        for silo, reply in (yield from self._ask("unmask-slots", dict.fromkeys(survivors, request))).items():
+            self._take(silo, "unmask-slots", session.slot_shares, silo, reply.body)
+        slot_shares = self._fix("unmask-slots", session.open_slots)
+
+        sums: dict[str, np.ndarray] = {}
+        if step.sums:
+            request = self.request("unmask-lanes", pack_blobs(slot_shares))
+            for silo, reply in (yield from self._ask("unmask-lanes", dict.fromkeys(survivors, request))).items():
+                self._take(silo, "unmask-lanes", session.lane_shares, silo, reply.body)
+            sums = self._fix("unmask-lanes", session.open_lanes)
+        adverts_of = session.cohort.adverts
+        return Opened(
+            t3=session.survivors.t3,
+            survivors=survivors,
+            slots=session.slots,
+            sums=sums,
+            headers=session.survivors.signed,
+            data={silo: adverts_of[silo].data for silo in survivors},
+            held={silo: adverts_of[silo].held for silo in survivors},
+            evidence=bytes(session.evidence()),
+        )
+
+    @property
+    def t3(self) -> bytes:
+        return self.session.survivors.t3
+
+    def request(self, phase: str, payload: bytes) -> Message:
+        request = Request(
+            run=self.context.run, step=self.context.k, attempt=self.context.attempt, phase=phase, payload=payload
+        )
+        return Message(phase, request.sign(self._identity))
+
+    def _ask(
+        self, phase: str, requests: Mapping[str, Message], *, enough: int | None = None, timeout_s: float | None = None
+    ) -> Talk:
+        """Exchange, minus those who declined or stayed away, each noted once with its phase."""
+        began = time.monotonic()
+        asked = {silo: message for silo, message in requests.items() if silo not in self._out}
+        if not asked:
+            return {}
+        replies = yield Exchange(
+            phase,
+            self.context.k,
+            self.context.step.name,
+            asked,
+            timeout_s or self._timeouts.phase_s,
+            len(asked) if enough is None else min(enough, len(asked)),
+        )
+        spent = self.attendance.phase_ms.get(phase, 0) + round(1000 * (time.monotonic() - began))
+        self.attendance.phase_ms[phase] = spent
+        answers = {}
+        for silo in asked:
+            if silo not in replies:
+                self._lose(silo, phase)
+            elif not self._declined(silo, phase, replies[silo]):
+                answers[silo] = replies[silo]
+        return answers
+
+    def _declined(self, silo: str, phase: str, reply: Message) -> bool:
+        if reply.phase != DECLINE:
+            return False
+        self._take(silo, phase, self._decline, silo, reply.body)
+        self._lose(silo, phase)
+        return True
+
+    def _decline(self, silo: str, body: bytes) -> None:
+        refused = Decline.open(body, lambda _: self.context.charter.member(silo).agent)
+        self.attendance.refusals[silo] = refused.code
+        self.attendance.declines[silo] = body
+        if refused.blame:
+            self.attendance.blamed.setdefault(refused.blame, set()).add(silo)
+
+    def _take(self, silo: str, phase: str, check: Callable[..., object], *given: object) -> bool:
+        """Feed one silo's answer to the session; a bad one costs that silo its place, nobody else."""
+        try:
+            check(*given)
+        except NoSpace:
+            raise  # our own disk: no silo's fault
+        except FederationError as bad:
+            self.attendance.refusals[silo] = bad.code
+            self._lose(silo, phase)
+            return False
+        return True
+
+    def _fix(self, phase: str, close: Callable[[], T]) -> T:
+        """Close a phase. Too few left is a RoundLost that names the missing."""
+        try:
+            return close()
+        except FederationError as lost:
+            why = f"[{lost.code}] {lost.detail}"
+            if refused := self.attendance.refusals:
+                why += f" Refused: {', '.join(f'{silo} {code}' for silo, code in sorted(refused.items()))}."
+            remedy = lost.remedy
+            for code, way_out in _WAYS_OUT.items():
+                remedy = way_out if code in refused.values() else remedy
+            raise RoundLost(phase, tuple(sorted(self.attendance.lost)), detail=why, remedy=remedy) from lost
+
+    def _lose(self, silo: str, phase: str) -> None:
+        self.attendance.lost.setdefault(silo, phase)
+        self._out.add(silo)
+
+    def _advert(self, silo: str, body: bytes) -> None:
+        """An advert counts with the owner's approval that it names, and that covers this run."""
+        signed, approvals = _signed_and_blobs(body)
+        if [owner for owner, _ in approvals] != [silo]:
+            raise Malformed(f"{silo!r} sent approvals of {[owner for owner, _ in approvals]}.")
+        charter = self.context.charter
+        advert = Advert.open(signed, lambda _: charter.member(silo).agent)
+        check_shown(approvals[0][1], advert, charter, job=self._job, plan=self.context.plan.digest, code=self._code)
+        self.session.advert(silo, signed)
+        self.attendance.approvals[silo] = approvals[0][1]
+
+    def _deal(self, silo: str, body: bytes) -> None:
+        deal, rows = _signed_and_blobs(body)
+        self.session.deal(silo, deal, dict(rows))
+
+    def _header(self, silo: str, body: bytes) -> None:
+        header, sections = _signed_and_blobs(body)
+        if [owner for owner, _ in sections] != [silo]:
+            raise Malformed(f"{silo!r} sent slot sections of {[owner for owner, _ in sections]}.")
+        self.session.header(silo, header, sections[0][1])
+
+    def _fetch(self, silos: Iterable[str]) -> Generator[Exchange, Replies, None]:
+        """Pull every lane in ranges, staged on disk; add a silo's upload when it is whole and is what it signed."""
+        plan, step = self.context.plan, self.context.step
+        missing: dict[str, list[tuple[str, int, int]]] = {}
+        for silo in silos:
+            lanes = self.session.cohort.lanes_of(silo)[1:]
+            missing[silo] = list(_ranges([(lane, plan.wire_words_of(step, lane)) for lane in lanes]))
+        while any(missing.values()):
+            batch = {silo: _batch(ranges) for silo, ranges in missing.items() if ranges}
+            requests = {silo: self.request("fetch", pack_ranges(ranges)) for silo, ranges in batch.items()}
+            replies = yield from self._ask("fetch", requests)
+            for silo, ranges in batch.items():
+                missing[silo] = missing[silo][len(ranges) :]
+                if silo not in replies or not self._take(silo, "fetch", self._stage, silo, ranges, replies[silo]):
+                    missing[silo] = []
+        for silo in silos:
+            if silo not in self._out:
+                self._take(silo, "fetch", self._add, silo)
+
+    def _stage(self, silo: str, ranges: list[tuple[str, int, int]], reply: Message) -> None:
+        if [words.size for words in reply.arrays] != [stop - start for _, start, stop in ranges]:
+            raise LayoutMismatch(f"{silo!r} sent other ranges than those asked for.")
+        for (lane, _, _), words in zip(ranges, reply.arrays, strict=True):
+            self._store.append(silo, lane, words)
+            self.attendance.upload_bytes += words.nbytes
+
+    def _add(self, silo: str) -> None:
+        plan, step = self.context.plan, self.context.step
+        lanes = self.session.cohort.lanes_of(silo)[1:]
+        self.session.words(
+            silo, {lane: self._store.complete(silo, lane, plan.wire_words_of(step, lane)) for lane in lanes}
+        )
+
+
+def _signed_and_blobs(body: bytes) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
+    """One signed message and its blobs by silo; anything else is Malformed."""
+    signed, blobs = unpack_two(body)
+    if len(signed) != 1:
+        raise Malformed(f"Expected one signed message, got {len(signed)}.")
+    return signed[0], blobs
+
+
+def _ranges(lanes: Iterable[tuple[str, int]]) -> Iterable[tuple[str, int, int]]:
+    for lane, words in lanes:
+        for start in range(0, words, ARRAY_WORDS):
+            yield lane, start, min(start + ARRAY_WORDS, words)
+
+
+def _batch(ranges: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """As many ranges from the front as one fetch may ask for, at least one."""
+    taken: list[tuple[str, int, int]] = []
+    words = 0
+    for lane, start, stop in ranges:
+        if taken and (words + stop - start > FETCH_WORDS or len(taken) == MESSAGE_ARRAYS):
+            break
+        taken.append((lane, start, stop))
+        words += stop - start
+    return taken

@@ -1,0 +1,89 @@
+"""Opened results that some silo still lacks: of what step each silo has them, and the next part of them for it.
+
+A silo that is up lacks the last step's result. One that stayed away lacks many, and gets them in parts, one with each
+request: it applies a part and answers ``CATCHING_UP`` until the last. Sums stay on disk until every silo has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from aggregator.rounds.resume import Result
+from aggregator.rounds.storage import drop_sums, keep_sums
+from crypto.errors import SpecError
+from crypto.messages import ARRAY_WORDS, MESSAGE_ARRAYS, StepResult, pack_words
+from crypto.plan import Plan
+
+#: Words of sums in one part, 64 MB, and steps in it; but at least one step's result. A part has to be fetched and
+#: applied within a phase's time.
+PART_WORDS: Final = 1 << 24
+PART_STEPS: Final = 1000
+
+#: Results in order, and the words of all their sums.
+Part = tuple[tuple[StepResult, ...], tuple[np.ndarray, ...]]
+
+
+def check_steps(plan: Plan) -> None:
+    """Raises SpecError for a step whose sums no message could carry to the silos."""
+    most = MESSAGE_ARRAYS * ARRAY_WORDS
+    for step in plan.steps:
+        if (words := sum(plan.words_of(step, lane.name) for lane in plan.lanes_of(step))) > most:
+            raise SpecError(
+                f"step {step.name}",
+                got=f"{words} words in all lanes",
+                want=f"at most {most}, {most >> 18} MiB, which is what one message carries",
+                remedy="Take a smaller model, or a method that sends less of it.",
+            )
+
+
+class Backlog:
+    """``folder``: the run's. ``results``: those of a run that goes on, of the steps from ``oldest`` on; silos have what
+    is older."""
+
+    def __init__(self, folder: Path, silos: Iterable[str], results: Sequence[Result] = (), oldest: int = 0) -> None:
+        self._folder = folder
+        self._results = dict(enumerate(results, oldest))
+        self._first = dict.fromkeys(silos, oldest)  #: silo → first step whose result it has not confirmed
+        self._next = oldest + len(results)
+        self._parts: dict[int, Part] = {}
+
+    def add(self, result: StepResult, sums: Sequence[np.ndarray]) -> None:
+        """The next step's result, with what opened."""
+        for k in [k for k in self._results if k < min(self._first.values())]:
+            del self._results[k]
+            drop_sums(self._folder, k)
+        self._results[self._next] = (result, keep_sums(self._folder, self._next, sums))
+        self._next += 1
+        self._parts = {}
+
+    def confirmed(self, silo: str) -> None:
+        """The silo has every result so far."""
+        self._first[silo] = self._next
+
+    def took(self, silo: str) -> None:
+        """The silo has applied the part that was its next."""
+        self._first[silo] += len(self.part(silo)[0])
+
+    def part(self, silo: str) -> Part:
+        """What the silo gets next. Silos that stand at the same step share one copy."""
+        first = self._first[silo]
+        if first not in self._parts:
+            self._parts[first] = self._pack(first)
+        return self._parts[first]
+
+    def _pack(self, first: int) -> Part:
+        results: list[StepResult] = []
+        sums: list[np.ndarray] = []
+        words = 0
+        for k in range(first, min(self._next, first + PART_STEPS)):
+            result, more = self._results[k]
+            words += sum(vector.size for vector in more)
+            if results and words > PART_WORDS:
+                break
+            results.append(result)
+            sums.extend(more)
+        return tuple(results), pack_words(sums)

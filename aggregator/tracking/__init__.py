@@ -1,0 +1,1 @@
+"""MLflow follows the ledger: runs, models, cards, and a comparison of the two."""

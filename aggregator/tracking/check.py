@@ -1,0 +1,219 @@
+"""Does MLflow still say what the ledger says? Reads it back and names every difference.
+
+MLflow's database is anybody's who has its password: a metric, a tag or an alias can be changed there and nobody would
+see it. The ledger is signed, so the pages are computed from it again (``mlflow_pages``, ``model_card``,
+``mlflow_model``) and compared: runs and their state, parameters, tags, every point of every metric, inputs, artifacts
+byte by byte, versions with source, description and tags, aliases. People's own tags (any that do not begin with
+``consilium.``) and names they gave to runs are theirs and not looked at.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run, ViewType
+from sqlalchemy.engine import make_url
+
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import Kind
+from aggregator.run_record import History
+from aggregator.tracking import run_page as pages
+from aggregator.tracking import version_page
+from aggregator.tracking.check_models import Models, ours
+from aggregator.tracking.client import DOWN, MlflowClient, MlflowException, connect
+from aggregator.tracking.dataset import SiloSource
+from aggregator.tracking.diff import NOTHING, Difference, named, same, sets, tables
+from aggregator.tracking.follower import LOCK_FILE, default_uri, load_cursor
+from aggregator.tracking.model_card import CARD_FILE, Card, card
+from aggregator.tracking.registry import run_tags
+from aggregator.tracking.run_page import Page
+from aggregator.tracking.runs import APPROVALS, JOB, LEDGER, lines_of
+from aggregator.verify.approvals import approvals, as_json
+from aggregator.verify.models import read_history, versions
+from crypto.errors import EvidenceError
+
+_ENDS = (Kind.RUN_FINISHED, Kind.RUN_FAILED)
+
+
+def compare(home: Path, uri: str | None = None, run: str | None = None) -> list[Difference]:
+    """Every difference between the ledger and MLflow at ``uri`` (default: the home's SQLite), or those of one run.
+
+    Reads only; a follower at work is waited for. Raises EvidenceError where the ledger, a checkpoint or the predictor
+    does not check, for a run that the ledger does not know, and when MLflow does not answer.
+    """
+    address = uri or default_uri(home)
+    if address.startswith("sqlite:") and not Path(make_url(address).database or "").is_file():
+        raise EvidenceError("MLflow", expected="a database", found=f"no file {make_url(address).database}")
+    with _still(home):
+        history = read_history(home)
+        if run is not None and run not in history.runs:
+            raise EvidenceError("ledger", expected=f"a run {run}", found="none", remedy=f"There are: {history.runs}.")
+        try:
+            return list(_Comparison(history, connect(address), address).differences(run))
+        except DOWN as down:
+            raise EvidenceError("MLflow", expected="an answer", found=str(down).partition("\n")[0]) from down
+
+
+@contextmanager
+def _still(home: Path) -> Iterator[None]:
+    """No follower writes meanwhile: a step half copied is no difference."""
+    lock = home / LOCK_FILE
+    if not lock.exists():  # nobody has ever followed this home, or it is somebody's copy
+        yield
+        return
+    fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
+
+
+class _Comparison:
+    def __init__(self, history: History, client: MlflowClient, uri: str) -> None:
+        self._client = client
+        cursor = load_cursor(history.home, uri)
+        copied = tuple(entry for entry in history.entries if entry.seq <= cursor.seq)
+        #: What MLflow may be held to: the part the follower has copied; all of it where that is not known.
+        self._history = replace(history, entries=copied) if copied else history
+        self._behind = len(history.entries) - len(self._history.entries)
+        self._versions = versions(self._history)
+        self._models = Models(self._history, self._versions, client, uri)
+        self._experiments = {found.name: found for found in client.search_experiments()}
+
+    def differences(self, only: str | None) -> Iterator[Difference]:
+        if self._behind:
+            whole = len(self._history.entries) + self._behind
+            yield Difference("lineage", f"{whole} ledger lines in MLflow", f"{whole - self._behind}")
+        for run in self._history.runs:
+            if only in (None, run):
+                yield from self._run(run)
+        if only is None:
+            yield from self._charters()
+            yield from self._strangers()
+        names = {version.name for version in self._versions if only in (None, version.run)}
+        for name in sorted(names):
+            yield from self._models.names(name)
+
+    # --- runs -----------------------------------------------------------------------------------------------------
+
+    def _run(self, run: str) -> Iterator[Difference]:
+        entries = [entry for entry in self._history.entries if entry.record.get("run") == run]
+        parent = yield from self._one(f"run {run}", pages.job_mark(run))
+        if parent is None:
+            return
+        page = pages.job_page(entries)
+        version = next((version for version in self._versions if version.run == run), None)
+        can_predict = "predictor" in entries[0].record
+        made = card(self._history, self._versions, version) if version else None
+        tags = dict(page.tags) | (run_tags(self._history, version, made) if version and made else {})
+        contributed = _contributed(self._history, run) if can_predict and version else ()
+        page = replace(page, tags=tags, figures=page.figures + contributed)
+        yield from self._page(f"run {run}", page, parent)
+        steps = [entry for entry in entries if entry.kind in (Kind.STEP_CLOSED, Kind.STEP_VOID)]
+        for entry in steps:
+            where = f"run {run}, step {entry.record['name']}"
+            child = yield from self._one(where, pages.step_mark(entry))
+            if child is not None:
+                yield from self._page(where, pages.step_page(entry, parent.info.run_id), child)
+        yield from self._extra_children(run, parent, len(steps))
+        yield from self._artifacts(run, entries, parent, made)
+        if version is not None and made is not None and can_predict:
+            yield from self._models.of(version, parent, made)
+
+    def _one(self, where: str, mark: Mapping[str, str]) -> Iterator[Difference] | Any:
+        """The one run with these tags, or None after naming what is amiss."""
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in mark.items())
+        every = [found.experiment_id for found in self._experiments.values()]
+        found = list(self._client.search_runs(every, query, ViewType.ALL)) if every else []
+        active = [run for run in found if run.info.lifecycle_stage == "active"]
+        if len(active) != 1:
+            deleted = " that is not deleted" if len(found) > len(active) else ""
+            yield Difference(where, f"one run in MLflow{deleted}", f"{len(active)}")
+        return active[0] if len(active) == 1 else None
+
+    def _page(self, where: str, page: Page, run: Run) -> Iterator[Difference]:
+        yield from same(f"{where}, status", page.status, run.info.status)
+        yield from same(f"{where}, start", page.started, run.info.start_time)
+        yield from same(f"{where}, end", page.ended, run.info.end_time)
+        yield from tables(f"{where}, parameter", page.params, run.data.params)
+        yield from tables(f"{where}, tag", page.tags, ours(run.data.tags, page.tags))
+        points: dict[str, set[tuple[int, float, int]]] = {}
+        for one in page.figures:
+            points.setdefault(one.key, set()).add((one.step, one.value, one.at))
+        for key in sorted(points.keys() | run.data.metrics.keys()):
+            wanted = points.get(key, set())
+            history = {(p.step, p.value, p.timestamp) for p in self._client.get_metric_history(run.info.run_id, key)}
+            yield from sets(f"{where}, metric {key}", wanted, history)
+            if history == wanted:
+                last = max(wanted, key=lambda point: (point[0], point[2], point[1]))[1] if wanted else NOTHING
+                yield from same(f"{where}, metric {key}, last value", last, run.data.metrics.get(key, NOTHING))
+        yield from sets(f"{where}, data", {_input(*pair) for pair in page.data}, _inputs(run))
+
+    def _extra_children(self, run: str, parent: Run, steps: int) -> Iterator[Difference]:
+        query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        found = self._client.search_runs([parent.info.experiment_id], query, max_results=steps + 100)
+        if len(found) > steps:
+            yield Difference(f"run {run}, steps", f"{steps}", f"{len(found)}")
+
+    def _artifacts(self, run: str, entries: Sequence[Entry], parent: Run, made: Card | None) -> Iterator[Difference]:
+        wanted = {JOB: entries[0].record["job"].encode()}
+        if ends := [entry for entry in entries if entry.kind in _ENDS]:
+            wanted[LEDGER] = lines_of(self._history.home, ends[-1])
+        if made is not None:
+            wanted |= {APPROVALS: as_json(approvals(self._history, run)).encode(), CARD_FILE: made.text.encode()}
+        for path, content in wanted.items():
+            with tempfile.TemporaryDirectory() as place:
+                try:
+                    found = Path(self._client.download_artifacts(parent.info.run_id, path, place)).read_bytes()
+                except (MlflowException, OSError):
+                    yield Difference(f"run {run}, artifact {path}", named(content), "no file")
+                    continue
+            yield from same(f"run {run}, artifact {path}", named(content), named(found))
+
+    # --- the federation -------------------------------------------------------------------------------------------
+
+    def _charters(self) -> Iterator[Difference]:
+        tags: dict[str, str] = {}
+        for entry in self._history.of(Kind.CHARTER):
+            tags |= pages.charter_tags(entry)
+        name = self._history.charter.federation
+        if tags and name not in self._experiments:
+            yield Difference(f"experiment {name}", "in MLflow", NOTHING)
+        elif tags:
+            yield from tables(f"experiment {name}, tag", tags, ours(self._experiments[name].tags, tags))
+
+    def _strangers(self) -> Iterator[Difference]:
+        """Jobs that claim to be ours and are not on the ledger."""
+        every = [found.experiment_id for found in self._experiments.values()]
+        for found in self._client.search_runs(every, "tags.`consilium.record` = 'job'") if every else ():
+            if (run := found.data.tags.get("consilium.run")) not in self._history.runs:
+                yield Difference(f"run {run}", "on the ledger", NOTHING)
+
+
+def _contributed(history: History, run: str) -> tuple[pages.Figure, ...]:
+    """The points that a logged model adds to the page of its run."""
+    return tuple(version_page.shares(list(history.of(Kind.STEP_CLOSED, run))).values())
+
+
+def _input(silo: str, digest: str) -> tuple[str, str, str, str]:
+    source = SiloSource(silo, digest)
+    return (silo, digest[: pages.DIGEST_CHARS], f"{source._get_source_type()} {json.dumps(source.to_dict())}", digest)
+
+
+def _inputs(run: Run) -> set[tuple[str, str, str, str]]:
+    """(silo, digest column, source, commitment in the tag) of each input."""
+    found = set()
+    for given in run.inputs.dataset_inputs if run.inputs else ():
+        tags = {tag.key: tag.value for tag in given.tags}
+        data = given.dataset
+        found.add((data.name, data.digest, f"{data.source_type} {data.source}", tags.get("commitment", "")))
+    return found

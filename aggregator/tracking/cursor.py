@@ -1,0 +1,67 @@
+"""How far the ledger has been copied into MLflow: ``lineage.json`` in the aggregator's home.
+
+Apart from ``lineage``, because whoever asks how far it is need not import MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from aggregator.ledger.format import GENESIS, canonical, ledger_path, length
+from aggregator.ledger.log import sync_folder, write_synced
+
+log = logging.getLogger("consilium.lineage")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The last ledger line that is in MLflow: its number (−1: none), digest and end in the file."""
+
+    seq: int = -1
+    digest: str = GENESIS
+    end: int = 0
+
+
+def default_uri(home: Path) -> str:
+    """SQLite in the aggregator's home."""
+    return f"sqlite:///{home.resolve() / 'mlflow.db'}"
+
+
+def load_cursor(home: Path, tracking_uri: str) -> Cursor:
+    """The stored cursor; the start for another MLflow than last time, or when there is none."""
+    try:
+        fields = json.loads((home / "lineage.json").read_bytes())
+        if fields["server"] == _server(tracking_uri):
+            return Cursor(fields["seq"], fields["digest"], fields["end"])
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError) as bad:
+        log.warning("lineage.json is unreadable (%s): starting over; nothing will be logged twice", type(bad).__name__)
+    return Cursor()
+
+
+def save_cursor(home: Path, tracking_uri: str, cursor: Cursor) -> None:
+    """Whole or not at all, and durable."""
+    data = canonical({"server": _server(tracking_uri), "seq": cursor.seq, "digest": cursor.digest, "end": cursor.end})
+    new = home / "lineage.json.new"
+    write_synced(new, data + b"\n")
+    os.replace(new, home / "lineage.json")
+    sync_folder(home)
+
+
+def backlog(home: Path, tracking_uri: str | None = None) -> int:
+    """Records of the ledger that are not in MLflow yet. Raises EvidenceError for a ledger without a readable head."""
+    path = ledger_path(home)
+    if not path.exists():
+        return 0
+    return max(0, length(path) - 1 - load_cursor(home, tracking_uri or default_uri(home)).seq)
+
+
+def _server(tracking_uri: str) -> str:
+    """Names a tracking server without the password that its address may hold."""
+    return sha256(tracking_uri.encode()).hexdigest()

@@ -1,0 +1,220 @@
+"""MLflow follows the ledger: runs, rounds, data commitments, approvals and one model version per finished job.
+
+    python -m aggregator.tracking.follower --home DIR --follow
+
+The ledger is the truth; this process reads it and writes MLflow, and nothing waits for it. When MLflow is down it
+tries again later; when it is killed half-way it goes on from its cursor, and finds by tag what it had already made, so
+nothing is there twice: metrics carry the time of their ledger line, inputs and tags are sets.
+
+    job        → parent run   tags: consilium.{run, job_digest, …}, consilium.data.<silo>, consilium.approval.<silo>
+    step       → child run    metrics: slots/*, *.accuracy, cohort/*, lanes/*, upload/*, phase_ms/*; tags: who, lost
+    data       → inputs       one per silo: a salted commitment, never a path or a count; on child, parent and model
+    finished   → one version  pyfunc from code + safetensors, alias ``candidate``, model card, the job's tags
+    promotion  → alias        and consilium.<alias>.{by, at, until} on the versions
+    withdrawal → marks        consilium.withdrawn_silos on every version that has the silo's data, and on their runs
+    charter    → experiment   consilium.charter.<epoch>
+
+What the pages say is in ``mlflow_pages``; ``mlflow_check`` compares them with what MLflow holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from aggregator.ledger.format import Entry, ledger_path, read
+from aggregator.ledger.records import Kind
+from aggregator.tracking import run_page as pages
+from aggregator.tracking.client import DOWN, check_address, connect
+from aggregator.tracking.cursor import Cursor, default_uri, load_cursor, save_cursor
+from aggregator.tracking.dataset import SiloSource
+from aggregator.tracking.registry import Registry
+from aggregator.tracking.runs import Runs
+from aggregator.verify.models import CANDIDATE as ALIAS
+from aggregator.verify.models import MLFLOW_FILE
+from crypto.charter import SignedCharter
+from crypto.errors import FederationError
+from crypto.keys import PublicIdentity
+
+__all__ = [
+    "ALIAS",
+    "DOWN",
+    "LOCK_FILE",
+    "MLFLOW_FILE",
+    "Cursor",
+    "SiloSource",
+    "default_uri",
+    "follow",
+    "load_cursor",
+    "sync",
+]
+
+log = logging.getLogger("consilium.lineage")
+
+#: Held by the follower while it writes.
+LOCK_FILE = "lineage.lock"
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One follower at a time; a second one waits."""
+    fd = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+# --- following ---------------------------------------------------------------------------------------------------
+
+
+def sync(home: Path, tracking_uri: str | None = None) -> Cursor:
+    """Bring MLflow up to the ledger's end; returns the new cursor.
+
+    Safe to call again at any time. Sets MLflow's process-wide tracking address. Raises one of ``DOWN`` when MLflow
+    cannot be reached (the stored cursor then names the last line that is complete), EvidenceError when the ledger or a
+    checkpoint does not check, SpecError for a tracking address MLflow should not be used with.
+    """
+    uri = tracking_uri or default_uri(home)
+    check_address(uri)
+    ledger = ledger_path(home)
+    with _alone(home):
+        cursor = load_cursor(home, uri)
+        writer: _Writer | None = None
+        for entry in read(ledger, after=(cursor.seq, cursor.digest, cursor.end)) if ledger.exists() else ():
+            writer = writer or _Writer(home, uri)
+            writer.write(entry)
+            cursor = Cursor(entry.seq, entry.digest, entry.end)
+            save_cursor(home, uri, cursor)
+    return cursor
+
+
+class Stop(Protocol):
+    """A threading.Event, or a test's stand-in that does not sleep."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float) -> bool: ...
+
+
+def follow(home: Path, tracking_uri: str | None, stop: Stop, *, poll_s: float = 1.0, longest_s: float = 60.0) -> None:
+    """Sync whenever the ledger grows, until ``stop``, and once more then.
+
+    While MLflow is down: again after 1, 2, 4 … ``longest_s``.
+    """
+    ledger = ledger_path(home)
+    done, pause = -1, 1.0
+    while True:
+        last = stop.is_set()
+        size = ledger.stat().st_size if ledger.exists() else 0
+        wait = poll_s
+        if size != done:
+            try:
+                done, pause = sync(home, tracking_uri).end, 1.0
+            except DOWN as down:
+                log.warning("MLflow did not take a record: %s", str(down).partition("\n")[0])
+                wait, pause = pause, min(2 * pause, longest_s)
+        if last:
+            return
+        stop.wait(wait)
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Turns ledger entries into MLflow writes, each of which may be repeated. Raises one of ``DOWN`` at once if MLflow
+    is down."""
+
+    def __init__(self, home: Path, uri: str) -> None:
+        self._home = home
+        client = connect(uri)
+        self._runs = Runs(client, home, None if uri.startswith("http") else home / "mlartifacts")
+        self._registry = Registry(client, home, uri, self._runs)
+
+    def write(self, entry: Entry) -> None:
+        match entry.kind:
+            case Kind.RUN_STARTED:
+                self._runs.start(entry)
+            case Kind.STEP_CLOSED | Kind.STEP_VOID:
+                self._runs.step(entry)
+            case Kind.APPROVAL | Kind.RUN_RESUMED:
+                self._runs.note(entry)
+            case Kind.RUN_FINISHED:
+                self._registry.publish(entry)
+                self._runs.end(entry)
+            case Kind.RUN_FAILED:
+                self._runs.end(entry)
+            case Kind.MODEL_PUBLISHED:
+                self._runs.note(entry)
+                self._registry.moved(entry)
+            case Kind.WITHDRAWAL:
+                self._registry.withdrawn(entry)
+            case Kind.CHARTER:
+                self._charter(entry)
+            case _:  # step-opened, silo-lost, refusal, recovered: the closing record of the step repeats them
+                pass
+
+    def _charter(self, entry: Entry) -> None:
+        consortium = PublicIdentity((self._home / "consortium.pub").read_bytes())
+        charter = SignedCharter.open(bytes.fromhex(entry.record["charter"]), consortium)
+        self._runs.tag_experiment(charter.federation, pages.charter_tags(entry))
+
+
+# --- the process -------------------------------------------------------------------------------------------------
+
+
+class _UntilOrphaned(threading.Event):
+    """Set by SIGTERM, or when the process that started us is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._starter = os.getppid()
+
+    def is_set(self) -> bool:
+        return super().is_set() or os.getppid() != self._starter
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m aggregator.tracking.follower", description="Copy the ledger into MLflow."
+    )
+    parser.add_argument("--home", type=Path, required=True, help="the aggregator's home folder")
+    parser.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("CONSILIUM_TRACKING_URI"),
+        help="default: CONSILIUM_TRACKING_URI, then SQLite in the home folder",
+    )
+    parser.add_argument("--follow", action="store_true", help="keep following until SIGTERM")
+    args = parser.parse_args(argv)
+    os.umask(0o077)  # MLflow makes its database and artifacts readable to all
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    try:
+        if not args.follow:
+            sync(args.home, args.tracking_uri)
+            return 0
+        stop = _UntilOrphaned()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        follow(args.home, args.tracking_uri, stop)
+        return 0
+    except FederationError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except DOWN as down:
+        log.error("MLflow did not take a record: %s", str(down).partition("\n")[0])
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

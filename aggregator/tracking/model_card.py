@@ -1,0 +1,272 @@
+"""A model's card: what it is for, what it was made from, what it does not promise, and how to check all that.
+
+Written from the ledger alone, so the same ledger gives the same bytes: ``jobs/<run>/model-card.md``, an artifact of the
+model and of its run in MLflow and, as far as it fits, the version's description. It is renewed when an alias moves or
+a silo withdraws.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import Kind
+from aggregator.run_record import History
+from aggregator.tracking.run_page import job_fields, safe
+from aggregator.tracking.version_page import cohort, last_ratios, moves, parent_version, withdrawals
+from aggregator.verify.approvals import approvals
+from aggregator.verify.models import ModelVersion
+from crypto.charter import Charter
+from crypto.plan import Plan, Scope
+
+CARD_FILE = "model-card.md"
+#: MLflow's column for a description has 5000 characters.
+BRIEF_LIMIT = 4900
+
+#: A digest, and as much of it as a column shows.
+_LONG = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{48}\b")
+_STEPS_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """``head``: title and standing. ``sections``: title and text, the most asked for first."""
+
+    head: str
+    sections: tuple[tuple[str, str], ...]
+
+    @property
+    def text(self) -> str:
+        """The whole card, Markdown."""
+        return "\n\n".join((self.head, *(f"## {title}\n\n{text}" for title, text in self.sections))) + "\n"
+
+    @property
+    def brief(self) -> str:
+        """As much of it as a description holds: sections in order, digests by their first 16 digits, and the names of
+        what is left out."""
+        parts, left = [self.head], list[str]()
+        room = BRIEF_LIMIT - len(self.head) - 200
+        for title, text in self.sections:
+            part = _LONG.sub(r"\1…", f"### {title}\n\n{text}")
+            if len(part) + 2 <= room and not left:
+                parts.append(part)
+                room -= len(part) + 2
+            else:
+                left.append(title.lower())
+        more = f"*In the artifact {CARD_FILE}: {', '.join(left)}.*" if left else ""
+        return "\n\n".join((*parts, more) if more else parts)[:BRIEF_LIMIT]
+
+
+def card(history: History, versions: Sequence[ModelVersion], version: ModelVersion) -> Card:
+    """The card of a finished run. ``versions``: all there are (parents are named by their labels)."""
+    start = next(history.of(Kind.RUN_STARTED, version.run))
+    closed = list(history.of(Kind.STEP_CLOSED, version.run))
+    job = job_fields(start.record)
+    charter = history.charters.get(start.record["charter_digest"])
+    return Card(
+        _head(history, versions, version, start),
+        (
+            ("Intended use", _purpose(start.record)),
+            ("Results", _results(closed)),
+            ("Cohort", _cohort(history, version, start, closed)),
+            ("Data and approvals", _consent(history, version, closed)),
+            ("How to check this", _verify(version, job)),
+            ("Privacy", _privacy(start.record, charter)),
+            ("Residual risks", _RISKS),
+            ("Drop-outs and refusals", _dropouts(history, version)),
+            ("Method", _method(start.record, job)),
+            ("Lanes", _lanes(start.record, closed)),
+            ("Software", _software(start.record, version)),
+        ),
+    )
+
+
+def _table(header: Sequence[str], rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+# --- sections ----------------------------------------------------------------------------------------------------
+
+
+def _head(history: History, versions: Sequence[ModelVersion], version: ModelVersion, start: Entry) -> str:
+    lines = [f"# {safe(version.label)}", ""]
+    for entry in withdrawals(history, version):
+        record = entry.record
+        remedies = record["remedies"].get(version.label, record["remedies"].get(version.run, []))
+        remedy = f" Remedy: {', '.join(map(safe, remedies))}." if remedies else ""
+        lines += [
+            f"**{safe(record['silo'])} has withdrawn** (charter epoch {record['epoch']}, {entry.time}): "
+            f"{safe(record['reason'])}. Its contributions are in this model.{remedy}",
+            "",
+        ]
+    federation = safe(start.record.get("federation", "not recorded"))
+    lines.append(f"Run {version.run} of federation {federation}, {start.time} to {version.finished}.")
+    if parent := parent_version(history, versions, version):
+        lines.append(f"Parent version: {safe(parent[0])} ({parent[1]}).")
+    for alias, (by, at, until) in moves(history, version).items():
+        lines.append(f"Alias {safe(alias)}: set by {safe(by)}, {at}{f', moved on {until}' if until else ''}.")
+    return "\n".join(lines)
+
+
+def _purpose(start: Mapping[str, Any]) -> str:
+    purpose = safe(start["purpose"]) if "purpose" in start else "Not recorded here."
+    return f"{purpose}\n\nData owners approved this purpose and no other. Another use needs their approval again."
+
+
+def _results(closed: Sequence[Entry]) -> str:
+    rows = [
+        (safe(name), f"{part / whole:.4f}", f"{part} of {whole}", safe(step["name"]), len(step["survivors"]))
+        for name, (part, whole, step) in sorted(last_ratios(closed).items())
+    ]
+    table = _table(("figure", "value", "count", "opened in step", "silos summed"), rows)
+    intro = "Sums over silos, each on its own held-out rows; no figure of one silo."
+    return f"{intro}\n\n{table if rows else 'No scores were opened.'}\n\nBaselines: not recorded here."
+
+
+def _cohort(history: History, version: ModelVersion, start: Entry, closed: Sequence[Entry]) -> str:
+    invited = [len(entry.record["invited"]) for entry in closed] or [0]
+    void = sum(1 for _ in history.of(Kind.STEP_VOID, version.run))
+    end = next(entry for entry in history.of(Kind.RUN_FINISHED, version.run) if entry.seq == version.seq)
+    signed = len(end.record["countersignatures"])
+    span = str(min(invited)) if min(invited) == max(invited) else f"{min(invited)} to {max(invited)}"
+    return (
+        f"Enrolled: {', '.join(map(safe, start.record['silos']))}. Summed: {cohort(start, closed)}, {span} invited. "
+        f"{len(closed)} steps released, {void} void. {signed} silos countersigned the final state."
+    )
+
+
+def _consent(history: History, version: ModelVersion, closed: Sequence[Entry]) -> str:
+    """One row for each silo, data set and approval."""
+    given = {one.digest: one for one in approvals(history, version.run)}
+    steps: dict[tuple[str, str, str], int] = {}
+    for entry in closed:
+        for silo, commitment in entry.record["data_commitments"].items():
+            key = (silo, commitment, entry.record.get("approvals", {}).get(silo, ""))
+            steps[key] = steps.get(key, 0) + 1
+    rows = []
+    for (silo, commitment, digest), count in sorted(steps.items()):
+        one = given.get(digest)
+        until, runs = (one.not_after, one.max_runs) if one and not one.problem else ("", "")
+        note = "not recorded" if one is None else safe(one.problem)
+        rows.append((safe(silo), count, commitment, digest or "not recorded", until or note, runs))
+    table = _table(("silo", "steps", "data commitment", "approval", "valid until", "runs allowed"), rows)
+    whole = (
+        "Whole digests are in the tags `consilium.data.SILO` and `consilium.approval.SILO`, the approvals in the run's "
+        "artifact `evidence/approvals.json`."
+    )
+    return f"{table}\n\n{whole}" if rows else "No step was released."
+
+
+def _verify(version: ModelVersion, job: Mapping[str, Any]) -> str:
+    kept = {
+        "all": "each sum can be replayed bit for bit",
+        "last": "the last sum can be replayed bit for bit",
+        "none": "sums are bound by signatures and cannot be replayed",
+    }.get(str(job.get("keep_uploads")), "not recorded here")
+    label = version.label
+    return (
+        f"    fed verify {label} --home AGGREGATOR\n"
+        f"    fed lineage {label} --bundle evidence.zip --home AGGREGATOR\n\n"
+        "Offline, AGGREGATOR being the aggregator's home; the bundle verifies on any machine with the base install. "
+        f"Masked uploads kept: {safe(job.get('keep_uploads', 'not recorded'))}; {kept}."
+    )
+
+
+def _privacy(start: Mapping[str, Any], charter: Charter | None) -> str:
+    text = (
+        "Adversary: an aggregator that may do anything, and up to c silos that pool what they know with it. It learns "
+        "sums over silos and, of one silo, only what `fed egress` lists."
+    )
+    if charter is None:
+        return f"{text} The charter of this run is not in this home, so its numbers are not shown."
+    return (
+        f"{text} Here c = {charter.colluders}; a sum has at least {charter.honest} honest inputs, a step at least "
+        f"{charter.n_min} silos, and {start['threshold']} silos must agree to open it. In a run at most "
+        f"{charter.difference_budget} steps may have a cohort that differs from the one before by fewer than "
+        f"{charter.honest + charter.colluders} silos, and at most {charter.void_budget} may end void."
+    )
+
+
+_RISKS = """\
+- A secure sum is not differential privacy: no noise was added and no ε is claimed.
+- The model may reveal what it learnt to whoever can query it (membership inference, inversion).
+- Two sums over cohorts that differ by few silos tell something of those; the budgets bound this, they don't close it.
+- c colluding silos shrink every cohort by c. More than c, and nothing of the above is claimed.
+- A member may have trained on false data within its clip and weight; nobody sees that in a sum.
+- The silos' machines and the software they run are trusted by their owners; digests name it, they don't prove it ran.
+- How well it serves people other than those in these silos' data was not measured."""
+
+
+def _dropouts(history: History, version: ModelVersion) -> str:
+    steps: dict[tuple[str, str, str], dict[str, None]] = {}
+
+    def note(entry: Entry, silo: str, phase: str, reason: str) -> None:
+        steps.setdefault((silo, phase, reason), {})[entry.record["name"]] = None
+
+    for entry in history.entries:
+        record = entry.record
+        if record.get("run") != version.run:
+            continue
+        if entry.kind is Kind.REFUSAL:
+            note(entry, record["silo"], record["phase"], f"refused: {record['code']}")
+        elif entry.kind is Kind.SILO_LOST:
+            note(entry, record["silo"], record["phase"], "no answer")
+        elif entry.kind in (Kind.STEP_CLOSED, Kind.STEP_VOID):
+            lost, refusals = record.get("lost", {}), record.get("refusals", {})
+            for silo in sorted(lost.keys() | refusals.keys()):
+                reason = f"refused: {refusals[silo]}" if silo in refusals else "no answer"
+                note(entry, silo, lost.get(silo, "not recorded"), reason)
+    void = [
+        f"- {safe(entry.record['name'])} ended void in phase {safe(entry.record['phase'])}: "
+        f"{safe(entry.record['reason'])}; weights stayed"
+        for entry in history.of(Kind.STEP_VOID, version.run)
+    ]
+    if not steps and not void:
+        return "None."
+    rows = [
+        (safe(silo), safe(phase), safe(reason), len(names), _first(names))
+        for (silo, phase, reason), names in sorted(steps.items())
+    ]
+    table = _table(("silo", "phase", "reason", "steps", "which"), rows) if rows else ""
+    return "\n\n".join(part for part in (table, "\n".join(void)) if part)
+
+
+def _first(names: Mapping[str, None]) -> str:
+    shown = ", ".join(map(safe, list(names)[:_STEPS_SHOWN]))
+    return shown if len(names) <= _STEPS_SHOWN else f"{shown}, …"
+
+
+def _method(start: Mapping[str, Any], job: Mapping[str, Any]) -> str:
+    text = f"{safe(start['method'])}, protocol {safe(start['protocol'])}."
+    rows = [(safe(key), safe(value)) for key, value in sorted(job.get("params", {}).items())]
+    rows = [("data set", safe(job["dataset"])), *rows] if "dataset" in job else rows
+    return f"{text}\n\n{_table(('parameter', 'value'), rows)}" if rows else text
+
+
+def _lanes(start: Mapping[str, Any], closed: Sequence[Entry]) -> str:
+    """A lane is masked, floored and opened on its own; below its floor it stays shut."""
+    plan = Plan.from_bytes(b64decode(start["plan"]))
+    opened = [lane for entry in closed for lane in entry.record["lanes_open"]]
+    shut = [lane for entry in closed for lane in entry.record["lanes_shut"]]
+    who = {Scope.ALL: "everyone", Scope.GROUP: "a group", Scope.LOCAL: "never leaves"}
+    rows = [
+        (safe(lane.name), who.get(lane.scope, "hidden" if lane.hidden else "visible"), lane.floor,
+         ", ".join(map(str, lane.grid)), opened.count(lane.name), shut.count(lane.name))
+        for lane in plan.lanes
+    ]  # fmt: skip
+    table = _table(("lane", "holders", "opens from", "weights", "opened", "stayed shut"), rows)
+    return f"{table}\n\nThe strictest floor of charter, plan and each silo's policy held."
+
+
+def _software(start: Mapping[str, Any], version: ModelVersion) -> str:
+    rows = [(safe(name), safe(number)) for name, number in sorted(start.get("versions", {}).items())]
+    rows += [("code (SHA-256)", start.get("code_digest", "not recorded"))]
+    rows += [("predictor (SHA-256)", start["predictor"]["sha256"])] if "predictor" in start else []
+    rows += [("weights (SHA-256)", version.weights_sha256), ("state digest", version.state_digest)]
+    rows += [(f"{name} digest", start[f"{name}_digest"]) for name in ("job", "plan", "charter")]
+    return _table(("what", "which"), rows)

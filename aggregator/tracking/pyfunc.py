@@ -1,0 +1,157 @@
+"""The files of a published model: MLflow's pyfunc from code and safetensors, every byte of it due to the ledger.
+
+    MLmodel · requirements.txt · conda.yaml · python_env.yaml     what MLflow reads to load it
+    <predictor>.py                                                 the code, bound by its digest in the ledger
+    artifacts/<step>.safetensors                                   the weights, bound by theirs
+    artifacts/published.json · artifacts/input_example.json        opened sums and settings · a row of zeros
+
+We write these files ourselves. MLflow's own way imports the predictor to log it, names paths of this machine and the
+moment of writing; so nobody could make the same files again, and ``mlflow_check`` does just that. The room has no
+torch: the predictor imports its method when a version is loaded, somewhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import Kind
+from aggregator.rounds.storage import run_folder
+from aggregator.run_record import History
+from aggregator.verify.models import ModelVersion, check_weights
+from crypto.errors import EvidenceError
+
+#: The Python that consilium is made for.
+PYTHON = "3.11"
+_LOADER = "mlflow.pyfunc.loaders.code_model"
+
+
+def model_files(history: History, version: ModelVersion, model_id: str, run_id: str) -> dict[str, bytes | Path]:
+    """Path in the model's folder → its bytes, or where the weights are. The ids are MLflow's.
+
+    Raises EvidenceError where code or weights are not what the ledger says.
+    """
+    start, end = ends_of(history, version)
+    facts = start.record["predictor"]
+    weights = check_weights(history, version)
+    needs = _requirements(start.record)
+    small = {
+        "artifacts/published.json": _published(history, version, facts),
+        "artifacts/input_example.json": json.dumps({"inputs": _zeros(facts).tolist()}),
+        "requirements.txt": "".join(f"{line}\n" for line in needs),
+        "conda.yaml": _CONDA.format(python=PYTHON, needs="".join(f"  - {json.dumps(line)}\n" for line in needs)),
+        "python_env.yaml": _PYTHON_ENV.format(python=PYTHON),
+        "MLmodel": _mlmodel(start, end, model_id, run_id, weights),
+    }
+    code = predictor(run_folder(history.home, version.run), facts)
+    named = {name: text.encode() for name, text in small.items()}
+    return {**named, code.name: code.read_bytes(), f"artifacts/{weights.name}": weights}
+
+
+def write_model(place: Path, files: Mapping[str, bytes | Path]) -> None:
+    """Lay the files out in a new folder; the weights by a link where the disk allows."""
+    for name, content in files.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            os.symlink(content.resolve(), path)
+        else:
+            path.write_bytes(content)
+
+
+def ends_of(history: History, version: ModelVersion) -> tuple[Entry, Entry]:
+    """The first and the last line of a finished run."""
+    end = next(entry for entry in history.of(Kind.RUN_FINISHED, version.run) if entry.seq == version.seq)
+    return next(history.of(Kind.RUN_STARTED, version.run)), end
+
+
+def predictor(folder: Path, facts: Mapping[str, Any]) -> Path:
+    """The predictor's file in a run's folder; EvidenceError unless its bytes are those the ledger names."""
+    code = folder / str(facts["file"])
+    found = sha256(code.read_bytes()).hexdigest() if code.parent == folder and code.is_file() else "no such file"
+    if found != facts["sha256"]:
+        raise EvidenceError(f"{folder.name}/{facts['file']}", expected=f"SHA-256 {facts['sha256']}", found=found)
+    return code
+
+
+def _requirements(start: Mapping[str, Any]) -> list[str]:
+    needs = list(start["predictor"]["requirements"])
+    mine = start.get("versions", {}).get("mlflow")
+    named = any(line.startswith("mlflow=") for line in needs)
+    return needs if named else [f"mlflow=={mine}" if mine else "mlflow", *needs]
+
+
+def _published(history: History, version: ModelVersion, facts: Mapping[str, Any]) -> str:
+    """Opened sums and settings: with the weights, all that the method needs."""
+    slots = {entry.record["name"]: entry.record["slots"] for entry in history.of(Kind.STEP_CLOSED, version.run)}
+    told = {"settings": json.loads(facts["settings"]), "slots": slots, "state_digest": version.state_digest}
+    return json.dumps(told, sort_keys=True)
+
+
+def _zeros(facts: Mapping[str, Any]) -> np.ndarray:
+    return np.zeros((1, *facts["shape"]), dtype=facts["dtype"])
+
+
+def _mlmodel(start: Entry, end: Entry, model_id: str, run_id: str, weights: Path) -> str:
+    """MLflow's description of the model, with digests that lead to the ledger."""
+    record, facts = start.record, start.record["predictor"]
+    digests = {key: record[key] for key in ("job_digest", "plan_digest", "charter_digest", "method")}
+    digests |= {key: end.record[key] for key in ("run", "weights_sha256", "state_digest", "chain")}
+    told = Model(
+        run_id=run_id,
+        utc_time_created=end.time,
+        model_uuid=model_id,
+        model_id=model_id,
+        mlflow_version=record.get("versions", {}).get("mlflow"),
+        model_size_bytes=weights.stat().st_size,
+        signature=ModelSignature(
+            Schema([TensorSpec(np.dtype(facts["dtype"]), (-1, *facts["shape"]))]),
+            Schema([TensorSpec(np.dtype("int64"), (-1,))]),
+            ParamSchema([ParamSpec("mode", "string", "global")]),
+        ),
+        metadata=digests
+        | {"predictor_sha256": facts["sha256"], "ledger_head": end.digest, "modes": list(facts["modes"])},
+    )
+    files = {"weights": f"artifacts/{weights.name}", "published": "artifacts/published.json"}
+    files["input_example"] = "artifacts/input_example.json"
+    told.add_flavor(
+        "python_function",
+        loader_module=_LOADER,
+        model_code_path=facts["file"],
+        artifacts={name: {"path": path, "uri": path} for name, path in files.items()},
+        python_version=PYTHON,
+        env={"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+        streamable=False,
+        code=None,
+    )
+    return str(told.to_yaml())
+
+
+_CONDA = """\
+name: consilium-model
+channels:
+- conda-forge
+dependencies:
+- python={python}
+- pip
+- pip:
+{needs}"""
+
+_PYTHON_ENV = """\
+python: "{python}"
+build_dependencies:
+- pip
+- setuptools
+- wheel
+dependencies:
+- -r requirements.txt
+"""

@@ -1,0 +1,1 @@
+"""Checks evidence offline: ledger, charters, steps, sums, receipts, models, bundles."""

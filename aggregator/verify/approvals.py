@@ -1,0 +1,91 @@
+"""Approvals of a run, readable: who let their data be used, for what, how often and until when.
+
+The ledger has the signed bytes; these are their contents, each with a note where a signature or digest fails. The
+proof is `fed verify`; this is what people browse.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import Kind
+from aggregator.run_record import History
+from crypto.approval import approval_digest, open_approval
+from crypto.errors import EvidenceError, FederationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approved:
+    """``digest`` names the signed approval; ``owner`` is the fingerprint of the key that signed it. Times are UTC.
+    ``problem``: why it does not check; the other fields are then empty."""
+
+    silo: str
+    digest: str
+    first_shown: str
+    owner: str = ""
+    purpose: str = ""
+    max_runs: int = 0
+    not_before: str = ""
+    not_after: str = ""
+    data_uid: str = ""
+    commitment: str = ""
+    policy: str = ""
+    code: str = ""
+    problem: str = ""
+
+
+def approvals(history: History, run: str) -> tuple[Approved, ...]:
+    """Every approval that was shown in a run, by silo, each once."""
+    charter_digest = next(history.of(Kind.RUN_STARTED, run)).record["charter_digest"]
+    found: dict[str, Approved] = {}
+    for entry in history.of(Kind.APPROVAL, run):
+        found.setdefault(entry.record["digest"], _read(history, charter_digest, entry))
+    return tuple(sorted(found.values(), key=lambda one: (one.silo, one.first_shown)))
+
+
+def as_json(found: tuple[Approved, ...]) -> str:
+    """The artifact ``evidence/approvals.json``."""
+    return json.dumps([asdict(one) for one in found], indent=2) + "\n"
+
+
+def _read(history: History, charter_digest: str, entry: Entry) -> Approved:
+    silo, digest = entry.record["silo"], entry.record["digest"]
+    signed = bytes.fromhex(entry.record["approval"])
+    try:
+        charter = history.charters.get(charter_digest)
+        if charter is None:
+            raise EvidenceError("charter", expected=charter_digest, found="no such charter in this home")
+        if (shown := approval_digest(signed).hex()) != digest:
+            raise EvidenceError(f"approval of {silo}", expected=f"digest {digest}", found=shown)
+        owner = charter.member(silo).owner
+        approval = open_approval(signed, lambda name: charter.member(name).owner)
+        if approval.terms.silo != silo:
+            raise EvidenceError(f"approval of {silo}", expected=silo, found=approval.terms.silo)
+    except FederationError as bad:
+        return Approved(silo=silo, digest=digest, first_shown=entry.time, problem=bad.detail)
+    terms = approval.terms
+    return Approved(
+        silo=silo,
+        digest=digest,
+        first_shown=entry.time,
+        owner=owner.fingerprint,
+        purpose=terms.purpose,
+        max_runs=approval.max_runs,
+        not_before=utc(approval.not_before),
+        not_after=utc(approval.not_after),
+        data_uid=terms.data_uid,
+        commitment=terms.commitment.hex(),
+        policy=terms.policy.hex(),
+        code=terms.code.hex(),
+    )
+
+
+def utc(seconds: int) -> str:
+    """A time for people; one beyond the calendar as its seconds."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds} s after 1970"

@@ -1,0 +1,175 @@
+"""The charters of a federation as an auditor finds them: each signed by the consortium, each naming the one before.
+
+They lie on the ledger (``charter`` records), in ``charters/`` and in ``charter.bin``. Nothing of the aggregator's is
+trusted here: the consortium's key comes from the auditor, or else its fingerprint is shown to be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import Kind
+from aggregator.verify.report import Report, checking, same
+from crypto.charter import Charter, SignedCharter
+from crypto.errors import BadSignature, EvidenceError, FederationError, SpecError
+from crypto.keys import KEY_BYTES, PublicIdentity
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
+#: Where members and auditors find the right fingerprint.
+_COMPARE = "compare it with the one the consortium told you"
+
+
+def consortium_key(home: Path, given: str | Path | None, report: Report) -> PublicIdentity:
+    """The consortium's key: the one ``given`` (a file, or a fingerprint that the home's key must have), else the
+    home's own, which proves nothing about who made the home: then the report says so."""
+    path = home / "consortium.pub"
+    if given is not None and not isinstance(given, Path) and not os.path.isfile(given):
+        wanted = re.sub(r"[\s:]", "", given).lower()
+        if not _FINGERPRINT.fullmatch(wanted):
+            raise SpecError(
+                "--consortium", got=given, want="a file with the consortium's public key, or its fingerprint"
+            )
+        key = _read_key(path)
+        same(path.name, _spaced(wanted), key.fingerprint)
+        report.ok("consortium", f"{key.fingerprint}, as given")
+        return key
+    if given is not None:
+        key = _read_key(Path(given))
+        if path.exists():
+            same(path.name, key.fingerprint, _read_key(path).fingerprint)
+        report.ok("consortium", f"{key.fingerprint}, from {Path(given).name}")
+        return key
+    key = _read_key(path)
+    report.not_checked("consortium", f"the key came with the evidence: {key.fingerprint}; {_COMPARE}")
+    return key
+
+
+def _read_key(path: Path) -> PublicIdentity:
+    try:
+        data = path.read_bytes()
+    except OSError as missing:
+        raise EvidenceError(path.name, expected="the consortium's public key", found=missing.strerror) from missing
+    with checking(path.name, f"a public key of {KEY_BYTES} bytes"):
+        return PublicIdentity(data)
+
+
+def _spaced(digits: str) -> str:
+    return " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """Every charter found, by epoch, ascending. The aggregator's key may change from one to the next."""
+
+    consortium: PublicIdentity
+    charters: tuple[Charter, ...]
+
+    def find(self, digest: str, where: str) -> Charter:
+        """The charter of that digest (hex), or EvidenceError at ``where``."""
+        for charter in self.charters:
+            if charter.digest.hex() == digest:
+                return charter
+        have = ", ".join(f"{charter.digest.hex()[:16]} (epoch {charter.epoch})" for charter in self.charters)
+        raise EvidenceError(where, expected="a charter that the consortium signed", found=f"{digest}; there are {have}")
+
+    @property
+    def newest(self) -> Charter:
+        return self.charters[-1]
+
+
+def read_epochs(home: Path, entries: Iterable[Entry], consortium: PublicIdentity, report: Report) -> Epochs:
+    """Check every charter of ledger and home. EvidenceError names the first that is not signed or out of line."""
+    found: dict[int, tuple[str, Charter]] = {}
+    for where, data, told in _sources(home, entries):
+        with checking(where, "a charter that the consortium signed"):
+            charter = SignedCharter.open(data, consortium)
+        if told is not None:
+            same(where, told, (charter.epoch, charter.digest.hex()))
+        place, known = found.setdefault(charter.epoch, (where, charter))
+        if known.digest != charter.digest:
+            expected = f"one charter of epoch {charter.epoch}: {known.digest.hex()}, as in {place}"
+            raise EvidenceError(where, expected=expected, found=charter.digest.hex())
+    if not found:
+        raise _no_charter()
+    ordered = [found[epoch] for epoch in sorted(found)]
+    gaps = [
+        f"{old.epoch + 1} to {new.epoch - 1}" for (_, old), (_, new) in pairwise(ordered) if new.epoch > old.epoch + 1
+    ]
+    for (_, old), (where, new) in pairwise(ordered):
+        same(f"{where}, federation", old.federation, new.federation)
+        if new.epoch == old.epoch + 1:
+            with checking(where, f"the successor of epoch {old.epoch}"):
+                new.check_succeeds(old)
+    if (first := ordered[0][1].epoch) > 1:
+        gaps.insert(0, f"1 to {first - 1}")
+    charters = tuple(charter for _, charter in ordered)
+    names = ", ".join(f"{charter.epoch} ({charter.digest.hex()[:16]})" for charter in charters)
+    report.ok("charters", f"federation {charters[-1].federation!r}, epoch {names}: signed by the consortium")
+    if gaps:
+        report.not_checked("charters", f"epochs {', '.join(gaps)} are not here, so nothing shows who followed whom")
+    return Epochs(consortium, charters)
+
+
+def _sources(home: Path, entries: Iterable[Entry]) -> Iterator[tuple[str, bytes, tuple[int, str] | None]]:
+    """(where, signed bytes, the epoch and digest that the place itself claims)."""
+    for entry in entries:
+        if entry.kind is Kind.CHARTER:
+            record = entry.record
+            told = (record["epoch"], record["charter_digest"])
+            yield f"ledger.jsonl line {entry.seq + 1} (charter)", bytes.fromhex(record["charter"]), told
+    for path in (*sorted((home / "charters").glob("*.bin")), home / "charter.bin"):
+        if path.is_file():
+            yield path.relative_to(home).as_posix(), path.read_bytes(), None
+
+
+def signing_charters(home: Path, ledger: Path, consortium: PublicIdentity) -> list[Charter]:
+    """The charters whose aggregators may have signed the ledger, by epoch, while its lines are still to be checked.
+
+    A file that the consortium did not sign is EvidenceError. A line that doesn't read is left out here: whoever
+    verifies the ledger names it.
+    """
+    found = []
+    for where, data, _ in _sources(home, ()):
+        with checking(where, "a charter that the consortium signed"):
+            found.append(SignedCharter.open(data, consortium))
+    for line in ledger.read_bytes().splitlines():
+        if b'"kind":"charter"' in line:
+            with suppress(ValueError, KeyError, TypeError, RecursionError, FederationError):
+                found.append(SignedCharter.open(bytes.fromhex(json.loads(line)["record"]["charter"]), consortium))
+    if not found:
+        raise _no_charter()
+    return sorted(found, key=lambda charter: charter.epoch)
+
+
+def _no_charter() -> EvidenceError:
+    return EvidenceError("charter.bin", expected="a charter that the consortium signed", found="none")
+
+
+class KeyRing:
+    """Checks the ledger's lines in order: each under the aggregator's key of an epoch, never again under the key of an
+    earlier one once a later key has signed. ``used``: the key of each signature so far.
+    """
+
+    def __init__(self, charters: Sequence[Charter]) -> None:
+        self._keys = tuple(dict.fromkeys(charter.aggregator for charter in charters))
+        self._at = 0
+        self.used: list[PublicIdentity] = []
+
+    def verify(self, signature: bytes, message: bytes) -> None:
+        for place in range(self._at, len(self._keys)):
+            try:
+                self._keys[place].verify(signature, message)
+            except BadSignature:
+                continue
+            self._at = place
+            self.used.append(self._keys[place])
+            return
+        raise BadSignature("No charter's aggregator key, from the one in use on, verifies this signature.")

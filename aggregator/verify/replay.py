@@ -1,0 +1,213 @@
+"""The steps of a run in order: the state chain carried along, and the sums replayed from the kept uploads.
+
+Check 6 of ``aggregator.verify.checks``; 4 and 5 (``aggregator.verify.steps``) are called for each step on the way. A
+step's adverts sign T0, which is made from the chain so far, so a step whose evidence holds also confirms every step
+before it. Where the masked uploads were kept, each lane's sum is replayed bit for bit, the step applied, and chain and
+state digest recomputed. Where they were not, the ledger's own value goes into the next T0, and the report says which
+silos signed that and what it leaves open.
+
+Memory, at most: 8 bytes a word of the model, 28 more a word of its largest block, 4 a word of one lane. Uploads are
+read from disk in place, about 1 GB a second and core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import Kind
+from aggregator.rounds.storage import load_checkpoint
+from aggregator.verify.report import Report, checking, same
+from aggregator.verify.run import Case, at, job_facts
+from aggregator.verify.steps import check_approvals, check_attested, check_record, open_step
+from crypto import blocks, transcript
+from crypto.approval import Approval
+from crypto.cohort import words_digest
+from crypto.errors import EvidenceError, TranscriptMismatch
+from crypto.evidence import Checked
+from crypto.messages import StepResult
+
+
+@dataclass
+class Walk:
+    """Goes through the steps in order. ``chain``: S after the last step; ``state``: its blocks, where they are known.
+
+    ``unreplayed``: step → its open lanes whose sums could not be replayed. ``binders``: step → the silos whose signed
+    advert of a later step stands on its result.
+    """
+
+    case: Case
+    chain: bytes
+    state: Mapping[str, np.ndarray] | None
+    released: int = 0
+    void: int = 0
+    messages: int = 0
+    replayed: int = 0
+    largest: int = 0
+    recomputed: int = 0
+    approvals: dict[str, Approval] = field(default_factory=dict)
+    unreplayed: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    binders: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, case: Case) -> Walk:
+        state = blocks.initial_state(case.plan)
+        return cls(case, transcript.initial_chain(case.id, blocks.state_digest(state)), state)
+
+    def take(self, entry: Entry) -> None:
+        """The next step. Raises EvidenceError that names the line, the file or the upload."""
+        if entry.kind is Kind.STEP_VOID:
+            self._void(entry)
+        else:
+            self._closed(entry)
+        check_attested(self.case, entry)
+
+    def _void(self, entry: Entry) -> None:
+        """Weights stay; the chain goes on from the survivors' transcript that the void step had reached."""
+        record = entry.record
+        if "transcript" not in record:
+            found = "none: an earlier version wrote this line"
+            raise EvidenceError(at(entry), expected="the transcript of the void step", found=found)
+        self.chain = transcript.next_chain(self.chain, bytes.fromhex(record["transcript"]), b"", released=False)
+        same(at(entry, "chain"), self.chain.hex(), record.get("chain"))
+        self.void += 1
+
+    def _closed(self, entry: Entry) -> None:
+        checked, evidence = open_step(self.case, entry, self.chain)
+        check_record(entry, checked)
+        check_approvals(self.case, entry, checked, self.approvals)
+        for k in self.unreplayed:
+            self.binders.setdefault(k, tuple(checked.survivors.dealt.cohort.signed))
+        self.released += 1
+        self.messages += sum(map(len, (evidence.adverts, evidence.deals, evidence.headers, evidence.attestations)))
+        self.messages += len(evidence.slot_shares) + len(evidence.lane_shares)
+        self._sums(entry, checked)
+
+    def _sums(self, entry: Entry, checked: Checked) -> None:
+        """Replay each open lane and apply it before the next is read: lanes have no block in common."""
+        record, k, step = entry.record, int(entry.record["k"]), checked.context.step
+        claimed = bytes.fromhex(record.get("chain", ""))
+        if missing := not_kept(self.case, checked, record["lanes_open"]):
+            self.unreplayed[k] = missing
+            self.state = self._from_checkpoint(entry)
+            if not claimed:
+                raise EvidenceError(at(entry), expected="a chain value", found="none")
+            self.chain = claimed
+            return
+        slots, sums = record["slots"], []
+        for lane in record["lanes_open"]:
+            words = replay_lane(self.case, checked, lane)
+            sums.append((lane, words_digest(words)))
+            self.replayed += 1
+            self.largest = max(self.largest, words.nbytes)
+            if self.state is not None:
+                self.state = blocks.apply(self.case.plan, step, self.state, {lane: words}, slots)
+        t3 = checked.survivors.t3
+        result = StepResult(step=k, t3=t3, released=True, slots=checked.slots, sums=tuple(sums))
+        self.chain = transcript.next_chain(self.chain, t3, result.digest, released=True)
+        same(at(entry, "chain"), self.chain.hex(), record.get("chain"))
+        if self.state is None:
+            self.state = self._from_checkpoint(entry)
+        else:
+            same(at(entry, "state_digest"), blocks.state_digest(self.state).hex(), record["state_digest"])
+            self.recomputed += 1
+
+    def _from_checkpoint(self, entry: Entry) -> Mapping[str, np.ndarray] | None:
+        """The blocks after a step that could not be recomputed, if a checkpoint of them was kept."""
+        k = int(entry.record["k"])
+        if not (self.case.folder / "checkpoints" / f"{k:06d}.json").exists():
+            return None
+        return load_checkpoint(self.case.folder, k, expect=bytes.fromhex(entry.record["state_digest"])).state
+
+    # --- what it says in the end ----------------------------------------------------------------------------------
+
+    def tell(self, report: Report, closers: Sequence[str]) -> None:
+        """``closers``: the silos that countersigned the last chain value."""
+        void = f", {self.void} void" if self.void else ""
+        report.ok(
+            "steps",
+            f"{self.released} released{void}: {self.messages} signed messages, T0 to T3 and all slots recomputed",
+        )
+        if self.replayed:
+            report.ok(
+                "sums",
+                f"{self.replayed} lane sums replayed bit for bit from kept uploads, the largest {self.largest} bytes",
+            )
+        if self.recomputed:
+            report.ok("state", f"the blocks after {self.recomputed} of {self.released} steps recomputed from the sums")
+        if self.unreplayed:
+            self._tell_unreplayed(report, closers)
+
+    def _tell_unreplayed(self, report: Report, closers: Sequence[str]) -> None:
+        """What the missing uploads leave open, and who signed what stands on those sums."""
+        policy = job_facts(self.case.started).get("keep_uploads", "none")
+        steps = ", ".join(map(str, self.unreplayed))
+        report.not_checked("sums", f"steps {steps} not replayed: uploads not kept (policy {policy})")
+        bound = {k: self.binders.get(k, tuple(closers)) for k in self.unreplayed}
+        if signed := [silos for silos in bound.values() if silos]:
+            least = min(map(len, signed))
+            report.ok(
+                "binding",
+                f"at least {least} silos signed, after each of {len(signed)} unreplayed steps, a chain with its sums",
+            )
+        if loose := [k for k, silos in bound.items() if not silos]:
+            report.not_checked("binding", f"steps {', '.join(map(str, loose))}: no silo signed anything after them")
+        if self.recomputed < self.released:
+            report.not_checked(
+                "state",
+                f"that the blocks follow from the sums is shown for {self.recomputed} of {self.released} steps; else "
+                "it is the aggregator's word, until a silo compares the model with its own",
+            )
+
+
+# --- 6: what was summed ------------------------------------------------------------------------------------------
+
+
+def upload_path(folder: Path, k: int, silo: str, lane: str) -> Path:
+    """Where a masked lane lies, if it was kept (``aggregator.rounds.storage``)."""
+    return folder / "uploads" / f"{k:06d}" / silo / f"{quote(lane, safe='')}.u32"
+
+
+def not_kept(case: Case, checked: Checked, lanes: Iterable[str]) -> tuple[str, ...]:
+    """The open lanes of a step whose uploads are gone: none of the step's, or EvidenceError, since some without the
+    others is no policy."""
+    k, missing, kept = checked.context.k, [], 0
+    for lane in lanes:
+        for silo in checked.survivors.dealt.cohort.holders(lane, checked.survivors.signed):
+            path = upload_path(case.folder, k, silo, lane)
+            if path.exists():
+                kept += 1
+            else:
+                missing.append((lane, path))
+    if missing and kept:
+        raise EvidenceError(_where(case, missing[0][1]), expected="the kept words, as of the others", found="no file")
+    return tuple(dict.fromkeys(lane for lane, _ in missing))
+
+
+def replay_lane(case: Case, checked: Checked, lane: str) -> np.ndarray:
+    """The opened sum of a lane, each upload being the one that its silo signed."""
+    survivors, k = checked.survivors, checked.context.k
+    want = 4 * checked.context.plan.wire_words_of(checked.context.step, lane)
+    uploads: dict[str, np.ndarray] = {}
+    for silo in survivors.dealt.cohort.holders(lane, survivors.signed):
+        path = upload_path(case.folder, k, silo, lane)
+        same(_where(case, path), f"{want} bytes", f"{path.stat().st_size} bytes")
+        uploads[silo] = np.memmap(path, dtype="<u4", mode="r")
+    with checking(f"{case.run}, step {k}, lane {lane}", "uploads and shares that open it"):
+        try:
+            return checked.replay(lane, uploads)
+        except TranscriptMismatch as bad:
+            signed = {silo: dict(survivors.headers[silo].lanes)[lane] for silo in uploads}
+            silo = next(silo for silo, words in uploads.items() if words_digest(words) != signed[silo])
+            where = f"{_where(case, upload_path(case.folder, k, silo, lane))}, signed by {silo}"
+            found = f"SHA-256 {words_digest(uploads[silo]).hex()}"
+            raise EvidenceError(where, expected=f"SHA-256 {signed[silo].hex()}", found=found) from bad
+
+
+def _where(case: Case, path: Path) -> str:
+    return f"{case.run}/{path.relative_to(case.folder).as_posix()}"

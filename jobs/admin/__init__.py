@@ -1,0 +1,1 @@
+"""What the administrator does with a kit: submit a job, follow it, read its log, stop it."""

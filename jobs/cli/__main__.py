@@ -1,0 +1,5 @@
+"""``python -m jobs.cli``: what ``fed`` runs."""
+
+from jobs.cli.main import main
+
+main()

@@ -1,0 +1,142 @@
+"""The administrator's day: submit, status, logs, abort."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs.cli.options import Json, emit
+
+AdminKit = Annotated[
+    Path,
+    typer.Option(
+        "--kit", envvar="CONSILIUM_KIT", help="The administrator's startup kit.", exists=True, file_okay=False
+    ),
+]
+JobId = Annotated[str, typer.Argument(help="NVFlare's id of the job; its first digits will do.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to ``fed``."""
+    for verb in (submit, status, logs, abort):
+        app.command()(verb)
+
+
+def submit(
+    job: Annotated[str, typer.Argument(help="A job file, or a name of the catalogue.")],
+    kit: AdminKit,
+    charter: Annotated[
+        Path,
+        typer.Option(
+            "--charter",
+            envvar="CONSILIUM_CHARTER",
+            help="Folder with charter.bin and consortium.pub, or the federation's.",
+            exists=True,
+            file_okay=False,
+        ),
+    ],
+    resume: Annotated[str, typer.Option("--resume", help="An interrupted run to go on with, by its id.")] = "",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until the job has ended; its outcome is the exit code.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the job folder of a job, sign it and submit it to NVFlare."""
+    from jobs.admin import jobs as admin_jobs
+    from jobs.flare.session import AdminSession, kit_admin
+
+    pinned = admin_jobs.charter_of(charter, kit_admin(kit)[0], int(time.time()))
+    with AdminSession(kit) as session:
+        done = admin_jobs.submit(session, job, pinned, resume=resume)
+        _say(as_json, f"submitted as {done['job_id']}: job {done['job'][:16]}, {len(done['silos'])} silos")
+        if away := done["not_connected"]:
+            _say(as_json, f"not connected now: {', '.join(away)}; it starts with {done['least']} silos")
+        if wait:
+            word = session.wait(
+                done["job_id"], admin_jobs.wait_s(job), seen=lambda word: _say(as_json, f"NVFlare: {word.lower()}")
+            )
+            done |= {"nvflare": word, **_ended(session, done["job_id"], as_json)}
+    emit(done, as_json)
+    if wait and done["state"] != "finished":
+        raise typer.Exit(admin_jobs.exit_code(done))
+
+
+def status(
+    kit: AdminKit,
+    job_id: Annotated[str, typer.Argument(help="One job, by NVFlare's id; without it the newest jobs.")] = "",
+    why: Annotated[bool, typer.Option("--why", help="Who is missing, in which phase, for which reason.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The jobs and their states, or one job: step, phase, who is missing, who refused, how it ended."""
+    from jobs.admin import jobs as admin_jobs
+    from jobs.admin.render import job_lines, table_lines
+    from jobs.flare.session import AdminSession
+
+    with AdminSession(kit) as session:
+        found: dict[str, Any]
+        if job_id:
+            found = admin_jobs.job_status(session, admin_jobs.whole_id(session, job_id))
+            lines = job_lines(found, why=why)
+        else:
+            found = {"jobs": admin_jobs.overview(session)}
+            lines = table_lines(found["jobs"])
+    if as_json:
+        emit(found, True)
+    else:
+        print("\n".join(lines))
+
+
+def logs(
+    job_id: JobId,
+    kit: AdminKit,
+    as_json: Json = False,
+) -> None:
+    """The aggregator's log of a job. Silos keep theirs: nobody can ask for them."""
+    from jobs.admin import jobs as admin_jobs
+    from jobs.flare.session import AdminSession
+
+    with AdminSession(kit) as session:
+        whole = admin_jobs.whole_id(session, job_id)
+        text = admin_jobs.log_text(session, whole)
+    if as_json:
+        emit({"job_id": whole, "log": text}, True)
+    else:
+        print(text)
+
+
+def abort(
+    job_id: JobId,
+    kit: AdminKit,
+    as_json: Json = False,
+) -> None:
+    """Stop a job that waits or runs, and wait until it has ended. What has closed of its run stays closed."""
+    from jobs.admin import jobs as admin_jobs
+    from jobs.flare.session import AdminSession
+
+    with AdminSession(kit) as session:
+        whole = admin_jobs.whole_id(session, job_id)
+        session.abort(whole)
+        _say(as_json, f"job {whole} is being stopped")
+        word = session.wait(whole, admin_jobs.ABORT_S)
+        found = {"job_id": whole, "nvflare": word, **_ended(session, whole, as_json)}
+    emit(found, as_json)
+
+
+def _ended(session: Any, job_id: str, as_json: bool) -> dict[str, Any]:
+    """What became of a job that has ended, said too."""
+    from jobs.admin import jobs as admin_jobs
+    from jobs.admin.render import job_lines
+
+    found = admin_jobs.job_status(session, job_id)
+    if not as_json:
+        print("\n".join(job_lines(found, why=True)))
+    return found
+
+
+def _say(as_json: bool, line: str) -> None:
+    """Progress goes to stderr where stdout is for JSON."""
+    print(line, file=sys.stderr if as_json else sys.stdout, flush=True)

@@ -1,0 +1,273 @@
+"""The command line. Each verb is a few lines: parse, call, print; every verb has ``--json``.
+
+Exit codes are those of the error tree (docs/errors); 130 after Ctrl-C. Heavy imports happen inside the verbs, so that
+``fed silo run`` starts fast and ``fed egress`` needs no NVFlare.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crypto.errors import FederationError, SpecError
+from jobs.cli import admin, doctor, evidence, lineage, membership, owner, provisioning, retention
+from jobs.cli.options import Json, emit
+
+app = typer.Typer(
+    name="fed",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federations of experts under secure aggregation.",
+)
+silo_app = typer.Typer(no_args_is_help=True, help="At an institution.")
+aggregator_app = typer.Typer(no_args_is_help=True, help="At the aggregator.")
+app.add_typer(silo_app, name="silo")
+app.add_typer(aggregator_app, name="aggregator")
+
+Job = Annotated[str, typer.Option("--job", help="A job file, or a name of the catalogue.")]
+Silos = Annotated[
+    int | None, typer.Option("--silos", help="How many silos: of digits an even number from 8 (the default).")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of data that no package brings (fedcoe-heart).", exists=True, file_okay=False),
+]
+Rounds = Annotated[int | None, typer.Option("--rounds", help="Training rounds, instead of the job's.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of split and model, instead of the job's.")]
+Name = Annotated[str | None, typer.Option("--name", help="Folder under runs/; must not exist yet.")]
+Break = Annotated[
+    str | None,
+    typer.Option("--break", help="lane, or a lane's name: its holders fall away after train/0 until it stays shut."),
+]
+Kit = Annotated[
+    Path,
+    typer.Option("--kit", envvar="CONSILIUM_KIT", help="This site's startup kit: folder or .kit.tar.gz.", exists=True),
+]
+RunHome = Annotated[
+    Path | None,
+    typer.Option("--home", envvar="CONSILIUM_HOME", help="This site's home; default: what the kit says, if it does."),
+]
+CharterFolder = Annotated[
+    Path | None,
+    typer.Option("--charter", envvar="CONSILIUM_CHARTER", help="Folder with charter.bin and consortium.pub."),
+]
+Drain = Annotated[
+    float,
+    typer.Option(
+        "--drain-seconds",
+        envvar="CONSILIUM_DRAIN_SECONDS",
+        min=0,
+        help="How long the step under way may take to end after SIGTERM; 0 ends at once.",
+    ),
+]
+Port = Annotated[
+    int,
+    typer.Option(
+        "--metrics-port",
+        envvar="CONSILIUM_METRICS_PORT",
+        help="Port of /metrics, /healthz and /readyz; 0 takes a free one.",
+    ),
+]
+Host = Annotated[str, typer.Option("--metrics-host", envvar="CONSILIUM_METRICS_HOST", help="Address they listen on.")]
+
+
+@app.command()
+def up(
+    job: Job = "fedcoe-digits",
+    silos: Silos = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    data: Data = None,
+    name: Name = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running for more submissions, until Ctrl-C.")] = False,
+    breaks: Break = None,
+    as_json: Json = False,
+) -> None:
+    """A real local federation: NVFlare processes with mTLS, one job, a report, a model in MLflow."""
+    from jobs.demo.console import Shown
+    from jobs.demo.up import Options
+    from jobs.demo.up import up as run
+
+    view = Shown(json=as_json, on_result=(lambda report: emit(report, True)) if as_json else None)
+    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, data=data, name=name, keep=keep, breaks=breaks), view)
+
+
+@app.command()
+def simulate(
+    job: Job = "fedcoe-digits",
+    silos: Silos = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    data: Data = None,
+    name: Name = None,
+    breaks: Break = None,
+    mock: Annotated[
+        Path | None,
+        typer.Option(
+            "--mock",
+            help="A PySyft box with the silos' public halves: rehearse the job on their mock data.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The same job with in-process couriers, through the same round code."""
+    if mock is not None:
+        from jobs.demo.console import Shown
+        from jobs.demo.mock_run import rehearse
+
+        if (silos, rounds, seed, data, name, breaks) != (None,) * 6:
+            raise SpecError("--mock", got="with other options", want="--mock and --job alone: the box has the silos")
+        emit(rehearse(job, mock, Shown(json=as_json)), as_json)
+        return
+    from jobs.demo.console import Shown
+    from jobs.demo.up import Options
+    from jobs.demo.up import simulate as run
+
+    view = Shown(json=as_json, on_result=(lambda report: emit(report, True)) if as_json else None)
+    run(Options(job=job, silos=silos, rounds=rounds, seed=seed, data=data, name=name, breaks=breaks), view)
+
+
+@silo_app.command("run")
+def silo_run(
+    kit: Kit,
+    home: RunHome = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option("--identity", envvar="CONSILIUM_IDENTITY", help="Folder with agent.key and salt, for a new home."),
+    ] = None,
+    charter: CharterFolder = None,
+    metrics_port: Port = 0,
+    metrics_host: Host = "127.0.0.1",
+    drain_seconds: Drain = 60.0,
+) -> None:
+    """The silo's long-lived agent: NVFlare's client with our rules, /metrics, /healthz, /readyz. Ends on SIGTERM."""
+    from jobs.services.bootstrap import Request
+    from jobs.services.run import run_silo
+
+    request = Request(role="silo", kit=kit, home=home, identity=identity, charter=charter)
+    raise typer.Exit(run_silo(request, metrics_host, metrics_port, drain_s=drain_seconds))
+
+
+@aggregator_app.command("run")
+def aggregator_run(
+    kit: Kit,
+    home: RunHome = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option("--identity", envvar="CONSILIUM_IDENTITY", help="Folder with aggregator.key, for a new home."),
+    ] = None,
+    charter: CharterFolder = None,
+    metrics_port: Port = 0,
+    metrics_host: Host = "127.0.0.1",
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option("--tracking-uri", envvar="CONSILIUM_TRACKING_URI", help="MLflow; default: SQLite in the home."),
+    ] = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen",
+            envvar="CONSILIUM_LISTEN",
+            help="Where NVFlare's port listens: 127.0.0.1, or four zeros for all addresses of this host.",
+        ),
+    ] = "127.0.0.1",
+    drain_seconds: Drain = 60.0,
+) -> None:
+    """The aggregator: NVFlare's server, the lineage follower, /metrics, /healthz, /readyz. Ends on SIGTERM."""
+    from jobs.services.bootstrap import Request
+    from jobs.services.run import run_aggregator
+
+    request = Request(role="aggregator", kit=kit, home=home, identity=identity, charter=charter, listen=listen)
+    raise typer.Exit(run_aggregator(request, metrics_host, metrics_port, tracking_uri, drain_s=drain_seconds))
+
+
+@app.command()
+def egress(
+    job: Annotated[str, typer.Argument(help="A job file, or a name of the catalogue.")],
+    silos: Annotated[int, typer.Option("--silos", help="Members of the charter.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Everything that may leave a silo under a job, and what the aggregator sees of one silo."""
+    from jobs.job import JobSpec
+    from jobs.owner.egress_manifest import manifest, print_manifest
+
+    found = manifest(JobSpec.load(job), silos)
+    if as_json:
+        emit(found, True)
+    else:
+        print_manifest(found)
+
+
+@app.command()
+def export(
+    job: Annotated[str, typer.Argument(help="A job file, or a name of the catalogue.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write; must not exist.")],
+    charter: Annotated[Path, typer.Option("--federation", help="Folder of the federation whose charter applies.")],
+    resume: Annotated[str, typer.Option("--resume", help="An interrupted run to go on with, by its id.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Write the native NVFlare job folder of a job: `nvflare job submit -j` takes it. No custom code in it."""
+    from jobs.flare.folder import export as write
+    from jobs.homes import read_charter
+    from jobs.job import JobSpec
+
+    spec = JobSpec.load(job)
+    pinned = read_charter(charter / "aggregator" if (charter / "aggregator").is_dir() else charter)
+    write(spec, pinned, out, resume=resume)
+    if as_json:
+        emit({"folder": str(out), "job": spec.digest.hex()}, True)
+    else:
+        print(f"{out}: job {spec.digest.hex()[:16]}, {len(pinned.silos)} silos")
+
+
+@app.command()
+def mlflow(
+    federation: Annotated[Path, typer.Argument(help="Folder of a federation made by `fed up`.")],
+    port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the federation's MLflow UI on 127.0.0.1 (telemetry off, pickle forbidden). Ends on Ctrl-C."""
+    from jobs.services.run import run_mlflow
+
+    run_mlflow(federation, port)
+
+
+@app.command()
+def jobs(as_json: Json = False) -> None:
+    """The jobs that come with the package."""
+    from jobs.job import JobSpec, catalogue
+
+    found = {name: JobSpec.load(name).method for name in catalogue()}
+    if as_json:
+        emit(found, True)
+    else:
+        for name, method in found.items():
+            print(f"{name:<24} {method}")
+
+
+# In the order that people meet them.
+for verbs in (admin, owner, lineage, evidence, membership, provisioning, doctor, retention):
+    verbs.register(app)
+
+
+def main() -> None:
+    """Run a verb; errors of ours become one line and their exit code."""
+    as_json = "--json" in sys.argv
+    try:
+        app()
+    except FederationError as error:
+        print(f"error [{error.code}]: {error}", file=sys.stderr)
+        emit({"error": error.code, "detail": error.detail, "remedy": error.remedy}, as_json)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""For the consortium and its members: keys, who joins and who withdraws; ``charter`` has the epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crypto.errors import SpecError
+from jobs.cli import charter
+from jobs.cli.options import AggregatorHome, Json, SiloHome, emit
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to ``fed``."""
+    app.command()(keygen)
+    charter.register(app)
+    app.command()(withdraw)
+    app.command()(join)
+
+
+def keygen(
+    home: Annotated[Path, typer.Option("--home", help="The new home, made 0700. Keys never leave it.")],
+    silo: Annotated[str | None, typer.Option("--silo", help="Make a silo's home: agent key, owner key, salt.")] = None,
+    aggregator: Annotated[bool, typer.Option("--aggregator", help="Make the aggregator's home.")] = False,
+    consortium: Annotated[
+        bool, typer.Option("--consortium", help="Make the consortium's key; keep it offline.")
+    ] = False,
+    renew: Annotated[
+        list[str] | None,
+        typer.Option("--renew", help="agent, owner: a new key for a silo that has a home; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make keys where they will be used, and the file with the public ones to send to the consortium."""
+    from jobs.membership import keygen as membership_keygen
+
+    if [silo is not None, aggregator, consortium, bool(renew)].count(True) != 1:
+        raise SpecError("keygen", got="none of them or several", want="--silo, --aggregator, --consortium or --renew")
+    facts: dict[str, Any]
+    if silo is not None or renew:
+        member = membership_keygen.renew(home, renew) if renew else membership_keygen.keygen_silo(home, str(silo))
+        file = home / membership_keygen.MEMBER_FILE
+        facts = {"silo": member.silo, "agent": member.agent.fingerprint, "owner": member.owner.fingerprint}
+    elif aggregator:
+        file, facts = home / "aggregator.pub", {"aggregator": membership_keygen.keygen_aggregator(home).fingerprint}
+    else:
+        file, facts = home / "consortium.pub", {"consortium": membership_keygen.keygen_consortium(home).fingerprint}
+    if not as_json:
+        print("\n".join(f"{name:<10} {value}" for name, value in facts.items()))
+        print(f"send {file} to the others; tell them these fingerprints by another way")
+    emit({**facts, "file": str(file)}, as_json)
+
+
+def withdraw(
+    silo: Annotated[str, typer.Argument(help="The silo that leaves.")],
+    home: AggregatorHome,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only show what it was part of, and the remedies; change nothing.")
+    ] = False,
+    reason: Annotated[
+        str | None,
+        typer.Option("--reason", help="Why, for the ledger, which others read and keep: never anything of a patient."),
+    ] = None,
+    consortium_key: Annotated[
+        Path | None,
+        typer.Option("--consortium-key", help="Signs the epoch without the silo; not needed if one was accepted here."),
+    ] = None,
+    federation: Annotated[
+        Path | None,
+        typer.Option("--federation", help="A folder of `fed up`: its silos accept the epoch at once.", exists=True),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take a silo out of the federation: no roster has it any more, and each model says what it holds of it."""
+    from crypto.keys import Identity
+    from jobs.membership import withdraw as leaving
+
+    if plan:
+        found = leaving.plan(home, silo)
+        if not as_json:
+            print("\n".join(found.lines()))
+        emit(found.facts(), as_json)
+        return
+    if reason is None:
+        raise SpecError("--reason", got="none", want="why it leaves, or --plan to look first")
+    done = leaving.withdraw(
+        home,
+        silo,
+        reason,
+        consortium=None if consortium_key is None else Identity.load(consortium_key),
+        members=()
+        if federation is None
+        else sorted(path for path in (federation / "silos").iterdir() if path.is_dir()),
+    )
+    if not as_json:
+        print("\n".join([*done.changes.lines(), *done.plan.lines()]))
+        print(f"the others accept {done.file}: `fed charter accept`")
+        for name, refused in done.accepted.items():
+            print(f"  {name} {refused or 'accepted it (on this machine, as its operator)'}")
+    emit(
+        {**done.changes.facts(), **done.plan.facts(), "file": str(done.file), "accepted": dict(done.accepted)}, as_json
+    )
+
+
+def join(
+    home: SiloHome,
+    model: Annotated[Path, typer.Option("--model", help="A bundle of a model, or a run's folder.", exists=True)],
+    data: Annotated[str, typer.Option("--data", help="A data set of this silo's catalogue.")],
+    as_json: Json = False,
+) -> None:
+    """At a new silo, before its first round: check a model's evidence, and try it on this silo's own test rows.
+
+    The way in: `fed keygen`, the consortium's `fed charter add`, `fed charter accept` at every home, `fed data add`.
+    """
+    from jobs.evidence.try_model import cold
+
+    tried = cold(home, model, data)
+    if not as_json:
+        print("\n".join(str(line) for line in tried.report.lines))
+        print(tried.report.verdict)
+        print(f"{tried.model}, cold, on {tried.rows} test rows of {tried.silo}: {tried.right / tried.rows:.1%} right")
+        print(f"always the commonest label here: {tried.majority / tried.rows:.1%}")
+        print("these figures stay here: nothing was sent")
+    facts = {name: getattr(tried, name) for name in ("silo", "model", "run", "method", "data", "rows", "right")}
+    emit({**facts, "majority": tried.majority, "verified": tried.report.as_dict()}, as_json)

@@ -1,0 +1,147 @@
+"""At an institution: what is registered, what is asked for, what is approved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crypto.errors import SpecError
+from jobs.cli.options import Json, SiloHome, emit
+
+if TYPE_CHECKING:
+    from jobs.owner.review import Desk
+
+data_app = typer.Typer(no_args_is_help=True, help="Data sets of this silo: register, list.")
+
+Key = Annotated[
+    Path | None, typer.Option("--key", help="The data owner's key; default: keys/owner.key in the silo's home.")
+]
+Digest = "The job's digest, or at least its first 8 digits: see `fed requests`."
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to ``fed``."""
+    app.add_typer(data_app, name="data")
+    app.command()(requests)
+    app.command()(approve)
+    app.command()(deny)
+
+
+@data_app.command("add")
+def data_add(
+    name: Annotated[str, typer.Argument(help="What jobs will call it.")],
+    private: Annotated[Path, typer.Option("--private", help="npz of the real rows; copied into the silo's home.")],
+    mock: Annotated[Path, typer.Option("--mock", help="npz of invented rows with the same schema, for admins.")],
+    home: SiloHome,
+    summary: Annotated[str, typer.Option("--summary", help="A sentence for admins.")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="Register a name anew; voids its approvals.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Register a data set in this silo's catalogue: real rows, mock rows, who may read which."""
+    from jobs.owner import decisions
+
+    entry = decisions.describe(decisions.add_data(_desk(home), name, private, mock, summary, replace=replace))
+    if not as_json:
+        print("\n".join(_data_lines(entry)))
+        print(f"The rows are copied: {private} is not read again.")
+    emit(entry, as_json)
+
+
+@data_app.command("list")
+def data_list(home: SiloHome, as_json: Json = False) -> None:
+    """The data sets of this silo, each read and checked against its registration."""
+    from jobs.owner import decisions
+
+    found = decisions.list_data(_desk(home))
+    if not as_json:
+        print("\n".join(line for entry in found for line in _data_lines(entry)) or "No data sets: see `fed data add`.")
+    emit({"datasets": found}, as_json)
+
+
+def requests(home: SiloHome, as_json: Json = False) -> None:
+    """Jobs that were submitted here: what each would do, what would leave, and how it stands."""
+    from jobs.owner import decisions
+    from jobs.owner.render import account_lines, day, safe
+
+    found = decisions.requests(_desk(home))
+    if not as_json:
+        for request in found["requests"]:
+            print("\n".join(account_lines(request)), end="\n\n")
+        for item in found["tampered"]:
+            print(f"tampered with, not shown: {safe(item['name'])}: {item['why']}")
+        for item in found["approved_besides"]:
+            print(f"approved besides: job {item['job'][:16]} until {day(item['not_after'])}, {item['purpose']}")
+        if not any((found["requests"], found["tampered"], found["approved_besides"])):
+            print("No requests.")
+    emit(found, as_json)
+
+
+def approve(
+    home: SiloHome,
+    digest: Annotated[str | None, typer.Argument(help=Digest)] = None,
+    job: Annotated[str | None, typer.Option("--job", help="A job file that came another way, instead.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Last day, YYYY-MM-DD, UTC; default: 30 days.")] = None,
+    max_runs: Annotated[int, typer.Option("--max-runs", min=1, max=2**32 - 1, help="Runs it is good for.")] = 1,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a job would do, and sign it with the data owner's key, as everything is now at this silo."""
+    from dataclasses import asdict
+
+    from jobs.job import JobSpec
+    from jobs.owner import decisions
+    from jobs.owner.render import account_lines, day
+
+    if digest is None and job is None:
+        raise SpecError("fed approve", got="neither", want="a DIGEST of `fed requests`, or --job FILE")
+    last = None if until is None else decisions.parse_until(until)
+    desk = _desk(home)
+    spec = decisions.find(desk, digest or "") if job is None else JobSpec.load(job)
+    if digest is not None and not spec.digest.hex().startswith(digest):
+        raise SpecError("DIGEST", got=digest, want=f"{spec.digest.hex()}, the digest of {job}")
+    account = desk.account(spec)
+    if not as_json:
+        print("\n".join(account_lines(account)), end="\n\n")
+    signed = decisions.approve(desk, spec, until=last, max_runs=max_runs, key=key)
+    if not as_json:
+        runs = "one run" if max_runs == 1 else f"{max_runs} runs"
+        print(f"approved for {runs} until {day(signed.not_after)}: approval {signed.approval[:16]}")
+    emit({"account": account, "signed": asdict(signed)}, as_json)
+
+
+def deny(
+    home: SiloHome,
+    digest: Annotated[str, typer.Argument(help=Digest)],
+    reason: Annotated[str, typer.Option("--reason", help="For this silo's own people; it never leaves.")],
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Sign a no. It outweighs every approval of the job so far, also in a run that is under way."""
+    from jobs.owner import decisions
+
+    denial = decisions.deny(_desk(home), digest, reason, key=key)
+    if not as_json:
+        print(f"denied: job {denial.job.hex()[:16]}")
+    emit({"job": denial.job.hex(), "reason": denial.reason, "at": denial.at}, as_json)
+
+
+def _desk(home: Path) -> Desk:
+    from jobs.owner.review import Desk
+
+    return Desk(home)
+
+
+def _data_lines(entry: dict[str, Any]) -> list[str]:
+    from jobs.owner.render import safe
+
+    if entry["amiss"]:
+        return [f"{safe(entry['name'])}  amiss: {entry['amiss']}"]
+    return [
+        f"{entry['name']}  {safe(entry['summary'])}".rstrip(),
+        f"  schema      {entry['features']} features, {entry['classes']} classes",
+        f"  uid         {entry['uid']}",
+        f"  commitment  {entry['commitment']}",
+        f"  mock        {entry['mock']}",
+    ]

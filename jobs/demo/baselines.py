@@ -1,0 +1,106 @@
+"""What a job is measured against, on the same split and with the same local steps: FedAvg, FedAvg at equal
+parameters, and every silo alone.
+
+FedAvg runs through the same round code as the job: in-process couriers, masks and all. "Equal parameters" gives the
+one model as many weights as all of the job's global models have together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from crypto import blocks
+from jobs.demo import language_baselines
+from jobs.evidence.run_summary import RunRecord, cold_score, per_cent, scores
+from jobs.homes import Federation
+from jobs.job import JobSpec
+from jobs.owner.approval_terms import approve_for_demonstration
+from jobs.runtime.in_process import run_job
+from silo_agent import experts
+from silo_agent.data import DataSet
+from silo_agent.methods import Limits, method
+from silo_agent.methods.flex_plan import NAME
+from silo_agent.training import Descent, batches, cross_entropy, generator, train
+
+#: Parameters that FedAvg shares with the job it is compared with.
+_SHARED = ("features", "classes", "hidden", "rounds", "local_steps", "batch", "learning_rate", "momentum", "seed")
+
+
+def fedavg_spec(spec: JobSpec, *, hidden: int | None = None) -> JobSpec:
+    """FedAvg with the job's own training parameters."""
+    params = {key: value for key, value in spec.params.items() if key in _SHARED}
+    if hidden is not None:
+        params["hidden"] = hidden
+    raw = {
+        "name": "fedavg-baseline",
+        "method": "fedavg",
+        "dataset": spec.dataset,
+        "purpose": f"the baseline of {spec.name}",
+        "params": params,
+        "timeouts": dict(spec.timeouts),
+    }
+    return JobSpec.parse(raw)
+
+
+def equal_hidden(spec: JobSpec, silos: int) -> int:
+    """Hidden width at which one model has as many weights as the blocks that the job trains have together."""
+    plan = method(spec.method).plan(spec.params, Limits(n_max=silos))
+    trained = {part.block for step in plan.steps if step.task == "train" for part in step.sums}
+    features, classes = int(spec.params["features"]), int(spec.params["classes"])
+    return max(1, round((sum(plan.block(name).size for name in trained) - classes) / (features + 1 + classes)))
+
+
+def measure(
+    spec: JobSpec,
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+    silos: Mapping[str, DataSet],
+    newcomers: Mapping[str, DataSet],
+    models: Path,
+) -> dict[str, dict[str, float | None]]:
+    """``fedavg {global, personal, cold}``, ``fedavg_equal_params {global, cold}``, ``local {personal}``, per cent.
+
+    Cold is None where there are no newcomers. ``models``: the folder of base models, for jobs that start from one.
+    """
+    if spec.method == NAME:
+        return language_baselines.measure(spec, arrays, silos, newcomers, models)
+    plain = _fedavg(fedavg_spec(spec), arrays, newcomers)
+    equal = _fedavg(fedavg_spec(spec, hidden=equal_hidden(spec, len(silos))), arrays, newcomers)
+    return {
+        "fedavg": {"global": plain[0], "personal": plain[0], "cold": plain[1]},
+        "fedavg_equal_params": {"global": equal[0], "cold": equal[1]},
+        "local": {"personal": _alone(spec, silos)},
+    }
+
+
+def _fedavg(
+    spec: JobSpec, arrays: Mapping[str, Mapping[str, np.ndarray]], newcomers: Mapping[str, DataSet]
+) -> tuple[float, float | None]:
+    with TemporaryDirectory(prefix="consilium-baseline-") as folder:
+        federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
+        approve_for_demonstration(federation.homes.values(), spec)
+        outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
+        record = RunRecord.read(federation.aggregator, outcome.run)
+        published = record.published(federation.aggregator)
+        cold = per_cent(cold_score(spec, published, newcomers)) if newcomers else None
+        return per_cent(scores(record)["global"]), cold
+
+
+def _alone(spec: JobSpec, silos: Mapping[str, DataSet]) -> float:
+    """Each silo trains the FedAvg model on its own rows, as many steps as the federation gives it."""
+    p = method("fedavg")(fedavg_spec(spec).params).params  # type: ignore[attr-defined]
+    start = blocks.initial_state(method("fedavg").plan(fedavg_spec(spec).params, Limits(n_max=len(silos))))
+    right = total = 0
+    for silo, data in silos.items():
+        model = {part: start[f"model.{part}"] for part in experts.PARTS}
+        for k in range(p.rounds):
+            order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, silo, k))
+            descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)
+            (model,) = train([model], data.x_train, data.y_train, order, descent, cross_entropy)
+        labels = experts.predict([model], data.x_test)[0].argmax(axis=1)
+        right += int((labels == data.y_test).sum())
+        total += len(labels)
+    return per_cent((right, total))

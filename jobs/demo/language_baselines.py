@@ -1,0 +1,85 @@
+"""What a job of FLEx is measured against, on the same base model, split and steps.
+
+*FedAvg* averages adapters of everything, the pretrained experts' too, and has no personal expert. *At equal parameters*
+it averages the dense adapters alone: what FLEx uploads. *Alone*, each silo trains adapters of everything for itself.
+Figures are per cent of next tokens right, as those of the other jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from crypto import blocks
+from jobs.demo.language_base_model import place
+from jobs.evidence.run_summary import RunRecord, cold_score, per_cent, scores
+from jobs.homes import Federation
+from jobs.job import JobSpec, Scalar
+from jobs.owner.approval_terms import approve_for_demonstration
+from jobs.runtime.in_process import run_job
+from silo_agent.data import DataSet
+from silo_agent.language.base_model import settled
+from silo_agent.methods import Limits, Published
+from silo_agent.methods.flex import FLEx
+from silo_agent.methods.flex_plan import BASE
+
+#: FedAvg of all adapters, and of the dense ones.
+EVERYTHING: Mapping[str, Scalar] = {"personal": 0, "shared_experts": 1, "finetune_steps": 0}
+DENSE: Mapping[str, Scalar] = {"personal": 0, "shared_experts": 0, "finetune_steps": 0}
+
+
+def measure(
+    spec: JobSpec,
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+    silos: Mapping[str, DataSet],
+    newcomers: Mapping[str, DataSet],
+    models: Path,
+) -> dict[str, dict[str, float | None]]:
+    """The same figures as ``baselines.measure``. ``models``: where the job's base model lies."""
+    plain = _fedavg(spec.with_params(**EVERYTHING), arrays, newcomers, models)
+    dense = _fedavg(spec.with_params(**DENSE), arrays, newcomers, models)
+    right = total = 0
+    for silo, data in silos.items():
+        member = settled(FLEx({**spec.params, **EVERYTHING}, silo), models)
+        *_, last = alone(member, data)
+        answers = member.predict(last, data.x_test, "global").argmax(axis=1)
+        right += int((answers == data.y_test).sum())
+        total += len(answers)
+    return {
+        "fedavg": {"global": plain[0], "personal": plain[0], "cold": plain[1]},
+        "fedavg_equal_params": {"global": dense[0], "cold": dense[1]},
+        "local": {"personal": per_cent((right, total))},
+    }
+
+
+def alone(member: FLEx, data: DataSet) -> Iterator[Published]:
+    """The adapters of a silo that averages with nobody, after each round."""
+    plan = member.plan(asdict(member.params), Limits(n_max=3))
+    state = blocks.initial_state(plan)
+    for step in plan.steps:
+        if step.task == "train":
+            moved = member.contribute(step, Published(state), data).sums
+            state |= {name: state[name] + delta for name, delta in moved.items()}
+            yield Published(dict(state))
+
+
+def _fedavg(
+    spec: JobSpec,
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+    newcomers: Mapping[str, DataSet],
+    models: Path,
+) -> tuple[float, float | None]:
+    with TemporaryDirectory(prefix="consilium-baseline-") as folder:
+        federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
+        for home in federation.homes.values():
+            place(home, models / str(spec.params[BASE]))
+        approve_for_demonstration(federation.homes.values(), spec)
+        outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
+        record = RunRecord.read(federation.aggregator, outcome.run)
+        published = record.published(federation.aggregator)
+        cold = per_cent(cold_score(spec, published, newcomers, models)) if newcomers else None
+        return per_cent(scores(record)["global"]), cold

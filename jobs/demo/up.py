@@ -1,0 +1,437 @@
+"""``fed up``: a real local federation, one command. ``fed simulate``: the same job with in-process couriers.
+
+Real means: NVFlare processes with mTLS on 127.0.0.1, started by the same long-lived commands that institutions run,
+a job submitted through NVFlare's session API, a ledger, an MLflow database, two /metrics. Only the hospitals' names
+are pretended. Whatever ends it, everything it started is stopped, by pid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from aggregator.ledger.format import ledger_path
+from aggregator.ledger.records import Kind
+from aggregator.rounds.attempt import Exchange
+from crypto.errors import FederationError, RoundLost
+from crypto.plan import Plan
+from jobs.demo.break_lane import Breaker, Silenced, kill_jobs, targets
+from jobs.demo.datasets import deal
+from jobs.demo.language_base_model import check_libraries, ground
+from jobs.demo.progress import Follower, View
+from jobs.evidence.run_summary import RunRecord, cold_score, median_step_seconds, per_cent, scores, secure_aggregation
+from jobs.homes import Federation, read_charter
+from jobs.job import JobSpec
+from jobs.owner.approval_terms import approve_for_demonstration
+from silo_agent.data import DataSet, check
+from silo_agent.language.base_model import MODELS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line asked for."""
+
+    job: str = "fedcoe-digits"
+    silos: int | None = None
+    rounds: int | None = None
+    seed: int | None = None
+    name: str | None = None
+    data: Path | None = None
+    keep: bool = False
+    runs: Path = Path("runs")
+    probe: str = "histogram"
+    breaks: str | None = None
+
+
+@dataclass(slots=True)
+class Demo:
+    """One demonstration: its job, its folder, and the data of silos and newcomers."""
+
+    name: str
+    spec: JobSpec
+    federation: Federation
+    arrays: Mapping[str, Mapping[str, np.ndarray]]
+    silos: Mapping[str, DataSet]
+    newcomers: Mapping[str, DataSet]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def prepare(options: Options, *, kind: str = "") -> Demo:
+    """Check the request, then make the federation's folder. A refused request leaves no folder behind."""
+    changes = {key: value for key, value in (("rounds", options.rounds), ("seed", options.seed)) if value is not None}
+    spec = JobSpec.load(options.job).with_params(**changes)
+    dealt = deal(spec.dataset, options.silos, int(spec.params.get("seed", 7)), options.data)
+    root = options.runs / options.name if options.name else _next(options.runs, spec.name + kind)
+    silos, newcomers = (
+        {name: check(spec.dataset, arrays) for name, arrays in part.items()} for part in (dealt.silos, dealt.newcomers)
+    )
+    # The plan fails on a wrong parameter, and must do so before anything is made.
+    plan = _try_plan(spec, len(silos))
+    if options.breaks is not None:
+        targets(plan, options.breaks)
+    check_libraries(spec)
+    settings = {"probe": options.probe}
+    federation = Federation.make(root.resolve(), root.name, dealt.silos, spec.dataset, settings=settings)
+    spec = ground(spec, federation)
+    return Demo(options.job, spec, federation, dealt.silos, silos, newcomers)
+
+
+def _try_plan(spec: JobSpec, silos: int) -> Plan:
+    from silo_agent.methods import Limits, method
+
+    return method(spec.method).plan(spec.params, Limits(n_max=silos))
+
+
+def _breaker(demo: Demo, wanted: str | None, strike: Callable[[Sequence[str]], None], view: View) -> Breaker | None:
+    """What ``--break`` asked for, if anything."""
+    if wanted is None:
+        return None
+    home = demo.federation.aggregator
+    return Breaker(wanted, demo.spec, read_charter(home), home, demo.silos, strike=strike, say=view.say)
+
+
+def _next(runs: Path, stem: str) -> Path:
+    number = 1
+    while (runs / f"{stem}-{number}").exists():
+        number += 1
+    return runs / f"{stem}-{number}"
+
+
+# --- fed up -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def local_federation(demo: Demo, *, say: Callable[[str], None]) -> Iterator[Any]:
+    """Kits, server and silos as processes, and an open admin session; all of it stopped at the end."""
+    from jobs.flare.kits import free_port, provision
+    from jobs.flare.session import AdminSession
+
+    federation = demo.federation
+    with ExitStack() as stack:
+        port = free_port()
+        kits = provision(
+            federation.root / "kits",
+            name=federation.name,
+            silos=federation.silos,
+            port=port,
+            server_home=federation.aggregator,
+            silo_homes=federation.homes,
+        )
+        processes = Processes()
+        stack.callback(processes.stop)
+        say(f"server on 127.0.0.1:{port} (mTLS)")
+        processes.start("aggregator", kits.server, federation.aggregator)
+        processes.wait_for_port("aggregator", port)
+        for silo in federation.silos:
+            processes.start("silo", kits.silos[silo], federation.silo(silo))
+        session = stack.enter_context(AdminSession(kits.admin, kits.admin_name, timeout_s=60))
+        session.wait_for_silos(len(federation.silos), timeout_s=90)
+        (federation.root / "federation.json").write_text(
+            json.dumps(
+                {
+                    "name": federation.name,
+                    "port": port,
+                    "admin": kits.admin_name,
+                    "silos": list(federation.silos),
+                    "metrics": {
+                        name: read_port(home)
+                        for name, home in {"aggregator": federation.aggregator, **federation.homes}.items()
+                    },
+                },
+                indent=2,
+            )
+            + "\n"
+        )
+        say(f"{len(federation.silos)} silos registered")
+        yield Running(kits, session, processes)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A federation that is up."""
+
+    kits: Any
+    session: Any
+    processes: Processes
+
+
+class Processes:
+    """The long-lived processes, started as institutions start them, ended by pid."""
+
+    def __init__(self) -> None:
+        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def start(self, kind: str, kit: Path, home: Path) -> None:
+        command = [sys.executable, "-m", "jobs.cli", kind, "run", "--kit", str(kit), "--drain-seconds", "0"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+        with (home / "log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
+        self._running.append((home.name, process))
+
+    def wait_for_port(self, name: str, port: int, timeout_s: float = 60.0) -> None:
+        import socket
+
+        end = time.monotonic() + timeout_s
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            self.check()
+            if time.monotonic() > end:
+                raise RoundLost("start", (name,), detail=f"Nothing listens on port {port} after {timeout_s:.0f} s.")
+            time.sleep(0.05)
+
+    def pid(self, name: str) -> int:
+        """The process of a home, by the home's name."""
+        return next(process.pid for home, process in self._running if home == name)
+
+    def check(self) -> None:
+        """Raise RoundLost if a process has ended by itself."""
+        for name, process in self._running:
+            if process.poll() is not None:
+                raise RoundLost(
+                    "start",
+                    (name,),
+                    detail=f"Its process ended with code {process.returncode}.",
+                    remedy="See log.txt in its folder.",
+                )
+
+    def stop(self) -> None:
+        """SIGTERM to the silos, then to the server; SIGKILL to whoever does not go."""
+        for name, process in reversed(self._running):
+            if name != "aggregator" and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for name, process in reversed(self._running):
+            if name == "aggregator" and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._running = []
+
+
+def read_port(home: Path) -> int | None:
+    """The port of a home's /metrics, once its process has written it."""
+    try:
+        return int((home / "metrics.port").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def up(options: Options, view: View) -> dict[str, Any]:
+    """Everything ``fed up`` does; returns the object that --json prints."""
+    began = time.monotonic()
+    with _terminable():
+        demo = prepare(options)
+        view.say(f"federation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
+        with ExitStack() as stack:
+            running = stack.enter_context(local_federation(demo, say=view.say))
+            approve_for_demonstration(demo.federation.homes.values(), demo.spec)
+            view.say(f"approved as the data owner of all {len(demo.silos)} silos: this demonstration owns their keys")
+            pids = {silo: running.processes.pid(silo) for silo in demo.silos}
+            breaker = _breaker(demo, options.breaks, lambda silos: kill_jobs({s: pids[s] for s in silos}), view)
+            record, timing = _run_job(demo, running, view, breaker)
+            report = _report(demo, record, breaker, nvflare=metadata.version("nvflare"))
+            report["mlflow"] = _wait_for_lineage(demo, record, running)
+            if options.keep:
+                teardown = 0.0
+            else:
+                stopping = time.monotonic()
+                running.session.wait(timing["job_id"], 60)
+                stack.close()
+                teardown = time.monotonic() - stopping
+            _finish(demo, record, report)
+            report["seconds"] = {
+                "total": round(time.monotonic() - began, 1),
+                "submit_to_first_phase": round(timing["first"], 2),
+                "per_round_median": median_step_seconds(record),
+                "teardown": round(teardown, 1),
+            }
+            view.result(report, demo.federation.root)
+            if options.keep:
+                view.say("the federation stays up; Ctrl-C stops it")
+                _until_stopped(running.processes)
+    return report
+
+
+def _run_job(
+    demo: Demo, running: Running, view: View, breaker: Breaker | None = None
+) -> tuple[RunRecord, dict[str, Any]]:
+    """Submit, follow to the end by ledger and events, and read the record."""
+    from jobs.flare.folder import export
+
+    home = demo.federation.aggregator
+    folder = export(demo.spec, read_charter(home), demo.federation.root / "submitted")
+    submitted = time.monotonic()
+    job_id = running.session.submit(folder)
+    view.say(f"submitted as {job_id}")
+    follower = Follower(home, demo.spec, demo.federation.silos, view)
+    first = 0.0
+    last_look = time.monotonic()
+    while not follower.ended:
+        follower.look()
+        if breaker is not None:
+            breaker.look()
+        if not first and follower.first is not None:
+            first = time.monotonic() - submitted
+        if time.monotonic() - last_look > 2:
+            last_look = time.monotonic()
+            running.processes.check()
+            status = running.session.status(job_id)
+            if status.startswith("FINISHED") and not follower.ended:
+                follower.look()
+                if not follower.ended:
+                    raise RoundLost(
+                        "job",
+                        (),
+                        detail=f"NVFlare ended the job as {status} before the run was finished.",
+                        remedy=f"See {home / 'log.txt'}.",
+                    )
+        time.sleep(0.1)
+    view.done()
+    record = RunRecord.read(home, follower.run)
+    if record.failed is not None:
+        raise RoundLost(
+            str(record.failed["phase"]), tuple(record.failed["missing"]), detail=str(record.failed["detail"])
+        )
+    return record, {"job_id": job_id, "first": first}
+
+
+def _wait_for_lineage(demo: Demo, record: RunRecord, running: Running, timeout_s: float = 60.0) -> dict[str, Any]:
+    """Until the follower has registered the model. MLflow never stalls a run; the demonstration waits to show it."""
+    place = demo.federation.aggregator / "jobs" / record.run / "mlflow.json"
+    end = time.monotonic() + timeout_s
+    while not place.exists():
+        running.processes.check()
+        if time.monotonic() > end:
+            raise FederationError(
+                f"MLflow has not registered the model after {timeout_s:.0f} s.",
+                remedy=f"The ledger is complete. See {demo.federation.aggregator / 'log.txt'}.",
+            )
+        time.sleep(0.1)
+    found: dict[str, Any] = json.loads(place.read_text())
+    return found
+
+
+def _until_stopped(processes: Processes) -> None:
+    try:
+        while True:
+            processes.check()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        return
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends us as Ctrl-C does: through the clean-up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- fed simulate -------------------------------------------------------------------------------------------------
+
+
+def simulate(options: Options, view: View) -> dict[str, Any]:
+    """The same job through the same round code, couriers in this process."""
+    from jobs.runtime.in_process import run_job
+
+    began = time.monotonic()
+    demo = prepare(options, kind="-sim")
+    view.say(f"simulation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
+    approve_for_demonstration(demo.federation.homes.values(), demo.spec)
+    follower = Follower(demo.federation.aggregator, demo.spec, demo.federation.silos, view)
+    silent: set[str] = set()
+    breaker = _breaker(demo, options.breaks, silent.update, view)
+
+    def watch(exchange: Exchange | None, note: str) -> None:
+        follower.exchange(exchange, note)
+        if breaker is not None:
+            breaker.look()
+
+    outcome, _, _ = run_job(
+        demo.spec,
+        demo.federation.aggregator,
+        demo.federation.homes,
+        courier=lambda silo, agent: Silenced(silo, agent, silent),
+        watch=watch,
+    )
+    view.done()
+    record = RunRecord.read(demo.federation.aggregator, outcome.run)
+    report = _report(demo, record, breaker, nvflare=None)
+    report["mlflow"] = None
+    _finish(demo, record, report)
+    total = round(time.monotonic() - began, 1)
+    report["seconds"] = {
+        "total": total,
+        "submit_to_first_phase": None,
+        "per_round_median": median_step_seconds(record),
+        "teardown": 0.0,
+    }
+    view.result(report, demo.federation.root)
+    return report
+
+
+# --- what both print ----------------------------------------------------------------------------------------------
+
+
+def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nvflare: str | None) -> dict[str, Any]:
+    """The object of --json, less mlflow, report and seconds. Runs the baselines."""
+    from jobs.demo.baselines import measure
+
+    published = record.published(demo.federation.aggregator)
+    found = scores(record)
+    if demo.newcomers:
+        found["cold"] = cold_score(demo.spec, published, demo.newcomers, demo.federation.root / MODELS)
+    exact = {name: f"{right}/{total}" for name, (right, total) in found.items()}
+    accuracy: dict[str, Any] = {
+        "global": per_cent(found["global"]),
+        "personal": per_cent(found.get("personal", found["global"])),
+        "cold": per_cent(found["cold"]) if demo.newcomers else None,
+    }
+    accuracy |= measure(demo.spec, demo.arrays, demo.silos, demo.newcomers, demo.federation.root / MODELS)
+    return {
+        "run_id": record.run,
+        "job": demo.name,
+        "method": demo.spec.method,
+        "silos": len(demo.silos),
+        "rounds_completed": sum(
+            1 for closed in record.of(Kind.STEP_CLOSED) if str(closed["name"]).startswith("train/")
+        ),
+        "nvflare": {"version": nvflare},
+        "secure_aggregation": secure_aggregation(record),
+        **({} if breaker is None else {"broken": breaker.outcome(record)}),
+        "accuracy": accuracy,
+        "correct": exact,
+        "ledger": str(ledger_path(demo.federation.aggregator)),
+    }
+
+
+def _finish(demo: Demo, record: RunRecord, report: dict[str, Any]) -> None:
+    from jobs.demo.report import write_report
+
+    report["report"] = str(write_report(demo.federation.root, record.run, table=report))

@@ -1,0 +1,67 @@
+"""What a lineage doesn't prove, in sentences: what is missing from this one, then what none of them can show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from aggregator.ledger.format import Entry
+from crypto.charter import Charter
+from crypto.plan import Plan, Scope
+from jobs.evidence.lineage.model import Lineage
+
+
+def unproven(made: Lineage, started: Entry, charter: Charter | None, plan: Plan) -> Iterator[str]:
+    """Sentences, the ones about this model first."""
+    run, parts = made.run, [part for part in made.silos if part.steps]
+    if charter is None:
+        yield (
+            f"The charter {run.charter_digest[:16]} of this run is neither on the ledger nor in the home: no approval "
+            "and no countersignature could be checked."
+        )
+    if run.status != "finished":
+        yield f"The run made no model ({run.status}), and no silo signed its end."
+    elif missing := [part.silo for part in parts if not part.countersigned]:
+        yield f"Not countersigned by {in_words(missing)}: of these only the signed uploads tell that they took part."
+    if without := [part.silo for part in parts if part.approval is None]:
+        yield f"Approvals of {in_words(without)} are not recorded on this ledger."
+    for part in parts:
+        if part.approval and part.consent is None and charter is not None:
+            yield f"{part.silo} named the approval {part.approval[:16]}, which is not on this ledger."
+        if part.consent and part.consent.uses > part.consent.max_runs:
+            yield f"{part.silo} let {part.consent.uses} runs start on an approval of {part.consent.max_runs}."
+        if part.consent and not part.consent.in_time:
+            yield f"By the aggregator's clock the approval of {part.silo} was not valid when the run showed it."
+        if len(part.data) > 1:
+            yield f"{part.silo} committed to {len(part.data)} different data sets within the run."
+    absent = [
+        words
+        for key, words in (("purpose", "purpose"), ("code_digest", "software"), ("nonce", "nonce of the run's id"))
+        if key not in started.record
+    ]
+    if absent:
+        yield f"Not recorded when this run was made: {in_words(absent)}."
+    if made.model and made.model.version and not made.model.numbered:
+        yield f"The number {made.model.version} is MLflow's; the ledger signs the run and the weights, not the number."
+    if aliases := [alias for alias in (made.model.aliases if made.model else {}) if alias != "candidate"]:
+        yield f"Who moved {in_words(aliases)} is what was typed; the aggregator's key signed it, no person's."
+    if left := run.summed - run.replayable:
+        yield f"{left} of {run.summed} sums can't be replayed bit for bit: their masked uploads were not kept."
+    if hidden := [lane.name for lane in plan.lanes if lane.hidden and lane.scope is Scope.HELD]:
+        yield f"Who taught {in_words(hidden)} is hidden from the aggregator: it knows the cohort, not its holders."
+    yield (
+        f"The consortium's key came with this ledger: {made.consortium}. Whoever replaced both could have made all of "
+        "this up: compare the key with what the consortium told you."
+    )
+    yield (
+        "This view checked the ledger's chain and signatures, the approvals and the countersignatures. It opened no "
+        f"evidence and replayed no sum: {made.commands[0]} does."
+    )
+    yield (
+        "A data commitment shows that a silo named the same data each time. That the data are good, lawful or really "
+        "trained on shows nowhere; its salt, disclosed by the silo, lets an auditor compare them."
+    )
+    yield "A sum over silos is not differential privacy: a model may remember rows it was trained on."
+
+
+def in_words(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

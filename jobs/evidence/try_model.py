@@ -1,0 +1,95 @@
+"""A newcomer before its first round: a finished model, checked and then tried on the silo's own test rows.
+
+Everything happens at the silo. The model comes as a bundle, or as a run's folder in a copy of the aggregator's home;
+its evidence is verified against the consortium's key that this silo has pinned before a number of it is used. The
+prediction is *cold*: from published state and the batch alone. Nothing leaves the silo, and no other silo is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aggregator.verify.bundle import unpacked
+from aggregator.verify.checks import verify_in
+from aggregator.verify.report import Report
+from aggregator.verify.run import read_book
+from crypto.errors import EvidenceError, SpecError
+from jobs import homes, release
+from jobs.evidence.run_summary import RunRecord
+from silo_agent.language.base_model import MODELS, settled
+from silo_agent.methods import fits, method
+from silo_agent.pysyft.catalogue import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """``right`` of ``rows`` test rows of this silo; ``majority``: right for whoever always says its commonest label.
+
+    Figures of one silo: shown here, sent nowhere.
+    """
+
+    silo: str
+    model: str
+    run: str
+    method: str
+    data: str
+    rows: int
+    right: int
+    majority: int
+    report: Report
+
+
+def cold(home: Path, source: Path, data: str) -> Cold:
+    """Verify the model and try it on this silo's data set ``data``.
+
+    ``source``: a bundle (zip), or ``jobs/<run>`` in an aggregator's home. Raises EvidenceError for evidence that
+    doesn't check or is of another federation, SpecError for a home without a charter, DataRefused for data that the
+    model can't read.
+    """
+    silo = str(homes.silo_settings(home)["silo"])
+    charter = homes.read_charter(home)
+    rows, _ = Catalogue(home, silo).resolve(data)
+    report = Report(source.name)
+    with _opened(source, report) as (place, run):
+        report.target = f"run {run}"
+        book = read_book(place, home / "consortium.pub", report)
+        verify_in(book, run, report, code=release.digest())
+        record = RunRecord.read(place, run)
+        federation = record.started.get("federation")
+        if federation != charter.federation:
+            raise EvidenceError(f"run {run}", expected=f"federation {charter.federation!r}", found=federation)
+        spec, published = record.spec, record.published(place)
+    if {"features", "classes"} <= spec.params.keys():
+        fits(rows, int(spec.params["features"]), int(spec.params["classes"]))
+    predictor = settled(method(spec.method)(spec.params, silo), home / MODELS)
+    said = predictor.predict(published, rows.x_test, "cold").argmax(axis=1)
+    commonest = int(np.bincount(rows.y_train, minlength=rows.classes).argmax())
+    return Cold(
+        silo=silo,
+        model=spec.name,
+        run=run,
+        method=spec.method,
+        data=data,
+        rows=len(rows.y_test),
+        right=int((said == rows.y_test).sum()),
+        majority=int((rows.y_test == commonest).sum()),
+        report=report,
+    )
+
+
+@contextmanager
+def _opened(source: Path, report: Report) -> Iterator[tuple[Path, str]]:
+    """(a folder laid out as an aggregator's home, the run)."""
+    if source.is_file():
+        with unpacked(source, report) as found:
+            yield found
+    elif source.is_dir() and source.resolve().parent.name == "jobs":
+        yield source.resolve().parent.parent, source.resolve().name
+    else:
+        want = "a bundle, or a run's folder: jobs/<run> in a copy of the aggregator's home"
+        raise SpecError("--model", got=str(source), want=want)

@@ -1,0 +1,229 @@
+"""How a home takes the next epoch of the charter, and how the ledger learns of it.
+
+A home takes an epoch only between runs, only the one after its own, signed by the consortium that it has pinned; a
+silo only with its own keys in it. A silo that an epoch leaves out pins it too, as its last: from then on its agent
+declines every job by name. Every epoch stays in ``charters/``: what was signed under it stays checkable.
+
+New keys come with an epoch as well: ``enrolment.renew`` puts them beside the old ones, and accepting the epoch that
+names them puts them in their place. All of it may be repeated after a crash until it is done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+from pathlib import Path
+
+from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.log import Ledger
+from aggregator.ledger.records import Kind
+from crypto.charter import SignedCharter
+from crypto.errors import BadSignature, Malformed, SpecError
+from crypto.keys import Identity, PublicIdentity
+from jobs import homes
+from jobs.membership.diff import Changes
+from jobs.membership.propose import ROLES, UNSIGNED, check_keys, parse
+from jobs.security_log.events import Event
+from jobs.security_log.writer import SecurityLog
+
+#: In the aggregator's home: held by every run while it lasts.
+RUN_LOCK = "run.lock"
+
+
+def read_epoch(path: Path) -> bytes:
+    """The bytes of an epoch's file, its signature not checked. Raises SpecError for what is no charter's file."""
+    try:
+        data = path.read_bytes()
+        parse(data)
+    except OSError as missing:
+        raise SpecError(str(path), got=missing.strerror, want="a charter's file") from missing
+    except Malformed as bad:
+        raise SpecError(str(path), got=bad.detail, want="a charter's file, whole") from bad
+    return data
+
+
+def preview(
+    home: Path, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
+) -> Changes:
+    """What accepting this epoch would change here. Checks all that ``accept`` checks; touches nothing.
+
+    ``consortium``: its public key, for a home that has pinned none yet. ``expect_fingerprint``: of that key, as heard
+    from the consortium itself. Raises BadSignature, SpecError.
+    """
+    key = _consortium(home, consortium, expect_fingerprint)
+    if parse(signed).signature == UNSIGNED:
+        raise BadSignature("This epoch is not signed yet.", remedy="The consortium runs `fed charter sign`.")
+    new = SignedCharter.open(signed, key)
+    before = homes.pinned_epochs(home) if (home / "charter.bin").exists() else ()
+    old = before[-1][0] if before else None
+    done = old is not None and old.digest == new.digest
+    changes = Changes(new, old, _silo(home), done)
+    if done:
+        return changes
+    if old is not None:
+        new.check_succeeds(old)
+    elif changes.out:
+        raise SpecError(
+            str(home),
+            got=f"{changes.silo}, which epoch {new.epoch} does not name",
+            want="a member",
+            remedy="Send the member file that `fed keygen` wrote to the consortium, for its next epoch.",
+        )
+    check_keys(new, [charter for charter, _ in before])
+    for path, want in _keys_wanted(home, changes):
+        _new_key(path, want)
+    return changes
+
+
+def accept(
+    home: Path, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
+) -> Changes:
+    """Pin an epoch at a silo or at the aggregator, there also on the ledger. What is done already is left as it is.
+
+    Raises what ``preview`` raises, and SpecError while a run is under way.
+    """
+    with between_runs(home):
+        return accept_between_runs(home, signed, consortium=consortium, expect_fingerprint=expect_fingerprint)
+
+
+def accept_between_runs(
+    home: Path, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
+) -> Changes:
+    """``accept`` for a caller that holds ``between_runs``."""
+    changes = preview(home, signed, consortium=consortium, expect_fingerprint=expect_fingerprint)
+    if not changes.done:
+        told = SecurityLog(home)
+        for path, want in _keys_wanted(home, changes):
+            if (new := _new_key(path, want)) is not None:
+                _put_in_place(path, new, changes.new.epoch - 1)
+                told(Event.KEY_REPLACED, role=path.stem, new=want.fingerprint)
+        homes.pin(home, parse(signed), _consortium(home, consortium, expect_fingerprint))
+        before = {} if changes.old is None else {"before": changes.old.digest.hex()}
+        told(Event.CHARTER_ACCEPTED, epoch=changes.new.epoch, charter=changes.new.digest.hex(), **before)
+    if _is_aggregator(home):
+        identity = Identity.load(home / "keys" / "aggregator.key")
+        record_charter(Ledger.open(ledger_path(home), identity), home)
+    return changes
+
+
+def record_charter(ledger: Ledger, home: Path) -> None:
+    """Append every epoch pinned in the aggregator's home that the ledger lacks, oldest first."""
+    known = {entry.record["charter_digest"] for entry in read(ledger.path) if entry.kind is Kind.CHARTER}
+    for charter, signed in homes.pinned_epochs(home):
+        if (digest := charter.digest.hex()) not in known:
+            ledger.append(Kind.CHARTER, {"epoch": charter.epoch, "charter_digest": digest, "charter": signed.hex()})
+
+
+# --- between runs ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(home: Path) -> Iterator[None]:
+    """Held by each run at the aggregator for as long as it lasts. Raises SpecError while the charter is changed."""
+    with _locked(home / RUN_LOCK, LOCK_SH, got="a change of the charter", want="a charter that stands still"):
+        yield
+
+
+@contextmanager
+def between_runs(home: Path) -> Iterator[None]:
+    """Nothing runs at this home, and nothing starts meanwhile; or SpecError.
+
+    At a silo the agent's own lock is taken, on its journal; at the aggregator the one that runs hold.
+    """
+    path = home / RUN_LOCK if _is_aggregator(home) else home / "journal.jsonl"
+    with _locked(path, LOCK_EX, got="a run under way", want="no run: a charter changes only between runs"):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, how: int, *, got: str, want: str) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            flock(fd, how | LOCK_NB)
+        except BlockingIOError as held:
+            raise SpecError(
+                str(path.parent), got=got, want=want, remedy="Wait until it has ended, or abort it; then try again."
+            ) from held
+        yield
+    finally:
+        os.close(fd)
+
+
+# --- who this home is --------------------------------------------------------------------------------------------
+
+
+def _is_aggregator(home: Path) -> bool:
+    return (home / "aggregator.json").exists()
+
+
+def _silo(home: Path) -> str:
+    return "" if _is_aggregator(home) else str(homes.silo_settings(home)["silo"])
+
+
+def _consortium(home: Path, given: PublicIdentity | None, fingerprint: str | None) -> PublicIdentity:
+    """The key that epochs are signed with: pinned, or given for the first. Another one is refused."""
+    place = home / "consortium.pub"
+    pinned = PublicIdentity(place.read_bytes()) if place.exists() else None
+    key = pinned or given
+    if key is None:
+        raise SpecError(
+            str(place), got="no file", want="the consortium's public key", remedy="Name it with --consortium."
+        )
+    if given is not None and given != key:
+        raise SpecError("consortium", got=given.fingerprint, want=f"{key.fingerprint}, the key that is pinned here")
+    if fingerprint is not None and "".join(fingerprint.split()).lower() != key.fingerprint.replace(" ", ""):
+        raise SpecError(
+            "consortium",
+            got=key.fingerprint,
+            want=f"the fingerprint {fingerprint}",
+            remedy="Ask the consortium again, not by the way that the file came.",
+        )
+    return key
+
+
+# --- keys --------------------------------------------------------------------------------------------------------
+
+
+def _keys_wanted(home: Path, changes: Changes) -> list[tuple[Path, PublicIdentity]]:
+    """Key file → the key that the epoch names for it."""
+    if _is_aggregator(home):
+        return [(home / "keys" / "aggregator.key", changes.new.aggregator)]
+    if changes.out:
+        return []
+    member = changes.new.member(changes.silo)
+    return [(home / "keys" / f"{role}.key", getattr(member, role)) for role in ROLES]
+
+
+def renewed_path(path: Path) -> Path:
+    """Where the key lies that is to follow the one at ``path``."""
+    return path.with_name(f"{path.stem}.next.key")
+
+
+def _new_key(path: Path, want: PublicIdentity) -> Path | None:
+    """The renewed key's file if the epoch names that one, None if it names the one in place; else SpecError.
+
+    A data owner's key may be kept elsewhere: where there is no file of it there is nothing to compare.
+    """
+    following = renewed_path(path)
+    for place in (path, following):
+        if place.exists() and Identity.load(place).public == want:
+            return following if place == following else None
+    if path.stem == "owner" and not path.exists() and not following.exists():
+        return None
+    there = Identity.load(path).public
+    raise SpecError(
+        f"{path.parent.parent.name} {path.stem} key",
+        got=f"{want.fingerprint} in the charter",
+        want=f"{there.fingerprint}, the key of this home",
+        remedy="Restore the key that the charter names, or have the consortium sign an epoch with this one.",
+    )
+
+
+def _put_in_place(path: Path, new: Path, epoch: int) -> None:
+    """The old key stays under the name of the last epoch that named it."""
+    if path.exists():
+        os.replace(path, path.with_name(f"{path.stem}.epoch-{epoch:06d}.key"))
+    os.replace(new, path)

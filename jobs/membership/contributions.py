@@ -1,0 +1,124 @@
+"""What each run's experts got from whom, from the ledger: as much as the aggregator can know, and not more.
+
+A survivor of a step is in all sums that its uploads went into, but a weight may be 0, and weights are hidden. Three
+things are known: who uploaded a lane (everyone, its holders, its group), how many of them had a weight (a slot, opened
+with every step), and, where holdings are visible, each holder's signed word that it has one. So a silo *contributed*
+to an opened lane if it said so or if all who uploaded it had a weight; else it *may have*. A lane that stayed shut took
+nothing from anybody; the slots of a released step took something from each of its survivors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aggregator.ledger.records import Kind
+from aggregator.rounds.storage import checkpoint_steps, run_folder
+from aggregator.run_record import History
+from aggregator.verify.models import ModelVersion, parents, versions
+from crypto.plan import Apply, Lane, Plan, Scope
+from jobs.evidence.lineage.steps import plan_of
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A lane that opened in step ``k``. ``certain`` have contributed, ``possible`` may have; the others have not."""
+
+    k: int
+    certain: frozenset[str]
+    possible: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneHistory:
+    """A lane through a run: each time that it opened, in order."""
+
+    lane: Lane
+    openings: tuple[Opening, ...]
+    trains: bool
+
+    def sure(self, silo: str) -> tuple[int, ...]:
+        """The steps in which the silo contributed."""
+        return tuple(one.k for one in self.openings if silo in one.certain)
+
+    def maybe(self, silo: str) -> tuple[int, ...]:
+        """The steps in which it may have."""
+        return tuple(one.k for one in self.openings if silo in one.possible)
+
+    def first(self, silo: str) -> int | None:
+        """The first step in which it did or may have."""
+        return min((*self.sure(silo), *self.maybe(silo)), default=None)
+
+    def before(self, silo: str) -> int:
+        """The last step whose opening the silo was certainly no part of, before its first; −1: the initial blocks."""
+        first = self.first(silo)
+        return max((one.k for one in self.openings if first is None or one.k < first), default=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class RunHistory:
+    """One run. ``model``: what it made, if it finished. ``parent``: the run whose result it started from.
+    ``steps``: names in order. ``took_part``: silo → the released steps it was a survivor of. ``checkpoints``: steps
+    whose state is still on disk."""
+
+    run: str
+    job: str
+    model: ModelVersion | None
+    parent: str | None
+    plan: Plan
+    steps: tuple[str, ...]
+    took_part: Mapping[str, tuple[int, ...]]
+    lanes: tuple[LaneHistory, ...]
+    checkpoints: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        """name/version, or the run's id where there is no version."""
+        return self.model.label if self.model else self.run
+
+
+def contributions(history: History) -> tuple[RunHistory, ...]:
+    """Every run that was started, oldest first. Raises EvidenceError for a plan that doesn't check."""
+    made = {version.run: version for version in versions(history)}
+    above = parents(history)
+    return tuple(_run(history, run, made.get(run), above[run]) for run in history.runs)
+
+
+def _run(history: History, run: str, model: ModelVersion | None, parent: str | None) -> RunHistory:
+    started = next(history.of(Kind.RUN_STARTED, run))
+    plan = plan_of(started)
+    closed = [entry.record for entry in history.of(Kind.STEP_CLOSED, run)]
+    took_part: dict[str, tuple[int, ...]] = {}
+    for record in closed:
+        for silo in record["survivors"]:
+            took_part[silo] = (*took_part.get(silo, ()), record["k"])
+    return RunHistory(
+        run=run,
+        job=str(started.record["model_name"]),
+        model=model,
+        parent=parent,
+        plan=plan,
+        steps=tuple(step.name for step in plan.steps),
+        took_part=took_part,
+        lanes=tuple(_lane(plan, lane, closed) for lane in plan.lanes if lane.scope is not Scope.LOCAL),
+        checkpoints=tuple(checkpoint_steps(run_folder(history.home, run))),
+    )
+
+
+def _lane(plan: Plan, lane: Lane, closed: list[Mapping[str, Any]]) -> LaneHistory:
+    openings = tuple(_opening(lane, record) for record in closed if lane.name in record["lanes_open"])
+    applied = {part.apply for step in plan.steps for part in step.sums if plan.lane_of(part.block) == lane}
+    return LaneHistory(lane, openings, trains=bool(applied - {Apply.PUBLISH}))
+
+
+def _opening(lane: Lane, record: Mapping[str, Any]) -> Opening:
+    uploaded = frozenset(record["survivors"])
+    said = False
+    if lane.scope is Scope.GROUP:
+        uploaded &= frozenset(lane.members)
+    elif lane.scope is Scope.HELD and not lane.hidden and "holdings" in record:
+        uploaded = frozenset(silo for silo in uploaded if lane.name in record["holdings"].get(silo, ()))
+        said = True
+    everyone = record["slots"].get(lane.contributors_slot, 0) == len(uploaded)
+    return Opening(record["k"], *((uploaded, frozenset()) if said or everyone else (frozenset(), uploaded)))

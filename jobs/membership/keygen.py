@@ -1,0 +1,131 @@
+"""Where keys are made, and the member file that a silo sends to the consortium. Nothing in the file is secret.
+
+    {"format": "consilium/1/member", "silo": id, "agent": hex, "owner": hex,
+     "agent_signature": hex, "owner_signature": hex}
+
+Both keys sign the silo's id and both public keys, so nobody enrols a key that he doesn't hold. That the file is the
+hospital's and not somebody else's no signature can say: the consortium compares fingerprints by another way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from crypto.charter import SILO_ID, Member
+from crypto.errors import FederationError, SpecError
+from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
+from crypto.transcript import label_bytes
+from jobs import homes
+from jobs.membership.accept import renewed_path
+from jobs.membership.propose import ROLES
+
+FORMAT = "consilium/1/member"
+MEMBER_FILE = "member.json"
+_FIELDS = {"format", "silo", *ROLES, *(f"{role}_signature" for role in ROLES)}
+_HEX = re.compile(r"[0-9a-f]+")
+
+
+def keygen_silo(home: Path, silo: str) -> Member:
+    """A silo's home with new keys and salt, and its member file. Raises SpecError for a home that has keys."""
+    if not SILO_ID.fullmatch(silo):
+        raise SpecError("silo", got=silo, want="a-z, 0-9, . and -, at most 63, starting with a letter or digit")
+    _empty(home)
+    member = homes.make_silo(home, silo)
+    _write_member(home, member)
+    return member
+
+
+def keygen_aggregator(home: Path) -> PublicIdentity:
+    """The aggregator's home with a new key; its public key also in ``aggregator.pub``, for the first charter."""
+    _empty(home)
+    public = homes.make_aggregator(home)
+    (home / "aggregator.pub").write_bytes(public.raw)
+    return public
+
+
+def keygen_consortium(folder: Path) -> PublicIdentity:
+    """``consortium.key``, to be kept offline, and ``consortium.pub``, which every home pins."""
+    _empty(folder)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = Identity.generate()
+    identity.save(folder / "consortium.key")
+    (folder / "consortium.pub").write_bytes(identity.public.raw)
+    return identity.public
+
+
+def renew(home: Path, roles: list[str]) -> Member:
+    """New keys beside those that are lost or no longer trusted, and a member file with them.
+
+    They take their places when this home accepts the epoch that names them; until then the old ones stand. Raises
+    SpecError for a role that is none, and where a renewed key already waits.
+    """
+    silo = str(homes.silo_settings(home)["silo"])
+    if not roles or set(roles) - set(ROLES):
+        raise SpecError("renew", got=roles, want=f"one or both of {', '.join(ROLES)}")
+    for role in roles:
+        if (waiting := renewed_path(home / "keys" / f"{role}.key")).exists():
+            raise SpecError(
+                str(waiting), got="a renewed key that waits for its epoch", want="none", remedy="Remove it, or use it."
+            )
+    for role in roles:
+        Identity.generate().save(renewed_path(home / "keys" / f"{role}.key"))
+    keys = {role: _standing(home / "keys" / f"{role}.key").public for role in ROLES}
+    member = Member(silo, keys["agent"], keys["owner"])
+    _write_member(home, member)
+    return member
+
+
+def read_member(path: Path) -> Member:
+    """A member file, both signatures checked. Raises SpecError, BadSignature."""
+    try:
+        fields = json.loads(path.read_text())
+    except (OSError, ValueError) as bad:
+        raise SpecError(str(path), got=type(bad).__name__, want="a member file, as `fed keygen` writes it") from bad
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS or fields["format"] != FORMAT:
+        raise SpecError(str(path), got=sorted(fields), want=f"{FORMAT} with {', '.join(sorted(_FIELDS))}")
+    silo = fields["silo"]
+    if not isinstance(silo, str) or not SILO_ID.fullmatch(silo):
+        raise SpecError(f"{path}: silo", got=silo, want="a silo's id")
+    try:
+        keys = {role: PublicIdentity(_hex(path, fields, role, KEY_BYTES)) for role in ROLES}
+    except FederationError as bad:
+        raise SpecError(str(path), got=bad.detail, want="public keys") from bad
+    member = Member(silo, keys["agent"], keys["owner"])
+    for role, key in keys.items():
+        key.verify(_hex(path, fields, f"{role}_signature", SIGNATURE_BYTES), _body(member))
+    return member
+
+
+def _hex(path: Path, fields: dict[str, object], name: str, size: int) -> bytes:
+    value = fields[name]
+    if not isinstance(value, str) or len(value) != 2 * size or not _HEX.fullmatch(value):
+        raise SpecError(f"{path}: {name}", got=value, want=f"{size} bytes in hex")
+    return bytes.fromhex(value)
+
+
+def _write_member(home: Path, member: Member) -> None:
+    fields: dict[str, str] = {"format": FORMAT, "silo": member.silo}
+    for role in ROLES:
+        fields[role] = getattr(member, role).raw.hex()
+    for role in ROLES:
+        fields[f"{role}_signature"] = _standing(home / "keys" / f"{role}.key").sign(_body(member)).hex()
+    (home / MEMBER_FILE).write_text(json.dumps(fields, indent=1) + "\n")
+
+
+def _standing(path: Path) -> Identity:
+    """The renewed key if there is one, else the key."""
+    following = renewed_path(path)
+    return Identity.load(following if following.exists() else path)
+
+
+def _body(member: Member) -> bytes:
+    return label_bytes("member", [member.silo, *(getattr(member, role).raw for role in ROLES)])
+
+
+def _empty(home: Path) -> None:
+    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+        raise SpecError(
+            str(home), got="something that is there already", want="a new folder", remedy="Keys are never overwritten."
+        )

@@ -1,0 +1,136 @@
+"""``fed egress``: everything that may leave a silo under a job, and what the aggregator sees of one silo.
+
+The manifest is the plan, read out; nothing is written here by hand but the fixed list of what the aggregator sees.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from crypto import ring
+from crypto.plan import Lane, Plan, Scope
+from jobs.homes import Floors
+from jobs.job import JobSpec
+from silo_agent.methods import Limits, method
+
+#: All that the aggregator ever knows of a single silo. DESIGN: identity, timing, upload size, visible holdings, ….
+SEEN_OF_ONE_SILO = (
+    "its id and public keys (the charter)",
+    "when it answers, and when it stays away",
+    "the size of its upload (fixed by the plan)",
+    "which lanes with visible holdings it holds",
+    "a refusal's code and whom it blames: never a text, never a count",
+    "the salted commitment of its data set",
+    "its data owner's signed approval: digests, purpose, runs and dates",
+    "how many releases it has made",
+    "its signatures: adverts, headers, attestations, the closing of a run",
+    "masked words: noise without the shares of t silos",
+)
+
+
+def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
+    """``manifest_of`` a job under the demonstration's charter, for so many silos."""
+    floors = Floors()
+    limits = Limits(n_max=silos, colluders=floors.colluders, honest=floors.honest, lane_floor=floors.lane_floor)
+    return manifest_of(spec, method(spec.method).plan(spec.params, limits))
+
+
+def manifest_of(spec: JobSpec, plan: Plan) -> dict[str, Any]:
+    """Lanes, blocks, slots and steps of a job whose plan is this."""
+    words = sum(plan.words_of(step, lane.name) for step in plan.steps for lane in plan.lanes_of(step))
+    slots = sum(len(plan.slots_of(step)) for step in plan.steps)
+    return {
+        "job": spec.digest.hex(),
+        "plan": plan.digest.hex(),
+        "method": spec.method,
+        "dataset": spec.dataset,
+        "lanes": [
+            {
+                "name": lane.name,
+                "scope": lane.scope.value,
+                "floor": lane.floor,
+                "holdings": _holdings(lane),
+                "moves_guarded": lane.guard_moves,
+                "weights": list(lane.grid),
+                "parameters": sum(block.size for block in plan.blocks if block.lane == lane.name),
+                "leaves": "never" if lane.scope is Scope.LOCAL else "masked, opened as a sum above the floor",
+            }
+            for lane in plan.lanes
+        ],
+        "steps": [
+            {
+                "name": step.name,
+                "lanes": {lane.name: plan.words_of(step, lane.name) for lane in plan.lanes_of(step)},
+                "slots": [slot.name for slot in plan.slots_of(step)],
+            }
+            for step in plan.steps
+        ],
+        "ring_bits": plan.ring_bits,
+        "resolution": max(block.clip / ring.limit(plan.n_max, plan.ring_bits) for block in plan.blocks),
+        "bytes_per_silo": plan.ring_bits // 8 * words + 8 * slots,
+        "aggregator_sees_of_one_silo": list(SEEN_OF_ONE_SILO),
+    }
+
+
+def _holdings(lane: Lane) -> str:
+    """Who contributes to a lane, as far as others learn of it."""
+    match lane.scope:
+        case Scope.HELD:
+            return "hidden" if lane.hidden else "visible"
+        case Scope.GROUP:
+            return " ".join(lane.members)
+        case Scope.LOCAL:
+            return "this silo alone"
+    return "everyone"
+
+
+def print_manifest(found: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    console.print(
+        f"job {found['job'][:16]}  plan {found['plan'][:16]}  method {found['method']}  data set {found['dataset']}\n"
+    )
+    lanes = Table(
+        "lane",
+        "scope",
+        "opens from",
+        "who holds it",
+        "weights",
+        "parameters",
+        title="Lanes: masked, opened as sums or not at all",
+        title_justify="left",
+    )
+    for lane in found["lanes"]:
+        lanes.add_row(
+            lane["name"],
+            lane["scope"],
+            "never" if lane["leaves"] == "never" else f"{lane['floor']} silos",
+            lane["holdings"],
+            ", ".join(map(str, lane["weights"])),
+            str(lane["parameters"]),
+        )
+    console.print(lanes)
+    steps = Table("steps", "lanes", "slots: the only metrics that leave", title="Steps, by kind", title_justify="left")
+    alike: dict[tuple[str, str], list[str]] = {}
+    for step in found["steps"]:
+        own = {f"{lane}.{slot}" for lane in step["lanes"] for slot in ("weight", "contributors")}
+        row = (", ".join(step["lanes"]) or "–", ", ".join(slot for slot in step["slots"] if slot not in own) or "–")
+        alike.setdefault(row, []).append(step["name"])
+    for row, names in alike.items():
+        steps.add_row(names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}: {len(names)} steps", *row)
+    console.print(steps)
+    console.print("Besides: for each lane of a step, the sum of weights and the count of contributors.")
+    console.print(
+        f"A value travels as {found['ring_bits']} bits; rounding moves a mean by at most {2 * found['resolution']:.1e}."
+    )
+    some = any(lane["holdings"] == "visible" for lane in found["lanes"])
+    at_most = " at most, if it held every visible lane" if some else ""
+    console.print(f"One silo uploads {found['bytes_per_silo'] / 1e6:.2f} MB in all{at_most}.\n")
+    console.print("What the aggregator sees of one silo:")
+    for item in found["aggregator_sees_of_one_silo"]:
+        console.print(f"  · {item}")
+    console.print(
+        "\nEverything else stays: rows, labels, gradients, single updates, weights, local experts, accuracies."
+    )

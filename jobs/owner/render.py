@@ -1,0 +1,79 @@
+"""An account of ``jobs.owner.review`` as lines for a terminal. What came from outside cannot act on it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+
+def safe(text: object) -> str:
+    """A text of somebody else's on one line: what a terminal would act on is escaped."""
+    shown = str(text)
+    return shown if shown.isprintable() else ascii(shown)[1:-1]
+
+
+def day(seconds: int) -> str:
+    """A time as people read it, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def account_lines(found: dict[str, Any]) -> list[str]:
+    """What a data owner reads before deciding."""
+    if "amiss" in found:
+        return [f"job {found['job']}", f"  cannot be read here: {safe(found['amiss'])}"]
+    here, charter, leaves = found["registered"], found["charter"], found["leaves"]
+    registered = (
+        f"registered here: {here['features']} features, {here['classes']} classes, uid {here['uid']}"
+        if here
+        else "not registered here"
+    )
+    rounds = f"{found['rounds']} rounds, " if found["rounds"] else ""
+    params = json.dumps(found["params"], ensure_ascii=True)
+    asked = f", asked for {found['asked'][:16].replace('T', ' ')} UTC" if "asked" in found else ""
+    lines = [
+        f"{found['name']}  {standing_line(found['standing'])}",
+        f"  job       {found['job']}{asked}",
+        f"  purpose   {safe(found['purpose'])}",
+        f"  method    {found['method']} on data set {found['dataset']} ({registered})",
+        f"  with      {charter['silos']} silos of {safe(charter['federation'])}, charter of epoch {charter['epoch']}",
+        f"  runs      {rounds}{len(leaves['steps'])} steps; parameters {params}",
+        f"  plan      {found['plan']}",
+        f"  leaves    {leaves['bytes_per_silo'] / 1e6:.2f} MB at most, masked; each lane opens as a sum or not at all:",
+    ]
+    width = max(len(lane["name"]) for lane in leaves["lanes"])
+    for lane in leaves["lanes"]:
+        lines.append(f"            {lane['name']:<{width}}  {lane_line(lane)}")
+    lines += [
+        f"  opened    sums of {', '.join(slots(leaves)) or 'nothing besides'}; for each lane, weights and contributors",
+        f"  keeps     {_KEPT[found['keep_uploads']]}",
+    ]
+    return lines
+
+
+_KEPT = {
+    "none": "no masked uploads at the aggregator",
+    "last": "the masked uploads of the newest step at the aggregator, for replay",
+    "all": "all masked uploads at the aggregator, for replay",
+}
+
+
+def lane_line(lane: dict[str, Any]) -> str:
+    if lane["leaves"] == "never":
+        return f"{lane['parameters']:,} parameters that never leave"
+    who = {"everyone": "everyone holds it", "hidden": "holders hidden", "visible": "holders visible to the aggregator"}
+    return f"{lane['parameters']:,} parameters, {who[lane['holdings']]}, opens from {lane['floor']} silos"
+
+
+def slots(leaves: dict[str, Any]) -> list[str]:
+    """The names of all slots that are not a lane's own, once each, in the order of the plan."""
+    own = {f"{lane['name']}.{slot}" for lane in leaves["lanes"] for slot in ("weight", "contributors")}
+    return list(dict.fromkeys(slot for step in leaves["steps"] for slot in step["slots"] if slot not in own))
+
+
+def standing_line(standing: dict[str, Any]) -> str:
+    why = f": {safe(standing['why'])}" if standing["why"] else ""
+    if not standing["approval"]:
+        return f"{standing['state']}{why}"
+    runs = f"{standing['used']} of {standing['max_runs']} runs used"
+    return f"{standing['state']}{why} (until {day(standing['not_after'])}, {runs})"

@@ -1,0 +1,1 @@
+"""NVFlare's startup kits for the sites of a federation."""

@@ -1,0 +1,212 @@
+"""A job becomes a run at the aggregator and an agent at each silo: the two functions that couriers call.
+
+``server_run`` and ``open_agent`` are all that NVFlare's controller and executor know of the rest. The aggregator's
+half loads no torch and no method: the plan comes with the job, and every silo recomputes it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Generator
+from fcntl import LOCK_EX, LOCK_NB, flock
+from importlib import metadata, resources
+from pathlib import Path
+
+from aggregator.ledger.format import ledger_path
+from aggregator.ledger.log import Ledger
+from aggregator.rounds.attempt import Exchange, Replies, Timeouts
+from aggregator.rounds.run import Outcome, Run, RunSpec
+from aggregator.rounds.storage import stage_predictor
+from crypto.errors import DataRefused, FederationError, NotApproved, SpecError
+from crypto.keys import Identity
+from jobs import homes, release
+from jobs.job import JobSpec, decode_plan
+from jobs.membership.accept import record_charter, running
+from jobs.owner.approval_terms import terms
+from jobs.runtime.status_tracker import Board
+from jobs.security_log.events import Event, lacking
+from jobs.security_log.writer import SecurityLog
+from silo_agent.agent import Agent, Refusing
+from silo_agent.language.base_model import MODELS, settled
+from silo_agent.methods import method
+from silo_agent.methods.flex_plan import BASE
+from silo_agent.proxies import provided
+from silo_agent.pysyft.catalogue import Catalogue
+from silo_agent.pysyft.request_queue import RequestQueue
+
+log = logging.getLogger("consilium.aggregator")
+
+#: How long a silo's agent waits for the one before it to end, and how often it looks. Seconds.
+TURN_S = 20.0
+LOOK_S = 0.1
+
+#: What a follower of the run reads: one JSON object per exchange, in the run's folder.
+EVENTS = "events.jsonl"
+
+
+def predictor_requirements(spec: JobSpec) -> list[str]:
+    """What a process that loads a published model must have installed; torch comes with the extra."""
+    extras = "silo,lm" if BASE in spec.params else "silo"
+    return [f"consilium[{extras}]=={metadata.version('consilium')}", f"mlflow=={metadata.version('mlflow')}"]
+
+
+def server_run(
+    job: str, plan: str, home: Path, resume: str = "", board: Board | None = None
+) -> Generator[Exchange, Replies, Outcome]:
+    """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's.
+
+    ``resume``: the run to go on with, where the admin asked for that. ``board``: where its status hangs. The charter
+    stands still meanwhile.
+    """
+    with running(home):
+        run = open_run(job, plan, home, resume=resume or None)
+        if board is not None:
+            board.follow(run)
+        return (yield from run.run())
+
+
+def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, resume: str | None = None) -> Run:
+    """Raises SpecError for a job, a plan or a run to resume that don't fit."""
+    spec = JobSpec.from_text(job)
+    decoded = decode_plan(plan)
+    if decoded.method != spec.method:
+        raise SpecError("plan.method", got=decoded.method, want=spec.method)
+    charter, identity = homes.open_aggregator(home)
+    ledger = Ledger.open(ledger_path(home), identity)
+    record_charter(ledger, home)
+    run = Run(
+        RunSpec(
+            job=job,
+            job_digest=spec.digest,
+            name=spec.name,
+            plan=decoded,
+            code=release.digest(),
+            purpose=spec.purpose,
+            versions=release.versions(),
+            timeouts=Timeouts(phase_s=spec.timeouts["phase"], step_s=spec.timeouts["step"], job_s=spec.timeouts["job"]),
+            keep_uploads=spec.keep_uploads,
+        ),
+        charter,
+        identity,
+        ledger,
+        home / "jobs",
+        nonce=nonce,
+        resume=resume,
+    )
+    run.folder.mkdir(parents=True, exist_ok=resume is not None)
+    run.watch = Events(run.folder / EVENTS)
+    features = spec.params.get("features")
+    if isinstance(features, int) and resume is None:
+        run.predictor = stage_predictor(
+            run.folder,
+            Path(str(resources.files("jobs.evidence"))) / "predictor.py",
+            requirements=predictor_requirements(spec),
+            settings=json.dumps({"method": spec.method, "params": dict(spec.params)}, sort_keys=True),
+            shape=[features],
+        )
+    return run
+
+
+def open_agent(job: str, home: Path) -> Agent:
+    """The agent of one silo for one job: plan, data and code hashed anew, and approved by the data owner.
+
+    A job that lacks approval is put before the owner (``fed requests``) and refused. Loads torch once it is approved.
+    """
+    spec = JobSpec.from_text(job)
+    _take_turn(home)
+    site = homes.open_site(home)
+    try:
+        data, uid = Catalogue(home, site.silo).resolve(spec.dataset)
+        plan = spec.plan(site.charter)
+        wanted = terms(home, spec, site.charter, plan, data, uid)
+        site.approvals.grant(wanted, now=site.now(), uses=site.journal.uses)
+        kind = Agent
+        if homes.silo_settings(home).get("probe"):  # the demonstration's own silos; an institution has no such line
+            from jobs.demo.mask_probe import agent_class
+
+            kind = agent_class(home)
+        return kind(
+            site,
+            terms=wanted,
+            plan=plan,
+            method=provided(
+                settled(method(spec.method)(spec.params, site.silo), home / MODELS),
+                lambda name: Catalogue(home, site.silo).resolve(name)[0],
+            ),
+            data=data,
+        )
+    except (NotApproved, DataRefused) as refused:
+        site.journal.close()
+        _ask_owner(home, site.silo, spec, refused)
+        raise
+    except BaseException:
+        site.journal.close()
+        raise
+
+
+def _take_turn(home: Path) -> None:
+    """Wait, for a while, until the agent of the job before has let go of the journal.
+
+    NVFlare starts the next job as soon as the server's process of an aborted one has ended; a silo's may take 10 s
+    longer. Who waits in vain is told by the journal what is wrong.
+    """
+    path, end = home / "journal.jsonl", time.monotonic() + TURN_S
+    while path.exists() and time.monotonic() < end:
+        with path.open("rb") as journal:
+            try:
+                flock(journal, LOCK_EX | LOCK_NB)
+                return
+            except BlockingIOError:
+                pass
+        time.sleep(LOOK_S)
+
+
+def _ask_owner(home: Path, silo: str, spec: JobSpec, refused: NotApproved | DataRefused) -> None:
+    """Put a job before the data owner: it lacks an approval, or data that the owner has yet to register.
+
+    What the owner's queue can't take is said in the log: the job is refused for its own reason either way.
+    """
+    told = SecurityLog(home)
+    if isinstance(refused, NotApproved):
+        told(lacking(refused), job=refused.digest)
+    try:
+        RequestQueue(home, silo).put(spec.text)
+    except FederationError as full:
+        log.error("the request for job %s could not be queued: [%s] %s", spec.digest.hex(), full.code, full)
+    else:
+        told(Event.REQUEST_QUEUED, job=spec.digest.hex())
+
+
+def answering_agent(job: str, home: Path) -> Agent | Refusing:
+    """``open_agent``, or a stand-in that declines by name: bad data at one silo is a refusal, not a silence."""
+    try:
+        return open_agent(job, home)
+    except FederationError as refused:
+        silo = str(homes.silo_settings(home)["silo"])
+        SecurityLog(home)(Event.REFUSAL, step=0, phase="open", code=refused.code)
+        return Refusing(silo, Identity.load(home / "keys" / "agent.key"), refused)
+
+
+class Events:
+    """Appends what the run does to a file, for whoever follows it on this machine. Best effort: never on the path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._began = time.monotonic()
+
+    def __call__(self, exchange: Exchange | None, note: str) -> None:
+        event: dict[str, object] = {"t": round(time.monotonic() - self._began, 3), "note": note}
+        if exchange is not None:
+            event |= {
+                "phase": exchange.phase,
+                "step": exchange.step,
+                "name": exchange.step_name,
+                "silos": sorted(exchange.requests),
+            }
+        try:
+            with self._path.open("a") as out:
+                out.write(json.dumps(event) + "\n")
+        except OSError as failed:
+            log.warning("an event of the run could not be written: %s", failed.strerror)

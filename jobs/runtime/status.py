@@ -1,0 +1,318 @@
+"""What a run is doing, as one value, and the pure function that brings it up to date.
+
+``after(status, event)`` folds what happens: requests going out, answers coming in, lines of the ledger. The
+aggregator's job process keeps the value (``board``), NVFlare carries it to whoever asks (``fed status``), and a job
+that has ended keeps it in its NVFlare record. It holds what the aggregator may know: steps, and of one silo its id,
+whether it answered, and the code of its refusal (``fed egress`` lists what that is). No sum, no figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from aggregator.errors import RunAborted
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import Kind
+from jobs.job import decode_plan
+
+#: What a server sends may be longer than it should: as much of a text is shown.
+MOST_TEXT: Final = 2000
+
+
+class State(StrEnum):
+    STARTING = "starting"  #: nothing is on the ledger yet
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Why a silo is out since when: the step's name, the phase, and its refusal's code; no code: it did not answer."""
+
+    step: str
+    phase: str
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """The last step that closed. ``shut``: its lanes that stayed shut."""
+
+    k: int
+    name: str
+    time: str
+    invited: int
+    survivors: int
+    shut: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How it ended: on the ledger (``recorded``), or before a run was there. No code: well."""
+
+    time: str
+    recorded: bool
+    code: str = ""
+    phase: str = ""
+    missing: tuple[str, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Where a run stands. ``since``: when the phase began, UTC. ``absent``: silos that are out, until they are back.
+
+    ``steps``: how many the plan has; ``released`` and ``void`` of them are behind. ``attempt`` counts from 0.
+    """
+
+    run: str = ""
+    job: str = ""
+    state: State = State.STARTING
+    steps: int = 0
+    k: int = 0
+    step: str = ""
+    attempt: int = 0
+    phase: str = ""
+    since: str = ""
+    asked: tuple[str, ...] = ()
+    answered: tuple[str, ...] = ()
+    absent: Mapping[str, Absent] = field(default_factory=dict)
+    released: int = 0
+    void: int = 0
+    closed: Closed | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Silos whose answer is still waited for."""
+        return tuple(silo for silo in self.asked if silo not in self.answered)
+
+
+# --- events ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Requests of one phase go out. ``absent``: who fell out of this attempt so far."""
+
+    time: str
+    phase: str
+    k: int
+    step: str
+    silos: Sequence[str]
+    absent: Mapping[str, Absent] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A silo's answer came, whatever it says."""
+
+    silo: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The job ended by an error that no line of the ledger tells: there was no run, or the error was none of ours."""
+
+    time: str
+    code: str
+    detail: str
+
+
+Event = Asked | Answered | Stopped | Entry
+
+
+def after(status: Status, event: Event) -> Status:
+    """The status after one more event. Ledger lines of other runs are the caller's to leave out."""
+    match event:
+        case Asked():
+            return replace(
+                status,
+                state=State.RUNNING,
+                phase=event.phase,
+                since=event.time,
+                k=event.k,
+                step=event.step,
+                asked=tuple(sorted(event.silos)),
+                answered=(),
+                absent={**status.absent, **event.absent},
+            )
+        case Answered(silo):
+            if silo not in status.asked or silo in status.answered:
+                return status
+            return replace(status, answered=(*status.answered, silo))
+        case Stopped():
+            if status.outcome is not None:
+                return status
+            outcome = Outcome(time=event.time, recorded=False, code=event.code, detail=event.detail)
+            return _ended(status, _state_of(event.code), outcome)
+        case Entry():
+            return _recorded(status, event)
+
+
+def _recorded(status: Status, entry: Entry) -> Status:
+    record = entry.record
+    match entry.kind:
+        case Kind.RUN_STARTED:
+            steps = len(decode_plan(record["plan"]).steps)
+            return replace(
+                status, run=record["run"], job=record["job_digest"], state=State.RUNNING, steps=steps, since=entry.time
+            )
+        case Kind.RUN_RESUMED:
+            return replace(
+                status, state=State.RUNNING, outcome=None, k=record["k"], since=entry.time, asked=(), phase=""
+            )
+        case Kind.STEP_OPENED:
+            return replace(status, k=record["k"], step=record["name"], attempt=record.get("attempt", 0))
+        case Kind.SILO_LOST | Kind.REFUSAL:
+            why = Absent(record["name"], record["phase"], record.get("code", ""))
+            return replace(status, absent={**status.absent, record["silo"]: why})
+        case Kind.STEP_VOID:
+            return replace(status, void=status.void + 1)
+        case Kind.STEP_CLOSED:
+            closed = Closed(
+                k=record["k"],
+                name=record["name"],
+                time=entry.time,
+                invited=len(record["invited"]),
+                survivors=len(record["survivors"]),
+                shut=tuple(record["lanes_shut"]),
+            )
+            still = {silo: why for silo, why in status.absent.items() if silo not in record["survivors"]}
+            return replace(status, released=status.released + 1, closed=closed, absent=still)
+        case Kind.RUN_FINISHED:
+            return _ended(status, State.FINISHED, Outcome(time=entry.time, recorded=True))
+        case Kind.RUN_FAILED:
+            outcome = Outcome(
+                time=entry.time,
+                recorded=True,
+                code=record["code"],
+                phase=record["phase"],
+                missing=tuple(record["missing"]),
+                detail=record.get("detail", ""),
+            )
+            return _ended(status, _state_of(record["code"]), outcome)
+        case _:
+            return status
+
+
+def _ended(status: Status, state: State, outcome: Outcome) -> Status:
+    """``phase``, ``asked`` and ``answered`` stay: they say where it stood."""
+    return replace(status, state=state, outcome=outcome, since=outcome.time)
+
+
+def _state_of(code: str) -> State:
+    return State.ABORTED if code == RunAborted.code else State.FAILED
+
+
+# --- as JSON -----------------------------------------------------------------------------------------------------
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """The object of ``fed status --json``: text, whole numbers, lists and objects."""
+    closed, outcome = status.closed, status.outcome
+    return {
+        "run": status.run,
+        "job": status.job,
+        "state": status.state.value,
+        "step": {"k": status.k, "of": status.steps, "name": status.step, "attempt": status.attempt},
+        "phase": status.phase,
+        "since": status.since,
+        "asked": list(status.asked),
+        "answered": list(status.answered),
+        "missing": list(status.missing) if status.outcome is None else [],
+        "absent": {
+            silo: {"step": why.step, "phase": why.phase, "code": why.code} for silo, why in status.absent.items()
+        },
+        "steps_released": status.released,
+        "steps_void": status.void,
+        "last_closed": None
+        if closed is None
+        else {
+            "k": closed.k,
+            "name": closed.name,
+            "time": closed.time,
+            "invited": closed.invited,
+            "survivors": closed.survivors,
+            "lanes_shut": list(closed.shut),
+        },
+        "outcome": None
+        if outcome is None
+        else {
+            "code": outcome.code,
+            "phase": outcome.phase,
+            "missing": list(outcome.missing),
+            "detail": outcome.detail,
+            "time": outcome.time,
+            "on_ledger": outcome.recorded,
+        },
+    }
+
+
+def from_json(found: Mapping[str, Any]) -> Status:
+    """The value again. A server is another machine: what is no status raises ValueError, text is made printable."""
+    try:
+        step, closed, outcome = found["step"], found["last_closed"], found["outcome"]
+        return Status(
+            run=_text(found["run"]),
+            job=_text(found["job"]),
+            state=State(found["state"]),
+            steps=int(step["of"]),
+            k=int(step["k"]),
+            step=_text(step["name"]),
+            attempt=int(step["attempt"]),
+            phase=_text(found["phase"]),
+            since=_text(found["since"]),
+            asked=_texts(found["asked"]),
+            answered=_texts(found["answered"]),
+            absent={
+                _text(silo): Absent(_text(why["step"]), _text(why["phase"]), _text(why["code"]))
+                for silo, why in found["absent"].items()
+            },
+            released=int(found["steps_released"]),
+            void=int(found["steps_void"]),
+            closed=None
+            if closed is None
+            else Closed(
+                k=int(closed["k"]),
+                name=_text(closed["name"]),
+                time=_text(closed["time"]),
+                invited=int(closed["invited"]),
+                survivors=int(closed["survivors"]),
+                shut=_texts(closed["lanes_shut"]),
+            ),
+            outcome=None
+            if outcome is None
+            else Outcome(
+                time=_text(outcome["time"]),
+                recorded=bool(outcome["on_ledger"]),
+                code=_text(outcome["code"]),
+                phase=_text(outcome["phase"]),
+                missing=_texts(outcome["missing"]),
+                detail=_text(outcome["detail"]),
+            ),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as bad:
+        raise ValueError(f"no status of a run: {type(bad).__name__} {bad}") from bad
+
+
+def printable(text: str) -> str:
+    """One line for a terminal, whoever wrote it."""
+    return "".join(sign if sign.isprintable() else " " for sign in text[:MOST_TEXT])
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} instead of text")
+    return printable(value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{type(value).__name__} instead of a list")
+    return tuple(_text(one) for one in value)

@@ -1,0 +1,172 @@
+"""Reading the security log of a home, and checking it: see ``security_log`` for what it is and who writes it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from crypto.errors import EvidenceError, SpecError
+from jobs.security_log.events import Event, check
+
+NAME: Final = "security.jsonl"
+HEAD: Final = "security.head"
+#: ``prev`` of the first line of all.
+START: Final = "0" * 64
+#: Longest line. Bytes; the shapes of the fields keep well below it.
+MOST_LINE: Final = 1 << 14
+
+_KEYS: Final = {"seq", "at", "event", "fields", "prev"}
+_ASIDE: Final = re.compile(r"security-(\d{4}-\d{2})(\.\d+)?\.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``digest``: SHA-256 of the line, which the next one carries."""
+
+    seq: int
+    at: str
+    event: Event
+    fields: Mapping[str, Any]
+    prev: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Where a log ends: ``month`` of its last line, "" where that is unknown."""
+
+    seq: int = -1
+    digest: str = START
+    month: str = ""
+
+
+def files(home: Path) -> list[Path]:
+    """Every file of a home's log, oldest first: by the number of its first line."""
+    aside = [path for path in home.glob("security-*.jsonl") if _ASIDE.fullmatch(path.name)]
+    ordered = sorted(aside, key=_first)
+    return [*ordered, *([home / NAME] if (home / NAME).exists() else [])]
+
+
+@dataclass(slots=True)
+class Summary:
+    """``first``, ``last``: time of the first and last line. ``torn``: half a line stands at the end."""
+
+    files: int = 0
+    lines: int = 0
+    first: str = ""
+    last: str = ""
+    torn: bool = False
+    events: dict[str, int] = field(default_factory=dict)
+
+
+def check_log(home: Path) -> Summary:
+    """Read the whole log and check it: form, schema, numbers, chain, head. Raises EvidenceError at the first fault.
+
+    The oldest file may begin with any number: those before it have outlived their class.
+    """
+    found = Summary()
+    head, met = read_head(home), False
+    last: Line | None = None
+    for path in files(home):
+        found.files += 1
+        data = path.read_bytes()
+        whole, _, torn = data.rpartition(b"\n")
+        if torn:
+            if path.name != NAME:
+                raise EvidenceError(path.name, expected="whole lines", found="half a line at its end")
+            found.torn = True
+        for number, raw in enumerate(whole.split(b"\n") if whole else [], start=1):
+            where = f"{path.name} line {number}"
+            line = _parse(raw, where)
+            _follows(line, last, where, first=number == 1)
+            if head is not None and line.seq == head.seq:
+                met = True
+                if line.digest != head.digest:
+                    raise EvidenceError(where, expected=f"the line that {HEAD} names", found="another")
+            found.lines += 1
+            found.first = found.first or line.at
+            found.events[str(line.event)] = found.events.get(str(line.event), 0) + 1
+            last = line
+    if last is None:
+        raise EvidenceError(str(home), expected=NAME, found="no log")
+    if not met:
+        raise EvidenceError(HEAD, expected="the number and digest of a line", found="none that is there")
+    found.last = last.at
+    return found
+
+
+def _follows(line: Line, last: Line | None, where: str, *, first: bool) -> None:
+    if first != (line.event is Event.LOG_OPENED):
+        raise EvidenceError(where, expected="log-opened on the first line of a file and nowhere else", found=line.event)
+    if last is not None and line.seq != last.seq + 1:
+        raise EvidenceError(where, expected=f"number {last.seq + 1}", found=line.seq)
+    if line.prev != (last.digest if last is not None else line.prev if line.seq else START):
+        raise EvidenceError(where, expected="the digest of the line before", found="another: lines are missing")
+    if line.event is Event.LOG_ALTERED:
+        raise EvidenceError(
+            where, expected=f"a log that ends at number {line.fields['wanted']}", found=line.fields["there"]
+        )
+
+
+def _parse(raw: bytes, where: str) -> Line:
+    try:
+        value = json.loads(raw)
+        if value.keys() != _KEYS or encode(value) != raw:
+            raise ValueError("not a line of this log")
+        check(str(value["event"]), value["fields"])
+        datetime.fromisoformat(value["at"])
+        if type(value["seq"]) is not int or value["seq"] < 0:
+            raise ValueError("no number")
+        return Line(
+            value["seq"], value["at"], Event(value["event"]), value["fields"], value["prev"], sha256(raw).hexdigest()
+        )
+    except (ValueError, TypeError, AttributeError, SpecError) as bad:
+        raise EvidenceError(where, expected="an event of the list, in its form", found=str(bad)[:200]) from bad
+
+
+def newest(path: Path, event: str) -> Iterator[Line]:
+    """The newest line of an event in one file, or none. A damaged line is no line here."""
+    mark = f'"event":"{event}"'.encode()
+    for raw in reversed(path.read_bytes().split(b"\n")):
+        if mark in raw:
+            try:
+                yield _parse(raw, path.name)
+            except EvidenceError:
+                continue
+            return
+
+
+def end_of(raw: bytes) -> End:
+    """What the last line says; of a line that is none only its digest is known, and the next number is 0."""
+    digest = sha256(raw).hexdigest()
+    try:
+        line = _parse(raw, "")
+    except EvidenceError:
+        return End(-1, digest)
+    return End(line.seq, digest, line.at[:7])
+
+
+def read_head(home: Path) -> End | None:
+    try:
+        seq, digest = (home / HEAD).read_text(encoding="ascii").split()
+        return End(int(seq), digest)
+    except (OSError, ValueError):
+        return None
+
+
+def _first(path: Path) -> tuple[int, str]:
+    try:
+        with path.open("rb") as file:
+            return _parse(file.readline(MOST_LINE).rstrip(b"\n"), path.name).seq, path.name
+    except (OSError, EvidenceError):
+        return -1, path.name
+
+
+def encode(value: Mapping[str, object]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

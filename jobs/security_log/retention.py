@@ -1,0 +1,264 @@
+"""How long each thing that lies in a home, or stands on the ledger, is kept; and removing what has outlived that.
+
+Every file of a silo's home, an aggregator's home and an NVFlare kit is of exactly one kind, every kind of one class.
+Audit records are not logs: they are kept for the life of the models and never removed here. What is removed is told in
+the security log, file by file, or folder by folder where files only mean something together (a run's uploads).
+``table`` is the documentation.
+
+Masked uploads are kept to replay a run's sums. They go when the run verifies with them, bit for bit, and 30 days are
+over since the last was written; afterwards ``fed verify`` says that they were not kept. Uploads that do not verify
+stay: they are evidence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from aggregator.ledger.records import Kind as Record
+from crypto.errors import FederationError, SpecError
+from jobs.security_log.events import FIELDS, Event
+from jobs.security_log.writer import SecurityLog
+
+DAY: Final = 86400
+
+
+class Class(StrEnum):
+    AUDIT = "audit"
+    SECURITY = "security"
+    UPLOAD = "upload"
+    WORK = "work"
+    TELEMETRY = "telemetry"
+    SITE = "site"
+
+
+#: Days after which a file of a class may go; None: not by the clock. And why.
+CLASSES: Final[dict[Class, tuple[int | None, str]]] = {
+    Class.AUDIT: (None, "ten years and more, for the life of the models; never removed here"),
+    Class.SECURITY: (365, "12 months after the month they are of"),
+    Class.UPLOAD: (30, "until the run verifies with them, and 30 days"),
+    Class.WORK: (30, "30 days after they were last needed; usually dropped long before"),
+    Class.TELEMETRY: (30, "30 days: for operators, no record of anything"),
+    Class.SITE: (None, "while the site takes part: removed by people, not by a clock"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """``pattern``: of the path inside the home. Files with the same group ``unit`` go together, or not at all."""
+
+    name: str
+    of: Class
+    pattern: re.Pattern[str]
+    why: str
+
+
+def _kind(name: str, of: Class, pattern: str, why: str) -> Kind:
+    return Kind(name, of, re.compile(pattern), why)
+
+
+_UPLOADS = "uploads"
+_RUN = r"jobs/[0-9a-f]{16}"
+_JOB = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+KINDS: Final = (
+    # a silo's and an aggregator's
+    _kind("settings", Class.SITE, r"(silo|aggregator)\.json|policy\.toml", "what this site is and allows"),
+    _kind("enrolment", Class.SITE, r"member\.json|aggregator\.pub", "public keys to be enrolled"),
+    _kind("key", Class.SITE, r"keys/[^/]+\.key", "made here, never moved; replaced by a new epoch"),
+    _kind("charter", Class.AUDIT, r"charter\.bin|consortium\.pub|charters/\d{6}\.bin", "who was who, for old records"),
+    _kind("security-log", Class.SECURITY, r"security(-\d{4}-\d{2}(\.\d+)?)?\.jsonl", "who did what here"),
+    _kind("security-head", Class.SITE, r"security\.head", "where the security log ends"),
+    _kind("log", Class.TELEMETRY, r"(error_)?log(_fl)?\.(txt|json)(\.\d+)?|pid\.fl", "debug output of processes"),
+    _kind("metrics", Class.TELEMETRY, r"metrics/[^/]+\.db|metrics\.port", "counters of processes"),
+    _kind("unfinished", Class.WORK, r"(?!jobs/|syft/|nvflare/|mlartifacts/)([^/]+/)*[^/]+\.(new|part)", "half written"),
+    # a silo's
+    _kind("salt", Class.AUDIT, r"salt", "without it no data commitment can be opened to an auditor"),
+    _kind("approval", Class.AUDIT, r"approvals/[^/]+\.(approval|denial)", "the data owner's signed word"),
+    _kind("receipt", Class.AUDIT, r"receipts/[^/]+\.bin", "what the silo agreed to and saw, signed"),
+    _kind("contradiction", Class.AUDIT, r"evidence/[^/]+\.bin", "proof against somebody who signed two things"),
+    _kind("journal", Class.AUDIT, r"journal\.jsonl", "what was promised and released, ever"),
+    _kind("run-notes", Class.WORK, r"runs/[^/]+\.safetensors", "where the silo stands in a run, its local expert"),
+    _kind("catalogue", Class.SITE, r"(syft|data)/.+", "data sets, mock data and requests: the data owner's to remove"),
+    _kind("probe", Class.WORK, r"probe\.json|probe/.+", "the demonstration's own figures"),
+    # an aggregator's
+    _kind("ledger", Class.AUDIT, r"ledger/ledger\.jsonl(\.head)?", "the record of every run: see the kinds of record"),
+    _kind("checkpoint", Class.AUDIT, rf"{_RUN}/checkpoints/[^/]+", "the weights of published versions, and how made"),
+    _kind("step-evidence", Class.AUDIT, rf"{_RUN}/evidence/[^/]+", "the signed messages of each step"),
+    _kind("predictor", Class.AUDIT, rf"{_RUN}/predictor\.py", "the code a published version runs"),
+    _kind("model-card", Class.AUDIT, rf"{_RUN}/model-card\.md", "what a version is for, how it was made, its limits"),
+    _kind("run-index", Class.AUDIT, rf"{_RUN}/(mlflow\.json|report\.html)", "which registry entry a run became"),
+    _kind("upload", Class.UPLOAD, rf"(?P<unit>{_RUN}/uploads(\.removed)?)/.+", "masked words, to replay a run's sums"),
+    _kind("sums", Class.WORK, rf"{_RUN}/sums/.+", "opened sums that some silo still lacks"),
+    _kind("events", Class.TELEMETRY, rf"{_RUN}/events\.jsonl", "a run's progress, for whoever watches"),
+    _kind("run-unfinished", Class.WORK, rf"{_RUN}/[^/]+\.(new|part)", "half written"),
+    _kind("registry", Class.AUDIT, r"mlflow\.db(-\w+)?|mlartifacts/.+", "model versions, cards, aliases, lineage"),
+    _kind("registry-index", Class.SITE, r"lineage\.(json|lock)|run\.lock", "locks, and how far MLflow has caught up"),
+    _kind("job-store", Class.SITE, r"nvflare/.+", "NVFlare's own store: `nvflare job delete`"),
+    # a kit's
+    _kind("kit", Class.SITE, r"(startup|local|transfer)/.*|readme\.txt", "certificates and the site's own rules"),
+    _kind("nvflare-audit", Class.SECURITY, r"audit\.log", "NVFlare's log of administrators' commands"),
+    _kind("job-folder", Class.TELEMETRY, rf"(?P<unit>{_JOB})/.+", "a job as it was sent, and NVFlare's debug output"),
+)
+
+#: Class of each kind of record on the ledger, and why. The ledger is one file: they share its class.
+RECORDS: Final[dict[Record, tuple[Class, str]]] = {
+    Record.CHARTER: (Class.AUDIT, "under whose rules, with whose keys"),
+    Record.RUN_STARTED: (Class.AUDIT, "which job, plan, code and purpose"),
+    Record.RUN_RESUMED: (Class.AUDIT, "that and where a run went on"),
+    Record.APPROVAL: (Class.AUDIT, "what the data owner signed"),
+    Record.STEP_OPENED: (Class.AUDIT, "who was invited"),
+    Record.SILO_LOST: (Class.AUDIT, "who stayed away, and when"),
+    Record.REFUSAL: (Class.AUDIT, "who refused, signed, by which code"),
+    Record.STEP_ATTESTED: (Class.AUDIT, "the survivors of a step, before shares were asked for"),
+    Record.STEP_VOID: (Class.AUDIT, "why a step has no result"),
+    Record.STEP_CLOSED: (Class.AUDIT, "cohort, transcript, result, data commitments and approvals"),
+    Record.RUN_FINISHED: (Class.AUDIT, "the final state and who countersigned it"),
+    Record.RUN_FAILED: (Class.AUDIT, "what ended a run"),
+    Record.MODEL_PUBLISHED: (Class.AUDIT, "which weights got which alias, by whom"),
+    Record.WITHDRAWAL: (Class.AUDIT, "who left, and which models stand on their data"),
+    Record.RECOVERED: (Class.AUDIT, "that half a line was cut off"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A file, or a folder of files that go together, that has outlived its class. ``last``: when it was written."""
+
+    kind: Kind
+    path: Path
+    bytes: int
+    last: float
+
+
+def verified_run(home: Path, run: str) -> None:
+    """Raise EvidenceError unless a run verifies as it lies here, its uploads replayed."""
+    from aggregator.verify.checks import verify_run
+
+    verify_run(home, run)
+
+
+def kind_of(path: str) -> Kind:
+    """The kind of a path inside a home or kit, with ``/``. Raises SpecError for what is of none."""
+    found = [kind for kind in KINDS if kind.pattern.fullmatch(path)]
+    if len(found) != 1:
+        raise SpecError(path, got=[kind.name for kind in found], want="a file of one kind: see `fed retention`")
+    return found[0]
+
+
+def contents(home: Path) -> Iterator[tuple[Path, Kind | None]]:
+    """Every file of a home with its kind; None for what is of none, which is nobody's to remove."""
+    for folder, _, names in os.walk(home):
+        for name in sorted(names):
+            path = Path(folder) / name
+            try:
+                yield path, kind_of(path.relative_to(home).as_posix())
+            except SpecError:
+                yield path, None
+
+
+def plan(
+    home: Path,
+    now: float,
+    *,
+    verified: Callable[[Path, str], None] = verified_run,
+    held: Callable[[Path, FederationError], None] = lambda path, why: None,
+) -> list[Expired]:
+    """What has outlived its class. ``verified`` raises for a run that does not verify; ``held`` is told of uploads that
+    stay for that reason. Nothing is removed. Raises SpecError for what is no folder."""
+    if not home.is_dir():
+        raise SpecError(str(home), got="no folder", want="a silo's or aggregator's home, or a kit")
+    units: dict[Path, list[tuple[Kind, Path, os.stat_result]]] = {}
+    for path, kind in contents(home):
+        if kind is not None and not _in_use(path):
+            units.setdefault(_unit(home, path, kind), []).append((kind, path, path.lstat()))
+    found = []
+    for path, files in sorted(units.items()):
+        kind, days = files[0][0], CLASSES[files[0][0].of][0]
+        last = max(_written(one, stat) for _, one, stat in files)
+        if days is None or now - last <= days * DAY:
+            continue
+        if path.name == _UPLOADS:
+            try:
+                verified(home, path.parent.name)
+            except FederationError as why:
+                held(path, why)
+                continue
+        found.append(Expired(kind, path, sum(stat.st_size for _, _, stat in files), last))
+    return found
+
+
+def apply(home: Path, expired: list[Expired], log: SecurityLog) -> int:
+    """Remove them; how many bytes that were. Each is told in the security log. Raises SpecError for a record that is
+    of a class which the clock does not end, before anything is removed."""
+    for one in expired:
+        if CLASSES[one.kind.of][0] is None or kind_of(_inside(home, one)) is not one.kind:
+            raise SpecError(str(one.path), got=one.kind.of, want="a file that a clock may remove")
+    for one in expired:
+        if one.path.is_dir():
+            shutil.rmtree(_aside(one.path) if one.path.name == _UPLOADS else one.path)
+        else:
+            one.path.unlink(missing_ok=True)
+        shown = one.path.relative_to(home).as_posix()
+        fits = FIELDS["path"][1]
+        log(Event.RECORD_REMOVED, kind=one.kind.name, path=shown if fits(shown) else one.kind.name, bytes=one.bytes)
+    return sum(one.bytes for one in expired)
+
+
+def _aside(uploads: Path) -> Path:
+    """A run's uploads by a name that nobody looks for: they go all at once, since a part of them would be a fault."""
+    gone = uploads.with_name(f"{_UPLOADS}.removed")
+    shutil.rmtree(gone, ignore_errors=True)
+    return uploads.rename(gone)
+
+
+def _unit(home: Path, path: Path, kind: Kind) -> Path:
+    """The folder that goes as a whole with this file, or the file."""
+    if not kind.pattern.groupindex:
+        return path
+    return home / kind.pattern.sub(r"\g<unit>", path.relative_to(home).as_posix())
+
+
+def _inside(home: Path, one: Expired) -> str:
+    """A path that has the kind: of a file, or of a file that a folder could hold."""
+    inside = one.path.relative_to(home).as_posix()
+    return f"{inside}/a" if one.kind.pattern.groupindex else inside
+
+
+def _written(path: Path, stat: os.stat_result) -> float:
+    """When a file was last written. A security log that was put aside is as old as its month."""
+    month = re.fullmatch(r"security-(\d{4})-(0[1-9]|1[0-2])(?:\.\d+)?\.jsonl", path.name)
+    if month is None:
+        return stat.st_mtime
+    year, number = int(month[1]), int(month[2])
+    return datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC).timestamp()
+
+
+def _in_use(path: Path) -> bool:
+    """The log that is being written, and the counters of a process that lives."""
+    if path.name == "security.jsonl":
+        return True
+    counters = re.fullmatch(r"\w+_(\d+)\.db", path.name)
+    return counters is not None and Path("/proc", counters[1]).exists()
+
+
+def table() -> str:
+    """Kinds and records with their classes as Markdown tables, for the documentation."""
+    classes = (f"| {name} | {kept} |\n" for name, (_, kept) in CLASSES.items())
+    kinds = (f"| {kind.name} | {kind.of} | {kind.why} |\n" for kind in KINDS)
+    records = (f"| `{record}` | {of} | {why} |\n" for record, (of, why) in RECORDS.items())
+    return (
+        "| class | kept |\n|---|---|\n"
+        + "".join(classes)
+        + "\n| kind of file | class | what it is |\n|---|---|---|\n"
+        + "".join(kinds)
+        + "\n| kind of record on the ledger | class | what it says |\n|---|---|---|\n"
+        + "".join(records)
+    )

@@ -1,0 +1,202 @@
+"""The security log of a home: ``<home>/security.jsonl``, apart from every debug log.
+
+One JSON object a line, {seq, at, event, fields, prev}: ``at`` is UTC with milliseconds, ``prev`` the SHA-256 of the
+line before, so a line that is changed, taken out or put in breaks the chain. ``security.head`` says where the log ends,
+so that lines cut off at its end are missed too; whoever can write both files can still rewrite history from there on:
+ship the log off this machine for more (docs/records.md). The first line of a file says what it is for and how long it
+is kept. A new month, or 16 MiB, begins a new file; the old one becomes ``security-<YYYY-MM>.jsonl`` and the chain goes
+on in the new one.
+
+Several processes may append: each line is written under a lock, in one write, synced. Half a line, which a killed
+process left, is cut off and told in a ``log-recovered``. A log that does not end where it was left is told in a
+``log-altered``, and goes on: it is ``check`` that finds fault, an agent that cannot log is no safer.
+
+**Full disk.** Some events must be on disk before what they speak of happens (``Kind.must``): shares leave, an approval
+counts, a bundle or a salt is handed out. For these the caller gets ``NoSpace`` and does not go on. Others are written
+to the debug log instead, as a warning.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from fcntl import LOCK_EX, flock
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from crypto.errors import NoSpace
+from jobs.security_log.events import PURPOSE, RETENTION, Event, check
+from jobs.security_log.reader import HEAD, MOST_LINE, NAME, End, Line, encode, end_of, newest, read_head
+from jobs.security_log.reader import check_log as check_log
+from jobs.security_log.reader import files as files
+
+log = logging.getLogger("consilium.security")
+
+SCHEMA: Final = 1
+#: A file that is longer than this is put aside before its month is over. Bytes.
+MOST_BYTES: Final = 16 << 20
+#: Events an hour that one writer takes beside those that must be written: a server that sends bad requests must not
+#: fill the silo's disk. When it is reached, a ``log-flooded`` says so.
+MOST_AN_HOUR: Final = 3000
+
+#: What has to be said before a log goes on: events and their fields.
+Notes = list[tuple[str, Mapping[str, object]]]
+
+
+class SecurityLog:
+    """Call it with an event's name and its fields. It holds nothing open. ``now``: seconds since 1970, UTC."""
+
+    def __init__(self, home: Path, *, now: Callable[[], float] = time.time) -> None:
+        self.home = home
+        self._now = now
+        self._hour, self._count = 0, 0
+
+    def __call__(self, event: str, **fields: object) -> None:
+        """Append one event. Raises SpecError for what is not of the list, NoSpace as described above."""
+        kind = check(event, fields)
+        if not kind.must and (excess := self._excess()):
+            if excess > 1:
+                return
+            event, fields = Event.LOG_FLOODED, {}
+        try:
+            self._append(event, fields)
+        except OSError as failed:
+            if kind.must:
+                raise NoSpace(
+                    f"The security log cannot be written ({failed.strerror}), so {event} must not happen.",
+                    remedy="Free space on the volume of this home, or make its security.jsonl writable.",
+                ) from failed
+            log.warning("%s %s could not be written to the security log: %s", event, fields, failed.strerror)
+
+    def _excess(self) -> int:
+        """By how many this is too many in its hour."""
+        hour = int(self._now() // 3600)
+        self._hour, self._count = hour, self._count + 1 if hour == self._hour else 1
+        return max(0, self._count - MOST_AN_HOUR)
+
+    def last(self, event: str) -> Line | None:
+        """The newest line of an event, in any file."""
+        return next((line for file in reversed(files(self.home)) for line in newest(file, event)), None)
+
+    def policy(self, digest: str) -> None:
+        """Tell of a policy that is not the one of the last start. ``digest``: hexadecimal."""
+        before = self.last(Event.POLICY_CHANGED)
+        if before is None:
+            self(Event.POLICY_CHANGED, after=digest)
+        elif before.fields["after"] != digest:
+            self(Event.POLICY_CHANGED, before=before.fields["after"], after=digest)
+
+    def _append(self, event: str, fields: Mapping[str, object]) -> None:
+        said: Notes = []
+        while True:
+            with self._locked() as fd:
+                end, notes = self._end(fd)
+                month, size = self._time()[:7], os.fstat(fd).st_size
+                if not size or (end.month in ("", month) and size <= MOST_BYTES):
+                    self._write(fd, end, [*notes, *said, (event, fields)])
+                    return
+                said = [note for note in notes if note[0] is Event.LOG_RECOVERED]
+                self._put_aside(end.month or month)
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """The file, held alone. A file that was put aside while we waited is not the one we want."""
+        path = self.home / NAME
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                flock(fd, LOCK_EX)
+                if _same(fd, path):
+                    yield fd
+                    return
+            finally:
+                os.close(fd)
+
+    def _end(self, fd: int) -> tuple[End, Notes]:
+        """Where the log ends, and what has to be said before it goes on. Half a line is cut off."""
+        notes: Notes = []
+        size = os.fstat(fd).st_size
+        tail = os.pread(fd, 2 * MOST_LINE, max(0, size - 2 * MOST_LINE))
+        whole, _, torn = tail.rpartition(b"\n")
+        if torn:
+            os.ftruncate(fd, size - len(torn))
+            notes.append((Event.LOG_RECOVERED, {"bytes": len(torn), "sha256": sha256(torn).hexdigest()}))
+        if whole:
+            end = end_of(whole.rpartition(b"\n")[2])
+        else:
+            older = files(self.home)[:-1]
+            end = end_of(older[-1].read_bytes().rstrip(b"\n").rpartition(b"\n")[2]) if older else End()
+            header = {"purpose": PURPOSE, "retention": RETENTION, "schema": SCHEMA, "site": _site(self.home)}
+            notes.insert(0, (Event.LOG_OPENED, header))
+        head = read_head(self.home)
+        if head is not None and (head.seq > end.seq or (head.seq == end.seq and head.digest != end.digest)):
+            notes.append((Event.LOG_ALTERED, {"wanted": head.seq, "there": max(end.seq, 0)}))
+        return end, notes
+
+    def _write(self, fd: int, end: End, events: Notes) -> None:
+        start = size = os.fstat(fd).st_size
+        seq, prev = end.seq, end.digest
+        try:
+            for event, fields in events:
+                seq += 1
+                line = encode({"seq": seq, "at": self._time(), "event": event, "fields": dict(fields), "prev": prev})
+                prev = sha256(line).hexdigest()
+                if os.write(fd, line + b"\n") != len(line) + 1:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                size += len(line) + 1
+            os.fsync(fd)
+            if not start:
+                _sync_folder(self.home)
+        except OSError:
+            os.ftruncate(fd, start)
+            raise
+        self._write_head(seq, prev)
+
+    def _write_head(self, seq: int, digest: str) -> None:
+        """Not synced: a head that lags behind after a crash is caught up by the next line. It never runs ahead."""
+        fd = os.open(self.home / HEAD, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.pwrite(fd, f"{seq:020d} {digest}\n".encode(), 0)
+        finally:
+            os.close(fd)
+
+    def _put_aside(self, month: str) -> None:
+        names = (f"security-{month}{f'.{n}' if n else ''}.jsonl" for n in range(1 << 16))
+        free = next(name for name in names if not (self.home / name).exists())
+        os.rename(self.home / NAME, self.home / free)
+        _sync_folder(self.home)
+
+    def _time(self) -> str:
+        return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _same(fd: int, path: Path) -> bool:
+    mine = os.fstat(fd)
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (mine.st_ino, mine.st_dev) == (there.st_ino, there.st_dev)
+
+
+def _site(home: Path) -> str:
+    """The silo's id, or "aggregator"."""
+    try:
+        return str(json.loads((home / "silo.json").read_text())["silo"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "aggregator"
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

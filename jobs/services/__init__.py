@@ -1,0 +1,1 @@
+"""The long-lived processes of a silo and of the aggregator: start, metrics, health, drain."""

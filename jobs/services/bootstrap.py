@@ -1,0 +1,214 @@
+"""Before a service starts: kit, identity and charter, as they were handed to this site, put where they belong.
+
+A kit that names no home (``fed provision``) may be an archive or lie read-only: NVFlare writes into its workspace, so
+it is copied to ``<home>/kit`` at every start, and a renewed certificate is in place after a restart. A kit that names
+its home (``fed up``) is used where it lies. Key, salt and charter come from mounted folders, if at all, and only into
+places where there are none: what is there must be the same, and nothing is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from crypto.errors import FULL, NoSpace, SpecError
+from crypto.keys import KEY_BYTES, Identity, PublicIdentity
+from jobs.provisioning import archive
+from jobs.services.http import prepare_environment
+
+log = logging.getLogger("consilium.service")
+
+SILO, AGGREGATOR = "silo", "aggregator"
+#: NVFlare listens on this machine's loopback, or on all of its addresses: only where the operator says so.
+LISTEN: Final = ("127.0.0.1", str(IPv4Address(0)))
+#: What ``--identity`` may hold: name there → place in the home, size.
+_SECRETS: Final = {
+    SILO: {"agent.key": ("keys/agent.key", KEY_BYTES), "salt": ("salt", 32)},
+    AGGREGATOR: {"aggregator.key": ("keys/aggregator.key", KEY_BYTES)},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What ``fed silo run`` or ``fed aggregator run`` was given. ``role``: silo or aggregator."""
+
+    role: str
+    kit: Path
+    home: Path | None = None
+    identity: Path | None = None
+    charter: Path | None = None
+    listen: str = LISTEN[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a service runs: the kit that NVFlare gets, and the home."""
+
+    kit: Path
+    home: Path
+
+
+def install(request: Request) -> Site:
+    """Everything in its place and checked, the home locked for this process. Raises SpecError, NoSpace, Unfit."""
+    from jobs.doctor import refuse_start
+    from jobs.flare.processes import parse_settings
+
+    if request.listen not in LISTEN:
+        raise SpecError("--listen", got=request.listen, want=" or ".join(LISTEN), remedy="A firewall does the rest.")
+    files = archive.read(request.kit)
+    about = f"{request.kit}: local/consilium.json"
+    settings = parse_settings(about, files.get(PurePosixPath("local/consilium.json"), b""))
+    if (settings["site"] == "server") != (request.role == AGGREGATOR):
+        whose = "the server" if settings["site"] == "server" else f"silo {settings['site']}"
+        raise SpecError(
+            "--kit", got=f"the kit of {whose}", want=f"one for `fed {request.role} run`", remedy="Name its own kit."
+        )
+    own = Path(settings["home"]) if settings["home"] else None
+    home = request.home or own
+    if home is None:
+        raise SpecError("--home", got=None, want="the home of this site: its kit names none")
+    home = home.resolve()
+    with _named(home):
+        if request.identity is None:
+            _check_home(request.role, home)
+        else:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        prepare_environment(home)  # before the first import of what writes figures
+        if request.identity is not None:
+            _place_identity(request.role, home, settings["site"], request.identity)
+        if request.charter is not None:
+            _place_charter(home, request.charter)
+        if own is not None and home == own.resolve() and request.kit.is_dir():
+            refuse_start(request.role, request.kit, home)
+            if request.role == AGGREGATOR:
+                _localise(request.kit, home, request.listen)
+            return Site(request.kit, home)
+        return Site(_place_kit(request, home, files), home)
+
+
+def _place_kit(request: Request, home: Path, files: archive.Files) -> Path:
+    """``<home>/kit`` with these files, once all checks of a start have passed over them."""
+    from jobs.doctor import refuse_start
+
+    kit, new = home / "kit", home / "kit.new"
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(mode=0o700)
+        archive.write(files, new)
+        if request.role == AGGREGATOR:
+            _localise(new, home, request.listen)
+        refuse_start(request.role, new, home)
+        kit.mkdir(mode=0o700, exist_ok=True)
+        for folder in archive.FOLDERS:
+            shutil.rmtree(kit / folder, ignore_errors=True)
+            os.replace(new / folder, kit / folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return kit
+
+
+def _localise(kit: Path, home: Path, listen: str) -> None:
+    from jobs.flare.hardening import localise
+
+    localise(kit, home, listen)
+
+
+def _check_home(role: str, home: Path) -> None:
+    name = "silo.json" if role == SILO else "aggregator.json"
+    if not (home / name).is_file():
+        raise SpecError(
+            str(home),
+            got=f"no {name}",
+            want=f"the home of {'a silo' if role == SILO else 'the aggregator'}",
+            remedy="Make it with `fed keygen`, or name its keys with --identity.",
+        )
+
+
+def _place_identity(role: str, home: Path, site: str, given: Path) -> None:
+    """Keys of a mounted folder: into a home that has none. Those that are there must be the same."""
+    from jobs import homes
+
+    (home / "keys").mkdir(mode=0o700, exist_ok=True)
+    for name, (place, size) in _SECRETS[role].items():
+        try:
+            secret = (given / name).read_bytes()
+        except OSError as missing:
+            raise SpecError(str(given / name), got=missing.strerror, want="this site's secret") from missing
+        if len(secret) != size:
+            raise SpecError(str(given / name), got=f"{len(secret)} bytes", want=f"{size} bytes")
+        if (home / place).exists():
+            if (home / place).read_bytes() != secret:
+                raise SpecError(
+                    str(given / name),
+                    got="another one than in the home",
+                    want=f"that of {home / place}",
+                    remedy="One identity per home: give it its own, or name the home that belongs to it.",
+                )
+        else:
+            homes.replace_file(home / place, secret)
+    if role == SILO and not (home / "silo.json").exists():
+        homes.replace_file(home / "silo.json", f'{{"silo": "{site}"}}\n'.encode())
+    if role == AGGREGATOR and not (home / "aggregator.json").exists():
+        homes.replace_file(home / "aggregator.json", b"{}\n")
+        homes.replace_file(home / "aggregator.pub", Identity.load(home / "keys" / "aggregator.key").public.raw)
+
+
+def _place_charter(home: Path, given: Path) -> None:
+    """The charter of a mounted folder: into a home that has none. A newer one waits for its operator."""
+    from crypto.charter import SignedCharter
+    from jobs import homes
+    from jobs.membership.accept import accept, read_epoch
+
+    signed = read_epoch(given / "charter.bin")
+    try:
+        consortium = PublicIdentity((given / "consortium.pub").read_bytes())
+    except OSError as missing:
+        raise SpecError(
+            str(given / "consortium.pub"), got=missing.strerror, want="the consortium's public key"
+        ) from missing
+    if not (home / "charter.bin").exists():
+        accept(home, signed, consortium=consortium)
+        return
+    pinned = homes.read_charter(home)
+    if PublicIdentity((home / "consortium.pub").read_bytes()) != consortium:
+        raise SpecError(
+            str(given / "consortium.pub"), got=consortium.fingerprint, want="the consortium key that is pinned here"
+        )
+    charter = SignedCharter.open(signed, consortium)
+    if charter.epoch > pinned.epoch:
+        log.warning(
+            "%s has epoch %d, pinned is epoch %d, which stays in force until an operator runs `fed charter accept`",
+            given,
+            charter.epoch,
+            pinned.epoch,
+        )
+    elif charter.digest not in {one.digest for one, _ in homes.pinned_epochs(home)} or charter.epoch < pinned.epoch:
+        raise SpecError(
+            str(given / "charter.bin"),
+            got=f"epoch {charter.epoch}, {charter.digest.hex()[:16]}",
+            want=f"epoch {pinned.epoch}, {pinned.digest.hex()[:16]}, which is pinned here, or a later one",
+            remedy="Give this site the charter that is in force.",
+        )
+
+
+@contextmanager
+def _named(home: Path) -> Iterator[None]:
+    """The volume's refusals, by name."""
+    try:
+        yield
+    except OSError as failed:
+        if failed.errno in FULL:
+            raise NoSpace(f"The volume of {home} is full.", remedy="Free space on it, or enlarge it.") from failed
+        raise SpecError(
+            str(home),
+            got=f"{failed.filename or home}: {failed.strerror}",
+            want="a home that this user can write",
+            remedy="Is the volume mounted read-only? Does the home belong to this user?",
+        ) from failed

@@ -1,0 +1,162 @@
+"""The long-lived processes: ``fed silo run``, ``fed aggregator run``, ``fed mlflow``.
+
+Each is one process tree that drains and ends on one SIGTERM (``flare.parent``), and at once on a second. The parent
+serves /metrics for the job processes that come and go (see ``service``); at the aggregator a child follows the ledger
+into MLflow, so MLflow never stalls a run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.records import Kind
+from crypto.errors import SpecError
+from jobs import release
+from jobs.runtime import drain
+from jobs.security_log.events import Event
+from jobs.security_log.writer import SecurityLog
+from jobs.services.bootstrap import Request, install
+from jobs.services.http import prepare_environment, serve_metrics
+from jobs.services.site_metrics import AGGREGATOR, SILO, Service
+
+log = logging.getLogger("consilium.aggregator")
+
+#: How long a step under way may take to end once the service was asked to. Seconds.
+DRAIN_S = 60.0
+#: Pause before the lineage follower is started again. Seconds.
+RESTART_S = 10
+
+
+def run_silo(request: Request, host: str, port: int, *, drain_s: float = DRAIN_S) -> int:
+    """NVFlare's client in this process, behind the gate, until SIGTERM and a drain of ``drain_s`` at most; ends it."""
+    from jobs.flare.connection_watchdog import STATE
+    from jobs.flare.egress_gate import guard_cells
+    from jobs.flare.parent import AGAIN_VAR, run_client
+
+    site = install(request)
+    drain.clear(site.home)
+    guard_cells()
+    if AGAIN_VAR not in os.environ:
+        _log_start(site.home, "silo")
+    _serve(Service(SILO, site.home, site.kit), host, port, STATE.amiss)
+    return run_client(
+        site.kit,
+        site.home,
+        drain_s=drain_s,
+        draining=_log_drain(site.home, "silo"),
+        ended=_log_stop(site.home, "silo"),
+    )
+
+
+def run_aggregator(
+    request: Request, host: str, port: int, tracking_uri: str | None = None, *, drain_s: float = DRAIN_S
+) -> int:
+    """NVFlare's server in this process and the lineage follower beside it, until SIGTERM. Ends the process."""
+    from jobs.flare.connected_clients import CENSUS
+    from jobs.flare.parent import run_server
+
+    def amiss() -> str:
+        return "NVFlare's server has not started yet" if CENSUS.connected() is None else ""
+
+    site = install(request)
+    drain.clear(site.home)
+    _log_start(site.home, "aggregator")
+    _serve(Service(AGGREGATOR, site.home, site.kit, tracking_uri, CENSUS.connected), host, port, amiss)
+    command = [sys.executable, "-m", "aggregator.tracking.follower", "--home", str(site.home), "--follow"]
+    # By the environment: an address may hold a password, and command lines are for all to read.
+    environment = {**os.environ, **({"CONSILIUM_TRACKING_URI": tracking_uri} if tracking_uri else {})}
+    threading.Thread(target=_keep_running, args=(command, environment), name="lineage", daemon=True).start()
+    return run_server(
+        site.kit,
+        site.home,
+        drain_s=drain_s,
+        idle=_Recorded(site.home),
+        draining=_log_drain(site.home, "aggregator"),
+        ended=_log_stop(site.home, "aggregator"),
+    )
+
+
+class _Recorded:
+    """Whether the ledger has got the record that ends a step since this was first asked."""
+
+    _ENDS = frozenset({Kind.STEP_CLOSED, Kind.STEP_VOID, Kind.RUN_FINISHED, Kind.RUN_FAILED})
+
+    def __init__(self, home: Path) -> None:
+        self._path = ledger_path(home)
+        self._before: int | None = None
+
+    def __call__(self) -> bool:
+        found = sum(entry.kind in self._ENDS for entry in read(self._path)) if self._path.exists() else 0
+        if self._before is None:
+            self._before = found
+        return found > self._before
+
+
+def _keep_running(command: list[str], environment: dict[str, str]) -> None:
+    """Start the follower again when it ends: lineage catches up from the ledger, so nothing is lost meanwhile."""
+    while True:
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
+        log.warning("the lineage follower ended with code %d; it is started again in %d s", code, RESTART_S)
+        time.sleep(RESTART_S)
+
+
+def run_mlflow(federation: Path, port: int) -> NoReturn:
+    """MLflow's own UI over a federation's database, in place of this process: one signal ends it."""
+    home = federation / "aggregator"
+    if not (home / "mlflow.db").exists():
+        raise SpecError(str(federation), got="no aggregator/mlflow.db", want="a federation that has finished a job")
+    settings = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{(home / 'mlflow.db').resolve()}"]
+    command += ["--default-artifact-root", str((home / "mlartifacts").resolve())]
+    os.execve(sys.executable, command, {**os.environ, **settings})
+
+
+def _log_start(home: Path, service: str) -> None:
+    """The security log's first word of this process."""
+    SecurityLog(home)(Event.SERVICE_STARTED, service=service, software=release.digest().hex())
+
+
+def _log_stop(home: Path, service: str) -> Callable[[int], None]:
+    """Its last."""
+    return lambda code: SecurityLog(home)(Event.SERVICE_STOPPED, service=service, exit=code & 0xFF)
+
+
+def _log_drain(home: Path, service: str) -> Callable[[], None]:
+    """When it is asked to end."""
+    return lambda: SecurityLog(home)(Event.SERVICE_DRAINING, service=service)
+
+
+def _serve(service: Service, host: str, port: int, amiss: Callable[[], str] = lambda: "") -> None:
+    """/metrics, /healthz and /readyz; the port is left in ``metrics.port`` for whoever scrapes this machine."""
+    home = service.home
+    prepare_environment(home)
+    server = serve_metrics(home, port, host, ready=lambda: _ready(home) or amiss(), service=service)
+    (home / "metrics.port").write_text(f"{server.port}\n")
+
+
+def _ready(home: Path) -> str:
+    """Why this site can't take a job, or nothing."""
+    from jobs.homes import read_charter
+
+    if drain.begun(home):
+        return "draining"
+    try:
+        read_charter(home).check_validity(int(time.time()))
+    except Exception as bad:  # noqa: BLE001 - a readiness page tells, it doesn't fail
+        return json.dumps(str(bad))
+    return ""

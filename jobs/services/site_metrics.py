@@ -1,0 +1,264 @@
+"""What a long-lived process knows of its own site when it is asked: expiry, queue, backlog, memory, disk.
+
+Each gauge is read anew for every scrape. One that can't be read is left out of that scrape and named by
+``scrape_error``; the others are served all the same. Labels are fixed words, and no silo's name is among them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from jobs import release
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from crypto.charter import Charter
+
+log = logging.getLogger("consilium.service")
+
+T = TypeVar("T")
+
+AGGREGATOR: Final = "aggregator"
+SILO: Final = "silo"
+ROLES: Final = (AGGREGATOR, SILO)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A long-lived process. ``role``: one of ``ROLES``. ``kit``: NVFlare's folder, if there is one.
+
+    ``tracking_uri``: MLflow's address, if it is not the default. ``connected``: the silos that NVFlare's server has a
+    connection with, or None if there is no server. ``ready``: "" when this process can do its work, else why not:
+    ``serve_metrics`` sets it.
+    """
+
+    role: str
+    home: Path
+    kit: Path | None = None
+    tracking_uri: str | None = None
+    connected: Callable[[], Collection[str] | None] = lambda: None
+    ready: Callable[[], str] = lambda: ""
+
+
+#: What a reading gives: one value, or one for each word of the gauge's label; nothing: there is nothing to show.
+Reading = Mapping[str, float] | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SiteGauge:
+    """``name``: without the role's prefix. ``label``: its one label, if it has one, and ``words``: of that label."""
+
+    name: str
+    text: str
+    read: Callable[[Look], Reading]
+    label: str = ""
+    words: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ROLES
+
+
+def prefix(role: str) -> str:
+    """Of every metric that a role serves."""
+    return f"consilium_{role}_"
+
+
+# --- readings ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Look:
+    """A service at the time of one scrape: what several figures stand on is read once."""
+
+    service: Service
+
+    @cached_property
+    def charter(self) -> Charter:
+        from jobs.homes import read_charter
+
+        return read_charter(self.service.home)
+
+    @cached_property
+    def children(self) -> tuple[tuple[bool, int], ...]:
+        """Of each child process: whether it is a job process of NVFlare's, and its resident bytes."""
+        import psutil
+
+        found = []
+        for child in psutil.Process().children(recursive=True):
+            try:
+                found.append((bool({"client-job", "server-job"} & set(child.cmdline())), child.memory_info().rss))
+            except psutil.NoSuchProcess:  # ended while we looked
+                continue
+        return tuple(found)
+
+
+def _ready(look: Look) -> Reading:
+    return float(not look.service.ready())
+
+
+def _connected(look: Look) -> Reading:
+    names = look.service.connected()
+    return None if names is None else float(len(set(names) & set(look.charter.silos)))
+
+
+def _certificates(look: Look) -> Reading:
+    from cryptography import x509
+
+    if look.service.kit is None:
+        return None
+    own = {AGGREGATOR: "server.crt", SILO: "client.crt"}[look.service.role]
+    found = {}
+    for word, name in (("own", own), ("root", "rootCA.pem")):
+        certificate = x509.load_pem_x509_certificate((look.service.kit / "startup" / name).read_bytes())
+        found[word] = certificate.not_valid_after_utc.timestamp()
+    return found
+
+
+def _memory(look: Look) -> Reading:
+    import psutil
+
+    return {
+        "service": float(psutil.Process().memory_info().rss),
+        "jobs": float(sum(size for is_job, size in look.children if is_job)),
+        "other": float(sum(size for is_job, size in look.children if not is_job)),
+    }
+
+
+def _free(look: Look) -> Reading:
+    disk = os.statvfs(look.service.home)
+    return float(disk.f_bavail * disk.f_frsize)
+
+
+def _queued(look: Look) -> Reading:
+    from jobs.homes import silo_settings
+    from silo_agent.pysyft.request_queue import RequestQueue
+
+    home = look.service.home
+    return float(RequestQueue(home, str(silo_settings(home)["silo"])).waiting())
+
+
+def _backlog(look: Look) -> Reading:
+    from aggregator.tracking.cursor import backlog
+
+    return float(backlog(look.service.home, look.service.tracking_uri))
+
+
+#: Every gauge, in the order in which it is served.
+GAUGES: Final = (
+    SiteGauge("ready", "1 while /readyz answers 200.", _ready),
+    SiteGauge("charter_epoch", "Epoch of the pinned charter.", lambda look: float(look.charter.epoch)),
+    SiteGauge("charter_members", "Silos that the pinned charter names.", lambda look: float(len(look.charter.silos))),
+    SiteGauge(
+        "charter_expiry_timestamp_seconds",
+        "When the pinned charter runs out.",
+        lambda look: float(look.charter.not_after),
+    ),
+    SiteGauge(
+        "connected_silos",
+        "Silos of the charter that NVFlare's server has a connection with.",
+        _connected,
+        roles=(AGGREGATOR,),
+    ),
+    SiteGauge(
+        "certificate_expiry_timestamp_seconds",
+        "When a certificate of the kit runs out: the site's own, or the federation's root.",
+        _certificates,
+        label="certificate",
+        words=("own", "root"),
+    ),
+    SiteGauge(
+        "job_processes",
+        "Job processes of NVFlare's that run now.",
+        lambda look: float(sum(is_job for is_job, _ in look.children)),
+    ),
+    SiteGauge(
+        "resident_memory_bytes",
+        "Resident memory of the long-lived process, its job processes and its other children.",
+        _memory,
+        label="process",
+        words=("service", "jobs", "other"),
+    ),
+    SiteGauge("home_free_bytes", "Space left where the home lies.", _free),
+    SiteGauge("queued_requests", "Jobs that wait for the data owner's word.", _queued, roles=(SILO,)),
+    SiteGauge("mlflow_backlog_records", "Ledger records that are not in MLflow yet.", _backlog, roles=(AGGREGATOR,)),
+)
+#: What the processes wrote, as a word of ``scrape_error``.
+FIGURES: Final = "process_figures"
+ERROR: Final = SiteGauge(
+    "scrape_error",
+    "1 for a figure that could not be read in this scrape; the log says why.",
+    lambda _: None,
+    label="collector",
+    words=(FIGURES, *(gauge.name for gauge in GAUGES)),
+)
+#: Both roles serve it under one name.
+BUILD: Final = ("consilium_build_info", "1; what runs here.", ("role", "version", "software"))
+
+
+def of_role(role: str) -> tuple[SiteGauge, ...]:
+    return tuple(gauge for gauge in GAUGES if role in gauge.roles)
+
+
+class Collects(Protocol):
+    """Anything that prometheus_client can ask for metrics."""
+
+    def collect(self) -> Iterable[Metric]: ...
+
+
+# --- the collector -----------------------------------------------------------------------------------------------
+
+
+class SiteCollector:
+    """Everything that a role serves: its processes' figures and every gauge, read for each scrape.
+
+    ``figures``: collects the processes' (``metric_files.Figures``). Register this with a prometheus_client registry.
+    """
+
+    def __init__(self, service: Service, figures: Collects) -> None:
+        self._service = service
+        self._figures = figures
+        self._broken: set[str] = set()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing is read before the first scrape."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        yield from self._read(FIGURES, lambda: list(self._figures.collect())) or ()
+        build = GaugeMetricFamily(BUILD[0], BUILD[1], labels=BUILD[2])
+        build.add_metric([self._service.role, metadata.version("consilium"), release.digest().hex()[:16]], 1)
+        yield build
+        errors = GaugeMetricFamily(prefix(self._service.role) + ERROR.name, ERROR.text, labels=[ERROR.label])
+        errors.add_metric([FIGURES], float(FIGURES in self._broken))
+        look = Look(self._service)
+        for gauge in of_role(self._service.role):
+            reading = self._read(gauge.name, partial(gauge.read, look))
+            errors.add_metric([gauge.name], float(gauge.name in self._broken))
+            if reading is None:
+                continue
+            family = GaugeMetricFamily(
+                prefix(self._service.role) + gauge.name, gauge.text, labels=[gauge.label] if gauge.label else []
+            )
+            for word, value in reading.items() if isinstance(reading, Mapping) else [("", reading)]:
+                family.add_metric([word] if gauge.label else [], value)
+            yield family
+        yield errors
+
+    def _read(self, name: str, read: Callable[[], T]) -> T | None:
+        try:
+            reading = read()
+        except Exception as bad:  # noqa: BLE001 - one figure must not cost the others; it is told, and alerted on
+            if name not in self._broken:  # once, not at every scrape
+                log.warning("%s can't be read: %s: %s", name, type(bad).__name__, bad)
+            self._broken.add(name)
+            return None
+        self._broken.discard(name)
+        return reading

@@ -1,0 +1,279 @@
+"""A silo's catalogue of data sets, kept by PySyft: private rows, mock rows beside them, and who may read which.
+
+    <home>/syft/<owner>/private/syft_datasets/v1/<name>/   data.npz · record.json     the owner's alone: 0600 in 0700
+    <home>/syft/<owner>/public/syft_datasets/v1/<name>/    data.npz · dataset.yaml    the mock, for admins
+
+Registering goes through PySyft's dataset manager and asks PySyft's rules afterwards. Both files are written anew from
+the checked arrays, so nothing else that was in them (names, identifiers, another array) is copied. ``record.json`` is
+ours and comes last: uid, schema and salted commitment. A folder without it is half a registration and counts for
+nothing. Job processes call ``resolve``, which reads the record and the rows and needs no PySyft: importing it takes
+longer than all the rest.
+
+The catalogue's word ends where the home does: whoever runs as the agent's user may rewrite all of it. Jobs are safe
+from that because what the data owner approved names uid and commitment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crypto.errors import DataRefused
+from silo_agent.data import DataSet, check_name, commitment, load
+from silo_agent.pysyft.datasite import ADMIN, STRANGER, Box, disk, pysyft, remove
+from silo_agent.pysyft.mock import DATA, PROTOCOL, Schema, arrays_of, check_mock, dataset_folder, read_mock
+
+if TYPE_CHECKING:
+    from syft_datasets.dataset_storage import DatasetStorage
+
+RECORD = "record.json"
+
+_HALVES = ("private", "public")
+_STAGING = ".adding"
+_BIGGEST_RECORD = 1 << 16
+_AGAIN = "Register it again: `fed data add --replace`. Approvals of the old registration are void then."
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A registered data set. ``uid`` names this registration, another has another. ``private``, ``mock``: npz files."""
+
+    name: str
+    uid: str
+    schema: Schema
+    commitment: bytes
+    summary: str
+    private: Path
+    mock: Path
+
+
+class Catalogue:
+    """``home``: the silo's; ``silo``: its id. Refusals are DataRefused with a remedy, NoSpace for a full disk."""
+
+    def __init__(self, home: Path, silo: str) -> None:
+        self.box = Box.of(home, silo)
+        self._salt = home / "salt"
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def resolve(self, name: str) -> tuple[DataSet, str]:
+        """The rows of a data set, proved to be those that were registered, and the registration's uid."""
+        record = self._record(name)
+        path = self._folder("private", name) / DATA
+        self._check_private(path)
+        data = load(path, name)
+        if Schema.of(data) != record.schema or commitment(data, self._read_salt()) != record.commitment:
+            raise DataRefused(f"The rows of data set {name!r} are not those that were registered.", remedy=_AGAIN)
+        return data, record.uid
+
+    def mock(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of a data set's mock: what admins develop on."""
+        return read_mock(self.box.path, self.box.owner, name)
+
+    def names(self) -> list[str]:
+        """Every data set in the box: what PySyft lists, and halves that were left behind."""
+        found = {path.name for half in _HALVES for path in self._folder(half, "").glob("*/")}
+        with pysyft("The catalogue", remedy=_AGAIN):
+            found |= {ref.name for ref in self._storage().iter_dataset_refs(self.box.owner)}
+        return sorted(found)
+
+    def entry(self, name: str) -> Entry:
+        """One data set: its record compared with PySyft's files, and PySyft's rules asked again."""
+        record = self._record(name)
+        with pysyft(f"Data set {name!r}", remedy=_AGAIN):
+            storage = self._storage()
+            ref = storage.find_dataset_ref(self.box.owner, name)
+            dataset, private = storage.read_dataset(ref), storage.read_private_config(ref)
+        if {str(dataset.uid), str(private.uid)} != {record.uid}:
+            raise DataRefused(f"PySyft knows another registration of data set {name!r}.", remedy=_AGAIN)
+        self._check_rules(name)
+        return self._entry(name, record, dataset.summary or "")
+
+    def entries(self) -> list[Entry]:
+        """Every data set. The first one amiss is refused by name."""
+        return [self.entry(name) for name in self.names()]
+
+    # --- registering -------------------------------------------------------------------------------------------------
+
+    def add(self, name: str, private: Path, mock: Path, summary: str = "", *, replace: bool = False) -> Entry:
+        """Register two npz files under a name. The originals stay where they are, and are not read again.
+
+        The mock must have the schema of the private rows and none of them. A name that is taken needs ``replace``,
+        and gets a new uid, so that approvals of the old registration don't cover it. What fails changes nothing.
+        """
+        check_name(name)
+        if re.fullmatch(r"v\d+", name):
+            raise DataRefused(f"{name!r} is a name that PySyft keeps for itself.", remedy="Choose another name.")
+        rows, shown = load(private, name), load(mock, f"mock of {name}")
+        check_mock(name, rows, shown)
+        sealed = commitment(rows, self._read_salt())
+        with disk(f"Data set {name!r}"), self.box.writing(), self._replacing(name, replace=replace) as staging:
+            _save(rows, staging / "private")
+            _save(shown, staging / "public")
+            uid = self._create(name, staging, summary)
+            self._tighten(name)
+            self._check_rules(name)
+            record = _Record(uid, Schema.of(rows), sealed)
+            record.save(self._folder("private", name) / RECORD)
+            self.resolve(name)  # PySyft copied: what lies there must be what was checked
+            return self._entry(name, record, summary)
+
+    @contextmanager
+    def _replacing(self, name: str, *, replace: bool) -> Iterator[Path]:
+        """A folder to stage in. The old halves of ``name`` wait in it, and go back if anything fails."""
+        halves = {half: self._folder(half, name) for half in _HALVES}
+        for folder in halves.values():
+            self.box.check_place(folder)
+        if (halves["private"] / RECORD).exists() and not replace:
+            raise DataRefused(
+                f"Data set {name!r} is registered here already.",
+                remedy="`fed data add --replace` registers it anew. Approvals of the old registration are void then.",
+            )
+        staging = self.box.path / _STAGING
+        remove(staging)
+        staging.mkdir(mode=0o700)
+        old = {half: staging / f"old-{half}" for half, folder in halves.items() if folder.exists()}
+        for half, aside in old.items():
+            os.rename(halves[half], aside)
+        try:
+            yield staging
+        except BaseException:
+            for half, folder in halves.items():
+                remove(folder)
+                if half in old:
+                    os.rename(old[half], folder)
+            raise
+        finally:
+            remove(staging)
+
+    def _create(self, name: str, staging: Path, summary: str) -> str:
+        from syft_datasets.dataset_manager import SyftDatasetManager
+
+        with pysyft(f"Data set {name!r}", remedy=_AGAIN):
+            dataset = SyftDatasetManager(self.box.path, self.box.owner).create(
+                name,
+                mock_path=staging / "public",
+                private_path=staging / "private",
+                summary=summary or None,
+                users=[ADMIN],
+                protocol_versions=[PROTOCOL],
+            )
+            return str(dataset.uid)
+
+    def _tighten(self, name: str) -> None:
+        """PySyft leaves modes to the umask. Here the private half is the agent's user's alone."""
+        private = self._folder("private", name)
+        for folder in (private, *private.parents):
+            if folder.is_relative_to(self.box.path):
+                folder.chmod(0o700)
+        for path in private.iterdir():
+            path.chmod(0o600)
+        (self._folder("public", name) / DATA).chmod(0o644)
+
+    def _check_rules(self, name: str) -> None:
+        """Ask PySyft who may read what. Raises DataRefused where that is not what it was told."""
+        from syft_perms import SyftPermContext
+
+        expected = {
+            ("public", self.box.owner): True,
+            ("public", ADMIN): True,
+            ("public", STRANGER): False,
+            ("private", self.box.owner): True,
+            ("private", ADMIN): False,
+            ("private", STRANGER): False,
+        }
+        with pysyft(f"The rules of data set {name!r}", remedy=_AGAIN):
+            rules = SyftPermContext(datasite=self.box.site)
+            for (half, who), may in expected.items():
+                path = (self._folder(half, name) / DATA).relative_to(self.box.site)
+                if rules.open(path).has_read_access(who) is not may:
+                    verb = "cannot read" if may else "can read"
+                    raise DataRefused(f"By PySyft's rules {who} {verb} the {half} half of {name!r}.", remedy=_AGAIN)
+
+    # --- where things lie --------------------------------------------------------------------------------------------
+
+    def _storage(self) -> DatasetStorage:
+        from syft_datasets.dataset_manager import SyftDatasetManager
+
+        return SyftDatasetManager(self.box.path, self.box.owner).storage
+
+    def _folder(self, half: str, name: str) -> Path:
+        return dataset_folder(self.box.path, self.box.owner, half, name)
+
+    def _entry(self, name: str, record: _Record, summary: str) -> Entry:
+        private, mock = (self._folder(half, name) / DATA for half in _HALVES)
+        return Entry(name, record.uid, record.schema, record.commitment, summary, private, mock)
+
+    def _record(self, name: str) -> _Record:
+        check_name(name)
+        folder = self._folder("private", name)
+        if not folder.exists():
+            raise DataRefused(
+                f"Data set {name!r} is not in this silo's catalogue.",
+                remedy="The data owner registers it: `fed data add`.",
+            )
+        if not (folder / RECORD).exists():
+            raise DataRefused(
+                f"Data set {name!r} is half registered: interrupted, or not done by `fed data add`.",
+                remedy="Run `fed data add` for it again.",
+            )
+        self._check_private(folder / RECORD)
+        return _Record.load(name, folder / RECORD)
+
+    def _check_private(self, path: Path) -> None:
+        """Raise DataRefused for a private file that is a link, lies behind one, or is open to others."""
+        self.box.check_place(path)
+        what = f"{path.name} of data set {path.parent.name!r}"
+        with disk(what):
+            mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise DataRefused(f"{what} has mode {mode:o}, want 600.", remedy=f"See who read it; chmod 600 {path}")
+
+    def _read_salt(self) -> bytes:
+        with disk("The silo's salt"):
+            return self._salt.read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """``record.json``: what makes a registration one."""
+
+    uid: str
+    schema: Schema
+    commitment: bytes
+
+    def save(self, path: Path) -> None:
+        fields = {
+            "uid": self.uid,
+            "features": self.schema.features,
+            "classes": self.schema.classes,
+            "commitment": self.commitment.hex(),
+        }
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            json.dump(fields, out)
+            out.flush()
+            os.fsync(out.fileno())
+
+    @classmethod
+    def load(cls, name: str, path: Path) -> _Record:
+        try:
+            with path.open("rb") as file:
+                raw = json.loads(file.read(_BIGGEST_RECORD))
+            schema = Schema(features=int(raw["features"]), classes=int(raw["classes"]))
+            return cls(str(raw["uid"]), schema, bytes.fromhex(raw["commitment"]))
+        except (OSError, ValueError, KeyError, TypeError) as bad:
+            raise DataRefused(f"The record of data set {name!r} is damaged.", remedy=_AGAIN) from bad
+
+
+def _save(data: DataSet, folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    with os.fdopen(os.open(folder / DATA, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        np.savez(out, allow_pickle=False, **arrays_of(data))

@@ -1,0 +1,144 @@
+"""Sums replayed from kept uploads, and what is said where they were not kept."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aggregator.ledger.records import Kind
+from aggregator.verify.checks import verify_run
+from aggregator.verify.report import Outcome
+from crypto import blocks
+from tests import local, tampering
+from tests.tampering import (
+    Finished,
+    Lines,
+    closed,
+    detail,
+    names,
+    quiet,
+    records,
+    refused,
+    rewrite,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return tampering.honest(tmp_path_factory)
+
+
+@pytest.fixture
+def run(honest: Finished, tmp_path: Path) -> Finished:
+    """A finished run, to be spoilt."""
+    return honest.copy(tmp_path / "f")
+
+
+@pytest.mark.parametrize(("bits", "keep"), [(24, "all"), (32, "last")])
+def test_a_24_bit_ring_and_the_last_uploads(tmp_path: Path, bits: int, keep: str) -> None:
+    job = replace(local.spec(rounds=3, ring_bits=bits), keep_uploads=keep)
+    run = tampering.finish(tmp_path / "f", job)
+    report = verify_run(run.home, run.run)
+    if keep == "all":
+        assert detail(report, "sums").startswith("3 lane sums")
+        assert "sums" not in names(report, Outcome.NOT_CHECKED)
+    else:  # the last step has slots only, so nothing of the steps before it was kept
+        assert "sums" in names(report, Outcome.NOT_CHECKED)
+
+
+def test_without_uploads_it_says_what_still_binds_the_sums(tmp_path: Path) -> None:
+    run = tampering.finish(tmp_path / "f", replace(local.spec(), keep_uploads="none"))
+    report = verify_run(run.home, run.run)
+    assert "sums" not in names(report, Outcome.OK)
+    assert names(report, Outcome.NOT_CHECKED) == ["consortium", "sums", "state", "code"]
+    assert "steps 1, 2 not replayed: uploads not kept (policy none)" in detail(report, "sums")
+    assert detail(report, "binding").startswith("at least 8 silos signed, after each of 2")
+    assert "2 of 4 steps" in next(line for line in report.of(Outcome.NOT_CHECKED) if line.name == "state").detail
+
+    # The ledger's chain is what the next adverts were signed over: another one is found there.
+    def change(lines: Lines) -> None:
+        records(lines, Kind.STEP_CLOSED)[1]["chain"] = "ab" * 32
+
+    rewrite(run.home, change)
+    error = refused(run)
+    assert error.where == f"{run.run}/evidence/000002.bin" and "TRANSCRIPT_MISMATCH" in error.found
+
+
+def test_where_some_uploads_are_gone_it_goes_on_from_a_checkpoint(honest: Finished, tmp_path: Path) -> None:
+    run = honest.copy(tmp_path / "f")
+    shutil.rmtree(run.folder / "uploads" / "000001")
+    report = verify_run(run.home, run.run)
+    assert detail(report, "sums").startswith("1 lane sums replayed")
+    assert detail(report, "state").startswith("the blocks after 2 of 4")
+
+
+def test_sums_that_nobody_signed_anything_after(honest: Finished, tmp_path: Path) -> None:
+    run = honest.copy(tmp_path / "f")
+    shutil.rmtree(run.folder / "uploads")
+
+    def cut(lines: Lines) -> None:
+        del lines[next(place for place, line in enumerate(lines) if line[1].get("k") == 3) :]
+
+    rewrite(run.home, cut)
+    report = verify_run(run.home, run.run)
+    bindings = [(line.outcome, line.detail) for line in report.lines if line.name == "binding"]
+    assert bindings[0][1].startswith("at least 8 silos signed, after each of 1 unreplayed steps")
+    assert bindings[1] == (Outcome.NOT_CHECKED, "steps 2: no silo signed anything after them")
+
+    rewrite(run.home, lambda lines: closed(lines, 2).pop("chain"))
+    assert refused(run).expected == "a chain value"
+
+
+def test_lanes_are_replayed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tampering.finish(tmp_path / "f", local.spec("fedcoe"))
+    apply, lanes = blocks.apply, []
+
+    def one(plan: Any, step: Any, state: Any, sums: dict[str, np.ndarray], slots: Any) -> Any:
+        lanes.append(list(sums))
+        return apply(plan, step, state, sums, slots)
+
+    monkeypatch.setattr(blocks, "apply", one)
+    verify_run(run.home, run.run)
+    assert len(lanes) == 11 and all(len(names) == 1 for names in lanes)
+
+
+# --- void steps -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def void(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Step 1 void: four of eight silos fall silent when the slots open, and are back for step 2."""
+    faults = {f"silo-{i}": quiet("unmask-slots", 1) for i in range(1, 5)}
+    return tampering.finish(tmp_path_factory.mktemp("void") / "f", local.spec(rounds=3), faults=faults)
+
+
+def test_the_chain_goes_on_over_a_void_step(void: Finished) -> None:
+    report = verify_run(void.home, void.run)
+    assert detail(report, "steps").startswith("4 released, 1 void")
+    assert detail(report, "state").startswith("the blocks after 4 of 4")
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda void: void.update(transcript="ab" * 32), r"\(step-void\), chain"),
+        (lambda void: void.update(chain="ab" * 32), r"\(step-void\), chain"),
+        (lambda void: void.pop("chain"), r"\(step-void\), chain"),
+        (lambda void: void.pop("transcript"), r"\(step-void\)"),
+    ],
+)
+def test_a_void_step_told_otherwise(
+    void: Finished, tmp_path: Path, change: Callable[[dict[str, Any]], object], where: str
+) -> None:
+    run = void.copy(tmp_path / "f")
+    rewrite(run.home, lambda lines: change(records(lines, Kind.STEP_VOID)[0]))
+    assert re.search(f"{where}$", refused(run).where)

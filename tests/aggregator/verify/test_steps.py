@@ -1,0 +1,123 @@
+"""A released step: who approved it, who attested it, and no lane below its floor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import Kind
+from aggregator.verify.steps import check_floor, check_record
+from crypto.approval import Approval
+from crypto.errors import EvidenceError
+from crypto.silo_session import SiloSession
+from crypto.transcript import digest
+from jobs.owner import approval_terms
+from tests import federation, local, tampering
+from tests.tampering import (
+    Finished,
+    Lines,
+    line_of,
+    records,
+    refused,
+    rewrite,
+)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return tampering.honest(tmp_path_factory)
+
+
+@pytest.fixture
+def run(honest: Finished, tmp_path: Path) -> Finished:
+    """A finished run, to be spoilt."""
+    return honest.copy(tmp_path / "f")
+
+
+@pytest.mark.parametrize(("lane", "least"), [("trunk", 3), ("quiet", 4), ("open", 4)])
+def test_no_lane_opens_below_the_strictest_floor(lane: str, least: int) -> None:
+    """Plan 2, m + c = 3 for all lanes, and the charter's own 4 for those that not everybody holds."""
+    group = federation.Federation(5, lane_floor=4)
+    plan = federation.small_plan(floor=2)
+    step = federation.Run(group, plan)
+    step.play()
+    checked = step.evidence().check(step.context)
+    names = [slot.name for slot in plan.slots_of(step.step)]
+    one = next(one for one in plan.lanes if one.name == lane)
+    entry = Entry(0, Kind.STEP_CLOSED, "", "", {}, "", "", 0)
+    for count in range(6):
+        slots = dict.fromkeys(names, 0) | {one.contributors_slot: count}
+        if count >= least:
+            check_floor(entry, one, checked, slots)
+            continue
+        with pytest.raises(EvidenceError, match=f"lanes_open, {lane}: expected at least {least}"):
+            check_floor(entry, one, checked, slots)
+    with pytest.raises(EvidenceError, match="at least 6"):
+        check_floor(entry, replace(one, floor=6), checked, dict.fromkeys(names, 5))
+
+
+def test_silos_that_all_let_a_lane_open_below_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hospitals in a lane of floor 3, and every silo gave its shares all the same."""
+    monkeypatch.setattr(SiloSession, "_check_floor", lambda self, lane, own: None)
+    group = federation.Federation(5)
+    step = federation.Run(group, federation.small_plan(), weights=federation.holding(group.silos, quiet=2))
+    step.play()
+    assert "quiet" in step.opened
+    checked = step.evidence().check(step.context)
+    survivors, adverts = checked.survivors.signed, checked.survivors.dealt.cohort.adverts
+    record = {
+        "transcript": checked.survivors.t3.hex(),
+        "survivors": list(survivors),
+        "slots": dict(zip(step.names(), checked.slots, strict=True)),
+        "lanes_open": list(step.opened),
+        "lanes_shut": [],
+        "upload_digests": {silo: digest("upload", header).hex() for silo, header in survivors.items()},
+        "data_commitments": {silo: adverts[silo].data.hex() for silo in survivors},
+        "approvals": {silo: adverts[silo].approval.hex() for silo in survivors},
+        "holdings": {silo: list(adverts[silo].held) for silo in survivors if adverts[silo].held},
+    }
+    with pytest.raises(EvidenceError, match="lanes_open, quiet: expected at least 3 contributors, found 2"):
+        check_record(Entry(0, Kind.STEP_CLOSED, "", "", record, "", "", 0), checked)
+
+
+@pytest.mark.parametrize("hours", [-2, 48])
+def test_an_approval_that_was_not_valid_then(run: Finished, hours: int) -> None:
+    rewrite(run.home, lambda lines: tampering.shift(lines, hours=hours))
+    error = refused(run)
+    assert error.where == f"ledger.jsonl line {line_of(run.home, Kind.APPROVAL)} (approval)"
+    assert "not valid then" in error.found and "step 0" in error.expected
+
+
+def test_an_approval_for_another_purpose_that_the_silo_let_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = local.federation(tmp_path / "f")
+    terms = approval_terms.terms_here
+    monkeypatch.setattr(Approval, "check", lambda self, terms, *, now, used: None)
+    monkeypatch.setattr(approval_terms, "terms_here", lambda home, spec: replace(terms(home, spec), purpose="gossip"))
+    run = tampering.finish(federation.root, local.spec(rounds=1), federation=federation)
+    monkeypatch.undo()
+    error = refused(run)
+    assert error.where.endswith("(approval), purpose") and error.found == "a test"
+
+
+def test_a_step_that_was_attested_twice(honest: Finished, tmp_path: Path) -> None:
+    """Shares of one step under two transcripts: two sums of nearly the same silos, and their difference tells."""
+    run = honest.copy(tmp_path / "f")
+
+    def change(lines: Lines) -> None:
+        place = next(place for place, line in enumerate(lines) if line[0] == Kind.STEP_ATTESTED)
+        lines.insert(place, [lines[place][0], {**lines[place][1], "transcript": "ab" * 32}, lines[place][2]])
+
+    rewrite(run.home, change)
+    assert (
+        refused(run).where == f"ledger.jsonl line {line_of(run.home, Kind.STEP_ATTESTED)} (step-attested), transcript"
+    )
+
+
+def test_other_survivors_than_were_attested(run: Finished) -> None:
+    rewrite(run.home, lambda lines: records(lines, Kind.STEP_ATTESTED)[1]["survivors"].pop())
+    assert refused(run).where.endswith("(step-attested), survivors")

@@ -1,0 +1,384 @@
+"""Methods: plans that every silo recomputes alike, and a federation of plain sums that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cache
+
+import numpy as np
+import pytest
+
+from crypto import blocks
+from crypto.errors import DataRefused, NonFinite, SpecError
+from crypto.plan import Plan, Scope
+from jobs.demo.digits_data import make
+from jobs.job import JobSpec
+from silo_agent import experts
+from silo_agent.data import DataSet, check
+from silo_agent.methods import METHODS, Limits, Method, Published, method, weight
+from silo_agent.training import Descent, batches, cross_entropy, generator, mixture, train
+from tests import plain
+
+pytestmark = pytest.mark.slow
+
+LIMITS = Limits(n_max=8)
+DIGITS = {"features": 64, "classes": 10, "seed": 7}
+#: Two experts, the first with visible holdings. silo-8 holds both, silo-1 none.
+LANES = {"experts": 2, "visible": 1, "holders-0": "silo-2 silo-3 silo-4 silo-8", "holders-1": "silo-8 silo-7 silo-6"}
+
+#: Methods that need more than a few numbers → a job that has it.
+IN_THE_CATALOGUE = {"flex": "flex-language", "metamoe": "metamoe-digits"}
+
+
+def params(name: str) -> dict[str, object]:
+    """What a plan of this method needs."""
+    if name in IN_THE_CATALOGUE:
+        return dict(JobSpec.load(IN_THE_CATALOGUE[name]).params)
+    return DIGITS | (LANES if name == "fedavg-lanes" else {})
+
+
+@cache
+def digits() -> dict[str, DataSet]:
+    return {name: check(name, arrays) for name, arrays in make(8, seed=3).items()}
+
+
+def silos() -> dict[str, DataSet]:
+    return {name: data for name, data in digits().items() if name.startswith("silo")}
+
+
+def federate(
+    name: str, params: Mapping[str, object], cohort: Mapping[str, DataSet], void: Collection[str] = ()
+) -> tuple[Plan, Published, dict[str, Method]]:
+    return plain.federate(method(name), params, cohort, LIMITS, void)
+
+
+@cache
+def trained() -> tuple[Plan, Published, dict[str, Method]]:
+    return federate("fedcoe", DIGITS, silos())
+
+
+# --- registry, parameters, plans -------------------------------------------------------------------------------------
+
+
+def test_unknown_methods_are_refused() -> None:
+    with pytest.raises(SpecError, match="fedavg, fedavg-lanes, fedcoe"):
+        method("fedprox")
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"hiden": 4}, "params.hiden"),
+        ({"features": None}, "params.features"),
+        ({"rounds": "12"}, "params.rounds"),
+        ({"rounds": 12.0}, "params.rounds"),
+        ({"rounds": True}, "params.rounds"),
+        ({"rounds": 0}, "params.rounds"),
+        ({"learning_rate": float("nan")}, "params.learning_rate"),
+        ({"momentum": 1}, "params.momentum"),
+        ({"seed": -1}, "params.seed"),
+    ],
+)
+def test_parameters_are_strict(name: str, change: dict[str, object], path: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        method(name).plan(params(name) | change, LIMITS)
+    assert refused.value.path == path
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_features_and_classes_have_no_default(name: str) -> None:
+    with pytest.raises(SpecError, match="features"):
+        method(name).plan({}, LIMITS)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_plans_are_functions_of_parameters_and_limits(name: str) -> None:
+    given = params(name)
+    plan = method(name).plan(given, LIMITS)
+    assert plan == Plan.from_bytes(bytes(plan))
+    assert plan.digest == method(name).plan(dict(reversed(given.items())), LIMITS).digest
+    assert plan.digest != method(name).plan(given | {"seed": 8}, LIMITS).digest
+    assert plan.digest != method(name).plan(given, Limits(n_max=9)).digest
+    assert all(lane.floor == LIMITS.lane_floor for lane in plan.lanes)
+
+
+@pytest.mark.parametrize(("count", "before_training"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 4)])
+def test_fedcoe_has_few_steps_and_lanes_for_each_expert(count: int, before_training: int) -> None:
+    plan = method("fedcoe").plan(DIGITS | {"experts": count, "rounds": 4}, LIMITS)
+    assert [step.task for step in plan.steps] == ["cluster"] * before_training + ["train"] * 4 + ["eval"]
+    held = {lane.name: lane for lane in plan.lanes if lane.scope is Scope.HELD}
+    assert sum(name.startswith("expert-") for name in held) == count
+    assert all(lane.hidden for lane in held.values())
+    assert all(lane.guard_moves == name.startswith("cluster-") for name, lane in held.items())
+    assert not plan.steps[-1].sums, "scores are slots"
+
+
+@pytest.mark.parametrize(("mass", "expected"), [(0.1, 1), (50, 1), (100, 2), (150, 3), (10_000, 4)])
+def test_the_weight_rule_is_a_coarse_grid(mass: float, expected: int) -> None:
+    assert weight(mass, mean=100) == expected
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def test_draws_are_separate() -> None:
+    one = generator("batches", 7, "silo-1", 0).integers(2**62)
+    others = [
+        ("split", 7, "silo-1", 0),
+        ("batches", 8, "silo-1", 0),
+        ("batches", 7, "silo-2", 0),
+        ("batches", 7, "silo-1", 1),
+    ]
+    assert len({one} | {generator(*key).integers(2**62) for key in others}) == 5
+    assert one == generator("batches", 7, "silo-1", 0).integers(2**62)
+
+
+@pytest.mark.parametrize(("rows", "size"), [(100, 16), (16, 16), (5, 16), (33, 16)])
+def test_batches_repeat_no_row_within_an_epoch(rows: int, size: int) -> None:
+    order = batches(rows, 7, size, np.random.default_rng(0))
+    per_epoch = max(rows // size, 1)
+    assert order.shape == (7, min(rows, size))
+    assert len(np.unique(order[:per_epoch])) == order[:per_epoch].size
+
+
+def test_training_leaves_what_it_was_given_alone_and_stacks_change_nothing() -> None:
+    rng = np.random.default_rng(1)
+    shapes = experts.shapes(5, 4, 3)
+    models = [{part: rng.normal(size=shape).astype(np.float32) for part, shape in shapes.items()} for _ in range(2)]
+    before = [{part: array.copy() for part, array in model.items()} for model in models]
+    x, y = rng.normal(size=(30, 5)).astype(np.float32), rng.integers(3, size=30)
+    order, descent = batches(30, 8, 10, rng), Descent(learning_rate=0.1, momentum=0.9)
+    together = train(models, x, y, order, descent, cross_entropy)
+    alone = [train([model], x, y, order, descent, cross_entropy)[0] for model in models]
+    own_rows = train(models, x, y, np.stack([order, order], axis=1), descent, cross_entropy)
+    for e in range(2):
+        for part in experts.PARTS:
+            np.testing.assert_array_equal(models[e][part], before[e][part])
+            np.testing.assert_allclose(together[e][part], alone[e][part], atol=1e-5)
+            np.testing.assert_allclose(together[e][part], own_rows[e][part], atol=1e-5)
+    gated = train(models, x, y, order, descent, mixture(np.array([1.0, 0.0])))
+    np.testing.assert_allclose(gated[0]["w1"], alone[0]["w1"], atol=1e-5)
+    np.testing.assert_allclose(gated[1]["w1"], models[1]["w1"], atol=1e-5)
+
+
+# --- federations -----------------------------------------------------------------------------------------------------
+
+
+def test_fedavg_learns_and_every_mode_is_the_model() -> None:
+    params = DIGITS | {"rounds": 6}
+    _, published, members = federate("fedavg", params, silos())
+    curve = [published.slots[f"train/{k}"]["global.correct"] for k in range(6)]
+    end = published.slots["eval/0"]
+    assert end["test.rows"] == sum(len(data.y_test) for data in silos().values())
+    assert end["global.correct"] / end["test.rows"] > 0.7 > 0.3 > curve[0] / end["test.rows"]
+    x = silos()["silo-1"].x_test
+    one, *others = (members["silo-1"].predict(published, x, mode) for mode in ("global", "personal", "cold"))
+    assert all(np.array_equal(one, other) for other in others)
+    np.testing.assert_allclose(one.sum(axis=1), 1.0, atol=1e-6)
+
+
+def test_fedcoe_finds_the_styles_and_beats_fedavg() -> None:
+    _, published, _ = trained()
+    for e in range(2):
+        assert published.slots["train/0"][f"expert-{e}.contributors"] == 4
+    end, baseline = published.slots["eval/0"], federate("fedavg", DIGITS, silos())[1].slots["eval/0"]
+    assert sum(end[f"load-{e}"] for e in range(2)) == pytest.approx(sum(d.rows for d in silos().values()), abs=16)
+    rows = end["test.rows"]
+    assert end["global.correct"] / rows > baseline["global.correct"] / rows + 0.03
+    assert end["personal.correct"] / rows > 0.9
+
+
+def test_fedcoe_serves_newcomers_without_labels_or_training() -> None:
+    _, published, _ = trained()
+    stranger, rows, right = method("fedcoe")(DIGITS), 0, 0
+    for name in ("newcomer-1", "newcomer-2"):
+        data = digits()[name]
+        right += int((stranger.predict(published, data.x_test, "cold").argmax(1) == data.y_test).sum())
+        rows += len(data.y_test)
+    assert right / rows > 0.85
+
+
+def test_global_scores_follow_from_published_state_alone() -> None:
+    _, published, _ = trained()
+    stranger = method("fedcoe")(DIGITS)
+    right = sum(
+        int((stranger.predict(published, d.x_test.astype(np.float64), "global").argmax(1) == d.y_test).sum())
+        for d in silos().values()
+    )
+    assert right == published.slots["eval/0"]["global.correct"]
+
+
+def test_small_batches_get_the_generalist() -> None:
+    _, published, _ = trained()
+    stranger, x = method("fedcoe")(DIGITS), silos()["silo-1"].x_test
+    generalist = {part: published.blocks[f"generalist.{part}"] for part in experts.PARTS}
+    for mode in ("global", "cold"):
+        np.testing.assert_array_equal(
+            stranger.predict(published, x[:15], mode), experts.predict([generalist], x[:15])[0]
+        )
+        assert not np.allclose(stranger.predict(published, x[:16], mode), experts.predict([generalist], x[:16])[0])
+
+
+def test_personal_needs_the_local_expert() -> None:
+    _, published, members = trained()
+    x = silos()["silo-1"].x_test
+    np.testing.assert_allclose(members["silo-1"].predict(published, x, "personal").sum(axis=1), 1.0, atol=1e-6)
+    with pytest.raises(DataRefused, match="no local expert"):
+        method("fedcoe")(DIGITS).predict(published, x, "personal")
+
+
+def test_bad_batches_modes_and_data_sets_are_refused() -> None:
+    plan, published, members = trained()
+    member, x = members["silo-1"], silos()["silo-1"].x_test
+    with pytest.raises(SpecError, match="mode"):
+        member.predict(published, x, "best")
+    for bad in (x[0], x[:, :5], x[:0], x.astype(str)):
+        with pytest.raises(DataRefused, match="batch"):
+            member.predict(published, bad, "global")
+    with pytest.raises(NonFinite):
+        member.predict(published, np.full_like(x, np.nan), "global")
+    y = silos()["silo-1"].y_test
+    split = {"x_train": x[:, :9], "y_train": y, "x_test": x[:, :9], "y_test": y, "classes": np.array(10)}
+    narrow = check("narrow", split)
+    with pytest.raises(DataRefused, match="9 features"):
+        member.contribute(plan.steps[0], published, narrow)
+
+
+def test_contributions_are_repeatable() -> None:
+    plan, published, _ = trained()
+    data = silos()["silo-2"]
+    for step in plan.steps:
+        one, other = (method("fedcoe")(DIGITS, "silo-2").contribute(step, published, data) for _ in range(2))
+        assert one.slots == other.slots
+        assert all(np.array_equal(one.sums[block], other.sums[block]) for block in one.sums)
+
+
+def test_a_style_of_too_few_silos_never_becomes_a_cluster() -> None:
+    """Two turned silos among six: a sum over either half would bare the sum of two, so both lanes stay shut."""
+    six = {name: data for name, data in silos().items() if name not in ("silo-7", "silo-8")}
+    _, published, members = federate("fedcoe", DIGITS | {"rounds": 2, "finetune_steps": 1}, six)
+    counts = published.slots["cluster/1"]
+    assert sorted(counts[f"cluster-{path}.contributors"] for path in range(2)) == [2, 4]
+    assert np.array_equal(published.blocks["centroid-0"], published.blocks["centroid-1"])
+    assert published.slots["train/0"]["expert-0.contributors"] == 6
+    assert published.slots["train/0"]["expert-1.contributors"] == 0
+    x = silos()["silo-1"].x_test
+    np.testing.assert_allclose(members["silo-1"].predict(published, x, "cold").sum(axis=1), 1.0, atol=1e-6)
+
+
+def test_a_silo_far_from_all_others_costs_the_clusters_and_nothing_else() -> None:
+    """It is what differs most, so the first split would part it from the rest: one silo, below any floor. The lanes
+    stay shut, one expert serves all, and personal answers are as good as ever."""
+    far = silos() | {"silo-8": check("far", {**raw(silos()["silo-8"]), "x_train": 9 * silos()["silo-8"].x_train})}
+    _, published, _ = federate("fedcoe", DIGITS, far)
+    assert sorted(published.slots["cluster/1"][f"cluster-{path}.contributors"] for path in range(2)) == [1, 7]
+    assert np.array_equal(published.blocks["centroid-0"], published.blocks["centroid-1"])
+    assert all(np.isfinite(block).all() for block in published.blocks.values())
+    end = published.slots["eval/0"]
+    assert end["global.correct"] / end["test.rows"] > 0.7
+    assert end["personal.correct"] / end["test.rows"] > 0.8
+
+
+def raw(data: DataSet) -> dict[str, np.ndarray]:
+    arrays = {name: getattr(data, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    return arrays | {"classes": np.array(data.classes)}
+
+
+def test_more_experts_than_the_floors_allow_are_silent() -> None:
+    """Eight silos of two styles: no four clusters of three. Two open; the others keep their start and never speak."""
+    _, published, members = federate("fedcoe", DIGITS | {"experts": 4, "rounds": 2, "finetune_steps": 1}, silos())
+    opened = [bool(published.blocks[f"expert-{e}.b2"].any()) for e in range(4)]
+    assert 1 <= sum(opened) < 4
+    assert sum(published.slots["eval/0"][f"load-{e}"] > 0 for e in range(4)) <= sum(opened)
+    x = silos()["silo-1"].x_test
+    for mode in ("global", "personal", "cold"):
+        np.testing.assert_allclose(members["silo-1"].predict(published, x, mode).sum(axis=1), 1.0, atol=1e-6)
+
+
+def test_a_silo_that_weighs_nothing_moves_nothing() -> None:
+    """All-zero weights: every lane stays shut and every block keeps its value."""
+    plan = method("fedcoe").plan(DIGITS, LIMITS)
+    state, step = blocks.initial_state(plan), next(step for step in plan.steps if step.task == "train")
+    member, data = method("fedcoe")(DIGITS, "silo-1"), silos()["silo-1"]
+    weights = dict.fromkeys((lane.name for lane in plan.lanes_of(step)), 0)
+    sent = blocks.encode(plan, step, member.contribute(step, Published(state), data), weights)
+    assert not any(words.any() for words in sent.lanes.values())
+    slots = dict(zip((slot.name for slot in plan.slots_of(step)), map(int, sent.slots), strict=True))
+    after = blocks.apply(plan, step, state, sent.lanes, slots)
+    assert all(np.array_equal(after[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("name", "void"), [("fedavg", ["rows/0"]), ("fedcoe", ["cluster/0"]), ("fedcoe", ["cluster/1", "train/0"])]
+)
+def test_a_void_step_stops_nobody(name: str, void: list[str]) -> None:
+    params = DIGITS | {"rounds": 3} | ({"finetune_steps": 1} if name == "fedcoe" else {})
+    end = federate(name, params, silos(), void)[1].slots["eval/0"]
+    assert end["global.correct"] / end["test.rows"] > 0.3
+
+
+# --- FedAvg in lanes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"holders-1": None}, "params.holders-1"),
+        ({"holders-1": ""}, "params.holders-1"),
+        ({"holders-1": 3}, "params.holders-1"),
+        ({"holders-1": "silo-1 silo-2 silo-2"}, "params.holders-1"),
+        ({"holders-1": "silo-1  silo-2 silo-3"}, "params.holders-1"),
+        ({"holders-1": "silo-1 silo-2 Silo-3"}, "params.holders-1"),
+        ({"holders-1": "silo-1 silo-2"}, "params.holders-1"),
+        ({"holders-1": " ".join(f"silo-{i}" for i in range(1, 10))}, "params.holders-1"),
+        ({"holders-2": "silo-1 silo-2 silo-3"}, "params.holders-2"),
+        ({"holders-64": "silo-1 silo-2 silo-3"}, "params.holders-64"),
+        ({"visible": 3}, "params.visible"),
+        ({"experts": 3}, "params.holders-2"),
+    ],
+)
+def test_holders_are_checked(change: dict[str, object], path: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        method("fedavg-lanes").plan(params("fedavg-lanes") | change, LIMITS)
+    assert refused.value.path == path
+
+
+def test_a_lane_for_each_expert_and_one_for_the_trunk() -> None:
+    plan = method("fedavg-lanes").plan(params("fedavg-lanes"), LIMITS)
+    assert [(lane.name, lane.scope, lane.hidden) for lane in plan.lanes] == [
+        ("trunk", Scope.ALL, True),
+        ("expert-0", Scope.HELD, False),
+        ("expert-1", Scope.HELD, True),
+    ]
+    assert {block.name: block.lane for block in plan.blocks} == {
+        "trunk.w1": "trunk", "trunk.b1": "trunk", "expert-0.w2": "expert-0", "expert-0.b2": "expert-0",
+        "expert-1.w2": "expert-1", "expert-1.b2": "expert-1",
+    }  # fmt: skip
+    assert [step.name for step in plan.steps] == ["rows/0", *(f"train/{k}" for k in range(4)), "eval/0"]
+
+
+@pytest.mark.parametrize(("silo", "held"), [("silo-1", ()), ("silo-2", (0,)), ("silo-7", (1,)), ("silo-8", (0, 1))])
+def test_a_silo_sends_the_heads_it_holds_and_no_other(silo: str, held: tuple[int, ...]) -> None:
+    plan = method("fedavg-lanes").plan(params("fedavg-lanes"), LIMITS)
+    member, data = method("fedavg-lanes")(params("fedavg-lanes"), silo), digits()[silo]
+    seen = Published(blocks.initial_state(plan), {"rows/0": {"rows": 8 * data.rows, "silos": 8}})
+    step = plan.steps[1]
+    assert member.weights(step, seen, data) == {"trunk": 2} | {f"expert-{e}": 2 * (e in held) for e in range(2)}
+    sums = member.contribute(step, seen, data).sums
+    assert set(sums) == {"trunk.w1", "trunk.b1"} | {f"expert-{e}.{part}" for e in held for part in ("w2", "b2")}
+    assert all(np.abs(delta).max() > 0 for delta in sums.values())
+
+
+def test_fedavg_lanes_learns_and_predicts_alike_in_all_modes() -> None:
+    given = params("fedavg-lanes") | {"holders-0": " ".join(silos()), "rounds": 8}
+    _, published, members = federate("fedavg-lanes", given, silos())
+    first, last = (published.slots[name]["global.correct"] for name in ("train/0", "eval/0"))
+    assert last > 0.6 * published.slots["eval/0"]["test.rows"] > 2 * first
+    x = digits()["newcomer-1"].x_test
+    member = members["silo-1"]
+    p_BC = member.predict(published, x, "global")
+    assert np.allclose(p_BC.sum(axis=1), 1.0)
+    assert all(np.array_equal(p_BC, member.predict(published, x, mode)) for mode in ("personal", "cold"))
+    with pytest.raises(SpecError):
+        member.predict(published, x, "best")
