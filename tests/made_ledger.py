@@ -96,7 +96,7 @@ def make_home(home: Path) -> Ledger:
 def start(home: Path, ledger: Ledger, run: str = RUN, **more: str | None) -> None:
     """The first record of a run. ``more``: other values; None leaves a field out."""
     settings = json.dumps({"method": "fedavg", "params": PARAMS | {"learning_rate": 0.05}})
-    code = ROOT / "jobs" / "predictor.py"
+    code = ROOT / "jobs" / "evidence" / "predictor.py"
     needs = ["numpy", "torch>=2.13"]
     predictor = stage_predictor(run_folder(home, run), code, requirements=needs, settings=settings, shape=(6,))
     facts = {
