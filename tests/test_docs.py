@@ -125,6 +125,22 @@ def test_relative_links_resolve(page: Path) -> None:
             assert anchor in slugs, f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize(
+    "name", ["README.md", *(f"docs/{page}.md" for page in ("walk", "protocol", "governance", "operations", "compliance"))]
+)
+def test_the_main_pages_link_to_the_glossary(name: str) -> None:
+    """That the anchors exist is checked with all relative links."""
+    targets = _LINK.findall(prose(ROOT / name))
+    assert any(Path(target.partition("#")[0]).name == "glossary.md" for target in targets)
+
+
+def test_every_entry_of_the_glossary_defines_its_term() -> None:
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    entries = re.findall(r"^### (.+)\n\n(.+?)(?=\n\n|\n*\Z)", page, re.MULTILINE | re.DOTALL)
+    assert len(entries) == page.count("\n### ") > 50
+    assert len({term for term, _ in entries}) == len(entries)
+
+
 # --- commands ----------------------------------------------------------------------------------------------------
 
 
