@@ -136,7 +136,7 @@ def test_the_main_pages_link_to_the_glossary(name: str) -> None:
 
 def test_every_entry_of_the_glossary_defines_its_term() -> None:
     page = (ROOT / "docs" / "glossary.md").read_text()
-    entries = re.findall(r"^### (.+)\n\n(.+?)(?=\n\n|\n*\Z)", page, re.MULTILINE | re.DOTALL)
+    entries = re.findall(r"^### ([^\n]+)\n\n([^#\n].*?)(?=\n\n|\n*\Z)", page, re.MULTILINE | re.DOTALL)
     assert len(entries) == page.count("\n### ") > 50
     assert len({term for term, _ in entries}) == len(entries)
 
