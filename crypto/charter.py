@@ -15,6 +15,7 @@ from hashlib import sha256
 from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import CohortTooSmall, Malformed, RosterMismatch, SpecError, ThresholdInfeasible
 from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
+from crypto.plan import Lane, Scope
 from crypto.transcript import DIGEST_BYTES, label_bytes
 
 #: X25519, HKDF-SHA256, AES-128-CTR, AES-256-GCM, Ed25519.
@@ -117,6 +118,17 @@ class Charter:
                 remedy="Enrol more silos; the floors are never lowered.",
             )
         return t
+
+    def floor(self, lane: Lane, own: int = 0) -> int:
+        """Fewest contributors for which ``lane`` may open: the strictest floor of charter, plan and silo.
+
+        The charter asks for m + c, and for ``lane_floor`` where not every silo contributes. ``own``: the silo's own
+        floor from its policy, 0 for none.
+        """
+        charters = self.honest + self.colluders
+        if lane.scope is not Scope.ALL:
+            charters = max(charters, self.lane_floor)
+        return max(charters, lane.floor, own)
 
     def member(self, silo: str) -> Member:
         """The member of that id, or RosterMismatch."""

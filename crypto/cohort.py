@@ -33,7 +33,7 @@ from crypto.errors import (
 from crypto.keys import LOW_ORDER, SessionKey
 from crypto.masking import KEY_BYTES, apply_streams
 from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Shares
-from crypto.plan import Plan, Scope, Step
+from crypto.plan import Plan, Step
 
 M = TypeVar("M", Advert, Deal, Header)
 
@@ -68,16 +68,9 @@ class Context:
 
     def lanes_for(self, silo: str, held: Iterable[str]) -> tuple[str, ...]:
         """Lanes this silo uploads in this step, the slot section first. ``held``: visible HELD lanes it announced."""
-        held = set(held)
-        lanes = [SLOTS]
-        for lane in self.plan.lanes_of(self.step):
-            if lane.scope is Scope.GROUP:
-                takes_part = silo in lane.members
-            else:
-                takes_part = lane.scope is Scope.ALL or lane.hidden or lane.name in held
-            if takes_part:
-                lanes.append(lane.name)
-        return tuple(lanes)
+        holdings = {silo: frozenset(held)}
+        lanes = self.plan.lanes_of(self.step)
+        return (SLOTS, *(lane.name for lane in lanes if lane.uploaders([silo], holdings)))
 
     def check_advert(self, signed: bytes) -> Advert:
         """A verified advert made under our T0, or a refusal."""
@@ -96,7 +89,7 @@ class Context:
                 )
             if key in LOW_ORDER:
                 raise Malformed(f"{advert.silo!r} announced a key of low order: it would stop whoever meets it.")
-        visible = {lane.name for lane in self.plan.lanes_of(self.step) if lane.scope is Scope.HELD and not lane.hidden}
+        visible = {lane.name for lane in self.plan.lanes_of(self.step) if lane.visible}
         if len(set(advert.held)) != len(advert.held) or not set(advert.held) <= visible:
             raise LayoutMismatch(f"{advert.silo!r} announced lanes that are not visible HELD lanes of this step.")
         if tuple(name for name, _ in advert.commitments) != self.lanes_for(advert.silo, advert.held):

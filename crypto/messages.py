@@ -30,7 +30,11 @@ from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity, Se
 from crypto.shamir import SHARE_BYTES
 from crypto.transcript import DIGEST_BYTES, digest, label_bytes
 
-PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes", "close")
+#: The phases of a step, in order.
+STEP_PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes")
+
+#: All phases: ``close`` ends the run.
+PHASES = (*STEP_PHASES, "close")
 
 #: ``Message.phase`` of a reply that is a ``Decline``.
 DECLINE = "decline"

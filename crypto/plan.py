@@ -13,7 +13,7 @@ slots, opened first; from the slots each silo decides for itself which lanes rea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -99,6 +99,26 @@ class Lane:
             raise SpecError(
                 f"lane {self.name}.members", got=self.members, want="silos for a GROUP lane, none for another"
             )
+
+    @property
+    def visible(self) -> bool:
+        """Whether the holders of a HELD lane announce themselves."""
+        return self.scope is Scope.HELD and not self.hidden
+
+    def uploaders(self, silos: Iterable[str], holdings: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+        """Those of ``silos`` that upload this lane, in their order.
+
+        ``holdings``: silo → the lanes with visible holdings that it announced; a silo without an entry holds none.
+        """
+        match self.scope:
+            case Scope.LOCAL:
+                return ()
+            case Scope.GROUP:
+                return tuple(silo for silo in silos if silo in self.members)
+            case Scope.HELD if self.visible:
+                return tuple(silo for silo in silos if self.name in holdings.get(silo, ()))
+            case _:
+                return tuple(silos)
 
     @property
     def weight_slot(self) -> str:

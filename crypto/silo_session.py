@@ -35,7 +35,7 @@ from crypto.errors import (
 from crypto.keys import Identity, SessionKey
 from crypto.masking import apply_streams
 from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Row, SharePack, Shares
-from crypto.plan import Lane, Scope
+from crypto.plan import Lane
 from crypto.session import SILO, Session, State
 
 _NONCE = bytes(12)
@@ -88,7 +88,7 @@ class SiloSession(Session):
             self._contributes = set(contributes)
             if foreign := self._contributes - {lane.name for lane in lanes}:
                 raise LayoutMismatch(f"This step has no lanes {sorted(foreign)}.")
-            visible = [lane.name for lane in lanes if lane.scope is Scope.HELD and not lane.hidden]
+            visible = [lane.name for lane in lanes if lane.visible]
             held = tuple(name for name in visible if name in self._contributes)
             self._mask_seed = self._entropy(shamir.SECRET_BYTES)
             self._mask = mask_key(self._mask_seed)
@@ -316,11 +316,8 @@ class SiloSession(Session):
 
     def _check_floor(self, lane: Lane, own: int) -> None:
         """At least the strictest floor contributes, by the opened slot and by the manifests."""
-        charter = self.context.charter
-        floor = max(lane.floor, charter.honest + charter.colluders, own)
-        if lane.scope is not Scope.ALL:
-            floor = max(floor, charter.lane_floor)
-        if min(self.slots[lane.contributors_slot], len(self.contributors[lane.name])) < floor:
+        least = self.context.charter.floor(lane, own)
+        if min(self.slots[lane.contributors_slot], len(self.contributors[lane.name])) < least:
             raise LaneBelowFloor(lane.name)
 
     def _check_moves(self, lane: Lane, openings: Openings | None) -> None:

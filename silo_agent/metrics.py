@@ -15,10 +15,10 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from crypto.errors import BY_CODE
+from crypto.messages import PHASES
 
 PREFIX: Final = "consilium_silo_"
 OUTCOMES = ("released", "missed", "void")
-PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes", "close")
 MODES = ("global", "generalist", "personal", "cold")
 #: Label for a word that is not on its list: a peer cannot make series up.
 OTHER = "other"

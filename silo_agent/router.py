@@ -13,7 +13,7 @@ import numpy as np
 
 from silo_agent import experts
 from silo_agent.experts import torch_
-from silo_agent.training import Descent
+from silo_agent.training import Descending, Descent
 
 
 def blank(count: int, features: int) -> np.ndarray:
@@ -59,9 +59,7 @@ def train(
     torch = torch_()
     weights = experts.stack(models)
     tensors = weights | ({"router": torch.from_numpy(rows_AD.copy())} if len(rows_AD) else {})
-    velocity = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-    for tensor in tensors.values():
-        tensor.requires_grad_()
+    descending = Descending(list(tensors.values()), descent)
     inputs, labels = torch.from_numpy(np.array(x)), torch.from_numpy(np.array(y))
     for picked in torch.from_numpy(order):
         x_BD = inputs[picked]
@@ -72,11 +70,7 @@ def train(
             own = tensors["router"]
             log_gate_AB = (x_BD @ own[:, :-1].T + own[:, -1]).log_softmax(-1).T
             loss = loss - (seen_EB[1:] + log_gate_AB).logsumexp(0).mean()
-        gradients = torch.autograd.grad(loss, list(tensors.values()))
-        with torch.no_grad():
-            for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True):
-                velocity[name].mul_(descent.momentum).add_(gradient)
-                tensor.sub_(velocity[name], alpha=descent.learning_rate)
+        descending.step(loss)
     after = {name: tensor.detach() for name, tensor in tensors.items()}
     rows = after["router"].numpy() if len(rows_AD) else rows_AD
     return experts.unstack(after), rows

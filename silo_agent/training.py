@@ -1,7 +1,6 @@
 """Local training: the same few lines for every method.
 
-Plain stochastic gradient descent with momentum, written out: torch.optim costs a second to import and hides when the
-momentum starts from zero, which here is at every call, so that a round depends on nothing but the published state.
+The momentum starts from zero at every call, so that a round depends on nothing but the published state.
 
 Shapes: E experts of a stack, S steps, B rows of a batch, D features, C classes; see ``experts``.
 """
@@ -27,11 +26,47 @@ Objective = Callable[["torch.Tensor"], "torch.Tensor"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descent:
-    """How fast; how far is in the order of the batches. ``proximal``: μ of the pull μ/2 · ‖w − anchor‖² (FedProx)."""
+    """Settings of stochastic gradient descent. The number of steps is that of the batches."""
 
     learning_rate: float
+    """Step size."""
     momentum: float
+    """Share of the velocity that is kept at each step."""
     proximal: float = 0.0
+    """μ of the pull μ/2 · ‖w − anchor‖² (FedProx)."""
+
+
+class Descending:
+    """Stochastic gradient descent with momentum of some tensors, in place.
+
+    Written out and not taken from ``torch.optim``: there the proximal term is part of the gradient, and that order of
+    additions gives other last bits.
+    """
+
+    def __init__(
+        self, tensors: Sequence[torch.Tensor], descent: Descent, anchors: Sequence[torch.Tensor] | None = None
+    ) -> None:
+        """``anchors``: where the proximal term pulls each tensor to; needed if ``descent.proximal`` is not 0."""
+        torch = torch_()
+        self._tensors = list(tensors)
+        self._descent = descent
+        self._anchors = list(anchors or ())
+        self._velocities = [torch.zeros_like(tensor) for tensor in self._tensors]
+        for tensor in self._tensors:
+            tensor.requires_grad_()
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One step down the gradient of a scalar."""
+        torch, descent = torch_(), self._descent
+        gradients = torch.autograd.grad(loss, self._tensors)
+        with torch.no_grad():
+            for i, (tensor, velocity, gradient) in enumerate(
+                zip(self._tensors, self._velocities, gradients, strict=True)
+            ):
+                velocity.mul_(descent.momentum).add_(gradient)
+                if descent.proximal:
+                    velocity.add_(tensor - self._anchors[i], alpha=descent.proximal)
+                tensor.sub_(velocity, alpha=descent.learning_rate)
 
 
 def generator(purpose: str, seed: int, silo: str, step: int) -> np.random.Generator:
@@ -76,19 +111,10 @@ def train(
     torch = torch_()
     weights = stack(experts)
     pulled_to = stack(experts if anchors is None else anchors) if descent.proximal else {}
-    velocity = {part: torch.zeros_like(tensor) for part, tensor in weights.items()}
-    for tensor in weights.values():
-        tensor.requires_grad_()
+    descending = Descending(list(weights.values()), descent, list(pulled_to.values()))
     rows, labels, index = torch.from_numpy(np.array(x)), torch.from_numpy(np.array(y)), torch.from_numpy(order)
     for picked in index:
         logp_EBC = log_probabilities(weights, rows[picked])
         y_EB1 = labels[picked].expand(logp_EBC.shape[:2]).unsqueeze(-1)
-        loss = objective(logp_EBC.gather(-1, y_EB1).squeeze(-1))
-        gradients = torch.autograd.grad(loss, list(weights.values()))
-        with torch.no_grad():
-            for (part, tensor), gradient in zip(weights.items(), gradients, strict=True):
-                velocity[part].mul_(descent.momentum).add_(gradient)
-                if descent.proximal:
-                    velocity[part].add_(tensor - pulled_to[part], alpha=descent.proximal)
-                tensor.sub_(velocity[part], alpha=descent.learning_rate)
+        descending.step(objective(logp_EBC.gather(-1, y_EB1).squeeze(-1)))
     return unstack({part: tensor.detach() for part, tensor in weights.items()})

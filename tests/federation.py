@@ -19,13 +19,13 @@ from crypto.charter import Charter, Member
 from crypto.cohort import Context
 from crypto.evidence import StepEvidence
 from crypto.keys import Identity
-from crypto.messages import SharePack
+from crypto.messages import STEP_PHASES, SharePack
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from crypto.server_session import ServerSession
 from crypto.silo_session import SiloSession
 
 #: Phases in which a silo may fall silent, in order.
-DROPS = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes")
+DROPS = STEP_PHASES
 
 
 def stream(label: str) -> Callable[[int], bytes]:

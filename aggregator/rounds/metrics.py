@@ -17,12 +17,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from aggregator.ledger.format import ratios
 from crypto.errors import BY_CODE
+from crypto.messages import PHASES
 
 PREFIX: Final = "consilium_aggregator_"
 OUTCOMES = ("closed", "void", "lost")
 ENDS = ("finished", "failed", "aborted")
 STATES = ("open", "shut")
-PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes", "close")
 #: Label for a word that is not on its list: a peer cannot make series up.
 OTHER = "other"
 #: The most accuracy series; a plan has a handful.

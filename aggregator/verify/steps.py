@@ -19,7 +19,7 @@ from crypto.approval import Approval, approval_digest, check_shown
 from crypto.cohort import Context
 from crypto.errors import EvidenceError
 from crypto.evidence import Checked, StepEvidence
-from crypto.plan import Lane, Scope
+from crypto.plan import Lane
 
 # --- 5: what was signed ------------------------------------------------------------------------------------------
 
@@ -72,10 +72,7 @@ def check_record(entry: Entry, checked: Checked) -> None:
 
 def check_floor(entry: Entry, lane: Lane, checked: Checked, slots: Mapping[str, int]) -> None:
     """No lane opened below the floors of charter and plan. (A silo's own, stricter floor is not known here.)"""
-    charter = checked.context.charter
-    floor = max(lane.floor, charter.honest + charter.colluders)
-    if lane.scope is not Scope.ALL:
-        floor = max(floor, charter.lane_floor)
+    floor = checked.context.charter.floor(lane)
     if (count := slots[lane.contributors_slot]) < floor:
         where = at(entry, f"lanes_open, {lane.name}")
         raise EvidenceError(where, expected=f"at least {floor} contributors", found=count)

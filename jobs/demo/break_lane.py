@@ -69,7 +69,7 @@ def choose(plan: Plan, charter: Charter, holders: Mapping[str, frozenset[str]], 
     """The fewest silos without which one lane is below its floor, no other lane that could open is, and the cohort
     is still large enough. ``holders``: lane → the silos with a weight in it. Raises SpecError if there are none.
     """
-    floors = {lane.name: _floor(lane, charter) for lane in plan.lanes}
+    floors = {lane.name: charter.floor(lane) for lane in plan.lanes}
     could_open = {name: held for name, held in holders.items() if len(held) >= floors[name]}
     everyone = frozenset(charter.silos)
     for lane in targets(plan, wanted):
@@ -86,12 +86,6 @@ def choose(plan: Plan, charter: Charter, holders: Mapping[str, frozenset[str]], 
         want="a lane that can fall below its floor while the other lanes and the cohort stay above theirs",
         remedy="Give the job holders that share fewer lanes, or more silos.",
     )
-
-
-def _floor(lane: Lane, charter: Charter) -> int:
-    """The floor that silos without a stricter policy apply."""
-    everyones = max(lane.floor, charter.honest + charter.colluders)
-    return everyones if lane.scope is Scope.ALL else max(everyones, charter.lane_floor)
 
 
 class Breaker:

@@ -28,13 +28,12 @@ from aggregator.rounds.storage import run_folder
 from crypto.charter import Charter
 from crypto.errors import EvidenceError, FederationError
 from crypto.keys import PublicIdentity
-from crypto.messages import Closing
+from crypto.messages import STEP_PHASES, Closing
 from crypto.plan import Lane, Plan, Scope, Step
 from jobs.demo.mask_probe import BINS, Histogram, Probe, bin_words, chi_square, read_probe
 from jobs.evidence.run_summary import CONTEXTUAL
 from jobs.homes import read_charter
 
-PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes")
 METHODS = {
     "fedavg": "FedAvg",
     "fedavg-lanes": "FedAvg in lanes",
@@ -291,7 +290,9 @@ def _curve(facts: Facts, accuracy: Mapping[str, Any]) -> dict[str, Any]:
 
 def _timeline(facts: Facts) -> dict[str, Any]:
     """A row per opened step: its phases as widths in per cent of the longest step, and what went wrong in it."""
-    times = {k: {phase: record["phase_ms"].get(phase, 0) for phase in PHASES} for k, record in facts.closed.items()}
+    times = {
+        k: {phase: record["phase_ms"].get(phase, 0) for phase in STEP_PHASES} for k, record in facts.closed.items()
+    }
     longest = max((sum(spent.values()) for spent in times.values()), default=0) or 1
     rows: list[dict[str, Any]] = []
     for k in facts.opened:
@@ -301,7 +302,7 @@ def _timeline(facts: Facts) -> dict[str, Any]:
         rows.append({"k": k, "name": facts.plan.steps[k].name, "bars": bars, "ms": ms, "notes": _notes(facts, k)})
     kept = _shortened(rows)
     typical = {
-        phase: [r["phase_ms"][phase] for r in facts.closed.values() if phase in r["phase_ms"]] for phase in PHASES
+        phase: [r["phase_ms"][phase] for r in facts.closed.values() if phase in r["phase_ms"]] for phase in STEP_PHASES
     }
     return {
         "rows": kept,
@@ -511,14 +512,8 @@ def _seen(facts: Facts, silo: str) -> dict[str, Any]:
 def _uploads(facts: Facts, record: Mapping[str, Any], silo: str) -> list[str]:
     """The lanes a silo uploads in a step, as far as the ledger can tell."""
     step: Step = facts.plan.steps[record["k"]]
-    visible = record.get("holdings", {}).get(silo, [])
-    return [
-        lane.name
-        for lane in facts.plan.lanes_of(step)
-        if lane.scope is Scope.ALL
-        or (lane.scope is Scope.GROUP and silo in lane.members)
-        or (lane.scope is Scope.HELD and (lane.hidden or lane.name in visible))
-    ]
+    held = record.get("holdings", {})
+    return [lane.name for lane in facts.plan.lanes_of(step) if lane.uploaders([silo], held)]
 
 
 def _evidence(facts: Facts) -> list[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ from aggregator.ledger.format import Entry, ledger_path, read
 from aggregator.ledger.records import Kind
 from aggregator.rounds.storage import load_checkpoint, run_folder
 from crypto.errors import EvidenceError
-from crypto.plan import Plan, Scope
+from crypto.plan import Plan
 from jobs.job import JobSpec
 from silo_agent.data import DataSet
 from silo_agent.language.base_model import settled
@@ -97,13 +97,7 @@ def secure_aggregation(record: RunRecord) -> dict[str, Any]:
         uploaded += int(closed["upload_bytes"])
         held = closed.get("holdings", {})
         for lane in plan.lanes_of(step):
-            if lane.scope is Scope.GROUP:
-                uploaders = sum(silo in lane.members for silo in closed["survivors"])
-            elif lane.scope is Scope.HELD and not lane.hidden:
-                uploaders = sum(lane.name in held.get(silo, ()) for silo in closed["survivors"])
-            else:
-                uploaders = len(closed["survivors"])
-            words += uploaders * plan.words_of(step, lane.name)
+            words += len(lane.uploaders(closed["survivors"], held)) * plan.words_of(step, lane.name)
     return {
         "protocol": record.started["protocol"],
         "threshold": record.started["threshold"],

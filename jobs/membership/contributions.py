@@ -113,12 +113,10 @@ def _lane(plan: Plan, lane: Lane, closed: list[Mapping[str, Any]]) -> LaneHistor
 
 
 def _opening(lane: Lane, record: Mapping[str, Any]) -> Opening:
-    uploaded = frozenset(record["survivors"])
-    said = False
-    if lane.scope is Scope.GROUP:
-        uploaded &= frozenset(lane.members)
-    elif lane.scope is Scope.HELD and not lane.hidden and "holdings" in record:
-        uploaded = frozenset(silo for silo in uploaded if lane.name in record["holdings"].get(silo, ()))
-        said = True
+    announced = lane.visible and "holdings" in record
+    if lane.visible and not announced:  # a ledger that does not note holdings: any survivor may hold the lane
+        uploaded = frozenset(record["survivors"])
+    else:
+        uploaded = frozenset(lane.uploaders(record["survivors"], record.get("holdings", {})))
     everyone = record["slots"].get(lane.contributors_slot, 0) == len(uploaded)
-    return Opening(record["k"], *((uploaded, frozenset()) if said or everyone else (frozenset(), uploaded)))
+    return Opening(record["k"], *((uploaded, frozenset()) if announced or everyone else (frozenset(), uploaded)))

@@ -18,7 +18,7 @@ from typing import Any
 from crypto.approval import Approval, Terms, approval_digest
 from crypto.charter import Charter
 from crypto.errors import DataRefused, FederationError, NotApproved
-from crypto.plan import Lane, Scope
+from crypto.plan import Lane
 from jobs import homes
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import terms_here
@@ -190,9 +190,7 @@ class Desk:
 
     def floor(self, lane: Lane) -> int:
         """Fewest contributors for which this silo opens a lane: the strictest of charter, plan and policy."""
-        charter = self.charter
-        strictest = max(lane.floor, charter.honest + charter.colluders, self.policy.floors.get(lane.name, 0))
-        return strictest if lane.scope is Scope.ALL else max(strictest, charter.lane_floor)
+        return self.charter.floor(lane, self.policy.floors.get(lane.name, 0))
 
     def _registered(self, name: str) -> dict[str, Any] | None:
         """The catalogue's entry of a data set, or nothing."""

@@ -34,12 +34,21 @@ P = TypeVar("P")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the charter leaves a plan: members, assumed colluders, honest inputs per sum, smallest lane floor."""
+    """What a plan must keep to, from the charter."""
 
     n_max: int
+    """Members of the federation."""
     colluders: int = 1
+    """Silos assumed to collude with the aggregator (c)."""
     honest: int = 2
+    """Honest inputs in any opened sum (m)."""
     lane_floor: int = 3
+    """Fewest contributors of a lane that not every silo holds (m_e)."""
+
+    @property
+    def least_holders(self) -> int:
+        """Fewest holders with which such a lane can open: ``Charter.floor`` before the plan's own floor is known."""
+        return max(self.lane_floor, self.honest + self.colluders)
 
 
 @dataclass(frozen=True, slots=True)

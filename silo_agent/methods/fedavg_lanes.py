@@ -64,7 +64,7 @@ class FedAvgLanes(Stateless):
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
         p, holders = _read(params)
         floor = limits.lane_floor
-        least = max(floor, limits.honest + limits.colluders)
+        least = limits.least_holders
         for e, names in enumerate(holders):
             if not least <= len(names) <= limits.n_max:
                 raise SpecError(

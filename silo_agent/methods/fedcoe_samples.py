@@ -45,7 +45,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
-from silo_agent.training import Descent, batches, generator
+from silo_agent.training import Descending, Descent, batches, generator
 
 #: A silo contributes to an expert that answers for more than this of its rows.
 MIN_MASS = 0.2
@@ -292,9 +292,7 @@ def _train(
     stacked = experts.stack([models[0], *models[2:]])
     gate = experts.stack([models[1]])
     tensors = [*stacked.values(), *gate.values()]
-    velocity = [torch.zeros_like(tensor) for tensor in tensors]
-    for tensor in tensors:
-        tensor.requires_grad_()
+    descending = Descending(tensors, descent)
     log_a_E1 = torch.from_numpy(np.log(np.maximum(affinity_E, 1e-12)).astype(np.float32)).unsqueeze(1)
     fixed = None if hard_E is None else torch.from_numpy(hard_E.astype(np.float32)).unsqueeze(1)
     rows, labels = torch.from_numpy(np.array(data.x_train)), torch.from_numpy(np.array(data.y_train))
@@ -309,11 +307,7 @@ def _train(
             r_EB = fixed.expand(len(log_a_E1), len(picked))
         loss = -seen_EB[0].mean() - (r_EB * seen_EB[1:]).mean(1).sum()
         loss = loss - (r_EB * log_g_EB).sum(0).mean() * float(gate_learns)
-        gradients = torch.autograd.grad(loss, tensors)
-        with torch.no_grad():
-            for tensor, moving, gradient in zip(tensors, velocity, gradients, strict=True):
-                moving.mul_(descent.momentum).add_(gradient)
-                tensor.sub_(moving, alpha=descent.learning_rate)
+        descending.step(loss)
     generalist, *moved = experts.unstack({part: tensor.detach() for part, tensor in stacked.items()})
     (moved_gate,) = experts.unstack({part: tensor.detach() for part, tensor in gate.items()})
     return [generalist, moved_gate, *moved]

@@ -142,7 +142,7 @@ def check_limits(job: Job, limits: Limits) -> None:
             want=f"at least {LEAST_SILOS} silos",
             remedy="Loads of fewer silos, opened again and again, say too much of each: use fedavg or fedcoe.",
         )
-    least = max(limits.lane_floor, limits.honest + limits.colluders)
+    least = limits.least_holders
     if not least <= p.floor <= limits.n_max:
         raise SpecError("params.floor", got=p.floor, want=f"from the charter's {least} to {limits.n_max}")
     for silo in ("", *sorted(job.bytes)):

@@ -108,7 +108,7 @@ def _group(key: str, value: object) -> tuple[str, ...]:
 
 def check_limits(job: Job, limits: Limits) -> None:
     """Raise SpecError for groups that could never open their lane."""
-    least = max(limits.lane_floor, limits.honest + limits.colluders)
+    least = limits.least_holders
     if job.experts * least > limits.n_max:
         raise SpecError(
             "params.groups",

@@ -18,6 +18,7 @@ from crypto.errors import (
     ThresholdInfeasible,
 )
 from crypto.keys import Identity
+from crypto.plan import Lane, Scope
 from tests.federation import Federation, identity
 
 FED = Federation(5)
@@ -38,6 +39,21 @@ def test_the_table_of_the_design(n, c, m, t, drops, floor):
     assert charter.lane_floor == floor
     with pytest.raises(SpecError, match="lane_floor"):
         replace(charter, lane_floor=floor - 1)
+
+
+@pytest.mark.parametrize("scope", list(Scope))
+def test_the_floor_of_a_lane_is_the_strictest_of_charter_plan_and_silo(scope):
+    charter = Federation(8, c=1, m=3, lane_floor=5).charter
+    members = ("silo-1",) if scope is Scope.GROUP else ()
+    own = 4 if scope is Scope.ALL else 5  # m + c for everyone's lanes, m_e where that is more
+
+    def lane(floor):
+        return Lane(name="l", scope=scope, floor=floor, members=members)
+
+    assert charter.floor(lane(1)) == charter.floor(lane(own)) == charter.floor(lane(1), own) == own
+    assert charter.floor(lane(own + 1)) == charter.floor(lane(1), own + 1) == own + 1
+    assert charter.floor(lane(own + 1), own + 2) == charter.floor(lane(own + 2), own + 1) == own + 2
+    assert replace(charter, lane_floor=3).floor(lane(1)) == 4  # never below m + c
 
 
 @given(st.integers(3, 40), st.integers(0, 12), st.integers(2, 6))

@@ -36,6 +36,20 @@ def test_round_trip():
     assert again == PLAN and bytes(again) == DATA and again.digest == PLAN.digest
 
 
+def test_who_uploads_a_lane():
+    silos, holdings = ("silo-3", "silo-1", "silo-2"), {"silo-1": ("l",), "silo-2": ("other",)}
+    some = ("silo-1", "silo-3")
+    assert lane().uploaders(silos, holdings) == silos
+    assert lane(scope=Scope.HELD).uploaders(silos, holdings) == silos  # hidden: zeros included
+    assert lane(scope=Scope.HELD, hidden=False).uploaders(silos, holdings) == ("silo-1",)
+    assert lane(scope=Scope.GROUP, members=some).uploaders(silos, holdings) == ("silo-3", "silo-1")
+    assert lane(scope=Scope.LOCAL).uploaders(silos, holdings) == ()
+    visible = [
+        one.visible for one in (lane(hidden=False), lane(scope=Scope.HELD), lane(scope=Scope.HELD, hidden=False))
+    ]
+    assert visible == [False, False, True]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -12,6 +12,7 @@ from prometheus_client import generate_latest
 
 from aggregator.rounds import metrics as hub
 from crypto.errors import BY_CODE
+from crypto.messages import PHASES
 from silo_agent import metrics as silo
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,7 +28,7 @@ def close_step(slots: dict[str, int]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _use_all() -> None:
     """Every instrument once, with every word it may get and one that it may not."""
-    for word in (*hub.PHASES, "nonsense"):
+    for word in (*PHASES, "nonsense"):
         hub.phase(word, 0.2)
         hub.silo_lost(word)
         with silo.phase(word):
@@ -118,7 +119,7 @@ def test_every_event_has_its_zero_before_it_happens() -> None:
     for prefix, room in (("consilium_aggregator_", hub), ("consilium_silo_", silo)):
         assert {f'{prefix}refusals_total{{code="{code}"}} 0.0' for code in (*BY_CODE, room.OTHER)} <= lines
         assert {f'{prefix}steps_total{{outcome="{outcome}"}} 0.0' for outcome in room.OUTCOMES} <= lines
-    assert {f'consilium_aggregator_lost_silos_total{{phase="{phase}"}} 0.0' for phase in hub.PHASES} <= lines
+    assert {f'consilium_aggregator_lost_silos_total{{phase="{phase}"}} 0.0' for phase in PHASES} <= lines
     assert {f'consilium_aggregator_runs_total{{end="{end}"}} 0.0' for end in hub.ENDS} <= lines
 
 
