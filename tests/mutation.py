@@ -37,6 +37,7 @@ ROOMS = {
         "tests/silo_agent/test_policy.py",
         "tests/silo_agent/test_journal.py",
         "tests/silo_agent/test_agent.py",
+        "tests/jobs/runtime/test_agent.py",
         "tests/jobs/runtime/test_in_process.py",
     ],
 }

@@ -74,16 +74,6 @@ PASSING_TESTS = {
     "tests.aggregator.verify.test_replay",
     "tests.aggregator.verify.test_run",
     "tests.aggregator.verify.test_steps",
-    "tests.silo_agent.language.test_language",
-    "tests.silo_agent.methods.test_adding_a_method",
-    "tests.silo_agent.methods.test_fedcoe_samples",
-    "tests.silo_agent.methods.test_flex",
-    "tests.silo_agent.methods.test_flex_moe",
-    "tests.silo_agent.methods.test_metamoe",
-    "tests.silo_agent.methods.test_methods",
-    "tests.silo_agent.test_agent",
-    "tests.silo_agent.test_data",
-    "tests.silo_agent.test_proxies",
 }
 PASSING_CIRCLES = {("silo_agent.language.base_model", "silo_agent.language.transformer")}
 

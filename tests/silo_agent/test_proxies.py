@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from crypto.errors import DataRefused, NonFinite
-from jobs.demo.domain_data import make
 from silo_agent import proxies
 from silo_agent.data import DataSet, check
+from tests.digits import domains
 
 WANTED = {"features": 64, "classes": 10, "least": 40}
 
@@ -107,7 +107,7 @@ def test_a_registered_pool_is_read_for_methods_that_ask() -> None:
 @pytest.fixture(scope="module")
 def scored() -> tuple[np.ndarray, DataSet]:
     """Relevance for a silo that has digits 0 to 4."""
-    return proxies.relevance(make(8, 3)["silo-1"]["x_train"], pool().x_train, lot()), pool()
+    return proxies.relevance(domains()["silo-1"].x_train, pool().x_train, lot()), pool()
 
 
 def test_relevance_finds_the_silos_own_domain(scored: tuple[np.ndarray, DataSet]) -> None:
@@ -120,12 +120,12 @@ def test_relevance_finds_the_silos_own_domain(scored: tuple[np.ndarray, DataSet]
 
 
 def test_relevance_is_the_same_each_time(scored: tuple[np.ndarray, DataSet]) -> None:
-    again = proxies.relevance(make(8, 3)["silo-1"]["x_train"], pool().x_train, lot())
+    again = proxies.relevance(domains()["silo-1"].x_train, pool().x_train, lot())
     np.testing.assert_array_equal(again, scored[0])
 
 
 def test_a_pool_smaller_than_the_silo_is_scored_all_the_same() -> None:
-    private = make(8, 3)["silo-1"]["x_train"]
+    private = domains()["silo-1"].x_train
     assert proxies.relevance(private, pool().x_train[:50], lot()).shape == (50,)
 
 

@@ -15,21 +15,17 @@ import numpy as np
 import pytest
 
 from crypto.errors import DataRefused, SpecError
-from jobs.demo import language_base_model
 from silo_agent.language import base_model
 from silo_agent.language.base_model import Shape
+from tests.texts import SHAPE, train
 
 pytestmark = pytest.mark.slow
-
-SHAPE = Shape(
-    classes=27, hidden=16, layers=2, heads=2, key_value_heads=1, experts=4, expert_width=16, shared_width=8
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model of the class, trained on the spot."""
-    return language_base_model.make(tmp_path_factory.mktemp("models"), SHAPE, 7, steps=10)
+    return train(tmp_path_factory.mktemp("models"), seed=7, steps=10)
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ import pytest
 from crypto import blocks
 from crypto.errors import DataRefused, SpecError
 from crypto.plan import Plan, Scope
-from jobs.demo.digits_data import make
 from silo_agent import experts
-from silo_agent.data import DataSet, check
+from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Method, Published
 from silo_agent.methods.fedcoe_samples import MIN_BATCH_ROWS, FedCoESamples
-from tests import plain
+from tests import digits, plain
 
 pytestmark = pytest.mark.slow
 
@@ -24,9 +23,8 @@ LIMITS = Limits(n_max=8)
 PARAMS: Mapping[str, object] = {"features": 64, "classes": 10, "rounds": 14, "warmup": 8, "experts": 2, "seed": 7}
 
 
-@cache
 def silos() -> dict[str, DataSet]:
-    return {name: check(name, arrays) for name, arrays in make(8, seed=3).items() if name.startswith("silo")}
+    return digits.silos(digits.turned())
 
 
 def federate(void: Collection[str] = (), **more: object) -> tuple[Plan, Published, dict[str, Method]]:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
-import json
-import shutil
-import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from functools import cache, partial
-from pathlib import Path
-from tempfile import mkdtemp
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,62 +13,17 @@ import torch
 from crypto import blocks
 from crypto.errors import DataRefused, EgressDenied, SpecError
 from crypto.plan import Apply, Plan, Scope, Step, Sum
-from jobs import homes
-from jobs.demo import language_base_model
-from jobs.demo.language_data import CLASSES, CONTEXT, make
-from jobs.homes import Federation
-from jobs.job import JobSpec
-from jobs.runtime.compose import open_agent
-from silo_agent.data import DataSet, check
-from silo_agent.language.base_model import MODELS, NeedsBase, Shape, digest, library, tokens
+from silo_agent.data import check
+from silo_agent.language.base_model import digest, library
 from silo_agent.methods import Limits, Method, Published
 from silo_agent.methods.flex import FLEx
 from silo_agent.methods.flex_plan import NAT, adapted, grown, read
-from silo_agent.pysyft.catalogue import Catalogue
-from tests import local, plain
+from tests import plain
+from tests.texts import CLASSES, CONTEXT, ROWS, SHAPE, Here, arrays, base, params, silos
 
 pytestmark = pytest.mark.slow
 
 LIMITS = Limits(n_max=4)
-SHAPE = Shape(
-    classes=CLASSES, hidden=16, layers=2, heads=2, key_value_heads=1, experts=4, expert_width=16, shared_width=8
-)  # fmt: skip
-ROWS = 32
-
-
-@cache
-def base() -> Path:
-    """A small model, trained once for this module."""
-    place = Path(mkdtemp(prefix="consilium-flex-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    return language_base_model.make(place, SHAPE, 7, steps=80)
-
-
-def params(**changes: object) -> dict[str, object]:
-    small = {"features": CONTEXT, "rank": 4, "rounds": 3, "local_steps": 8, "batch": 8, "graft_rows": 16, "seed": 5}
-    return asdict(SHAPE) | small | {"base": base().name} | changes
-
-
-@cache
-def arrays() -> dict[str, dict[str, np.ndarray]]:
-    """Four silos, a dialect each, with a third of the demonstration's rows."""
-    return {
-        name: {part: a if part == "classes" else a[: ROWS if "train" in part else ROWS // 2] for part, a in own.items()}
-        for name, own in make(4, 3, newcomers=0).items()
-    }
-
-
-@cache
-def silos() -> dict[str, DataSet]:
-    return {name: check(name, own) for name, own in arrays().items()}
-
-
-class Here(FLEx):
-    """FLEx whose models lie where ``base`` put them."""
-
-    def __init__(self, raw: Mapping[str, object], silo: str = "") -> None:
-        super().__init__(raw, silo)
-        self.models = base().parent
 
 
 def federate(void: tuple[str, ...] = (), **changes: object) -> tuple[Plan, Published, dict[str, Method]]:
@@ -403,126 +352,3 @@ def test_the_encoder_refuses_personal_experts_and_gates() -> None:
     leak = replace(step, sums=(*step.sums, Sum("personal/layers.0.gate", Apply.PUBLISH)))
     with pytest.raises(EgressDenied):
         replace(plan, steps=(leak,))
-
-
-def needles(value: np.ndarray) -> list[bytes]:
-    """Six numbers in a row of an array, in the forms that a number may be written in."""
-    flat = value.reshape(-1)
-    places = range(0, max(1, len(flat) - 6), max(1, len(flat) // 8))
-    return [np.ascontiguousarray(flat[at : at + 6], dtype=kind).tobytes() for at in places for kind in ("<f4", "<f8")]
-
-
-def test_personal_experts_are_in_no_byte_that_leaves(tmp_path: Path) -> None:
-    """A whole run: masks, floors and round code of production, which must come to what plain sums come to."""
-    with warnings.catch_warnings():  # MLflow warns about its own type hints
-        warnings.simplefilter("ignore")
-        from jobs.evidence.predictor import Predictor
-
-    raw = {name: value for name, value in params(rounds=2, local_steps=3).items() if name != "base"}
-    spec = JobSpec.parse(
-        {"name": "flex-test", "method": "flex", "dataset": "texts", "purpose": "a test", "params": raw}
-    )
-    federation = Federation.make(tmp_path / "federation", "test", arrays(), "texts")
-    for home in federation.homes.values():
-        language_base_model.place(home, base())
-    spec = spec.with_params(base=base().name)
-    sent: dict[str, list[bytes]] = {}
-    outcome, run, agents = local.run_job(
-        spec, federation.aggregator, federation.homes, courier=partial(local.Wire, sent)
-    )
-    _, published, _ = plain.federate(Here, spec.params, {s: agents[s].data for s in agents}, LIMITS)
-    assert blocks.state_digest(published.blocks) == blocks.state_digest(run.state)
-    at_hub = b"\0".join(path.read_bytes() for path in federation.aggregator.rglob("*") if path.is_file())
-    searched = 0
-    for silo, parts in sent.items():
-        home, everything = federation.homes[silo], b"\0".join([*parts, at_hub])
-        told = [home / "journal.jsonl", home / "security.jsonl", *(home / "syft").rglob("*"), *home.glob("receipts/*")]
-        everything += b"\0".join(path.read_bytes() for path in told if path.is_file())
-        own = agents[silo].method.personal
-        assert max(own) == 2 and set(own[2]) == {
-            f"layers.{at}.{part}" for at in (0, 1) for part in ("gate_up", "down", "gate")
-        }
-        for name, value in own[2].items():
-            searched += len(needles(value))
-            assert not any(piece in everything for piece in needles(value)), f"{silo}: {name}"
-        notes = b"".join(path.read_bytes() for path in (home / "runs").glob("*"))
-        assert any(piece in notes for piece in needles(own[2]["layers.0.gate_up"])), "the search finds what is there"
-    assert searched > 4 * 6 * 4
-
-    # What is registered: the dense delta's factors, and in the settings the digest of the base that they go with.
-    facts = {"settings": {"method": "flex", "params": dict(spec.params)}, "slots": {}, "state_digest": ""}
-    assert json.loads(run.predictor["settings"]) == facts["settings"] and run.predictor["shape"] == [CONTEXT]
-    assert run.predictor["requirements"][0].startswith("consilium[silo,lm]")
-    (tmp_path / "published.json").write_text(json.dumps(facts))
-    weights = max((federation.aggregator / "jobs" / outcome.run / "checkpoints").glob("*.safetensors"))
-    predictor = Predictor()
-    artifacts = {"published": str(tmp_path / "published.json"), "weights": str(weights)}
-    predictor.load_context(type("Context", (), {"artifacts": artifacts}))  # type: ignore[arg-type]
-    x = silos()["silo-1"].x_test
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("CONSILIUM_MODELS", raising=False)
-        with pytest.raises(SpecError, match="CONSILIUM_MODELS"):
-            predictor.predict(None, x)  # type: ignore[arg-type]
-        patch.setenv("CONSILIUM_MODELS", str(base().parent))
-        labels = predictor.predict(None, x)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(labels, Here(spec.params).predict(Published(run.state), x, "global").argmax(1))
-
-
-def test_a_silo_with_another_base_refuses_before_it_takes_part(tmp_path: Path) -> None:
-    federation = Federation.make(tmp_path / "federation", "test", arrays(), "texts")
-    raw = {"name": "flex-test", "method": "flex", "dataset": "texts", "purpose": "a test", "params": params()}
-    spec, home = JobSpec.parse(raw), federation.silo("silo-1")
-    local.approve(home, spec)
-    with pytest.raises(SpecError, match="no folder"):
-        open_agent(spec.text, home)
-    other = language_base_model.make(home / MODELS, SHAPE, 8, steps=1)
-    other.rename(home / MODELS / base().name)
-    with pytest.raises(SpecError) as refused:
-        open_agent(spec.text, home)
-    assert refused.value.path == "params.base" and refused.value.got == other.name
-
-
-def test_mocks_of_texts_are_tokens(tmp_path: Path) -> None:
-    home = tmp_path / "silo-1"
-    homes.make_silo(home, "silo-1")
-    homes.add_data(home, "silo-1", "texts", arrays()["silo-1"])
-    mock = Catalogue(home, "silo-1").mock("texts")
-    tokens("mock", mock["x_train"], CLASSES)
-    assert len(np.unique(mock["x_train"])) > 10
-
-
-def test_only_methods_that_need_a_base_get_one(tmp_path: Path) -> None:
-    from silo_agent.methods.fedavg import FedAvg
-
-    assert issubclass(FLEx, NeedsBase) and not issubclass(FedAvg, NeedsBase)
-    spec = JobSpec.load("fedavg-digits")
-    federation = Federation(tmp_path, "test", ("silo-1",))
-    assert language_base_model.ground(spec, federation) is spec
-    named = JobSpec.load("flex-language").with_params(base="0" * 64)
-    assert language_base_model.ground(named, federation) is named and not (tmp_path / MODELS).exists()
-
-
-def test_the_demonstration_grounds_its_job(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, "test", ("silo-1", "silo-2"))
-    for home in federation.homes.values():
-        home.mkdir(parents=True)
-    spec = JobSpec.load("flex-language").with_params(hidden=16, expert_width=16, shared_width=8, rank=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(language_base_model, "STEPS", 2)
-        grounded = language_base_model.ground(spec, federation)
-    found = str(grounded.params["base"])
-    for home in federation.homes.values():
-        assert digest(home / MODELS / found) == found
-        one = FLEx(grounded.params, home.name)
-        one.use(home / MODELS)
-
-
-def test_libraries_that_are_missing_are_named_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
-        raise SpecError("peft", got="not installed", want="the libraries of language models")
-
-    monkeypatch.setattr(language_base_model.language, "library", missing)
-    with pytest.raises(SpecError, match="peft"):
-        language_base_model.check_libraries(JobSpec.load("flex-language"))
-    language_base_model.check_libraries(JobSpec.load("fedavg-digits"))
-    language_base_model.check_libraries(JobSpec.load("flex-language").with_params(base="0" * 64))

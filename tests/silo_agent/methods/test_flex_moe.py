@@ -6,27 +6,23 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.ledger.records import Kind
 from crypto import blocks
 from crypto.errors import DataRefused, EgressDenied, SpecError
 from crypto.plan import Plan, Scope, Step
-from jobs.demo.digits_data import make
-from jobs.evidence.run_summary import RunRecord
 from silo_agent import experts
-from silo_agent.assignment import Bounds, Market, excess, units
-from silo_agent.data import DataSet, check
+from silo_agent.assignment import Bounds, Market, excess
+from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Published
 from silo_agent.methods.flex_moe import IDLE_ROUNDS, NOISE, FlexMoE, idle
 from silo_agent.methods.flex_moe_plan import RULES, market, observed, read
 from silo_agent.methods.flex_moe_simulated import simulated
-from tests import local, plain
+from tests import digits, plain
 
 pytestmark = pytest.mark.slow
 
@@ -37,13 +33,8 @@ DIGITS: dict[str, object] = {
 SMALL = DIGITS | {"rounds": 2, "local_steps": 2, "hidden": 4}
 
 
-@cache
-def digits() -> dict[str, DataSet]:
-    return {name: check(name, arrays) for name, arrays in make(8, seed=3).items()}
-
-
 def silos() -> dict[str, DataSet]:
-    return {name: data for name, data in digits().items() if name.startswith("silo")}
+    return digits.silos(digits.turned())
 
 
 federate = partial(plain.run, limits=LIMITS)
@@ -415,7 +406,7 @@ def test_a_first_opening_replaces_the_blocks_by_what_was_trained() -> None:
 
 def test_global_is_the_generalist_and_cold_needs_a_batch() -> None:
     _, published, members = trained()
-    stranger, x = FlexMoE(DIGITS), digits()["newcomer-1"].x_test
+    stranger, x = FlexMoE(DIGITS), digits.turned()["newcomer-1"].x_test
     generalist = {part: published.blocks[f"generalist.{part}"] for part in experts.PARTS}
     alone = experts.predict([generalist], x)[0]
     np.testing.assert_array_equal(stranger.predict(published, x, "global"), alone)
@@ -431,7 +422,7 @@ def test_newcomers_are_served_better_than_by_the_generalist() -> None:
     _, published, _ = trained()
     right = dict.fromkeys(("global", "cold"), 0)
     for name in ("newcomer-1", "newcomer-2"):
-        data = digits()[name]
+        data = digits.turned()[name]
         for mode in right:
             right[mode] += int((FlexMoE(DIGITS).predict(published, data.x_test, mode).argmax(1) == data.y_test).sum())
     assert right["cold"] > right["global"]
@@ -494,40 +485,6 @@ def test_the_encoder_refuses_router_and_fitness() -> None:
         with pytest.raises(EgressDenied):
             blocks.encode(plan, step, more, weights)
         assert name not in blocks.initial_state(plan)
-
-
-@pytest.mark.parametrize("holdings", ["hidden", "visible"])
-def test_fitness_router_and_hidden_choices_are_in_no_byte_that_leaves(tmp_path: Path, holdings: str) -> None:
-    """A whole run: masks, floors and round code of production, which must come to what plain sums come to."""
-    params = SMALL | {"holdings": holdings}
-    job = local.spec("flex-moe", **params)  # type: ignore[arg-type]
-    federation = local.federation(tmp_path / "federation")
-    sent: dict[str, list[bytes]] = {}
-    outcome, run, agents = local.run_job(
-        job, federation.aggregator, federation.homes, courier=partial(local.Wire, sent)
-    )
-    plan, members = start(params, agents)
-    cohort = {silo: agents[silo].data for silo in agents}
-    unmasked = federate(plan, members, cohort)
-    assert blocks.state_digest(unmasked.blocks) == blocks.state_digest(run.state)
-    for silo, parts in sent.items():
-        everything = b"\0".join(parts)
-        own = agents[silo].method.memory
-        for row in (*own.fitness.values(), *own.router.values()):
-            for kind in ("<f4", "<f8", ">f8"):
-                assert np.ascontiguousarray(row.reshape(-1)[-4:], dtype=kind).tobytes() not in everything
-        assert np.array(units(own.fitness[1]), dtype="<u8").tobytes() not in everything
-    held = {silo: members[silo].held(1, unmasked, cohort[silo]) for silo in members}
-    closed = RunRecord.read(federation.aggregator, outcome.run).of(Kind.STEP_CLOSED)
-    shown = {str(record["name"]): record["holdings"] for record in closed}
-    sizes = [sum(map(len, parts)) for parts in sent.values()]
-    if holdings == "hidden":
-        assert not any(shown.values())
-        assert max(sizes) - min(sizes) < experts.size(64, 4, 10), "all silos send alike, whatever they hold"
-    else:
-        assert {silo: list(lanes) for silo, lanes in shown["train/1"].items()} == {
-            silo: [f"expert-{e}" for e in own] for silo, own in held.items()
-        }
 
 
 # --- other rules, in simulation --------------------------------------------------------------------------------------

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,36 +12,24 @@ import pytest
 from crypto import blocks
 from crypto.errors import DataRefused, EgressDenied, NonFinite, SpecError
 from crypto.plan import Plan, Scope, Step
-from jobs.demo.domain_data import make
-from jobs.homes import Federation
-from jobs.job import JobSpec
 from silo_agent import experts, proxies
-from silo_agent.data import DataSet, check
-from silo_agent.methods import METHODS, Limits, Published, method
+from silo_agent.data import DataSet
+from silo_agent.methods import Limits, Published
 from silo_agent.methods.metamoe import MetaMoE, trained
-from silo_agent.methods.metamoe_simulated import OneSilo, on_mocks
 from silo_agent.proxies import Choice
-from silo_agent.pysyft.catalogue import Catalogue
-from tests import local, plain
+from tests import digits, plain
 
 pytestmark = pytest.mark.slow
 
 LIMITS = Limits(n_max=8)
 DIGITS: dict[str, object] = {
-    "features": 64, "classes": 10, "rounds": 6, "proxies": 10, "background": 20, "seed": 5,
-    "group-0": "silo-1 silo-2 silo-3 silo-4", "group-1": "silo-5 silo-6 silo-7 silo-8",
-    "pool": "digits-public", "pool_sha256": "5d3ceb199798dc3fbddde1c3eba9a74f4a100b2ec00754fac97fdf54f058da6b",
+    **digits.GROUPS, "features": 64, "classes": 10, "rounds": 6, "proxies": 10, "background": 20, "seed": 5,
 }  # fmt: skip
 SMALL = DIGITS | {"rounds": 2, "local_steps": 2, "hidden": 4, "projection": 4, "candidates": 30}
 
 
-@cache
-def digits() -> dict[str, DataSet]:
-    return {name: check(name, arrays) for name, arrays in make(8, seed=3).items()}
-
-
 def silos() -> dict[str, DataSet]:
-    return {name: data for name, data in digits().items() if name.startswith("silo")}
+    return digits.silos(digits.domains())
 
 
 federate = partial(plain.run, limits=LIMITS)
@@ -437,94 +423,3 @@ def test_the_encoder_refuses_the_proxies() -> None:
     with pytest.raises(EgressDenied):
         blocks.encode(plan, step, more, mine.weights(step, published, data))
     assert "proxies" not in blocks.initial_state(plan)
-
-
-def job(**changes: object) -> JobSpec:
-    base = {"name": "metamoe-test", "method": "metamoe", "dataset": "digits-domains", "purpose": "a test"}
-    return JobSpec.parse(base | {"params": SMALL | changes})
-
-
-def federation(root: Path) -> Federation:
-    data = {name: arrays for name, arrays in make(8, 3).items() if name.startswith("silo-")}
-    return Federation.make(root, "test", data, "digits-domains")
-
-
-def test_proxies_and_a_silos_own_figures_are_in_no_byte_that_leaves(tmp_path: Path) -> None:
-    """A whole run: masks, floors and round code of production, which must come to what plain sums come to."""
-    made, sent = federation(tmp_path / "f"), dict[str, list[bytes]]()
-    _, run, agents = local.run_job(
-        job(), made.aggregator, made.homes, agent=local.recording, courier=partial(local.Wire, sent)
-    )
-    plan, members = start(SMALL, agents)
-    unmasked = federate(plan, members, {silo: agents[silo].data for silo in agents})
-    assert blocks.state_digest(unmasked.blocks) == blocks.state_digest(run.state)
-    pool = proxies.shipped("digits-public").x_train
-    for silo, parts in sent.items():
-        everything = b"\0".join(parts)
-        own = agents[silo].method
-        assert own.choice is not None and len(own.remember()) == 2
-        lists = [own.choice.train, own.choice.held_out, np.sort(own.choice.train), own.choice.train[:3]]
-        chosen = np.isin(np.arange(len(pool)), np.concatenate([own.choice.train, own.choice.held_out]))
-        for kind in ("<u2", ">u2", "<i4", ">i4", "<i8", ">i8", "<f4", "<f8"):
-            for numbers in (*lists, chosen[:200]):
-                assert np.ascontiguousarray(numbers, dtype=kind).tobytes() not in everything
-        assert np.packbits(chosen)[:24].tobytes() not in everything
-        for picked in own.choice.train:
-            assert pool[picked].tobytes() not in everything, "nor a row itself"
-        uploaded = 0
-        for encoded in agents[silo].plain.values():
-            for vector in encoded.lanes.values():
-                if vector.any():
-                    uploaded += 1
-                    assert vector[:8].tobytes() not in everything, "nothing leaves unmasked"
-            for kind in ("<u8", ">u8"):
-                assert encoded.slots.astype(kind).tobytes() not in everything, "no figure of one silo"
-        assert uploaded == 2 + 2, "its expert twice, its centre and its moments"
-    # All silos of a group send as many bytes, whatever they chose.
-    sizes = [sum(map(len, parts)) for parts in sent.values()]
-    assert max(sizes) - min(sizes) < 512, sizes
-
-
-def test_a_pool_that_silos_registered_serves_a_run(tmp_path: Path) -> None:
-    """And a silo without it declines by name before it trains."""
-    made, found = federation(tmp_path / "f"), proxies.shipped("digits-public")
-    arrays = {name: getattr(found, name) for name in ("x_train", "y_train", "x_test", "y_test")}
-    arrays |= {"classes": np.array(10)}
-    np.savez(tmp_path / "pool.npz", **arrays)
-    np.savez(tmp_path / "mock.npz", **(arrays | {"x_train": found.x_train + 1, "x_test": found.x_test + 1}))
-    named = job(pool="hospital-pool")
-    for silo, home in made.homes.items():
-        if silo != "silo-1":
-            Catalogue(home, silo).add("hospital-pool", tmp_path / "pool.npz", tmp_path / "mock.npz")
-    with pytest.raises(DataRefused, match="'hospital-pool' is not in this silo's catalogue"):
-        local.open_agent(named.text, made.homes["silo-1"])
-    agent = local.open_agent(named.text, made.homes["silo-2"])
-    try:
-        assert isinstance(agent.method, MetaMoE) and agent.method.public().rows == 599
-    finally:
-        agent.close()
-    other = job(pool="hospital-pool", pool_sha256="0" * 64)
-    with pytest.raises(DataRefused, match="SHA-256"):
-        local.open_agent(other.text, made.homes["silo-2"])
-
-
-# --- experts of one silo, on mocks alone -----------------------------------------------------------------------------
-
-
-def test_experts_of_one_silo_are_simulated_on_mocks(tmp_path: Path) -> None:
-    made = federation(tmp_path / "f")
-    box = tmp_path / "box"
-    for silo in ("silo-1", "silo-5"):
-        (site,) = (made.homes[silo] / "syft").glob("*@*")
-        shutil.copytree(site / "public", box / site.name / "public")
-    params = SMALL | {"group-0": "silo-1", "group-1": "silo-5"}
-    found = on_mocks(params, box, "digits-domains")
-    assert set(found.mocks) == {"silo-1", "silo-5"} and trained(found.published, 0) and trained(found.published, 1)
-    for silo, mock in found.mocks.items():
-        assert not np.isin(mock.x_train, silos()[silo].x_train).all(), "invented rows"
-    assert found.published.slots["choose/0"]["held.rows"] == 20
-    assert OneSilo not in {method(name) for name in METHODS if name.startswith("metamoe")}
-    with pytest.raises(SpecError, match="no plan has one"):
-        method("metamoe").plan(params, LIMITS)
-    with pytest.raises(DataRefused):
-        on_mocks(params, tmp_path / "nothing", "digits-domains")

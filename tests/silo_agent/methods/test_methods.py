@@ -11,13 +11,11 @@ import pytest
 from crypto import blocks
 from crypto.errors import DataRefused, NonFinite, SpecError
 from crypto.plan import Plan, Scope
-from jobs.demo.digits_data import make
-from jobs.job import JobSpec
 from silo_agent import experts
 from silo_agent.data import DataSet, check
 from silo_agent.methods import METHODS, Limits, Method, Published, method, weight
 from silo_agent.training import Descent, batches, cross_entropy, generator, mixture, train
-from tests import plain
+from tests import digits, plain, texts
 
 pytestmark = pytest.mark.slow
 
@@ -26,24 +24,21 @@ DIGITS = {"features": 64, "classes": 10, "seed": 7}
 #: Two experts, the first with visible holdings. silo-8 holds both, silo-1 none.
 LANES = {"experts": 2, "visible": 1, "holders-0": "silo-2 silo-3 silo-4 silo-8", "holders-1": "silo-8 silo-7 silo-6"}
 
-#: Methods that need more than a few numbers → a job that has it.
-IN_THE_CATALOGUE = {"flex": "flex-language", "metamoe": "metamoe-digits"}
+#: Of methods that need more than a few numbers.
+PARAMS: Mapping[str, Mapping[str, object]] = {
+    "fedavg-lanes": DIGITS | LANES,
+    "flex": texts.shape() | {"rounds": 8, "seed": 7},
+    "metamoe": DIGITS | digits.GROUPS | {"proxies": 30, "rounds": 12},
+}
 
 
 def params(name: str) -> dict[str, object]:
     """What a plan of this method needs."""
-    if name in IN_THE_CATALOGUE:
-        return dict(JobSpec.load(IN_THE_CATALOGUE[name]).params)
-    return DIGITS | (LANES if name == "fedavg-lanes" else {})
-
-
-@cache
-def digits() -> dict[str, DataSet]:
-    return {name: check(name, arrays) for name, arrays in make(8, seed=3).items()}
+    return dict(PARAMS.get(name, DIGITS))
 
 
 def silos() -> dict[str, DataSet]:
-    return {name: data for name, data in digits().items() if name.startswith("silo")}
+    return digits.silos(digits.turned())
 
 
 def federate(
@@ -193,7 +188,7 @@ def test_fedcoe_serves_newcomers_without_labels_or_training() -> None:
     _, published, _ = trained()
     stranger, rows, right = method("fedcoe")(DIGITS), 0, 0
     for name in ("newcomer-1", "newcomer-2"):
-        data = digits()[name]
+        data = digits.turned()[name]
         right += int((stranger.predict(published, data.x_test, "cold").argmax(1) == data.y_test).sum())
         rows += len(data.y_test)
     assert right / rows > 0.85
@@ -361,7 +356,7 @@ def test_a_lane_for_each_expert_and_one_for_the_trunk() -> None:
 @pytest.mark.parametrize(("silo", "held"), [("silo-1", ()), ("silo-2", (0,)), ("silo-7", (1,)), ("silo-8", (0, 1))])
 def test_a_silo_sends_the_heads_it_holds_and_no_other(silo: str, held: tuple[int, ...]) -> None:
     plan = method("fedavg-lanes").plan(params("fedavg-lanes"), LIMITS)
-    member, data = method("fedavg-lanes")(params("fedavg-lanes"), silo), digits()[silo]
+    member, data = method("fedavg-lanes")(params("fedavg-lanes"), silo), digits.turned()[silo]
     seen = Published(blocks.initial_state(plan), {"rows/0": {"rows": 8 * data.rows, "silos": 8}})
     step = plan.steps[1]
     assert member.weights(step, seen, data) == {"trunk": 2} | {f"expert-{e}": 2 * (e in held) for e in range(2)}
@@ -375,7 +370,7 @@ def test_fedavg_lanes_learns_and_predicts_alike_in_all_modes() -> None:
     _, published, members = federate("fedavg-lanes", given, silos())
     first, last = (published.slots[name]["global.correct"] for name in ("train/0", "eval/0"))
     assert last > 0.6 * published.slots["eval/0"]["test.rows"] > 2 * first
-    x = digits()["newcomer-1"].x_test
+    x = digits.turned()["newcomer-1"].x_test
     member = members["silo-1"]
     p_BC = member.predict(published, x, "global")
     assert np.allclose(p_BC.sum(axis=1), 1.0)
