@@ -41,10 +41,10 @@ clean:
 
 .PHONY: mutation fuzz
 
-mutation: $(STAMP)      ## removes every check, one at a time: each removal must fail a test; writes docs/mutation.md
+mutation: $(STAMP)      ## removes each check in turn: some test must fail every time; writes docs/mutation.md
 	$(BIN)/python -m tests.mutation
 
-fuzz: $(STAMP)          ## a million damaged messages: nothing but a refusal by name may come out
+fuzz: $(STAMP)          ## a million damaged messages: each must be refused with a named error
 	$(BIN)/python -m tests.fuzz
 
 .PHONY: evil diagrams
@@ -58,16 +58,16 @@ diagrams: $(STAMP)      ## the state diagrams of docs/protocol.md, from the tabl
 
 .PHONY: bench bench-peers bench-methods
 
-bench: $(STAMP)         ## speed of secure aggregation against this machine's own limits
+bench: $(STAMP)         ## speed of secure aggregation against this machine's limits
 	$(BIN)/python tests/benchmarks/secagg.py --json
 
 DATA ?= ../shared/data
-bench-methods: $(STAMP) ## all methods, baselines and bars over five seeds, an hour; writes docs/methods/measured.md
+bench-methods: $(STAMP) ## all methods, baselines and targets over five seeds, about an hour; writes docs/methods/measured.md
 	$(BIN)/python -m tests.benchmarks.methods --suite full --data $(DATA) --page docs/methods/measured.md --json
 
 PEERS = .venv-peers
 
-bench-peers: $(STAMP) $(PEERS)/.installed  ## the same beside Flower's SecAgg+ and TenSEAL CKKS, in an environment of their own
+bench-peers: $(STAMP) $(PEERS)/.installed  ## the same beside Flower's SecAgg+ and TenSEAL CKKS, in a separate environment
 	$(BIN)/python tests/benchmarks/secagg.py --json --peers-python $(PEERS)/bin/python
 
 $(PEERS)/.installed:

@@ -23,26 +23,26 @@ ROOMS: dict[str, ModuleType] = {site_metrics.AGGREGATOR: hub, site_metrics.SILO:
 INTRO = """\
 # Metrics
 
-Every figure that the long-lived processes serve at `/metrics`, in Prometheus's text format. This page is written from
+Every metric that the long-lived processes serve at `/metrics`, in Prometheus's text format. This page is written from
 the code by `python -m tests.metrics_page`; a test compares the two.
 
 **Where.** `fed aggregator run` and `fed silo run` serve them at `--metrics-host` and `--metrics-port`: 127.0.0.1 and a
-free port, which is then in `metrics.port` of the home, unless told otherwise. The containers use 9464. Job processes
-come and go; their figures are added up by the long-lived process, start at zero with it, and outlive the job.
+free port by default, which is then in `metrics.port` of the home. The containers use 9464. Job processes are
+short-lived; the long-lived process adds up their figures, which start at zero with it and outlive the job.
 
-**Who can read them.** Whoever reaches the port: there is no authentication. A silo's figures are at the silo's own
-endpoint and nowhere else; its accuracy and its rows are among them, so keep that port inside the institution (the chart
-lets Prometheus in and nobody else). The aggregator's figures are of the cohort. No silo is named, though the aggregator
-knows who was missing: what Prometheus has goes to dashboards, pagers and archives of people without a role in the
-federation. `fed status --why` names silos to those who have one.
+**Who can read them.** Anyone who can reach the port: there is no authentication. A silo's figures are only at the
+silo's own endpoint; its accuracy and its rows are among them, so keep that port inside the institution (the chart
+admits only Prometheus). The aggregator's figures are of the [cohort](glossary.md#cohort). No silo is named, although the
+aggregator knows which were missing: Prometheus data goes to dashboards, pagers and archives of people without a role in
+the federation. `fed status --why` names silos to those who have one.
 
-**How many series.** Labels are words from fixed lists, below; a word that is on none is counted as `other`. So the
-number of series is fixed, whatever a peer or a job sends. Only `score` takes its words from the approved plan, at most
+**How many series.** Label values are from fixed lists, below; any other value is counted as `other`. So the number of
+series is fixed, whatever a peer or a job sends. Only `score` takes its values from the approved plan, at most
 {most} of them; `code` is one of [the error codes](errors/README.md).
 
 **Days left** are not served, because they would be wrong between scrapes: expiry is a timestamp, and alerts and
-dashboards subtract the time. A gauge without a value yet is not served. One that can't be read is missing, too, and
-`scrape_error` names it; the others are served all the same.
+dashboards subtract the time. A gauge without a value yet is not served. One that cannot be read is missing too, and
+`scrape_error` names it; the others are still served.
 
 What to watch is in the dashboards, `helm/aggregator/files/dashboards` and `helm/silo-agent/files/dashboards`, and in
 [the alerts](alerts.md).
