@@ -32,9 +32,9 @@ short-lived; the long-lived process adds up their figures, which start at zero w
 
 **Who can read them.** Anyone who can reach the port: there is no authentication. A silo's figures are only at the
 silo's own endpoint; its accuracy and its rows are among them, so keep that port inside the institution (the chart
-admits only Prometheus). The aggregator's figures are of the [cohort](glossary.md#cohort). No silo is named, although the
-aggregator knows which were missing: Prometheus data goes to dashboards, pagers and archives of people without a role in
-the federation. `fed status --why` names silos to those who have one.
+admits only Prometheus). The aggregator's figures are of the [cohort](glossary.md#cohort). No silo is named, although
+the aggregator knows which were missing: Prometheus data goes to dashboards, pagers and archives of people without a
+role in the federation. `fed status --why` names silos to those who have one.
 
 **How many series.** Label values are from fixed lists, below; any other value is counted as `other`. So the number of
 series is fixed, whatever a peer or a job sends. Only `score` takes its values from the approved plan, at most
