@@ -22,10 +22,13 @@ FIELDS: Final = {
     "name": ("text", "names the run's model; a-z, 0-9 and -, at most 48"),
     "method": (
         f"one of {', '.join(f'`{name}`' for name in METHODS)}",
-        "how the silos learn together ([methods](methods.md))",
+        "how the silos train together ([methods](methods.md))",
     ),
     "dataset": ("text", "each silo resolves it in its own catalogue; a-z, 0-9 and . _ -, at most 63"),
-    "purpose": (f"a line of at most {MOST_PURPOSE} characters", "what for: data owners read it and approve it"),
+    "purpose": (
+        f"a line of at most {MOST_PURPOSE} characters",
+        "the aim of the work: data owners read and approve it",
+    ),
     "keep_uploads": (f"one of {', '.join(f'`{kind}`' for kind in KEEP)}", "masked uploads kept, for bit-exact replay"),
     "params": ("table of numbers, texts, booleans", "the method's own, checked by the method"),
     "timeouts": ("table of seconds, 1 to 604800", "see below"),
@@ -34,42 +37,42 @@ FIELDS: Final = {
 TIMES: Final = {
     "phase": "one phase of a step",
     "step": "phase `contribute`, which trains",
-    "job": "looked at before each attempt at a step",
+    "job": "the whole run; checked before each attempt at a step",
 }
 #: Parameter of every method that trains by rounds → what it is.
 PARAMETERS: Final = {
-    "features": "columns of a row",
-    "classes": "labels",
+    "features": "number of features of a row",
+    "classes": "number of labels",
     "hidden": "width of the hidden layer",
     "rounds": "training rounds",
-    "local_steps": "steps of gradient descent a silo takes in a round",
-    "batch": "rows of a step",
-    "learning_rate": "of those steps",
-    "momentum": "of those steps",
-    "clip": "largest change of a value in a round that is sent",
-    "ring_bits": "32, or 24: three bytes a parameter and a coarser rounding, which `fed egress` prints",
-    "seed": "of the first model; of the demonstration's split",
+    "local_steps": "steps of gradient descent of a silo in a round",
+    "batch": "rows per step",
+    "learning_rate": "learning rate of those steps",
+    "momentum": "momentum of those steps",
+    "clip": "bound on the change of each value in a round; larger changes are clipped",
+    "ring_bits": "32, or 24: three bytes per parameter and coarser rounding, which `fed egress` prints",
+    "seed": "seed of the initial model and of the demonstration's split",
 }
 #: State of a job in `fed status` → what NVFlare says, and what it means.
 STATES: Final = {
-    "queued": ("SUBMITTED", "it waits for the job before it, or for enough silos to connect"),
+    "queued": ("SUBMITTED", "it waits for the previous job to end, or for enough silos to connect"),
     "starting": ("DISPATCHED, RUNNING", "its processes start; nothing is on the ledger yet"),
     "running": ("RUNNING", "its run is on the ledger, at a step and phase"),
     "finished": ("FINISHED:COMPLETED", "`run-finished` is on the ledger, countersigned by the silos"),
     "failed": (
         "FINISHED:EXECUTION_EXCEPTION",
-        "`run-failed` is on the ledger, by its code; or the server refused the job before it had a run",
+        "`run-failed` is on the ledger, with its code; or the server refused the job before it had a run",
     ),
     "aborted": ("FINISHED:ABORTED", "an administrator ended it: `run-failed` with the code `ABORTED`, or no run yet"),
     "interrupted": (
         "FINISHED:ABNORMAL",
-        "the aggregator's process ended under it; the run is open on the ledger and can be resumed",
+        "the aggregator's process ended during the run, which is open on the ledger and can be resumed",
     ),
     "not started": (
         "FINISHED:CANT_SCHEDULE, FAILED_TO_RUN",
-        "too few silos connected in thirty tries, or took it",
+        "in thirty tries too few silos were connected, or accepted the job",
     ),
-    "unknown": ("anything else", "a word of NVFlare's that this release does not know"),
+    "unknown": ("anything else", "a state of NVFlare that this release does not know"),
 }
 
 

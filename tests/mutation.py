@@ -51,8 +51,8 @@ FIRST = {
 INTRO = """# Which test notices a missing check
 
 Made by `make mutation`: every check of `crypto/` and of a silo's policy and journal is removed, one at a time, and the
-tests are run until one fails. A check that no test would miss fails the run. The named test is the first that
-noticed; mostly it is not the only one.
+tests are run until one fails. If no test fails without a check, the run fails. The table names the first test that
+failed; usually others fail too.
 
 """
 

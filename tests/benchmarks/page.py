@@ -19,9 +19,9 @@ Written by the command below, with its plot; every figure on this page comes fro
 {command}
 ```
 
-Figures are the best of five rounds or more, in milliseconds of one thread's processor time unless said otherwise. AES
-and memory are calibrated in the same process, in turn with what is measured, so a ratio holds on a busy machine where
-a time does not. Masks are made by `crypto.silo_session.SiloSession.upload`, sums by
+Figures are the best of five rounds or more, in milliseconds of one thread's processor time unless stated otherwise. AES
+and memory are calibrated in the same process, alternating with the measurements, so ratios are valid on a busy machine
+even where times are not. Masks are made by `crypto.silo_session.SiloSession.upload`, sums by
 `crypto.server_session.ServerSession.words`, unmasking by `crypto.cohort.Survivors.unmask`, words by
 `crypto.ring.encode`. Digests of masked words (SHA-256, once at each end) are a column of their own and in no other
 figure. {thin}
