@@ -175,6 +175,15 @@ def test_every_command_exists(page: Path) -> None:
             assert words[0] in verbs() or " ".join(words[:2]) in verbs(), f"{page.name}: {command}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_python_program_exists(page: Path) -> None:
+    for option, program in re.findall(r"\bpython(?:3\.\d+)? (-m )?([\w./]+)", page.read_text()):
+        if option and program != "pytest":
+            assert module_file(program.split(".")) is not None, f"{page.name}: python -m {program}"
+        elif program.endswith(".py"):
+            assert (ROOT / program).is_file(), f"{page.name}: python {program}"
+
+
 # --- errors ------------------------------------------------------------------------------------------------------
 
 
