@@ -95,6 +95,13 @@ def test_every_name_of_the_code_exists(page: Path) -> None:
             assert exists(name), f"{page.name} names {name}"
 
 
+def test_the_readme_lists_every_folder_of_the_rooms() -> None:
+    listed = {span.rstrip("/") for span in spans(ROOT / "README.md")}
+    for room in ROOMS:
+        folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / room).rglob("*.py")}
+        assert folders - {"jobs"} <= listed, "README, The four rooms"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_path_exists(page: Path) -> None:
     for span in spans(page):
