@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from crypto import durable
 from crypto.errors import BadSignature, Malformed, SpecError
 
 KEY_BYTES = 32
@@ -104,8 +105,7 @@ class Identity(Secret):
 
     def save(self, path: Path) -> None:
         """Write the seed, mode 0600, to a file that must not exist yet."""
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(self._key.private_bytes_raw())
+        durable.create(path, self._key.private_bytes_raw())
 
     def sign(self, message: bytes) -> bytes:
         return self._key.sign(message)

@@ -20,13 +20,13 @@ ABSENT = {
 PRESENT = {
     "silo-agent": """
         crypto silo_agent jobs.flare jobs.cli jobs.doctor
-        jobs.cli.main jobs.services.run jobs.services.bootstrap jobs.services.http jobs.homes jobs.owner.decisions
+        jobs.cli.main jobs.services.run jobs.services.bootstrap jobs.services.http jobs.owner.decisions
         jobs.runtime.compose jobs.owner.review torch syft_datasets syft_job.client syft_perms prometheus_client
         nvflare.private.fed.app.client.client_train nvflare.private.fed.app.client.worker_process
     """,
     "aggregator": """
         crypto aggregator jobs.flare jobs.evidence.lineage jobs.cli jobs.doctor
-        jobs.cli.main jobs.services.run jobs.services.bootstrap jobs.services.http jobs.homes jobs.evidence.verify
+        jobs.cli.main jobs.services.run jobs.services.bootstrap jobs.services.http jobs.evidence.verify
         jobs.owner.egress_manifest jobs.demo.report mlflow flask_wtf psycopg2 prometheus_client
         nvflare.private.fed.app.server.server_train nvflare.private.fed.app.server.runner_process
     """,

@@ -6,10 +6,10 @@ A denial outweighs every approval of the same job until the owner takes it back 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from crypto import durable
 from crypto.approval import Approval, Denial, Terms, approval_digest
 from crypto.errors import FederationError, NoSpace, NotApproved
 from crypto.keys import PublicIdentity
@@ -88,14 +88,7 @@ class Approvals:
             yield signed
 
     def _keep(self, name: str, signed: bytes) -> None:
-        path = self.folder / name
         try:
-            self.folder.mkdir(mode=0o700, exist_ok=True)
-            new = path.with_name(f".{path.name}.new")
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-                out.write(signed)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(new, path)
+            durable.replace(self.folder / name, signed, hidden=True)
         except OSError as full:
             raise NoSpace(f"{name} could not be written: {full.strerror}.", remedy="Free disk space.") from full

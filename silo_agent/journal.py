@@ -10,8 +10,6 @@ counter seen of each peer). Nothing in it is secret.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from crypto import durable
 from crypto.errors import FULL, AlreadyReleased, JournalLost, NoSpace, Replay, SpecError
 
 
@@ -27,11 +26,9 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = durable.lock(path, wait=False)
         except BlockingIOError as held:
-            os.close(self._file)
             raise SpecError(
                 str(path),
                 got="a journal in use",
@@ -47,12 +44,7 @@ class Journal:
         self._append({"kind": "boot", "nonce": os.urandom(16).hex()})
 
     def _replay(self) -> None:
-        size = os.fstat(self._file).st_size
-        data = os.pread(self._file, size, 0)
-        whole, _, torn = data.rpartition(b"\n")
-        if torn:
-            # A write that never returned: nothing it speaks of has left.
-            os.ftruncate(self._file, size - len(torn))
+        whole, _ = durable.cut_torn_line(self._file)  # a write that never returned: nothing it speaks of has left
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
                 self._take(json.loads(line))
@@ -80,13 +72,9 @@ class Journal:
     def _append(self, record: dict[str, object]) -> None:
         """Write one line and sync it, or raise NoSpace and leave the file as it was."""
         line = json.dumps(record, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-        size = os.fstat(self._file).st_size
         try:
-            if os.write(self._file, line) != len(line):
-                raise OSError(errno.ENOSPC, "short write")
-            os.fsync(self._file)
+            durable.append(self._file, line)
         except OSError as failed:
-            os.ftruncate(self._file, size)
             if failed.errno in FULL:
                 raise NoSpace(
                     "The journal's disk is full; nothing was released.", remedy="Free space on the agent's volume."

@@ -8,7 +8,6 @@ old file makes a silo lag behind, and what it then says of its state is refused,
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from crypto import durable
 from crypto.errors import JournalLost, NoSpace
 from crypto.receipt import Applied
 
@@ -59,14 +59,8 @@ def save_progress(path: Path, progress: Progress) -> None:
     }
     arrays = {f"{_BLOCK}{name}": np.ascontiguousarray(block) for name, block in progress.state.items()}
     arrays |= {f"{_KEPT}{name}": np.ascontiguousarray(array) for name, array in progress.kept.items()}
-    new = path.with_name(f".{path.name}.new")
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-            out.write(save(arrays, {"progress": json.dumps(facts, sort_keys=True)}))
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(new, path)
+        durable.replace(path, save(arrays, {"progress": json.dumps(facts, sort_keys=True)}), hidden=True)
     except OSError as full:
         raise NoSpace(
             f"Where we stand in run {path.stem} could not be written: {full.strerror}.", remedy="Free disk space."

@@ -22,13 +22,14 @@ from typing import Any
 from aggregator.ledger.format import Entry, ledger_path, read
 from aggregator.ledger.records import Kind
 from crypto.errors import SpecError
-from jobs import homes
+from crypto.floors import Floors
+from crypto.home import Home
 from jobs.demo.digits_data import make
+from jobs.demo.federation import add_data
 from jobs.flare.folder import export
 from jobs.flare.kits import free_port
 from jobs.flare.project import Admin, Project
 from jobs.flare.session import AdminSession
-from jobs.homes import Floors, add_data
 from jobs.job import JobSpec
 from jobs.membership.accept import accept, between_runs
 from jobs.membership.keygen import keygen_silo
@@ -150,7 +151,7 @@ class Deployed:
         if not resume:
             for silo in self.silos:
                 local.approve(self.home(silo), spec)
-        charter = homes.read_charter(self.home("server"))
+        charter = Home(self.home("server")).charter()
         before = len(self.ledger())
         return before, session.submit(export(spec, charter, self.root / f"job-{name}", resume=resume))
 
@@ -170,7 +171,7 @@ class Deployed:
     def join(self, silo: str) -> None:
         """One more silo: its keys, an epoch that all accept, its kit. Nobody else's kit is touched."""
         member = keygen_silo(self.home(silo), silo)
-        charter = homes.read_charter(self.home("server"))
+        charter = Home(self.home("server")).charter()
         _, signed = self.members.following(charter, add=[member])
         for site in ("server", *self.silos):
             self.accept(site, signed)

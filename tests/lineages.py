@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry, ledger_path, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from crypto import transcript
 from crypto.errors import NonFinite
+from crypto.home import Home
 from crypto.keys import Identity
 from crypto.messages import Message
-from jobs import homes
+from jobs.demo.federation import add_data
 from jobs.job import JobSpec
+from jobs.membership.propose import first_epoch, sign
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
+from silo_agent.home import SiloHome
 from tests import local
 
 SILOS = tuple(f"silo-{number}" for number in range(1, 5))
@@ -140,7 +145,7 @@ class Past:
         return run
 
     def withdraw(self, silo: str, models: list[str] | None = None) -> None:
-        charter = homes.read_charter(self.home)
+        charter = Home(self.home).charter()
         facts = {"silo": silo, "reason": "consent revoked", "epoch": 2, "charter_digest": charter.digest.hex()}
         remedies = {model: ["retrain the whole model from its first state"] for model in models or []}
         self.ledger.append(Kind.WITHDRAWAL, {**facts, "models": models or [], "remedies": remedies})
@@ -158,13 +163,13 @@ def shared(factory: pytest.TempPathFactory) -> Past:
 
 def make(root: Path) -> Past:
     """Homes, keys, data, approvals, and the run."""
-    consortium, aggregator = Identity.generate(), homes.make_aggregator(root / "aggregator")
+    consortium, aggregator = Identity.generate(), AggregatorHome(root / "aggregator").make()
     places = {silo: root / "silos" / silo for silo in SILOS}
-    members = [homes.make_silo(home, silo) for silo, home in places.items()]
-    charter = homes.make_charter("past", members, aggregator, consortium)
-    homes.pin(root / "aggregator", charter, consortium.public)
+    members = [SiloHome(home).make(silo) for silo, home in places.items()]
+    charter = sign(first_epoch("past", members, aggregator, now=int(time.time())), consortium)
+    Home(root / "aggregator").pinned.pin(charter, consortium.public)
     for number, (silo, home) in enumerate(places.items()):
-        homes.pin(home, charter, consortium.public)
-        homes.add_data(home, silo, "tiny", rows(number))
+        Home(home).pinned.pin(charter, consortium.public)
+        add_data(home, silo, "tiny", rows(number))
     _, run, _ = local.run_job(JOB, root / "aggregator", places, courier=Faults)
     return Past(root / "aggregator", places, run.name)

@@ -13,13 +13,14 @@ from crypto.errors import FederationError
 from crypto.messages import Message
 from crypto.plan import Step
 from jobs.demo.digits_data import make
-from jobs.homes import Federation, silo_settings
+from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime import compose as composition
 from jobs.runtime import in_process as production
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
+from silo_agent.home import SiloHome
 from silo_agent.pysyft.catalogue import Catalogue
 
 SILOS = 8
@@ -67,7 +68,7 @@ def open_agent(job: str, home: Path) -> Agent:
 
 def private_file(home: Path, name: str = "digits") -> Path:
     """Where the catalogue of a silo keeps the private rows of a data set."""
-    return Catalogue(home, str(silo_settings(home)["silo"])).entry(name).private
+    return Catalogue(home, SiloHome(home).silo).entry(name).private
 
 
 class Wire(InProcess):

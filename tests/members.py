@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crypto.charter import Charter, SignedCharter
+from crypto.floors import Floors
+from crypto.home import Home
 from crypto.keys import Identity
-from jobs import homes
 from jobs.membership.keygen import keygen_aggregator, keygen_silo
 from jobs.membership.propose import first_epoch, next_epoch
 
@@ -16,7 +17,7 @@ from jobs.membership.propose import first_epoch, next_epoch
 class Bare:
     """``silo-1 …`` and an aggregator under one charter, each in a home of its own; the consortium's key at hand."""
 
-    def __init__(self, root: Path, silos: int = 4, name: str = "test", floors: homes.Floors | None = None) -> None:
+    def __init__(self, root: Path, silos: int = 4, name: str = "test", floors: Floors | None = None) -> None:
         self.root = root
         self.consortium = Identity.generate()
         self.aggregator = root / "aggregator"
@@ -25,7 +26,7 @@ class Bare:
         members = [keygen_silo(self.home(silo), silo) for silo in self.silos]
         self.first = first_epoch(name, members, aggregator, floors=floors, now=int(time.time()))
         for home in (self.aggregator, *map(self.home, self.silos)):
-            homes.pin(home, self.sign(self.first), self.consortium.public)
+            Home(home).pinned.pin(self.sign(self.first), self.consortium.public)
 
     def home(self, silo: str) -> Path:
         return self.root / "silos" / silo

@@ -22,8 +22,8 @@ import pytest
 
 from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.records import Kind
+from jobs.demo.federation import Federation
 from jobs.evidence.run_summary import RunRecord
-from jobs.homes import Federation
 from jobs.job import JobSpec
 from jobs.security_log.reader import check_log
 from tests import local

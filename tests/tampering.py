@@ -22,7 +22,7 @@ from crypto.errors import EvidenceError
 from crypto.keys import Identity
 from crypto.messages import Closing, Message, Request
 from crypto.transcript import run_id
-from jobs.homes import Federation
+from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime import in_process as production

@@ -15,14 +15,15 @@ import numpy as np
 import psutil
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, verify
 from aggregator.ledger.records import Kind
 from crypto import blocks, transcript
 from crypto.cohort import words_digest
+from crypto.home import Home
 from crypto.messages import Closing, StepResult
 from jobs.demo.mask_probe import vector_path
 from jobs.evidence.run_summary import RunRecord
-from jobs.homes import open_aggregator, read_charter
 from tests import local
 from tests.shared import SILOS, Up, approved, follow, is_job_of, submit
 
@@ -48,7 +49,7 @@ def test_what_is_printed(up: Up) -> None:
 
 
 def test_the_ledger_verifies_and_every_silo_signed_it(up: Up) -> None:
-    charter, identity = open_aggregator(up.federation.aggregator)
+    charter, identity = AggregatorHome(up.federation.aggregator).open()
     assert verify(ledger_path(up.federation.aggregator), identity.public)
     finished = up.record.finished
     assert finished is not None
@@ -95,7 +96,7 @@ def test_the_opened_sums_are_the_plain_integer_sums_bit_for_bit(up: Up) -> None:
 
 def recomputed(up: Up, record: RunRecord) -> dict[str, dict[str, np.ndarray]]:
     """Step → state. Chain and state on the ledger are those of the integers in the silos' own folders, or it fails."""
-    charter, plan = read_charter(up.federation.aggregator), record.plan
+    charter, plan = Home(up.federation.aggregator).charter(), record.plan
     state = blocks.initial_state(plan)
     finished = record.finished
     assert finished is not None and record.started["charter_digest"] == charter.digest.hex()

@@ -20,14 +20,15 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, read, verify
 from aggregator.ledger.records import Kind
 from aggregator.tracking.follower import default_uri
+from crypto.home import Home
 from jobs.admin import jobs as admin_jobs
 from jobs.flare.building import Roster, build
 from jobs.flare.kits import root_path
 from jobs.flare.session import ENDED, AdminSession, JobUnknown, NotAllowed
-from jobs.homes import open_aggregator, read_charter
 from tests.made_ledger import MLFLOW_WARNINGS
 from tests.shared import Up, approved, fed, is_job_of
 
@@ -166,7 +167,7 @@ def test_why_names_the_silo_that_is_missing(
 def test_an_abort_ends_it_everywhere_although_a_silo_hangs(up: Up, kit: str, told: dict[str, str]) -> None:
     found = fed("abort", told["first"], "--kit", kit)
     ended(up, told["first"], found)
-    _, identity = open_aggregator(up.federation.aggregator)
+    _, identity = AggregatorHome(up.federation.aggregator).open()
     verify(ledger_path(up.federation.aggregator), identity.public)
     assert fed("abort", told["first"], "--kit", kit, code=60)["error"] == "JOB_ENDED"
 
@@ -198,7 +199,7 @@ def test_a_member_looks_on_and_does_nothing(
 def test_a_job_that_waits_is_aborted_before_it_runs(
     up: Up, place: Path, watch: AdminSession, told: dict[str, str]
 ) -> None:
-    charter = read_charter(up.federation.aggregator)
+    charter = Home(up.federation.aggregator).charter()
     waits = admin_jobs.submit(watch, str(place / "first.toml"), charter)["job_id"]
     watch.abort(waits)
     watch.wait(waits, 60)

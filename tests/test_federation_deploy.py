@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from aggregator.ledger.records import Kind
-from jobs import homes
+from crypto.home import Home
 from jobs.provisioning.kits import archive_path, renew
 from jobs.security_log.reader import check_log
 from tests.deployed import Deployed
@@ -106,7 +106,7 @@ def test_a_fourth_silo_and_a_renewed_certificate(site: Deployed) -> None:
 
 def test_who_is_not_in_the_charter_is_not_let_in_and_comes_back_by_itself(site: Deployed) -> None:
     aggregator = site.home("server")
-    four = homes.read_charter(aggregator)
+    four = Home(aggregator).charter()
     pid = site.processes["silo-4"].pid
     three, signed = site.members.following(four, remove=["silo-4"])
     site.accept("server", signed)

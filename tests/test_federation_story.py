@@ -19,7 +19,8 @@ from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.records import Kind
 from aggregator.tracking.client import MlflowClient  # from there: it sets MLflow's environment first
 from aggregator.tracking.follower import default_uri
-from jobs.homes import made_up, read_charter
+from crypto.home import Home
+from jobs.demo.federation import made_up
 from jobs.job import JobSpec
 from jobs.owner.decisions import approve, deny
 from jobs.owner.review import Desk
@@ -204,7 +205,7 @@ def edit_line(home: Path, kind: Kind, change: Callable[[str], str], nth: int = 0
 
 
 def swap_plan(home: Path) -> None:
-    other = b64encode(bytes(JobSpec.load("fedavg-digits").plan(read_charter(home)))).decode()
+    other = b64encode(bytes(JobSpec.load("fedavg-digits").plan(Home(home).charter()))).decode()
 
     def change(line: str) -> str:
         fields = json.loads(line)
@@ -298,7 +299,7 @@ def test_a_withdrawn_silo_is_in_no_next_roster_and_its_models_are_listed(
     words = ("--reason", "left the study", "--consortium-key", key, "--federation", str(federation.root))
     done = fed("withdraw", "silo-3", *words, "--home", home)
     assert [silo for silo, refused in done["accepted"].items() if refused] == []
-    assert "silo-3" not in read_charter(federation.aggregator).silos
+    assert "silo-3" not in Home(federation.aggregator).charter().silos
 
     # The epoch is another one, so every data owner is asked again; silo-8's stays a no.
     job = JobSpec.load(told["job"])

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Kind, check_record, is_count, is_hex
 from crypto.errors import BadSignature, EvidenceError, SpecError
 
@@ -84,7 +85,7 @@ class Entry:
 
 def ledger_path(home: Path) -> Path:
     """The federation's one ledger in the aggregator's home."""
-    return home / "ledger" / "ledger.jsonl"
+    return AggregatorHome(home).ledger_path
 
 
 def ratios(slots: Mapping[str, int]) -> dict[str, tuple[int, int]]:

@@ -53,10 +53,8 @@ recovered               bytes · sha256
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -76,6 +74,7 @@ from aggregator.ledger.format import (
     signed_part,
 )
 from aggregator.ledger.records import Kind, check_record
+from crypto import durable
 from crypto.errors import FULL, EvidenceError, NoSpace, SpecError
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -100,7 +99,7 @@ class Ledger:
         """Open or create. Checks the chain that is there, and refuses to go on from a cut ledger (EvidenceError)."""
         ledger = cls(path, signer, clock)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with ledger._locked() as fd:
+        with durable.locked(path) as fd:
             if os.fstat(fd).st_size == 0 and not head_path(path).exists():
                 ledger._write_head()
             count, digest, _ = parse_head(path)
@@ -129,7 +128,7 @@ class Ledger:
             raise SpecError("ledger kind", got=kind, want=f"one of {', '.join(Kind)}") from None
         facts = plain(record)
         check_record(known, facts)
-        with self._locked() as fd:
+        with durable.locked(self.path) as fd:
             for entry in read(self.path, after=self._last):
                 self._last = (entry.seq, entry.digest, entry.end)
             self._mend(fd)
@@ -142,10 +141,8 @@ class Ledger:
         fields = {"seq": seq, "kind": kind, "time": time, "prev": prev, "record": record, "signature": signature}
         line = canonical(fields) + b"\n"
         try:
-            _write_all(fd, line)
-            os.fsync(fd)
+            durable.append(fd, line)
         except OSError as full:
-            os.ftruncate(fd, start)
             raise NoSpace(
                 f"The ledger {self.path.name} could not be written: {full.strerror}.", remedy="Free disk space."
             ) from full
@@ -156,57 +153,15 @@ class Ledger:
 
     def _mend(self, fd: int) -> None:
         """Cut off what a killed writer left half-written (we hold the lock, so nobody is writing it now)."""
-        end = self._last[2]
-        if torn := os.fstat(fd).st_size - end:
-            rest = os.pread(fd, torn, end)
-            os.ftruncate(fd, end)
-            os.fsync(fd)
-            self._append(fd, Kind.RECOVERED, {"bytes": torn, "sha256": sha256(rest).hexdigest()})
+        if torn := durable.cut(fd, self._last[2]):
+            self._append(fd, Kind.RECOVERED, {"bytes": len(torn), "sha256": sha256(torn).hexdigest()})
 
     def _write_head(self) -> None:
         """Replace the head file. When the disk is full the old head stays: it promises fewer lines, still truly."""
         head, data = head_path(self.path), head_bytes(self._signer, self._last[0] + 1, self._last[1])
-        new = head.with_name(head.name + ".new")
         try:
-            write_synced(new, data)
+            durable.replace(head, data)
         except OSError as full:
-            new.unlink(missing_ok=True)
+            durable.unfinished(head).unlink(missing_ok=True)
             if full.errno not in FULL or not head.exists():
                 raise
-            return
-        os.replace(new, head)
-        sync_folder(head.parent)
-
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield fd
-        finally:
-            os.close(fd)
-
-
-def _write_all(fd: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def write_synced(path: Path, data: bytes | memoryview) -> None:
-    """Create or replace a file's bytes (0600) and sync them. Not atomic: write a new name, then rename."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        _write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -30,19 +30,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from aggregator.home import AggregatorHome, file_name
 from aggregator.ledger.format import canonical, plain
-from aggregator.ledger.log import sync_folder, write_synced
+from crypto import durable
 from crypto.blocks import State, state_digest
 from crypto.errors import EvidenceError, LayoutMismatch, NoSpace, SpecError
 
 FORMAT = 1
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 _CHECKPOINT = re.compile(r"(\d{6,})\.json")
 
 
 def run_folder(home: Path, run: str) -> Path:
     """``<home>/jobs/<run>``. Raises SpecError for a run id that is no plain name."""
-    return home / "jobs" / _checked("run", run)
+    return AggregatorHome(home).run_folder(run)
 
 
 @contextmanager
@@ -55,16 +55,13 @@ def _room(what: str) -> Iterator[None]:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, and make it durable."""
-    new = path.with_name(path.name + ".new")
     with _room(path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write_synced(new, data)
-            os.replace(new, path)
+            durable.replace(path, data)
         except OSError:
-            new.unlink(missing_ok=True)
+            durable.unfinished(path).unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------
@@ -236,13 +233,7 @@ class UploadStore:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.ftruncate(fd, 4 * before)
-                os.lseek(fd, 0, os.SEEK_END)
-                view = np.ascontiguousarray(chunk, dtype="<u4").view(np.uint8).data
-                while view:
-                    view = view[os.write(fd, view) :]
-            except OSError:
-                os.ftruncate(fd, 4 * before)
-                raise
+                durable.append(fd, np.ascontiguousarray(chunk, dtype="<u4").view(np.uint8).data, sync=False)
             finally:
                 os.close(fd)
         return before + chunk.size
@@ -267,15 +258,9 @@ class UploadStore:
         whole, part = self._whole(silo, lane), self._part(silo, lane)
         if not whole.exists():
             with _room(f"The masked lane {lane!r} of {silo}"):
-                fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
-                try:
-                    os.ftruncate(fd, 4 * found)
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-                os.replace(part, whole)
-                for folder in (whole.parent, self._folder, self._all, self._all.parent):
-                    sync_folder(folder)
+                durable.finish(part, whole, 4 * found)
+                for folder in (self._folder, self._all, self._all.parent):
+                    durable.sync_folder(folder)
         return np.memmap(whole, dtype="<u4", mode="r")
 
     def completed(self) -> dict[str, tuple[str, ...]]:
@@ -287,7 +272,7 @@ class UploadStore:
 
     def drop(self, silo: str) -> None:
         """Forget a silo that is out of this step."""
-        if (folder := self._folder / _checked("silo", silo)).is_dir():
+        if (folder := self._folder / file_name("silo", silo)).is_dir():
             shutil.rmtree(folder)
 
     def retire(self) -> None:
@@ -299,17 +284,10 @@ class UploadStore:
                 shutil.rmtree(folder)
 
     def _whole(self, silo: str, lane: str) -> Path:
-        return self._folder / _checked("silo", silo) / (quote(_checked("lane", lane), safe="") + ".u32")
+        return self._folder / file_name("silo", silo) / (quote(file_name("lane", lane), safe="") + ".u32")
 
     def _part(self, silo: str, lane: str) -> Path:
         return self._whole(silo, lane).with_suffix(".u32.part")
-
-
-def _checked(kind: str, name: str) -> str:
-    """A name that is safe as a file name. Only lanes may have a slash; the caller quotes it."""
-    if not _NAME.fullmatch(name) or (kind != "lane" and "/" in name):
-        raise SpecError(f"{kind} name", got=name, want="letters, digits and . _ -, at most 63")
-    return name
 
 
 # --- evidence ----------------------------------------------------------------------------------------------------

@@ -9,9 +9,7 @@ byte by byte, versions with source, description and tags, aliases. People's own 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +36,7 @@ from aggregator.tracking.run_page import Page
 from aggregator.tracking.runs import APPROVALS, JOB, LEDGER, lines_of
 from aggregator.verify.approvals import approvals, as_json
 from aggregator.verify.models import read_history, versions
+from crypto import durable
 from crypto.errors import EvidenceError
 
 _ENDS = (Kind.RUN_FINISHED, Kind.RUN_FAILED)
@@ -69,12 +68,8 @@ def _still(home: Path) -> Iterator[None]:
     if not lock.exists():  # nobody has ever followed this home, or it is somebody's copy
         yield
         return
-    fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+    with durable.locked(lock, shared=True, create=False):
         yield
-    finally:
-        os.close(fd)
 
 
 class _Comparison:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from aggregator.ledger.format import GENESIS, canonical, ledger_path, length
-from aggregator.ledger.log import sync_folder, write_synced
+from crypto import durable
 
 log = logging.getLogger("consilium.lineage")
 
@@ -48,10 +47,7 @@ def load_cursor(home: Path, tracking_uri: str) -> Cursor:
 def save_cursor(home: Path, tracking_uri: str, cursor: Cursor) -> None:
     """Whole or not at all, and durable."""
     data = canonical({"server": _server(tracking_uri), "seq": cursor.seq, "digest": cursor.digest, "end": cursor.end})
-    new = home / "lineage.json.new"
-    write_synced(new, data + b"\n")
-    os.replace(new, home / "lineage.json")
-    sync_folder(home)
+    durable.replace(home / "lineage.json", data + b"\n")
 
 
 def backlog(home: Path, tracking_uri: str | None = None) -> int:

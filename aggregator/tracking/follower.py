@@ -20,7 +20,6 @@ What the pages say is in ``mlflow_pages``; ``mlflow_check`` compares them with w
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import os
 import signal
@@ -41,6 +40,7 @@ from aggregator.tracking.registry import Registry
 from aggregator.tracking.runs import Runs
 from aggregator.verify.models import CANDIDATE as ALIAS
 from aggregator.verify.models import MLFLOW_FILE
+from crypto import durable
 from crypto.charter import SignedCharter
 from crypto.errors import FederationError
 from crypto.keys import PublicIdentity
@@ -67,12 +67,8 @@ LOCK_FILE = "lineage.lock"
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """One follower at a time; a second one waits."""
-    fd = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with durable.locked(home / LOCK_FILE):
         yield
-    finally:
-        os.close(fd)
 
 
 # --- following ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ withdrawn. Both may be repeated at any time.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Run
 from mlflow.entities.model_registry import ModelVersion as Registered
 
 from aggregator.ledger.format import Entry, canonical
-from aggregator.ledger.log import write_synced
 from aggregator.ledger.records import Kind
 from aggregator.rounds.storage import run_folder
 from aggregator.run_record import History
@@ -27,6 +25,7 @@ from aggregator.tracking.pyfunc import model_files, write_model
 from aggregator.tracking.runs import APPROVALS, Runs, points
 from aggregator.verify.approvals import approvals, as_json
 from aggregator.verify.models import CANDIDATE, MLFLOW_FILE, ModelVersion, read_history, registered_name, versions
+from crypto import durable
 from crypto.errors import EvidenceError
 
 #: MLflow shows this tag of a logged model as its versions.
@@ -197,6 +196,4 @@ def write_card(home: Path, run: str, found: Card) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     if not path.exists() or path.read_bytes() != data:
-        new = path.with_name(path.name + ".new")
-        write_synced(new, data)
-        os.replace(new, path)
+        durable.replace(path, data)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from crypto.charter import Charter
 from crypto.errors import BY_CODE, FederationError, RoundLost, SpecError
-from jobs.homes import read_charter
+from crypto.home import Home
 from jobs.job import JobSpec
 from jobs.runtime.status import State, Status, from_json, printable
 
@@ -54,7 +54,7 @@ def charter_of(folder: Path, federation: str, now: int) -> Charter:
 
     Raises SpecError, BadSignature.
     """
-    charter = read_charter(folder / "aggregator" if (folder / "aggregator").is_dir() else folder)
+    charter = Home(folder / "aggregator" if (folder / "aggregator").is_dir() else folder).charter()
     charter.check_validity(now)
     if charter.federation != federation:
         raise SpecError(

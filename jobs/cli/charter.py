@@ -14,7 +14,7 @@ from jobs.cli.options import Json, emit
 
 if TYPE_CHECKING:
     from crypto.charter import Charter
-    from jobs.homes import Floors
+    from crypto.floors import Floors
 
 charter_app = typer.Typer(no_args_is_help=True, help="Epochs of the charter: who is in the federation, which floors.")
 
@@ -29,7 +29,7 @@ Days = Annotated[int | None, typer.Option("--days", min=1, help="Valid for so ma
 Colluders = Annotated[int | None, typer.Option("--colluders", min=0, help="c: silos assumed to pool what they know.")]
 Honest = Annotated[int | None, typer.Option("--honest", min=2, help="m: honest inputs in any opened sum.")]
 LaneFloor = Annotated[int | None, typer.Option("--lane-floor", min=2, help="m_e: fewest contributors of a lane.")]
-Home = Annotated[
+HomePath = Annotated[
     Path,
     typer.Option("--home", envvar="CONSILIUM_HOME", help="A silo's home, or the aggregator's.", file_okay=False),
 ]
@@ -54,8 +54,8 @@ def charter_new(
     as_json: Json = False,
 ) -> None:
     """Write epoch 1 of a federation."""
+    from crypto.floors import Floors
     from crypto.keys import PublicIdentity
-    from jobs.homes import Floors
     from jobs.membership.keygen import read_member
     from jobs.membership.propose import first_epoch
 
@@ -115,8 +115,8 @@ def charter_sign(
     as_json: Json = False,
 ) -> None:
     """Sign an epoch, in its file, and show what it says or, with --charter, what it changes."""
+    from crypto import durable
     from crypto.keys import Identity
-    from jobs.homes import replace_file
     from jobs.membership.accept import read_epoch
     from jobs.membership.diff import Changes
     from jobs.membership.propose import parse, sign
@@ -126,14 +126,14 @@ def charter_sign(
     old = None if follows is None else _base(follows, consortium_key)
     if old is not None:
         charter.check_succeeds(old)
-    replace_file(file, bytes(sign(charter, key)))
+    durable.replace(file, bytes(sign(charter, key)))
     _tell(Changes(charter, old), file, signed=True, as_json=as_json)
 
 
 @charter_app.command("accept")
 def charter_accept(
     file: Annotated[Path, _File],
-    home: Home,
+    home: HomePath,
     consortium: Annotated[
         Path | None, typer.Option("--consortium", help="consortium.pub, for a home that has pinned none.")
     ] = None,
@@ -174,7 +174,6 @@ def charter_show(
     as_json: Json = False,
 ) -> None:
     """Show an epoch: members, fingerprints, floors, validity."""
-    from jobs import homes
     from jobs.membership.accept import read_epoch
     from jobs.membership.diff import full, full_lines
     from jobs.membership.propose import UNSIGNED, parse
@@ -182,7 +181,9 @@ def charter_show(
     if (file is None) == (home is None):
         raise SpecError("charter show", got="both or neither", want="a file or --home")
     if home is not None:
-        epochs = homes.pinned_epochs(home)
+        from crypto.home import Home
+
+        epochs = Home(home).pinned.epochs()
         found, state = epochs[-1][0], f"pinned here, after epochs {[charter.epoch for charter, _ in epochs[:-1]]}"
     else:
         signed = parse(read_epoch(file or Path()))
@@ -202,8 +203,8 @@ def _propose(
     numbers: dict[str, int | None] | None = None,
     **how: Any,
 ) -> None:
-    from jobs.homes import DAY, Floors
-    from jobs.membership.propose import next_epoch
+    from crypto.floors import Floors
+    from jobs.membership.propose import DAY, next_epoch
 
     old, now = _base(base, key), int(time.time())
     kept = Floors(old.colluders, old.honest, old.lane_floor, old.void_budget, old.difference_budget)
@@ -224,27 +225,28 @@ def _base(path: Path, key: Path | None) -> Charter:
     """The epoch that the next one follows; signed by that key, if it is at hand."""
     from crypto.charter import SignedCharter
     from crypto.keys import Identity
-    from jobs import homes
+    from crypto.pinned_charter import PinnedCharter
     from jobs.membership.accept import read_epoch
     from jobs.membership.propose import parse
 
     if path.is_dir():
-        homes.read_charter(path)
-        path = path / "charter.bin"
+        pinned = PinnedCharter(path)
+        pinned.read()
+        path = pinned.path
     data = read_epoch(path)
     return parse(data).charter if key is None else SignedCharter.open(data, Identity.load(key).public)
 
 
 def _write(new: Charter, old: Charter | None, out: Path, key: Path | None, as_json: bool) -> None:
+    from crypto import durable
     from crypto.keys import Identity
-    from jobs.homes import replace_file
     from jobs.membership.diff import Changes
     from jobs.membership.propose import sign, unsigned
 
     if out.exists():
         raise SpecError("--out", got=str(out), want="a file that is not there yet")
     signed = unsigned(new) if key is None else sign(new, Identity.load(key))
-    replace_file(out, bytes(signed))
+    durable.replace(out, bytes(signed))
     _tell(Changes(new, old), out, signed=key is not None, as_json=as_json)
 
 

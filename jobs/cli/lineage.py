@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.options import AggregatorHome, Json, emit
+from jobs.cli.options import AggregatorHomePath, Json, emit
 
 Model = Annotated[str | None, typer.Argument(help="name/version, name@alias or a run id; without it, what there is.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write one page with the graph here (needs jinja2).")]
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def lineage(
-    home: AggregatorHome,
+    home: AggregatorHomePath,
     model: Model = None,
     html: Html = None,
     bundle: Bundle = None,
@@ -95,7 +95,7 @@ def _overview(home: Path, backwards: dict[str, str], as_json: bool) -> None:
 
 def promote(
     model: Annotated[str, typer.Argument(help="name/version, name@alias or a run id.")],
-    home: AggregatorHome,
+    home: AggregatorHomePath,
     alias: Annotated[str, typer.Option("--alias", help="The alias to move, champion for instance.")],
     by: Annotated[str, typer.Option("--by", help="Who decided, a role or a name: it goes on the ledger.")],
     force: Annotated[bool, typer.Option("--force", help="Even if it holds data of a silo that withdrew.")] = False,

@@ -213,12 +213,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the native NVFlare job folder of a job: `nvflare job submit -j` takes it. No custom code in it."""
+    from crypto.home import Home
     from jobs.flare.folder import export as write
-    from jobs.homes import read_charter
     from jobs.job import JobSpec
 
     spec = JobSpec.load(job)
-    pinned = read_charter(charter / "aggregator" if (charter / "aggregator").is_dir() else charter)
+    pinned = Home(charter / "aggregator" if (charter / "aggregator").is_dir() else charter).charter()
     write(spec, pinned, out, resume=resume)
     if as_json:
         emit({"folder": str(out), "job": spec.digest.hex()}, True)

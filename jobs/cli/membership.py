@@ -9,7 +9,7 @@ import typer
 
 from crypto.errors import SpecError
 from jobs.cli import charter
-from jobs.cli.options import AggregatorHome, Json, SiloHome, emit
+from jobs.cli.options import AggregatorHomePath, Json, SiloHomePath, emit
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def keygen(
 
 def withdraw(
     silo: Annotated[str, typer.Argument(help="The silo that leaves.")],
-    home: AggregatorHome,
+    home: AggregatorHomePath,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only show what it was part of, and the remedies; change nothing.")
     ] = False,
@@ -105,7 +105,7 @@ def withdraw(
 
 
 def join(
-    home: SiloHome,
+    home: SiloHomePath,
     model: Annotated[Path, typer.Option("--model", help="A bundle of a model, or a run's folder.", exists=True)],
     data: Annotated[str, typer.Option("--data", help="A data set of this silo's catalogue.")],
     as_json: Json = False,

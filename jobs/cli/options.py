@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
-SiloHome = Annotated[
+SiloHomePath = Annotated[
     Path,
     typer.Option("--home", envvar="CONSILIUM_HOME", help="The silo's home.", exists=True, file_okay=False),
 ]
-AggregatorHome = Annotated[
+AggregatorHomePath = Annotated[
     Path,
     typer.Option("--home", envvar="CONSILIUM_HOME", help="The aggregator's home.", exists=True, file_okay=False),
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crypto.errors import SpecError
-from jobs.cli.options import Json, SiloHome, emit
+from jobs.cli.options import Json, SiloHomePath, emit
 
 if TYPE_CHECKING:
     from jobs.owner.review import Desk
@@ -34,7 +34,7 @@ def data_add(
     name: Annotated[str, typer.Argument(help="What jobs will call it.")],
     private: Annotated[Path, typer.Option("--private", help="npz of the real rows; copied into the silo's home.")],
     mock: Annotated[Path, typer.Option("--mock", help="npz of invented rows with the same schema, for admins.")],
-    home: SiloHome,
+    home: SiloHomePath,
     summary: Annotated[str, typer.Option("--summary", help="A sentence for admins.")] = "",
     replace: Annotated[bool, typer.Option("--replace", help="Register a name anew; voids its approvals.")] = False,
     as_json: Json = False,
@@ -50,7 +50,7 @@ def data_add(
 
 
 @data_app.command("list")
-def data_list(home: SiloHome, as_json: Json = False) -> None:
+def data_list(home: SiloHomePath, as_json: Json = False) -> None:
     """The data sets of this silo, each read and checked against its registration."""
     from jobs.owner import decisions
 
@@ -60,7 +60,7 @@ def data_list(home: SiloHome, as_json: Json = False) -> None:
     emit({"datasets": found}, as_json)
 
 
-def requests(home: SiloHome, as_json: Json = False) -> None:
+def requests(home: SiloHomePath, as_json: Json = False) -> None:
     """Jobs that were submitted here: what each would do, what would leave, and how it stands."""
     from jobs.owner import decisions
     from jobs.owner.render import account_lines, day, safe
@@ -79,7 +79,7 @@ def requests(home: SiloHome, as_json: Json = False) -> None:
 
 
 def approve(
-    home: SiloHome,
+    home: SiloHomePath,
     digest: Annotated[str | None, typer.Argument(help=Digest)] = None,
     job: Annotated[str | None, typer.Option("--job", help="A job file that came another way, instead.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Last day, YYYY-MM-DD, UTC; default: 30 days.")] = None,
@@ -112,7 +112,7 @@ def approve(
 
 
 def deny(
-    home: SiloHome,
+    home: SiloHomePath,
     digest: Annotated[str, typer.Argument(help=Digest)],
     reason: Annotated[str, typer.Option("--reason", help="For this silo's own people; it never leaves.")],
     key: Key = None,

@@ -10,7 +10,7 @@ import typer
 
 from jobs.cli.options import Json, emit
 
-Home = Annotated[
+HomePath = Annotated[
     Path,
     typer.Option(
         "--home",
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def retention(
-    home: Home,
+    home: HomePath,
     remove: Annotated[bool, typer.Option("--apply", help="Remove what has outlived its class.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -74,7 +74,7 @@ def retention(
     emit(found, as_json)
 
 
-def security_log(home: Home, as_json: Json = False) -> None:
+def security_log(home: HomePath, as_json: Json = False) -> None:
     """Check a home's security log, all of it: form, events, chain, end. The events are counted."""
     from dataclasses import asdict
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from crypto import blocks
 from jobs.demo import language_baselines
+from jobs.demo.federation import Federation
 from jobs.evidence.run_summary import RunRecord, cold_score, per_cent, scores
-from jobs.homes import Federation
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job

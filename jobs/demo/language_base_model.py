@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.demo import language_data
-from jobs.homes import Federation
+from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from silo_agent.language import base_model
 from silo_agent.language.base_model import MODELS, NeedsBase, Shape

@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from crypto import blocks
+from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import place
 from jobs.evidence.run_summary import RunRecord, cold_score, per_cent, scores
-from jobs.homes import Federation
 from jobs.job import JobSpec, Scalar
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from crypto import durable
 from crypto.blocks import Encoded
 from crypto.errors import EvidenceError, SpecError
 from crypto.messages import Message, Request
@@ -93,7 +93,7 @@ class ProbedAgent(Agent):
             ]
         if self._vectors:
             self._write_vectors(fresh)
-        _replace(path, (json.dumps(book, separators=(",", ":")) + "\n").encode())
+        durable.replace(path, (json.dumps(book, separators=(",", ":")) + "\n").encode())
 
     def _write_vectors(self, fresh: bool) -> None:
         folder = self._home / FOLDER
@@ -240,11 +240,3 @@ def _first_and_last(plan: Plan) -> frozenset[int]:
     trains = [k for k, step in enumerate(plan.steps) if step.task == "train" and step.sums]
     trains = trains or [k for k, step in enumerate(plan.steps) if step.sums]
     return frozenset(trains[:1] + trains[-1:])
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Whole or not at all, readable by its owner only."""
-    new = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        out.write(data)
-    os.replace(new, path)

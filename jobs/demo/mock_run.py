@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobs.demo.federation import Federation
 from jobs.demo.progress import Follower, View
 from jobs.evidence.run_summary import RunRecord, scores, secure_aggregation
-from jobs.homes import Federation
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job

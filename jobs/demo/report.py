@@ -27,12 +27,12 @@ from aggregator.ledger.records import Kind
 from aggregator.rounds.storage import run_folder
 from crypto.charter import Charter
 from crypto.errors import EvidenceError, FederationError
+from crypto.home import Home
 from crypto.keys import PublicIdentity
 from crypto.messages import STEP_PHASES, Closing
 from crypto.plan import Lane, Plan, Scope, Step
 from jobs.demo.mask_probe import BINS, Histogram, Probe, bin_words, chi_square, read_probe
 from jobs.evidence.run_summary import CONTEXTUAL
-from jobs.homes import read_charter
 
 METHODS = {
     "fedavg": "FedAvg",
@@ -62,7 +62,7 @@ def write_report(
     Raises EvidenceError for a run that is not on the ledger and for a ledger or probe that doesn't check.
     """
     home = federation / "aggregator"
-    charter = read_charter(home)
+    charter = Home(home).charter()
     facts = _facts(ledger_path(home), charter, run)
     probes = {silo: probe for silo in charter.silos if (probe := read_probe(federation / "silos" / silo, run))}
     folder = run_folder(home, run)

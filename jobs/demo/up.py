@@ -27,13 +27,14 @@ from aggregator.ledger.format import ledger_path
 from aggregator.ledger.records import Kind
 from aggregator.rounds.attempt import Exchange
 from crypto.errors import FederationError, RoundLost
+from crypto.home import Home
 from crypto.plan import Plan
 from jobs.demo.break_lane import Breaker, Silenced, kill_jobs, targets
 from jobs.demo.datasets import deal
+from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import check_libraries, ground
 from jobs.demo.progress import Follower, View
 from jobs.evidence.run_summary import RunRecord, cold_score, median_step_seconds, per_cent, scores, secure_aggregation
-from jobs.homes import Federation, read_charter
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from silo_agent.data import DataSet, check
@@ -100,7 +101,7 @@ def _breaker(demo: Demo, wanted: str | None, strike: Callable[[Sequence[str]], N
     if wanted is None:
         return None
     home = demo.federation.aggregator
-    return Breaker(wanted, demo.spec, read_charter(home), home, demo.silos, strike=strike, say=view.say)
+    return Breaker(wanted, demo.spec, Home(home).charter(), home, demo.silos, strike=strike, say=view.say)
 
 
 def _next(runs: Path, stem: str) -> Path:
@@ -278,7 +279,7 @@ def _run_job(
     from jobs.flare.folder import export
 
     home = demo.federation.aggregator
-    folder = export(demo.spec, read_charter(home), demo.federation.root / "submitted")
+    folder = export(demo.spec, Home(home).charter(), demo.federation.root / "submitted")
     submitted = time.monotonic()
     job_id = running.session.submit(folder)
     view.say(f"submitted as {job_id}")

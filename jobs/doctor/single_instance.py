@@ -7,10 +7,10 @@ two homes, on two machines, no lock helps; there the peers do: they refuse a rel
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
+from crypto import durable
 from jobs.doctor.check import SERVICES, SILO, Finding, Line, Status, Unfit, check, fail, ok, warn
 from jobs.doctor.target import HOME_FILE, Place, Role
 
@@ -52,18 +52,12 @@ def journal_lock(place: Place) -> Finding | None:
 def hold(place: Place) -> None:
     """Take the home for this process, until it ends. Raises Unfit where another one has it."""
     path = place.house / HOME_FILE[place.role]
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _held[path] = durable.lock(path, wait=False, create=False)
     except BlockingIOError as held:
-        os.close(fd)
         other = ", ".join(f"process {pid}" for pid in holders(path)) or "another process"
         found = f"{other} serves {place.house} already: two agents with one identity"
         raise Unfit(Line(alone.name, Status.FAIL, found, _REMEDY)) from held
-    except BaseException:
-        os.close(fd)
-        raise
-    _held[path] = fd
 
 
 def let_go(place: Place) -> None:

@@ -118,16 +118,16 @@ class Place:
     @cached_property
     def silo(self) -> str:
         """The id in the home's ``silo.json``."""
-        from jobs.homes import silo_settings
+        from silo_agent.home import SiloHome
 
-        return str(silo_settings(self.house)["silo"])
+        return SiloHome(self.house).silo
 
     @cached_property
     def charter(self) -> Charter:
         """The pinned one, its signature checked. Raises SpecError, BadSignature."""
-        from jobs.homes import read_charter
+        from crypto.home import Home
 
-        return read_charter(self.house)
+        return Home(self.house).charter()
 
     @property
     def charter_if_any(self) -> Charter | None:

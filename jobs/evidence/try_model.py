@@ -19,8 +19,10 @@ from aggregator.verify.checks import verify_in
 from aggregator.verify.report import Report
 from aggregator.verify.run import read_book
 from crypto.errors import EvidenceError, SpecError
-from jobs import homes, release
+from crypto.home import Home
+from jobs import release
 from jobs.evidence.run_summary import RunRecord
+from silo_agent.home import SiloHome
 from silo_agent.language.base_model import MODELS, settled
 from silo_agent.methods import fits, method
 from silo_agent.pysyft.catalogue import Catalogue
@@ -51,8 +53,8 @@ def cold(home: Path, source: Path, data: str) -> Cold:
     doesn't check or is of another federation, SpecError for a home without a charter, DataRefused for data that the
     model can't read.
     """
-    silo = str(homes.silo_settings(home)["silo"])
-    charter = homes.read_charter(home)
+    silo = SiloHome(home).silo
+    charter = Home(home).charter()
     rows, _ = Catalogue(home, silo).resolve(data)
     report = Report(source.name)
     with _opened(source, report) as (place, run):

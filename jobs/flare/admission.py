@@ -40,10 +40,10 @@ class Doorkeeper(Widget):
         manager.is_client_disabled = is_client_disabled
 
     def _is_member(self, name: str, home: Path) -> bool:
-        from jobs.homes import read_charter
+        from crypto.home import Home
 
         try:
-            charter = read_charter(home)
+            charter = Home(home).charter()
         except (FederationError, OSError) as bad:
             self.logger.error(f"{name} is not let in: no charter ({bad})")
             return False

@@ -29,6 +29,7 @@ from nvflare.apis.signal import Signal
 
 from aggregator.errors import RunAborted, RunGivenUp, RunStopped
 from crypto.errors import FederationError, Malformed, SpecError
+from crypto.home import Home
 from crypto.messages import Message
 from jobs.flare import status_reply
 from jobs.flare.courier import Courier
@@ -36,7 +37,6 @@ from jobs.flare.folder import decode_job
 from jobs.flare.outcomes import status_file
 from jobs.flare.processes import job_home
 from jobs.flare.wire import unwrap
-from jobs.homes import read_charter
 
 if TYPE_CHECKING:
     from jobs.runtime.status_tracker import Board
@@ -68,7 +68,7 @@ def sites_of(fl_ctx: FLContext) -> tuple[str, ...]:
 
 def _check_sites(home: Path, sites: tuple[str, ...]) -> None:
     """NVFlare leaves out who is not connected, whether or not there is such a site. Raises SpecError."""
-    members = read_charter(home).silos
+    members = Home(home).charter().silos
     if strangers := sorted(set(sites) - set(members)):
         raise SpecError(
             "deploy_map",

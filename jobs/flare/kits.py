@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from crypto import durable
 from crypto.charter import SILO_ID
 from crypto.errors import SpecError
 from jobs.flare.building import Roster, build
 from jobs.flare.hardening import CLASS_ALLOW_LIST as CLASS_ALLOW_LIST
 from jobs.flare.hardening import harden_server, harden_silo
 from jobs.flare.project import RESERVED
-from jobs.homes import replace_file
 
 HOST: Final = "localhost"
 
@@ -84,7 +84,7 @@ def provision(
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         for source, target in {HOST: kits.server, admin: kits.admin, **kits.silos}.items():
             shutil.move(str(built.folder / source), str(target))
-        replace_file(root_path(out), built.root)
+        durable.replace(root_path(out), built.root)
     harden_server(kits.server, home=server_home, org=org)
     for silo, kit in kits.silos.items():
         harden_silo(kit, home=silo_homes[silo], site=silo, org=org)

@@ -13,20 +13,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 
 from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
+from crypto import durable
 from crypto.charter import SignedCharter
 from crypto.errors import BadSignature, Malformed, SpecError
+from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
-from jobs import homes
 from jobs.membership.diff import Changes
 from jobs.membership.propose import ROLES, UNSIGNED, check_keys, parse
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
+from silo_agent.home import SiloHome
 
 #: In the aggregator's home: held by every run while it lasts.
 RUN_LOCK = "run.lock"
@@ -56,7 +57,7 @@ def preview(
     if parse(signed).signature == UNSIGNED:
         raise BadSignature("This epoch is not signed yet.", remedy="The consortium runs `fed charter sign`.")
     new = SignedCharter.open(signed, key)
-    before = homes.pinned_epochs(home) if (home / "charter.bin").exists() else ()
+    before = Home(home).pinned.epochs() if (home / "charter.bin").exists() else ()
     old = before[-1][0] if before else None
     done = old is not None and old.digest == new.digest
     changes = Changes(new, old, _silo(home), done)
@@ -99,7 +100,7 @@ def accept_between_runs(
             if (new := _new_key(path, want)) is not None:
                 _put_in_place(path, new, changes.new.epoch - 1)
                 told(Event.KEY_REPLACED, role=path.stem, new=want.fingerprint)
-        homes.pin(home, parse(signed), _consortium(home, consortium, expect_fingerprint))
+        Home(home).pinned.pin(parse(signed), _consortium(home, consortium, expect_fingerprint))
         before = {} if changes.old is None else {"before": changes.old.digest.hex()}
         told(Event.CHARTER_ACCEPTED, epoch=changes.new.epoch, charter=changes.new.digest.hex(), **before)
     if _is_aggregator(home):
@@ -111,7 +112,7 @@ def accept_between_runs(
 def record_charter(ledger: Ledger, home: Path) -> None:
     """Append every epoch pinned in the aggregator's home that the ledger lacks, oldest first."""
     known = {entry.record["charter_digest"] for entry in read(ledger.path) if entry.kind is Kind.CHARTER}
-    for charter, signed in homes.pinned_epochs(home):
+    for charter, signed in Home(home).pinned.epochs():
         if (digest := charter.digest.hex()) not in known:
             ledger.append(Kind.CHARTER, {"epoch": charter.epoch, "charter_digest": digest, "charter": signed.hex()})
 
@@ -122,7 +123,7 @@ def record_charter(ledger: Ledger, home: Path) -> None:
 @contextmanager
 def running(home: Path) -> Iterator[None]:
     """Held by each run at the aggregator for as long as it lasts. Raises SpecError while the charter is changed."""
-    with _locked(home / RUN_LOCK, LOCK_SH, got="a change of the charter", want="a charter that stands still"):
+    with _locked(home / RUN_LOCK, shared=True, got="a change of the charter", want="a charter that stands still"):
         yield
 
 
@@ -133,20 +134,19 @@ def between_runs(home: Path) -> Iterator[None]:
     At a silo the agent's own lock is taken, on its journal; at the aggregator the one that runs hold.
     """
     path = home / RUN_LOCK if _is_aggregator(home) else home / "journal.jsonl"
-    with _locked(path, LOCK_EX, got="a run under way", want="no run: a charter changes only between runs"):
+    with _locked(path, shared=False, got="a run under way", want="no run: a charter changes only between runs"):
         yield
 
 
 @contextmanager
-def _locked(path: Path, how: int, *, got: str, want: str) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _locked(path: Path, *, shared: bool, got: str, want: str) -> Iterator[None]:
     try:
-        try:
-            flock(fd, how | LOCK_NB)
-        except BlockingIOError as held:
-            raise SpecError(
-                str(path.parent), got=got, want=want, remedy="Wait until it has ended, or abort it; then try again."
-            ) from held
+        fd = durable.lock(path, shared=shared, wait=False)
+    except BlockingIOError as held:
+        raise SpecError(
+            str(path.parent), got=got, want=want, remedy="Wait until it has ended, or abort it; then try again."
+        ) from held
+    try:
         yield
     finally:
         os.close(fd)
@@ -160,7 +160,7 @@ def _is_aggregator(home: Path) -> bool:
 
 
 def _silo(home: Path) -> str:
-    return "" if _is_aggregator(home) else str(homes.silo_settings(home)["silo"])
+    return "" if _is_aggregator(home) else SiloHome(home).silo
 
 
 def _consortium(home: Path, given: PublicIdentity | None, fingerprint: str | None) -> PublicIdentity:
@@ -225,5 +225,5 @@ def _new_key(path: Path, want: PublicIdentity) -> Path | None:
 def _put_in_place(path: Path, new: Path, epoch: int) -> None:
     """The old key stays under the name of the last epoch that named it."""
     if path.exists():
-        os.replace(path, path.with_name(f"{path.stem}.epoch-{epoch:06d}.key"))
-    os.replace(new, path)
+        durable.move(path, path.with_name(f"{path.stem}.epoch-{epoch:06d}.key"))
+    durable.move(new, path)

@@ -13,13 +13,14 @@ import json
 import re
 from pathlib import Path
 
+from aggregator.home import AggregatorHome
 from crypto.charter import SILO_ID, Member
 from crypto.errors import FederationError, SpecError
 from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
 from crypto.transcript import label_bytes
-from jobs import homes
 from jobs.membership.accept import renewed_path
 from jobs.membership.propose import ROLES
+from silo_agent.home import SiloHome
 
 FORMAT = "consilium/1/member"
 MEMBER_FILE = "member.json"
@@ -32,7 +33,7 @@ def keygen_silo(home: Path, silo: str) -> Member:
     if not SILO_ID.fullmatch(silo):
         raise SpecError("silo", got=silo, want="a-z, 0-9, . and -, at most 63, starting with a letter or digit")
     _empty(home)
-    member = homes.make_silo(home, silo)
+    member = SiloHome(home).make(silo)
     _write_member(home, member)
     return member
 
@@ -40,7 +41,7 @@ def keygen_silo(home: Path, silo: str) -> Member:
 def keygen_aggregator(home: Path) -> PublicIdentity:
     """The aggregator's home with a new key; its public key also in ``aggregator.pub``, for the first charter."""
     _empty(home)
-    public = homes.make_aggregator(home)
+    public = AggregatorHome(home).make()
     (home / "aggregator.pub").write_bytes(public.raw)
     return public
 
@@ -61,7 +62,7 @@ def renew(home: Path, roles: list[str]) -> Member:
     They take their places when this home accepts the epoch that names them; until then the old ones stand. Raises
     SpecError for a role that is none, and where a renewed key already waits.
     """
-    silo = str(homes.silo_settings(home)["silo"])
+    silo = SiloHome(home).silo
     if not roles or set(roles) - set(ROLES):
         raise SpecError("renew", got=roles, want=f"one or both of {', '.join(ROLES)}")
     for role in roles:

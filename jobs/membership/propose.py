@@ -13,9 +13,11 @@ from dataclasses import replace
 from crypto.charter import Charter, Member, SignedCharter
 from crypto.encoding import Reader
 from crypto.errors import SpecError
+from crypto.floors import Floors
 from crypto.keys import SIGNATURE_BYTES, Identity, PublicIdentity
 from crypto.transcript import DIGEST_BYTES
-from jobs.homes import DAY, Floors
+
+DAY = 86400  # seconds
 
 #: The signature of an epoch that nobody has signed yet.
 UNSIGNED = bytes(SIGNATURE_BYTES)

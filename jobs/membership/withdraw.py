@@ -18,8 +18,8 @@ from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from crypto.charter import Charter
 from crypto.errors import FederationError, SpecError
+from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
-from jobs import homes
 from jobs.membership.accept import accept, accept_between_runs, between_runs, record_charter
 from jobs.membership.diff import Changes
 from jobs.membership.propose import next_epoch, sign
@@ -34,7 +34,7 @@ MOST_REASON = 500
 def plan(home: Path, silo: str) -> WithdrawalPlan:
     """What withdrawing the silo would mean. Raises SpecError for a silo that never was a member, EvidenceError for a
     ledger that doesn't check."""
-    _known(homes.pinned_epochs(home), silo)
+    _known(Home(home).pinned.epochs(), silo)
     return plan_for(home, silo)
 
 
@@ -64,14 +64,14 @@ def withdraw(
     if not (home / "aggregator.json").exists():
         raise SpecError(str(home), got="no aggregator.json", want="the aggregator's home")
     with between_runs(home):
-        epochs = homes.pinned_epochs(home)
+        epochs = Home(home).pinned.epochs()
         _known(epochs, silo)
         _not_twice(home, epochs, silo)
         found = plan_for(home, silo)
         if silo in epochs[-1][0].silos:
             signed = _epoch_without(home, epochs[-1][0], silo, consortium)
             accept_between_runs(home, signed)
-            epochs = homes.pinned_epochs(home)
+            epochs = Home(home).pinned.epochs()
         ledger = Ledger.open(ledger_path(home), Identity.load(home / "keys" / "aggregator.key"))
         record_charter(ledger, home)
         accepted = {member.name: _hand_out(member, epochs) for member in members}
@@ -90,7 +90,7 @@ def withdraw(
         )
         SecurityLog(home)(Event.SILO_WITHDRAWN, silo=silo, epoch=removal.epoch)
     before = next((charter for charter, _ in epochs if charter.digest == removal.previous), None)
-    return Withdrawn(found, Changes(removal, before), homes.epoch_path(home, removal.epoch), accepted)
+    return Withdrawn(found, Changes(removal, before), Home(home).pinned.epoch_path(removal.epoch), accepted)
 
 
 def _epoch_without(home: Path, old: Charter, silo: str, consortium: Identity | None) -> bytes:
@@ -129,14 +129,14 @@ def _not_twice(home: Path, epochs: Sequence[tuple[Charter, bytes]], silo: str) -
                 "silo",
                 got=f"{silo}, withdrawn with epoch {removal.epoch}",
                 want="a member",
-                remedy=f"The others accept {homes.epoch_path(home, removal.epoch).name}, if they have not yet.",
+                remedy=f"The others accept {Home(home).pinned.epoch_path(removal.epoch).name}, if they have not yet.",
             )
 
 
 def _hand_out(member: Path, epochs: Sequence[tuple[Charter, bytes]]) -> str:
     """Accept at a silo's home on this machine whatever it lacks, in order. Why it would not, or nothing."""
     try:
-        at = homes.read_charter(member).epoch
+        at = Home(member).charter().epoch
         for charter, signed in epochs:
             if charter.epoch > at:
                 accept(member, signed)

@@ -9,35 +9,39 @@ from pathlib import Path
 
 from crypto.approval import NONCE_BYTES, Approval, Terms
 from crypto.charter import Charter
+from crypto.home import Home
 from crypto.keys import Identity
 from crypto.plan import Plan
-from jobs import homes, release
+from jobs import release
 from jobs.job import JobSpec
 from silo_agent.approvals import Approvals
 from silo_agent.data import DataSet, commitment
+from silo_agent.home import SiloHome
 from silo_agent.policy import Policy
 from silo_agent.pysyft.catalogue import Catalogue
+
+DAY = 86400  # seconds
 
 
 def terms(home: Path, spec: JobSpec, charter: Charter, plan: Plan, data: DataSet, uid: str) -> Terms:
     """The terms of a job at this silo, as its charter, policy, data, salt and software are now."""
     return Terms(
-        silo=str(homes.silo_settings(home)["silo"]),
+        silo=SiloHome(home).silo,
         charter=charter.digest,
         job=spec.digest,
         plan=plan.digest,
         policy=Policy.load(home / "policy.toml").digest,
         code=release.digest(),
         data_uid=uid,
-        commitment=commitment(data, homes.read_salt(home)),
+        commitment=commitment(data, SiloHome(home).salt()),
         purpose=spec.purpose,
     )
 
 
 def terms_here(home: Path, spec: JobSpec) -> Terms:
     """The same, with everything looked up: what a data owner is about to sign. Raises DataRefused, SpecError."""
-    charter = homes.read_charter(home)
-    data, uid = Catalogue(home, str(homes.silo_settings(home)["silo"])).resolve(spec.dataset)
+    charter = Home(home).charter()
+    data, uid = Catalogue(home, SiloHome(home).silo).resolve(spec.dataset)
     return terms(home, spec, charter, spec.plan(charter), data, uid)
 
 
@@ -56,5 +60,5 @@ def approve_for_demonstration(silos: Iterable[Path], spec: JobSpec, *, max_runs:
     """Sign as each silo's data owner: the demonstration owns these homes, and says so. For a day and a few runs."""
     for home in silos:
         owner = Identity.load(home / "keys" / "owner.key")
-        signed = sign(terms_here(home, spec), owner, max_runs=max_runs, not_after=int(time.time()) + homes.DAY)
+        signed = sign(terms_here(home, spec), owner, max_runs=max_runs, not_after=int(time.time()) + DAY)
         Approvals(home / "approvals", owner.public).add(signed)

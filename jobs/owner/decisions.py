@@ -16,9 +16,9 @@ from typing import Any
 from crypto.approval import MOST_TEXT, Denial, approval_digest
 from crypto.errors import FederationError, SpecError
 from crypto.keys import Identity
-from jobs.homes import DAY
 from jobs.job import JobSpec
 from jobs.owner import approval_terms
+from jobs.owner.approval_terms import DAY
 from jobs.owner.render import day
 from jobs.owner.review import Desk
 from jobs.security_log.events import Event

@@ -18,12 +18,13 @@ from typing import Any
 from crypto.approval import Approval, Terms, approval_digest
 from crypto.charter import Charter
 from crypto.errors import DataRefused, FederationError, NotApproved
+from crypto.home import Home
 from crypto.plan import Lane
-from jobs import homes
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import terms_here
 from jobs.owner.egress_manifest import manifest_of
 from silo_agent.approvals import Approvals
+from silo_agent.home import SiloHome
 from silo_agent.policy import Policy
 from silo_agent.pysyft.catalogue import Catalogue
 from silo_agent.pysyft.request_queue import RequestQueue
@@ -52,11 +53,11 @@ class Desk:
 
     @cached_property
     def silo(self) -> str:
-        return str(homes.silo_settings(self.home)["silo"])
+        return SiloHome(self.home).silo
 
     @cached_property
     def charter(self) -> Charter:
-        return homes.read_charter(self.home)
+        return Home(self.home).charter()
 
     @cached_property
     def policy(self) -> Policy:

@@ -28,9 +28,9 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from crypto import durable
 from crypto.errors import SpecError
 from jobs.flare.project import Project
-from jobs.homes import replace_file
 
 ARCHIVE: Final = ".kit.tar.gz"
 #: One key of a Kubernetes Secret holds no more.
@@ -157,7 +157,7 @@ def _make(project: Project, out: Path, sites: list[str], before: Mapping[str, Is
             private.mkdir(mode=0o700, parents=True, exist_ok=True)
             private.chmod(0o700)
         if before is None:
-            replace_file(out / _ROOT, built.root)
+            durable.replace(out / _ROOT, built.root)
         made = {}
         for site in sites:
             raw = built.folder / (project.host if site == SERVER else site)
@@ -165,7 +165,7 @@ def _make(project: Project, out: Path, sites: list[str], before: Mapping[str, Is
             _place(raw, out, site)
         issued = {**(before or {}), **made}
         certificate = root_certificate(built.root)
-    replace_file(out / _ISSUED, _encode(project, issued.values()))
+    durable.replace(out / _ISSUED, _encode(project, issued.values()))
     return Provisioned(
         out,
         _fingerprint(certificate),
@@ -210,7 +210,7 @@ def _place(kit: Path, out: Path, site: str) -> None:
         raise SpecError(site, got=f"a kit of {len(data)} bytes", want="less than 1 MiB, so that one Secret holds it")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(new, target)
-    replace_file(archive_path(out, site), data)
+    durable.replace(archive_path(out, site), data)
 
 
 def archive(kit: Path, name: str) -> bytes:

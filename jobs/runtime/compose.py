@@ -10,25 +10,31 @@ import json
 import logging
 import time
 from collections.abc import Generator
-from fcntl import LOCK_EX, LOCK_NB, flock
+from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path
 from aggregator.ledger.log import Ledger
 from aggregator.rounds.attempt import Exchange, Replies, Timeouts
 from aggregator.rounds.run import Outcome, Run, RunSpec
 from aggregator.rounds.storage import stage_predictor
+from crypto import durable
 from crypto.errors import DataRefused, FederationError, NotApproved, SpecError
 from crypto.keys import Identity
-from jobs import homes, release
+from jobs import release
 from jobs.job import JobSpec, decode_plan
 from jobs.membership.accept import record_charter, running
 from jobs.owner.approval_terms import terms
+from jobs.runtime import drain
 from jobs.runtime.status_tracker import Board
 from jobs.security_log.events import Event, lacking
 from jobs.security_log.writer import SecurityLog
-from silo_agent.agent import Agent, Refusing
+from silo_agent.agent import Agent, Refusing, Site
+from silo_agent.approvals import Approvals
+from silo_agent.home import SiloHome
+from silo_agent.journal import Journal
 from silo_agent.language.base_model import MODELS, settled
 from silo_agent.methods import method
 from silo_agent.methods.flex_plan import BASE
@@ -41,6 +47,9 @@ log = logging.getLogger("consilium.aggregator")
 #: How long a silo's agent waits for the one before it to end, and how often it looks. Seconds.
 TURN_S = 20.0
 LOOK_S = 0.1
+
+#: How long notes of a run that this silo has countersigned are kept: the server might still come back. Seconds.
+NOTES_S = 86400
 
 #: What a follower of the run reads: one JSON object per exchange, in the run's folder.
 EVENTS = "events.jsonl"
@@ -73,7 +82,7 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, res
     decoded = decode_plan(plan)
     if decoded.method != spec.method:
         raise SpecError("plan.method", got=decoded.method, want=spec.method)
-    charter, identity = homes.open_aggregator(home)
+    charter, identity = AggregatorHome(home).open()
     ledger = Ledger.open(ledger_path(home), identity)
     record_charter(ledger, home)
     run = Run(
@@ -109,6 +118,58 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, res
     return run
 
 
+def open_site(home: SiloHome) -> Site:
+    """What a silo's agent works with. Raises SpecError where something is missing or in use."""
+    charter = home.charter()
+    silo = home.silo
+    identity = home.identity()
+    policy = home.policy()
+    told = SecurityLog(home.root)
+    if charter.member(silo).agent != identity.public:
+        want, found = charter.member(silo).agent.fingerprint, identity.public.fingerprint
+        told(Event.KEY_MISMATCH, role="agent", expected=want, found=found)
+        raise SpecError(
+            f"{silo} agent key",
+            got=identity.public.fingerprint,
+            want=charter.member(silo).agent.fingerprint,
+            remedy="The charter names another key for this silo: restore the key, or have a new epoch signed.",
+        )
+    _drop_old_notes(home)
+    journal = Journal(home.journal_path)
+    told.policy(policy.digest.hex())
+    told(
+        Event.AGENT_STARTED,
+        fingerprint=identity.public.fingerprint,
+        charter=charter.digest.hex(),
+        epoch=charter.epoch,
+        policy=policy.digest.hex(),
+        software=release.digest().hex(),
+    )
+    return Site(
+        silo=silo,
+        identity=identity,
+        charter=charter,
+        policy=policy,
+        approvals=Approvals(home.approvals_folder, charter.member(silo).owner),
+        journal=journal,
+        runs=home.runs_folder,
+        code=release.digest(),
+        now=lambda: int(time.time()),
+        keep=home.keep_evidence,
+        file=home.keep_receipt,
+        security=told,
+        leaving=lambda: drain.begun(home.root),
+    )
+
+
+def _drop_old_notes(home: SiloHome) -> None:
+    """Notes of runs that this silo has countersigned, after a day in which the server might still have come back."""
+    for notes in home.runs_folder.glob("*.safetensors"):
+        receipt = home.receipts_folder / f"{notes.stem}.bin"
+        if receipt.exists() and receipt.stat().st_mtime < time.time() - NOTES_S:
+            notes.unlink()
+
+
 def open_agent(job: str, home: Path) -> Agent:
     """The agent of one silo for one job: plan, data and code hashed anew, and approved by the data owner.
 
@@ -116,14 +177,14 @@ def open_agent(job: str, home: Path) -> Agent:
     """
     spec = JobSpec.from_text(job)
     _take_turn(home)
-    site = homes.open_site(home)
+    site = open_site(SiloHome(home))
     try:
         data, uid = Catalogue(home, site.silo).resolve(spec.dataset)
         plan = spec.plan(site.charter)
         wanted = terms(home, spec, site.charter, plan, data, uid)
         site.approvals.grant(wanted, now=site.now(), uses=site.journal.uses)
         kind = Agent
-        if homes.silo_settings(home).get("probe"):  # the demonstration's own silos; an institution has no such line
+        if SiloHome(home).settings().get("probe"):  # the demonstration's own silos; an institution has no such line
             from jobs.demo.mask_probe import agent_class
 
             kind = agent_class(home)
@@ -154,12 +215,8 @@ def _take_turn(home: Path) -> None:
     """
     path, end = home / "journal.jsonl", time.monotonic() + TURN_S
     while path.exists() and time.monotonic() < end:
-        with path.open("rb") as journal:
-            try:
-                flock(journal, LOCK_EX | LOCK_NB)
-                return
-            except BlockingIOError:
-                pass
+        with suppress(BlockingIOError), durable.locked(path, wait=False, create=False):
+            return
         time.sleep(LOOK_S)
 
 
@@ -184,7 +241,7 @@ def answering_agent(job: str, home: Path) -> Agent | Refusing:
     try:
         return open_agent(job, home)
     except FederationError as refused:
-        silo = str(homes.silo_settings(home)["silo"])
+        silo = SiloHome(home).silo
         SecurityLog(home)(Event.REFUSAL, step=0, phase="open", code=refused.code)
         return Refusing(silo, Identity.load(home / "keys" / "agent.key"), refused)
 

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from aggregator.rounds.attempt import Exchange, Replies
 from aggregator.rounds.run import Outcome, Run
+from crypto.home import Home
 from crypto.messages import Message
-from jobs.homes import read_charter
 from jobs.job import JobSpec, encode_plan
 from jobs.membership.accept import running
 from jobs.runtime.compose import answering_agent, open_run
@@ -72,7 +72,8 @@ def run_job(
     resume: str | None = None,
 ) -> tuple[Outcome, Run, dict[str, Agent | Refusing]]:
     """A whole job over homes on this machine. Returns the outcome, the run (its final state) and the closed agents."""
-    run = open_run(spec.text, encode_plan(spec.plan(read_charter(aggregator))), aggregator, nonce=nonce, resume=resume)
+    plan = encode_plan(spec.plan(Home(aggregator).charter()))
+    run = open_run(spec.text, plan, aggregator, nonce=nonce, resume=resume)
     if watch is not None:
         run.watch = watch
     agents: dict[str, Agent | Refusing] = {}

@@ -18,7 +18,6 @@ to the debug log instead, as a warning.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -26,11 +25,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from fcntl import LOCK_EX, flock
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from crypto import durable
 from crypto.errors import NoSpace
 from jobs.security_log.events import PURPOSE, RETENTION, Event, check
 from jobs.security_log.reader import HEAD, MOST_LINE, NAME, End, Line, encode, end_of, newest, read_head
@@ -110,23 +109,16 @@ class SecurityLog:
         """The file, held alone. A file that was put aside while we waited is not the one we want."""
         path = self.home / NAME
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                flock(fd, LOCK_EX)
+            with durable.locked(path, follow=False) as fd:
                 if _same(fd, path):
                     yield fd
                     return
-            finally:
-                os.close(fd)
 
     def _end(self, fd: int) -> tuple[End, Notes]:
         """Where the log ends, and what has to be said before it goes on. Half a line is cut off."""
         notes: Notes = []
-        size = os.fstat(fd).st_size
-        tail = os.pread(fd, 2 * MOST_LINE, max(0, size - 2 * MOST_LINE))
-        whole, _, torn = tail.rpartition(b"\n")
+        whole, torn = durable.cut_torn_line(fd, 2 * MOST_LINE)
         if torn:
-            os.ftruncate(fd, size - len(torn))
             notes.append((Event.LOG_RECOVERED, {"bytes": len(torn), "sha256": sha256(torn).hexdigest()}))
         if whole:
             end = end_of(whole.rpartition(b"\n")[2])
@@ -141,22 +133,15 @@ class SecurityLog:
         return end, notes
 
     def _write(self, fd: int, end: End, events: Notes) -> None:
-        start = size = os.fstat(fd).st_size
-        seq, prev = end.seq, end.digest
-        try:
-            for event, fields in events:
-                seq += 1
-                line = encode({"seq": seq, "at": self._time(), "event": event, "fields": dict(fields), "prev": prev})
-                prev = sha256(line).hexdigest()
-                if os.write(fd, line + b"\n") != len(line) + 1:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                size += len(line) + 1
-            os.fsync(fd)
-            if not start:
-                _sync_folder(self.home)
-        except OSError:
-            os.ftruncate(fd, start)
-            raise
+        seq, prev, lines = end.seq, end.digest, []
+        for event, fields in events:
+            seq += 1
+            line = encode({"seq": seq, "at": self._time(), "event": event, "fields": dict(fields), "prev": prev})
+            prev = sha256(line).hexdigest()
+            lines.append(line + b"\n")
+        if not os.fstat(fd).st_size:
+            durable.sync_folder(self.home)
+        durable.append(fd, b"".join(lines))
         self._write_head(seq, prev)
 
     def _write_head(self, seq: int, digest: str) -> None:
@@ -170,8 +155,7 @@ class SecurityLog:
     def _put_aside(self, month: str) -> None:
         names = (f"security-{month}{f'.{n}' if n else ''}.jsonl" for n in range(1 << 16))
         free = next(name for name in names if not (self.home / name).exists())
-        os.rename(self.home / NAME, self.home / free)
-        _sync_folder(self.home)
+        durable.move(self.home / NAME, self.home / free)
 
     def _time(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -192,11 +176,3 @@ def _site(home: Path) -> str:
         return str(json.loads((home / "silo.json").read_text())["silo"])
     except (OSError, ValueError, KeyError, TypeError):
         return "aggregator"
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

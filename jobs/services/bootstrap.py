@@ -133,7 +133,7 @@ def _check_home(role: str, home: Path) -> None:
 
 def _place_identity(role: str, home: Path, site: str, given: Path) -> None:
     """Keys of a mounted folder: into a home that has none. Those that are there must be the same."""
-    from jobs import homes
+    from crypto import durable
 
     (home / "keys").mkdir(mode=0o700, exist_ok=True)
     for name, (place, size) in _SECRETS[role].items():
@@ -152,18 +152,18 @@ def _place_identity(role: str, home: Path, site: str, given: Path) -> None:
                     remedy="One identity per home: give it its own, or name the home that belongs to it.",
                 )
         else:
-            homes.replace_file(home / place, secret)
+            durable.replace(home / place, secret)
     if role == SILO and not (home / "silo.json").exists():
-        homes.replace_file(home / "silo.json", f'{{"silo": "{site}"}}\n'.encode())
+        durable.replace(home / "silo.json", f'{{"silo": "{site}"}}\n'.encode())
     if role == AGGREGATOR and not (home / "aggregator.json").exists():
-        homes.replace_file(home / "aggregator.json", b"{}\n")
-        homes.replace_file(home / "aggregator.pub", Identity.load(home / "keys" / "aggregator.key").public.raw)
+        durable.replace(home / "aggregator.json", b"{}\n")
+        durable.replace(home / "aggregator.pub", Identity.load(home / "keys" / "aggregator.key").public.raw)
 
 
 def _place_charter(home: Path, given: Path) -> None:
     """The charter of a mounted folder: into a home that has none. A newer one waits for its operator."""
     from crypto.charter import SignedCharter
-    from jobs import homes
+    from crypto.home import Home
     from jobs.membership.accept import accept, read_epoch
 
     signed = read_epoch(given / "charter.bin")
@@ -176,7 +176,7 @@ def _place_charter(home: Path, given: Path) -> None:
     if not (home / "charter.bin").exists():
         accept(home, signed, consortium=consortium)
         return
-    pinned = homes.read_charter(home)
+    pinned = Home(home).charter()
     if PublicIdentity((home / "consortium.pub").read_bytes()) != consortium:
         raise SpecError(
             str(given / "consortium.pub"), got=consortium.fingerprint, want="the consortium key that is pinned here"
@@ -189,7 +189,7 @@ def _place_charter(home: Path, given: Path) -> None:
             charter.epoch,
             pinned.epoch,
         )
-    elif charter.digest not in {one.digest for one, _ in homes.pinned_epochs(home)} or charter.epoch < pinned.epoch:
+    elif charter.digest not in {one.digest for one, _ in Home(home).pinned.epochs()} or charter.epoch < pinned.epoch:
         raise SpecError(
             str(given / "charter.bin"),
             got=f"epoch {charter.epoch}, {charter.digest.hex()[:16]}",

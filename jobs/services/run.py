@@ -151,12 +151,12 @@ def _serve(service: Service, host: str, port: int, amiss: Callable[[], str] = la
 
 def _ready(home: Path) -> str:
     """Why this site can't take a job, or nothing."""
-    from jobs.homes import read_charter
+    from crypto.home import Home
 
     if drain.begun(home):
         return "draining"
     try:
-        read_charter(home).check_validity(int(time.time()))
+        Home(home).charter().check_validity(int(time.time()))
     except Exception as bad:  # noqa: BLE001 - a readiness page tells, it doesn't fail
         return json.dumps(str(bad))
     return ""

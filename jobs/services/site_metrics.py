@@ -80,9 +80,9 @@ class Look:
 
     @cached_property
     def charter(self) -> Charter:
-        from jobs.homes import read_charter
+        from crypto.home import Home
 
-        return read_charter(self.service.home)
+        return Home(self.service.home).charter()
 
     @cached_property
     def children(self) -> tuple[tuple[bool, int], ...]:
@@ -136,11 +136,11 @@ def _free(look: Look) -> Reading:
 
 
 def _queued(look: Look) -> Reading:
-    from jobs.homes import silo_settings
+    from silo_agent.home import SiloHome
     from silo_agent.pysyft.request_queue import RequestQueue
 
     home = look.service.home
-    return float(RequestQueue(home, str(silo_settings(home)["silo"])).waiting())
+    return float(RequestQueue(home, SiloHome(home).silo).waiting())
 
 
 def _backlog(look: Look) -> Reading:

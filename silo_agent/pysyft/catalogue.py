@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crypto import durable
 from crypto.errors import DataRefused
 from silo_agent.data import DataSet, check_name, commitment, load
 from silo_agent.pysyft.datasite import ADMIN, STRANGER, Box, disk, pysyft, remove
@@ -257,10 +258,7 @@ class _Record:
             "classes": self.schema.classes,
             "commitment": self.commitment.hex(),
         }
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            json.dump(fields, out)
-            out.flush()
-            os.fsync(out.fileno())
+        durable.create(path, json.dumps(fields).encode())
 
     @classmethod
     def load(cls, name: str, path: Path) -> _Record:
@@ -275,5 +273,5 @@ class _Record:
 
 def _save(data: DataSet, folder: Path) -> None:
     folder.mkdir(mode=0o700)
-    with os.fdopen(os.open(folder / DATA, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+    with durable.creating(folder / DATA) as out:
         np.savez(out, allow_pickle=False, **arrays_of(data))

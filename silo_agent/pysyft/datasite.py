@@ -8,7 +8,6 @@ is what the data owner signed (``silo_agent.approvals``). ``SyftJobRunner`` is n
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from crypto import durable
 from crypto.charter import SILO_ID
 from crypto.errors import FULL, DataRefused, NoSpace, SpecError
 
@@ -62,9 +62,8 @@ class Box:
             for folder in (self.path, self.site):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 self.check_place(folder)
-            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            lock = durable.lock(self.path / ".lock", follow=False)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
             os.close(lock)

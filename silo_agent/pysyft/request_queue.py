@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crypto import transcript
+from crypto import durable, transcript
 from crypto.errors import DataRefused, FederationError, NoSpace, SpecError
 from silo_agent.pysyft.datasite import ADMIN, Box, disk, pysyft, remove
 
@@ -92,7 +92,7 @@ class RequestQueue:
                     folder = self._client(ADMIN).submit_bash_job(self.box.owner, _REFUSE, name)
                 for script in folder.rglob("*.sh"):
                     script.chmod(0o600)
-                _write(folder / "code" / _JOB, job)
+                durable.create(folder / "code" / _JOB, job.encode())
             except BaseException:
                 self._drop(name)
                 raise
@@ -236,8 +236,3 @@ def _decided(state: Path) -> bool:
         return _DECIDED.search(state.read_bytes()[:MOST_TEXT]) is not None
     except FileNotFoundError:
         return False  # nobody has looked at it
-
-
-def _write(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        out.write(text)

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from crypto import equivocation
+from crypto.home import Home
 from jobs.demo.digits_data import make
+from jobs.demo.federation import Federation
 from jobs.demo.up import Processes
 from jobs.flare.folder import CONTROLLER, export
 from jobs.flare.kits import Kits, free_port, provision
 from jobs.flare.session import AdminSession
-from jobs.homes import Federation, read_charter
 from jobs.owner.approval_terms import approve_for_demonstration
 from tests.evil.games import GAMES, book_path
 from tests.evil.server import ANSWERED, Book
@@ -111,7 +112,7 @@ def own(server_kit: Path) -> None:
 def evil_job(game: str, federation: Federation) -> Path:
     """The honest job's folder, with another controller for the server."""
     folder = export(
-        GAMES[game].job(), read_charter(federation.aggregator), federation.root / "submitted" / f"evil-{game}"
+        GAMES[game].job(), Home(federation.aggregator).charter(), federation.root / "submitted" / f"evil-{game}"
     )
     path = folder / "app" / "config" / "config_fed_server.json"
     config = json.loads(path.read_text())
@@ -131,7 +132,7 @@ def play(evil: Evil, game: str, *, timeout_s: float = 240.0) -> Outcome:
     job_id = evil.session.submit(evil_job(game, evil.federation))
     status = evil.session.wait(job_id, timeout_s, look_s=0.3)
     evil.processes.check()
-    charter = read_charter(home)
+    charter = Home(home).charter()
     path = book_path(home, game)
     if not path.exists():
         raise AssertionError(f"the game left no book; NVFlare says {status}: see {home / 'log.txt'}")
@@ -168,7 +169,7 @@ def wrong(book: Book, verdict: Verdict, logged: dict[str, Counter[tuple[str, str
 
 def proofs(book: Book, federation: Federation) -> list[str]:
     """What the silos' evidence proves to anybody with the charter, one line for each file of this run."""
-    charter = read_charter(federation.aggregator)
+    charter = Home(federation.aggregator).charter()
     found = []
     for silo in federation.silos:
         for path in sorted(federation.silo(silo).glob(f"evidence/{book.run[:16]}-*.bin")):

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from aggregator.home import AggregatorHome
 from aggregator.rounds.attempt import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
 from aggregator.rounds.storage import UploadStore
 from crypto import blocks, transcript
 from crypto.cohort import Context, words_digest
 from crypto.messages import DECLINE, Decline, Message, Open, StepResult, unpack_two
 from jobs import release
-from jobs.homes import open_aggregator
 from jobs.job import JobSpec, decode_plan
 
 Play = Generator[Exchange, Replies, None]
@@ -123,7 +123,7 @@ class EvilServer:
         spec = JobSpec.from_text(job)
         self.job = spec.digest
         self.plan = decode_plan(plan)
-        self.charter, self.identity = open_aggregator(home)
+        self.charter, self.identity = AggregatorHome(home).open()
         self.silos = self.charter.silos
         self.nonce = os.urandom(32)
         self.run = transcript.run_id(self.job, self.charter.digest, self.nonce)

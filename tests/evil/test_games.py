@@ -10,9 +10,10 @@ import pytest
 
 from crypto import equivocation
 from crypto.charter import Charter
+from crypto.home import Home
 from crypto.keys import Identity
 from crypto.messages import Message, Shares
-from jobs.homes import Federation, read_charter
+from jobs.demo.federation import Federation
 from jobs.job import encode_plan
 from jobs.runtime.in_process import InProcess, drive
 from silo_agent.agent import Agent
@@ -29,7 +30,7 @@ Spoil = Callable[[Agent, Message, Message], Message]
 
 def play(name: str, federation: Federation, spoil: Spoil | None = None) -> tuple[Book, Charter]:
     """A game to its end; its book as it was saved. ``spoil``: what a faulty silo makes of its answers."""
-    charter = read_charter(federation.aggregator)
+    charter = Home(federation.aggregator).charter()
     spec = GAMES[name].job()
     agents = {silo: local.open_agent(spec.text, home) for silo, home in federation.homes.items()}
     couriers = {silo: _Spoiling(agent, spoil) for silo, agent in agents.items()}

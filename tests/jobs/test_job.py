@@ -84,10 +84,10 @@ def test_wrong_fields_are_named(change: dict[str, object], path: str) -> None:
 )
 def test_wrong_parameters_are_named_by_the_method(tmp_path: Path, params: dict[str, object], path: str) -> None:
     federation = local.federation(tmp_path / "f")
-    from jobs.homes import read_charter
+    from crypto.home import Home
 
     with pytest.raises(SpecError) as refused:
-        JobSpec.parse({**GOOD, "params": params}).plan(read_charter(federation.aggregator))
+        JobSpec.parse({**GOOD, "params": params}).plan(Home(federation.aggregator).charter())
     assert refused.value.path == path
 
 

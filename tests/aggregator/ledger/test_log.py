@@ -231,7 +231,7 @@ def test_a_head_file_that_finds_no_room_may_lag(path: Path, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("aggregator.ledger.log.write_synced", full)
+        patched.setattr(os, "replace", full)
         ledger.append("silo-lost", lost(1))
     assert verify(path, PUBLIC) == ledger.head
     assert sorted(os.listdir(path.parent)) == ["ledger.jsonl", "ledger.jsonl.head"]

@@ -18,8 +18,8 @@ from aggregator.verify.checks import verify_run
 from aggregator.verify.report import Report
 from crypto.charter import SignedCharter
 from crypto.errors import SpecError
+from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
-from jobs.homes import read_charter
 from tests import local, tampering
 from tests.tampering import (
     Finished,
@@ -87,7 +87,7 @@ def test_a_home_without_the_consortiums_key_and_one_without_the_first_epochs(run
 def _next_epoch(run: Finished, **changes: Any) -> tuple[SignedCharter, Identity]:
     """Epoch 2, signed by the consortium; the aggregator gets a new key unless told otherwise."""
     aggregator = Identity.generate()
-    old = read_charter(run.home)
+    old = Home(run.home).charter()
     new = replace(old, **{"epoch": 2, "previous": old.digest, "aggregator": aggregator.public, **changes})
     return SignedCharter.sign(new, Identity.load(run.federation.root / "consortium" / "consortium.key")), aggregator
 

@@ -18,10 +18,10 @@ from aggregator.verify.report import Report
 from aggregator.verify.run import read_book
 from crypto.encoding import Reader
 from crypto.errors import EvidenceError
+from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
 from crypto.messages import Message, Request
 from crypto.receipt import Receipt
-from jobs.homes import read_charter
 from tests import local, tampering
 from tests.tampering import Finished, flip, line_of, records, rewrite
 
@@ -51,7 +51,7 @@ def receipt_of(run: Finished, silo: str = "silo-1") -> Path:
 
 def epochs(run: Finished) -> Epochs:
     home = run.federation.silo("silo-1")
-    return Epochs(PublicIdentity((home / "consortium.pub").read_bytes()), (read_charter(home),))
+    return Epochs(PublicIdentity((home / "consortium.pub").read_bytes()), (Home(home).charter(),))
 
 
 def against(run: Finished, silo: str = "silo-1") -> Report:

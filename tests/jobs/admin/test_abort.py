@@ -15,18 +15,20 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, verify
 from aggregator.ledger.records import Kind
 from aggregator.verify.checks import verify_run
 from crypto.errors import Malformed
+from crypto.home import Home
 from crypto.messages import PHASES, Message
+from jobs.demo.federation import Federation
 from jobs.evidence.run_summary import RunRecord
 from jobs.flare import controller as module
 from jobs.flare.controller import SecureController
 from jobs.flare.folder import encode_job
 from jobs.flare.outcomes import status_file
 from jobs.flare.wire import unwrap, wrap
-from jobs.homes import Federation, open_aggregator, read_charter
 from jobs.job import encode_plan
 from jobs.runtime.in_process import InProcess
 from jobs.runtime.status import State, as_json
@@ -105,7 +107,7 @@ def run(
 ) -> SecureController:
     """One job through ``control_flow``, as the server's job process runs it."""
     home = federation.aggregator
-    plan = encode_plan(JOB.plan(read_charter(home)))
+    plan = encode_plan(JOB.plan(Home(home).charter()))
     driver = SecureController(encode_job(JOB.text), plan, resume=resume)
     before = module.open_run
 
@@ -160,7 +162,7 @@ def run(
 
 def record(federation: Federation) -> RunRecord:
     """The one run, and its ledger checks."""
-    _, identity = open_aggregator(federation.aggregator)
+    _, identity = AggregatorHome(federation.aggregator).open()
     verify(ledger_path(federation.aggregator), identity.public)
     (folder,) = (federation.aggregator / "jobs").iterdir()
     return RunRecord.read(federation.aggregator, folder.name)

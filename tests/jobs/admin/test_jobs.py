@@ -21,13 +21,14 @@ from nvflare.fuel.sec.authz import AuthzContext, Person
 from nvflare.security.security import FLAuthorizer
 
 from crypto.errors import FederationError, SpecError
+from crypto.home import Home
 from jobs.admin import jobs as admin_jobs
 from jobs.admin.render import job_lines, table_lines
 from jobs.cli import main as cli
+from jobs.demo.federation import Federation
 from jobs.flare import outcomes, session
 from jobs.flare.kits import Kits, free_port, provision
 from jobs.flare.session import AdminSession, JobEnded, JobUnknown, NoServer, NotAllowed, SessionError, kit_admin
-from jobs.homes import Federation, read_charter
 from jobs.job import JobSpec
 from jobs.runtime.compose import _take_turn
 from jobs.runtime.status import Absent, Closed, Outcome, State, Status, as_json
@@ -141,7 +142,7 @@ def kits(federation: Federation) -> Kits:
 
 
 def test_submit_signs_a_folder_of_the_job_under_the_charter(federation: Federation) -> None:
-    charter = read_charter(federation.aggregator)
+    charter = Home(federation.aggregator).charter()
     one = Pretended(here=SILOS[:6])
     done = admin_jobs.submit(one, "fedavg-digits", charter)  # type: ignore[arg-type]
     assert done["job_id"] == ID.format(9) and done["job"] == JobSpec.load("fedavg-digits").digest.hex()
@@ -152,7 +153,7 @@ def test_submit_signs_a_folder_of_the_job_under_the_charter(federation: Federati
 
 def test_resume_travels_with_the_job(federation: Federation) -> None:
     one = Pretended()
-    charter = read_charter(federation.aggregator)
+    charter = Home(federation.aggregator).charter()
     admin_jobs.submit(one, "fedavg-digits", charter, resume="0123456789abcdef")  # type: ignore[arg-type]
     assert '"resume": "0123456789abcdef"' in one.done[0][1]["app/config/config_fed_server.json"]
     with pytest.raises(SpecError, match="hexadecimal"):

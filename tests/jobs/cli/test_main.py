@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.verify.bundle import write_bundle
 from crypto.equivocation import Pair
 from crypto.messages import Request
 from jobs.cli import main as cli
-from jobs.homes import Federation, open_aggregator
+from jobs.demo.federation import Federation
 from tests import local, tampering
 
 pytestmark = pytest.mark.slow
@@ -118,7 +119,7 @@ def test_simulate_prints_its_object(
 
 def evidence(federation: Federation) -> Path:
     """Two requests that the federation's aggregator signed for one place."""
-    _, identity = open_aggregator(federation.aggregator)
+    _, identity = AggregatorHome(federation.aggregator).open()
     one = Request(run=bytes(32), step=0, attempt=0, phase="attest", payload=b"one")
     path = federation.root / "evidence.bin"
     path.write_bytes(bytes(Pair(one.sign(identity), replace(one, payload=b"two").sign(identity))))

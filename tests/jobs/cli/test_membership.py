@@ -12,7 +12,7 @@ import pytest
 
 from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.records import Kind
-from jobs import homes
+from crypto.home import Home
 from jobs.cli import main as cli
 from jobs.membership.propose import parse
 from tests.members import Bare, files
@@ -87,7 +87,7 @@ def test_a_silo_joins_by_an_epoch_that_the_others_accept(fed: Fed) -> None:
 
     fed.answer = "n"
     assert "not accepted" in fed("charter", "accept", "two.bin", "--home", "silo-1", code=1)
-    assert homes.read_charter(fed.root / "silo-1").epoch == 1
+    assert Home(fed.root / "silo-1").charter().epoch == 1
     fed.answer = "y"
     told = fed("charter", "accept", "two.bin", "--home", "silo-1")
     assert made["owner"] in told and "epoch 2 is in force" in told
@@ -97,7 +97,7 @@ def test_a_silo_joins_by_an_epoch_that_the_others_accept(fed: Fed) -> None:
     first = fed("charter", "accept", "two.bin", "--home", "silo-9", "--consortium", "offline/consortium.pub")
     assert mark in first and "compare it" in first
     assert {home: files(fed.root / home / "keys") for home in keys} == keys
-    assert homes.read_charter(fed.root / "silo-9").silos == ("silo-1", "silo-2", "silo-3", "silo-4", "silo-9")
+    assert Home(fed.root / "silo-9").charter().silos == ("silo-1", "silo-2", "silo-3", "silo-4", "silo-9")
     fed.answer = None
     assert "has it already" in fed("charter", "accept", "two.bin", "--home", "silo-1")
 
@@ -161,7 +161,7 @@ def test_the_silos_of_a_local_federation_accept_at_once(fed: Fed) -> None:
                "consortium.key", "--federation", bare.root)  # fmt: skip
     assert told.count("accepted it (on this machine, as its operator)") == 4
     assert "no model and no run holds anything of silo-3" in told
-    assert homes.read_charter(bare.home("silo-4")).silos == ("silo-1", "silo-2", "silo-4")
+    assert Home(bare.home("silo-4")).charter().silos == ("silo-1", "silo-2", "silo-4")
 
 
 def test_the_consortium_removes_and_the_aggregator_writes_the_withdrawal(fed: Fed) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from crypto.errors import SpecError
 from jobs.demo import language_base_model
-from jobs.homes import Federation
+from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from silo_agent.language.base_model import MODELS, NeedsBase, digest
 from silo_agent.methods.flex import FLEx

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.records import Kind
 from aggregator.rounds.run import Run
 from crypto import blocks
 from crypto.errors import EvidenceError, SpecError
+from crypto.home import Home
 from crypto.keys import Identity
-from jobs import homes
+from jobs.demo.federation import add_data
 from jobs.demo.mask_probe import (
     BINS,
     FILE,
@@ -32,7 +35,9 @@ from jobs.demo.mask_probe import (
     vector_path,
 )
 from jobs.job import JobSpec
+from jobs.membership.propose import first_epoch, sign
 from silo_agent.agent import Agent
+from silo_agent.home import SiloHome
 from tests import local
 
 SILOS = tuple(f"silo-{i}" for i in range(1, 7))
@@ -98,14 +103,14 @@ def tiny_data(silo: int) -> dict[str, np.ndarray]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """Two runs. In the second silo-5 has a probe that can't be written, and silo-6 none."""
     root = tmp_path_factory.mktemp("federation")
-    consortium, aggregator = Identity.generate(), homes.make_aggregator(root / "aggregator")
-    members = [homes.make_silo(root / "silos" / silo, silo) for silo in SILOS]
-    charter = homes.make_charter("tiny", members, aggregator, consortium)
-    homes.pin(root / "aggregator", charter, consortium.public)
+    consortium, aggregator = Identity.generate(), AggregatorHome(root / "aggregator").make()
+    members = [SiloHome(root / "silos" / silo).make(silo) for silo in SILOS]
+    charter = sign(first_epoch("tiny", members, aggregator, now=int(time.time())), consortium)
+    Home(root / "aggregator").pinned.pin(charter, consortium.public)
     for at, silo in enumerate(SILOS):
         home = root / "silos" / silo
-        homes.pin(home, charter, consortium.public)
-        homes.add_data(home, silo, "tiny", tiny_data(at))
+        Home(home).pinned.pin(charter, consortium.public)
+        add_data(home, silo, "tiny", tiny_data(at))
         (home / "silo.json").write_text(json.dumps({"silo": silo, "probe": "vectors"}))
     everyone = {silo: root / "silos" / silo for silo in SILOS}
     _, first, _ = local.run_job(FEDAVG, root / "aggregator", everyone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,18 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry, ledger_path, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from crypto.errors import EvidenceError, NonFinite, SpecError
+from crypto.home import Home
 from crypto.keys import Identity
 from crypto.messages import Message
-from jobs import homes
+from jobs.demo.federation import add_data
 from jobs.demo.mask_probe import FILE, ProbedAgent, chi_square, read_probe
 from jobs.demo.report import _shortened, write_report
 from jobs.job import JobSpec
+from jobs.membership.propose import first_epoch, sign
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
+from silo_agent.home import SiloHome
 from tests import local
 
 pytestmark = pytest.mark.slow
@@ -126,14 +131,14 @@ def tiny_data(silo: int) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("reported")
-    consortium, aggregator = Identity.generate(), homes.make_aggregator(root / "aggregator")
-    members = [homes.make_silo(root / "silos" / silo, silo) for silo in SILOS]
-    charter = homes.make_charter("tiny", members, aggregator, consortium)
-    homes.pin(root / "aggregator", charter, consortium.public)
+    consortium, aggregator = Identity.generate(), AggregatorHome(root / "aggregator").make()
+    members = [SiloHome(root / "silos" / silo).make(silo) for silo in SILOS]
+    charter = sign(first_epoch("tiny", members, aggregator, now=int(time.time())), consortium)
+    Home(root / "aggregator").pinned.pin(charter, consortium.public)
     for at, silo in enumerate(SILOS):
         home = root / "silos" / silo
-        homes.pin(home, charter, consortium.public)
-        homes.add_data(home, silo, "tiny", tiny_data(at))
+        Home(home).pinned.pin(charter, consortium.public)
+        add_data(home, silo, "tiny", tiny_data(at))
         (home / "silo.json").write_text(json.dumps({"silo": silo, "probe": "histogram"}))
     silos = {silo: root / "silos" / silo for silo in SILOS}
     _, run, agents = local.run_job(JOB, root / "aggregator", silos, courier=Faults)
@@ -257,7 +262,7 @@ def test_an_unknown_run_is_refused_and_leaves_nothing(made: Made, tmp_path: Path
         with pytest.raises(EvidenceError, match="expected a run"):
             write_report(made.federation, run)
     homeless = tmp_path / "federation" / "aggregator"
-    homes.make_aggregator(homeless)
+    AggregatorHome(homeless).make()
     for name in ("charter.bin", "consortium.pub"):
         shutil.copy(made.aggregator / name, homeless / name)
     with pytest.raises(EvidenceError, match="expected a ledger"):

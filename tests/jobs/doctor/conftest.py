@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.demo.federation import Federation
 from jobs.doctor.target import Role
 from jobs.flare.kits import Kits, free_port, provision
-from jobs.homes import Federation
 from jobs.owner import decisions
 from jobs.owner.review import Desk
 from tests import local

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs.demo.federation import Federation
 from jobs.doctor.check import Status
 from jobs.doctor.runner import CHECKS
 from jobs.doctor.target import Place, Role
 from jobs.flare.kits import Kits
-from jobs.homes import Federation
 from tests.jobs.doctor.patient import Patient, Root, amiss, copy_of, listener, look, visit, well
 
 Made = tuple[Federation, Kits]

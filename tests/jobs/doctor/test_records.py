@@ -14,12 +14,12 @@ import pytest
 from aggregator.ledger.format import ledger_path
 from crypto.charter import Charter, SignedCharter
 from crypto.errors import EvidenceError
+from crypto.home import Home
 from crypto.keys import Identity
-from jobs import homes
+from jobs.demo.federation import Federation
 from jobs.doctor import records
 from jobs.doctor.check import Status
 from jobs.flare.kits import Kits
-from jobs.homes import Federation
 from jobs.owner import decisions
 from jobs.owner.review import Desk
 from jobs.security_log.writer import SecurityLog
@@ -33,7 +33,7 @@ Made = tuple[Federation, Kits]
 
 def next_epoch(made: Made, **changes: object) -> SignedCharter:
     """The epoch after the pinned one, signed by the consortium."""
-    old = homes.read_charter(made[0].aggregator)
+    old = Home(made[0].aggregator).charter()
     values = {name: getattr(old, name) for name in Charter.__dataclass_fields__}
     charter = Charter(**{**values, "epoch": 2, "previous": old.digest, **changes})
     return SignedCharter.sign(charter, Identity.load(made[0].root / "consortium" / "consortium.key"))

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs.demo.federation import Federation
 from jobs.doctor import refuse_start, single_instance
 from jobs.doctor.check import Unfit
 from jobs.doctor.target import Role
 from jobs.flare.kits import Kits
-from jobs.homes import Federation
 from silo_agent.journal import Journal
 from tests.jobs.doctor.patient import Patient, amiss, copy_of, visit, well
 from tests.jobs.doctor.test_home import files_end_at
@@ -102,7 +102,7 @@ NOBODY = 65534
 _AS_SOMEBODY = """
 import os, sys
 from pathlib import Path
-import jobs.doctor.runner, jobs.flare.hardening, jobs.homes  # the interpreter may be closed to others
+import jobs.doctor.runner, jobs.flare.hardening, crypto.home, silo_agent.home  # the interpreter may be closed to others
 from jobs.doctor import refuse_start
 from jobs.doctor.check import Unfit
 if os.geteuid() == 0:

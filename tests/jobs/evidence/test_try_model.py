@@ -13,13 +13,13 @@ from aggregator.rounds.storage import checkpoint_steps
 from aggregator.verify.bundle import write_bundle
 from crypto.charter import SignedCharter
 from crypto.errors import DataRefused, EvidenceError, FederationError, SpecError
+from crypto.home import Home
 from crypto.keys import Identity
-from jobs import homes
 from jobs.cli import main as cli
 from jobs.demo.digits_data import make
+from jobs.demo.federation import Federation, add_data
 from jobs.evidence.run_summary import RunRecord, cold_score
 from jobs.evidence.try_model import cold
-from jobs.homes import Federation
 from jobs.membership.accept import accept
 from jobs.membership.keygen import keygen_silo
 from jobs.membership.propose import next_epoch
@@ -47,10 +47,10 @@ def newcomer(trained: tuple[Federation, Path], tmp_path_factory: pytest.TempPath
     federation, _ = trained
     consortium = Identity.load(federation.root / "consortium" / "consortium.key")
     home = tmp_path_factory.mktemp("newcomer") / "silo-9"
-    old = homes.read_charter(federation.aggregator)
+    old = Home(federation.aggregator).charter()
     new = next_epoch(old, add=[keygen_silo(home, "silo-9")], now=old.not_before + 1)
     accept(home, bytes(SignedCharter.sign(new, consortium)), consortium=consortium.public)
-    homes.add_data(home, "silo-9", "digits", ROWS["newcomer-1"])
+    add_data(home, "silo-9", "digits", ROWS["newcomer-1"])
     return home
 
 
@@ -124,7 +124,7 @@ def test_a_model_whose_weights_were_changed_is_not_used(
 
 def test_another_consortiums_model_is_refused(trained: tuple[Federation, Path], tmp_path: Path) -> None:
     other = Bare(tmp_path)
-    homes.add_data(other.home("silo-1"), "silo-1", "digits", ROWS["newcomer-1"])
+    add_data(other.home("silo-1"), "silo-1", "digits", ROWS["newcomer-1"])
     with pytest.raises(EvidenceError, match="consortium"):
         cold(other.home("silo-1"), trained[1], "digits")
 
@@ -135,8 +135,8 @@ def test_another_federation_of_the_same_consortium_is_refused(trained: tuple[Fed
     other = Bare(tmp_path, name="elsewhere")
     home = other.home("silo-1")
     (home / "charter.bin").unlink()
-    homes.pin(home, SignedCharter.sign(other.first, consortium), consortium.public)
-    homes.add_data(home, "silo-1", "digits", ROWS["newcomer-1"])
+    Home(home).pinned.pin(SignedCharter.sign(other.first, consortium), consortium.public)
+    add_data(home, "silo-1", "digits", ROWS["newcomer-1"])
     with pytest.raises(EvidenceError, match="federation 'elsewhere', found test"):
         cold(home, folder, "digits")
 
@@ -151,7 +151,7 @@ def test_what_is_missing_is_named(trained: tuple[Federation, Path], newcomer: Pa
         "y_test": np.arange(4) % 2,
         "classes": np.array(2),
     }
-    homes.add_data(newcomer, "silo-9", "small", arrays)
+    add_data(newcomer, "silo-9", "small", arrays)
     cases: list[tuple[Path, Path, str, type[FederationError], str]] = [
         (newcomer, folder, "scans", DataRefused, "scans"),
         (newcomer, folder, "../up", DataRefused, "name"),

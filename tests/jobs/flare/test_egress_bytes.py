@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from crypto.blocks import Contribution, Encoded
+from crypto.home import Home
 from crypto.messages import Advert, Message, unpack_two
 from crypto.plan import Plan, Scope, Step
 from jobs.demo.datasets import DEALERS
+from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import ground
 from jobs.evidence.run_summary import RunRecord
-from jobs.homes import Federation, read_charter
 from jobs.job import JobSpec, catalogue
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
@@ -191,7 +192,7 @@ def test_the_search_finds_what_is_there(ran: Ran) -> None:
 
 def test_choices_are_told_where_the_plan_says_that_holdings_are_visible(ran: Ran) -> None:
     visible = {lane.name for lane in ran.plan.lanes if lane.scope is Scope.HELD and not lane.hidden}
-    charter = read_charter(ran.federation.aggregator)
+    charter = Home(ran.federation.aggregator).charter()
     told: set[str] = set()
     for watched in ran.silos.values():
         for message in watched.sent:

@@ -15,8 +15,9 @@ from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from crypto.charter import SignedCharter
 from crypto.errors import BadSignature, FederationError, RosterMismatch, SpecError
+from crypto.home import Home
 from crypto.keys import Identity
-from jobs import homes
+from crypto.pinned_charter import PinnedCharter
 from jobs.membership import accept as membership_accept
 from jobs.membership.accept import accept, between_runs, preview, read_epoch, record_charter, running
 from jobs.membership.keygen import keygen_silo, read_member, renew
@@ -53,10 +54,10 @@ def test_an_epoch_is_pinned_and_the_one_before_kept(bare: Bare) -> None:
     secrets = files(home / "keys")
     changes = accept(home, signed)
     assert (changes.leaves, changes.silo, changes.out) == (("silo-3",), "silo-1", False)
-    assert homes.read_charter(home) == new
-    assert [charter for charter, _ in homes.pinned_epochs(home)] == [bare.first, new]
+    assert Home(home).charter() == new
+    assert [charter for charter, _ in Home(home).pinned.epochs()] == [bare.first, new]
     assert (home / "charters" / "000001.bin").read_bytes() == bytes(bare.sign(bare.first))
-    assert (home / "charters" / "000002.bin").read_bytes() == signed == homes.pinned_epochs(home)[1][1]
+    assert (home / "charters" / "000002.bin").read_bytes() == signed == Home(home).pinned.epochs()[1][1]
     assert files(home / "keys") == secrets
     assert "charter-accepted" in events(home) and bare.first.digest.hex() in events(home)
 
@@ -111,26 +112,26 @@ def test_what_a_crash_left_half_done_is_finished_by_accepting_again(
 
     new, signed = bare.following(remove=["silo-3"])
     with monkeypatch.context() as patched:
-        patched.setattr(homes if crash == "pin" else membership_accept, crash, dies)
+        patched.setattr(PinnedCharter if crash == "pin" else membership_accept, crash, dies)
         with pytest.raises(Crash):
             accept(bare.aggregator, signed)
     accept(bare.aggregator, signed)
-    assert homes.read_charter(bare.aggregator) == new
+    assert Home(bare.aggregator).charter() == new
     assert [epoch for epoch, _ in epochs_on(bare.aggregator)] == [1, 2]
 
 
 def test_an_epoch_that_was_written_but_is_not_in_force_is_not_one_of_those_pinned(bare: Bare) -> None:
     home = bare.home("silo-1")
-    homes.epoch_path(home, 2).write_bytes(bare.following(remove=["silo-3"])[1])
-    assert [charter for charter, _ in homes.pinned_epochs(home)] == [bare.first]
+    Home(home).pinned.epoch_path(2).write_bytes(bare.following(remove=["silo-3"])[1])
+    assert [charter for charter, _ in Home(home).pinned.epochs()] == [bare.first]
 
 
 def test_an_epoch_in_the_history_that_the_consortium_did_not_sign_is_found(bare: Bare) -> None:
     home = bare.home("silo-1")
     accept(home, bare.following(remove=["silo-3"])[1])
-    homes.epoch_path(home, 1).write_bytes(bytes(SignedCharter.sign(bare.first, Identity.generate())))
+    Home(home).pinned.epoch_path(1).write_bytes(bytes(SignedCharter.sign(bare.first, Identity.generate())))
     with pytest.raises(BadSignature):
-        homes.pinned_epochs(home)
+        Home(home).pinned.epochs()
 
 
 # --- refused by name ---------------------------------------------------------------------------------------------
@@ -181,10 +182,10 @@ def test_pinning_does_not_change_the_consortiums_key(bare: Bare) -> None:
     new, _ = bare.following(remove=["silo-3"])
     home = bare.home("silo-1")
     with pytest.raises(SpecError, match="consortium"):
-        homes.pin(home, bare.sign(new), Identity.generate().public)
+        Home(home).pinned.pin(bare.sign(new), Identity.generate().public)
     assert (home / "consortium.pub").read_bytes() == bare.consortium.public.raw
     with pytest.raises(BadSignature):
-        homes.pin(bare.root / "new", bare.sign(new), Identity.generate().public)
+        Home(bare.root / "new").pinned.pin(bare.sign(new), Identity.generate().public)
     assert not (bare.root / "new").exists()
 
 
@@ -212,7 +213,7 @@ def test_no_epoch_while_an_agent_works(bare: Bare) -> None:
     home = bare.home("silo-1")
     with Journal(home / "journal.jsonl"), pytest.raises(SpecError, match="a run under way"):
         accept(home, signed)
-    assert homes.read_charter(home) == bare.first
+    assert Home(home).charter() == bare.first
     accept(home, signed)
 
 
@@ -239,7 +240,7 @@ def test_a_silo_that_was_removed_pins_its_last_epoch_and_declines_by_name(bare: 
     new, signed = bare.following(remove=["silo-3"])
     changes = accept(home, signed)
     assert changes.out and "NOT a member" in "\n".join(changes.lines())
-    assert homes.read_charter(home) == new
+    assert Home(home).charter() == new
     agent = answering_agent(local.spec().text, home)
     assert isinstance(agent, Refusing) and isinstance(agent._reason, RosterMismatch)
     assert "'silo-3' is not in the charter of epoch 2" in str(agent._reason)
@@ -251,7 +252,7 @@ def test_a_silo_that_was_removed_follows_and_may_come_back(bare: Bare, tmp_path:
     third, two = bare.following(second, add=[keygen_silo(tmp_path / "ninth", "silo-9")])
     fourth, three = bare.following(third, add=[read_member(home / "member.json")])
     assert [accept(home, signed).out for signed in (one, two, three)] == [True, True, False]
-    assert homes.read_charter(home) == fourth
+    assert Home(home).charter() == fourth
 
 
 def test_a_new_silo_pins_its_first_epoch_with_the_consortiums_key(bare: Bare, tmp_path: Path) -> None:
@@ -268,8 +269,8 @@ def test_a_new_silo_pins_its_first_epoch_with_the_consortiums_key(bare: Bare, tm
     assert not (home / "charter.bin").exists() and not (home / "consortium.pub").exists()
     mark = bare.consortium.public.fingerprint
     changes = accept(home, signed, consortium=bare.consortium.public, expect_fingerprint=mark)
-    assert changes.old is None and homes.read_charter(home) == new
-    assert [charter for charter, _ in homes.pinned_epochs(home)] == [new]
+    assert changes.old is None and Home(home).charter() == new
+    assert [charter for charter, _ in Home(home).pinned.epochs()] == [new]
 
 
 def test_an_epoch_with_another_key_for_this_home_is_refused(bare: Bare) -> None:
@@ -318,7 +319,7 @@ def test_a_lost_owner_key_is_replaced_and_old_signatures_still_check_under_their
     (home / "keys" / "owner.key").unlink()
     _, signed = bare.following(change=[renew(home, ["owner"])])
     accept(home, signed)
-    then, now = (charter.member("silo-1").owner for charter, _ in homes.pinned_epochs(home))
+    then, now = (charter.member("silo-1").owner for charter, _ in Home(home).pinned.epochs())
     then.verify(signature, b"an approval of epoch 1")
     with pytest.raises(BadSignature):
         now.verify(signature, b"an approval of epoch 1")
@@ -346,11 +347,11 @@ def test_a_crash_between_key_and_charter_is_finished_by_accepting_again(
         raise Crash
 
     with monkeypatch.context() as patched:
-        patched.setattr(*((homes, "pin", dies) if name == "pin" else (os, "replace", half)))
+        patched.setattr(*((PinnedCharter, "pin", dies) if name == "pin" else (os, "replace", half)))
         with pytest.raises(Crash):
             accept(home, signed)
     accept(home, signed)
-    assert homes.read_charter(home) == new
+    assert Home(home).charter() == new
     assert Identity.load(home / "keys" / "agent.key").public == member.agent
     assert (home / "keys" / "agent.epoch-000001.key").exists()
 

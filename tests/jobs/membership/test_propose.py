@@ -9,10 +9,10 @@ import pytest
 
 from crypto.charter import Charter, Member, SignedCharter
 from crypto.errors import BadSignature, Malformed, SpecError
+from crypto.floors import Floors
 from crypto.keys import Identity
-from jobs.homes import DAY, Floors
 from jobs.membership.diff import Changes, full, full_lines
-from jobs.membership.propose import UNSIGNED, check_keys, first_epoch, next_epoch, parse, sign, unsigned
+from jobs.membership.propose import DAY, UNSIGNED, check_keys, first_epoch, next_epoch, parse, sign, unsigned
 
 NOW = 1_800_000_000
 

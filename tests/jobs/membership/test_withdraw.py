@@ -13,9 +13,11 @@ from aggregator.ledger.records import Kind
 from aggregator.verify.models import models
 from crypto.charter import SignedCharter
 from crypto.errors import BadSignature, FederationError, SpecError
+from crypto.home import Home
 from crypto.keys import Identity
-from jobs import homes
+from crypto.pinned_charter import PinnedCharter
 from jobs.demo.digits_data import make
+from jobs.demo.federation import add_data
 from jobs.evidence.run_summary import RunRecord
 from jobs.evidence.try_model import Cold, cold
 from jobs.job import JobSpec
@@ -76,12 +78,12 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
     ninth = federation.silo("silo-9")
     member = keygen_silo(ninth, "silo-9")
-    new = next_epoch(homes.read_charter(home), add=[member], now=1_000 + homes.read_charter(home).not_before)
+    new = next_epoch(Home(home).charter(), add=[member], now=1_000 + Home(home).charter().not_before)
     signed = bytes(SignedCharter.sign(new, consortium))
     for one in (home, *(homes_of[silo] for silo in LEFT)):
         accept(one, signed)
     accept(ninth, signed, consortium=consortium.public, expect_fingerprint=consortium.public.fingerprint)
-    homes.add_data(ninth, "silo-9", "digits", make(8, 7)["newcomer-1"])
+    add_data(ninth, "silo-9", "digits", make(8, 7)["newcomer-1"])
     tried = cold(ninth, home / "jobs" / second.run, "digits")
     third, _, _ = local.run_job(JOB, home, {silo: homes_of[silo] for silo in LEFT} | {"silo-9": ninth})
     runs = (first.run, second.run, third.run)
@@ -120,7 +122,7 @@ def test_the_ledger_has_every_epoch_and_the_withdrawal_and_still_checks(story: S
     assert record["models"] == [story.runs[0]] and record["remedies"].keys() == {story.runs[0]}
     runs = {entry.record["run"]: entry.record["charter_digest"] for entry in story.of(Kind.RUN_STARTED)}
     assert [runs[run] for run in story.runs] == [digests[1], digests[2], digests[3]]
-    verify(ledger_path(story.home), homes.read_charter(story.home).aggregator)
+    verify(ledger_path(story.home), Home(story.home).charter().aggregator)
 
 
 def test_versions_know_whose_data_they_hold_that_has_left(story: Story) -> None:
@@ -171,7 +173,7 @@ DONE = [(Kind.CHARTER, ""), (Kind.CHARTER, ""), (Kind.WITHDRAWAL, "silo-3")]
 
 def test_an_epoch_without_the_silo_is_pinned_and_handed_out(bare: Bare) -> None:
     done = withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
-    new = homes.read_charter(bare.aggregator)
+    new = Home(bare.aggregator).charter()
     assert new.silos == ("silo-1", "silo-2", "silo-4") and done.changes.leaves == ("silo-3",)
     assert SignedCharter.open(done.file.read_bytes(), bare.consortium.public) == new
     assert lines(bare.aggregator) == DONE
@@ -199,7 +201,7 @@ def test_what_a_crash_left_half_done_is_finished_by_calling_it_again(
     with monkeypatch.context() as patched:
         match at:
             case "pin":
-                patched.setattr(homes, "pin", dies)
+                patched.setattr(PinnedCharter, "pin", dies)
             case "append":
                 patched.setattr(Ledger, "append", dies_at_the_withdrawal)
             case _:
@@ -209,7 +211,7 @@ def test_what_a_crash_left_half_done_is_finished_by_calling_it_again(
     assert not _ledger(bare) or Kind.WITHDRAWAL not in [kind for kind, _ in lines(bare.aggregator)]
     withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
     assert lines(bare.aggregator) == DONE
-    assert homes.read_charter(bare.aggregator).epoch == 2
+    assert Home(bare.aggregator).charter().epoch == 2
 
 
 def _ledger(bare: Bare) -> bool:
@@ -230,14 +232,14 @@ def test_the_demonstrations_silos_accept_at_once_and_who_would_not_is_named(bare
         done = withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium, members=members)
     assert [silo for silo, refused in done.accepted.items() if not refused] == ["silo-1", "silo-2", "silo-3"]
     assert "a run under way" in done.accepted["silo-4"]
-    assert [homes.read_charter(home).epoch for home in members] == [2, 2, 2, 1]
+    assert [Home(home).charter().epoch for home in members] == [2, 2, 2, 1]
     assert lines(bare.aggregator) == DONE
 
 
 def test_a_silo_may_come_back_and_leave_again(bare: Bare) -> None:
     withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
     again = [read_member(bare.home("silo-3") / "member.json")]
-    accept(bare.aggregator, bare.following(homes.read_charter(bare.aggregator), add=again)[1])
+    accept(bare.aggregator, bare.following(Home(bare.aggregator).charter(), add=again)[1])
     done = withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
     assert done.changes.new.epoch == 4 and done.changes.leaves == ("silo-3",)
     withdrawals = [e.record["epoch"] for e in read(ledger_path(bare.aggregator)) if e.kind is Kind.WITHDRAWAL]
@@ -289,7 +291,7 @@ def test_only_between_runs_and_only_at_the_aggregator(bare: Bare) -> None:
         withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
     with pytest.raises(SpecError, match="aggregator's home"):
         withdraw.withdraw(bare.home("silo-1"), "silo-3", "why", consortium=bare.consortium)
-    assert homes.read_charter(bare.aggregator) == bare.first
+    assert Home(bare.aggregator).charter() == bare.first
 
 
 def test_a_ledger_that_does_not_check_stops_it(bare: Bare) -> None:

@@ -15,12 +15,15 @@ import pytest
 from crypto.approval import Approval, approval_digest
 from crypto.charter import SignedCharter
 from crypto.errors import DataRefused, NoSpace, NotApproved, SpecError
+from crypto.home import Home
 from crypto.keys import Identity
 from crypto.plan import Lane, Scope
-from jobs import homes, release
+from jobs import release
 from jobs.cli import main as cli
+from jobs.demo.federation import Federation, made_up
 from jobs.job import JobSpec
 from jobs.owner import approval_terms, decisions
+from jobs.owner.approval_terms import DAY
 from jobs.owner.render import account_lines, day, safe, standing_line
 from jobs.owner.review import Desk, Standing
 from jobs.runtime.compose import answering_agent, open_agent
@@ -44,20 +47,20 @@ def tiny(seed: int) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> homes.Federation:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     data = {f"silo-{at}": tiny(at) for at in range(1, 5)}
-    return homes.Federation.make(tmp_path_factory.mktemp("owner") / "f", "test", data, "digits")
+    return Federation.make(tmp_path_factory.mktemp("owner") / "f", "test", data, "digits")
 
 
 @pytest.fixture
-def federation(made: homes.Federation, tmp_path: Path) -> homes.Federation:
+def federation(made: Federation, tmp_path: Path) -> Federation:
     """A copy of its own for each test: a home may be moved."""
     shutil.copytree(made.root, tmp_path / "f")
-    return homes.Federation(tmp_path / "f", made.name, made.silos)
+    return Federation(tmp_path / "f", made.name, made.silos)
 
 
 @pytest.fixture
-def home(federation: homes.Federation) -> Path:
+def home(federation: Federation) -> Path:
     return federation.silo("silo-1")
 
 
@@ -77,7 +80,7 @@ def events(home: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def test_an_account_says_what_would_leave(home: Path) -> None:
     account = Desk(home).account(LANES)
-    plan = LANES.plan(homes.read_charter(home))
+    plan = LANES.plan(Home(home).charter())
     assert (account["job"], account["plan"]) == (LANES.digest.hex(), plan.digest.hex())
     assert (account["method"], account["dataset"], account["purpose"]) == ("fedavg-lanes", "digits", "a test")
     assert account["charter"]["silos"] == 4 and account["charter"]["epoch"] == 1
@@ -173,7 +176,7 @@ def test_what_was_approved_besides_is_listed(home: Path) -> None:
 def test_an_approval_covers_everything_that_decides(home: Path) -> None:
     desk = Desk(home)
     signed = decisions.approve(desk, SPEC)
-    assert (signed.max_runs, signed.not_after - desk.now) == (decisions.DEFAULT_RUNS, 30 * homes.DAY)
+    assert (signed.max_runs, signed.not_after - desk.now) == (decisions.DEFAULT_RUNS, 30 * DAY)
     [(kept, approval)] = desk.approvals.all()
     assert approval_digest(kept).hex() == signed.approval
     assert approval.terms == approval_terms.terms_here(home, SPEC)
@@ -193,7 +196,7 @@ def test_the_terms_of_two_jobs_on_one_data_set_are_their_own(home: Path) -> None
 def test_until_and_the_end_of_the_charter(home: Path) -> None:
     desk = Desk(home)
     last = desk.charter.not_after
-    assert decisions.approve(Desk(home, now=last - homes.DAY), SPEC).not_after == last
+    assert decisions.approve(Desk(home, now=last - DAY), SPEC).not_after == last
     assert decisions.approve(desk, SPEC, until=last, max_runs=5).max_runs == 5
     for wrong in (last + 1, desk.now, desk.now - 1):
         with pytest.raises(SpecError, match="--until"):
@@ -253,15 +256,15 @@ def other_data(home: Path) -> None:
 def homes_data(home: Path, arrays: dict[str, np.ndarray]) -> None:
     private, mock = home / "p.npz", home / "m.npz"
     np.savez(private, allow_pickle=False, **arrays)
-    np.savez(mock, allow_pickle=False, **homes.made_up(arrays))
+    np.savez(mock, allow_pickle=False, **made_up(arrays))
     decisions.add_data(Desk(home), "digits", private, mock, replace=True)
 
 
 def next_epoch(home: Path) -> None:
-    charter = homes.read_charter(home)
+    charter = Home(home).charter()
     consortium = Identity.load(home.parents[1] / "consortium" / "consortium.key")
     after = replace(charter, epoch=2, previous=charter.digest)
-    homes.pin(home, SignedCharter.sign(after, consortium), consortium.public)
+    Home(home).pinned.pin(SignedCharter.sign(after, consortium), consortium.public)
 
 
 def no_data(home: Path) -> None:
@@ -424,7 +427,7 @@ def test_submitted_shown_approved_and_on(home: Path) -> None:
     agent.close()
 
 
-def forge_state(federation: homes.Federation, home: Path) -> None:
+def forge_state(federation: Federation, home: Path) -> None:
     """``rejected`` → ``approved`` in PySyft's own file."""
     decisions.deny(Desk(home), SPEC.digest.hex(), "no")
     [state] = home.rglob("state.yaml")
@@ -432,7 +435,7 @@ def forge_state(federation: homes.Federation, home: Path) -> None:
     assert decisions.requests(Desk(home))["requests"][0]["pysyft"] == "approved"
 
 
-def overwrite_code(federation: homes.Federation, home: Path) -> None:
+def overwrite_code(federation: Federation, home: Path) -> None:
     """PySyft approves, then the script is another: PySyft's own runner would run it."""
     from syft_job.client import get_client
 
@@ -443,26 +446,26 @@ def overwrite_code(federation: homes.Federation, home: Path) -> None:
         script.write_text("#!/bin/sh\ntrue\n")
 
 
-def copy_from_another_silo(federation: homes.Federation, home: Path) -> None:
+def copy_from_another_silo(federation: Federation, home: Path) -> None:
     other = federation.silo("silo-2")
     decisions.approve(Desk(other), SPEC)
     shutil.copytree(other / "approvals", home / "approvals")
 
 
-def copy_from_another_job(federation: homes.Federation, home: Path) -> None:
+def copy_from_another_job(federation: Federation, home: Path) -> None:
     decisions.approve(Desk(home), LANES)
     [kept] = (home / "approvals").iterdir()
     kept.rename(kept.with_name(f"{SPEC.digest.hex()}.approval"))
 
 
-def sign_with_the_agents_key(federation: homes.Federation, home: Path) -> None:
+def sign_with_the_agents_key(federation: Federation, home: Path) -> None:
     agent = Identity.load(home / "keys" / "agent.key")
     signed = approval_terms.sign(Desk(home).terms(SPEC), agent, max_runs=9, not_after=Desk(home).charter.not_after)
     (home / "approvals").mkdir()
     (home / "approvals" / f"{approval_digest(signed).hex()}.approval").write_bytes(signed)
 
 
-def stretch(federation: homes.Federation, home: Path) -> None:
+def stretch(federation: Federation, home: Path) -> None:
     """A genuine approval that has expired, its last day edited."""
     early = Desk(home, now=Desk(home).charter.not_before + 1)
     decisions.approve(early, SPEC, until=early.now + 60)
@@ -483,7 +486,7 @@ def stretch(federation: homes.Federation, home: Path) -> None:
         stretch,
     ],
 )
-def test_a_forgery_starts_no_agent(federation: homes.Federation, home: Path, forge) -> None:  # type: ignore[no-untyped-def]
+def test_a_forgery_starts_no_agent(federation: Federation, home: Path, forge) -> None:  # type: ignore[no-untyped-def]
     assert isinstance(answering_agent(SPEC.text, home), Refusing)
     forge(federation, home)
     with pytest.raises(NotApproved):

@@ -12,19 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Kind
 from crypto import equivocation
 from crypto.errors import DataRefused, NonFinite, NoSpace, SpecError
+from crypto.home import Home
 from crypto.keys import Identity
 from crypto.messages import Message, Request
-from jobs import homes
+from jobs.demo.federation import Federation
 from jobs.evidence.run_summary import RunRecord
-from jobs.homes import Federation
 from jobs.job import JobSpec
 from jobs.runtime import compose as composition
-from jobs.runtime.compose import answering_agent
+from jobs.runtime.compose import answering_agent, open_site
 from jobs.runtime.in_process import InProcess, run_job
 from jobs.security_log.writer import SecurityLog
+from silo_agent.home import MOST_EVIDENCE, SiloHome
 from silo_agent.pysyft.request_queue import RequestQueue
 from tests import local
 from tests.one_agent import another, code_of, read
@@ -95,7 +97,7 @@ def test_a_foreign_charter_is_refused(federation: Federation, tmp_path: Path) ->
     other = local.federation(tmp_path / "other")
     shutil.copy(other.silo("silo-1") / "charter.bin", federation.silo("silo-1") / "charter.bin")
     with pytest.raises(Exception, match="signature"):
-        homes.open_site(federation.silo("silo-1"))
+        open_site(SiloHome(federation.silo("silo-1")))
 
 
 def test_a_job_that_is_not_approved_is_declined_and_the_others_go_on(federation: Federation) -> None:
@@ -133,7 +135,7 @@ def first_open(federation: Federation, nonce: bytes | None = None) -> Message:
     from jobs.runtime.compose import open_run
 
     spec = local.spec()
-    plan = encode_plan(spec.plan(homes.read_charter(federation.aggregator)))
+    plan = encode_plan(spec.plan(Home(federation.aggregator).charter()))
     run = open_run(spec.text, plan, federation.aggregator, nonce=nonce)
     generator = run.run()
     try:
@@ -144,8 +146,8 @@ def first_open(federation: Federation, nonce: bytes | None = None) -> Message:
 
 def test_another_request_for_an_answered_phase_is_refused_and_kept_as_evidence(federation: Federation) -> None:
     home = federation.silo("silo-1")
-    charter = homes.read_charter(home)
-    _, aggregator = homes.open_aggregator(federation.aggregator)
+    charter = Home(home).charter()
+    _, aggregator = AggregatorHome(federation.aggregator).open()
     agent = local.open_agent(local.spec().text, home)
     try:
         first = first_open(federation)
@@ -184,7 +186,7 @@ def test_no_two_requests_of_an_honest_run_are_evidence(federation: Federation) -
             return None if (self._silo, step, request.phase) == ("silo-3", 1, "open") else answer
 
     local.run_job(local.spec(rounds=2), federation.aggregator, federation.homes, courier=Noting)  # type: ignore[arg-type]
-    charter = homes.read_charter(federation.aggregator)
+    charter = Home(federation.aggregator).charter()
     by_place: dict[tuple[int, int, str], set[bytes]] = {}
     for body in told:
         request = Request.open(body, lambda _: charter.aggregator)
@@ -196,9 +198,9 @@ def test_no_two_requests_of_an_honest_run_are_evidence(federation: Federation) -
 
 
 def test_evidence_never_fills_the_disk(tmp_path: Path) -> None:
-    for number in range(homes.MOST_EVIDENCE + 5):
-        homes.keep_evidence(tmp_path, f"{number}.bin", b"evidence")
-    assert len(list((tmp_path / "evidence").iterdir())) == homes.MOST_EVIDENCE
+    for number in range(MOST_EVIDENCE + 5):
+        SiloHome(tmp_path).keep_evidence(f"{number}.bin", b"evidence")
+    assert len(list((tmp_path / "evidence").iterdir())) == MOST_EVIDENCE
 
 
 def test_a_step_whose_shares_may_have_left_is_not_opened_again(federation: Federation) -> None:
@@ -214,7 +216,7 @@ def test_a_step_whose_shares_may_have_left_is_not_opened_again(federation: Feder
             seen[request.phase] = request
             return answer
 
-    _, aggregator = homes.open_aggregator(federation.aggregator)
+    _, aggregator = AggregatorHome(federation.aggregator).open()
     outcome, _, _ = local.run_job(
         local.spec(rounds=1),
         federation.aggregator,
@@ -261,7 +263,7 @@ def test_the_security_log_tells_the_story_of_a_run(federation: Federation) -> No
         "run-joined",
         "run-ended",
     ]
-    site = homes.open_site(federation.silo(federation.silos[1]))
+    site = open_site(SiloHome(federation.silo(federation.silos[1])))
     site.journal.close()
     forged = Request(run=bytes(32), step=0, attempt=0, phase="open", payload=b"").sign(Identity.generate())
     agent = local.open_agent(job.text, federation.silo(federation.silos[1]))

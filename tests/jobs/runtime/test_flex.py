@@ -12,11 +12,11 @@ import pytest
 
 from crypto import blocks
 from crypto.errors import SpecError
-from jobs import homes
 from jobs.demo import language_base_model
-from jobs.homes import Federation
+from jobs.demo.federation import Federation, add_data
 from jobs.job import JobSpec
 from jobs.runtime.compose import open_agent
+from silo_agent.home import SiloHome
 from silo_agent.language.base_model import MODELS, tokens
 from silo_agent.methods import Limits, Published
 from silo_agent.pysyft.catalogue import Catalogue
@@ -107,8 +107,8 @@ def test_a_silo_with_another_base_refuses_before_it_takes_part(tmp_path: Path) -
 
 def test_mocks_of_texts_are_tokens(tmp_path: Path) -> None:
     home = tmp_path / "silo-1"
-    homes.make_silo(home, "silo-1")
-    homes.add_data(home, "silo-1", "texts", arrays()["silo-1"])
+    SiloHome(home).make("silo-1")
+    add_data(home, "silo-1", "texts", arrays()["silo-1"])
     mock = Catalogue(home, "silo-1").mock("texts")
     tokens("mock", mock["x_train"], CLASSES)
     assert len(np.unique(mock["x_train"])) > 10

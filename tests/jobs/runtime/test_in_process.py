@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, read, verify
 from aggregator.ledger.records import Kind
 from aggregator.rounds.attempt import Exchange, Replies
@@ -20,9 +21,10 @@ from crypto import blocks, transcript
 from crypto.cohort import Context, words_digest
 from crypto.errors import EvidenceError, FederationError, Malformed, RoundLost, SpecError, TranscriptMismatch
 from crypto.evidence import StepEvidence
+from crypto.home import Home
 from crypto.messages import DECLINE, MESSAGE_ARRAYS, Closing, Decline, Message, Request, StepResult
+from jobs.demo.federation import Federation
 from jobs.evidence.run_summary import RunRecord, scores, secure_aggregation
-from jobs.homes import Federation, open_aggregator, read_charter
 from jobs.job import JobSpec
 from jobs.runtime.compose import Events
 from jobs.runtime.in_process import InProcess, drive
@@ -70,7 +72,7 @@ def test_every_silo_reaches_the_aggregators_state_and_signs_it(
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
     record = RunRecord.read(federation.aggregator, outcome.run)
     assert record.finished is not None
-    charter = read_charter(federation.aggregator)
+    charter = Home(federation.aggregator).charter()
     for silo, signed in record.finished["countersignatures"].items():
         closing = Closing.open(bytes.fromhex(signed), lambda m: charter.member(m.silo).agent)
         assert (closing.silo, closing.chain.hex()) == (silo, record.finished["chain"])
@@ -79,7 +81,7 @@ def test_every_silo_reaches_the_aggregators_state_and_signs_it(
 
 def test_the_ledger_verifies(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
     federation, _, _, _ = fedcoe
-    _, identity = open_aggregator(federation.aggregator)
+    _, identity = AggregatorHome(federation.aggregator).open()
     assert verify(ledger_path(federation.aggregator), identity.public)
 
 
@@ -385,7 +387,7 @@ def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
     """Charter, plan and chain from the ledger; signed messages and masked words from the run's folder; nothing else."""
     federation, outcome, _, agents = fedcoe
     record = RunRecord.read(federation.aggregator, outcome.run)
-    charter, plan = read_charter(federation.aggregator), record.plan
+    charter, plan = Home(federation.aggregator).charter(), record.plan
     folder = federation.aggregator / "jobs" / outcome.run
     run = next(iter(agents.values()))._run
     chain = transcript.initial_chain(run, bytes.fromhex(record.started["state_digest"]))

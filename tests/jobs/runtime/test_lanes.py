@@ -22,14 +22,15 @@ from crypto import blocks, shamir, transcript
 from crypto.cohort import Context, Survivors, commitment, mask_key, words_digest
 from crypto.errors import SpecError
 from crypto.evidence import StepEvidence
+from crypto.home import Home
 from crypto.masking import apply_streams
 from crypto.messages import Message, Request, SharePack, StepResult
 from crypto.plan import Plan
 from jobs.demo import break_lane
 from jobs.demo.console import Shown
+from jobs.demo.federation import Federation
 from jobs.demo.up import Options, prepare, simulate
 from jobs.evidence.run_summary import RunRecord, secure_aggregation, uniformity
-from jobs.homes import Federation, read_charter
 from jobs.job import JobSpec
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
@@ -225,7 +226,7 @@ class Attack:
         self.everything = b"|".join([*played.seen.sent[k], *kept, evidence, *had])
         chain = bytes.fromhex(str(played.closed[k - 1]["chain"]))
         run, attempt = next(iter(played.agents.values()))._run, int(str(one["attempt"]))
-        charter = read_charter(played.federation.aggregator)
+        charter = Home(played.federation.aggregator).charter()
         context = Context(charter=charter, plan=plan, run=run, k=k, attempt=attempt, chain=chain)
         self.survivors: Survivors = StepEvidence.from_bytes(evidence).survivors(context)
         self.dealt, self.cohort = self.survivors.dealt, self.survivors.dealt.cohort
@@ -360,7 +361,7 @@ def holdings(**lanes: Iterable[int]) -> dict[str, frozenset[str]]:
 
 
 def test_victims_bring_down_one_lane_and_no_other(tmp_path: Path) -> None:
-    charter = read_charter(local.federation(tmp_path / "f").aggregator)
+    charter = Home(local.federation(tmp_path / "f").aggregator).charter()
     plan = JOB.plan(charter)
     held = {lane: frozenset(names) for lane, names in HOLDERS.items()}
     for wanted, lane in [("lane", "expert-0"), *((f"expert-{e}", f"expert-{e}") for e in range(4))]:

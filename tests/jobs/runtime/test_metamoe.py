@@ -12,7 +12,7 @@ import pytest
 from crypto import blocks
 from crypto.errors import DataRefused, SpecError
 from jobs.demo.domain_data import make
-from jobs.homes import Federation
+from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from silo_agent import proxies
 from silo_agent.methods import METHODS, Limits, method

@@ -12,15 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, verify
 from aggregator.ledger.records import Kind
 from aggregator.rounds.attempt import Exchange
 from crypto.errors import EvidenceError, RoundLost, SpecError
+from crypto.home import Home
 from crypto.messages import Message
 from crypto.receipt import Receipt
+from jobs.demo.federation import Federation
 from jobs.evidence.run_summary import RunRecord
 from jobs.flare.folder import export
-from jobs.homes import DAY, Federation, open_aggregator, open_site, read_charter
+from jobs.membership.propose import DAY
+from jobs.runtime.compose import open_site
+from silo_agent.home import SiloHome
 from tests import local
 
 pytestmark = pytest.mark.slow
@@ -83,7 +88,7 @@ def resume(federation: Federation, run: str, **how: object) -> RunRecord:
     record = RunRecord.read(federation.aggregator, run)
     assert record.finished is not None and len(record.finished["countersignatures"]) == 8
     assert sum(1 for _ in record.of(Kind.RUN_RESUMED)) >= 1
-    _, identity = open_aggregator(federation.aggregator)
+    _, identity = AggregatorHome(federation.aggregator).open()
     verify(ledger_path(federation.aggregator), identity.public)
     return record
 
@@ -113,7 +118,7 @@ def test_a_step_whose_shares_may_have_left_is_void_and_the_run_goes_on(federatio
 
 
 def test_a_run_that_broke_off_at_the_very_end_is_closed(federation: Federation, whole: dict[str, np.ndarray]) -> None:
-    steps = len(JOB.plan(read_charter(federation.aggregator)).steps)
+    steps = len(JOB.plan(Home(federation.aggregator).charter()).steps)
     run = broken(federation, steps, "close")
     record = resume(federation, run)
     state = state_of(federation, record)
@@ -156,7 +161,7 @@ def test_a_run_that_was_lost_goes_on_when_the_silos_are_back(
 def test_receipts_of_a_resumed_run_check(federation: Federation) -> None:
     run = broken(federation, 2, "unmask-lanes")
     resume(federation, run)
-    charter = read_charter(federation.aggregator)
+    charter = Home(federation.aggregator).charter()
     for silo, home in federation.homes.items():
         signed = (home / "receipts" / f"{run}.bin").read_bytes()
         receipt = Receipt.open(signed, lambda _, silo=silo: charter.member(silo).agent)
@@ -193,7 +198,7 @@ def test_what_cannot_be_resumed_says_why(federation: Federation, tmp_path: Path)
     with pytest.raises(SpecError, match="job_digest"):
         local.run_job(local.spec("fedcoe", rounds=3, hidden=4, finetune_steps=1), home, silos, resume=run)
     with pytest.raises(SpecError, match="--resume"):
-        export(JOB, read_charter(home), tmp_path / "job", resume="../x")
+        export(JOB, Home(home).charter(), tmp_path / "job", resume="../x")
     last = max((home / "jobs" / run / "checkpoints").glob("*.safetensors"))
     data = last.read_bytes()
     last.write_bytes(data[:-1])
@@ -214,12 +219,12 @@ def test_notes_of_a_countersigned_run_are_dropped_after_a_day(federation: Federa
             receipt.parent.mkdir(exist_ok=True)
             receipt.touch()
             os.utime(receipt, (time.time() - age, time.time() - age))
-        open_site(home).journal.close()
+        open_site(SiloHome(home)).journal.close()
         assert notes.exists() is there
     assert (federation.silo("silo-2") / "runs" / f"{run}.safetensors").exists()
 
 
 def test_an_exported_folder_names_the_run_to_go_on_with(federation: Federation, tmp_path: Path) -> None:
-    folder = export(JOB, read_charter(federation.aggregator), tmp_path / "job", resume="ab" * 8)
+    folder = export(JOB, Home(federation.aggregator).charter(), tmp_path / "job", resume="ab" * 8)
     server = json.loads((folder / "app" / "config" / "config_fed_server.json").read_text())
     assert server["workflows"][0]["args"]["resume"] == "ab" * 8

@@ -17,8 +17,8 @@ from aggregator.ledger.records import Kind as Record
 from aggregator.verify.checks import verify_run
 from crypto.errors import EvidenceError, FederationError, SpecError
 from jobs.cli import retention as verbs
+from jobs.demo.federation import Federation
 from jobs.flare import kits
-from jobs.homes import Federation
 from jobs.security_log import retention as keep
 from jobs.security_log.retention import (
     CLASSES,

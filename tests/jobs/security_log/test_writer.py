@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from crypto import durable
 from crypto.errors import EvidenceError, NoSpace, NotApproved, SpecError
 from jobs.security_log import reader
 from jobs.security_log import writer as security_log_writer
@@ -201,7 +202,7 @@ def test_lines_are_chained_and_private(log: SecurityLog) -> None:
 
 def test_a_new_file_is_made_durable_with_its_name(log: SecurityLog, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(security_log_writer, "_sync_folder", synced.append)
+    monkeypatch.setattr(durable, "sync_folder", synced.append)
     some(log, 3)
     assert synced == [log.home]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from crypto.errors import FederationError, NoSpace, SpecError
+from crypto.home import Home
 from crypto.keys import Identity
-from jobs import homes
 from jobs.doctor.single_instance import let_go
 from jobs.doctor.target import Place, Role
 from jobs.flare.hardening import harden_server
@@ -27,6 +27,7 @@ from jobs.provisioning import archive
 from jobs.provisioning.kits import archive_path, provision, renew
 from jobs.services import bootstrap
 from jobs.services.bootstrap import Request
+from silo_agent.home import SiloHome
 from tests.members import Bare, files
 
 
@@ -322,9 +323,9 @@ def test_an_empty_volume_becomes_a_home(made: Sites, start: Start, tmp_path: Pat
     given = mounted(source, tmp_path / "identity"), charter(source, tmp_path / "charter")
     request = made.request(home=home, identity=given[0], charter=given[1])
     start(request)
-    assert homes.silo_settings(home)["silo"] == "silo-1" and homes.read_charter(home).epoch == 1
+    assert SiloHome(home).settings()["silo"] == "silo-1" and Home(home).charter().epoch == 1
     assert Identity.load(home / "keys" / "agent.key").public == Identity.load(source / "keys" / "agent.key").public
-    assert homes.read_salt(home) == homes.read_salt(source)
+    assert SiloHome(home).salt() == SiloHome(source).salt()
     assert {stat.S_IMODE((home / name).stat().st_mode) for name in ("keys/agent.key", "salt")} == {0o600}
     assert stat.S_IMODE(home.stat().st_mode) == stat.S_IMODE((home / "keys").stat().st_mode) == 0o700
     before = files(home)
@@ -337,7 +338,7 @@ def test_an_empty_volume_becomes_the_aggregators(made: Sites, start: Start, tmp_
     given = mounted(source, tmp_path / "identity"), charter(source, tmp_path / "charter")
     start(made.aggregator(home=home, identity=given[0], charter=given[1]))
     assert (home / "ledger" / "ledger.jsonl").exists(), "the epoch is on the ledger"
-    assert (home / "aggregator.pub").read_bytes() == homes.read_charter(home).aggregator.raw
+    assert (home / "aggregator.pub").read_bytes() == Home(home).charter().aggregator.raw
 
 
 def test_another_identity_than_the_homes_is_refused(made: Sites, start: Start, tmp_path: Path) -> None:
@@ -364,13 +365,13 @@ def test_a_newer_charter_waits_for_its_operator_and_an_older_one_is_refused(
     given = mounted(source, tmp_path / "identity"), charter(source, tmp_path / "charter")
     request = made.request(home=home, identity=given[0], charter=given[1])
     start(request)
-    _, second = made.members.following(homes.read_charter(home), not_after=homes.read_charter(home).not_after - 1)
+    _, second = made.members.following(Home(home).charter(), not_after=Home(home).charter().not_after - 1)
     (given[1] / "charter.bin").write_bytes(second)
     start(request)
-    assert homes.read_charter(home).epoch == 1 and "epoch 2, pinned is epoch 1" in caplog.text
+    assert Home(home).charter().epoch == 1 and "epoch 2, pinned is epoch 1" in caplog.text
     accept(home, second)
     start(request)
-    assert homes.read_charter(home).epoch == 2
+    assert Home(home).charter().epoch == 2
     charter(source, given[1])
     with pytest.raises(SpecError, match="epoch 1"):
         start(request)

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 from prometheus_client import CollectorRegistry, generate_latest
 
-from jobs.homes import make_aggregator, make_charter, make_silo, pin
+from aggregator.home import AggregatorHome
+from crypto.home import Home
+from jobs.membership.propose import first_epoch, sign
 from jobs.services import site_metrics
 from jobs.services.site_metrics import AGGREGATOR, GAUGES, SILO, Service, SiteCollector
+from silo_agent.home import SiloHome
 from tests.aggregator.rounds.test_metrics import PROMTOOL
 
 Homes = Mapping[str, Path]
@@ -42,12 +46,12 @@ def homes(tmp_path: Path) -> Homes:
     """An aggregator's and a silo's home under one charter of three silos, each with a kit's certificates."""
     from crypto.keys import Identity
 
-    aggregator = make_aggregator(tmp_path / AGGREGATOR)
-    silos = [make_silo(tmp_path / name, name) for name in (SILO, "silo-2", "silo-3")]
+    aggregator = AggregatorHome(tmp_path / AGGREGATOR).make()
+    silos = [SiloHome(tmp_path / name).make(name) for name in (SILO, "silo-2", "silo-3")]
     consortium = Identity.generate()
-    charter = make_charter("test", silos, aggregator, consortium)
+    charter = sign(first_epoch("test", silos, aggregator, now=int(time.time())), consortium)
     for name in (AGGREGATOR, SILO):
-        pin(tmp_path / name, charter, consortium.public)
+        Home(tmp_path / name).pinned.pin(charter, consortium.public)
         kit = tmp_path / name / "kit" / "startup"
         kit.mkdir(parents=True)
         (kit / ("server.crt" if name == AGGREGATOR else "client.crt")).write_bytes(certificate(30))
@@ -97,11 +101,11 @@ def test_a_whole_page_passes_promtool_and_has_no_error(homes: Homes, role: str) 
 
 
 def test_the_charter_and_the_certificates_run_out_when_they_do(homes: Homes) -> None:
-    from jobs.homes import read_charter
+    from crypto.home import Home
 
     for role in site_metrics.ROLES:
         of = service(homes, role)
-        assert value(of, "charter_expiry_timestamp_seconds") == read_charter(homes[role]).not_after
+        assert value(of, "charter_expiry_timestamp_seconds") == Home(homes[role]).charter().not_after
         assert (value(of, "charter_epoch"), value(of, "charter_members")) == (1, 3)
         for word, days in (("own", 30), ("root", 3650)):
             end = (START + datetime.timedelta(days)).timestamp()

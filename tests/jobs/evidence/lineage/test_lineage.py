@@ -20,6 +20,7 @@ from aggregator.ledger.records import Kind
 from aggregator.verify.models import read_history
 from crypto.approval import Approval, approval_digest
 from crypto.errors import EvidenceError, NoSpace, SpecError
+from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
 from crypto.messages import Closing
 from jobs.cli.main import app
@@ -29,7 +30,6 @@ from jobs.evidence.lineage.reverse import uses
 from jobs.evidence.lineage.steps import RELEASED, VOID, Absence, Steps, spans
 from jobs.evidence.lineage.terminal import models_tree, tree, uses_tree
 from jobs.evidence.lineage.trace import trace
-from jobs.homes import read_charter
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
 from tests import lineages
@@ -91,7 +91,7 @@ def test_it_says_of_each_step_who_was_in_it_and_why_others_were_not(made: Past) 
 def test_it_says_of_each_silo_its_data_approval_and_policy(made: Past) -> None:
     lineage = trace(made.home, made.run)
     closed, started = made.record(Kind.STEP_CLOSED), made.record(Kind.RUN_STARTED)
-    charter = read_charter(made.home)
+    charter = Home(made.home).charter()
     assert [part.silo for part in lineage.silos] == list(SILOS)
     for part in lineage.silos:
         owner = charter.member(part.silo).owner
@@ -247,7 +247,7 @@ def test_a_silo_that_gave_nothing_took_nothing_away(past: Past) -> None:
 
 def forged(past: Past, sign_as: str = "silo-1", silo: str = "silo-1", **terms: Any) -> bytes:
     """silo-1's approval with other terms, signed with a data owner's key."""
-    owner = read_charter(past.home).member("silo-1").owner
+    owner = Home(past.home).charter().member("silo-1").owner
     approval = Approval.open(shown(past, "silo-1"), lambda _: owner)
     limits = {key: terms.pop(key) for key in ("max_runs", "not_before", "not_after") if key in terms}
     changed = replace(approval, terms=replace(approval.terms, silo=silo, **terms), **limits)
@@ -348,7 +348,7 @@ def test_data_that_changed_under_way_are_said(past: Past) -> None:
 def closing_of(past: Past, silo: str = "silo-1", key: str = "silo-1", **changes: Any) -> str:
     """A countersignature of the run's end, in hex."""
     end = past.record(Kind.RUN_FINISHED)
-    charter = read_charter(past.home)
+    charter = Home(past.home).charter()
     closing = Closing.open(bytes.fromhex(end["countersignatures"][silo]), lambda m: charter.member(m.silo).agent)
     return replace(closing, **changes).sign(Identity.load(past.silos[key] / "keys" / "agent.key")).hex()
 
@@ -495,7 +495,7 @@ def test_hidden_holders_are_said(past: Past) -> None:
     params = {"features": 4, "classes": 2, "hidden": 2, "experts": 2, "rounds": 2}
     plan: Plan = method("fedcoe").plan(params, Limits(n_max=8, colluders=1, honest=2, lane_floor=3))
     started: Entry = past.entries(Kind.RUN_STARTED)[0]
-    sentences = " ".join(unproven(lineage, started, read_charter(past.home), plan))
+    sentences = " ".join(unproven(lineage, started, Home(past.home).charter(), plan))
     assert "Who taught cluster-0, cluster-1, expert-0 and expert-1 is hidden from the aggregator" in sentences
 
 

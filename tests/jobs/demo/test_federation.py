@@ -9,8 +9,8 @@ import pytest
 
 from crypto.charter import SignedCharter
 from crypto.errors import BadSignature, SpecError
+from crypto.home import Home
 from crypto.keys import Identity
-from jobs import homes
 from tests import local
 
 
@@ -18,7 +18,7 @@ def test_a_pinned_charter_is_replaced_by_its_successor_only(tmp_path: Path) -> N
     federation = local.federation(tmp_path / "f")
     consortium = Identity.load(federation.root / "consortium" / "consortium.key")
     home = federation.silo("silo-1")
-    old = homes.read_charter(home)
+    old = Home(home).charter()
     following = replace(old, epoch=2, previous=old.digest)
     stranger = Identity.generate()
     for charter, key, error in (
@@ -27,12 +27,12 @@ def test_a_pinned_charter_is_replaced_by_its_successor_only(tmp_path: Path) -> N
         (following, stranger, BadSignature),
     ):
         with pytest.raises(error):
-            homes.pin(home, SignedCharter.sign(charter, key), key.public)
-        assert homes.read_charter(home) == old
-    homes.pin(home, SignedCharter.sign(following, consortium), consortium.public)
-    assert homes.read_charter(home) == following
+            Home(home).pinned.pin(SignedCharter.sign(charter, key), key.public)
+        assert Home(home).charter() == old
+    Home(home).pinned.pin(SignedCharter.sign(following, consortium), consortium.public)
+    assert Home(home).charter() == following
     with pytest.raises(SpecError):
-        homes.pin(home, SignedCharter.sign(old, consortium), consortium.public)
+        Home(home).pinned.pin(SignedCharter.sign(old, consortium), consortium.public)
 
 
 def test_keys_and_salt_are_private_and_each_its_own(tmp_path: Path) -> None:
