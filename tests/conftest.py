@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from tests.postgres import Server
     from tests.shared import Up
 
 # The same examples on every machine, no clock, no example database.
@@ -46,3 +47,19 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     from tests.shared import started
 
     yield from started(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL server with MLflow's tables; see tests/postgres.py."""
+    from tests.postgres import started
+
+    yield from started()
+
+
+@pytest.fixture
+def postgres(postgres_server: Server) -> Iterator[Server]:
+    """The server, with nothing in MLflow but its tables."""
+    from tests.postgres import emptied
+
+    yield from emptied(postgres_server)

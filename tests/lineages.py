@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry, ledger_path, read
@@ -149,16 +148,6 @@ class Past:
         facts = {"silo": silo, "reason": "consent revoked", "epoch": 2, "charter_digest": charter.digest.hex()}
         remedies = {model: ["retrain the whole model from its first state"] for model in models or []}
         self.ledger.append(Kind.WITHDRAWAL, {**facts, "models": models or [], "remedies": remedies})
-
-
-_made: list[Past] = []
-
-
-def shared(factory: pytest.TempPathFactory) -> Past:
-    """One past for all tests of a session: they copy it before they touch it."""
-    if not _made:
-        _made.append(make(factory.mktemp("past")))
-    return _made[0]
 
 
 def make(root: Path) -> Past:

@@ -84,17 +84,6 @@ def finish(
     return Finished(federation, outcome.run)
 
 
-_HONEST: dict[Path, Finished] = {}
-
-
-def honest(factory: pytest.TempPathFactory) -> Finished:
-    """FedAvg, four steps, every upload kept, nothing amiss: made once a test session, and not to be changed."""
-    session = factory.getbasetemp()
-    if session not in _HONEST:
-        _HONEST[session] = finish(factory.mktemp("honest") / "f", local.spec())
-    return _HONEST[session]
-
-
 def quiet(phase: str, step: int) -> Fault:
     """Silence in one phase of one step."""
 

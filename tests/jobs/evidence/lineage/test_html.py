@@ -21,7 +21,6 @@ from jobs.evidence.lineage.html import render, write_page
 from jobs.evidence.lineage.model import Lineage
 from jobs.evidence.lineage.svg import GAP, HIGH, MOST_FAMILY, MOST_STEPS, WIDTH, draw
 from jobs.evidence.lineage.trace import trace
-from tests import lineages
 from tests.lineages import PURPOSE, SILOS, Past
 
 HOSTILE = '<script>alert(1)</script>"><img src="https://evil.example/x" onerror=alert(2)>'
@@ -70,16 +69,6 @@ class Page(HTMLParser):
         self.text += data
         if self._row:
             self.rows[self._row] = self.rows.get(self._row, "") + data
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Past:
-    return lineages.shared(tmp_path_factory)
-
-
-@pytest.fixture
-def past(made: Past, tmp_path: Path) -> Past:
-    return made.copy(tmp_path / "aggregator")
 
 
 def page_of(past: Past, text: str = "") -> Page:

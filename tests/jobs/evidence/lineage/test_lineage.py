@@ -32,23 +32,12 @@ from jobs.evidence.lineage.terminal import models_tree, tree, uses_tree
 from jobs.evidence.lineage.trace import trace
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
-from tests import lineages
 from tests.lineages import PURPOSE, SILOS, Past
 from tests.test_architecture import ROOT
 
 pytestmark = pytest.mark.slow
 
 HOSTILE = "\x1b[31m[red]\u202eroot[/red]\x07"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Past:
-    return lineages.shared(tmp_path_factory)
-
-
-@pytest.fixture
-def past(made: Past, tmp_path: Path) -> Past:
-    return made.copy(tmp_path / "aggregator")
 
 
 def text(root: Any) -> str:

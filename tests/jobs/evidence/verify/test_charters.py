@@ -20,7 +20,7 @@ from crypto.charter import SignedCharter
 from crypto.errors import SpecError
 from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
-from tests import local, tampering
+from tests import local
 from tests.tampering import (
     Finished,
     detail,
@@ -29,18 +29,6 @@ from tests.tampering import (
     refused,
     rewrite,
 )
-
-
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return tampering.honest(tmp_path_factory)
-
-
-@pytest.fixture
-def run(honest: Finished, tmp_path: Path) -> Finished:
-    """A finished run, to be spoilt."""
-    return honest.copy(tmp_path / "f")
-
 
 # --- the consortium ---------------------------------------------------------------------------------------------------
 

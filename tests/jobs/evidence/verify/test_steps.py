@@ -26,17 +26,6 @@ from tests.tampering import (
 )
 
 
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return tampering.honest(tmp_path_factory)
-
-
-@pytest.fixture
-def run(honest: Finished, tmp_path: Path) -> Finished:
-    """A finished run, to be spoilt."""
-    return honest.copy(tmp_path / "f")
-
-
 @pytest.mark.parametrize(("lane", "least"), [("trunk", 3), ("quiet", 4), ("open", 4)])
 def test_no_lane_opens_below_the_strictest_floor(lane: str, least: int) -> None:
     """Plan 2, m + c = 3 for all lanes, and the charter's own 4 for those that not everybody holds."""

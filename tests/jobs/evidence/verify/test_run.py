@@ -26,17 +26,6 @@ from tests.tampering import (
 )
 
 
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return tampering.honest(tmp_path_factory)
-
-
-@pytest.fixture
-def run(honest: Finished, tmp_path: Path) -> Finished:
-    """A finished run, to be spoilt."""
-    return honest.copy(tmp_path / "f")
-
-
 def test_a_time_that_is_none(run: Finished) -> None:
     def change(lines: Lines) -> None:
         lines[next(place for place, line in enumerate(lines) if line[0] == Kind.RUN_STARTED)][2] = (

@@ -40,11 +40,6 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return tampering.finish(tmp_path_factory.mktemp("honest") / "f", job, faults={"silo-5": away})
 
 
-@pytest.fixture
-def run(honest: Finished, tmp_path: Path) -> Finished:
-    return honest.copy(tmp_path / "f")
-
-
 def receipt_of(run: Finished, silo: str = "silo-1") -> Path:
     return run.federation.silo(silo) / "receipts" / f"{run.run}.bin"
 

@@ -41,17 +41,6 @@ from tests.tampering import (
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return tampering.honest(tmp_path_factory)
-
-
-@pytest.fixture
-def run(honest: Finished, tmp_path: Path) -> Finished:
-    """A finished run, to be spoilt."""
-    return honest.copy(tmp_path / "f")
-
-
 def test_every_check_of_an_honest_run_holds(honest: Finished) -> None:
     shown: list[str] = []
     report = verify_run(

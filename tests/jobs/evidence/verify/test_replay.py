@@ -32,17 +32,6 @@ from tests.tampering import (
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return tampering.honest(tmp_path_factory)
-
-
-@pytest.fixture
-def run(honest: Finished, tmp_path: Path) -> Finished:
-    """A finished run, to be spoilt."""
-    return honest.copy(tmp_path / "f")
-
-
 @pytest.mark.parametrize(("bits", "keep"), [(24, "all"), (32, "last")])
 def test_a_24_bit_ring_and_the_last_uploads(tmp_path: Path, bits: int, keep: str) -> None:
     job = replace(local.spec(rounds=3, ring_bits=bits), keep_uploads=keep)

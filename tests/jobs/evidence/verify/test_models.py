@@ -13,18 +13,7 @@ from aggregator.ledger.records import Kind
 from aggregator.verify.models import ancestry, check_weights, find, models, parents, promote, read_history
 from crypto.errors import EvidenceError, SpecError
 from crypto.keys import Identity
-from tests import lineages
 from tests.lineages import Past
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Past:
-    return lineages.shared(tmp_path_factory)
-
-
-@pytest.fixture
-def past(made: Past, tmp_path: Path) -> Past:
-    return made.copy(tmp_path / "aggregator")
 
 
 def test_a_finished_run_is_a_model_before_anybody_numbered_it(past: Past) -> None:
