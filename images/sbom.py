@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+#: Our own distribution.
+OURS = "consilium-fl"
 #: What a reader looks for first. The bill of an image without them would be of something else.
 NAMED = {
-    "silo-agent": {"consilium", "cryptography", "nvflare", "torch"},
-    "aggregator": {"consilium", "cryptography", "mlflow", "nvflare", "psycopg2-binary"},
+    "silo-agent": {OURS, "cryptography", "nvflare", "torch"},
+    "aggregator": {OURS, "cryptography", "mlflow", "nvflare", "psycopg2-binary"},
 }
 
 
@@ -48,11 +50,11 @@ def bill(image: str, found: dict[str, Any], system: list[dict[str, Any]]) -> dic
         component.pop("externalReferences", None)
         if kept:
             component["externalReferences"] = kept
-    version = next(one["version"] for one in found["components"] if one["name"] == "consilium")
+    version = next(one["version"] for one in found["components"] if one["name"] == OURS)
     name, interpreter = f"consilium-{image}", platform.python_version()
     python = {"type": "platform", "bom-ref": "cpython", "name": "cpython", "version": interpreter}
     subject = {"type": "container", "bom-ref": name, "name": name, "version": version}
-    refs = sorted(one["bom-ref"] for one in found["components"] if one["name"] == "consilium")
+    refs = sorted(one["bom-ref"] for one in found["components"] if one["name"] == OURS)
     needs = {"ref": name, "dependsOn": [*refs, "cpython", *(one["bom-ref"] for one in system)]}
     return {
         **found,

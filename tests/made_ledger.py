@@ -37,6 +37,7 @@ PARAMS = {"features": 6, "classes": 3, "hidden": 4, "rounds": STEPS}
 PURPOSE = "Tell digits apart | for <b>tests</b> only."
 JOB = {"name": "digits", "method": "fedavg", "dataset": "digits", "purpose": PURPOSE, "keep_uploads": "all"}
 CODE, NONCE, POLICY = "33" * 32, "44" * 32, "55" * 32
+RELEASE = {"version": "0.1.0", "code_digest": CODE}
 APPROVED_AT, EXPIRES = 1767225600, 1798761600  # 2026-01-01, 2027-01-01
 
 ME = identity("aggregator")
@@ -95,7 +96,7 @@ def make_home(home: Path) -> Ledger:
 
 def start(home: Path, ledger: Ledger, run: str = RUN, **more: str | None) -> None:
     """The first record of a run. ``more``: other values; None leaves a field out."""
-    settings = json.dumps({"method": "fedavg", "params": PARAMS | {"learning_rate": 0.05}})
+    settings = json.dumps({"method": "fedavg", "params": PARAMS | {"learning_rate": 0.05}, "release": RELEASE})
     code = ROOT / "jobs" / "evidence" / "predictor.py"
     needs = ["numpy", "torch>=2.13"]
     predictor = stage_predictor(run_folder(home, run), code, requirements=needs, settings=settings, shape=(6,))

@@ -7,13 +7,15 @@
 
 We write these files ourselves. MLflow's own way imports the predictor to log it, names paths of this machine and the
 moment of writing; so nobody could make the same files again, and ``mlflow_check`` does just that. The room has no
-torch: the predictor imports its method when a version is loaded, somewhere else.
+torch: the predictor imports its method when a version is loaded, somewhere else. What pip installs for a model is other
+people's packages; ours is on no index, and the predictor says how to get it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -32,6 +34,8 @@ from crypto.errors import EvidenceError
 
 #: The Python that consilium is made for.
 PYTHON = "3.11"
+#: Ledgers of before decision 0020 require our package by a name that on PyPI is another project's.
+_OURS = re.compile(r"consilium(?![\w.-])")
 _LOADER = "mlflow.pyfunc.loaders.code_model"
 
 
@@ -84,7 +88,7 @@ def predictor(folder: Path, facts: Mapping[str, Any]) -> Path:
 
 
 def _requirements(start: Mapping[str, Any]) -> list[str]:
-    needs = list(start["predictor"]["requirements"])
+    needs = [line for line in start["predictor"]["requirements"] if not _OURS.match(line)]
     mine = start.get("versions", {}).get("mlflow")
     named = any(line.startswith("mlflow=") for line in needs)
     return needs if named else [f"mlflow=={mine}" if mine else "mlflow", *needs]

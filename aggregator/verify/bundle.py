@@ -107,7 +107,7 @@ def _run_files(home: Path, run: str, ledger: Path, uploads: bool) -> dict[str, P
 
 def _manifest(run: str, members: Mapping[str, tuple[int, str]]) -> bytes:
     listed = _listed((name, size, digest) for name, (size, digest) in members.items())
-    versions = {"bundle": FORMAT, "consilium": metadata.version("consilium")}
+    versions = {"bundle": FORMAT, "consilium": metadata.version("consilium-fl")}
     return canonical({"about": _ABOUT, "run": run, "versions": versions, "members": listed}) + b"\n"
 
 

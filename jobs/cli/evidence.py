@@ -38,7 +38,7 @@ def verify(
     ] = None,
     mlflow: Annotated[
         str | None,
-        typer.Option("--mlflow", help="Compare MLflow's copy too: its address or `home`. Needs consilium[aggregator]."),
+        typer.Option("--mlflow", help="Compare MLflow's copy too: its address or `home`. Needs the extra aggregator."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -14,16 +14,15 @@ from typing import Final
 
 from jobs.doctor.check import ALL, Finding, check, fail, ok
 from jobs.doctor.target import Place, Role
-from jobs.release import PACKAGES, digest
+from jobs.release import DISTRIBUTION, PACKAGES, digest, requirements
 
-DISTRIBUTION: Final = "consilium"
 #: The extras that a role needs beside the base.
 EXTRAS: Final = {Role.SILO: ("silo", "flare"), Role.AGGREGATOR: ("aggregator", "flare"), Role.ADMIN: ("flare",)}
-_REINSTALL: Final = "Install into a fresh virtual environment: pip install -c constraints.txt 'consilium[EXTRAS]'."
+_REINSTALL: Final = (
+    "Install our wheel by its path into a fresh virtual environment: pip install -c constraints.txt './WHEEL[EXTRAS]'."
+)
 
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?")
 _BOUND = re.compile(r"\s*(>=|<=|==|!=|~=|<|>)\s*([0-9][0-9.]*)")
-_EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
 
 
 @check(
@@ -67,7 +66,7 @@ def packages(place: Place) -> Finding | None:
     ALL,
     looks=f"where Python finds {', '.join(PACKAGES)}, and who installed packages of these names",
     fails="one of them is another project's, or two projects share a folder",
-    remedy="Uninstall the other package, then install consilium anew: its files may have replaced ours.",
+    remedy="Uninstall the other package, then install our wheel again by its path: some files may not be ours.",
 )
 def ours(place: Place) -> Finding | None:
     root = Path(__file__).resolve().parents[2]
@@ -91,16 +90,6 @@ def ours(place: Place) -> Finding | None:
 )
 def software(place: Place) -> Finding | None:
     return ok(digest().hex())
-
-
-def requirements() -> list[tuple[str, str, str]]:
-    """(name, bounds, extra) of every requirement of ours; other markers than extras are taken to hold."""
-    found = []
-    for text in metadata.requires(DISTRIBUTION) or []:
-        if (parts := _REQUIREMENT.fullmatch(text.strip())) and parts[1] != DISTRIBUTION:
-            extra = _EXTRA.search(parts[3] or "")
-            found.append((parts[1], parts[2].strip(), extra[1] if extra else ""))
-    return found
 
 
 def fits(version: str, bounds: str) -> bool:

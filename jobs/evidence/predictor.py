@@ -1,7 +1,8 @@
 """The file inside every published model: MLflow runs it to load the blocks and to predict.
 
 It is staged with each run and bound by its digest in the ledger. The aggregator, which has no torch and no method,
-never runs it; nothing of ours is imported before ``load_context``.
+never runs it; nothing of ours is imported before ``load_context``. The model's requirements name other people's
+packages only: ours is on no index and has to be installed by its path (docs/decisions/0020).
 
     model = mlflow.pyfunc.load_model("models:/digits@candidate")
     labels = model.predict(x, params={"mode": "cold"})          # x: (rows, …) float32 → (rows,) int64
@@ -13,34 +14,64 @@ experts never leave their silo, so a published model has none.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+log = logging.getLogger("consilium.model")
+
 #: The files of the version, as ``aggregator.tracking.pyfunc`` names them.
 WEIGHTS, PUBLISHED = "weights", "published"
+
+_MISSING = """\
+This model needs Consilium's own Python packages, and {name} is not installed here.
+The model was made with Consilium {version}, software digest {code_digest}.
+Ask the federation's operator for the wheel of this release and install the file by its path:
+    pip install --no-deps ./consilium_fl-{version}-py3-none-any.whl
+It is on no package index: do not install a package named consilium, crypto, jobs or silo_agent from one."""
+
+
+def _methods(made_with: dict[str, str]) -> ModuleType:
+    """``silo_agent.methods``. ``made_with``: version and code_digest of the release that staged this file.
+
+    Raises ModuleNotFoundError, with what is missing and how to get it, where our package is not installed. Another
+    release than that one is a warning: most of them read each other's models.
+    """
+    try:
+        from jobs import release
+        from silo_agent import methods
+    except ImportError as missing:
+        name = (missing.name or "").partition(".")[0]
+        if name not in ("crypto", "jobs", "silo_agent"):
+            raise
+        raise ModuleNotFoundError(_MISSING.format(name=name, **made_with), name=name) from missing
+    if (here := release.digest().hex()) != made_with["code_digest"]:
+        log.warning("This model was made with software %s; here is %s.", made_with["code_digest"], here)
+    return methods
 
 
 class Predictor(PythonModel):  # type: ignore[misc]
     """A published model: blocks and opened sums, and the method that knows how to read them."""
 
     def load_context(self, context: PythonModelContext) -> None:
+        facts = json.loads(Path(context.artifacts[PUBLISHED]).read_text())
+        settings = facts["settings"]
+        methods = _methods(settings["release"])
+
         import torch
         from safetensors.numpy import load_file
 
-        from silo_agent.methods import Published, method
-
         torch.set_num_threads(1)
-        facts = json.loads(Path(context.artifacts[PUBLISHED]).read_text())
         blocks = load_file(context.artifacts[WEIGHTS])
         for block in blocks.values():
             block.flags.writeable = False
-        settings = facts["settings"]
-        self._published = Published(blocks, facts["slots"])
-        self._method = method(settings["method"])(settings["params"])
+        self._published = methods.Published(blocks, facts["slots"])
+        self._method = methods.method(settings["method"])(settings["params"])
 
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None

@@ -58,7 +58,7 @@ def check_mlflow(home: Path, target: str, address: str, report: Report) -> None:
     try:
         from aggregator.tracking.check import compare as compare_mlflow
     except ImportError as missing:
-        raise SpecError("--mlflow", got="no MLflow here", want="the extra: consilium[aggregator]") from missing
+        raise SpecError("--mlflow", got="no MLflow here", want="our package with the extra aggregator") from missing
     run = find_run(read_book(home, None, Report(target)), Path(target).name if os.path.isdir(target) else target)
     found = compare_mlflow(home, None if address == "home" else address, run)
     if found:

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Generator
 from contextlib import suppress
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 
 from aggregator.home import AggregatorHome
@@ -56,9 +56,16 @@ EVENTS = "events.jsonl"
 
 
 def predictor_requirements(spec: JobSpec) -> list[str]:
-    """What a process that loads a published model must have installed; torch comes with the extra."""
-    extras = "silo,lm" if BASE in spec.params else "silo"
-    return [f"consilium[{extras}]=={metadata.version('consilium')}", f"mlflow=={metadata.version('mlflow')}"]
+    """pip lines of what a published model imports, other than our own package, which is on no index."""
+    language = ("transformers", "peft") if BASE in spec.params else ()
+    return [release.pip_line(name) for name in ("mlflow", "numpy", "safetensors", "torch", *language)]
+
+
+def predictor_settings(spec: JobSpec) -> str:
+    """JSON text for the predictor: method and parameters, and which release of ours it was made with."""
+    settings = {"method": spec.method, "params": dict(spec.params)}
+    made_with = {"version": release.version(), "code_digest": release.digest().hex()}
+    return json.dumps(settings | {"release": made_with}, sort_keys=True)
 
 
 def server_run(
@@ -112,7 +119,7 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, res
             run.folder,
             Path(str(resources.files("jobs.evidence"))) / "predictor.py",
             requirements=predictor_requirements(spec),
-            settings=json.dumps({"method": spec.method, "params": dict(spec.params)}, sort_keys=True),
+            settings=predictor_settings(spec),
             shape=[features],
         )
     return run

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -234,7 +233,7 @@ class SiteCollector:
 
         yield from self._read(FIGURES, lambda: list(self._figures.collect())) or ()
         build = GaugeMetricFamily(BUILD[0], BUILD[1], labels=BUILD[2])
-        build.add_metric([self._service.role, metadata.version("consilium"), release.digest().hex()[:16]], 1)
+        build.add_metric([self._service.role, release.version(), release.digest().hex()[:16]], 1)
         yield build
         errors = GaugeMetricFamily(prefix(self._service.role) + ERROR.name, ERROR.text, labels=[ERROR.label])
         errors.add_metric([FIGURES], float(FIGURES in self._broken))

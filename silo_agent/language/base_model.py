@@ -179,7 +179,7 @@ def library() -> ModuleType:
             str(missing.name),
             got="not installed",
             want="the libraries of language models",
-            remedy="pip install 'consilium[lm]'",
+            remedy="Install our wheel by its path, with the extra lm: pip install './WHEEL[lm]'.",
         ) from missing
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from images.sbom import NAMED, amiss, bill
+from images.sbom import NAMED, OURS, amiss, bill
 
 SYSTEM = [{"type": "library", "bom-ref": "pkg:deb/debian/libc6@2.36?arch=amd64", "name": "libc6", "version": "2.36"}]
 
@@ -16,9 +16,9 @@ def found(image: str) -> dict[str, Any]:
     components: list[dict[str, Any]] = [
         {"type": "library", "bom-ref": f"{name}==1.0", "name": name, "version": "1.0"} for name in sorted(NAMED[image])
     ]
-    ours = next(one for one in components if one["name"] == "consilium")
+    ours = next(one for one in components if one["name"] == OURS)
     ours["externalReferences"] = [
-        {"type": "distribution", "url": "file:///wheels/consilium-1.0.whl"},
+        {"type": "distribution", "url": "file:///wheels/consilium_fl-1.0.whl"},
         {"type": "website", "url": "https://consilium.example"},
     ]
     components[-1]["externalReferences"] = [{"type": "distribution", "url": "file:///wheels/other.whl"}]
@@ -34,9 +34,9 @@ def test_a_bill_names_the_image_its_interpreter_and_the_packages_of_its_base(ima
         "name": f"consilium-{image}",
         "version": "1.0",
     }
-    assert {"consilium", "cpython", "libc6"} <= {one["name"] for one in made["components"]}
+    assert {OURS, "cpython", "libc6"} <= {one["name"] for one in made["components"]}
     (needs,) = (one["dependsOn"] for one in made["dependencies"] if one["ref"] == f"consilium-{image}")
-    assert needs == ["consilium==1.0", "cpython", SYSTEM[0]["bom-ref"]]
+    assert needs == [f"{OURS}==1.0", "cpython", SYSTEM[0]["bom-ref"]]
     assert amiss(image, made) == []
 
 

@@ -43,7 +43,7 @@ def render(lineage: Lineage) -> str:
             "--html",
             got="no jinja2",
             want="the extra that draws pages",
-            remedy="Install consilium[demo], or read the tree and --json, which need nothing more.",
+            remedy="Install our package with the extra demo, or read the tree and --json, which need nothing more.",
         ) from missing
     loader = jinja2.FileSystemLoader(Path(__file__).parents[2] / "templates")
     environment = jinja2.Environment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from hashlib import sha256
@@ -15,11 +16,12 @@ import pytest
 
 from aggregator.ledger.log import Ledger
 from aggregator.rounds.storage import run_folder
-from aggregator.tracking import follower
+from aggregator.tracking import follower, pyfunc
 from aggregator.tracking.check import compare
 from aggregator.tracking.client import MlflowClient, connect
 from aggregator.verify.models import promote
 from crypto.errors import EvidenceError
+from jobs.release import PACKAGES
 from silo_agent.methods import Published, method
 from tests import made_ledger as made
 from tests.made_ledger import PARAMS, RUN, SILOS, STATE, closed, finish, make_home, make_run, start
@@ -150,6 +152,46 @@ def test_the_files_name_no_machine_and_need_what_the_job_names(job: Path) -> Non
     assert example == {"inputs": [[0.0] * 6]}
     for path in folder.rglob("*"):
         assert path.is_dir() or str(job).encode() not in path.read_bytes(), path
+
+
+def test_nothing_of_ours_is_installed_for_a_model(job: Path) -> None:
+    """Our package is on no index, and the names `consilium` and `crypto` belong to other projects there."""
+    model = client(job).get_logged_model(candidate(job).tags["consilium.model_id"])
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    for name in ("requirements.txt", "conda.yaml", "python_env.yaml"):
+        lines = [line.lstrip(' -"') for line in (folder / name).read_text().splitlines() if "name:" not in line]
+        named = {re.split(r"[^\w.-]", line)[0].lower() for line in lines}
+        assert named.isdisjoint({"consilium", "consilium-fl", "consilium_fl", *PACKAGES}), (name, named)
+
+
+def test_a_ledger_that_requires_our_package_from_an_index_is_not_followed_in_that() -> None:
+    needs = ["consilium[silo,lm]==0.1.0", "consilium", "consilium-x==1", "mlflow==3.17.2", "numpy"]
+    assert pyfunc._requirements({"predictor": {"requirements": needs}}) == needs[2:]
+
+
+_LOAD_WITHOUT_OURS = """
+import pathlib, sys
+sys.path[:] = [place for place in sys.path if not (pathlib.Path(place) / "silo_agent").is_dir()]
+import mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+try:
+    mlflow.pyfunc.load_model("models:/digits@candidate")
+except ModuleNotFoundError as missing:
+    print(missing)
+"""
+
+
+def test_where_our_package_is_missing_the_model_says_which_release_to_install(job: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, "-c", _LOAD_WITHOUT_OURS, follower.default_uri(job)],
+        env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"own Python packages, and (silo_agent|jobs) is not installed here", done.stdout), done.stdout
+    assert f"Consilium 0.1.0, software digest {made.CODE}" in done.stdout
+    assert "pip install --no-deps ./consilium_fl-0.1.0-py3-none-any.whl" in done.stdout
 
 
 def test_a_job_that_cannot_predict_has_a_card_and_no_version(home: Path) -> None:

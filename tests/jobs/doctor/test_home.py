@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from jobs import release
 from jobs.doctor import clock, machine, packages, volume
 from jobs.doctor.check import Status
 from tests.jobs.doctor.patient import Patient, amiss, look, visit, well
@@ -282,7 +283,7 @@ def test_packages_that_are_missing_or_others(silo: Patient, admin: Patient, monk
         return "2.8.0" if name == "nvflare" else whole(name)
 
     monkeypatch.setattr(packages.metadata, "version", version)
-    line = amiss(silo, "packages", "torch is missing", remedy="consilium[silo,flare]")
+    line = amiss(silo, "packages", "torch is missing", remedy="./WHEEL[silo,flare]")
     assert "nvflare is 2.8.0, want ==2.9.0" in line.found
     assert "torch" not in amiss(admin, "packages", "nvflare is 2.8.0").found, "an administrator needs no torch"
 
@@ -293,9 +294,9 @@ def test_a_package_of_our_name_that_is_not_ours(admin: Patient, monkeypatch: pyt
     with monkeypatch.context() as patched:
         patched.setattr(packages.util, "find_spec", lambda name: other if name == "crypto" else whole(name))
         amiss(admin, "packages.ours", "crypto is found at /elsewhere/crypto/__init__.py", remedy="Uninstall")
-    owners = {"crypto": ["consilium", "crypto"], "jobs": ["consilium"]}
+    owners = {"crypto": ["consilium-fl", "crypto"], "jobs": ["consilium-fl"]}
     monkeypatch.setattr(packages.metadata, "packages_distributions", lambda: owners)
-    amiss(admin, "packages.ours", "crypto is also installed by crypto", remedy="install consilium anew")
+    amiss(admin, "packages.ours", "crypto is also installed by crypto", remedy="install our wheel again")
 
 
 def test_versions_and_bounds() -> None:
@@ -310,7 +311,7 @@ def test_versions_and_bounds() -> None:
 
 def test_what_each_role_needs() -> None:
     by_extra: dict[str, set[str]] = {}
-    for name, _, extra in packages.requirements():
+    for name, _, extra in release.requirements():
         by_extra.setdefault(extra, set()).add(name)
     assert {"numpy", "cryptography", "typer"} <= by_extra[""]
     assert "torch" in by_extra["silo"] and "mlflow" in by_extra["aggregator"] and by_extra["flare"] == {"nvflare"}

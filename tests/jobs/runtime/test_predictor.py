@@ -1,0 +1,78 @@
+"""What is staged with a run so that its model can predict elsewhere: requirements, and which release made it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import warnings
+from importlib import metadata
+from types import ModuleType
+
+import pytest
+
+from jobs import release
+from jobs.job import JobSpec
+from jobs.runtime.compose import predictor_requirements, predictor_settings
+from silo_agent import methods
+
+SPEC = JobSpec.parse(
+    {
+        "name": "digits",
+        "method": "fedavg",
+        "dataset": "digits",
+        "purpose": "a test",
+        "params": {"features": 4, "classes": 2, "rounds": 1},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> ModuleType:
+    with warnings.catch_warnings():  # MLflow warns about its own type hints
+        warnings.simplefilter("ignore")
+        from jobs.evidence import predictor
+
+    return predictor
+
+
+def test_the_requirements_are_other_peoples_packages_pinned() -> None:
+    lines = predictor_requirements(SPEC)
+    assert [line.partition("==")[0] for line in lines] == ["mlflow", "numpy", "safetensors", "torch"]
+    assert all(re.fullmatch(r"[a-z]+==[0-9.]+", line) for line in lines), lines
+
+
+def test_what_the_aggregator_does_not_have_is_required_within_our_own_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = metadata.version
+
+    def version(name: str) -> str:
+        if name == "torch":
+            raise metadata.PackageNotFoundError(name)
+        return whole(name)
+
+    monkeypatch.setattr(release.metadata, "version", version)
+    (line,) = (line for line in predictor_requirements(SPEC) if line.startswith("torch"))
+    assert ">=2.13" in line and "<2.14" in line
+
+
+def test_the_settings_name_the_release() -> None:
+    settings = json.loads(predictor_settings(SPEC))
+    assert settings["release"] == {"version": release.version(), "code_digest": release.digest().hex()}
+    assert (settings["method"], settings["params"]) == ("fedavg", dict(SPEC.params))
+
+
+def test_another_release_is_a_warning(predictor: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    here = {"version": "0.1.0", "code_digest": release.digest().hex()}
+    with caplog.at_level(logging.WARNING):
+        assert predictor._methods(here) is methods and not caplog.records
+        assert predictor._methods(here | {"code_digest": "ab" * 32}) is methods
+    assert "ab" * 32 in caplog.text and here["code_digest"] in caplog.text
+
+
+def test_another_fault_is_no_missing_package(predictor: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> bytes:
+        raise ImportError("numpy is broken", name="numpy")
+
+    monkeypatch.setattr(release, "digest", broken)
+    with pytest.raises(ImportError, match="numpy is broken"):
+        predictor._methods({"version": "0.1.0", "code_digest": ""})
