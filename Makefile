@@ -1,18 +1,26 @@
 # Set-up is pip in a virtual environment; running a target again reuses it.
 PYTHON ?= python3.11
+OTHER_PYTHONS = 3.12 3.13
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
-.PHONY: venv up test bench-seeds check lint format types clean
+.PHONY: venv up test test-pythons bench-seeds check lint format types clean
 
 venv: $(STAMP)          ## the environment alone: .venv
 
 up: $(STAMP)            ## a real local federation, one job, a report, a model in MLflow
 	$(BIN)/fed up
 
-test: $(STAMP)          ## everything, with one real NVFlare federation
-	$(BIN)/python -m pytest
+# The real federations need the machine to themselves. They run even if something before them has failed.
+test: $(STAMP)          ## everything: all but the real NVFlare federations in two processes, then these one by one
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not federation" -n 2 --dist loadfile; rest=$$?; \
+	$(BIN)/python -m pytest -m federation; federations=$$?; \
+	echo "make test: exit $$rest without the federations, exit $$federations with them"; \
+	test $$rest -eq 0 && test $$federations -eq 0
+
+test-pythons:           ## the base install's tests and `fed verify` on the other Pythons that this machine has
+	$(PYTHON) -m tests.pythons $(OTHER_PYTHONS)
 
 check: lint             ## for every commit: lint and the fast tests, under two minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not federation and not slow" -p no:cacheprovider -n 2 --dist loadfile

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +27,15 @@ settings.load_profile("suite")
 EXPECTED_SKIPS: frozenset[str] = frozenset()
 
 _skipped: set[str] = set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module that skips itself is an error: with several processes such a report would not leave its process."""
+    report = yield
+    if report.skipped and report.nodeid not in EXPECTED_SKIPS:
+        report.outcome, report.longrepr = "failed", f"unexpected skip of {report.nodeid}: {report.longrepr}"
+    return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -270,8 +270,8 @@ def test_the_kernel_answers() -> None:
 
 
 def test_another_python(admin: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages.platform, "python_version", lambda: "3.13.1")
-    amiss(admin, "python", "3.13.1, want ", remedy="virtual environment")
+    monkeypatch.setattr(packages.platform, "python_version", lambda: "3.14.1")
+    amiss(admin, "python", "3.14.1, want ", remedy="virtual environment")
 
 
 def test_packages_that_are_missing_or_others(silo: Patient, admin: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
