@@ -130,7 +130,7 @@ def test_the_version_predicts_in_a_fresh_process_without_pickle(job: Path, tmp_p
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     done = subprocess.run(
         [sys.executable, "-c", _PREDICT, follower.default_uri(job), str(job)],
-        env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -186,7 +186,7 @@ def test_where_our_package_is_missing_the_model_says_which_release_to_install(jo
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
         [sys.executable, "-c", _LOAD_WITHOUT_OURS, follower.default_uri(job)],
-        env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.search(r"own Python packages, and (silo_agent|jobs) is not installed here", done.stdout), done.stdout
