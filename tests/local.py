@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +44,12 @@ def spec(method: str = "fedavg", **params: int) -> JobSpec:
 def federation(root: Path, silos: int = SILOS, **settings: object) -> Federation:
     data = {name: arrays for name, arrays in make(silos, 7).items() if name.startswith("silo-")}
     return Federation.make(root, "test", data, "digits", settings=settings)
+
+
+def copied(made: Path, root: Path) -> Federation:
+    """A copy of ``federation`` with eight silos, to be changed."""
+    shutil.copytree(made, root)
+    return Federation(root, "test", tuple(f"silo-{i}" for i in range(1, SILOS + 1)))
 
 
 def approve(home: Path, job: JobSpec) -> None:

@@ -32,17 +32,6 @@ from tests import local
 from tests.one_agent import another, code_of, read
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local.federation(tmp_path_factory.mktemp("agent") / "f").root
-
-
-@pytest.fixture
-def federation(made: Path, tmp_path: Path) -> Federation:
-    shutil.copytree(made, tmp_path / "f")
-    return Federation(tmp_path / "f", "test", tuple(f"silo-{i}" for i in range(1, 9)))
-
-
 def change_data(federation: Federation, silo: str, change: Callable[[dict[str, np.ndarray]], None]) -> None:
     path = local.private_file(federation.silo(silo))
     arrays = dict(np.load(path))

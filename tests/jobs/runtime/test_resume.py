@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,24 +38,9 @@ class Killed(Exception):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return local.federation(tmp_path_factory.mktemp("resume") / "f").root
-
-
-def copied(made: Path, root: Path) -> Federation:
-    shutil.copytree(made, root)
-    return Federation(root, "test", tuple(f"silo-{i}" for i in range(1, 9)))
-
-
-@pytest.fixture
-def federation(made: Path, tmp_path: Path) -> Federation:
-    return copied(made, tmp_path / "f")
-
-
-@pytest.fixture(scope="module")
 def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """The final state of the same run when nothing happens to it."""
-    federation = copied(made, tmp_path_factory.mktemp("whole") / "f")
+    federation = local.copied(made, tmp_path_factory.mktemp("whole") / "f")
     _, run, _ = local.run_job(JOB, federation.aggregator, federation.homes, nonce=NONCE)
     return dict(run.state)
 
