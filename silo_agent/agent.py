@@ -379,7 +379,7 @@ class Agent:
         self.k, self._chain = progress.k, progress.chain
         self.state, self.slots = dict(progress.state), {name: dict(slots) for name, slots in progress.slots.items()}
         self._applied, self._openings = list(progress.applied), dict(progress.openings)
-        self.method.recall(progress.kept)
+        self.method.load_state_dict(progress.kept)
         self._watch.restore(progress.watch)
         if (released := self._released()) is not None:
             self._watch.released(released[1])
@@ -396,7 +396,7 @@ class Agent:
             applied=tuple(self._applied),
             openings=self._openings,
             watch=self._watch.snapshot(),
-            kept=self.method.remember(),
+            kept=self.method.state_dict(),
         )
         save_progress(self._notes(self._run), progress)
 

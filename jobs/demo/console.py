@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.demo.break_lane import sentence
-from jobs.evidence.run_summary import CONTEXTUAL, uniformity
+from jobs.evidence.run_summary import uniformity
+from silo_agent.methods import contextual
 
 _LABELS = (("fedavg", "FedAvg"), ("fedavg_equal_params", "FedAvg, equal parameters"), ("local", "each silo alone"))
 
@@ -72,8 +73,8 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
     """The table, what the aggregator saw of one silo, and what to do next."""
     accuracy, sums = report["accuracy"], report["secure_aggregation"]
     table = Table(title=f"{report['method']} · {report['silos']} silos · test accuracy, per cent", title_justify="left")
-    contextual = " (contextual)" if report["method"] in CONTEXTUAL else ""
-    for column in ("", f"global{contextual}", "personal", "cold (newcomers)"):
+    remark = " (contextual)" if contextual(report["method"]) else ""
+    for column in ("", f"global{remark}", "personal", "cold (newcomers)"):
         table.add_column(column, justify="left" if not column else "right")
     exact = report["correct"]
     table.add_row(report["method"], *_cells(accuracy), style="bold")

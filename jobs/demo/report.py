@@ -32,17 +32,8 @@ from crypto.keys import PublicIdentity
 from crypto.messages import STEP_PHASES, Closing
 from crypto.plan import Lane, Plan, Scope, Step
 from jobs.demo.mask_probe import BINS, Histogram, Probe, bin_words, chi_square, read_probe
-from jobs.evidence.run_summary import CONTEXTUAL
+from silo_agent.methods import contextual, display_name
 
-METHODS = {
-    "fedavg": "FedAvg",
-    "fedavg-lanes": "FedAvg in lanes",
-    "fedcoe": "FedCoE",
-    "fedcoe-samples": "FedCoE, a gate for each sample",
-    "flex": "FLEx",
-    "flex-moe": "FLEX-MoE",
-    "metamoe": "MetaMoE",
-}
 BASELINES = (("fedavg", "FedAvg"), ("fedavg_equal_params", "FedAvg, equal parameters"), ("local", "Local only"))
 MODES = ("global", "personal", "cold")
 NONE = "–"
@@ -71,8 +62,8 @@ def write_report(
     view = {
         "facts": facts,
         "title": _title(facts),
-        "method": METHODS.get(facts.plan.method, facts.plan.method),
-        "contextual": facts.plan.method in CONTEXTUAL,
+        "method": display_name(facts.plan.method),
+        "contextual": contextual(facts.plan.method),
         "figures": _figures(facts, accuracy),
         "accuracy": _accuracy(facts, accuracy),
         "curve": _curve(facts, accuracy),
@@ -201,9 +192,7 @@ def _title(facts: Facts) -> str:
         _count(sum(codes.values()), "refusal") + f" ({refusals})" if codes else "no refusals",
     ]
     verb = "trained" if facts.finished else "stopped" if facts.failed else "is training"
-    sentence = (
-        f"{METHODS.get(facts.plan.method, facts.plan.method)} {verb} at {len(facts.silos)} silos: {', '.join(parts)}."
-    )
+    sentence = f"{display_name(facts.plan.method)} {verb} at {len(facts.silos)} silos: {', '.join(parts)}."
     if facts.failed:
         phase = f" in phase {facts.failed['phase']}" if facts.failed["phase"] else ""
         sentence += f" It ended with {facts.failed['code']}{phase}."
@@ -213,10 +202,10 @@ def _title(facts: Facts) -> str:
 def _figures(facts: Facts, accuracy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(figure, unit, label): the four that a reader looks for first."""
     times = [sum(record["phase_ms"].values()) for record in facts.closed.values()]
-    contextual = " (contextual)" if facts.plan.method in CONTEXTUAL else ""
+    remark = " (contextual)" if contextual(facts.plan.method) else ""
     sent = sum(record["upload_bytes"] for record in facts.closed.values())
     return [
-        (_percent(_own(facts, accuracy, "global")), "%", f"global accuracy{contextual}"),
+        (_percent(_own(facts, accuracy, "global")), "%", f"global accuracy{remark}"),
         (f"{len(facts.closed)}/{len(facts.plan.steps)}", "", "steps released"),
         (f"{median(times):,.0f}" if times else NONE, "ms", "median step"),
         (f"{sent / 1e6:,.2f}", "MB", "masked words, all silos"),
@@ -228,7 +217,7 @@ def _accuracy(facts: Facts, accuracy: Mapping[str, Any]) -> list[tuple[str, list
     own = {mode: _own(facts, accuracy, mode) for mode in MODES}
     base = accuracy.get("fedavg", {}) if facts.plan.method != "fedavg" else {}
     cells = [(_percent(own[mode]), _apart(own[mode], base.get(mode))) for mode in MODES]
-    rows = [(METHODS.get(facts.plan.method, facts.plan.method), cells)]
+    rows = [(display_name(facts.plan.method), cells)]
     for key, label in BASELINES:
         if key != facts.plan.method:
             rows.append((label, [(_percent(accuracy.get(key, {}).get(mode)), "") for mode in MODES]))
@@ -270,7 +259,7 @@ def _curve(facts: Facts, accuracy: Mapping[str, Any]) -> dict[str, Any]:
         label = name.removesuffix("accuracy").removesuffix(".") or "accuracy"
         lines.append(
             {
-                "label": f"{label} (contextual)" if label == "global" and facts.plan.method in CONTEXTUAL else label,
+                "label": f"{label} (contextual)" if label == "global" and contextual(facts.plan.method) else label,
                 "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
                 "dots": " ".join(f"M{x:.1f} {y:.1f}h0" for x, y in points),
                 "last": _percent(100 * part / whole),

@@ -24,9 +24,6 @@ from silo_agent.data import DataSet
 from silo_agent.language.base_model import settled
 from silo_agent.methods import Published, method
 
-#: Methods whose global prediction reads the unlabelled batch around a row.
-CONTEXTUAL = frozenset({"fedcoe"})
-
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:

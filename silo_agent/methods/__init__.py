@@ -63,6 +63,8 @@ class Method(Protocol):
     """One paper, one class."""
 
     name: ClassVar[str]
+    display_name: ClassVar[str]
+    contextual: ClassVar[bool]
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None: ...
 
@@ -78,21 +80,21 @@ class Method(Protocol):
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
         """(rows, classes) probabilities; see ``MODES``."""
 
-    def remember(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         """What this silo must still know after a restart: arrays that never leave it."""
 
-    def recall(self, kept: Mapping[str, np.ndarray]) -> None:
-        """``remember`` of the process before."""
+    def load_state_dict(self, kept: Mapping[str, np.ndarray]) -> None:
+        """``state_dict`` of the process before."""
 
 
 class Stateless:
     """A method whose every step starts from what is published and the silo's own rows."""
 
-    def remember(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         return {}
 
-    def recall(self, kept: Mapping[str, np.ndarray]) -> None:
-        """There is nothing to recall."""
+    def load_state_dict(self, kept: Mapping[str, np.ndarray]) -> None:
+        """There is nothing to restore."""
 
 
 METHODS: Mapping[str, str] = {
@@ -112,6 +114,16 @@ def method(name: str) -> type[Method]:
         raise SpecError("method", got=name, want=f"one of {', '.join(sorted(METHODS))}")
     module, _, attribute = METHODS[name].partition(":")
     return cast("type[Method]", getattr(import_module(module), attribute))
+
+
+def display_name(name: str) -> str:
+    """A method's name for people. An older ledger may name a method that this release lacks: then that name."""
+    return method(name).display_name if name in METHODS else name
+
+
+def contextual(name: str) -> bool:
+    """Whether a method's global prediction of a row also reads the unlabelled batch around it."""
+    return name in METHODS and method(name).contextual
 
 
 def parameter(default: Any = MISSING, *, least: float, most: float) -> Any:

@@ -9,12 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from crypto.blocks import Contribution
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Lane, Plan, Scope, Step, Sum
 from silo_agent import experts
 from silo_agent.data import DataSet
 from silo_agent.methods import (
     GRID,
-    ROWS_BOUND,
     Limits,
     Published,
     Stateless,
@@ -27,6 +26,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
+from silo_agent.methods.plans import ROWS_STEP, SCORE, correct, network, network_blocks
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
 
@@ -41,6 +41,8 @@ class FedAvg(Stateless):
     """Lane ``everyone``: all silos, weighted by rows under the weight rule. All modes predict alike."""
 
     name: ClassVar[str] = "fedavg"
+    display_name: ClassVar[str] = "FedAvg"
+    contextual: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params = parse(Params, params)
@@ -50,17 +52,12 @@ class FedAvg(Stateless):
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
         p = parse(Params, params)
         lane = Lane(name="everyone", scope=Scope.ALL, floor=limits.lane_floor, grid=GRID)
-        widths = experts.half_widths(p.features, p.hidden)
-        blocks = tuple(
-            Block(name=f"model.{part}", shape=shape, lane=lane.name, clip=p.clip, init=widths[part])
-            for part, shape in experts.shapes(p.features, p.hidden, p.classes).items()
-        )
-        score = (Slot("global.correct", ROWS_BOUND), Slot("test.rows", ROWS_BOUND))
+        blocks = network_blocks("model", p, lane=lane.name)
         sums = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
         steps = (
-            Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND))),
-            *(Step(task="train", index=k, sums=sums, slots=score) for k in range(p.rounds)),
-            Step(task="eval", index=0, slots=score),
+            ROWS_STEP,
+            *(Step(task="train", index=k, sums=sums, slots=SCORE) for k in range(p.rounds)),
+            Step(task="eval", index=0, slots=SCORE),
         )
         return Plan(
             method=cls.name,
@@ -82,11 +79,11 @@ class FedAvg(Stateless):
         fits(data, p.features, p.classes)
         if step.task == "rows":
             return Contribution({}, {"silos": 1, "rows": data.rows})
-        right = self.predict(published, data.x_test, "global").argmax(1) == data.y_test
-        slots = {"global.correct": int(right.sum()), "test.rows": len(right)}
+        right = correct(self.predict(published, data.x_test, "global"), data)
+        slots = {"global.correct": right, "test.rows": len(data.y_test)}
         if step.task == "eval":
             return Contribution({}, slots)
-        old = {part: published.blocks[f"model.{part}"] for part in experts.PARTS}
+        old = network(published, "model")
         order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, step.index))
         descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum, proximal=p.proximal)
         (new,) = train([old], data.x_train, data.y_train, order, descent, cross_entropy)
@@ -94,6 +91,6 @@ class FedAvg(Stateless):
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
         known_mode(mode)
-        model = {part: published.blocks[f"model.{part}"] for part in experts.PARTS}
+        model = network(published, "model")
         p_BC: np.ndarray = experts.predict([model], batch(x, self.params.features))[0]
         return p_BC

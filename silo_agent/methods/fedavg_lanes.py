@@ -20,12 +20,11 @@ import numpy as np
 from crypto.blocks import Contribution
 from crypto.charter import SILO_ID
 from crypto.errors import SpecError
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Block, Lane, Plan, Scope, Step, Sum
 from silo_agent import experts
 from silo_agent.data import DataSet
 from silo_agent.methods import (
     GRID,
-    ROWS_BOUND,
     Limits,
     Published,
     Stateless,
@@ -38,6 +37,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
+from silo_agent.methods.plans import ROWS_STEP, SCORE, correct
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
 TRUNK, HEAD = ("w1", "b1"), ("w2", "b2")
@@ -55,6 +55,8 @@ class FedAvgLanes(Stateless):
     """Lanes: ``trunk`` (every silo), ``expert-e`` (its holders), weighted by rows. All modes predict alike."""
 
     name: ClassVar[str] = "fedavg-lanes"
+    display_name: ClassVar[str] = "FedAvg in lanes"
+    contextual: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params, self.holders = _read(params)
@@ -86,12 +88,11 @@ class FedAvgLanes(Stateless):
             for lane in lanes
             for part in (TRUNK if lane.name == "trunk" else HEAD)
         )
-        score = (Slot("global.correct", ROWS_BOUND), Slot("test.rows", ROWS_BOUND))
         sums = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
         steps = (
-            Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND))),
-            *(Step(task="train", index=k, sums=sums, slots=score) for k in range(p.rounds)),
-            Step(task="eval", index=0, slots=score),
+            ROWS_STEP,
+            *(Step(task="train", index=k, sums=sums, slots=SCORE) for k in range(p.rounds)),
+            Step(task="eval", index=0, slots=SCORE),
         )
         return Plan(
             method=cls.name,
@@ -114,8 +115,8 @@ class FedAvgLanes(Stateless):
         fits(data, p.features, p.classes)
         if step.task == "rows":
             return Contribution({}, {"silos": 1, "rows": data.rows})
-        right = self.predict(published, data.x_test, "global").argmax(1) == data.y_test
-        slots = {"global.correct": int(right.sum()), "test.rows": len(right)}
+        right = correct(self.predict(published, data.x_test, "global"), data)
+        slots = {"global.correct": right, "test.rows": len(data.y_test)}
         return Contribution(self._training(step.index, published, data) if step.task == "train" else {}, slots)
 
     @property

@@ -45,6 +45,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
+from silo_agent.methods.plans import network, network_blocks, trained
 from silo_agent.training import Descent, batches, cross_entropy, generator, mixture, train
 
 #: A silo contributes to an expert if its gate gives it more than this: too little mass is only a membership to leak.
@@ -91,6 +92,8 @@ class FedCoE(Stateless):
     """
 
     name: ClassVar[str] = "fedcoe"
+    display_name: ClassVar[str] = "FedCoE"
+    contextual: ClassVar[bool] = True
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params = parse(Params, params)
@@ -106,7 +109,16 @@ class FedCoE(Stateless):
             *(Lane(name=f"cluster-{path}", scope=Scope.HELD, floor=floor, guard_moves=True) for path in p.paths),
             *(Lane(name=f"expert-{e}", scope=Scope.HELD, floor=floor, grid=GRID) for e in range(p.experts)),
         )
-        models = _model_blocks(p)
+        models = tuple(  # a generalist as FedAvg has it, and experts
+            block
+            for name in p.models
+            for block in network_blocks(
+                name,
+                p,
+                lane="everyone" if name == "generalist" else name,
+                zero=() if name == "generalist" else ("b2",),
+            )
+        )
         score = _slots("global.correct", "generalist.correct", "test.rows")
         final = _slots("personal.correct", *(f"load-{e}" for e in range(p.experts)))
         moves = tuple(Sum(block.name, Apply.AVERAGE) for block in models)
@@ -172,7 +184,7 @@ class FedCoE(Stateless):
     def _training(self, k: int, published: Published, data: DataSet) -> dict[str, np.ndarray]:
         """Δ of every expert (mixture likelihood under the silo's gate) and of the generalist (cross-entropy)."""
         p = self.params
-        old = [_model(published, name) for name in p.models]
+        old = [network(published, name) for name in p.models]
         of_experts = mixture(self._gate(published, data.x_train))
         new = train(
             old,
@@ -189,7 +201,7 @@ class FedCoE(Stateless):
         }
 
     def _scores(self, published: Published, data: DataSet) -> dict[str, int]:
-        generalist_BC = experts.predict([_model(published, "generalist")], data.x_test)[0]
+        generalist_BC = experts.predict([network(published, "generalist")], data.x_test)[0]
         return {
             "global.correct": self._correct(published, data, "global"),
             "generalist.correct": int((generalist_BC.argmax(1) == data.y_test).sum()),
@@ -213,12 +225,12 @@ class FedCoE(Stateless):
 
     def _contextual(self, published: Published, x: np.ndarray, *, newcomer: bool = False) -> np.ndarray:
         """Mixture of the experts under the batch's gate, and the generalist, shared by the information gate."""
-        generalist_BC: np.ndarray = experts.predict([_model(published, "generalist")], x)[0]
-        trained = [e for e in range(self.params.experts) if _trained(published, e)]
+        generalist_BC: np.ndarray = experts.predict([network(published, "generalist")], x)[0]
+        trained = [e for e in range(self.params.experts) if trained(published, e)]
         if len(x) < MIN_BATCH_ROWS or not trained:
             return generalist_BC
         gate = self._gate(published, x)[trained]
-        p_EBC = experts.predict([_model(published, f"expert-{e}") for e in trained], x)
+        p_EBC = experts.predict([network(published, f"expert-{e}") for e in trained], x)
         if newcomer:
             gate = gates.newcomer_gate(gate, np.array([gates.mutual_information(p_BC) for p_BC in p_EBC]))
         if gate.sum() <= 0:
@@ -233,9 +245,9 @@ class FedCoE(Stateless):
         """Fine-tune the heaviest expert and the generalist on this silo's rows; unseen rows choose what is used."""
         p = self.params
         heaviest = int(self._gate(published, data.x_train).argmax())
-        names = ["generalist", *([f"expert-{heaviest}"] if _trained(published, heaviest) else [])]
+        names = ["generalist", *([f"expert-{heaviest}"] if trained(published, heaviest) else [])]
         return tune(
-            [_model(published, name) for name in names],
+            [network(published, name) for name in names],
             self._contextual(published, data.x_train),
             data,
             steps=p.finetune_steps,
@@ -308,22 +320,6 @@ def _cluster_sums(p: Params, level: int) -> tuple[Sum, ...]:
     return sums if level else (Sum("spread", Apply.PUBLISH), *sums)
 
 
-def _model_blocks(p: Params) -> tuple[Block, ...]:
-    """Generalist (as FedAvg has it) and experts, whose b2 is zero until their lane first opens: see ``_trained``."""
-    shapes, widths = experts.shapes(p.features, p.hidden, p.classes), experts.half_widths(p.features, p.hidden)
-    return tuple(
-        Block(
-            name=f"{name}.{part}",
-            shape=shapes[part],
-            lane="everyone" if name == "generalist" else name,
-            clip=p.clip,
-            init=0.0 if part == "b2" and name != "generalist" else widths[part],
-        )
-        for name in p.models
-        for part in experts.PARTS
-    )
-
-
 def _slots(*names: str) -> tuple[Slot, ...]:
     return tuple(Slot(name, 1 if name == "silos" else ROWS_BOUND) for name in names)
 
@@ -334,12 +330,3 @@ def _clusters(published: Published, p: Params) -> list[list[int]]:
     for path in p.paths:
         found.setdefault(published.blocks[f"centroid-{path}"].tobytes(), []).append(path)
     return list(found.values())
-
-
-def _model(published: Published, name: str) -> dict[str, np.ndarray]:
-    return {part: published.blocks[f"{name}.{part}"] for part in experts.PARTS}
-
-
-def _trained(published: Published, e: int) -> bool:
-    """Whether the expert's lane has ever opened: an expert without enough silos never speaks."""
-    return bool(published.blocks[f"expert-{e}.b2"].any())

@@ -25,14 +25,13 @@ import numpy as np
 
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Block, Lane, Plan, Scope, Step, Sum
 from silo_agent import experts, gates
 from silo_agent.data import DataSet
 from silo_agent.experts import Weights, torch_
 from silo_agent.local_expert import Local, tune
 from silo_agent.methods import (
     GRID,
-    ROWS_BOUND,
     Limits,
     Published,
     Stateless,
@@ -45,6 +44,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
+from silo_agent.methods.plans import ROWS_STEP, correct, counts, network, network_blocks, trained
 from silo_agent.training import Descending, Descent, batches, generator
 
 #: A silo contributes to an expert that answers for more than this of its rows.
@@ -81,6 +81,8 @@ class FedCoESamples(Stateless):
     """Lanes: ``everyone`` (generalist, gate), ``expert-e`` (its contributors). ``local`` is made by ``eval/0``."""
 
     name: ClassVar[str] = "fedcoe-samples"
+    display_name: ClassVar[str] = "FedCoE, a gate for each sample"
+    contextual: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params = parse(Params, params)
@@ -94,16 +96,12 @@ class FedCoESamples(Stateless):
             Lane(name="everyone", scope=Scope.ALL, floor=floor, grid=GRID),
             *(Lane(name=name, scope=Scope.HELD, floor=floor, grid=GRID) for name in p.names),
         )
-        blocks = tuple(
-            block
-            for name in ("generalist", "gate", *p.names)
-            for block in _blocks(name, p, name if name in p.names else "everyone")
-        )
-        score = tuple(Slot(name, ROWS_BOUND) for name in ("global.correct", "generalist.correct", "test.rows"))
-        final = tuple(Slot(name, ROWS_BOUND) for name in ("personal.correct", *(f"load-{e}" for e in range(p.experts))))
+        blocks = tuple(block for name in ("generalist", "gate", *p.names) for block in _blocks(name, p))
+        score = counts("global.correct", "generalist.correct", "test.rows")
+        final = counts("personal.correct", *(f"load-{e}" for e in range(p.experts)))
         moves = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
         steps = (
-            Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND))),
+            ROWS_STEP,
             *(Step(task="train", index=k, sums=moves, slots=score) for k in range(p.rounds)),
             Step(task="eval", index=0, slots=score + final),
         )
@@ -136,7 +134,7 @@ class FedCoESamples(Stateless):
             return Contribution({}, {"silos": 1, "rows": data.rows})
         slots = {
             "global.correct": self._correct(published, data, "global"),
-            "generalist.correct": _right(experts.predict([_model(published, "generalist")], data.x_test)[0], data),
+            "generalist.correct": correct(experts.predict([network(published, "generalist")], data.x_test)[0], data),
             "test.rows": len(data.y_test),
         }
         if step.task == "train":
@@ -151,7 +149,7 @@ class FedCoESamples(Stateless):
         """Δ of generalist, gate and experts after one pass over the same batches."""
         p = self.params
         names = ("generalist", "gate", *p.names)
-        old = [_model(published, name) for name in names]
+        old = [network(published, name) for name in names]
         hard_E = self._choice(k, published, data) if k < p.warmup else None
         order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, k))
         descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)
@@ -175,7 +173,7 @@ class FedCoESamples(Stateless):
 
     def _likelihood(self, published: Published, data: DataSet) -> np.ndarray:
         """log p_e(y|x) of the training rows: (E, B)."""
-        p_EBC = experts.predict([_model(published, name) for name in self.params.names], data.x_train)
+        p_EBC = experts.predict([network(published, name) for name in self.params.names], data.x_train)
         likelihood_EB: np.ndarray = np.log(np.maximum(p_EBC[:, np.arange(data.rows), data.y_train], 1e-12))
         return likelihood_EB
 
@@ -224,15 +222,15 @@ class FedCoESamples(Stateless):
 
     def _gate(self, published: Published, x: np.ndarray) -> np.ndarray:
         """g_EB: the shared gate's answer, over the experts whose lanes ever opened; zeros if there are none."""
-        g_EB: np.ndarray = experts.predict([_model(published, "gate")], x)[0].T.copy()
-        g_EB[[e for e in range(self.params.experts) if not _trained(published, e)]] = 0.0
+        g_EB: np.ndarray = experts.predict([network(published, "gate")], x)[0].T.copy()
+        g_EB[[e for e in range(self.params.experts) if not trained(published, e)]] = 0.0
         return np.asarray(g_EB / np.maximum(g_EB.sum(axis=0), 1e-12))
 
     def _mixture(self, published: Published, x: np.ndarray, g_EB: np.ndarray) -> np.ndarray:
         if not g_EB.any():
-            generalist_BC: np.ndarray = experts.predict([_model(published, "generalist")], x)[0]
+            generalist_BC: np.ndarray = experts.predict([network(published, "generalist")], x)[0]
             return generalist_BC
-        p_EBC = experts.predict([_model(published, name) for name in self.params.names], x)
+        p_EBC = experts.predict([network(published, name) for name in self.params.names], x)
         mixture_BC: np.ndarray = np.einsum("eb,ebc->bc", g_EB, p_EBC)
         return mixture_BC
 
@@ -251,7 +249,7 @@ class FedCoESamples(Stateless):
         mixture_BC = self._mixture(published, x, g_EB)
         if len(x) < MIN_BATCH_ROWS:
             return mixture_BC
-        generalist_BC = experts.predict([_model(published, "generalist")], x)[0]
+        generalist_BC = experts.predict([network(published, "generalist")], x)[0]
         share = gates.information_gate(mixture_BC, generalist_BC, 0.5)
         return np.asarray(share * mixture_BC + (1 - share) * generalist_BC)
 
@@ -261,7 +259,7 @@ class FedCoESamples(Stateless):
         gate_EB = self._gate(published, data.x_train)
         names = ["generalist", *([f"expert-{int(gate_EB.mean(axis=1).argmax())}"] if gate_EB.any() else [])]
         return tune(
-            [_model(published, name) for name in names],
+            [network(published, name) for name in names],
             self._mixture(published, data.x_train, gate_EB),
             data,
             steps=p.finetune_steps,
@@ -271,7 +269,7 @@ class FedCoESamples(Stateless):
         )
 
     def _correct(self, published: Published, data: DataSet, mode: str) -> int:
-        return _right(self.predict(published, data.x_test, mode), data)
+        return correct(self.predict(published, data.x_test, mode), data)
 
 
 def _train(
@@ -313,30 +311,12 @@ def _train(
     return [generalist, moved_gate, *moved]
 
 
-def _blocks(name: str, p: Params, lane: str) -> tuple[Block, ...]:
-    """One network. b2 of an expert is zero until its lane first opens; the gate starts undecided."""
-    classes = p.experts if name == "gate" else p.classes
-    shapes, widths = experts.shapes(p.features, p.hidden, classes), experts.half_widths(p.features, p.hidden)
-    silent = {"generalist": (), "gate": ("w2", "b2")}.get(name, ("b2",))
-    return tuple(
-        Block(
-            name=f"{name}.{part}",
-            shape=shapes[part],
-            lane=lane,
-            clip=p.clip,
-            init=0.0 if part in silent else widths[part],
-        )
-        for part in experts.PARTS
-    )
-
-
-def _model(published: Published, name: str) -> dict[str, np.ndarray]:
-    return {part: published.blocks[f"{name}.{part}"] for part in experts.PARTS}
-
-
-def _trained(published: Published, e: int) -> bool:
-    return bool(published.blocks[f"expert-{e}.b2"].any())
-
-
-def _right(p_BC: np.ndarray, data: DataSet) -> int:
-    return int((p_BC.argmax(axis=1) == data.y_test).sum())
+def _blocks(name: str, p: Params) -> tuple[Block, ...]:
+    """The blocks of generalist, gate or an expert; the gate starts undecided."""
+    match name:
+        case "generalist":
+            return network_blocks(name, p, lane="everyone")
+        case "gate":
+            return network_blocks(name, p, lane="everyone", zero=("w2", "b2"), classes=p.experts)
+        case _:
+            return network_blocks(name, p, lane=name, zero=("b2",))

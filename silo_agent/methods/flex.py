@@ -44,6 +44,8 @@ class FLEx:
     """Lanes: ``everyone`` (adapters' B), ``fixed`` (their A, in no step), ``own`` (personal experts, never leave)."""
 
     name: ClassVar[str] = NAME
+    display_name: ClassVar[str] = "FLEx"
+    contextual: ClassVar[bool] = False
 
     #: Where base models lie; None: where CONSILIUM_MODELS says. ``use`` sets it.
     models: Path | None = None
@@ -66,7 +68,7 @@ class FLEx:
         self.models = models
         self._net()
 
-    def remember(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         """Personal experts of the last rounds, and what fine-tuning made."""
         kept = {f"personal/{k}/{name}": value for k, own in self.personal.items() for name, value in own.items()}
         if self.tuned is not None:
@@ -74,7 +76,7 @@ class FLEx:
                 kept |= {f"tuned/{part}/{name}": value for name, value in arrays.items()}
         return kept
 
-    def recall(self, kept: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, kept: Mapping[str, np.ndarray]) -> None:
         personal: dict[int, dict[str, np.ndarray]] = {}
         tuned: dict[str, dict[str, np.ndarray]] = {"b": {}, "grown": {}}
         for key, value in kept.items():

@@ -24,14 +24,13 @@ from typing import ClassVar
 import numpy as np
 
 from crypto.blocks import Contribution
-from crypto.errors import DataRefused, SpecError
+from crypto.errors import DataRefused
 from crypto.plan import Plan, Step
 from silo_agent import experts, gates, router
 from silo_agent.assignment import Bounds, Market, excess, units
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Published, batch, fits, known_mode, mean_rows, weight
 from silo_agent.methods.flex_moe_plan import (
-    ASSIGNMENT,
     NAME,
     Job,
     Markets,
@@ -41,6 +40,7 @@ from silo_agent.methods.flex_moe_plan import (
     plan,
     read,
 )
+from silo_agent.methods.plans import network, trained
 from silo_agent.training import Descent, batches, generator
 
 log = logging.getLogger("consilium.silo")
@@ -81,6 +81,8 @@ class FlexMoE:
     """Lanes: ``everyone`` (generalist), ``expert-e`` (its holders), ``own`` (never leaves)."""
 
     name: ClassVar[str] = NAME
+    display_name: ClassVar[str] = "FLEX-MoE"
+    contextual: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.job = read(params)
@@ -93,21 +95,14 @@ class FlexMoE:
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
         job = read(params)
-        if job.rule != "price":
-            raise SpecError(
-                f"params.{ASSIGNMENT}",
-                got=job.rule,
-                want="price",
-                remedy="The other rules are for simulations; a linear programme needs every silo's fitness.",
-            )
         check_limits(job, limits)
         return plan(job, limits)
 
-    def remember(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         """Fitness, router and choices of the last rounds."""
         return {f"{name}/{at}": kept for name, table in self.memory.tables().items() for at, kept in table.items()}
 
-    def recall(self, kept: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, kept: Mapping[str, np.ndarray]) -> None:
         tables = self.memory.tables()
         for key, array in kept.items():
             name, _, at = key.partition("/")
@@ -219,7 +214,7 @@ class FlexMoE:
         """Δ of the generalist (cross-entropy) and of the experts held (mixture likelihood under the router)."""
         p = self.params
         order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, number))
-        starts = [_model(published, "generalist"), *(self._start(published, k, e) for e in held)]
+        starts = [network(published, "generalist"), *(self._start(published, k, e) for e in held)]
         descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)
         ends, rows = router.train(starts, self._router(k, held), data.x_train, data.y_train, order, descent)
         if held:
@@ -233,11 +228,11 @@ class FlexMoE:
     def _start(self, published: Published, k: int, e: int) -> dict[str, np.ndarray]:
         """Where training of an expert starts: its published blocks, or near the generalist if it lies idle."""
         if not idle(self.job, published, k, e):
-            return _model(published, f"expert-{e}")
+            return network(published, f"expert-{e}")
         rng = generator("noise", self.params.seed, f"expert-{e}", 0)
         return {
             part: (value + NOISE * value.std() * rng.standard_normal(value.shape)).astype(np.float32)
-            for part, value in _model(published, "generalist").items()
+            for part, value in network(published, "generalist").items()
         }
 
     def _all_rows(self, k: int) -> np.ndarray:
@@ -255,7 +250,7 @@ class FlexMoE:
         silo's experts under its router, or the generalist for a silo that holds none."""
         known_mode(mode)
         x_BD = batch(x, self.params.features)
-        generalist_BC: np.ndarray = experts.predict([_model(published, "generalist")], x_BD)[0]
+        generalist_BC: np.ndarray = experts.predict([network(published, "generalist")], x_BD)[0]
         if mode == "global":
             return generalist_BC
         if mode == "cold":
@@ -263,11 +258,11 @@ class FlexMoE:
         if not self.memory.held:
             raise DataRefused("This silo has trained nothing yet.", remedy="Ask for cold, or take part in a run.")
         k = max(self.memory.held)
-        spoken = [e for e in self.memory.held[k].tolist() if _trained(published, e)]
+        spoken = [e for e in self.memory.held[k].tolist() if trained(published, e)]
         if not spoken:
             return generalist_BC
         gate_BA = router.gate(self._router(k + 1, spoken), x_BD)
-        p_ABC = experts.predict([_model(published, f"expert-{e}") for e in spoken], x_BD)
+        p_ABC = experts.predict([network(published, f"expert-{e}") for e in spoken], x_BD)
         own_BC: np.ndarray = np.einsum("ba,abc->bc", gate_BA, p_ABC)
         return own_BC
 
@@ -277,10 +272,10 @@ class FlexMoE:
         ``gates.mutual_information`` of each, softened as in ``gates.information_gate``, which then sets their mixture
         against the generalist. No label, no training. Routers are local, so nothing routes row by row.
         """
-        trained = [e for e in range(self.job.experts) if _trained(published, e)]
+        trained = [e for e in range(self.job.experts) if trained(published, e)]
         if len(x_BD) < MIN_BATCH_ROWS or not trained:
             return generalist_BC
-        p_EBC = experts.predict([_model(published, f"expert-{e}") for e in trained], x_BD)
+        p_EBC = experts.predict([network(published, f"expert-{e}") for e in trained], x_BD)
         informed_E = np.array([gates.mutual_information(p_BC) for p_BC in p_EBC])
         share_E = np.exp((informed_E - informed_E.max()) / gates.MI_SLOPE)
         mixture_BC: np.ndarray = np.tensordot(share_E / share_E.sum(), p_EBC, axes=1)
@@ -290,20 +285,11 @@ class FlexMoE:
 
 def idle(job: Job, published: Published, k: int, e: int) -> bool:
     """Whether an expert was never trained, or missed its floor in each of the last rounds that were released."""
-    if not _trained(published, e):
+    if not trained(published, e):
         return True
     released = (published.slots[f"train/{r}"] for r in range(k - 1, -1, -1) if f"train/{r}" in published.slots)
     recent = [slots[f"expert-{e}.contributors"] for slots, _ in zip(released, range(IDLE_ROUNDS), strict=False)]
     return len(recent) == IDLE_ROUNDS and max(recent) < job.params.floor
-
-
-def _model(published: Published, name: str) -> dict[str, np.ndarray]:
-    return {part: published.blocks[f"{name}.{part}"] for part in experts.PARTS}
-
-
-def _trained(published: Published, e: int) -> bool:
-    """Whether the expert's lane has ever opened."""
-    return bool(published.blocks[f"expert-{e}.b2"].any())
 
 
 def _kept(chosen: Sequence[int]) -> np.ndarray:

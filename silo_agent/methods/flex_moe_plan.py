@@ -14,7 +14,8 @@ from crypto.errors import SpecError
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import experts
 from silo_agent.assignment import LEAST_SILOS, MOST_MOVES, Bounds, Market, bounds, drawn_capacity
-from silo_agent.methods import GRID, ROWS_BOUND, Limits, TrainingParams, parameter, parse
+from silo_agent.methods import GRID, Limits, TrainingParams, parameter, parse
+from silo_agent.methods.plans import ROWS_STEP, SCORE, counts, network_blocks
 
 NAME = "flex-moe"
 
@@ -23,9 +24,6 @@ NAME = "flex-moe"
 CAPACITY, BYTES, HOLDINGS, ASSIGNMENT = "capacity", "upload_bytes", "holdings", "assignment"
 MOST_BYTES = 2**40
 HIDDEN = {"hidden": True, "visible": False}
-
-#: How assignments are made. Only prices need no more than sums; the others are for simulations, no plan has them.
-RULES = ("price", "greedy", "penalised", "random", "lp")
 
 #: Markets along a run: place → the market there and the latest bounds; see ``market``.
 Markets = dict[int, tuple[Market, Bounds | None]]
@@ -53,7 +51,6 @@ class Job:
     capacities: Mapping[str, int]
     bytes: Mapping[str, int]
     hidden: bool
-    rule: str
 
     @property
     def experts(self) -> int:
@@ -91,11 +88,17 @@ def read(raw: Mapping[str, object]) -> Job:
     least, most = _capacities(raw.get(CAPACITY, min(2, p.experts)), p.experts)
     capacities = _of_single_silos(raw, CAPACITY, 0, p.experts)
     bytes_ = _of_single_silos(raw, BYTES, 1, MOST_BYTES)
-    chosen = {HOLDINGS: raw.get(HOLDINGS, "hidden"), ASSIGNMENT: raw.get(ASSIGNMENT, "price")}
-    for key, choices in ((HOLDINGS, tuple(HIDDEN)), (ASSIGNMENT, RULES)):
-        if chosen[key] not in choices:
-            raise SpecError(f"params.{key}", got=chosen[key], want=f"one of {', '.join(choices)}")
-    return Job(p, least, most, capacities, bytes_, HIDDEN[str(chosen[HOLDINGS])], str(chosen[ASSIGNMENT]))
+    holdings = raw.get(HOLDINGS, "hidden")
+    if not isinstance(holdings, str) or holdings not in HIDDEN:
+        raise SpecError(f"params.{HOLDINGS}", got=holdings, want=f"one of {', '.join(HIDDEN)}")
+    if (rule := raw.get(ASSIGNMENT, "price")) != "price":
+        raise SpecError(
+            f"params.{ASSIGNMENT}",
+            got=rule,
+            want="price",
+            remedy="Another rule would need every silo's fitness in one place.",
+        )
+    return Job(p, least, most, capacities, bytes_, HIDDEN[holdings])
 
 
 def _of_single_silos(raw: Mapping[str, object], name: str, least: int, most: int) -> dict[str, int]:
@@ -175,18 +178,21 @@ def plan(job: Job, limits: Limits) -> Plan:
         ),
         Lane(name="own", scope=Scope.LOCAL, floor=limits.lane_floor),
     )
-    models = _model_blocks(p)
+    models = tuple(
+        block
+        for name in ("generalist", *(f"expert-{e}" for e in range(p.experts)))
+        for block in network_blocks(name, p, lane="everyone" if name == "generalist" else name, zero=("b2",))
+    )
     shared = tuple(Sum(block.name, Apply.AVERAGE) for block in models)
     general = tuple(part for part in shared if part.block.startswith("generalist."))
-    score = (Slot("global.correct", ROWS_BOUND), Slot("test.rows", ROWS_BOUND))
     places = Slot("places", p.experts)
     bids = (Slot("silos", 1), places, *(Slot(f"bid-{e}", 1) for e in range(p.experts)))
-    steps = [Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND)))]
-    steps += [Step(task="warm", index=k, sums=general, slots=score) for k in range(p.warm_rounds)]
+    steps = [ROWS_STEP]
+    steps += [Step(task="warm", index=k, sums=general, slots=SCORE) for k in range(p.warm_rounds)]
     for k in range(p.rounds):
         steps += [Step(task="bid", index=k * p.inner_steps + j, slots=bids) for j in range(p.inner_steps)]
-        steps.append(Step(task="train", index=k, sums=shared, slots=(*score, places, Slot("bounds.relaxed", 1))))
-    steps.append(Step(task="eval", index=0, slots=(*score, Slot("personal.correct", ROWS_BOUND))))
+        steps.append(Step(task="train", index=k, sums=shared, slots=(*SCORE, places, Slot("bounds.relaxed", 1))))
+    steps.append(Step(task="eval", index=0, slots=(*SCORE, *counts("personal.correct"))))
     own = (
         Block(name="router", shape=(p.experts, p.features + 1), lane="own", clip=p.clip),
         Block(name="fitness", shape=(p.experts,), lane="own", clip=1.0),
@@ -199,22 +205,6 @@ def plan(job: Job, limits: Limits) -> Plan:
         lanes=lanes,
         blocks=models + own,
         steps=tuple(steps),
-    )
-
-
-def _model_blocks(p: Params) -> tuple[Block, ...]:
-    """Generalist and experts. b2 starts at zero and is zero exactly until its lane first opens: see ``_trained``."""
-    shapes, widths = experts.shapes(p.features, p.hidden, p.classes), experts.half_widths(p.features, p.hidden)
-    return tuple(
-        Block(
-            name=f"{name}.{part}",
-            shape=shapes[part],
-            lane="everyone" if name == "generalist" else name,
-            clip=p.clip,
-            init=0.0 if part == "b2" else widths[part],
-        )
-        for name in ("generalist", *(f"expert-{e}" for e in range(p.experts)))
-        for part in experts.PARTS
     )
 
 

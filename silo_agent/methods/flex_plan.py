@@ -11,6 +11,7 @@ from crypto.errors import SpecError
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent.language.base_model import Shape
 from silo_agent.methods import GRID, ROWS_BOUND, Limits, parameter, parse
+from silo_agent.methods.plans import ROWS_STEP
 
 NAME = "flex"
 
@@ -140,7 +141,7 @@ def plan(raw: Mapping[str, object], limits: Limits) -> Plan:
         lanes=lanes,
         blocks=(*b, *a, *own),
         steps=(
-            Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND))),
+            ROWS_STEP,
             *(Step(task="train", index=k, sums=sums, slots=score) for k in range(p.rounds)),
             Step(task="eval", index=0, slots=final),
         ),

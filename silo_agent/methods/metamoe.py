@@ -34,6 +34,7 @@ from silo_agent.data import DataSet
 from silo_agent.methods import GRID, Limits, Published, batch, fits, known_mode, mean_rows, weight
 from silo_agent.methods import metamoe_router as routing
 from silo_agent.methods.metamoe_plan import NAME, check_limits, plan, read
+from silo_agent.methods.plans import correct, network, trained
 from silo_agent.proxies import Choice
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
@@ -42,6 +43,8 @@ class MetaMoE:
     """Lanes: ``expert-g`` (a group's), ``everyone`` (the router's second moments), ``own`` (never leaves)."""
 
     name: ClassVar[str] = NAME
+    display_name: ClassVar[str] = "MetaMoE"
+    contextual: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.job = read(params)
@@ -57,11 +60,11 @@ class MetaMoE:
         check_limits(job, limits)
         return plan(job, limits)
 
-    def remember(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         """The proxies, once chosen."""
         return {} if self.choice is None else {"train": self.choice.train, "held_out": self.choice.held_out}
 
-    def recall(self, kept: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, kept: Mapping[str, np.ndarray]) -> None:
         if kept:
             self.choice = Choice(kept["train"], kept["held_out"])
 
@@ -139,7 +142,7 @@ class MetaMoE:
         pool, mine = self.public(), np.concatenate([self.chosen(data).train, self._background(data)])
         x, y = np.concatenate([data.x_train, pool.x_train[mine]]), np.concatenate([data.y_train, pool.y_train[mine]])
         order = batches(len(y), p.local_steps, p.batch, generator("batches", p.seed, self.silo, k))
-        old = model(published, self.group)
+        old = network(published, f"expert-{self.group}")
         descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)
         (new,) = train([old], x, y, order, descent, cross_entropy)
         return {f"expert-{self.group}.{part}": new[part] - old[part] for part in experts.PARTS}
@@ -177,13 +180,13 @@ class MetaMoE:
 
     def _scores(self, published: Published, data: DataSet) -> dict[str, int]:
         p_BC = self.predict(published, data.x_test, "global")
-        return {"global.correct": _right(p_BC, data), "test.rows": len(data.y_test)}
+        return {"global.correct": correct(p_BC, data), "test.rows": len(data.y_test)}
 
     def _details(self, published: Published, data: DataSet) -> dict[str, int]:
         return {
-            "personal.correct": _right(self.predict(published, data.x_test, "personal"), data),
-            "router.correct": _right(self._answers(published, data.x_test, routed=True), data),
-            "surest.correct": _right(self._answers(published, data.x_test, routed=False), data),
+            "personal.correct": correct(self.predict(published, data.x_test, "personal"), data),
+            "router.correct": correct(self._answers(published, data.x_test, routed=True), data),
+            "surest.correct": correct(self._answers(published, data.x_test, routed=False), data),
         }
 
     # --- predictions ---------------------------------------------------------------------------------------------
@@ -193,7 +196,7 @@ class MetaMoE:
         known_mode(mode)
         x_BD = batch(x, self.params.features)
         if mode == "personal" and self.group is not None and trained(published, self.group):
-            own_BC: np.ndarray = experts.predict([model(published, self.group)], x_BD)[0]
+            own_BC: np.ndarray = experts.predict([network(published, f"expert-{self.group}")], x_BD)[0]
             return own_BC
         return self._answers(published, x_BD, routed=self.routed(published))
 
@@ -207,7 +210,7 @@ class MetaMoE:
         spoken = [g for g in range(self.job.experts) if trained(published, g)]
         if not spoken:
             return np.full((len(x_BD), self.params.classes), 1 / self.params.classes)
-        p_EBC = experts.predict([model(published, g) for g in spoken], x_BD)
+        p_EBC = experts.predict([network(published, f"expert-{g}") for g in spoken], x_BD)
         router = self.router(published) if routed else None
         if router is None:
             chosen_B = p_EBC.max(axis=2).argmax(axis=0)
@@ -234,21 +237,8 @@ class MetaMoE:
         return routing.discriminant(centres_EF, published.blocks["moments"], shares_E)
 
     def _features(self, published: Published, x_BD: np.ndarray) -> np.ndarray:
-        p_EBC = experts.predict([model(published, g) for g in range(self.job.experts)], x_BD)
+        p_EBC = experts.predict([network(published, f"expert-{g}") for g in range(self.job.experts)], x_BD)
         return routing.features(x_BD, self._projection(), p_EBC)
 
     def _projection(self) -> np.ndarray:
         return gates.signs(self.params.seed, "projection", (self.params.features, self.params.projection))
-
-
-def model(published: Published, g: int) -> dict[str, np.ndarray]:
-    return {part: published.blocks[f"expert-{g}.{part}"] for part in experts.PARTS}
-
-
-def trained(published: Published, g: int) -> bool:
-    """Whether the expert's lane has ever opened: an expert without enough silos never speaks."""
-    return bool(published.blocks[f"expert-{g}.b2"].any())
-
-
-def _right(p_BC: np.ndarray, data: DataSet) -> int:
-    return int((p_BC.argmax(axis=1) == data.y_test).sum())

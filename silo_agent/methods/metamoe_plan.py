@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from crypto.charter import SILO_ID
 from crypto.errors import SpecError
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
-from silo_agent import experts
-from silo_agent.methods import GRID, ROWS_BOUND, Limits, TrainingParams, parameter, parse
+from silo_agent.methods import GRID, Limits, TrainingParams, parameter, parse
+from silo_agent.methods.plans import ROWS_STEP, SCORE, counts, network_blocks
 
 NAME = "metamoe"
 
@@ -140,29 +140,17 @@ def plan(job: Job, limits: Limits) -> Plan:
         ),
         Lane(name="own", scope=Scope.LOCAL, floor=floor),
     )
-    shapes, widths = experts.shapes(p.features, p.hidden, p.classes), experts.half_widths(p.features, p.hidden)
-    models = tuple(
-        Block(  # b2 starts at zero and is zero exactly until its lane first opens: see ``trained``
-            name=f"{name}.{part}",
-            shape=shapes[part],
-            lane=name,
-            clip=p.clip,
-            init=0.0 if part == "b2" else widths[part],
-        )
-        for name in names
-        for part in experts.PARTS
-    )
+    models = tuple(block for name in names for block in network_blocks(name, p, lane=name, zero=("b2",)))
     centres = tuple(Block(name=f"{name}.centre", shape=(job.routing,), lane=name, clip=CENTRE_CLIP) for name in names)
     square = (job.routing, job.routing)
     moments = (Block(name="moments", shape=square, lane=everyone.name, clip=MOMENT_CLIP),) if job.ours else ()
     own = Block(name="proxies", shape=(p.chosen,), lane="own", clip=1.0)
-    score = (Slot("global.correct", ROWS_BOUND), Slot("test.rows", ROWS_BOUND))
     votes = tuple(Slot(name, p.chosen) for name in ("held.rows", "router.only", "surest.only"))
-    scores = (*(Slot(f"{kind}.correct", ROWS_BOUND) for kind in ("personal", "router", "surest")), *score)
+    scores = (*counts("personal.correct", "router.correct", "surest.correct"), *SCORE)
     steps = (
-        Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND))),
+        ROWS_STEP,
         *(
-            Step(task="train", index=k, sums=tuple(Sum(block.name, Apply.AVERAGE) for block in models), slots=score)
+            Step(task="train", index=k, sums=tuple(Sum(block.name, Apply.AVERAGE) for block in models), slots=SCORE)
             for k in range(p.rounds)
         ),
         Step(

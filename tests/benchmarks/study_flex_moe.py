@@ -14,8 +14,8 @@ import numpy as np
 from silo_agent.assignment import Market, bounds, units
 from silo_agent.methods import Published
 from silo_agent.methods.fedavg import FedAvg
-from silo_agent.methods.flex_moe_simulated import Everyone, simulated
 from tests.benchmarks import method_splits as splits
+from tests.benchmarks.flex_moe_simulated import Everyone, simulated
 from tests.benchmarks.method_federation import federate
 from tests.benchmarks.study import Bar, Case, Figures, Rule, Setting, difference
 from tests.benchmarks.study_fedcoe import shared_figures

@@ -16,8 +16,7 @@ from jobs.evidence.lineage.model import Lineage, Part
 from jobs.evidence.lineage.steps import RELEASED, VOID
 from jobs.evidence.lineage.svg import HIGH, WIDTH, draw
 from jobs.evidence.lineage.terminal import minute, step_line, trouble
-
-METHODS = {"fedcoe": "FedCoE", "fedavg": "FedAvg", "fedavg-lanes": "FedAvg in lanes"}
+from silo_agent.methods import display_name
 
 
 def write_page(lineage: Lineage, path: Path) -> None:
@@ -54,7 +53,7 @@ def render(lineage: Lineage) -> str:
     return environment.get_template("lineage.html.j2").render(
         it=lineage,
         title=_title(lineage, taking),
-        method=METHODS.get(lineage.run.method, lineage.run.method),
+        method=display_name(lineage.run.method),
         figures=_figures(lineage, taking),
         graph=draw(lineage),
         wide=WIDTH,
@@ -70,7 +69,7 @@ def _title(lineage: Lineage, taking: Sequence[Part]) -> str:
     if lineage.model is None:
         return f"Run {lineage.run.run} made no model: {lineage.run.status}. {many} were in its sums."
     name = lineage.subject if lineage.model.version else f"{lineage.model.name}, not numbered yet,"
-    method = METHODS.get(lineage.run.method, lineage.run.method)
+    method = display_name(lineage.run.method)
     above = f", starting from {lineage.parents[0].label}" if lineage.parents else ""
     left = lineage.model.withdrawn_silos
     gone = f" {in_words(left)} withdrew since." if left else ""

@@ -84,7 +84,7 @@ def watch(agent: Agent, watched: Watched) -> None:
         made = contribute(step, *rest)
         for name, array in made.sums.items():
             watched.keep(f"{step.name} {name}", array)
-        for name, array in agent.method.remember().items():
+        for name, array in agent.method.state_dict().items():
             watched.keep(f"remembered {name} in {step.name}", array)
         return made
 

@@ -50,7 +50,7 @@ def test_it_runs_through_a_federation_as_it_stands(tmp_path: Path) -> None:
     right = rows = 0
     for silo, agent in agents.items():
         everything = b"\0".join(sent[silo])
-        for head in agent.method.remember().values():
+        for head in agent.method.state_dict().values():
             assert head.any() and head.reshape(-1)[:10].tobytes() not in everything
         for encoded in agent.plain.values():
             assert encoded.slots.tobytes() not in everything, "no figure of one silo"

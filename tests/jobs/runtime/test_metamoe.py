@@ -1,8 +1,7 @@
-"""MetaMoE in a whole run: nobody learns which proxies a silo chose; a pool that silos registered; experts on mocks."""
+"""MetaMoE in a whole run: nobody learns which proxies a silo chose; a pool that silos registered."""
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -10,14 +9,13 @@ import numpy as np
 import pytest
 
 from crypto import blocks
-from crypto.errors import DataRefused, SpecError
+from crypto.errors import DataRefused
 from jobs.demo.domain_data import make
 from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from silo_agent import proxies
-from silo_agent.methods import METHODS, Limits, method
-from silo_agent.methods.metamoe import MetaMoE, trained
-from silo_agent.methods.metamoe_simulated import OneSilo, on_mocks
+from silo_agent.methods import Limits
+from silo_agent.methods.metamoe import MetaMoE
 from silo_agent.pysyft.catalogue import Catalogue
 from tests import digits, local, plain
 
@@ -53,7 +51,7 @@ def test_proxies_and_a_silos_own_figures_are_in_no_byte_that_leaves(tmp_path: Pa
     for silo, parts in sent.items():
         everything = b"\0".join(parts)
         own = agents[silo].method
-        assert own.choice is not None and len(own.remember()) == 2
+        assert own.choice is not None and len(own.state_dict()) == 2
         lists = [own.choice.train, own.choice.held_out, np.sort(own.choice.train), own.choice.train[:3]]
         chosen = np.isin(np.arange(len(pool)), np.concatenate([own.choice.train, own.choice.held_out]))
         for kind in ("<u2", ">u2", "<i4", ">i4", "<i8", ">i8", "<f4", "<f8"):
@@ -97,22 +95,3 @@ def test_a_pool_that_silos_registered_serves_a_run(tmp_path: Path) -> None:
     other = job(pool="hospital-pool", pool_sha256="0" * 64)
     with pytest.raises(DataRefused, match="SHA-256"):
         local.open_agent(other.text, made.homes["silo-2"])
-
-
-def test_experts_of_one_silo_are_simulated_on_mocks(tmp_path: Path) -> None:
-    made = federation(tmp_path / "f")
-    box = tmp_path / "box"
-    for silo in ("silo-1", "silo-5"):
-        (site,) = (made.homes[silo] / "syft").glob("*@*")
-        shutil.copytree(site / "public", box / site.name / "public")
-    params = SMALL | {"group-0": "silo-1", "group-1": "silo-5"}
-    found = on_mocks(params, box, "digits-domains")
-    assert set(found.mocks) == {"silo-1", "silo-5"} and trained(found.published, 0) and trained(found.published, 1)
-    for silo, mock in found.mocks.items():
-        assert not np.isin(mock.x_train, digits.domains()[silo].x_train).all(), "invented rows"
-    assert found.published.slots["choose/0"]["held.rows"] == 20
-    assert OneSilo not in {method(name) for name in METHODS if name.startswith("metamoe")}
-    with pytest.raises(SpecError, match="no plan has one"):
-        method("metamoe").plan(params, LIMITS)
-    with pytest.raises(DataRefused):
-        on_mocks(params, tmp_path / "nothing", "digits-domains")

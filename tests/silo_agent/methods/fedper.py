@@ -34,6 +34,8 @@ class FedPer:
     """Lane ``everyone``: the hidden layer. Lane ``own``: the head, which never leaves."""
 
     name: ClassVar[str] = "fedper"
+    display_name: ClassVar[str] = "FedPer"
+    contextual: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params = parse(TrainingParams, params)
@@ -101,9 +103,9 @@ class FedPer:
         )[0]
         return p_BC
 
-    def remember(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         """The heads of all rounds: for a restart, at this silo."""
         return dict(self.head)
 
-    def recall(self, kept: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, kept: Mapping[str, np.ndarray]) -> None:
         self.head = dict(kept)

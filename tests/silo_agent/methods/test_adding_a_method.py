@@ -47,7 +47,7 @@ def test_a_step_tried_again_and_a_restart_come_out_the_same() -> None:
     for step in train[:2]:
         made, repeated = (first.contribute(step, seen, data) for _ in range(2))
         assert made.sums["base.w1"].tobytes() == repeated.sums["base.w1"].tobytes()
-    again.recall(first.remember())
+    again.load_state_dict(first.state_dict())
     assert again.contribute(train[2], seen, data).sums["base.w1"].tobytes() == (
         first.contribute(train[2], seen, data).sums["base.w1"].tobytes()
     )

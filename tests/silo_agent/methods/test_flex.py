@@ -265,15 +265,15 @@ def test_a_silo_that_restarts_goes_on_as_if_it_had_not() -> None:
     for k in range(2):
         one.contribute(step_of(plan, f"train/{k}"), published, data)
     twin = member(finetune_steps=16)
-    twin.recall({name: value.copy() for name, value in one.remember().items()})
+    twin.load_state_dict({name: value.copy() for name, value in one.state_dict().items()})
     for name in ("train/2", "eval/0"):
         mine, theirs = (each.contribute(step_of(plan, name), published, data) for each in (one, twin))
         assert mine.slots == theirs.slots
         assert all(np.array_equal(mine.sums[block], theirs.sums[block]) for block in mine.sums)
-    kept = one.remember()
+    kept = one.state_dict()
     again = member(finetune_steps=16)
-    again.recall(kept)
-    assert again.remember().keys() == kept.keys() and len({name.split("/")[1] for name in kept}) <= 5
+    again.load_state_dict(kept)
+    assert again.state_dict().keys() == kept.keys() and len({name.split("/")[1] for name in kept}) <= 5
     np.testing.assert_array_equal(
         again.predict(published, data.x_test, "personal"), one.predict(published, data.x_test, "personal")
     )

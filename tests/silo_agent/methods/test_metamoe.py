@@ -15,7 +15,8 @@ from crypto.plan import Plan, Scope, Step
 from silo_agent import experts, proxies
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Published
-from silo_agent.methods.metamoe import MetaMoE, trained
+from silo_agent.methods.metamoe import MetaMoE
+from silo_agent.methods.plans import trained
 from silo_agent.proxies import Choice
 from tests import digits, plain
 
@@ -261,7 +262,7 @@ def test_experts_learn_from_private_rows_proxies_and_background() -> None:
     sums = {}
     for name, changed in (("plain", {}), ("none", {"background": 0})):
         member = MetaMoE(DIGITS | changed, "silo-2")
-        member.recall(members["silo-2"].remember())
+        member.load_state_dict(members["silo-2"].state_dict())
         sums[name] = member.contribute(step, seen, data).sums
         assert set(sums[name]) == {f"expert-0.{part}" for part in experts.PARTS}
     member = MetaMoE(DIGITS | {"background": 0}, "silo-2")
@@ -322,7 +323,7 @@ def test_a_silo_of_no_group_takes_part_and_adds_nothing() -> None:
     plan = MetaMoE.plan(SMALL, Limits(n_max=9))
     members = {silo: MetaMoE(SMALL, silo) for silo in nine}
     published = federate(plan, members, nine)
-    assert members["silo-9"].choice is None and members["silo-9"].remember() == {}
+    assert members["silo-9"].choice is None and members["silo-9"].state_dict() == {}
     assert published.slots["choose/0"]["held.rows"] == 80 and published.slots["route/0"]["silos"] == 9
     assert published.slots["train/0"]["expert-0.contributors"] == 4
 
@@ -364,15 +365,15 @@ def test_steps_tried_again_and_after_a_restart_come_out_the_same() -> None:
     plan, published, members = learned()
     data = silos()["silo-2"]
     fresh, back = MetaMoE(DIGITS, "silo-2"), MetaMoE(DIGITS, "silo-2")
-    back.recall({name: array.copy() for name, array in members["silo-2"].remember().items()})
+    back.load_state_dict({name: array.copy() for name, array in members["silo-2"].state_dict().items()})
     for step in plan.steps:
         made = [member.contribute(step, published, data) for member in (fresh, fresh, back)]
         assert made[0].slots == made[1].slots == made[2].slots
         assert all(
             made[0].sums[block].tobytes() == other.sums[block].tobytes() for block in made[0].sums for other in made[1:]
         )
-    assert back.remember()["train"].tolist() == fresh.remember()["train"].tolist()
-    back.recall({})
+    assert back.state_dict()["train"].tolist() == fresh.state_dict()["train"].tolist()
+    back.load_state_dict({})
     assert back.choice is not None
 
 

@@ -13,7 +13,7 @@ from crypto.errors import DataRefused, NonFinite, SpecError
 from crypto.plan import Plan, Scope
 from silo_agent import experts
 from silo_agent.data import DataSet, check
-from silo_agent.methods import METHODS, Limits, Method, Published, method, weight
+from silo_agent.methods import METHODS, Limits, Method, Published, contextual, display_name, method, weight
 from silo_agent.training import Descent, batches, cross_entropy, generator, mixture, train
 from tests import digits, plain, texts
 
@@ -79,6 +79,16 @@ def test_parameters_are_strict(name: str, change: dict[str, object], path: str) 
     with pytest.raises(SpecError) as refused:
         method(name).plan(params(name) | change, LIMITS)
     assert refused.value.path == path
+
+
+def test_each_method_has_its_own_name_for_people() -> None:
+    kinds = {name: method(name) for name in METHODS}
+    assert {name: kind.name for name, kind in kinds.items()} == {name: name for name in METHODS}
+    shown = {name: display_name(name) for name in METHODS}
+    assert shown == {name: kind.display_name for name, kind in kinds.items()}
+    assert len(set(shown.values())) == len(METHODS) and not set(shown.values()) & METHODS.keys()
+    assert display_name("of-an-older-release") == "of-an-older-release"
+    assert [name for name in METHODS if contextual(name)] == ["fedcoe"] and not contextual("of-an-older-release")
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

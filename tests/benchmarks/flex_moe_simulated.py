@@ -19,12 +19,15 @@ import numpy as np
 from crypto.blocks import Contribution
 from crypto.errors import SpecError
 from crypto.plan import Plan, Step
-from silo_agent.assignment import SUBSIDY, UNIT, Bounds, best, bounds, penalised, ranks, solve, units
+from silo_agent.assignment import SUBSIDY, UNIT, Bounds, best, bounds, units
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Published
 from silo_agent.methods.flex_moe import FlexMoE
-from silo_agent.methods.flex_moe_plan import ASSIGNMENT, RULES, check_limits, market, plan, read
+from silo_agent.methods.flex_moe_plan import check_limits, market, plan, read
 from silo_agent.training import generator
+from tests.benchmarks.assignment_rules import penalised, ranks, solve
+
+RULES = ("price", "greedy", "penalised", "random", "lp")
 
 
 @dataclass(slots=True)
@@ -96,7 +99,7 @@ class Simulated(FlexMoE):
     @classmethod
     def given(cls, params: Mapping[str, object]) -> dict[str, object]:
         """The parameters under this rule: only prices need bids."""
-        return dict(params) | {ASSIGNMENT: cls.rule} | ({} if cls.rule == "price" else {"inner_steps": 0})
+        return dict(params) | ({} if cls.rule == "price" else {"inner_steps": 0})
 
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:

@@ -1,0 +1,65 @@
+"""What the plans of several methods have in common: networks as blocks, the step that counts rows, scores.
+
+A network ``NAME`` is the four blocks ``NAME.w1`` … ``NAME.b2`` of a perceptron of ``silo_agent.experts``.
+
+Shapes: B rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from crypto.plan import Block, Slot, Step
+from silo_agent import experts
+from silo_agent.data import DataSet
+from silo_agent.methods import ROWS_BOUND, Published, TrainingParams
+
+
+def counts(*names: str) -> tuple[Slot, ...]:
+    """Slots that each count rows of a silo."""
+    return tuple(Slot(name, ROWS_BOUND) for name in names)
+
+
+#: The first step of most plans: training rows, from which ``mean_rows`` follows.
+ROWS_STEP = Step(task="rows", index=0, slots=(Slot("silos", 1), *counts("rows")))
+
+#: Correct predictions of the global model, of all test rows.
+SCORE = counts("global.correct", "test.rows")
+
+
+def network_blocks(
+    name: str, p: TrainingParams, *, lane: str, zero: Collection[str] = (), classes: int | None = None
+) -> tuple[Block, ...]:
+    """The blocks of one network. ``zero``: parts that start at zero. ``classes``: outputs, if not those of the job.
+
+    An expert whose ``b2`` starts at zero has a ``b2`` of exactly zero until its lane first opens: see ``trained``.
+    """
+    shapes = experts.shapes(p.features, p.hidden, p.classes if classes is None else classes)
+    widths = experts.half_widths(p.features, p.hidden)
+    return tuple(
+        Block(
+            name=f"{name}.{part}",
+            shape=shapes[part],
+            lane=lane,
+            clip=p.clip,
+            init=0.0 if part in zero else widths[part],
+        )
+        for part in experts.PARTS
+    )
+
+
+def network(published: Published, name: str) -> dict[str, np.ndarray]:
+    """Part → array, of a published network."""
+    return {part: published.blocks[f"{name}.{part}"] for part in experts.PARTS}
+
+
+def trained(published: Published, e: int) -> bool:
+    """Whether the lane of ``expert-e`` has ever opened. An expert that never had enough silos is not used."""
+    return bool(published.blocks[f"expert-{e}.b2"].any())
+
+
+def correct(p_BC: np.ndarray, data: DataSet) -> int:
+    """Test rows whose most probable class is their label."""
+    return int((p_BC.argmax(axis=1) == data.y_test).sum())
