@@ -51,7 +51,7 @@ class UsesPool(Protocol):
     def provide(self, pool: DataSet) -> None: ...
 
 
-def provided(method: T, read: Callable[[str], DataSet]) -> T:
+def with_public_pool(method: T, read: Callable[[str], DataSet]) -> T:
     """The method, with its public data set if it needs one. ``read``: of this silo's catalogue, by name."""
     if isinstance(method, UsesPool) and method.pool:
         method.provide(read(method.pool))

@@ -17,7 +17,8 @@ import numpy as np
 
 from silo_agent.data import DataSet, check
 from silo_agent.language import base_model
-from silo_agent.language.base_model import Shape, windows
+from silo_agent.language.base_model import windows
+from silo_agent.language.shape import Shape
 from silo_agent.methods.flex import FLEx
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"

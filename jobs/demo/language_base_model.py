@@ -17,7 +17,8 @@ from jobs.demo import language_data
 from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from silo_agent.language import base_model
-from silo_agent.language.base_model import MODELS, NeedsBase, Shape
+from silo_agent.language.base_model import MODELS, NeedsBase
+from silo_agent.language.shape import Shape
 from silo_agent.methods import method
 from silo_agent.methods.flex_plan import BASE
 

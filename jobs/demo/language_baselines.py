@@ -22,7 +22,7 @@ from jobs.job import JobSpec, Scalar
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
 from silo_agent.data import DataSet
-from silo_agent.language.base_model import settled
+from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import Limits, Published
 from silo_agent.methods.flex import FLEx
 from silo_agent.methods.flex_plan import BASE
@@ -44,7 +44,7 @@ def measure(
     dense = _fedavg(spec.with_params(**DENSE), arrays, newcomers, models)
     right = total = 0
     for silo, data in silos.items():
-        member = settled(FLEx({**spec.params, **EVERYTHING}, silo), models)
+        member = with_base_model(FLEx({**spec.params, **EVERYTHING}, silo), models)
         *_, last = alone(member, data)
         answers = member.predict(last, data.x_test, "global").argmax(axis=1)
         right += int((answers == data.y_test).sum())

@@ -21,7 +21,7 @@ from crypto.errors import EvidenceError
 from crypto.plan import Plan
 from jobs.job import JobSpec
 from silo_agent.data import DataSet
-from silo_agent.language.base_model import settled
+from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import Published, method
 
 
@@ -127,7 +127,7 @@ def cold_score(
     """
     predictor = method(spec.method)(spec.params)
     if models is not None:
-        predictor = settled(predictor, models)
+        predictor = with_base_model(predictor, models)
     right = total = 0
     for data in newcomers.values():
         labels = predictor.predict(published, data.x_test, "cold").argmax(axis=1)

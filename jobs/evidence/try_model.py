@@ -23,7 +23,7 @@ from crypto.home import Home
 from jobs import release
 from jobs.evidence.run_summary import RunRecord
 from silo_agent.home import SiloHome
-from silo_agent.language.base_model import MODELS, settled
+from silo_agent.language.base_model import MODELS, with_base_model
 from silo_agent.methods import fits, method
 from silo_agent.pysyft.catalogue import Catalogue
 
@@ -68,7 +68,7 @@ def cold(home: Path, source: Path, data: str) -> Cold:
         spec, published = record.spec, record.published(place)
     if {"features", "classes"} <= spec.params.keys():
         fits(rows, int(spec.params["features"]), int(spec.params["classes"]))
-    predictor = settled(method(spec.method)(spec.params, silo), home / MODELS)
+    predictor = with_base_model(method(spec.method)(spec.params, silo), home / MODELS)
     said = predictor.predict(published, rows.x_test, "cold").argmax(axis=1)
     commonest = int(np.bincount(rows.y_train, minlength=rows.classes).argmax())
     return Cold(

@@ -35,10 +35,10 @@ from silo_agent.agent import Agent, Refusing, Site
 from silo_agent.approvals import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
-from silo_agent.language.base_model import MODELS, settled
+from silo_agent.language.base_model import MODELS, with_base_model
 from silo_agent.methods import method
 from silo_agent.methods.flex_plan import BASE
-from silo_agent.proxies import provided
+from silo_agent.proxies import with_public_pool
 from silo_agent.pysyft.catalogue import Catalogue
 from silo_agent.pysyft.request_queue import RequestQueue
 
@@ -199,8 +199,8 @@ def open_agent(job: str, home: Path) -> Agent:
             site,
             terms=wanted,
             plan=plan,
-            method=provided(
-                settled(method(spec.method)(spec.params, site.silo), home / MODELS),
+            method=with_public_pool(
+                with_base_model(method(spec.method)(spec.params, site.silo), home / MODELS),
                 lambda name: Catalogue(home, site.silo).resolve(name)[0],
             ),
             data=data,

@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -26,8 +26,9 @@ import numpy as np
 
 from crypto.encoding import Writer
 from crypto.errors import DataRefused, SpecError
+from silo_agent.language.shape import Shape
 
-#: Where the models lie if nobody said so: for whoever loads a published version outside a silo.
+#: Environment variable with the folder of base models, for loading a published version outside a silo.
 MODELS_VAR = "CONSILIUM_MODELS"
 
 #: The folder of base models in a home.
@@ -57,47 +58,15 @@ class NeedsBase(Protocol):
         """Take the job's base model from this folder. Raises SpecError where it is missing, unfit or another one."""
 
 
-def settled(method: T, models: Path) -> T:
+def with_base_model(method: T, models: Path) -> T:
     """The method, with its base model from this folder if it needs one. Raises SpecError as ``NeedsBase.use`` does."""
     if isinstance(method, NeedsBase):
         method.use(models)
     return method
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """The sizes that a plan needs of a model, by the names that job parameters have."""
-
-    classes: int
-    hidden: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    experts: int
-    expert_width: int
-    shared_width: int
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Shape:
-        """Raises SpecError for a configuration that lacks one."""
-        names = {
-            "classes": "vocab_size",
-            "hidden": "hidden_size",
-            "layers": "num_hidden_layers",
-            "heads": "num_attention_heads",
-            "key_value_heads": "num_key_value_heads",
-            "experts": "num_experts",
-            "expert_width": "moe_intermediate_size",
-            "shared_width": "shared_expert_intermediate_size",
-        }
-        for name in names.values():
-            if not isinstance(config.get(name), int) or config[name] < 1:
-                raise SpecError(f"config.json {name}", got=config.get(name), want="a positive integer")
-        return cls(**{ours: config[theirs] for ours, theirs in names.items()})
-
-
 def read(folder: Path) -> dict[str, Any]:
-    """The configuration of a base model, once the folder is one we load. Raises SpecError and says what is amiss."""
+    """The configuration of a base model, after checking that the folder is one we load. Raises SpecError."""
     if not folder.is_dir():
         raise SpecError(f"model {folder.name}", got="no folder", want="a base model", remedy=_FOLDER)
     for path in sorted(folder.iterdir()):

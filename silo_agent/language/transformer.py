@@ -34,7 +34,7 @@ from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 from transformers.utils import logging
 
 from crypto.errors import SpecError
-from silo_agent.language.base_model import Shape
+from silo_agent.language.shape import Shape
 
 #: Where a graft's gate starts: σ(−3) ≈ 0.05, almost the pretrained layer.
 CLOSED = -3.0
@@ -52,7 +52,7 @@ _log.disable_progress_bar()
 
 
 class Graft(nn.Module):
-    """A mixture layer with the silo's own expert beside it. ``open``: whether that one is heard."""
+    """A mixture layer with the silo's own expert beside it. ``open``: whether that expert contributes."""
 
     def __init__(self, mixture: nn.Module, hidden: int, width: int, activation: nn.Module) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def load(folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about itself
         try:
-            model, told = _class.from_pretrained(
+            model, info = _class.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
@@ -96,8 +96,8 @@ def load(folder: Path) -> Any:
         except (OSError, ValueError, RuntimeError) as bad:
             raise SpecError(f"model {folder.name}", got=str(bad)[:200], want="weights that fit config.json") from bad
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if told.get(what):
-            got = ", ".join(sorted(map(str, told[what]))[:3])
+        if info.get(what):
+            got = ", ".join(sorted(map(str, info[what]))[:3])
             raise SpecError(f"model {folder.name}: {what}", got=got, want="exactly the weights of config.json")
     return model.eval().requires_grad_(False)
 
@@ -183,10 +183,10 @@ class LanguageModel:
                 yield f"layers.{at}.{part}", getattr(graft, part)
 
     @contextmanager
-    def heard(self, personal: bool) -> Iterator[None]:
+    def personal_experts(self, *, active: bool) -> Iterator[None]:
         """Whether the personal experts take part, inside the context."""
         for graft in self.grafts:
-            graft.open = personal
+            graft.open = active
         try:
             yield
         finally:
@@ -207,7 +207,7 @@ class LanguageModel:
             for at, layer in enumerate(self._layers)
         ]
         try:
-            with torch.no_grad(), self.heard(False):
+            with torch.no_grad(), self.personal_experts(active=False):
                 for at in range(0, len(rows_BT), _ROWS):
                     self.net(torch.from_numpy(rows_BT[at : at + _ROWS]))
         finally:
@@ -252,7 +252,7 @@ class LanguageModel:
         groups = [{"params": self._moved, "lr": rate}] + ([{"params": grown, "lr": personal_rate}] if grown else [])
         descent = torch.optim.Adam(groups)
         rows = torch.from_numpy(rows_BT)
-        with self.heard(True):
+        with self.personal_experts(active=True):
             for picked in torch.from_numpy(order_SB):
                 loss: Any = cross_entropy(self.net(rows[picked][:, :-1]).logits, rows[picked]).mean()
                 descent.zero_grad()
@@ -265,7 +265,7 @@ class LanguageModel:
     def scores(self, rows_BT: np.ndarray, *, personal: bool) -> tuple[np.ndarray, np.ndarray]:
         """(B, T−1) negative log-likelihoods of each next token, nats, float64; (B,) whether the last was the guess."""
         losses, right = [], []
-        with torch.no_grad(), self.heard(personal):
+        with torch.no_grad(), self.personal_experts(active=personal):
             for at in range(0, len(rows_BT), _ROWS):
                 rows = torch.from_numpy(rows_BT[at : at + _ROWS])
                 logits_BTC = self.net(rows[:, :-1]).logits
@@ -276,7 +276,7 @@ class LanguageModel:
     def next_token(self, rows_BT: np.ndarray, *, personal: bool) -> np.ndarray:
         """p_BC of the token after each row, float64."""
         found = []
-        with torch.no_grad(), self.heard(personal):
+        with torch.no_grad(), self.personal_experts(active=personal):
             for at in range(0, len(rows_BT), _ROWS):
                 logits_BC = self.net(torch.from_numpy(rows_BT[at : at + _ROWS]), logits_to_keep=1).logits[:, -1]
                 found.append(logits_BC.double().softmax(-1).numpy())

@@ -9,7 +9,7 @@ from math import sqrt
 
 from crypto.errors import SpecError
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
-from silo_agent.language.base_model import Shape
+from silo_agent.language.shape import Shape
 from silo_agent.methods import GRID, ROWS_BOUND, Limits, parameter, parse
 from silo_agent.methods.plans import ROWS_STEP
 

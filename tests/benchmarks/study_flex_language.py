@@ -27,7 +27,8 @@ import numpy as np
 from jobs.demo import language_base_model, language_data
 from jobs.demo.language_baselines import EVERYTHING, alone
 from silo_agent.data import DataSet, check
-from silo_agent.language.base_model import Shape, windows
+from silo_agent.language.base_model import windows
+from silo_agent.language.shape import Shape
 from silo_agent.methods import Published
 from silo_agent.methods.flex import FLEx
 from tests.benchmarks.method_federation import federate

@@ -95,10 +95,14 @@ def test_a_registered_pool_is_read_for_methods_that_ask() -> None:
         asked.append(name)
         return pool()
 
-    assert proxies.provided(Needs(), read).given.rows == 599 and asked == ["ours"]
+    assert proxies.with_public_pool(Needs(), read).given.rows == 599 and asked == ["ours"]
     ships = Needs()
     ships.pool = ""
-    assert not hasattr(proxies.provided(ships, read), "given") and proxies.provided(3, read) == 3 and asked == ["ours"]
+    assert (
+        not hasattr(proxies.with_public_pool(ships, read), "given")
+        and proxies.with_public_pool(3, read) == 3
+        and asked == ["ours"]
+    )
 
 
 # --- relevance and choice --------------------------------------------------------------------------------------------

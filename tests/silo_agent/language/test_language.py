@@ -16,7 +16,7 @@ import pytest
 
 from crypto.errors import DataRefused, SpecError
 from silo_agent.language import base_model
-from silo_agent.language.base_model import Shape
+from silo_agent.language.shape import Shape
 from tests.texts import SHAPE, train
 
 pytestmark = pytest.mark.slow
