@@ -1,1 +1,1 @@
-"""Adding numbers nobody can see: the protocol, sans-IO. No torch, no network, no clock."""
+"""Secure aggregation: the protocol, sans-IO. No torch, no network, no clock."""

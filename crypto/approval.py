@@ -1,8 +1,8 @@
-"""A data owner's word on a job: what exactly was approved, for how often and how long, signed with the owner's key.
+"""A data owner's approval of a job: its terms, number of runs and validity, signed with the owner's key.
 
 An approval binds everything that decides what the silo's data will be used for: the job, the plan (all that leaves),
-the charter (who else takes part), the silo's policy, the code, the data set and the purpose. Change any of them and
-the approval is void. It ends where the owner's key is no longer the owner's alone: whoever holds it approves.
+the charter (who else takes part), the silo's policy, the code, the data set and the purpose. If any of them changes,
+the approval is void. It is as secure as the owner's key: anyone who holds the key can approve.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval(Wire):
-    """``max_runs``: runs it is good for. ``not_before``, ``not_after``: seconds since 1970, UTC. ``nonce`` tells two
-    approvals of the same terms apart, so that each has uses of its own."""
+    """``max_runs``: runs that may be started on it. ``not_before``, ``not_after``: seconds since 1970, UTC. ``nonce``
+    distinguishes two approvals of the same terms, so that each has its own count of runs."""
 
     terms: Terms
     max_runs: int
@@ -91,11 +91,11 @@ class Approval(Wire):
             nonce=src.fixed(NONCE_BYTES),
         )
         if not SILO_ID.fullmatch(approval.terms.silo) or len(approval.terms.purpose) > MOST_TEXT:
-            raise Malformed("An approval that names no silo, or tells a story.")
+            raise Malformed(f"An approval with an invalid silo id, or a purpose longer than {MOST_TEXT} characters.")
         return approval
 
     def check(self, terms: Terms, *, now: int, used: int) -> None:
-        """Raise NotApproved unless this approval covers ``terms`` now, ``used`` runs having been started on it."""
+        """Raise NotApproved unless this approval covers ``terms`` at ``now`` after ``used`` runs were started on it."""
         job = terms.job.hex()
         for part in fields(Terms):
             if getattr(self.terms, part.name) != getattr(terms, part.name):
@@ -113,7 +113,7 @@ _AGAIN = "The data owner looks at it with `fed requests` and signs with `fed app
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denial(Wire):
-    """The data owner's no. It stays at the silo: ``reason`` is for its own people."""
+    """The data owner's refusal of a job. It never leaves the silo: ``reason`` is for the silo's own staff."""
 
     silo: str
     job: bytes
@@ -129,12 +129,12 @@ class Denial(Wire):
     def read(cls, src: Reader) -> Self:
         denial = cls(silo=src.text(), job=src.fixed(DIGEST_BYTES), reason=src.text(), at=src.u64())
         if not SILO_ID.fullmatch(denial.silo) or len(denial.reason) > MOST_TEXT:
-            raise Malformed("A denial that names no silo, or tells a story.")
+            raise Malformed(f"A denial with an invalid silo id, or a reason longer than {MOST_TEXT} characters.")
         return denial
 
 
 def approval_digest(signed: bytes) -> bytes:
-    """Names a signed approval, wherever it is shown."""
+    """The digest by which adverts, journal and ledger name a signed approval."""
     return digest("approval", signed)
 
 
@@ -144,8 +144,8 @@ def open_approval(signed: bytes, owner: Callable[[str], PublicIdentity]) -> Appr
 
 
 def check_shown(signed: bytes, advert: Advert, charter: Charter, *, job: bytes, plan: bytes, code: bytes) -> Approval:
-    """The approval that an advert stands on, as others can check it: the owner's signature, and that it covers this
-    run and the data that the silo trains on. Uses, policy and the clock are the silo's own to check.
+    """The approval that an advert names, checked as far as others can: the owner's signature, and that it covers this
+    run and the data that the silo trains on. Only the silo can check uses, policy and validity.
 
     Raises BadSignature, RosterMismatch, or NotApproved with the first thing that differs.
     """
@@ -154,8 +154,8 @@ def check_shown(signed: bytes, advert: Advert, charter: Charter, *, job: bytes, 
     approval = open_approval(signed, lambda silo: charter.member(silo).owner)
     if approval.terms.silo != advert.silo:
         raise RosterMismatch(f"{advert.silo!r} showed an approval of {approval.terms.silo!r}.")
-    told = {"charter": charter.digest, "job": job, "plan": plan, "code": code, "commitment": advert.data}
-    for name, value in told.items():
+    public = {"charter": charter.digest, "job": job, "plan": plan, "code": code, "commitment": advert.data}
+    for name, value in public.items():
         if getattr(approval.terms, name) != value:
             raise NotApproved(job.hex(), reason=f"at {advert.silo}, {_CHANGED[name]}", remedy=_AGAIN)
     return approval

@@ -53,7 +53,8 @@ def state_digest(state: State) -> bytes:
 class Contribution:
     """What a method hands over for one step: Δ (or x) per block, float, and its own slots.
 
-    Blocks of lanes with weight 0 may be left out; weights travel apart, fixed before training (see ``encode``).
+    Blocks of lanes with weight 0 may be left out. Weights are not part of it: they are fixed before training (see
+    ``encode``).
     """
 
     sums: Mapping[str, np.ndarray]
@@ -97,7 +98,7 @@ def encode(plan: Plan, step: Step, contribution: Contribution, weights: Mapping[
                     raise LayoutMismatch(f"Lane {lane.name!r} has weight {weight} but block {block.name!r} is missing.")
                 value = np.asarray(contribution.sums[block.name])
                 if value.shape != block.shape:
-                    raise LayoutMismatch(f"Block {block.name!r} has shape {value.shape}; the plan says {block.shape}.")
+                    raise LayoutMismatch(f"Block {block.name!r} has shape {value.shape}; the plan has {block.shape}.")
                 out = vector[at : at + block.size]
                 ring.encode(
                     value.reshape(-1),

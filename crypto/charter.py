@@ -1,8 +1,8 @@
-"""The charter: who is in the federation, and the floors nobody may go under.
+"""The charter: who is in the federation, and the floors that hold for everyone.
 
 Signed by the consortium's key (offline, never the aggregator's), pinned at each silo, replaced only by a higher
-epoch that names its predecessor and that the silo's operator accepts. Sans clock: validity is checked against a
-``now`` that the caller brings.
+epoch that names its predecessor and that the silo's operator accepts. No clock is read: the caller
+passes ``now`` to check validity.
 """
 
 from __future__ import annotations
@@ -43,29 +43,36 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Charter:
-    """Members, keys and floors of one epoch.
-
-    ``n_min``: smallest cohort, more than (N + c) / 2, so two disjoint cohorts can't both be served.
-    ``colluders`` (c): silos assumed to pool what they know with the aggregator. ``honest`` (m): honest inputs in any
-    opened sum. ``lane_floor`` (m_e ≥ c + 2): fewest contributors of a lane that not everyone holds.
-    ``void_budget``, ``difference_budget``: steps per run that may end void, or whose cohort may differ from the one
-    before by fewer than m + c silos. ``not_before``, ``not_after``: seconds since 1970, UTC.
-    """
+    """Members, keys and floors of one epoch. Raises SpecError or ThresholdInfeasible for numbers that are not safe."""
 
     federation: str
+    """Name of the federation; the same in all its epochs."""
     epoch: int
+    """Number of this charter, one more than its predecessor's."""
     previous: bytes
+    """SHA-256 of the predecessor; zeros in the first epoch."""
     members: tuple[Member, ...]
+    """At least 3 silos, ascending by id; every key is used once."""
     aggregator: PublicIdentity
+    """The key that signs requests and the ledger."""
     n_min: int
+    """Smallest cohort; more than (N + c) / 2, so that two disjoint cohorts can't both be served."""
     colluders: int
+    """c: silos assumed to share all they know with the aggregator."""
     honest: int
+    """m: honest inputs in any opened sum, at least 2."""
     lane_floor: int
+    """m_e: fewest contributors of a lane that not every silo holds, at least c + 2."""
     void_budget: int
+    """Steps of a run that may end void after a release."""
     difference_budget: int
+    """Steps of a run whose cohort may differ from the one before by fewer than m + c silos."""
     not_before: int
+    """Start of validity, seconds since 1970, UTC."""
     not_after: int
+    """End of validity, seconds since 1970, UTC."""
     suite: int = SUITE
+    """Number of the cipher suite."""
 
     def __post_init__(self) -> None:
         ids = [member.silo for member in self.members]
@@ -156,7 +163,7 @@ class Charter:
     def check_succeeds(self, old: Charter) -> None:
         """Raise SpecError unless this is the next epoch of the same federation: one that names ``old`` as its own.
 
-        An operator accepts a new epoch; nobody goes back to an older one, or on to another federation's.
+        Operators accept only the next epoch: never an older one, and never another federation's.
         """
         if self.federation != old.federation:
             raise SpecError("charter.federation", got=self.federation, want=old.federation)

@@ -1,7 +1,7 @@
 """U1, U2 and U3 of a step, each a value that exists only if its evidence checks.
 
 Server and silos build the same three values from the same signed messages with the same code, and each value fixes
-the next transcript hash. Nothing here knows which side it is on.
+the next transcript hash. Nothing here depends on the side.
 
     Cohort   (U1, T1)   silos whose adverts verify
     Dealt    (U2, T2)   those of U1 whose deals verify
@@ -54,7 +54,7 @@ class Context:
             raise LayoutMismatch(f"The plan has no step {self.k}.")
         if len(self.charter.members) > self.plan.n_max:
             raise HeadroomExceeded(
-                f"The plan has head-room for {self.plan.n_max} silos; the charter has {len(self.charter.members)}.",
+                f"The plan has headroom for {self.plan.n_max} silos; the charter has {len(self.charter.members)}.",
                 remedy="Write the job again under this charter.",
             )
 
@@ -85,10 +85,10 @@ class Context:
         for key in (advert.channel, advert.mask):
             if key[-1] & 0x80:
                 raise Malformed(
-                    f"{advert.silo!r} announced a key in a second spelling (RFC 7748 §5 ignores the top bit)."
+                    f"{advert.silo!r} announced a key in a second encoding (RFC 7748 §5 ignores the top bit)."
                 )
             if key in LOW_ORDER:
-                raise Malformed(f"{advert.silo!r} announced a key of low order: it would stop whoever meets it.")
+                raise Malformed(f"{advert.silo!r} announced a key of low order: no peer can use it.")
         visible = {lane.name for lane in self.plan.lanes_of(self.step) if lane.visible}
         if len(set(advert.held)) != len(advert.held) or not set(advert.held) <= visible:
             raise LayoutMismatch(f"{advert.silo!r} announced lanes that are not visible HELD lanes of this step.")
@@ -307,7 +307,7 @@ class Survivors:
         for silo in self.dealt.cohort.holders(lane, self.signed):
             found = {point: table[silo] for point, table in tables}
             if len(found) > threshold:
-                found.pop(points[silo], None)  # its own share of its own seed is the one nobody could check
+                found.pop(points[silo], None)  # nobody else could check its own share of its own seed
             seeds[silo] = _combine(silo, found, threshold)
             if commitment(silo, lane, seeds[silo]) != dict(self.dealt.cohort.adverts[silo].commitments)[lane]:
                 raise BadShare(f"The shares of {silo!r}'s self seed do not match its commitment.", dealer=silo)
@@ -348,20 +348,26 @@ def words_digest(words: np.ndarray) -> bytes:
 
 
 def check_section(header: Header, section: bytes, count: int) -> np.ndarray:
-    """A masked slot section as uint64 words: as many as the plan says, and those of the signed header."""
+    """A masked slot section as ``count`` uint64 words.
+
+    Raises LayoutMismatch for another length, TranscriptMismatch for words that the header does not sign.
+    """
     if len(section) != 8 * count:
         raise LayoutMismatch(
-            f"The slot section of {header.silo!r} has {len(section)} bytes; the plan says {8 * count}."
+            f"The slot section of {header.silo!r} has {len(section)} bytes; by the plan it has {8 * count}."
         )
     return check_words(header, SLOTS, np.frombuffer(section, dtype="<u8"), count)
 
 
 def check_words(header: Header, lane: str, words: np.ndarray, count: int) -> np.ndarray:
-    """The words of a lane, if they are of the ring, as many as the plan says and what the signed header says."""
+    """The masked words of a lane, unchanged.
+
+    Raises LayoutMismatch for another type or length, TranscriptMismatch for words that the header does not sign.
+    """
     if words.dtype != (np.uint64 if lane == SLOTS else np.uint32):
         raise LayoutMismatch(f"Lane {lane!r} of {header.silo!r} came as {words.dtype}.")
     if words.shape != (count,):
-        raise LayoutMismatch(f"Lane {lane!r} of {header.silo!r} has {words.size} words; the plan says {count}.")
+        raise LayoutMismatch(f"Lane {lane!r} of {header.silo!r} has {words.size} words; by the plan it has {count}.")
     if words_digest(words) != dict(header.lanes)[lane]:
         raise TranscriptMismatch(f"The words of lane {lane!r} are not those that {header.silo!r} signed.")
     return words

@@ -68,7 +68,7 @@ class Writer:
 
 
 class Reader:
-    """Reads fields in order; ``end()`` insists that nothing is left."""
+    """Reads fields in order; ``end()`` raises if bytes are left."""
 
     __slots__ = ("_at", "_data")
 
@@ -112,7 +112,8 @@ class Reader:
         return self._data[start:end]
 
     def blob(self) -> bytes:
-        # One slice where the field is whole, since a session reads ten thousand of them. What is short goes round.
+        # One slice where the field is whole, since a session reads ten thousand of them. A short one is left to _take,
+        # which raises.
         start = self._at + 4
         end = start + int.from_bytes(self._data[self._at : start], "big")
         if end > len(self._data):
@@ -128,7 +129,7 @@ class Reader:
 
     def each(self, read: Callable[[Reader], T]) -> tuple[T, ...]:
         count = self.u32()
-        # Every item takes at least one byte, so a count beyond what is left is a lie: refuse before allocating.
+        # Every item takes at least one byte, so a larger count is false: refuse it before allocating.
         if count > len(self._data) - self._at:
             raise Malformed(f"A list announces {count} items in {len(self._data) - self._at} bytes.")
         return tuple(read(self) for _ in range(count))

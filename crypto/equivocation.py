@@ -1,6 +1,6 @@
 """Two signed messages of one signer for one place: proof that a stranger can check with the charter alone.
 
-Each place of a session takes one message of each signer, so whoever signed two different ones lied to somebody:
+In each place of a session a signer signs one message. Two different ones prove that it equivocated:
 
 | signed twice            | by             | the place                                                        |
 |-------------------------|----------------|------------------------------------------------------------------|
@@ -8,8 +8,8 @@ Each place of a session takes one message of each signer, so whoever signed two 
 | Advert, Deal, Header    | a member       | the T0, T1, T2 inside it                                         |
 | Attestation             | a member       | the T2 under which both T3 were made: their headers come with it |
 
-A request does not name the silo it went to, and an honest aggregator tells each silo something of its own: the rows
-addressed to it, the results it lacks. Two requests are proof only where they differ in what all are told alike.
+A request does not name the silo it went to, and an honest aggregator sends each silo some parts of its own: the rows
+addressed to it, the results it lacks. Two requests are proof only where the parts common to all silos differ.
 
 Nothing in evidence is secret: requests carry what the aggregator sent, members' messages what they published. (A
 ``contribute`` request holds sealed rows, which stay sealed.)
@@ -28,8 +28,8 @@ from crypto.messages import Advert, Attestation, Deal, Header, Open, Request, St
 from crypto.transcript import DIGEST_BYTES, digest, t3
 
 _BY_KIND: dict[int, type[Wire]] = {kind.KIND: kind for kind in (Request, Advert, Deal, Header, Attestation)}
-#: Both T3 of two attestations are made from one T2 and these signed headers.
-Shown = tuple[tuple[bytes, ...], tuple[bytes, ...]]
+#: The signed headers from which, with one T2, the T3 of each of two attestations is made.
+HeaderSets = tuple[tuple[bytes, ...], tuple[bytes, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Pair:
     first: bytes
     second: bytes
     t2: bytes = bytes(DIGEST_BYTES)
-    headers: Shown = ((), ())
+    headers: HeaderSets = ((), ())
 
     def __bytes__(self) -> bytes:
         out = Writer().u8(VERSION).blob(self.first).blob(self.second).fixed(self.t2, DIGEST_BYTES)
@@ -59,7 +59,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """Who signed what twice. ``signer``: "aggregator" or a silo's id; ``place``: where, in words; ``digests``: of the
+    """Who signed what twice. ``signer``: "aggregator" or a silo's id; ``place``: a description; ``digests``: of the
     two messages without their signatures, in hexadecimal."""
 
     signer: str
@@ -76,7 +76,7 @@ class Proven:
 
 
 def verify(evidence: bytes, charter: Charter) -> Proven:
-    """What the evidence proves, or EvidenceError. ``charter``: the signed charter of the federation, checked before."""
+    """What the evidence proves, or EvidenceError. ``charter``: the federation's, its signature already checked."""
     try:
         pair = Pair.from_bytes(evidence)
         kind = _kind(pair.first)
@@ -90,7 +90,7 @@ def verify(evidence: bytes, charter: Charter) -> Proven:
 
 
 def twice(first: bytes, second: bytes, charter: Charter) -> bytes | None:
-    """Evidence of two signed messages, or None where they prove nothing (another place, a forgery, two silos' own)."""
+    """Evidence of two signed messages. None where they prove nothing: two places, a forgery, parts for two silos."""
     evidence = bytes(Pair(first, second))
     try:
         verify(evidence, charter)
@@ -124,7 +124,9 @@ def _requests(pair: Pair, charter: Charter) -> Proven:
     if first.phase == "fetch":
         raise EvidenceError("evidence", expected="a phase that is asked once", found="fetch, which is asked often")
     if first.payload != second.payload and not _conflict(first, second):
-        raise EvidenceError("evidence", expected="what all silos are told alike, twice", found="two silos' own parts")
+        raise EvidenceError(
+            "evidence", expected="two versions of a part that all silos get alike", found="parts addressed to two silos"
+        )
     where = f"phase {first.phase!r} of step {first.step}, attempt {first.attempt}, run {first.run.hex()[:16]}"
     return _proven(pair, "aggregator", charter.aggregator, "Request", where)
 
@@ -132,14 +134,14 @@ def _requests(pair: Pair, charter: Charter) -> Proven:
 def _conflict(first: Request, second: Request) -> bool:
     """Whether no honest aggregator signs both, even for two silos. It signs no payload that does not decode."""
     try:
-        (said, told), (said_again, told_again) = _told(first), _told(second)
+        (common, results), (other, others) = _common(first), _common(second)
     except Malformed:
         return True
-    return said != said_again or any(told[step] != told_again[step] for step in told.keys() & told_again.keys())
+    return common != other or any(results[step] != others[step] for step in results.keys() & others.keys())
 
 
-def _told(request: Request) -> tuple[object, dict[int, StepResult]]:
-    """What every silo is told in this place, and results by step, of which each silo is told those it lacks."""
+def _common(request: Request) -> tuple[object, dict[int, StepResult]]:
+    """The part that all silos get alike in this place, and results by step, of which each silo gets those it lacks."""
     head = b""
     match request.phase:
         case "contribute":
@@ -153,8 +155,8 @@ def _told(request: Request) -> tuple[object, dict[int, StepResult]]:
             src.end()
         case _:
             return request.payload, {}
-    said = (offer.job, offer.plan, offer.charter, offer.nonce, offer.chain, head)
-    return said, {result.step: result for result in offer.results}
+    common = (offer.job, offer.plan, offer.charter, offer.nonce, offer.chain, head)
+    return common, {result.step: result for result in offer.results}
 
 
 def _members(pair: Pair, kind: type[Wire], charter: Charter) -> Proven:
@@ -163,8 +165,8 @@ def _members(pair: Pair, kind: type[Wire], charter: Charter) -> Proven:
         raise EvidenceError("evidence", expected="two messages of one silo", found=f"{first.silo} and {second.silo}")
     label, place = _place(first)
     if isinstance(first, Attestation) and isinstance(second, Attestation):
-        for one, shown in zip((first, second), pair.headers, strict=True):
-            if t3(pair.t2, shown) != one.t3:
+        for one, headers in zip((first, second), pair.headers, strict=True):
+            if t3(pair.t2, headers) != one.t3:
                 raise EvidenceError("evidence", expected="the headers that each T3 is made from", found="others")
         label, place = "T2", pair.t2
     elif _place(second)[1] != place:

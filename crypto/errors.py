@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 from typing import ClassVar
 
-#: What the system says when a disk, a quota or a file-size limit is full: it becomes NoSpace.
+#: Error numbers of a full disk, quota or file-size limit. They become NoSpace.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -129,7 +129,7 @@ class Equivocation(ProtocolError):
 
 
 class LayoutMismatch(ProtocolError):
-    """A vector, lane or slot section has another layout than the plan says."""
+    """A vector, lane or slot section has another layout than in the plan."""
 
     code = "LAYOUT_MISMATCH"
 
@@ -151,7 +151,7 @@ class CohortTooSmall(RoundRefused):
 
 
 class CohortDifference(RoundRefused):
-    """This cohort and an earlier one differ by so few silos that their difference would tell."""
+    """This cohort and an earlier one differ by too few silos: the difference of two sums would reveal single silos."""
 
     code = "COHORT_DIFFERENCE"
 
@@ -173,7 +173,7 @@ class LaneBelowFloor(RoundRefused):
 
 
 class NotApproved(RoundRefused):
-    """No approval of the data owner covers this job here. ``digest`` names the job, ``reason`` what is amiss."""
+    """No approval of the data owner covers this job here. ``digest`` names the job, ``reason`` says why."""
 
     code = "NOT_APPROVED"
 
@@ -264,8 +264,8 @@ class NoSpace(RoundRefused):
 
 
 class RoundLost(FederationError):
-    """Too few silos are left to finish. ``phase`` says where; ``missing`` who, ``why``
-    what. The state of the last step is kept."""
+    """Too few silos are left to finish the step. ``phase``: the phase it was lost in; ``missing``: the silos; ``why``:
+    the detail. The state of the last step is kept."""
 
     code = "ROUND_LOST"
     exit_code = 40

@@ -1,8 +1,8 @@
 """The signed messages of one released step, as bytes that a stranger can check.
 
-Whoever has the charter and the plan recomputes T0 to T3 from them, opens the slots again, and, where the masked
-uploads were kept, replays every opened sum bit for bit. Nothing in it is secret any more: the shares are those that
-opened what the step opened, and no others.
+With the charter and the plan anyone can recompute T0 to T3 from them, open the slots again, and, where the masked
+uploads were kept, replay every opened sum bit for bit. Nothing in it is secret any more: the shares are exactly those
+that opened what the step opened.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Checked:
         return self.survivors.dealt.cohort.context
 
     def lanes_open(self) -> tuple[str, ...]:
-        """The lanes that the shares open, in plan order: let go by at least t survivors, by shares that combine."""
+        """The lanes that the shares open, in plan order: released by at least t survivors with shares that combine."""
         return tuple(lane.name for lane in self.context.plan.lanes_of(self.context.step) if self._opens(lane.name))
 
     def replay(self, lane: str, uploads: Mapping[str, np.ndarray]) -> np.ndarray:

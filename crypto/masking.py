@@ -1,7 +1,7 @@
 """Mask streams: AES-128-CTR keystream added to, or taken from, a vector of ring words.
 
 A key is derived for one purpose, used for one stream and forgotten; the counter starts at 0, so word i of a lane is
-always masked by the same four (or eight) bytes of its key, whatever the block size or the number of threads. AES in
+always masked by the same four (or eight) bytes of its key, for any block size and number of threads. AES in
 counter mode is a pseudorandom function family (NIST SP 800-38A §6.5): the masked vector is computationally
 indistinguishable from uniform as long as one stream's key is unknown. Keystream and addition are fused over blocks
 that stay in cache; a thread starts anywhere in a stream, since its counter there is the byte offset over 16.
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 KEY_BYTES = 16
 #: Bytes of keystream per block, a multiple of 16: the fastest of 16…512 KiB on the machines measured.
 BLOCK = 1 << 17
-#: Threads of one call unless it says otherwise; None: as many as the process may use, up to 16.
+#: Threads of one call, unless it is given a number; None: as many as the process may use, up to 16.
 THREADS: int | None = None
 
 #: Bytes of keystream that are worth a thread of their own.

@@ -11,6 +11,8 @@
 | unmask-lanes   | slot shares                                | Shares of the lanes that pass (M5)             |
 | close          | final state and ledger head                | Closing                                        |
 
+This module is one file because it is the list of all message bytes: read it beside docs/protocol.md and the vectors.
+
 A message is ``version · kind · fields``; a signed one is ``blob(message) · Ed25519``. Signatures cover a label, so a
 signature made for one kind never verifies for another. Decoders accept exactly the bytes that encoders make.
 """
@@ -97,7 +99,7 @@ class Message:
     def check(self) -> None:
         """Raises Malformed for a message that no courier carries: a wrong type, or more than the limits above."""
         if type(self.phase) is not str or self.phase not in (*PHASES, DECLINE):
-            raise Malformed("A payload's phase is not one of ours.")
+            raise Malformed("A payload has an unknown phase.")
         if type(self.body) is not bytes or len(self.body) > BODY_BYTES:
             raise Malformed(f"A payload's body is not bytes, or is longer than {BODY_BYTES}.")
         if len(self.arrays) > MESSAGE_ARRAYS:
@@ -177,7 +179,7 @@ class Request(Wire):
     def read(cls, src: Reader) -> Self:
         message = cls(run=_read_hash(src), step=src.u32(), attempt=src.u32(), phase=src.text(), payload=src.blob())
         if message.phase not in PHASES:
-            raise Malformed(f"{message.phase!r} is no phase.")
+            raise Malformed(f"{message.phase!r} is not a phase.")
         return message
 
 
@@ -280,7 +282,8 @@ class Advert(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a dealer sends one peer: sealed shares, and the public hash of each share so that a lie can be blamed."""
+    """What a dealer sends one peer: sealed shares, and the public hash of each share, so that a false share can be
+    blamed on its sender."""
 
     sealed: bytes
     hashes: tuple[bytes, ...]
@@ -312,7 +315,8 @@ class Row:
 @dataclass(frozen=True, slots=True, repr=False)
 class SharePack(Secret):
     """The plaintext of a row: shares of the mask seed and of each self seed, and the dealer's manifest: for each lane
-    of the step, in plan order, whether it contributes with a weight. One byte a lane: the row's length says nothing.
+    of the step, in plan order, whether it contributes with a weight. One byte a lane, so the row's length reveals
+    nothing.
     """
 
     mask: bytes
@@ -443,9 +447,9 @@ class Decline(Wire):
             blame=src.text(),
         )
         if message.code not in BY_CODE or message.phase not in PHASES:
-            raise Malformed("A refusal with a code or phase that is none of ours.")
+            raise Malformed("A refusal with an unknown code or phase.")
         if not all(SILO_ID.fullmatch(silo) for silo in (message.silo, message.blame) if silo):
-            raise Malformed("A refusal that names something else than silos.")
+            raise Malformed("A refusal whose silo or blame is not a silo id.")
         return message
 
 
@@ -485,7 +489,7 @@ def pack_words(vectors: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
 def unpack_words(arrays: Sequence[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
     """The vectors of these sizes that ``pack_words`` packed. Raises LayoutMismatch for more or fewer words."""
     if (have := sum(words.size for words in arrays)) != (want := sum(sizes)):
-        raise LayoutMismatch(f"The arrays hold {have} words of lanes; the plan says {want}.")
+        raise LayoutMismatch(f"The arrays hold {have} words of lanes; by the plan there are {want}.")
     words = arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, _WORD), *arrays])
     return np.split(words, np.cumsum(sizes, dtype=np.int64))[:-1]
 

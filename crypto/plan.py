@@ -48,7 +48,7 @@ class Scope(StrEnum):
     ALL = "all"  #: every silo of the cohort
     HELD = "held"  #: the silos that hold it in this step
     GROUP = "group"  #: silos named in the plan
-    LOCAL = "local"  #: nobody: these blocks never leave a silo
+    LOCAL = "local"  #: no silo: these blocks never leave a silo
 
 
 class Apply(StrEnum):
@@ -61,24 +61,25 @@ class Apply(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """Blocks with one set of contributors, masked, floored and opened on their own.
-
-    ``grid``: the non-zero weights a silo may use, ascending, at most 4, the largest ≤ 4 × the smallest.
-    ``floor``: fewest contributors for which the lane opens (silos apply the strictest of charter, plan and policy).
-    ``hidden``: HELD only. Hidden holdings: everyone uploads the lane, zeros included, and nobody but the other silos
-    learns who holds it. Visible: only holders upload, the manifest is public.
-    ``guard_moves``: the lane opens only if the contributors who joined or left since it last opened are 0 or ≥ m + c
-    (for sums of data that does not change, where a difference of two sums would be one silo's figures). Silos know
-    each other's holdings from manifests inside the encrypted shares, so they count the moves themselves.
-    """
+    """A group of blocks with one set of contributors, masked and opened on its own."""
 
     name: str
+    """Lower-case, at most 63 characters; part of the names of the lane's slots."""
     scope: Scope
+    """Who contributes."""
     floor: int
+    """Fewest contributors for which the lane opens by the plan; ``Charter.floor`` is the rule that silos apply."""
     grid: tuple[int, ...] = (1,)
+    """The non-zero weights a silo may use: ascending, at most 4, the largest at most 4 × the smallest."""
     hidden: bool = True
+    """For HELD. True: every silo uploads the lane, zeros included, and only the silos learn who holds it. False: only
+    holders upload it, and their adverts say so."""
     members: tuple[str, ...] = ()
+    """For GROUP: the contributors' silo ids, ascending. Else empty."""
     guard_moves: bool = False
+    """Open only if the contributors who joined or left since each earlier opening are 0 or at least m + c: for sums of
+    data that does not change, where the difference of two sums would be one silo's figures. Silos count the moves
+    themselves, from the manifests inside the encrypted shares."""
 
     def __post_init__(self) -> None:
         _check_name("lane", self.name)
@@ -151,17 +152,18 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A named array of the shared state.
-
-    ``clip``: values are clamped to [-clip, clip] before they are encoded; the ring's resolution is
-    ``clip · n / 2^(bits-1)``. ``init``: half-width of the seeded uniform initial values (0: zeros).
-    """
+    """A named float32 array of the shared state."""
 
     name: str
+    """Lower-case, at most 63 characters."""
     shape: tuple[int, ...]
+    """Positive sides, at most ``MAX_WORDS`` elements."""
     lane: str
+    """The lane it is summed in."""
     clip: float
+    """Values are clamped to [-clip, clip] before they are encoded. The ring's resolution is clip · n / 2^(bits − 1)."""
     init: float = 0.0
+    """Half-width of the seeded uniform initial values; 0: zeros."""
 
     def __post_init__(self) -> None:
         _check_name("block", self.name)
@@ -189,10 +191,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A named uint64 sum. ``bound``: the most one silo may add; n · bound must stay below 2^64."""
+    """A named uint64 sum."""
 
     name: str
+    """Lower-case, at most 63 characters."""
     bound: int
+    """The most one silo may add; n_max · bound must be below 2^64."""
 
     def __post_init__(self) -> None:
         _check_name("slot", self.name)
@@ -209,11 +213,14 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """One block's part in a step. ``rate`` is η (1: take the mean as it is)."""
+    """One block's part in a step."""
 
     block: str
+    """The block's name."""
     apply: Apply
+    """What the opened sum does to the block."""
     rate: float = 1.0
+    """η of the update; 1 takes the mean as it is."""
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= MAX_RATE:
@@ -229,15 +236,16 @@ class Sum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One secure sum. ``task`` tells the method what to contribute; ``index`` counts steps of the same task from 0.
-
-    A step without sums is slots-only: it ends when its slots are open.
-    """
+    """One secure sum. A step without ``sums`` ends when its slots are open."""
 
     task: str
+    """Selects what the method contributes."""
     index: int
+    """Number among the steps of the same task, from 0."""
     sums: tuple[Sum, ...] = ()
+    """The blocks that are summed, in the order of their words within each lane."""
     slots: tuple[Slot, ...] = ()
+    """The method's own slots. The lanes' slots come first: see ``Plan.slots_of``."""
 
     def __post_init__(self) -> None:
         _check_name("task", self.task)
@@ -260,17 +268,23 @@ class Step:
 class Plan:
     """The whole programme of a job. Equal plans have equal bytes, so ``digest`` is what silos compare and approve.
 
-    ``n_max``: the charter's member count, for which the ring has proved head-room.
-    ``seed``: initial blocks and derived projections come from it.
+    Raises SpecError, HeadroomExceeded or EgressDenied for a plan that is not safe.
     """
 
     method: str
+    """The method's id in the registry."""
     seed: int
+    """Initial blocks and derived projections come from it; 64 bits."""
     n_max: int
+    """Most silos, for which headroom in the ring is proved: the charter's member count."""
     lanes: tuple[Lane, ...]
+    """All lanes, in the order of manifests and lane slots."""
     blocks: tuple[Block, ...]
+    """All blocks of the shared state, and LOCAL ones to show that they never leave."""
     steps: tuple[Step, ...]
+    """The steps, in order."""
     ring_bits: int = 32
+    """Bits of a ring element: 32, or 24, of which three bytes travel."""
 
     def __post_init__(self) -> None:
         _check_name("method", self.method)
@@ -387,4 +401,4 @@ def _enum(kind: type[E], value: str) -> E:
     try:
         return kind(value)
     except ValueError as bad:
-        raise Malformed(f"{value!r} is no {kind.__name__}.") from bad
+        raise Malformed(f"{value!r} is not a {kind.__name__}.") from bad

@@ -1,7 +1,7 @@
-"""A silo's own record of a run it took part in, kept at the silo: its memory against a server that rewrites history.
+"""A silo's own record of a run it took part in, kept at the silo: evidence against a server that changes its ledger.
 
-It says what the silo agreed to and the result of every step as the silo saw and applied it. Whoever has it recomputes
-the run's id and the whole state chain, and compares them with a ledger, a bundle, or another silo's receipt.
+It holds what the silo agreed to and the result of every step as the silo applied it. From it anyone can recompute the
+run's id and the whole state chain, and compare them with a ledger, a bundle, or another silo's receipt.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Receipt(Wire):
         return cls(silo=silo, **digests, steps=steps)
 
     def check(self) -> None:
-        """Raise EvidenceError unless the run's id and the chain follow from what the receipt says."""
+        """Raise EvidenceError unless the run's id and the chain follow from the receipt's other fields."""
         run = transcript.run_id(self.job, self.charter, self.nonce)
         if run != self.run:
             raise EvidenceError(f"receipt of {self.silo}, run", expected=run.hex(), found=self.run.hex())

@@ -2,7 +2,7 @@
 
 A silo encodes ``q(clip(x) · share)`` with ``share = w / w_max`` in (0, 1]. With
 ``limit = ⌊(2^(b−1) − 1) / n_max⌋`` every |q| ≤ limit, so the sum of n_max of them fits in b bits, two's complement:
-it cannot wrap whatever the silos send honestly (secagg literature calls this no-overflow by construction).
+it cannot wrap for any honest inputs (no overflow by construction).
 Words are uint32 in memory for both; the 24-bit ring is Z/2^32 with the top byte ignored, so masks and sums are the
 same operations, and only three bytes of each word travel.
 Rounding is to nearest, ties to even: each silo errs by at most ``clip / (2 · limit)``, in units of ``clip(x) · share``.
@@ -33,7 +33,7 @@ def limit(n_max: int, bits: int = 32) -> int:
 def encode(x: np.ndarray, out: np.ndarray, *, clip: float, share: float, n_max: int, bits: int = 32) -> None:
     """Write ``q(clip(x) · share)`` into ``out`` (uint32, same length as the flat float array ``x``).
 
-    Computed in float64 whatever the dtype of ``x``, in one pass over it with a mebibyte of scratch memory.
+    Computed in float64 for any dtype of ``x``, in one pass over it with a mebibyte of scratch memory.
     Raises NonFinite for NaN or infinity anywhere in ``x`` and OutOfRange for a share outside (0, 1].
     """
     if not 0.0 < share <= 1.0:
@@ -44,7 +44,7 @@ def encode(x: np.ndarray, out: np.ndarray, *, clip: float, share: float, n_max: 
     scratch = np.empty(min(_CHUNK, x.size), dtype=np.float64)
     for at in range(0, x.size, _CHUNK):
         part, word = x[at : at + _CHUNK], words[at : at + _CHUNK]
-        # Both extremes are NaN if one value is, and infinite values are extremes: one look finds what may not pass
+        # Both extremes are NaN if one value is, and infinite values are extremes: one test finds forbidden values
         # and whether anything is to be clipped. Scaling and rounding keep the order of values, so it makes no
         # difference whether that happens before or after them; after, it is done on half as many bytes.
         low, high = float(np.minimum.reduce(part)), float(np.maximum.reduce(part))

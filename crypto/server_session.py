@@ -1,6 +1,6 @@
 """The server's side of one step: collects, adds, opens. Sans-IO, used once; it holds one running vector per lane.
 
-Every check here is for robustness and blame: the silos rely on none of them.
+Every check here is for robustness and blame; the silos' privacy depends on none of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from crypto.session import SERVER, Session
 
 
 class ServerSession(Session):
-    """One attempt at one step. A silo's message that fails raises and changes nothing; the owner drops the silo."""
+    """One attempt at one step.
+
+    Each phase takes one message per silo and is ended by a ``close_…`` or ``open_…`` method. A silo's message that
+    fails raises a ProtocolError and changes nothing: the caller drops that silo. A phase that can't be ended raises
+    (CohortTooSmall, SurvivorInvalid) and ends the session. Silo ids are those that the courier authenticated; messages
+    are the signed bytes of ``crypto.messages``.
+    """
 
     table = SERVER
 
@@ -48,7 +54,7 @@ class ServerSession(Session):
             self._adverts[silo] = signed
 
     def close_adverts(self) -> list[bytes]:
-        """Fix U1; the adverts to send to each of them."""
+        """Fix U1. The signed adverts to send to each of its silos. Raises CohortTooSmall, DuplicateKey."""
         with self.on("close-adverts"):
             self.cohort = Cohort.form(self.context, self._adverts.values())
             return list(self.cohort.signed.values())
@@ -67,7 +73,7 @@ class ServerSession(Session):
             self._rows[silo] = dict(rows)
 
     def close_deals(self) -> tuple[list[bytes], dict[str, list[tuple[str, bytes]]]]:
-        """Fix U2; the deals for everyone, and for each silo of U2 the rows addressed to it."""
+        """Fix U2. The deals for every silo, and silo → (dealer, row) of its rows. Raises SurvivorInvalid."""
         with self.on("close-deals"):
             self.dealt = Dealt.form(self.cohort, self._deals.values())
             rows = {
@@ -78,7 +84,7 @@ class ServerSession(Session):
 
     # M2
     def header(self, silo: str, signed: bytes, section: bytes) -> Header:
-        """The upload's header and its slot section. The lanes' words follow by ``words``."""
+        """Take an upload's signed header and masked slot section (little-endian uint64); ``words`` takes the lanes."""
         with self.on("header", fatal=False):
             header = Survivors.check_header(self.dealt, signed)
             if header.silo != silo:
@@ -91,10 +97,13 @@ class ServerSession(Session):
             return header
 
     def words(self, silo: str, lanes: Mapping[str, np.ndarray]) -> None:
-        """Add a silo's complete upload, lane by lane, after every lane's digest has held. All or nothing."""
+        """Add a silo's complete upload: lane → masked words (uint32, as packed for the wire).
+
+        Nothing is added unless every lane's digest is that of the header.
+        """
         with self.on("words", fatal=False):
             if silo not in self._headers or silo in self._added:
-                raise LayoutMismatch(f"Words from {silo!r} without a header, or twice.")
+                raise LayoutMismatch(f"Masked words from {silo!r} came without a header, or twice.")
             header, _ = self._headers[silo]
             if set(lanes) != {lane for lane, _ in header.lanes} - {SLOTS}:
                 raise LayoutMismatch(f"{silo!r} sent other lanes than it signed.")
@@ -109,7 +118,7 @@ class ServerSession(Session):
             self._added.add(silo)
 
     def close_uploads(self) -> list[bytes]:
-        """Fix U3; the headers to attest."""
+        """Fix U3. The signed headers to attest. Raises SurvivorInvalid."""
         with self.on("close-uploads"):
             self.survivors = Survivors.form(self.dealt, [self._headers[silo][1] for silo in sorted(self._added)])
             return list(self.survivors.signed.values())
@@ -122,7 +131,7 @@ class ServerSession(Session):
             self._attestations[silo] = signed
 
     def close_attestations(self) -> tuple[list[bytes], list[tuple[str, bytes]]]:
-        """The attestations, and the slot sections of U3."""
+        """The signed attestations, and (survivor, slot section) of U3. Raises SurvivorInvalid for fewer than t."""
         with self.on("close-attestations"):
             self.survivors.check_attested(self._attestations.values())
             return list(self._attestations.values()), [(silo, self._sections[silo]) for silo in self.survivors.signed]
@@ -135,7 +144,10 @@ class ServerSession(Session):
             self._slot_shares[silo] = (shares, signed)
 
     def open_slots(self) -> list[bytes]:
-        """Open the slots; the slot shares for the silos, who open them again themselves."""
+        """Open the slots into ``slots`` (plan order). The signed slot shares for the silos, who open them again.
+
+        Raises SurvivorInvalid for fewer than t shares, BadShare for a dealer whose shares do not combine.
+        """
         with self.on("open-slots"):
             shares = [opened for opened, _ in self._slot_shares.values()]
             self._require(len(shares))
@@ -156,7 +168,7 @@ class ServerSession(Session):
 
     def open_lanes(self) -> dict[str, np.ndarray]:
         """Lane → opened sum (uint32), for each lane that at least t survivors released. The others stay shut, as does
-        one whose dealer gave shares that don't combine (``failed`` says which): it takes no other lane with it.
+        one whose dealer's shares don't combine (then it is in ``failed``); the other lanes are not affected.
         """
         with self.on("open-lanes"):
             opened: dict[str, np.ndarray] = {}
@@ -176,7 +188,7 @@ class ServerSession(Session):
             return opened
 
     def evidence(self) -> StepEvidence:
-        """Every signed message that the opened slots and lanes rest on, for whoever checks the step later."""
+        """Every signed message from which the opened slots and lanes follow, for later checks of the step."""
         return StepEvidence(
             adverts=tuple(self.cohort.signed.values()),
             deals=tuple(self.dealt.signed.values()),
@@ -188,7 +200,10 @@ class ServerSession(Session):
         )
 
     def _check_hashes(self, silo: str, shares: Shares) -> None:
-        """Each share is the one its dealer published a hash of: who sends another is to blame, not the dealer."""
+        """Raises TranscriptMismatch unless each share has the hash that its dealer published.
+
+        A sender of another share is to blame, not the dealer.
+        """
         if shares.silo != silo:
             raise RosterMismatch(f"{silo!r} sent another silo's shares.")
         for dealer, lane, share in [(dealer, "", share) for dealer, share in shares.masks] + list(shares.seeds):

@@ -1,8 +1,8 @@
-"""The two state tables of a step. Everything that decides what may follow what lives here.
+"""The two state tables of a step: which event may follow which.
 
 A session is used once, for one attempt at one step. An event that the table does not allow raises ``Unexpected`` and
-leaves the state as it was; any other failure ends in ``REFUSED``, which is terminal and has wiped the secrets. The
-tables do not know what the events do: see ``silo_session`` and ``server_session``.
+leaves the state unchanged. Any other failure ends in ``REFUSED``, which is terminal; the secrets are wiped. What the
+events do is in ``silo_session`` and ``server_session``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Self
 from crypto.errors import Unexpected
 
 
-class State(StrEnum):
-    """Where a session stands. The same names on both sides, so a log of one reads beside a log of the other."""
+class SessionState(StrEnum):
+    """State of a session. Both sides use the same names, so that their logs can be compared."""
 
     FRESH = "fresh"
     ADVERTISED = "advertised"
@@ -30,37 +30,37 @@ class State(StrEnum):
 
 
 #: silo: (state, event) → state
-SILO: dict[tuple[State, str], State] = {
-    (State.FRESH, "advert"): State.ADVERTISED,
-    (State.ADVERTISED, "deal"): State.DEALT,
-    (State.DEALT, "open-rows"): State.READY,
-    (State.READY, "upload"): State.UPLOADED,
-    (State.UPLOADED, "survivors"): State.COUNTED,
-    (State.COUNTED, "attest"): State.ATTESTED,
-    (State.ATTESTED, "release-slots"): State.SLOTS_OPEN,
-    (State.SLOTS_OPEN, "release-lanes"): State.DONE,
+SILO: dict[tuple[SessionState, str], SessionState] = {
+    (SessionState.FRESH, "advert"): SessionState.ADVERTISED,
+    (SessionState.ADVERTISED, "deal"): SessionState.DEALT,
+    (SessionState.DEALT, "open-rows"): SessionState.READY,
+    (SessionState.READY, "upload"): SessionState.UPLOADED,
+    (SessionState.UPLOADED, "survivors"): SessionState.COUNTED,
+    (SessionState.COUNTED, "attest"): SessionState.ATTESTED,
+    (SessionState.ATTESTED, "release-slots"): SessionState.SLOTS_OPEN,
+    (SessionState.SLOTS_OPEN, "release-lanes"): SessionState.DONE,
 }
 
 #: server: messages of single silos keep the state; closing a phase moves on.
-SERVER: dict[tuple[State, str], State] = {
-    (State.FRESH, "advert"): State.FRESH,
-    (State.FRESH, "close-adverts"): State.ADVERTISED,
-    (State.ADVERTISED, "deal"): State.ADVERTISED,
-    (State.ADVERTISED, "close-deals"): State.DEALT,
-    (State.DEALT, "header"): State.DEALT,
-    (State.DEALT, "words"): State.DEALT,
-    (State.DEALT, "close-uploads"): State.UPLOADED,
-    (State.UPLOADED, "attestation"): State.UPLOADED,
-    (State.UPLOADED, "close-attestations"): State.ATTESTED,
-    (State.ATTESTED, "slot-shares"): State.ATTESTED,
-    (State.ATTESTED, "open-slots"): State.SLOTS_OPEN,
-    (State.SLOTS_OPEN, "lane-shares"): State.SLOTS_OPEN,
-    (State.SLOTS_OPEN, "open-lanes"): State.DONE,
+SERVER: dict[tuple[SessionState, str], SessionState] = {
+    (SessionState.FRESH, "advert"): SessionState.FRESH,
+    (SessionState.FRESH, "close-adverts"): SessionState.ADVERTISED,
+    (SessionState.ADVERTISED, "deal"): SessionState.ADVERTISED,
+    (SessionState.ADVERTISED, "close-deals"): SessionState.DEALT,
+    (SessionState.DEALT, "header"): SessionState.DEALT,
+    (SessionState.DEALT, "words"): SessionState.DEALT,
+    (SessionState.DEALT, "close-uploads"): SessionState.UPLOADED,
+    (SessionState.UPLOADED, "attestation"): SessionState.UPLOADED,
+    (SessionState.UPLOADED, "close-attestations"): SessionState.ATTESTED,
+    (SessionState.ATTESTED, "slot-shares"): SessionState.ATTESTED,
+    (SessionState.ATTESTED, "open-slots"): SessionState.SLOTS_OPEN,
+    (SessionState.SLOTS_OPEN, "lane-shares"): SessionState.SLOTS_OPEN,
+    (SessionState.SLOTS_OPEN, "open-lanes"): SessionState.DONE,
 }
 
 
 class Transition:
-    """``with transition:`` — on success the session moves on; on ``Unexpected`` nothing happened."""
+    """``with transition:`` — on success the session enters its next state; on ``Unexpected`` nothing changes."""
 
     def __init__(self, session: Session, event: str, *, fatal: bool) -> None:
         self._session = session
@@ -84,18 +84,18 @@ class Transition:
 class Session:
     """State and table; ``close`` wipes and is terminal."""
 
-    table: dict[tuple[State, str], State]
+    table: dict[tuple[SessionState, str], SessionState]
 
     def __init__(self) -> None:
-        self.state = State.FRESH
+        self.state = SessionState.FRESH
 
     def on(self, event: str, *, fatal: bool = True) -> Transition:
         return Transition(self, event, fatal=fatal)
 
     def close(self) -> None:
-        if self.state is not State.DONE:
-            self.state = State.REFUSED
+        if self.state is not SessionState.DONE:
+            self.state = SessionState.REFUSED
         self.wipe()
 
     def wipe(self) -> None:
-        """Forget every secret. Called on refusal, at the end, and when the owner lets go."""
+        """Delete every secret. Called on refusal, at the end, and when the owner of the session drops it."""

@@ -1,8 +1,8 @@
 """Shamir's secret sharing of 32-byte seeds over the prime field p = 2^256 + 297.
 
 (A. Shamir, How to share a secret, CACM 22(11), 1979.) p is the smallest prime above 2^256, so every 32-byte secret
-is a field element; a share is 33 bytes, big-endian. Fewer than t shares say nothing about the secret, whatever the
-computing power. Python integers are fast enough up to some hundred silos.
+is a field element; a share is 33 bytes, big-endian. Fewer than t shares reveal nothing about the secret: the
+secrecy is information-theoretic. Python integers are fast enough up to some hundred silos.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 (Double masking after K. Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning, CCS
 2017, in the malicious-server variant, with one self seed per lane so that lanes open one by one.)
 
-What holds, as long as fewer than t silos (the charter's c among them) work with the server and the primitives stand:
+Security: as long as fewer than t silos (the charter's c among them) collude with the server and the primitives hold,
 the server learns of an opened lane the sum over the survivors who upload it, and of a shut lane nothing. Two shares
 of one party never leave this silo in one session: its self seeds if it survived, its mask seed if it did not.
 """
@@ -36,7 +36,7 @@ from crypto.keys import Identity, SessionKey
 from crypto.masking import apply_streams
 from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Row, SharePack, Shares
 from crypto.plan import Lane
-from crypto.session import SILO, Session, State
+from crypto.session import SILO, Session, SessionState
 
 _NONCE = bytes(12)
 
@@ -45,9 +45,11 @@ Openings = tuple[frozenset[str], ...]
 
 
 class SiloSession(Session):
-    """One silo, one attempt at one step. Each method consumes its state; secrets go with the session.
+    """One silo, one attempt at one step.
 
-    ``entropy``: source of secret bytes, os.urandom outside of test vectors.
+    The order: ``advert``, ``deal``, ``open_rows``, ``upload``, ``survivors``, ``attest``, ``release_slots``,
+    ``release_lanes``. Each may be called once, in its state; else Unexpected. Every other error ends the session and
+    wipes its secrets. Messages are the signed bytes of ``crypto.messages``.
     """
 
     table = SILO
@@ -55,6 +57,8 @@ class SiloSession(Session):
     def __init__(
         self, context: Context, silo: str, identity: Identity, *, entropy: Callable[[int], bytes] = os.urandom
     ) -> None:
+        """``context``: this silo's own view of run, plan, step and state. ``identity``: the agent's signing key.
+        ``entropy``: source of secret bytes, os.urandom outside of test vectors."""
         super().__init__()
         self.context = context
         self.silo = silo
@@ -72,17 +76,20 @@ class SiloSession(Session):
         self.masked: dict[str, np.ndarray] = {}
         self.slots: dict[str, int] = {}
         self._spent = False
-        #: Lanes this silo released, those it withheld and why, and who contributed to each as the manifests say.
+        #: Lanes this silo released, those it withheld and why, and who contributed to each by the manifests.
         self.released: tuple[str, ...] = ()
         self.withheld: dict[str, RoundRefused] = {}
         self.contributors: dict[str, frozenset[str]] = {}
 
     # M0
     def advert(self, *, contributes: Iterable[str], releases: int, data: bytes, approval: bytes) -> bytes:
-        """Fresh keys and commitments. ``contributes``: the lanes in which this silo has a weight; those of them with
-        visible holdings are announced, the others only the peers learn, inside the encrypted shares.
-        ``releases``: how often this silo has ever released; ``data``: the data set's salted commitment;
-        ``approval``: the digest of the data owner's approval."""
+        """The signed advert: fresh keys and commitments.
+
+        ``contributes``: the lanes in which this silo has a weight. Those with visible holdings are announced; only the
+        peers learn the others, inside the encrypted shares. ``releases``: how often this silo has ever released.
+        ``data``: the data set's salted commitment; ``approval``: the digest of the owner's approval; 32 bytes each.
+        Raises LayoutMismatch for a lane that the step does not have.
+        """
         with self.on("advert"):
             lanes = self.context.plan.lanes_of(self.context.step)
             self._contributes = set(contributes)
@@ -110,7 +117,10 @@ class SiloSession(Session):
 
     # M1
     def deal(self, adverts: Sequence[bytes]) -> tuple[bytes, dict[str, bytes]]:
-        """The signed deal, and peer → row. Raises if the cohort is not one this silo may deal to."""
+        """The signed deal, and peer → row, from the signed adverts of U1.
+
+        Raises DuplicateKey unless this silo's own advert is among them; else as ``Cohort.form``.
+        """
         with self.on("deal"):
             cohort = Cohort.form(self.context, adverts)
             if cohort.signed.get(self.silo) != self._signed_advert:
@@ -143,7 +153,11 @@ class SiloSession(Session):
 
     # M1 of the others → M2
     def open_rows(self, deals: Sequence[bytes], rows: Mapping[str, bytes]) -> None:
-        """Check U2 and every share addressed to this silo, before any training is spent on them."""
+        """Check U2 and every share addressed to this silo, before training.
+
+        ``rows``: dealer → its row for this silo. Raises BadShare, which blames the dealer, for a share that does not
+        open or has another hash; TranscriptMismatch or LayoutMismatch for deals or rows of another set.
+        """
         with self.on("open-rows"):
             dealt = Dealt.form(self._cohort, deals)
             if dealt.signed.get(self.silo) != self._signed_deal:
@@ -182,7 +196,11 @@ class SiloSession(Session):
         return pack
 
     def upload(self, encoded: Encoded) -> tuple[bytes, bytes]:
-        """Mask in place; the signed header and the masked slot section. The lanes' words are then in ``masked``."""
+        """The signed header and the masked slot section (little-endian uint64).
+
+        Masks ``encoded`` in place; the masked words of the lanes (uint32, packed for the wire) are then in ``masked``.
+        Raises LayoutMismatch for weights in other lanes than were announced.
+        """
         with self.on("upload"):
             assert self._mask is not None
             self._check_announced(encoded)
@@ -202,7 +220,7 @@ class SiloSession(Session):
             return self._signed_header, self.masked.pop(SLOTS).astype("<u8").tobytes()
 
     def _check_announced(self, encoded: Encoded) -> None:
-        """What is uploaded is what was announced: a weight where the manifest says so, and nowhere else."""
+        """Raises LayoutMismatch unless this silo has a weight in exactly the lanes that its manifest announced."""
         names = [slot.name for slot in self.context.plan.slots_of(self.context.step)]
         for lane in self.context.plan.lanes_of(self.context.step):
             counted = int(encoded.slots[names.index(lane.contributors_slot)])
@@ -211,7 +229,10 @@ class SiloSession(Session):
 
     # M3 → M4
     def survivors(self, headers: Sequence[bytes]) -> tuple[str, ...]:
-        """U3, checked. The owner looks at it (cohort differences, budgets) before ``attest``."""
+        """The silos of U3, from their signed headers. The caller checks them against its policy before ``attest``.
+
+        Raises SurvivorInvalid for too few survivors, or without this silo's own upload.
+        """
         with self.on("survivors"):
             survivors = Survivors.form(self._dealt, headers)
             if survivors.signed.get(self.silo) != self._signed_header:
@@ -238,7 +259,7 @@ class SiloSession(Session):
     @property
     def done(self) -> bool:
         """Whether this silo opened the slots itself and released what passed."""
-        return self.state is State.DONE
+        return self.state is SessionState.DONE
 
     @property
     def t3(self) -> bytes:
@@ -251,7 +272,11 @@ class SiloSession(Session):
 
     # M5, slots
     def release_slots(self, attestations: Sequence[bytes], sections: Mapping[str, bytes]) -> bytes:
-        """Shares that open the slots, and the mask seeds of the dropped. From here on the step is spent."""
+        """The signed shares of the slot seeds and of the dropped silos' mask seeds. From here on the step is ``spent``.
+
+        ``sections``: survivor → its masked slot section. Raises SurvivorInvalid for fewer attestations than t,
+        LayoutMismatch or TranscriptMismatch for sections that the headers do not sign.
+        """
         with self.on("release-slots"):
             survivors = self._survivors
             survivors.check_attested(attestations)
@@ -266,10 +291,11 @@ class SiloSession(Session):
     def release_lanes(
         self, slot_shares: Sequence[bytes], *, floors: Mapping[str, int], previous: Mapping[str, Openings | None]
     ) -> bytes:
-        """Open the slots ourselves, then release the lanes that pass.
+        """Open the slots, then the signed shares of the lanes that pass this silo's checks.
 
-        ``floors``: lane → this silo's own floor, if stricter than charter and plan. ``previous``: lane → who
-        contributed each time it opened in this run, or None where this silo can't know (lanes that guard moves).
+        ``floors``: lane → this silo's own floor. ``previous``: guarded lane → who contributed each time it opened in
+        this run, or None where this silo can't know. Afterwards ``slots``, ``released``, ``withheld`` and
+        ``contributors`` are set. Raises TranscriptMismatch for shares that do not open what was committed to.
         """
         with self.on("release-lanes"):
             survivors = self._survivors
@@ -332,7 +358,7 @@ class SiloSession(Session):
             raise CohortDifference(f"Too few silos joined or left lane {lane.name!r} since it opened.")
 
     def _shares(self, masks: tuple[tuple[str, bytes], ...], lanes: Sequence[str]) -> bytes:
-        """Sign shares out. A party's two kinds of share never leave in one session, whatever asked for them."""
+        """Sign shares out. Both kinds of one party's shares never leave in one session: BothShares."""
         survivors = self._survivors
         seeds = tuple(
             (
@@ -345,7 +371,7 @@ class SiloSession(Session):
         )
         both = {silo for silo, _ in masks} & {silo for silo, _, _ in seeds}
         if both or any(silo in survivors.signed for silo, _ in masks):
-            raise BothShares(f"Both shares of {sorted(both)} were about to leave.")
+            raise BothShares(f"Both shares of {sorted(both)} would leave this silo.")
         return Shares(silo=self.silo, t3=survivors.t3, masks=masks, seeds=seeds).sign(self._identity)
 
     def wipe(self) -> None:

@@ -1,10 +1,13 @@
-"""The silo's agent, one page: accept → approve → contribute → answer.
+"""The silo's agent: accept → approve → contribute → answer.
 
-It answers the server's signed requests and decides nothing by the server's word: it recomputes the plan, keeps the
-state itself, counts contributors itself, and journals before bytes leave. A refusal is a signed ``Decline`` with a
-code; the reason stays in the silo's own log. The same request twice gets the same bytes. Another one for a phase that
-was answered gets ``Equivocation``, and the two signed requests are kept as evidence; where they prove nothing to others
-(another run, or parts addressed to one silo) it gets ``Replay``.
+It answers the server's signed requests and trusts nothing that the server claims: it recomputes the plan, keeps the
+state itself, counts contributors itself, and writes the journal before bytes leave. A refusal is a signed ``Decline``
+with a code; the reason stays in the silo's own log. The same request twice gets the same bytes. A different request
+for a phase that was answered gets ``Equivocation``, and the two signed requests are kept as evidence; where they prove
+nothing to others (another run, or parts addressed to one silo) it gets ``Replay``.
+
+This module is one file so that everything a silo does with a request can be reviewed in one place; the protocol itself
+is in ``crypto.silo_session``.
 """
 
 from __future__ import annotations
@@ -68,14 +71,14 @@ from silo_agent.progress import Progress, load_progress, save_progress
 
 log = logging.getLogger("consilium.silo")
 
-#: Answers an agent remembers: those of two steps, all attempts.
+#: Most answers that an agent keeps for repeated requests: those of two steps, all attempts.
 MOST_ANSWERS = 64
 
 
 class Refusing:
-    """Stands in for an agent that could not be made: answers every request with the reason's code, signed."""
+    """Takes the place of an agent that could not be made: declines every request, with the code of the reason."""
 
-    #: It takes part in nothing.
+    #: Nothing is under way here, as in an agent that has left.
     left = True
 
     def __init__(self, silo: str, identity: Identity, reason: FederationError) -> None:
@@ -95,33 +98,45 @@ class Refusing:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What a silo brings to every job: who it is, what it pins, what it allows, what its data owner approved.
-
-    ``code``: digest of the software. ``runs``: folder where it notes how far it is in each run. ``keep``: where
-    evidence against others goes, and ``file``: where receipts go, by name; both may raise OSError. ``security``: the
-    log of security events: an event's name and its fields; it may raise NoSpace. ``leaving``: whether this silo's
-    service is about to end, so that no further step may begin here.
-    """
+    """What a silo brings to every job: its identity, pinned charter, policy, approvals and records."""
 
     silo: str
+    """Its id in the charter."""
     identity: Identity
+    """The agent's signing key; its public half is in the charter."""
     charter: Charter
+    """The pinned charter, its signature already checked."""
     policy: Policy
+    """This silo's own floors."""
     approvals: Approvals
+    """The data owner's signed approvals and denials."""
     journal: Journal
+    """The append-only record of joins, attestations and releases. ``Agent.close`` closes it."""
     runs: Path
+    """Folder of the progress files, one per run."""
     code: bytes
+    """SHA-256 of the software; every party of a run must have the same."""
     now: Callable[[], int]
+    """The clock: seconds since 1970, UTC."""
     keep: Callable[[str, bytes], None] = lambda name, evidence: None
+    """Stores evidence against others under a file name. May raise OSError."""
     file: Callable[[str, bytes], None] = lambda name, receipt: None
+    """Stores a signed receipt under a file name. May raise OSError."""
     security: Callable[..., None] = lambda event, **fields: None
+    """Logs a security event: its name and fields. May raise NoSpace."""
     leaving: Callable[[], bool] = lambda: False
+    """Whether this silo's service is about to end, so that no further step may begin here."""
 
 
 class Agent:
-    """One silo in one job. ``terms``: what the data owner must have approved, all of it recomputed by this silo."""
+    """One silo in one job. ``handle`` answers one signed request; ``close`` ends it.
+
+    An agent serves one run, from its first step or from where the progress file of an earlier process left it.
+    """
 
     def __init__(self, site: Site, *, terms: Terms, plan: Plan, method: Method, data: DataSet) -> None:
+        """``terms``: what the data owner must have approved, all of it recomputed by this silo. ``plan``: of the job,
+        recomputed by this silo. ``method``: made for this job and silo. ``data``: the checked data set."""
         self.site = site
         self.terms = terms
         self.plan = plan
@@ -157,7 +172,7 @@ class Agent:
 
     @property
     def left(self) -> bool:
-        """This silo has declined a step because its service ends, or the run is over: nothing is under way here."""
+        """Whether nothing is under way here: the run is over, or this silo declined a step because its service ends."""
         return self._leaving or self._ended
 
     @property
@@ -165,7 +180,10 @@ class Agent:
         return Published(self.state, self.slots)
 
     def handle(self, message: Message) -> Message:
-        """Answer one request. Refusals come back as a Decline; nothing else is raised but programming errors."""
+        """Answer one request: a Message of the same phase, or of ``DECLINE``.
+
+        A FederationError becomes a signed Decline with its code. What is raised is a programming error or an OSError of
+        the silo's own disk."""
         try:
             request = Request.open(message.body, lambda _: self.site.charter.aggregator)
             if request.phase != message.phase:
@@ -180,7 +198,7 @@ class Agent:
             if place in self._answers and request.phase != "fetch":
                 before, answer = self._answers[place]
                 if before != message.body:
-                    raise self._second(request, before, message.body)
+                    raise self._refuse_second(request, before, message.body)
                 return answer
             with metrics.phase(request.phase):
                 answer = self._phases[request.phase](request, message)
@@ -191,15 +209,15 @@ class Agent:
                 self.site.security("bad-signature", signer="peer", **where)
             answer = self._decline(request.phase, request.run, request.step, request.attempt, refused)
             if isinstance(refused, (Equivocation, Replay, Unexpected)):
-                return answer  # what we answered before stands
+                return answer  # the first answer stays the recorded one
         if request.phase != "fetch":
-            # By our own step: a request for a step far away must not make us forget.
+            # Counted from our own step: a request for a distant step must not evict the present answers.
             kept = {key: value for key, value in self._answers.items() if key[0] >= self.k - 1}
             self._answers = dict(list(kept.items())[-MOST_ANSWERS:]) | {place: (message.body, answer)}
         return answer
 
-    def _second(self, request: Request, before: bytes, now: bytes) -> FederationError:
-        """Why another request for an answered phase is refused; evidence of it is kept first, if it is any."""
+    def _refuse_second(self, request: Request, before: bytes, now: bytes) -> FederationError:
+        """The refusal of a different request for an answered phase. If the two are evidence, it is kept first."""
         what = f"Phase {request.phase!r} of step {request.step} was answered to another request"
         evidence = equivocation.twice(before, now, self.site.charter)
         if evidence is None:
@@ -216,7 +234,7 @@ class Agent:
         )
 
     def close(self) -> None:
-        """Wipe the session and let go of the journal."""
+        """Wipe the session and close the journal."""
         if self._session is not None:
             self._session.wipe()
         if self._run and not self._ended:
@@ -229,7 +247,7 @@ class Agent:
         offer = Open.from_bytes(request.payload)
         self._accept(request, offer)
         self._catch_up(offer, message.arrays)
-        self._stay()
+        self._check_not_leaving()
         approval = self._approved()
         self._check_state(offer, request.step)
         if (request.step, request.attempt) <= self._latest:
@@ -251,7 +269,7 @@ class Agent:
         )
         return Message("open", pack_two([advert], [(self.site.silo, approval)]))
 
-    def _stay(self) -> None:
+    def _check_not_leaving(self) -> None:
         """Raises Leaving if this silo's service is about to end."""
         if self.site.leaving():
             self._leaving = True
@@ -271,20 +289,20 @@ class Agent:
         with metrics.training():
             contribution = self.method.contribute(step, self.published, self.data)
         encoded = self.observe(step, blocks.encode(self.plan, step, contribution, self._weights))
-        self._show(contribution.slots)
+        self._set_metrics(contribution.slots)
         with metrics.masking(sum(4 * words.size for words in encoded.lanes.values())):
             header, section = session.upload(encoded)
         return Message("contribute", pack_two([header], [(self.site.silo, section)]))
 
-    def _show(self, slots: Mapping[str, int]) -> None:
-        """This silo's own figures, at this silo's own /metrics and nowhere else."""
+    def _set_metrics(self, slots: Mapping[str, int]) -> None:
+        """Set this silo's own metrics. They are served at this silo's /metrics and never leave by the protocol."""
         metrics.rows(self.data.rows)
         for name, count in slots.items():
             if name.endswith(".correct") and slots.get("test.rows"):
                 metrics.accuracy(name.removesuffix(".correct"), count / slots["test.rows"])
 
     def observe(self, step: Step, encoded: blocks.Encoded) -> blocks.Encoded:
-        """A seam for the demonstration's histogram and for tests; here it does nothing."""
+        """A hook for the demonstration's histogram and for tests; here it does nothing."""
         return encoded
 
     def _fetch(self, request: Request, message: Message) -> Message:
@@ -338,10 +356,13 @@ class Agent:
         self._file_receipt(head)
         return Message("close", closing.sign(self.site.identity))
 
-    # --- what they stand on ---------------------------------------------------------------------------------------
+    # --- what the phases share ------------------------------------------------------------------------------------
 
     def _accept(self, request: Request, offer: Open) -> None:
-        """Is this our run, our job, our plan, our charter, and may we take part?"""
+        """Check that run, job, plan, charter and code are ours, and join the run if this is its first request.
+
+        Raises VersionMismatch, ModelMismatch, JournalLost, NotApproved or Leaving; SpecError for an expired charter.
+        """
         self.site.charter.check_validity(self.site.now())
         for what, have, want, remedy in (
             ("the charter", self.site.charter.digest, offer.charter, "Pin the same epoch at both ends."),
@@ -355,9 +376,9 @@ class Agent:
         if request.run != run or (self._run and run != self._run):
             raise ModelMismatch("The run's id is not made from this job, charter and nonce.")
         if not self._run:
-            self._stay()  # before a run is joined, which would use an approval
+            self._check_not_leaving()  # before a run is joined, which would use an approval
             if self.site.journal.knows(run.hex()):
-                self._go_on(run, offer.nonce)
+                self._resume(run, offer.nonce)
                 return
             if request.step != 0 and not (offer.results and offer.results[0].step == 0):
                 raise JournalLost("The run is under way and this silo has no journal of it.")
@@ -368,13 +389,15 @@ class Agent:
             self.site.security("run-joined", run=run.hex(), job=job)
             self._run, self._nonce = run, offer.nonce
             self._chain = transcript.initial_chain(run, self._initial)
-            self._note()
+            self._save_progress()
 
-    def _go_on(self, run: bytes, nonce: bytes) -> None:
-        """Stand where the agent stood that took part in this run before us, on this silo's own notes."""
-        progress = load_progress(self._notes(run))
+    def _resume(self, run: bytes, nonce: bytes) -> None:
+        """Restore this run's state from the local progress file of an earlier process."""
+        progress = load_progress(self._progress_path(run))
         if progress is None or progress.nonce != nonce or progress.state.keys() != self.state.keys():
-            raise JournalLost("This run was joined by an agent that is gone, and its notes with it.")
+            raise JournalLost(
+                "This silo joined this run before a restart, and its progress file is missing or another run's."
+            )
         self._run, self._nonce = run, nonce
         self.k, self._chain = progress.k, progress.chain
         self.state, self.slots = dict(progress.state), {name: dict(slots) for name, slots in progress.slots.items()}
@@ -385,8 +408,8 @@ class Agent:
             self._watch.released(released[1])
         log.info("run %s is resumed before step %d", run.hex()[:16], self.k)
 
-    def _note(self) -> None:
-        """How far we are, on disk: what ``_go_on`` needs."""
+    def _save_progress(self) -> None:
+        """Save this run's progress file, which ``_resume`` reads."""
         progress = Progress(
             k=self.k,
             chain=self._chain,
@@ -398,17 +421,17 @@ class Agent:
             watch=self._watch.snapshot(),
             kept=self.method.state_dict(),
         )
-        save_progress(self._notes(self._run), progress)
+        save_progress(self._progress_path(self._run), progress)
 
-    def _notes(self, run: bytes) -> Path:
+    def _progress_path(self, run: bytes) -> Path:
         return self.site.runs / f"{run.hex()[:16]}.safetensors"
 
     def _released(self) -> tuple[str, tuple[str, ...]] | None:
-        """(T3, cohort) of our release of the step we stand before, by the journal: this agent's, or one's before it."""
+        """(T3, cohort) of this silo's release of step ``k``, in this process or an earlier one, by the journal."""
         return self.site.journal.release_of(self._run.hex(), self.k)
 
     def _approved(self, run: bytes = b"") -> bytes:
-        """The approval we take part on, looked up again for each step: what the owner takes back ends here."""
+        """The approval that covers this job, looked up again for each step, so that a denial takes effect at once."""
         joining = (run or self._run).hex()
         self._approval = self.site.approvals.grant(
             self.terms, now=self.site.now(), uses=lambda digest: self.site.journal.uses(digest, besides=joining)
@@ -416,7 +439,7 @@ class Agent:
         return self._approval
 
     def _file_receipt(self, head: bytes) -> None:
-        """This silo's own record of the run. A full disk costs the receipt, not the countersignature."""
+        """Store this silo's own record of the run. A full disk loses the receipt, not the countersignature."""
         receipt = Receipt(
             silo=self.site.silo,
             run=self._run,
@@ -438,7 +461,7 @@ class Agent:
             log.error("the receipt of run %s could not be kept: %s", self._run.hex()[:16], failed.strerror)
 
     def _catch_up(self, offer: Open, arrays: tuple[np.ndarray, ...]) -> None:
-        """Apply the opened steps we have not applied yet, each checked against what we saw of it ourselves."""
+        """Apply the opened steps that are not applied yet, each checked against what this silo saw of it."""
         steps = self.plan.steps
         for result in offer.results:
             if not 0 <= result.step < len(steps):
@@ -448,16 +471,18 @@ class Agent:
         for result in offer.results:
             sums = {lane: next(words) for lane, _ in result.sums}
             if result.step > self.k:
-                raise ModelMismatch(f"We wait for the result of step {self.k}.")
+                raise ModelMismatch(f"This silo needs the result of step {self.k} before that of step {result.step}.")
             if result.step == self.k:
                 self._apply(result, sums)
 
     def _check_state(self, offer: Open, step: int) -> None:
-        """Raises ModelMismatch unless we stand before ``step`` as the server does; CatchingUp if we are on the way."""
+        """Raises ModelMismatch unless our state is the server's before ``step``; CatchingUp if results are missing."""
         if self.k < step and offer.results and offer.results[-1].step == self.k - 1:
-            raise CatchingUp(f"We have the results before step {self.k}; the server is at step {step}.")
+            raise CatchingUp(f"This silo has the results before step {self.k}; the server is at step {step}.")
         if (self.k, self._chain) != (step, offer.chain):
-            raise ModelMismatch(f"We stand before step {self.k}; the server's state for step {step} is not ours.")
+            raise ModelMismatch(
+                f"This silo is before step {self.k}; its state is not the server's state before step {step}."
+            )
 
     def _apply(self, result: StepResult, sums: Mapping[str, np.ndarray]) -> None:
         step = self.plan.steps[self.k]
@@ -467,12 +492,12 @@ class Agent:
             if result.slots or result.sums:
                 raise Malformed("A void step with a result.")
             if released is not None:
-                self._watch.void()  # raises when the budget is spent, and then we stay where we are
+                self._watch.void()  # raises when the budget is spent; then nothing is applied
             self._chain = transcript.next_chain(self._chain, result.t3, b"", released=False)
             self._applied.append(Applied(self.k, result.t3, bytes(transcript.DIGEST_BYTES), False))
-            self._remember(step, mine)
+            self._record_openings(step, mine)
             self.k += 1
-            self._note()
+            self._save_progress()
             metrics.step("void")
             return
         names = [slot.name for slot in self.plan.slots_of(step)]
@@ -489,13 +514,13 @@ class Agent:
         self.slots[step.name] = slots
         self._chain = transcript.next_chain(self._chain, result.t3, result.digest, released=True)
         self._applied.append(Applied(self.k, result.t3, result.digest, True))
-        self._remember(step, mine)
+        self._record_openings(step, mine)
         self.k += 1
-        self._note()
+        self._save_progress()
         metrics.step("released" if released is not None else "missed")
 
-    def _remember(self, step: Step, mine: SiloSession | None) -> None:
-        """Who contributed to guarded lanes that may have opened, by what we released, not by what the server says."""
+    def _record_openings(self, step: Step, mine: SiloSession | None) -> None:
+        """Record who contributed to guarded lanes that may have opened, by our own releases, not by the server."""
         for lane in self.plan.lanes_of(step):
             if not lane.guard_moves:
                 continue
@@ -506,7 +531,7 @@ class Agent:
                 self._openings[lane.name] = (*before, mine.contributors[lane.name])
 
     def _weigh(self, step: Step) -> dict[str, int]:
-        """The method's weights, each 0 or on its lane's grid; fixed before training and before anyone sees them."""
+        """The method's weights, each checked to be 0 or on its lane's grid. They are fixed before training."""
         weights = self.method.weights(step, self.published, self.data)
         lanes = {lane.name: lane for lane in self.plan.lanes_of(step)}
         for name, weight in weights.items():
@@ -540,9 +565,9 @@ class Agent:
         blame = refused.dealer if isinstance(refused, BadShare) else ""
         phase = phase if phase in PHASES else "open"
         metrics.refused(refused.code)
-        told = {"step": step, "attempt": attempt, "phase": phase, "code": refused.code}
-        told |= {"blame": blame} if blame else {}
-        self.site.security("refusal", run=run.hex(), **told)
+        fields = {"step": step, "attempt": attempt, "phase": phase, "code": refused.code}
+        fields |= {"blame": blame} if blame else {}
+        self.site.security("refusal", run=run.hex(), **fields)
         decline = Decline(
             silo=self.site.silo, run=run, step=step, attempt=attempt, phase=phase, code=refused.code, blame=blame
         )

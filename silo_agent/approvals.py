@@ -1,7 +1,7 @@
-"""The data owner's signed words on jobs, kept at the silo: ``approvals/`` in its home.
+"""The data owner's signed approvals and denials of jobs, kept at the silo: ``approvals/`` in its home.
 
-An approval counts by its signature alone: not by its name, not by who put it there, not by any status beside it.
-A denial outweighs every approval of the same job until the owner takes it back by signing an approval that is newer.
+Only the signature makes an approval valid: not its file name, its writer or any status beside it. A denial overrides
+every approval of the same job until the owner signs a newer approval.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from crypto.approval import Approval, Denial, Terms, approval_digest
 from crypto.errors import FederationError, NoSpace, NotApproved
 from crypto.keys import PublicIdentity
 
-#: What may lie in the folder. Whoever can fill it is at home there; reading it must still end.
+#: Most files that are read of each kind, and their size in bytes: reading an overfull folder must end.
 MOST_FILES = 4096
 _BIGGEST = 1 << 16
 
 
 class Approvals:
-    """``folder``: made when something is kept. ``owner``: the key whose signature counts, from the charter."""
+    """``folder``: made when something is kept. ``owner``: the data owner's key, from the charter."""
 
     def __init__(self, folder: Path, owner: PublicIdentity) -> None:
         self.folder = folder
@@ -56,7 +56,8 @@ class Approvals:
 
     def grant(self, terms: Terms, *, now: int, uses: Callable[[str], int]) -> bytes:
         """A signed approval that covers ``terms`` now. ``uses``: how many other runs were joined on an approval, by
-        the hexadecimal of its digest. Raises NotApproved with what is amiss with the one that comes closest."""
+        the hexadecimal of its digest. Raises NotApproved with the reason why the oldest of this job's approvals
+        does not cover them, or that there is none."""
         job = terms.job.hex()
         denial = self.denial(terms.job)
         refused = NotApproved(job, remedy="The data owner looks at it with `fed requests`; see `fed approve`.")
@@ -67,8 +68,8 @@ class Approvals:
                 continue
             try:
                 approval.check(terms, now=now, used=uses(approval_digest(signed).hex()))
-            except NotApproved as amiss:
-                refused = amiss
+            except NotApproved as mismatch:
+                refused = mismatch
             else:
                 return signed
         if denial is not None and refused.reason.startswith("there is no"):
@@ -76,7 +77,7 @@ class Approvals:
         raise refused
 
     def _files(self, suffix: str, opens: Callable[[bytes], object]) -> Iterator[bytes]:
-        """The bytes of each file that opens. Others are nobody's word, so they are passed over."""
+        """The bytes of each file that opens. Others are not signed by the owner and are skipped."""
         names = sorted(self.folder.glob(f"*{suffix}")) if self.folder.is_dir() else []
         for path in names[:MOST_FILES]:
             try:

@@ -26,7 +26,7 @@ from crypto.encoding import Writer
 #: Integer units of a fitness or price of 1.
 UNIT = 1024
 
-#: Fewer silos than this move no price: a sum over so few, for prices that hardly differ, says too much of each.
+#: Fewer silos than this move no price: sums over so few, at prices that hardly differ, reveal too much of each.
 LEAST_SILOS = 5
 
 #: Most times that prices move within a round.
@@ -80,7 +80,7 @@ class Market:
     """Prices after some opened loads. A value: the same loads in the same order give an equal market everywhere.
 
     ``steps`` and ``signs`` are of the last move of each price; ``deficits`` remember heads that an expert lacked when
-    it was trained; ``closed`` experts are offered to nobody, because the floor cannot be reached for all.
+    it was trained; ``closed`` experts are not offered, because the floor cannot be reached for all.
     """
 
     prices: tuple[int, ...]

@@ -1,9 +1,9 @@
-"""A silo's data set: read once, checked, committed to with a salt. Where it lies is the catalogue's business.
+"""A silo's data set: read once, checked, committed to with a salt. Where it is stored is up to the catalogue.
 
 A data set is one npz with five arrays: ``x_train`` and ``x_test`` (rows, features) of a float or
 integer dtype, ``y_train`` and ``y_test`` (rows) of integers in [0, classes), and ``classes``, one integer. Files are
-read without pickle. Whatever is wrong is refused by name, with the reason and the remedy: a silo that trains on a bad
-file would tell the federation so through its sums.
+read without pickle. A faulty file is refused with the reason and the remedy: a silo that trained on it would spoil the
+federation's sums.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from crypto.encoding import Writer
 from crypto.errors import DataRefused, NonFinite, SpecError
 
-#: Fewer training rows than this tell nothing, and a model of theirs would tell too much.
+#: Fewer training rows than this teach nothing, and a model trained on them would reveal too much.
 MIN_TRAIN_ROWS = 16
 
 #: Shortest salt of a commitment. A bare digest of a hundred patients can be guessed; 128 secret bits cannot.
@@ -32,7 +32,7 @@ MIN_SALT_BYTES = 16
 MOST_CLASSES = 2**18
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-#: What an npz of a data set holds; whatever else is in it is never read.
+#: What an npz of a data set holds; other members are never read.
 ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 #: What numpy, zipfile and zlib raise for bytes that are no npz: bad headers, damaged or encrypted members, a folder.
 _UNREADABLE = (BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeError, RuntimeError, MemoryError)
@@ -128,7 +128,7 @@ def check(name: str, arrays: Mapping[str, np.ndarray]) -> DataSet:
 
 
 def commitment(data: DataSet, salt: bytes) -> bytes:
-    """HMAC-SHA256(salt, content): binds the silo to its rows and tells nobody without the salt anything.
+    """HMAC-SHA256(salt, content): binds the silo to its rows and reveals nothing without the salt.
 
     The content is shape, type and little-endian bytes of each array in a fixed order: the same rows give the same
     bytes on every machine and from every npz writer. The name is left out, so that a renamed file stays the same data.

@@ -5,8 +5,8 @@ worth log det(Diag(q) (S + εI) Diag(q))_A = 2 Σ_A log q + log det (S + εI)_A:
 span. The greedy choice adds, again and again, the item that adds most (Chen, Zhang and Zhou 2018: an incremental
 Cholesky factorisation, N·K² operations for K of N items).
 
-The jitter ε is no numerical nicety: cosines of F features have rank F, so without it the (F+1)-th choice is rounding
-noise. Chosen items are masked: without that an item comes again once all others add as little as it does.
+The jitter ε is needed, not cosmetic: cosines of F features have rank F, so without it the (F+1)-th choice is rounding
+noise. Chosen items are masked: otherwise an item is chosen again once all others add as little as it does.
 
 Shapes: N items, F features, K chosen.
 """

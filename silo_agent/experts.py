@@ -1,7 +1,7 @@
 """The expert network: a perceptron with one hidden layer, as a flat dict of float32 arrays.
 
 Experts of one shape are computed together, stacked along a first axis. torch is imported when the first expert is
-computed, not when this module is: a silo that lists its data or refuses a job never pays for it.
+computed, not with this module: listing data or refusing a job needs no torch.
 
 Shapes: E experts of a stack, B rows of a batch, D features, H hidden, C classes.
 """

@@ -1,10 +1,10 @@
-"""Which expert speaks for a batch: signatures, clusters and gates, all from unlabelled inputs and opened sums.
+"""Which expert predicts a batch: signatures, clusters and gates, all from unlabelled inputs and opened sums.
 
 A signature is the mean and the covariance of a batch in a seeded ±1 projection, one standard deviation of a row per
 unit, so that the sampling noise of a batch of n rows is about 1/√n per entry. The federation's clusters come from sums
 of signatures; a batch is gated by its distance to the published centroids. numpy only; functions without state.
 
-Whatever every silo must derive alike from opened sums (projection, direction of a split) is bit-stable: sums are
+What all silos must derive alike from opened sums (projection, direction of a split) is bit-stable: sums are
 correctly rounded (``math.fsum``), everything else is single IEEE operations, the order and the sign are canonical. No
 BLAS there, whose last bit depends on the processor.
 
@@ -29,9 +29,9 @@ SOFTNESS = 0.5
 #: Trust halves where the squared distance to the nearest centroid is four times the sampling noise.
 TRUST_RATIO = 4.0
 
-#: The information rule: how many nats more the mixture must tell than the generalist, the nats over which the choice
-#: turns, and how much the trust counts. Chosen by ``tests/benchmarks/validate_cold_start.py``, under other seeds than
-#: any bar's: the one of twelve pairs that leaves the split nearest to its bar the most slack.
+#: The information rule: by how many nats the mixture must be more informative than the generalist, the nats over which
+#: the choice turns, and how much the trust counts. Chosen by ``tests/benchmarks/validate_cold_start.py``, under other
+#: seeds than any bar's: of twelve pairs the one that leaves the split nearest to its bar the most slack.
 MI_HANDICAP, MI_SLOPE, MI_TRUST = 0.05, 0.1, 0.25
 
 #: An entry that varies less than this from row to row is constant.
@@ -178,7 +178,7 @@ def newcomer_gate(gate_E: np.ndarray, information_E: np.ndarray) -> np.ndarray:
 
 
 def information_gate(mixture_BC: np.ndarray, generalist_BC: np.ndarray, trust_: float) -> float:
-    """Share of the mixture beside the generalist: the more informative one leads, the trust leans a little."""
+    """Share of the mixture against the generalist: larger where the mixture is more informative, and with the trust."""
     trust_ = min(max(trust_, 1e-6), 1 - 1e-6)
     lead = mutual_information(mixture_BC) - mutual_information(generalist_BC)
     z = (lead - MI_HANDICAP) / MI_SLOPE + MI_TRUST * log(trust_ / (1 - trust_))

@@ -1,6 +1,6 @@
-"""What this silo has promised and released: append-only, synced to disk before the bytes it speaks of leave.
+"""What this silo has attested and released: append-only, synced to disk before the bytes it records leave.
 
-A silo that forgot what it released could be talked into releasing again. So shares leave only after a record of them
+A silo that lost its record of a release could be made to release again. So shares leave only after a record of them
 is on disk; a run whose journal is gone is refused; and a lock keeps a second agent from using the same identity.
 
 One JSON object a line. Kinds: ``boot`` (nonce of each start), ``joined`` (run, approval), ``advertised`` (run, step,
@@ -44,7 +44,7 @@ class Journal:
         self._append({"kind": "boot", "nonce": os.urandom(16).hex()})
 
     def _replay(self) -> None:
-        whole, _ = durable.cut_torn_line(self._file)  # a write that never returned: nothing it speaks of has left
+        whole, _ = durable.cut_torn_line(self._file)  # the write never returned, so nothing it records has left
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
                 self._take(json.loads(line))

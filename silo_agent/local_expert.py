@@ -1,4 +1,4 @@
-"""The expert that stays at its silo: published models fine-tuned on the silo's own rows, and how much say they get.
+"""The expert that stays at its silo: a published model fine-tuned on the silo's own rows, and its share in predictions.
 
 Under label skew most of what is called personalisation is the silo's label prior, so the shared answer gets that first.
 What is left is chosen by likelihood on rows that the candidate was not tuned on (cross-fitting in folds): which
@@ -53,7 +53,7 @@ def tune(
     descent: Descent,
     rng: np.random.Generator,
 ) -> Local:
-    """Fine-tune each of ``starts`` on this silo's rows; keep the one, and the share, that unseen rows favour.
+    """Fine-tune each of ``starts`` on this silo's rows; keep the start and share most likely on held-out rows.
 
     ``shared_BC``: the shared answer on the training rows. Ties go to the smaller share and the earlier start.
     """

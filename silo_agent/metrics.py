@@ -1,4 +1,4 @@
-"""What a silo tells its own Prometheus. These figures are one silo's: they stay at its own endpoint.
+"""The metrics that a silo exports to its own Prometheus. They describe one silo and are served only at its endpoint.
 
 Only fixed words are labels, so this file bounds the number of series. Import it after
 ``jobs.services.http.prepare_environment`` has run, here or in the process that started this one: with
@@ -67,7 +67,7 @@ _accuracy = _gauge("accuracy_ratio", "Accuracy on this silo's own test rows, by 
 
 
 def step(outcome: str) -> None:
-    """A step of a run ended: this silo's shares are in it, it was missed out, or the step is void."""
+    """Count a step that ended: with this silo's shares, without them, or void."""
     _steps.labels(outcome if outcome in OUTCOMES else OTHER).inc()
 
 
@@ -104,7 +104,7 @@ def refused(code: str) -> None:
 
 
 def released() -> None:
-    """Shares of a step are about to leave this silo."""
+    """Count a step whose shares leave this silo."""
     _releases.inc()
     _released.set_to_current_time()
 

@@ -1,4 +1,4 @@
-"""What this silo allows, whatever the server asks: its own floors, and how cohorts may change.
+"""What this silo allows: its own floors, and how cohorts may change. The server cannot loosen either.
 
 Differencing is the attack that masking doesn't stop: two sums over nearly the same silos, of the same data or model,
 differ by one silo's figures. Hard rule: a step that ended void is repeated only with the same cohort or one that
@@ -27,7 +27,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path) -> Policy:
-        """Read ``policy.toml``: a table ``[floors]``. No file is no floors of its own."""
+        """Read ``policy.toml``: a table ``[floors]``. No file means no floors. Raises SpecError."""
         try:
             raw = tomllib.loads(path.read_text())
         except FileNotFoundError:
@@ -46,12 +46,12 @@ class Policy:
 
     @property
     def digest(self) -> bytes:
-        """What an approval binds: another policy is another promise."""
+        """What an approval binds: an approval holds for one policy."""
         return digest("policy", *(part for lane, floor in sorted(self.floors.items()) for part in (lane, floor)))
 
 
 class CohortWatch:
-    """Compares each survivor set with the one of the last release, per run."""
+    """Compares each survivor set of a run with the one of the last release."""
 
     def __init__(self, charter: Charter) -> None:
         self._least = charter.honest + charter.colluders
@@ -75,11 +75,11 @@ class CohortWatch:
         if close and self._differences_left == 0:
             raise CohortDifference(
                 "This cohort differs by fewer than m + c silos and the run's budget for that is spent.",
-                remedy="Let the cohort settle, or start a new run under a charter with a larger budget.",
+                remedy="Wait for the same silos, or start a new run under a charter with a larger budget.",
             )
 
     def released(self, cohort: Iterable[str]) -> None:
-        """Shares are about to leave for this cohort."""
+        """Record that shares leave for this cohort."""
         now = frozenset(cohort)
         if self._last is not None and any(0 < len(part) < self._least for part in (now - self._last, self._last - now)):
             self._differences_left -= 1
@@ -87,7 +87,7 @@ class CohortWatch:
         self._last_void = False
 
     def snapshot(self) -> dict[str, Any]:
-        """What a restarted agent needs to go on: plain values."""
+        """The state for a restarted agent, as plain values."""
         return {
             "last": None if self._last is None else sorted(self._last),
             "void": self._last_void,
@@ -102,7 +102,7 @@ class CohortWatch:
         self._differences_left = int(snapshot["differences_left"])
 
     def void(self) -> None:
-        """The step of the last release brought no result. Raises CohortDifference when the budget is spent."""
+        """The step of the last release ended without a result. Raises CohortDifference when the budget is spent."""
         if self._voids_left == 0:
             raise CohortDifference(
                 "The run's budget of void steps is spent.", remedy="Start a new run; find out why steps are lost."

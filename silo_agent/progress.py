@@ -1,8 +1,8 @@
-"""Where a silo stands in a run, on its disk after each step, so that a restart is not the end of it.
+"""A silo's progress in a run, on its disk after each step, so that it can go on after a restart.
 
 One safetensors file a run, 0600: the blocks that everybody has, what the method keeps to itself, and, as JSON in the
-header, the chain and the counts that the rules need. The journal, not this file, says what was released: a copy of an
-old file makes a silo lag behind, and what it then says of its state is refused, but it never releases twice.
+header, the chain and the counts that the rules need. What was released is in the journal, not in this file: with an
+old copy the silo's state is refused as out of date, but it never releases twice.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def save_progress(path: Path, progress: Progress) -> None:
         durable.replace(path, save(arrays, {"progress": json.dumps(facts, sort_keys=True)}), hidden=True)
     except OSError as full:
         raise NoSpace(
-            f"Where we stand in run {path.stem} could not be written: {full.strerror}.", remedy="Free disk space."
+            f"The progress of run {path.stem} could not be written: {full.strerror}.", remedy="Free disk space."
         ) from full
 
 
@@ -92,4 +92,4 @@ def load_progress(path: Path) -> Progress | None:
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as bad:
-        raise JournalLost(f"Where we stood in run {path.stem} can't be read.", remedy=_REMEDY) from bad
+        raise JournalLost(f"The progress of run {path.stem} can't be read.", remedy=_REMEDY) from bad

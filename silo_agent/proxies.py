@@ -1,11 +1,11 @@
-"""Proxies: rows of a public pool that stand in for a silo's private rows, chosen at the silo and known to it alone.
+"""Proxies: rows of a public pool that stand in for a silo's private rows, chosen at the silo and known only to it.
 
 A pool is a data set that anybody may have: shipped with a package, or registered by every silo under one name. The job
 names it and its digest, so all silos mean the same rows. A silo scores every row by how private it looks, keeps the
 best as candidates and chooses among them what is relevant and varied (``silo_agent.dpp_selection``).
 
-Which rows were chosen says what the silo's own rows are like. That list never leaves: nothing here is published, and
-what is learned from proxies travels in sums.
+The choice reveals what the silo's own rows are like. So the list never leaves: nothing here is published, and what is
+learned from proxies travels in sums.
 
 Shapes: N rows of the pool, D features, K proxies.
 """
@@ -29,7 +29,7 @@ from silo_agent.training import Descent, batches, cross_entropy, train
 HIDDEN, STEPS, BATCH = 16, 200, 32
 _DESCENT = Descent(learning_rate=0.05, momentum=0.9)
 
-#: Relevance is kept this far off 0 and 1: a discriminator that is sure of itself must not outweigh all variety.
+#: Relevance is kept this far off 0 and 1: an overconfident discriminator must not outweigh variety.
 LEAST_RELEVANCE = 0.01
 
 #: scikit-learn's digits: every third image is public, and a demonstration deals the others.
@@ -42,7 +42,7 @@ T = TypeVar("T")
 class UsesPool(Protocol):
     """A method that needs a public data set beside the silo's own. ``pool``: its name, "" if it comes with a package.
 
-    Whoever makes the method reads the data set in the silo's catalogue and provides it.
+    ``with_public_pool`` reads that data set in the silo's catalogue and provides it.
     """
 
     @property
@@ -125,7 +125,7 @@ def relevance(private_BD: np.ndarray, pool_ND: np.ndarray, rng: np.random.Genera
     """How private each row of the pool looks: (N,), the answer of a discriminator trained here, between 0 and 1.
 
     Private rows against as many of the pool, drawn at random; a small perceptron, so that a class of its own within
-    the pool can be told from its neighbours.
+    the pool can be separated from its neighbours.
     """
     against = pool_ND[rng.permutation(len(pool_ND))[: len(private_BD)]]
     x = np.concatenate([private_BD, against])
@@ -167,7 +167,7 @@ def as_released(relevance_N: np.ndarray, pool_ND: np.ndarray, count: int, most: 
 
 
 def split(chosen_K: np.ndarray, held_out: int, rng: np.random.Generator) -> Choice:
-    """Hold some out, by lot: greedy choice takes the best first."""
+    """Hold some out at random: greedy choice takes the best first."""
     out = np.zeros(len(chosen_K), dtype=bool)
     out[rng.permutation(len(chosen_K))[:held_out]] = True
     return Choice(chosen_K[~out], chosen_K[out])

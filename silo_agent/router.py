@@ -1,6 +1,6 @@
-"""A silo's own router: which of the experts it holds speaks for a row. It is trained beside them and never leaves.
+"""A silo's own router: which of the experts it holds predicts a row. It is trained with them and never leaves the silo.
 
-A row of weights per expert id, so that an expert that comes back finds its row; NaN until the silo has held it.
+One row of weights per expert id, so that an expert that returns finds its row; NaN until the silo has held it.
 
 Shapes: B rows of a batch, D features, E experts, A experts held (assigned), in ascending order.
 """

@@ -1,4 +1,4 @@
-"""Local training: the same few lines for every method.
+"""Local training, shared by all methods.
 
 The momentum starts from zero at every call, so that a round depends on nothing but the published state.
 
@@ -70,7 +70,7 @@ class Descending:
 
 
 def generator(purpose: str, seed: int, silo: str, step: int) -> np.random.Generator:
-    """A generator of its own for each purpose (split, batches …), silo and step: one draw never shifts another."""
+    """A separate generator for each purpose (split, batches …), silo and step, so that draws are independent."""
     label = bytes(Writer().text("consilium/1/rng").text(purpose).u64(seed).text(silo).u32(step))
     return np.random.default_rng(int.from_bytes(sha256(label).digest(), "big"))
 

@@ -1,4 +1,4 @@
-"""Pretrained language models that federations start from: where they lie, what is checked before one is used.
+"""Pretrained language models that federations start from: where they are stored, what is checked before use.
 
 A base model is a folder as ``save_pretrained`` writes it, of transformers' Qwen2-MoE class, with a mixture of experts
 in every layer. It never travels: each silo has its own copy under ``models/<digest>`` of its home, and the job names
@@ -39,7 +39,7 @@ KIND, CLASS = "qwen2_moe", "Qwen2MoeForCausalLM"
 #: Files that could run code when they are loaded.
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5", ".npy", ".npz", ".py"})
 
-#: Configuration entries that say who wrote the file, not what the model is.
+#: Configuration entries about the file's writer, not about the model.
 _INCIDENTAL = frozenset({"_name_or_path", "transformers_version"})
 #: Entries that would have another model loaded, or code of the folder's own.
 _FOREIGN = ("auto_map", "quantization_config")

@@ -4,9 +4,9 @@ Importing this module loads torch, transformers and peft, which takes seconds: t
 Everything pretrained stays frozen. What moves:
 
 - the B of low-rank adapters W + (α/r) B·A (peft), on attention and shared expert, and on the routed experts if the job
-  says so; A is fixed, so that the mean of the silos' B·A is the mean of their B, times A;
+  asks for it; A is fixed, so that the mean of the silos' B·A is the mean of their B, times A;
 - a personal expert P and its gate (a, b) in each layer: y = mixture(h) + σ(a·h + b) P(h), with P a copy of the one
-  pretrained expert that best stands in for the whole mixture on this silo's own tokens.
+  pretrained expert that best approximates the whole mixture on this silo's own tokens.
 
 In the installed transformers the experts of a layer are slices of one tensor, ``gate_up_proj[e]`` (2I, H) and
 ``down_proj[e]`` (H, I); peft adapts them by one B (out, r·E) of which expert e has the slice [:, :, e] as (out, r, E).

@@ -53,38 +53,52 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """All that a method sees of the others. ``slots``: step name → slot → opened sum."""
+    """All that a method sees of the other silos."""
 
     blocks: Mapping[str, np.ndarray]
+    """Block name → read-only float32 array of the plan's shape."""
     slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Step name → slot → opened sum, of the released steps."""
 
 
 class Method(Protocol):
-    """One paper, one class."""
+    """A federated method at one silo, or in a predictor (then ``silo`` is "")."""
 
     name: ClassVar[str]
+    """Its id in ``METHODS`` and in job files."""
     display_name: ClassVar[str]
+    """Its name on pages."""
     contextual: ClassVar[bool]
+    """Whether a global prediction of a row also reads the unlabelled batch around it."""
 
-    def __init__(self, params: Mapping[str, object], silo: str = "") -> None: ...
+    def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
+        """``params``: the flat table of the job file. ``silo``: this silo's id. Raises SpecError."""
 
     @classmethod
-    def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan: ...
+    def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
+        """The plan of a job: a pure function, since every silo recomputes it. Raises SpecError."""
 
     def weights(self, step: Step, published: Published, data: DataSet) -> dict[str, int]:
-        """Lane → 0 or a value of its grid, for every lane of the step; fixed before training."""
+        """Lane → 0 or a value of its grid. A lane that is left out has weight 0. Fixed before training."""
 
     def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
-        """Blocks of the lanes with a weight, and the step's own slots."""
+        """For the lanes with a weight, block → float array of the block's shape; and every own slot of the step.
+
+        ``published`` is the state before the step. A step that is attempted again must give the same contribution.
+        Raises DataRefused for data that do not fit the job.
+        """
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
-        """(rows, classes) probabilities; see ``MODES``."""
+        """Class probabilities (rows, classes), float64, of a batch (rows, features).
+
+        ``mode``: one of ``MODES``. Raises SpecError for another mode; DataRefused or NonFinite for an unfit batch.
+        """
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """What this silo must still know after a restart: arrays that never leave it."""
+        """The arrays that this silo needs after a restart; they never leave it."""
 
     def load_state_dict(self, kept: Mapping[str, np.ndarray]) -> None:
-        """``state_dict`` of the process before."""
+        """Restore what ``state_dict`` gave in an earlier process."""
 
 
 class Stateless:
@@ -133,19 +147,30 @@ def parameter(default: Any = MISSING, *, least: float, most: float) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingParams:
-    """What every method that trains networks by rounds takes. ``ring_bits``: 32, or 24 (three bytes a parameter)."""
+    """What every method that trains networks by rounds takes."""
 
     features: int = parameter(least=1, most=2**16)
+    """Columns of the data set."""
     classes: int = parameter(least=2, most=2**16)
+    """Classes of the data set."""
     hidden: int = parameter(16, least=1, most=2**14)
+    """Hidden units of a network."""
     rounds: int = parameter(12, least=1, most=10_000)
+    """Training steps of the plan."""
     local_steps: int = parameter(20, least=1, most=10_000)
+    """Gradient steps of a silo in one round."""
     batch: int = parameter(16, least=1, most=2**16)
+    """Rows of a gradient step."""
     learning_rate: float = parameter(0.05, least=1e-6, most=10.0)
+    """Step size."""
     momentum: float = parameter(0.9, least=0.0, most=0.999)
+    """Momentum; it starts from zero in each round."""
     clip: float = parameter(4.0, least=1e-3, most=1e3)
+    """Bound of each element of a delta: larger ones are clamped."""
     ring_bits: int = parameter(32, least=24, most=32)
+    """32, or 24: three bytes a parameter on the wire."""
     seed: int = parameter(7, least=0, most=2**63 - 1)
+    """Of initial values, batches and projections."""
 
 
 def parse(kind: type[P], raw: Mapping[str, object], path: str = "params") -> P:

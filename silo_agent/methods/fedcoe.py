@@ -9,7 +9,7 @@ splits clusters along the sketched direction; ``train/k`` moves experts and gene
 
 Clusters are a binary tree, and a cluster lane is a path from its root to a leaf: in ``cluster/0`` every silo is in
 every lane, then in half of them, and so on. The rule for moves then guards every split: a lane opens only if its
-cluster has at least the floor and those who parted from it are none or enough. Both halves open or neither does, and
+cluster has at least the floor and those who left it are none or enough. Both halves open or neither does, and
 no two opened sums differ by a few silos. Lanes that stay shut keep the centroid of the cluster above: equal centroids
 are one cluster.
 
@@ -170,7 +170,7 @@ class FedCoE(Stateless):
         return Contribution({}, slots)
 
     def _signature(self, level: int, data: DataSet) -> Contribution:
-        """The silo's signature, the same for every path: which of them it is in says its weight."""
+        """The silo's signature, the same for every path: its weight selects the paths it is in."""
         p = self.params
         seen = gates.signature(data.x_train, self._projection())
         sums = {f"centroid-{path}": seen.entries for path in p.paths}

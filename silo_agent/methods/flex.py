@@ -9,12 +9,12 @@ fine-tuning at the end as an option.
 
 The plan: ``rows/0``; ``train/k``, all silos' B; ``eval/0``. Data are windows of token ids: x (rows, T) and y, the token
 after each (``language.windows``). What is published is the dense delta, A and B, of a base model that the job names by
-digest: whoever predicts needs that model, from a local folder.
+digest: to predict one needs that model, in a local folder.
 
 Modes: ``global`` and ``cold`` are the base model with the averaged adapters, gates closed; ``personal`` with this
-silo's own experts heard.
+silo's own experts active.
 
-Shapes: B rows, T tokens of a window, C vocabulary; see ``language_model``.
+Shapes: B rows, T tokens of a window, C vocabulary; see ``language.transformer``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class FLEx:
     display_name: ClassVar[str] = "FLEx"
     contextual: ClassVar[bool] = False
 
-    #: Where base models lie; None: where CONSILIUM_MODELS says. ``use`` sets it.
+    #: The folder of base models; None: the one that CONSILIUM_MODELS names. ``use`` sets it.
     models: Path | None = None
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
@@ -64,7 +64,7 @@ class FLEx:
         return plan(params, limits)
 
     def use(self, models: Path) -> None:
-        """Take the base model from this folder, now: a silo that has another one says so before it takes part."""
+        """Load the base model from this folder at once, so that a silo with another one fails before it takes part."""
         self.models = models
         self._net()
 
@@ -133,7 +133,7 @@ class FLEx:
         return self.personal[last]
 
     def grafted(self, published: Published, train_BT: np.ndarray) -> Arrays:
-        """A copy of the pretrained expert that best stands in for its layer on this silo's tokens, in each layer."""
+        """In each layer a copy of the pretrained expert that best approximates the layer on this silo's tokens."""
         rows = generator("graft", self.params.seed, self.silo, 0).permutation(len(train_BT))[: self.params.graft_rows]
         net = self._adapted(published, _part(published, "b"))
         return net.seedling([int(errors_E.argmin()) for errors_E in net.errors(train_BT[np.sort(rows)])])

@@ -54,7 +54,7 @@ IDLE_ROUNDS = 3
 #: Noise on a start near the generalist, in standard deviations of each part of it: equal experts would stay equal.
 NOISE = 0.15
 
-#: Fewer rows than this do not show which expert suits them; the generalist answers alone.
+#: With fewer rows than this the experts cannot be ranked; the generalist predicts alone.
 MIN_BATCH_ROWS = 16
 
 
@@ -146,7 +146,7 @@ class FlexMoE:
         return int((self.predict(published, data.x_test, mode).argmax(1) == data.y_test).sum())
 
     def _relaxed(self, k: int, published: Published) -> int:
-        """1 if there are too few places for every expert to reach its floor; said in the log too."""
+        """1 if there are too few places for every expert to reach its floor; then it is logged too."""
         now, wanted = self._market(k, self.params.inner_steps, published)
         if wanted is None or not wanted.relaxed:
             return 0
@@ -226,7 +226,7 @@ class FlexMoE:
         }
 
     def _start(self, published: Published, k: int, e: int) -> dict[str, np.ndarray]:
-        """Where training of an expert starts: its published blocks, or near the generalist if it lies idle."""
+        """Where training of an expert starts: its published blocks, or near the generalist if it is idle."""
         if not idle(self.job, published, k, e):
             return network(published, f"expert-{e}")
         rng = generator("noise", self.params.seed, f"expert-{e}", 0)

@@ -143,7 +143,7 @@ def check_limits(job: Job, limits: Limits) -> None:
             "federation.members",
             got=limits.n_max,
             want=f"at least {LEAST_SILOS} silos",
-            remedy="Loads of fewer silos, opened again and again, say too much of each: use fedavg or fedcoe.",
+            remedy="Loads of fewer silos, opened repeatedly, reveal too much of each: use fedavg or fedcoe.",
         )
     least = limits.least_holders
     if not least <= p.floor <= limits.n_max:
@@ -168,7 +168,7 @@ def check_limits(job: Job, limits: Limits) -> None:
 
 
 def plan(job: Job, limits: Limits) -> Plan:
-    """The plan of these parameters, whatever the rule of assignment."""
+    """The plan of these parameters."""
     p = job.params
     lanes = (
         Lane(name="everyone", scope=Scope.ALL, floor=limits.lane_floor, grid=GRID),

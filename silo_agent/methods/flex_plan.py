@@ -15,7 +15,7 @@ from silo_agent.methods.plans import ROWS_STEP
 
 NAME = "flex"
 
-#: The parameter that is a text: the digest of the base model. A plan needs none; nobody takes part without.
+#: The parameter that is a text: the digest of the base model. A plan can be made without it, a silo needs it.
 BASE = "base"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

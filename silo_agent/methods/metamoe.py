@@ -89,7 +89,7 @@ class MetaMoE:
         return self._pool
 
     def chosen(self, data: DataSet) -> Choice:
-        """This silo's proxies. Chosen once; nobody else ever learns which."""
+        """This silo's proxies. They are chosen once and never leave the silo."""
         if self.choice is None:
             p = self.params
             pool_ND = self.public().x_train
@@ -124,7 +124,7 @@ class MetaMoE:
         fits(data, p.features, p.classes)
         match step.task:
             case "rows":
-                self.public()  # a silo without the job's pool says so before anybody trains
+                self.public()  # a silo without the job's pool fails before anyone trains
                 return Contribution({}, {"silos": 1, "rows": data.rows})
             case "train":
                 return Contribution(self._training(step.index, published, data), self._scores(published, data))

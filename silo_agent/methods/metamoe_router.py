@@ -20,7 +20,7 @@ import numpy as np
 #: on MNIST under other seeds than any bar's; 0.3 and 0.6 route as well.
 SHRINKAGE = 0.5
 
-#: A feature that varies less than this about the centres says nothing.
+#: A feature that varies less than this about the centres is not used.
 LEAST_VARIANCE = 1e-8
 
 #: Log-odds of an expert's best class are clamped to ± this.

@@ -145,11 +145,11 @@ def test_an_ephemeral_key_is_shown_once(field, of, silo):
 def test_a_copied_key_is_seen_whatever_its_top_bit():
     key = bytearray(COHORT.adverts["silo-1"].mask)
     key[31] |= 0x80
-    with pytest.raises(Malformed, match="second spelling"):
+    with pytest.raises(Malformed, match="second encoding"):
         Cohort.form(CONTEXT, with_advert(advert(mask=bytes(key))))
     own = bytearray(COHORT.adverts["silo-2"].channel)
     own[31] |= 0x80
-    with pytest.raises(Malformed, match="second spelling"):
+    with pytest.raises(Malformed, match="second encoding"):
         CONTEXT.check_advert(advert(channel=bytes(own)))
 
 

@@ -125,7 +125,7 @@ def contributing(deals: list[bytes], row: bytes) -> Request:
     ],
 )
 def test_two_silos_cannot_frame_an_honest_aggregator(first: Request, second: Request) -> None:
-    refused(pair(first, second), "two silos' own parts")
+    refused(pair(first, second), "parts addressed to two silos")
 
 
 @pytest.mark.parametrize(
