@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from crypto.errors import EvidenceError, FederationError
+from crypto.text import printable
 
 
 class Outcome(StrEnum):
@@ -70,11 +71,6 @@ class Report:
         lines = [{"name": line.name, "outcome": str(line.outcome), "detail": line.detail} for line in self.lines]
         unchecked = [f"{line.name}: {line.detail}" for line in self.of(Outcome.NOT_CHECKED)]
         return {"target": self.target, "verdict": self.verdict, "lines": lines, "not_checked": unchecked}
-
-
-def printable(text: str) -> str:
-    """For a terminal: names in a stranger's ledger may hold control characters, and could draw lines of their own."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 @contextmanager

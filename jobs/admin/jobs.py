@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from crypto.charter import Charter
 from crypto.errors import BY_CODE, FederationError, RoundLost, SpecError
 from crypto.home import Home
+from crypto.text import printable
 from jobs.job import JobSpec
-from jobs.runtime.status import State, Status, from_json, printable
+from jobs.runtime.status import State, Status, from_json, one_line
 
 if TYPE_CHECKING:
     from jobs.flare.session import AdminSession
@@ -41,7 +42,7 @@ def whole_id(session: AdminSession, prefix: str) -> str:
         return prefix
     if len(found) != 1:
         raise JobUnknown(
-            f"{len(found) or 'No'} jobs begin with {printable(prefix)!r}.", remedy="List the jobs with `fed status`."
+            f"{len(found) or 'No'} jobs begin with {one_line(prefix)!r}.", remedy="List the jobs with `fed status`."
         )
     return found[0]
 
@@ -117,13 +118,13 @@ def overview(session: AdminSession) -> list[dict[str, Any]]:
 def _row(meta: Mapping[str, Any], status: Status | None) -> dict[str, Any]:
     """One job of the list. ``nvflare``: its word for the job; ``state``: ours."""
     return {
-        "job_id": printable(str(meta.get("job_id", ""))),
-        "name": printable(str(meta.get("name", ""))),
-        "nvflare": printable(str(meta.get("status", ""))),
+        "job_id": one_line(str(meta.get("job_id", ""))),
+        "name": one_line(str(meta.get("name", ""))),
+        "nvflare": one_line(str(meta.get("status", ""))),
         "state": _state(meta, status),
         "run": status.run if status else "",
-        "by": printable(str(meta.get("submitter_name", ""))),
-        "submitted": printable(str(meta.get("submit_time_iso", ""))),
+        "by": one_line(str(meta.get("submitter_name", ""))),
+        "submitted": one_line(str(meta.get("submit_time_iso", ""))),
     }
 
 
@@ -148,9 +149,7 @@ def job_status(session: AdminSession, job_id: str) -> dict[str, Any]:
 
 def log_text(session: AdminSession, job_id: str) -> str:
     """The aggregator's log of a job, safe to print."""
-    return "\n".join(
-        "".join(sign if sign.isprintable() else " " for sign in line) for line in session.log(job_id).splitlines()
-    )
+    return "\n".join(printable(line, " ") for line in session.log(job_id).splitlines())
 
 
 def _kept(meta: Mapping[str, Any]) -> Status | None:
@@ -228,10 +227,10 @@ def _of_nvflare(meta: Mapping[str, Any], state: str) -> list[str]:
         lines.append("it waits for the job before it, or for silos to connect: one job runs at a time")
     history = meta.get("schedule_history")
     if state in ("queued", "not started") and isinstance(history, list) and history:
-        lines.append(f"NVFlare's last try: {printable(str(history[-1]))}")
+        lines.append(f"NVFlare's last try: {one_line(str(history[-1]))}")
     detail = meta.get("job_deploy_detail")
     if state == "not started" and isinstance(detail, list):
-        lines += [printable(str(one)) for one in detail if not str(one).endswith(": OK")]
+        lines += [one_line(str(one)) for one in detail if not str(one).endswith(": OK")]
     if state == "failed":
         lines.append("the aggregator's process of the job ended before its run began: see `fed logs`")
     return lines

@@ -45,7 +45,8 @@ def verify(
     """Check a run, model, bundle, receipt or evidence, offline. Needs no server and the base install only."""
     from dataclasses import asdict
 
-    from aggregator.verify.report import Line, Outcome, printable
+    from aggregator.verify.report import Line, Outcome
+    from crypto.text import printable
     from jobs.evidence.verify import audit, check_mlflow, contradiction, is_contradiction
     from jobs.security_log.events import Event
     from jobs.security_log.writer import SecurityLog

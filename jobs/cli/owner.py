@@ -62,15 +62,16 @@ def data_list(home: SiloHomePath, as_json: Json = False) -> None:
 
 def requests(home: SiloHomePath, as_json: Json = False) -> None:
     """Jobs that were submitted here: what each would do, what would leave, and how it stands."""
+    from crypto.text import escaped
     from jobs.owner import decisions
-    from jobs.owner.render import account_lines, day, safe
+    from jobs.owner.render import account_lines, day
 
     found = decisions.requests(_desk(home))
     if not as_json:
         for request in found["requests"]:
             print("\n".join(account_lines(request)), end="\n\n")
         for item in found["tampered"]:
-            print(f"tampered with, not shown: {safe(item['name'])}: {item['why']}")
+            print(f"tampered with, not shown: {escaped(item['name'])}: {item['why']}")
         for item in found["approved_besides"]:
             print(f"approved besides: job {item['job'][:16]} until {day(item['not_after'])}, {item['purpose']}")
         if not any((found["requests"], found["tampered"], found["approved_besides"])):
@@ -134,12 +135,12 @@ def _desk(home: Path) -> Desk:
 
 
 def _data_lines(entry: dict[str, Any]) -> list[str]:
-    from jobs.owner.render import safe
+    from crypto.text import escaped
 
     if entry["amiss"]:
-        return [f"{safe(entry['name'])}  amiss: {entry['amiss']}"]
+        return [f"{escaped(entry['name'])}  amiss: {entry['amiss']}"]
     return [
-        f"{entry['name']}  {safe(entry['summary'])}".rstrip(),
+        f"{entry['name']}  {escaped(entry['summary'])}".rstrip(),
         f"  schema      {entry['features']} features, {entry['classes']} classes",
         f"  uid         {entry['uid']}",
         f"  commitment  {entry['commitment']}",

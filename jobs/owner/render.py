@@ -1,4 +1,4 @@
-"""An account of ``jobs.owner.review`` as lines for a terminal. What came from outside cannot act on it."""
+"""An account of ``jobs.owner.review`` as lines for a terminal. Untrusted text is escaped."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-
-def safe(text: object) -> str:
-    """A text of somebody else's on one line: what a terminal would act on is escaped."""
-    shown = str(text)
-    return shown if shown.isprintable() else ascii(shown)[1:-1]
+from crypto.text import escaped
 
 
 def day(seconds: int) -> str:
@@ -21,7 +17,7 @@ def day(seconds: int) -> str:
 def account_lines(found: dict[str, Any]) -> list[str]:
     """What a data owner reads before deciding."""
     if "amiss" in found:
-        return [f"job {found['job']}", f"  cannot be read here: {safe(found['amiss'])}"]
+        return [f"job {found['job']}", f"  cannot be read here: {escaped(found['amiss'])}"]
     here, charter, leaves = found["registered"], found["charter"], found["leaves"]
     registered = (
         f"registered here: {here['features']} features, {here['classes']} classes, uid {here['uid']}"
@@ -34,9 +30,10 @@ def account_lines(found: dict[str, Any]) -> list[str]:
     lines = [
         f"{found['name']}  {standing_line(found['standing'])}",
         f"  job       {found['job']}{asked}",
-        f"  purpose   {safe(found['purpose'])}",
+        f"  purpose   {escaped(found['purpose'])}",
         f"  method    {found['method']} on data set {found['dataset']} ({registered})",
-        f"  with      {charter['silos']} silos of {safe(charter['federation'])}, charter of epoch {charter['epoch']}",
+        f"  with      {charter['silos']} silos of {escaped(charter['federation'])},"
+        f" charter of epoch {charter['epoch']}",
         f"  runs      {rounds}{len(leaves['steps'])} steps; parameters {params}",
         f"  plan      {found['plan']}",
         f"  leaves    {leaves['bytes_per_silo'] / 1e6:.2f} MB at most, masked; each lane opens as a sum or not at all:",
@@ -72,7 +69,7 @@ def slots(leaves: dict[str, Any]) -> list[str]:
 
 
 def standing_line(standing: dict[str, Any]) -> str:
-    why = f": {safe(standing['why'])}" if standing["why"] else ""
+    why = f": {escaped(standing['why'])}" if standing["why"] else ""
     if not standing["approval"]:
         return f"{standing['state']}{why}"
     runs = f"{standing['used']} of {standing['max_runs']} runs used"

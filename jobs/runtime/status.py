@@ -16,6 +16,7 @@ from typing import Any, Final
 from aggregator.errors import RunAborted
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import Kind
+from crypto.text import printable
 from jobs.job import decode_plan
 
 #: What a server sends may be longer than it should: as much of a text is shown.
@@ -301,15 +302,15 @@ def from_json(found: Mapping[str, Any]) -> Status:
         raise ValueError(f"no status of a run: {type(bad).__name__} {bad}") from bad
 
 
-def printable(text: str) -> str:
-    """One line for a terminal, whoever wrote it."""
-    return "".join(sign if sign.isprintable() else " " for sign in text[:MOST_TEXT])
+def one_line(text: str) -> str:
+    """Untrusted text as one line for a terminal, at most MOST_TEXT characters."""
+    return printable(text[:MOST_TEXT], " ")
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} instead of text")
-    return printable(value)
+    return one_line(value)
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from aggregator.verify.models import ModelVersion
+from crypto.text import printable
 from jobs.evidence.lineage.model import Lineage, Part, RunFacts
 from jobs.evidence.lineage.reverse import Uses
 from jobs.evidence.lineage.steps import VOID, Steps
@@ -181,11 +182,7 @@ def _leaf(root: Tree, label: str, text: str) -> None:
 
 def _line(label: str, text: str = "", style: str = "") -> Text:
     """Label and text, without markup, and without anything that a terminal obeys."""
-    return Text.assemble((_plain(label), "bold"), "  " if label and text else "", (_plain(text), style))
-
-
-def _plain(text: str) -> str:
-    return "".join(char if char.isprintable() else "·" for char in text)
+    return Text.assemble((printable(label, "·"), "bold"), "  " if label and text else "", (printable(text, "·"), style))
 
 
 def _runs(count: int) -> str:

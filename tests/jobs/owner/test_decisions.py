@@ -18,13 +18,14 @@ from crypto.errors import DataRefused, NoSpace, NotApproved, SpecError
 from crypto.home import Home
 from crypto.keys import Identity
 from crypto.plan import Lane, Scope
+from crypto.text import escaped
 from jobs import release
 from jobs.cli import main as cli
 from jobs.demo.federation import Federation, made_up
 from jobs.job import JobSpec
 from jobs.owner import approval_terms, decisions
 from jobs.owner.approval_terms import DAY
-from jobs.owner.render import account_lines, day, safe, standing_line
+from jobs.owner.render import account_lines, day, standing_line
 from jobs.owner.review import Desk, Standing
 from jobs.runtime.compose import answering_agent, open_agent
 from jobs.security_log.writer import check_log
@@ -577,5 +578,5 @@ def test_a_home_that_is_none(fed, tmp_path: Path) -> None:  # type: ignore[no-un
 
 
 def test_names_that_would_act_on_a_terminal_are_escaped() -> None:
-    assert safe("Ä plain – name") == "Ä plain – name"
-    assert safe("a\x1b[2J\nb\u202e") == "a\\x1b[2J\\nb\\u202e"
+    assert escaped("Ä plain – name") == "Ä plain – name"
+    assert escaped("a\x1b[2J\nb\u202e") == "a\\x1b[2J\\nb\\u202e"
