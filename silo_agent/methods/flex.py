@@ -30,6 +30,7 @@ from crypto.errors import DataRefused, SpecError
 from crypto.plan import Plan, Step
 from silo_agent.data import DataSet
 from silo_agent.language import base_model
+from silo_agent.language.shape import Shape
 from silo_agent.methods import Limits, Published, batch, fits, known_mode, mean_rows, weight
 from silo_agent.methods.flex_plan import BASE, MOST_NATS, NAME, NAT, plan, read
 from silo_agent.training import batches, generator
@@ -206,8 +207,8 @@ class FLEx:
                     remedy="`python -m silo_agent.language.base_model FOLDER` prints that of a model.",
                 )
             folder = base_model.find(self.models, self.base)
-            found = base_model.Shape.of(base_model.read(folder))
-            for name in base_model.Shape.__dataclass_fields__:
+            found = Shape.of(base_model.read(folder))
+            for name in Shape.__dataclass_fields__:
                 if getattr(found, name) != getattr(p, name):
                     raise SpecError(f"params.{name}", got=getattr(p, name), want=f"{getattr(found, name)}, as the base")
             self._model = base_model.library().LanguageModel(
