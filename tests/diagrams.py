@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from crypto.errors import BY_CODE, FederationError
-from crypto.session import SERVER, SILO, State
+from crypto.session import SERVER, SILO, SessionState
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "protocol.md"
 BEGIN, END = "<!-- begin: make diagrams -->", "<!-- end: make diagrams -->"
 
-Table = dict[tuple[State, str], State]
+Table = dict[tuple[SessionState, str], SessionState]
 
 
 def diagram(table: Table) -> str:
@@ -24,7 +24,7 @@ def diagram(table: Table) -> str:
     lines = ["```mermaid", "stateDiagram-v2"]
     lines += [f'    state "{state.value}" as {_id(state)}' for state in states if "-" in state.value]
     lines.append(f"    [*] --> {_id(states[0])}")
-    stays: dict[State, list[str]] = {}
+    stays: dict[SessionState, list[str]] = {}
     for (before, event), after in table.items():
         if before is after:
             stays.setdefault(before, []).append(event)
@@ -37,8 +37,8 @@ def diagram(table: Table) -> str:
     last = [state for state in states if all(before is not state for before, _ in table)]
     for state in states:
         if state not in last:
-            lines.append(f"    {_id(state)} --> {State.REFUSED.value}: any refusal")
-    lines += [f"    {_id(state)} --> [*]" for state in (*last, State.REFUSED)]
+            lines.append(f"    {_id(state)} --> {SessionState.REFUSED.value}: any refusal")
+    lines += [f"    {_id(state)} --> [*]" for state in (*last, SessionState.REFUSED)]
     return "\n".join([*lines, "```"])
 
 
@@ -74,7 +74,7 @@ def rewritten(page: str) -> str:
     return f"{before}{BEGIN}\n\n{section()}\n\n{END}{after}"
 
 
-def _id(state: State) -> str:
+def _id(state: SessionState) -> str:
     return state.value.replace("-", "_")
 
 

@@ -21,7 +21,7 @@ from crypto.cohort import Context
 from crypto.errors import FederationError
 from crypto.messages import SLOTS, Attestation, Deal, Row, SharePack
 from crypto.plan import Plan
-from crypto.session import State
+from crypto.session import SessionState
 from crypto.silo_session import SiloSession
 from tests.federation import Federation, View, assert_never_both, contribution, holding, kinds_of_shares, stream
 
@@ -75,7 +75,7 @@ class EvilServer:
             return getattr(session, event)(*args, **options)
         except FederationError as refusal:
             self.refused[silo] = refusal
-            assert session.state is State.REFUSED, (silo, event, session.state, refusal)
+            assert session.state is SessionState.REFUSED, (silo, event, session.state, refusal)
             assert not session._packs and not session._seeds and not session._mask_seed and not session.masked
             return None
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from crypto import blocks, masking, ring
 from crypto.cohort import words_digest
-from crypto.session import State
+from crypto.session import SessionState
 from tests.benchmarks import page, versus
 from tests.benchmarks.limits import Aes, CacheAdd, best, calibrate, machine, peak_extra, scaled
 from tests.benchmarks.sessions import CLIP, THIN, Closing, Group, fork, thin, without_digests
@@ -91,7 +91,7 @@ class Uploads:
     def upload(self) -> None:
         """The measured silo masks what stands in its vector, again if need be: the work is the same."""
         session = self.group.silos[self.first]
-        session.state = State.READY
+        session.state = SessionState.READY
         session.upload(self.group.encoded({"trunk": self.words}, ["trunk"]))
 
     def measure(self, *, threads: bool) -> Row:
@@ -129,7 +129,7 @@ class Uploads:
             np.copyto(self.words, self.plain)
             if self.n * self.plain.size > THIN:
                 thin(session, frozenset({self.first, *self.lost}))
-            session.state = State.READY
+            session.state = SessionState.READY
             header, section = session.upload(group.encoded({"trunk": self.words}, ["trunk"]))
             session.masked = {}
             for lost, server in servers.items():
@@ -230,7 +230,7 @@ def lane_upload(group: Group, silo: str, held: list[str], x: dict[str, np.ndarra
 
     def run() -> None:
         encoded = blocks.encode(group.plan, group.step, contribution, dict.fromkeys(held, 1))
-        session.state = State.READY
+        session.state = SessionState.READY
         session.upload(encoded)
         session.masked = {}
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from crypto import masking, ring
-from crypto.session import State
+from crypto.session import SessionState
 from tests.benchmarks.sessions import Closing, Group, fork, without_digests
 from tests.benchmarks.vectors import EXTREME, noisy, update
 
@@ -68,7 +68,7 @@ class Ours:
     def silo(self) -> None:
         ring.encode(self.x, self.words, clip=EXTREME, share=1.0, n_max=self.n)
         session = self.group.silos[self.first]
-        session.state = State.READY
+        session.state = SessionState.READY
         session.upload(self.group.encoded({"trunk": self.words}, ["trunk"]))
 
     def _play(self) -> None:

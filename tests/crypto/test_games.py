@@ -29,7 +29,7 @@ from crypto.errors import (
     Unexpected,
 )
 from crypto.messages import SLOTS, Advert, Attestation, Header, Row, SharePack, Shares
-from crypto.session import State
+from crypto.session import SessionState
 from crypto.transcript import t3
 from tests.evil_server import EvilServer
 from tests.federation import Federation, Run, contribution, holding, identity, small_plan
@@ -87,7 +87,7 @@ def test_a1_the_second_question_comes_too_late(play):
             evil.sessions[silo].survivors(without(evil.headers, "silo-2"))
         with pytest.raises(Unexpected):
             evil.sessions[silo].release_slots(list(evil.attested.values()), evil.sections)
-        assert evil.sessions[silo].state is State.SLOTS_OPEN
+        assert evil.sessions[silo].state is SessionState.SLOTS_OPEN
     evil.unmask_lanes()
     for silo in FED.silos:
         with pytest.raises(Unexpected):
@@ -293,7 +293,7 @@ def test_a5_one_upload_one_release(play):
     evil.attest()
     evil.unmask_slots()
     evil.unmask_lanes()
-    assert not evil.refused and all(session.state is State.DONE for session in evil.sessions.values())
+    assert not evil.refused and all(session.state is SessionState.DONE for session in evil.sessions.values())
 
 
 @pytest.mark.parametrize("alone", [["silo-1"], ["silo-1", "silo-5"], ["silo-1", "silo-2", "silo-5"]])
@@ -727,7 +727,7 @@ def test_a16_shares_on_no_polynomial_blame_the_dealer_when_combined(play):
         server.slot_shares(silo, signed)
     with pytest.raises(BadShare) as blamed:
         server.open_slots()
-    assert blamed.value.dealer == "silo-5" and server.state is State.REFUSED
+    assert blamed.value.dealer == "silo-5" and server.state is SessionState.REFUSED
     evil.unmask_lanes(silos=FED.silos[:4])
     assert evil.codes() == dict.fromkeys(FED.silos[:4], "TRANSCRIPT_MISMATCH")
     assert not any(hasattr(error, "dealer") for error in evil.refused.values())

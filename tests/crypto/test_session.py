@@ -22,7 +22,7 @@ from crypto.errors import (
 from crypto.keys import SessionKey
 from crypto.messages import SLOTS, Attestation, SharePack
 from crypto.server_session import ServerSession
-from crypto.session import SERVER, SILO, Session, State
+from crypto.session import SERVER, SILO, Session, SessionState
 from crypto.silo_session import SiloSession
 from tests.federation import DROPS, Federation, Run, assert_never_both, holding, small_plan, stream
 
@@ -75,7 +75,7 @@ def new_silo():
 def test_an_event_that_the_table_does_not_allow(table, events, make):
     """Every (state, event) that is not in the table raises Unexpected and changes nothing."""
     checked = 0
-    for state, event in product(State, events):
+    for state, event in product(SessionState, events):
         if (state, event) in table:
             continue
         session = make()
@@ -85,21 +85,21 @@ def test_an_event_that_the_table_does_not_allow(table, events, make):
             events[event](session)
         assert vars(session) == before
         checked += 1
-    assert checked == len(State) * len(events) - len(table)
+    assert checked == len(SessionState) * len(events) - len(table)
 
 
 @pytest.mark.parametrize("table", [SILO, SERVER])
 def test_a_table_is_a_line_from_fresh_to_done(table):
     """From FRESH every state of the table is reached; DONE and REFUSED allow nothing."""
-    reached, frontier = {State.FRESH}, [State.FRESH]
+    reached, frontier = {SessionState.FRESH}, [SessionState.FRESH]
     while frontier:
         here = frontier.pop()
         for (state, _), after in table.items():
             if state is here and after not in reached:
                 reached.add(after)
                 frontier.append(after)
-    assert State.DONE in reached and State.REFUSED not in reached
-    assert {state for state, _ in table} == reached - {State.DONE}
+    assert SessionState.DONE in reached and SessionState.REFUSED not in reached
+    assert {state for state, _ in table} == reached - {SessionState.DONE}
 
 
 def test_a_silo_does_each_thing_once():
@@ -110,7 +110,7 @@ def test_the_base_session_wipes_nothing():
     session = Session()
     session.table = SILO
     session.close()
-    assert session.state is State.REFUSED
+    assert session.state is SessionState.REFUSED
 
 
 # --- a failing event ----------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_a_failing_event_refuses_and_wipes(phase, event, fail):
     secrets = secrets_of(session)
     with pytest.raises((FederationError, KeyError)):
         fail(session, run)
-    assert session.state is State.REFUSED
+    assert session.state is SessionState.REFUSED
     assert_wiped(session, secrets)
     for again in SILO_EVENTS.values():
         with pytest.raises(Unexpected):
@@ -193,11 +193,11 @@ def test_a_failing_event_refuses_and_wipes(phase, event, fail):
 def test_closing_wipes_in_every_state(phase):
     run = reach(phase)
     session = run.sessions["silo-1"]
-    done = session.state is State.DONE
+    done = session.state is SessionState.DONE
     packs = run.packs.get("silo-1", {}).values()  # what it held once: at DONE nothing is left
     secrets = secrets_of(session) if not done else [s for pack in packs for s in (pack.mask, *pack.self_seeds)]
     session.close()
-    assert session.state is (State.DONE if done else State.REFUSED)
+    assert session.state is (SessionState.DONE if done else SessionState.REFUSED)
     assert_wiped(session, secrets)
     session.close()
 
@@ -208,7 +208,7 @@ def test_a_session_that_is_done_holds_no_secret():
     session = run.sessions["silo-1"]
     secrets = secrets_of(session)
     session.release_lanes(list(run.signed["unmask-slots"].values()), floors={}, previous={})
-    assert session.state is State.DONE
+    assert session.state is SessionState.DONE
     assert_wiped(session, secrets)
 
 
@@ -238,7 +238,7 @@ def test_an_unexpected_event_does_not_wipe():
     before = secrets_of(session)
     with pytest.raises(Unexpected):
         session.attest()
-    assert session.state is State.ADVERTISED and secrets_of(session) == before != []
+    assert session.state is SessionState.ADVERTISED and secrets_of(session) == before != []
 
 
 @pytest.mark.parametrize("phase", ["adverts", "deals", "uploads", "slots"])
@@ -272,7 +272,7 @@ def check_exact(run: Run) -> None:
     assert run.server.slots == run.expected_slots()
     for lane, words in run.opened.items():
         assert (words == run.expected(lane)).all()
-    finished = [s for s in run.sessions.values() if s.state is State.DONE]
+    finished = [s for s in run.sessions.values() if s.state is SessionState.DONE]
     assert {s.released for s in finished} == {tuple(lane.name for lane in PLAN.lanes if lane.name in run.opened)}
     assert all(s.slots == dict(zip(run.names(), run.server.slots, strict=True)) for s in finished)
     assert_never_both(run.view, run.packs)
@@ -316,7 +316,7 @@ def test_below_the_threshold_is_a_typed_loss(phase):
     said = "survivors sent shares" if phase == "unmask-slots" else None
     with pytest.raises((CohortTooSmall, SurvivorInvalid), match=said):
         run.play()
-    assert run.server.state is State.REFUSED
+    assert run.server.state is SessionState.REFUSED
     assert_never_both(run.view, run.packs)
 
 
@@ -501,14 +501,14 @@ def test_a_lane_stays_shut_when_fewer_than_t_release_it():
         floors = {"quiet": 99} if place < 2 else {}
         run.server.lane_shares(silo, run.sessions[silo].release_lanes(shares, floors=floors, previous={}))
     assert set(run.server.open_lanes()) == {"trunk", "open"}
-    assert run.server.state is State.DONE and run.server._masks == {} and run.server._totals == {}
+    assert run.server.state is SessionState.DONE and run.server._masks == {} and run.server._totals == {}
 
 
 def test_a_server_session_that_fails_is_over():
     server = ServerSession(FED.context(PLAN))
     with pytest.raises(CohortTooSmall):
         server.close_adverts()
-    assert server.state is State.REFUSED
+    assert server.state is SessionState.REFUSED
     with pytest.raises(Unexpected):
         server.close_adverts()
 
@@ -517,7 +517,7 @@ def test_a_silo_announces_lanes_of_the_step_only():
     session = new_silo()
     with pytest.raises(LayoutMismatch, match="nonsense"):
         session.advert(contributes=["trunk", "nonsense"], releases=0, data=bytes(32), approval=bytes(32))
-    assert session.state is State.REFUSED
+    assert session.state is SessionState.REFUSED
 
 
 def test_own_advert_must_be_among_the_adverts():
