@@ -216,7 +216,7 @@ class StepResult(Wire):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Open(Wire):
-    """The announcement of a step: what the run is, where the chain stands, what was opened since the silo's last."""
+    """Announces a step: digests of the run's parts, the state chain, what was opened since the silo's last."""
 
     job: bytes
     plan: bytes

@@ -134,7 +134,7 @@ def trust(nearest: float, noise: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class ClusterContext:
     """What is published about the clusters: enough to gate any unlabelled batch."""
 
     projection_DP: np.ndarray

@@ -25,7 +25,7 @@ FOLDS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
+class LocalExpert:
     """``expert``: the fine-tuned model; ``share``: its part of a personal answer; ``log_prior``: (C,) of the labels."""
 
     expert: Weights
@@ -52,7 +52,7 @@ def tune(
     batch: int,
     descent: Descent,
     rng: np.random.Generator,
-) -> Local:
+) -> LocalExpert:
     """Fine-tune each of ``starts`` on this silo's rows; keep the start and share most likely on held-out rows.
 
     ``shared_BC``: the shared answer on the training rows. Ties go to the smaller share and the earlier start.
@@ -79,4 +79,4 @@ def tune(
         return float(np.log(np.maximum(p_BC[np.arange(data.rows), data.y_train], 1e-9)).mean())
 
     start, share = max(((e, share) for e in range(len(starts)) for share in SHARES), key=likelihood)
-    return Local(tuned[start * len(kept) + FOLDS], share, log_prior)
+    return LocalExpert(tuned[start * len(kept) + FOLDS], share, log_prior)

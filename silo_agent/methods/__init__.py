@@ -225,7 +225,9 @@ def fits(data: DataSet, features: int, classes: int) -> None:
 
 
 def batch(x: np.ndarray, features: int) -> np.ndarray:
-    """A batch to predict, as float32 (rows, features): the same whatever number type it came in."""
+    """A batch to predict, as float32 (rows, features), from any number type.
+
+    Raises DataRefused for another shape or type, NonFinite for values that are not finite."""
     x = np.asarray(x)
     if x.ndim != 2 or x.shape[1] != features or not len(x) or x.dtype.kind not in "fiu":
         raise DataRefused(

@@ -29,7 +29,7 @@ from crypto.errors import DataRefused
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import experts, gates
 from silo_agent.data import DataSet
-from silo_agent.local_expert import Local, tune
+from silo_agent.local_expert import LocalExpert, tune
 from silo_agent.methods import (
     GRID,
     ROWS_BOUND,
@@ -45,7 +45,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
-from silo_agent.methods.plans import network, network_blocks, trained
+from silo_agent.methods.plans import ever_opened, network, network_blocks
 from silo_agent.training import Descent, batches, cross_entropy, generator, mixture, train
 
 #: A silo contributes to an expert if its gate gives it more than this: too little mass is only a membership to leak.
@@ -98,7 +98,7 @@ class FedCoE(Stateless):
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params = parse(Params, params)
         self.silo = silo
-        self.local: Local | None = None
+        self.local: LocalExpert | None = None
 
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
@@ -226,7 +226,7 @@ class FedCoE(Stateless):
     def _contextual(self, published: Published, x: np.ndarray, *, newcomer: bool = False) -> np.ndarray:
         """Mixture of the experts under the batch's gate, and the generalist, shared by the information gate."""
         generalist_BC: np.ndarray = experts.predict([network(published, "generalist")], x)[0]
-        trained = [e for e in range(self.params.experts) if trained(published, e)]
+        trained = [e for e in range(self.params.experts) if ever_opened(published, e)]
         if len(x) < MIN_BATCH_ROWS or not trained:
             return generalist_BC
         gate = self._gate(published, x)[trained]
@@ -241,11 +241,11 @@ class FedCoE(Stateless):
         share = least + (1 - least) * informed
         return share * mixture_BC + (1 - share) * generalist_BC
 
-    def personalise(self, published: Published, data: DataSet) -> Local:
+    def personalise(self, published: Published, data: DataSet) -> LocalExpert:
         """Fine-tune the heaviest expert and the generalist on this silo's rows; unseen rows choose what is used."""
         p = self.params
         heaviest = int(self._gate(published, data.x_train).argmax())
-        names = ["generalist", *([f"expert-{heaviest}"] if trained(published, heaviest) else [])]
+        names = ["generalist", *([f"expert-{heaviest}"] if ever_opened(published, heaviest) else [])]
         return tune(
             [network(published, name) for name in names],
             self._contextual(published, data.x_train),
@@ -283,10 +283,10 @@ class FedCoE(Stateless):
         able.sort(key=lambda cluster: (-counts.get(f"cluster-{cluster[0]}.contributors", 0), cluster[0]))
         return able[: self.params.experts - len(clusters)]
 
-    def _context(self, published: Published) -> gates.Context:
+    def _context(self, published: Published) -> gates.ClusterContext:
         firsts = [cluster[0] for cluster in _clusters(published, self.params)]
         centroids_EF = np.stack([published.blocks[f"centroid-{path}"] for path in firsts])
-        return gates.Context(self._projection(), published.blocks["spread"], centroids_EF)
+        return gates.ClusterContext(self._projection(), published.blocks["spread"], centroids_EF)
 
     def _gate(self, published: Published, x: np.ndarray) -> np.ndarray:
         """g_E of a batch; experts without a cluster get 0."""

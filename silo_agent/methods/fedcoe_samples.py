@@ -29,7 +29,7 @@ from crypto.plan import Apply, Block, Lane, Plan, Scope, Step, Sum
 from silo_agent import experts, gates
 from silo_agent.data import DataSet
 from silo_agent.experts import Weights, torch_
-from silo_agent.local_expert import Local, tune
+from silo_agent.local_expert import LocalExpert, tune
 from silo_agent.methods import (
     GRID,
     Limits,
@@ -44,7 +44,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
-from silo_agent.methods.plans import ROWS_STEP, correct, counts, network, network_blocks, trained
+from silo_agent.methods.plans import ROWS_STEP, correct, counts, ever_opened, network, network_blocks
 from silo_agent.training import Descending, Descent, batches, generator
 
 #: A silo contributes to an expert that answers for more than this of its rows.
@@ -87,7 +87,7 @@ class FedCoESamples(Stateless):
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params = parse(Params, params)
         self.silo = silo
-        self.local: Local | None = None
+        self.local: LocalExpert | None = None
 
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
@@ -223,7 +223,7 @@ class FedCoESamples(Stateless):
     def _gate(self, published: Published, x: np.ndarray) -> np.ndarray:
         """g_EB: the shared gate's answer, over the experts whose lanes ever opened; zeros if there are none."""
         g_EB: np.ndarray = experts.predict([network(published, "gate")], x)[0].T.copy()
-        g_EB[[e for e in range(self.params.experts) if not trained(published, e)]] = 0.0
+        g_EB[[e for e in range(self.params.experts) if not ever_opened(published, e)]] = 0.0
         return np.asarray(g_EB / np.maximum(g_EB.sum(axis=0), 1e-12))
 
     def _mixture(self, published: Published, x: np.ndarray, g_EB: np.ndarray) -> np.ndarray:
@@ -253,7 +253,7 @@ class FedCoESamples(Stateless):
         share = gates.information_gate(mixture_BC, generalist_BC, 0.5)
         return np.asarray(share * mixture_BC + (1 - share) * generalist_BC)
 
-    def personalise(self, published: Published, data: DataSet) -> Local:
+    def personalise(self, published: Published, data: DataSet) -> LocalExpert:
         """Fine-tune the expert that answers for most rows and the generalist; unseen rows choose what is used."""
         p = self.params
         gate_EB = self._gate(published, data.x_train)

@@ -40,7 +40,7 @@ from silo_agent.methods.flex_moe_plan import (
     plan,
     read,
 )
-from silo_agent.methods.plans import network, trained
+from silo_agent.methods.plans import ever_opened, network
 from silo_agent.training import Descent, batches, generator
 
 log = logging.getLogger("consilium.silo")
@@ -258,7 +258,7 @@ class FlexMoE:
         if not self.memory.held:
             raise DataRefused("This silo has trained nothing yet.", remedy="Ask for cold, or take part in a run.")
         k = max(self.memory.held)
-        spoken = [e for e in self.memory.held[k].tolist() if trained(published, e)]
+        spoken = [e for e in self.memory.held[k].tolist() if ever_opened(published, e)]
         if not spoken:
             return generalist_BC
         gate_BA = router.gate(self._router(k + 1, spoken), x_BD)
@@ -272,7 +272,7 @@ class FlexMoE:
         ``gates.mutual_information`` of each, softened as in ``gates.information_gate``, which then sets their mixture
         against the generalist. No label, no training. Routers are local, so nothing routes row by row.
         """
-        trained = [e for e in range(self.job.experts) if trained(published, e)]
+        trained = [e for e in range(self.job.experts) if ever_opened(published, e)]
         if len(x_BD) < MIN_BATCH_ROWS or not trained:
             return generalist_BC
         p_EBC = experts.predict([network(published, f"expert-{e}") for e in trained], x_BD)
@@ -285,7 +285,7 @@ class FlexMoE:
 
 def idle(job: Job, published: Published, k: int, e: int) -> bool:
     """Whether an expert was never trained, or missed its floor in each of the last rounds that were released."""
-    if not trained(published, e):
+    if not ever_opened(published, e):
         return True
     released = (published.slots[f"train/{r}"] for r in range(k - 1, -1, -1) if f"train/{r}" in published.slots)
     recent = [slots[f"expert-{e}.contributors"] for slots, _ in zip(released, range(IDLE_ROUNDS), strict=False)]

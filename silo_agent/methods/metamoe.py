@@ -34,7 +34,7 @@ from silo_agent.data import DataSet
 from silo_agent.methods import GRID, Limits, Published, batch, fits, known_mode, mean_rows, weight
 from silo_agent.methods import metamoe_router as routing
 from silo_agent.methods.metamoe_plan import NAME, check_limits, plan, read
-from silo_agent.methods.plans import correct, network, trained
+from silo_agent.methods.plans import correct, ever_opened, network
 from silo_agent.proxies import Choice
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
@@ -195,7 +195,7 @@ class MetaMoE:
         """p_BC. ``personal`` is the expert of this silo's group; the others are all experts together, row by row."""
         known_mode(mode)
         x_BD = batch(x, self.params.features)
-        if mode == "personal" and self.group is not None and trained(published, self.group):
+        if mode == "personal" and self.group is not None and ever_opened(published, self.group):
             own_BC: np.ndarray = experts.predict([network(published, f"expert-{self.group}")], x_BD)[0]
             return own_BC
         return self._answers(published, x_BD, routed=self.routed(published))
@@ -207,7 +207,7 @@ class MetaMoE:
 
     def _answers(self, published: Published, x_BD: np.ndarray, *, routed: bool) -> np.ndarray:
         """p_BC of one expert a row: the router's, where there is one and it is asked for, else the surest."""
-        spoken = [g for g in range(self.job.experts) if trained(published, g)]
+        spoken = [g for g in range(self.job.experts) if ever_opened(published, g)]
         if not spoken:
             return np.full((len(x_BD), self.params.classes), 1 / self.params.classes)
         p_EBC = experts.predict([network(published, f"expert-{g}") for g in spoken], x_BD)
@@ -224,7 +224,7 @@ class MetaMoE:
     def router(self, published: Published) -> routing.Router | None:
         """The router of the opened sums; None unless every expert was trained and every lane of ``route/0`` opened."""
         centres_EF = np.stack([published.blocks[f"expert-{g}.centre"] for g in range(self.job.experts)])
-        every = all(trained(published, g) for g in range(self.job.experts)) and centres_EF.any(axis=1).all()
+        every = all(ever_opened(published, g) for g in range(self.job.experts)) and centres_EF.any(axis=1).all()
         if not every:
             return None
         if not self.job.ours:

@@ -34,7 +34,7 @@ def network_blocks(
 ) -> tuple[Block, ...]:
     """The blocks of one network. ``zero``: parts that start at zero. ``classes``: outputs, if not those of the job.
 
-    An expert whose ``b2`` starts at zero has a ``b2`` of exactly zero until its lane first opens: see ``trained``.
+    An expert whose ``b2`` starts at zero has a ``b2`` of exactly zero until its lane first opens: see ``ever_opened``.
     """
     shapes = experts.shapes(p.features, p.hidden, p.classes if classes is None else classes)
     widths = experts.half_widths(p.features, p.hidden)
@@ -55,7 +55,7 @@ def network(published: Published, name: str) -> dict[str, np.ndarray]:
     return {part: published.blocks[f"{name}.{part}"] for part in experts.PARTS}
 
 
-def trained(published: Published, e: int) -> bool:
+def ever_opened(published: Published, e: int) -> bool:
     """Whether the lane of ``expert-e`` has ever opened. An expert that never had enough silos is not used."""
     return bool(published.blocks[f"expert-{e}.b2"].any())
 

@@ -10,7 +10,7 @@ import pytest
 
 from crypto.errors import DataRefused, SpecError
 from silo_agent.methods import METHODS, method
-from silo_agent.methods.plans import trained
+from silo_agent.methods.plans import ever_opened
 from tests import digits
 from tests.benchmarks.metamoe_simulated import OneSilo, on_mocks
 from tests.jobs.runtime.test_metamoe import LIMITS, SMALL, federation
@@ -26,7 +26,9 @@ def test_experts_of_one_silo_are_simulated_on_mocks(tmp_path: Path) -> None:
         shutil.copytree(site / "public", box / site.name / "public")
     params = SMALL | {"group-0": "silo-1", "group-1": "silo-5"}
     found = on_mocks(params, box, "digits-domains")
-    assert set(found.mocks) == {"silo-1", "silo-5"} and trained(found.published, 0) and trained(found.published, 1)
+    assert (
+        set(found.mocks) == {"silo-1", "silo-5"} and ever_opened(found.published, 0) and ever_opened(found.published, 1)
+    )
     for silo, mock in found.mocks.items():
         assert not np.isin(mock.x_train, digits.domains()[silo].x_train).all(), "invented rows"
     assert found.published.slots["choose/0"]["held.rows"] == 20

@@ -97,7 +97,7 @@ def test_context_gates_a_batch_to_its_own_cluster_and_allows_for_sampling() -> N
     silos = [batch(400, 1.0), batch(400, 2.0)]
     seen = [gates.signature(x, projection) for x in silos]
     spread = np.mean([s.spread for s in seen], axis=0)
-    context = gates.Context(projection, spread, np.stack([s.entries for s in seen]))
+    context = gates.ClusterContext(projection, spread, np.stack([s.entries for s in seen]))
     for own, scale in enumerate((1.0, 2.0)):
         x = batch(40, scale)
         assert context.gate(x).argmax() == own

@@ -7,7 +7,7 @@ import pytest
 
 from silo_agent import experts
 from silo_agent.data import DataSet, check
-from silo_agent.local_expert import SHARES, Local, blend, tune
+from silo_agent.local_expert import SHARES, LocalExpert, blend, tune
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
 DESCENT = Descent(learning_rate=0.1, momentum=0.9)
@@ -29,7 +29,7 @@ def data(rows: int = 90, *, noise: bool = False, seed: int = 1) -> DataSet:
     return check("made", arrays)
 
 
-def made(d: DataSet, shared_BC: np.ndarray, starts: list[dict[str, np.ndarray]] | None = None) -> Local:
+def made(d: DataSet, shared_BC: np.ndarray, starts: list[dict[str, np.ndarray]] | None = None) -> LocalExpert:
     rng = generator("folds", 1, "silo-1", 0)
     return tune(starts or [model()], shared_BC, d, steps=40, batch=16, descent=DESCENT, rng=rng)
 

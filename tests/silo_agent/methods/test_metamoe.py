@@ -16,7 +16,7 @@ from silo_agent import experts, proxies
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Published
 from silo_agent.methods.metamoe import MetaMoE
-from silo_agent.methods.plans import trained
+from silo_agent.methods.plans import ever_opened
 from silo_agent.proxies import Choice
 from tests import digits, plain
 
@@ -279,7 +279,7 @@ def test_an_expert_below_its_floor_never_speaks() -> None:
     published = federate(
         plan, members, silos(), absent=lambda step: ("silo-5", "silo-6") if step.task == "train" else ()
     )
-    assert trained(published, 0) and not trained(published, 1)
+    assert ever_opened(published, 0) and not ever_opened(published, 1)
     x, _ = union()
     alone = experts.predict([{part: published.blocks[f"expert-0.{part}"] for part in experts.PARTS}], x)[0]
     np.testing.assert_array_equal(members["silo-5"].predict(published, x, "global"), alone)
