@@ -5,12 +5,12 @@
 
 Registering goes through PySyft's dataset manager and asks PySyft's rules afterwards. Both files are written anew from
 the checked arrays, so nothing else that was in them (names, identifiers, another array) is copied. ``record.json`` is
-ours and comes last: uid, schema and salted commitment. A folder without it is half a registration and counts for
-nothing. Job processes call ``resolve``, which reads the record and the rows and needs no PySyft: importing it takes
+ours and is written last: uid, schema and salted commitment. A folder without it is an incomplete registration and is
+ignored. Job processes call ``resolve``, which reads the record and the rows and needs no PySyft: importing it takes
 longer than all the rest.
 
-The catalogue's word ends where the home does: whoever runs as the agent's user may rewrite all of it. Jobs are safe
-from that because what the data owner approved names uid and commitment.
+The catalogue is not signed: every process of the agent's user can rewrite it. Jobs are protected from that because
+approvals name uid and commitment.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Catalogue:
         return self._entry(name, record, dataset.summary or "")
 
     def entries(self) -> list[Entry]:
-        """Every data set. The first one amiss is refused by name."""
+        """Every data set. Raises DataRefused for the first that does not check."""
         return [self.entry(name) for name in self.names()]
 
     # --- registering -------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class Catalogue:
         (self._folder("public", name) / DATA).chmod(0o644)
 
     def _check_rules(self, name: str) -> None:
-        """Ask PySyft who may read what. Raises DataRefused where that is not what it was told."""
+        """Ask PySyft who may read what. Raises DataRefused where its rules are not those that we set."""
         from syft_perms import SyftPermContext
 
         expected = {
@@ -199,7 +199,7 @@ class Catalogue:
                     verb = "cannot read" if may else "can read"
                     raise DataRefused(f"By PySyft's rules {who} {verb} the {half} half of {name!r}.", remedy=_AGAIN)
 
-    # --- where things lie --------------------------------------------------------------------------------------------
+    # --- folders and files --------------------------------------------------------------------------------------------
 
     def _storage(self) -> DatasetStorage:
         from syft_datasets.dataset_manager import SyftDatasetManager

@@ -1,9 +1,9 @@
-"""The silo's PySyft box, ``<home>/syft``: two addresses, one writer at a time, and PySyft's errors made ours.
+"""The silo's PySyft folder, ``<home>/syft``: its two addresses, one writer at a time, PySyft's errors as ours.
 
-PySyft keeps the catalogue, the mock data, the permission rules and the request queue, as files. What it says is shown
-and never trusted: its files are unsigned, its approval is bound to no code and its permission rules bind only those
-who ask. So names are checked before it builds paths of them, folders are 0700, and what counts
-is what the data owner signed (``silo_agent.approvals``). ``SyftJobRunner`` is never used.
+PySyft keeps the catalogue, the mock data, the permission rules and the request queue, as files. Its content is
+shown and never trusted: its files are unsigned, its approval is bound to no code, and its permission rules bind only
+programs that ask. So names are checked before PySyft builds paths of them, folders are 0700, and only what the data
+owner signed is valid (``silo_agent.approvals``). ``SyftJobRunner`` is never used.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from crypto import durable
 from crypto.charter import SILO_ID
 from crypto.errors import FULL, DataRefused, NoSpace, SpecError
 
-#: Whoever submits jobs, in PySyft's eyes. Nobody has these addresses (RFC 2606), and no mail is ever sent.
+#: The submitter of jobs, for PySyft. These addresses are reserved (RFC 2606), and no mail is ever sent.
 ADMIN = "admin@consilium.invalid"
-#: Somebody PySyft has never heard of: what this address may read, everybody may.
+#: An address that PySyft has no rule for: what it may read, anyone may.
 STRANGER = "stranger@example.invalid"
 
 _OWNER = ("owner@", ".invalid")
 
 
 def owner_address(silo: str) -> str:
-    """The data owner's address in PySyft, made from the silo's id. Raises SpecError for what is no id."""
+    """The data owner's address in PySyft, made from the silo's id. Raises SpecError for an invalid id."""
     if not SILO_ID.fullmatch(silo):
         raise SpecError("silo", got=silo, want="a silo's id: a-z 0-9 . -, at most 63")
     return silo.join(_OWNER)
@@ -57,7 +57,7 @@ class Box:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Make the folders if need be, and hold the box's lock: job processes and the owner's verbs take turns."""
+        """Make missing folders and hold the lock, by which job processes and the owner's commands exclude each other."""
         with disk(f"The box of {self.owner}"):
             for folder in (self.path, self.site):
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -79,7 +79,7 @@ class Box:
 
 @contextmanager
 def disk(what: str) -> Iterator[None]:
-    """The disk's errors by our names: NoSpace where it is full, else DataRefused."""
+    """The disk's errors: NoSpace where it is full, else DataRefused."""
     try:
         yield
     except OSError as failed:
@@ -91,7 +91,7 @@ def disk(what: str) -> Iterator[None]:
 
 @contextmanager
 def pysyft(what: str, *, remedy: str) -> Iterator[None]:
-    """What PySyft raises over its own files, as DataRefused; the disk's errors as ``disk`` has them."""
+    """PySyft's errors about its own files as DataRefused; the disk's errors as in ``disk``."""
     import yaml  # type: ignore[import-untyped]  # PySyft brings it
     from syft_migration import MigrationError
 

@@ -1,4 +1,4 @@
-"""A data set's public half: its schema and its mock, all that anyone but the data owner sees of it.
+"""A data set's public half: its schema and its mock. Nobody but the data owner sees more of it.
 
 A mock is a data set of invented rows with the schema of the real ones. An admin whose PySyft box has the public
 halves of several silos develops on their mocks: ``fed simulate --mock``.
@@ -74,7 +74,7 @@ def read_mocks(box: Path, name: str) -> dict[str, dict[str, np.ndarray]]:
 
 
 def check_mock(name: str, rows: DataSet, mock: DataSet) -> None:
-    """Raise DataRefused for a mock that jobs could not be developed on, or that shows a private row.
+    """Raise DataRefused for a mock with another schema than the data, or with a row of the data.
 
     Rows are compared exactly: a private row with noise on it is not found. A mock is invented, not blurred.
     """
@@ -93,6 +93,6 @@ def check_mock(name: str, rows: DataSet, mock: DataSet) -> None:
 
 
 def _features_of_rows(data: DataSet) -> Iterator[bytes]:
-    """Each row's features as bytes, with -0 as 0. Without the label: a row tells as much without it."""
+    """Each row's features as bytes, with -0 as 0. The label is left out: a row is as revealing without it."""
     for x in (data.x_train, data.x_test):
         yield from (row.tobytes() for row in x + np.float32(0))

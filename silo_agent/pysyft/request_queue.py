@@ -1,12 +1,12 @@
-"""Jobs that wait for the data owner's word, in PySyft's request queue.
+"""Jobs that wait for the data owner's decision, in PySyft's request queue.
 
     <home>/syft/<owner>/app_data/job/inbox/<admin>/v1/<job>-<digest16>/   config.yaml · run.sh · code/job.json
     <home>/syft/<owner>/app_data/job/review/<admin>/v1/<…>/               state.yaml
 
-A request is the job's canonical text and nothing that could run: ``run.sh`` refuses, whoever starts it. It is named
-by its digest and read back only where the digest still fits. PySyft's status is shown, and nothing is decided by it:
-what counts is what the data owner signed (``silo_agent.approvals``). The owner's reasons stay out of it, because
-PySyft's review folder is meant for the one who asked.
+A request is the job's canonical text and nothing executable: ``run.sh`` only prints a refusal. It is named by its
+digest and accepted only while the digest matches. PySyft's status is shown but decides nothing: only what the data
+owner signed is valid (``silo_agent.approvals``). The owner's reasons are not in it, because PySyft's review folder is
+meant for the submitter.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from syft_job.client import JobClient
     from syft_job.job_ref import JobRef
 
-#: Requests in the queue. Strangers who submit jobs must not fill the disk.
+#: Most requests in the queue: submitters must not be able to fill the disk.
 MOST_REQUESTS = 256
 #: Bytes of a job's text.
 MOST_TEXT = 1 << 16
-#: What a request is called, and so what its folders are called.
+#: What a request is called, and so its folders' name.
 REQUEST_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}-[0-9a-f]{16}")
 #: The decisions that PySyft's state can show.
 DECISIONS = ("approved", "denied")
 
-#: The line of PySyft's state that tells a request somebody decided on.
+#: The line of PySyft's state that marks a decided request.
 _DECIDED = re.compile(rb"^status: ['\"]?(approved|rejected)\b", re.MULTILINE)
 
 _JOB = "job.json"
@@ -60,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Tampered:
-    """Something in the queue that is no request, and why. It is reported and never shown as one."""
+    """An entry of the queue that is not a valid request, and why. It is reported, never listed as a request."""
 
     name: str
     why: str
@@ -75,9 +75,9 @@ class RequestQueue:
     # --- the agent's side ------------------------------------------------------------------------------------------
 
     def put(self, job: str) -> str:
-        """Put a job's canonical text before the data owner; the request's name. The same job twice is one request.
+        """Queue a job's canonical text for the data owner; the request's name. The same job twice is one request.
 
-        Raises NoSpace when the queue is full of jobs that nobody has decided on.
+        Raises NoSpace when the queue is full of undecided jobs.
         """
         name = request_name(job)
         with self.box.writing(), disk(f"Request {name}"):
@@ -99,7 +99,7 @@ class RequestQueue:
         return name
 
     def _make_room(self, inbox: Path) -> None:
-        """Let go of the oldest decided requests when the queue is full: what was decided is signed elsewhere."""
+        """Delete the oldest decided requests when the queue is full: the decisions are signed elsewhere."""
         excess = len(list(inbox.iterdir())) - MOST_REQUESTS + 1 if inbox.is_dir() else 0
         if excess <= 0:
             return
@@ -115,7 +115,7 @@ class RequestQueue:
     # --- the owner's side ------------------------------------------------------------------------------------------
 
     def all(self) -> tuple[list[Request], list[Tampered]]:
-        """Every request, oldest first, and whatever else lies in the queue."""
+        """Every request, oldest first, and everything else in the queue."""
         found = [self._read(ref) for ref in self._refs()]
         requests = [item for item in found if isinstance(item, Request)]
         tampered = [item for item in found if isinstance(item, Tampered)]
@@ -147,7 +147,7 @@ class RequestQueue:
         return found[0]
 
     def mark(self, digest: bytes, decision: str) -> None:
-        """Have PySyft show what the data owner decided. Grants nothing; a job that was never queued is passed over."""
+        """Have PySyft show what the data owner decided. This grants nothing; a job that was never queued is ignored."""
         from syft_job.models import JobState, JobStatus
 
         if decision not in DECISIONS:
@@ -171,7 +171,7 @@ class RequestQueue:
         return get_client(str(self.box.path), who, self.box.owner)
 
     def _refs(self) -> list[JobRef]:
-        """What PySyft finds in the inbox, whoever put it there."""
+        """Everything that PySyft finds in the inbox."""
         if not self.box.site.is_dir():
             return []
         with pysyft("The request queue", remedy=_AGAIN):
@@ -235,4 +235,4 @@ def _decided(state: Path) -> bool:
     try:
         return _DECIDED.search(state.read_bytes()[:MOST_TEXT]) is not None
     except FileNotFoundError:
-        return False  # nobody has looked at it
+        return False  # not decided yet
