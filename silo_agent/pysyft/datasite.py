@@ -57,7 +57,7 @@ class Box:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Make missing folders and hold the lock, by which job processes and the owner's commands exclude each other."""
+        """Make missing folders and hold the lock: job processes and the owner's commands take turns."""
         with disk(f"The box of {self.owner}"):
             for folder in (self.path, self.site):
                 folder.mkdir(mode=0o700, exist_ok=True)
