@@ -8,6 +8,8 @@ when a job is written, recomputed and compared by every silo, hashed into every 
 A lane is a group of blocks that open together or not at all. Each lane of each step has masks and self seeds of its
 own, so the silos can withhold one lane and open the others. Besides the lanes every step has a section of uint64
 slots, opened first; from the slots each silo decides for itself which lanes reach their floor.
+
+This module is one file because the parts of a plan are checked against each other, and their bytes are the digest.
 """
 
 from __future__ import annotations
