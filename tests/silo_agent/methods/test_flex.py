@@ -167,7 +167,7 @@ def test_a_graft_adds_its_expert_by_a_sigmoid_gate() -> None:
     model.graft(own)
     with torch.no_grad():
         shut = graft(h)
-        with model.heard(True):
+        with model.personal_experts(active=True):
             heard = graft(h)
         gate = torch.sigmoid(h @ graft.gate[:16] + graft.gate[16]).unsqueeze(-1)
         alone = module.expert(h, graft.gate_up, graft.down, graft.activation)
