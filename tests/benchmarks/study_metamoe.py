@@ -18,7 +18,8 @@ from silo_agent.data import DataSet, check
 from silo_agent.methods import Published
 from silo_agent.methods import metamoe_router as routing
 from silo_agent.methods.fedavg import FedAvg
-from silo_agent.methods.metamoe import MetaMoE, model
+from silo_agent.methods.metamoe import MetaMoE
+from silo_agent.methods.plans import network
 from tests.benchmarks import method_splits as splits
 from tests.benchmarks.method_federation import federate
 from tests.benchmarks.study import Bar, Case, Figures, Setting, difference
@@ -157,7 +158,7 @@ def scored(name: str, made: Any, given: World) -> dict[str, float]:
     x = np.concatenate([data.x_test for data in given.silos.values()])
     y = np.concatenate([data.y_test for data in given.silos.values()])
     of = np.concatenate([np.full(len(data.y_test), given.group[silo]) for silo, data in given.silos.items()])
-    p_EBC = experts.predict([model(published, g) for g in range(asked.job.experts)], x)
+    p_EBC = experts.predict([network(published, f"expert-{g}") for g in range(asked.job.experts)], x)
 
     def right(p_BC: np.ndarray) -> float:
         return 100 * float((p_BC.argmax(axis=1) == y).mean())
