@@ -34,6 +34,7 @@ from jobs.job import JobSpec
 from jobs.membership.accept import accept, between_runs
 from jobs.membership.keygen import keygen_silo
 from jobs.provisioning.kits import add, archive_path, provision
+from silo_agent.home import SiloHome
 from tests import local
 from tests.members import Bare
 
@@ -50,7 +51,7 @@ class Deployed:
         self.silos = list(self.members.silos)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for silo in self.silos:
-            add_data(self.home(silo), silo, "digits", self._rows[silo])
+            add_data(SiloHome(self.home(silo)), silo, "digits", self._rows[silo])
         self.project = self._project(free_port())
         self.kits = root / "kits"
         provision(self.project, self.kits)
@@ -150,7 +151,7 @@ class Deployed:
         """Approved by all and submitted; how many records the ledger had, and NVFlare's id of the job."""
         if not resume:
             for silo in self.silos:
-                local.approve(self.home(silo), spec)
+                local.approve(SiloHome(self.home(silo)), spec)
         charter = Home(self.home("server")).charter()
         before = len(self.ledger())
         return before, session.submit(export(spec, charter, self.root / f"job-{name}", resume=resume))
@@ -176,7 +177,7 @@ class Deployed:
         for site in ("server", *self.silos):
             self.accept(site, signed)
         accept(self.home(silo), signed, consortium=self.members.consortium.public)
-        add_data(self.home(silo), silo, "digits", self._rows[silo])
+        add_data(SiloHome(self.home(silo)), silo, "digits", self._rows[silo])
         self.silos.append(silo)
         self.project = self._project(self.project.port)
         add(self.project, self.kits, silo)

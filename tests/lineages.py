@@ -159,6 +159,6 @@ def make(root: Path) -> Past:
     Home(root / "aggregator").pinned.pin(charter, consortium.public)
     for number, (silo, home) in enumerate(places.items()):
         Home(home).pinned.pin(charter, consortium.public)
-        add_data(home, silo, "tiny", rows(number))
+        add_data(SiloHome(home), silo, "tiny", rows(number))
     _, run, _ = local.run_job(JOB, root / "aggregator", places, courier=Faults)
     return Past(root / "aggregator", places, run.name)

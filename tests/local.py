@@ -52,7 +52,7 @@ def copied(made: Path, root: Path) -> Federation:
     return Federation(root, "test", tuple(f"silo-{i}" for i in range(1, SILOS + 1)))
 
 
-def approve(home: Path, job: JobSpec) -> None:
+def approve(home: SiloHome, job: JobSpec) -> None:
     """The data owner's approval; nothing where there is nothing to approve (a test of bad data)."""
     with suppress(FederationError):
         approve_for_demonstration([home], job)
@@ -63,11 +63,11 @@ def run_job(
 ) -> tuple[Outcome, Run, dict[str, Any]]:
     """``jobs.runtime.in_process.run_job`` of a job that every data owner has approved."""
     for home in silos.values():
-        approve(home, job)
+        approve(SiloHome(home), job)
     return production.run_job(job, aggregator, silos, **how)
 
 
-def open_agent(job: str, home: Path) -> Agent:
+def open_agent(job: str, home: SiloHome) -> Agent:
     """``jobs.runtime.compose.open_agent`` of a job that the data owner has approved."""
     approve(home, JobSpec.from_text(job))
     return composition.open_agent(job, home)
@@ -75,7 +75,7 @@ def open_agent(job: str, home: Path) -> Agent:
 
 def private_file(home: Path, name: str = "digits") -> Path:
     """Where the catalogue of a silo keeps the private rows of a data set."""
-    return Catalogue(home, SiloHome(home).silo).entry(name).private
+    return Catalogue(SiloHome(home), SiloHome(home).silo).entry(name).private
 
 
 class Wire(InProcess):
@@ -104,7 +104,7 @@ class Recording(Agent):
         return encoded
 
 
-def recording(job: str, home: Path) -> Agent:
+def recording(job: str, home: SiloHome) -> Agent:
     agent = open_agent(job, home)
     agent.__class__ = Recording
     return agent

@@ -26,6 +26,7 @@ from jobs.demo.federation import Federation
 from jobs.evidence.run_summary import RunRecord
 from jobs.job import JobSpec
 from jobs.security_log.reader import check_log
+from silo_agent.home import SiloHome
 from tests import local
 
 SILOS = 8
@@ -94,7 +95,7 @@ def fed(*words: str, code: int = 0) -> dict[str, Any]:
 def approved(up: Up, job: str) -> None:
     """Every data owner's approval, for tests that are about something else."""
     for home in up.federation.homes.values():
-        local.approve(home, JobSpec.load(job))
+        local.approve(SiloHome(home), JobSpec.load(job))
 
 
 def submit(up: Up, job: str, tmp_path: Path) -> int:

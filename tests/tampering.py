@@ -26,6 +26,7 @@ from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime import in_process as production
+from silo_agent.home import SiloHome
 from tests import local
 
 Fault = Callable[[Message, Callable[[], Message]], Message | None]
@@ -74,7 +75,9 @@ def finish(
     for silo, fault in faults.items():
         couriers[silo] = lambda agent, fault=fault: local.Faulty(agent, fault)
     federation = federation or local.federation(root)
-    approve_for_demonstration([home for silo, home in federation.homes.items() if silo not in unapproved], job)
+    approve_for_demonstration(
+        [SiloHome(home) for silo, home in federation.homes.items() if silo not in unapproved], job
+    )
     outcome, _, _ = production.run_job(
         job,
         federation.aggregator,

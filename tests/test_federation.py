@@ -24,6 +24,7 @@ from crypto.home import Home
 from crypto.messages import Closing, StepResult
 from jobs.demo.mask_probe import vector_path
 from jobs.evidence.run_summary import RunRecord
+from silo_agent.home import SiloHome
 from tests import local
 from tests.shared import SILOS, Up, approved, follow, is_job_of, submit
 
@@ -65,7 +66,7 @@ def test_the_ledger_verifies_and_every_silo_signed_it(up: Up) -> None:
 
 def plain(up: Up, silo: str, k: int, lane: str) -> np.ndarray:
     """The silo's own integers before masking, from its own folder."""
-    words: np.ndarray = np.load(vector_path(up.federation.silo(silo), k, lane), allow_pickle=False)
+    words: np.ndarray = np.load(vector_path(SiloHome(up.federation.silo(silo)), k, lane), allow_pickle=False)
     return words
 
 

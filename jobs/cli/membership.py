@@ -115,8 +115,9 @@ def join(
     The way in: `fed keygen`, the consortium's `fed charter add`, `fed charter accept` at every home, `fed data add`.
     """
     from jobs.evidence.try_model import cold
+    from silo_agent.home import SiloHome
 
-    tried = cold(home, model, data)
+    tried = cold(SiloHome(home), model, data)
     if not as_json:
         print("\n".join(str(line) for line in tried.report.lines))
         print(tried.report.verdict)

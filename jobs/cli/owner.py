@@ -130,8 +130,9 @@ def deny(
 
 def _desk(home: Path) -> Desk:
     from jobs.owner.review import Desk
+    from silo_agent.home import SiloHome
 
-    return Desk(home)
+    return Desk(SiloHome(home))
 
 
 def _data_lines(entry: dict[str, Any]) -> list[str]:

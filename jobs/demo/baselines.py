@@ -22,6 +22,7 @@ from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
 from silo_agent import experts
 from silo_agent.data import DataSet
+from silo_agent.home import SiloHome
 from silo_agent.methods import Limits, method
 from silo_agent.methods.flex_plan import NAME
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
@@ -81,7 +82,7 @@ def _fedavg(
 ) -> tuple[float, float | None]:
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
-        approve_for_demonstration(federation.homes.values(), spec)
+        approve_for_demonstration(map(SiloHome, federation.homes.values()), spec)
         outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
         record = RunRecord.read(federation.aggregator, outcome.run)
         published = record.published(federation.aggregator)

@@ -74,13 +74,13 @@ class Federation:
         for home in (federation.aggregator, *federation.homes.values()):
             Home(home).pinned.pin(charter, consortium.public)
         for silo, home in federation.homes.items():
-            add_data(home, silo, dataset, data[silo])
+            add_data(SiloHome(home), silo, dataset, data[silo])
         return federation
 
 
-def add_data(home: Path, silo: str, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+def add_data(home: SiloHome, silo: str, name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Register a data set in a silo's catalogue, as ``fed data add`` does, with made-up rows as its mock."""
-    with tempfile.TemporaryDirectory(prefix="consilium-", dir=home) as place:
+    with tempfile.TemporaryDirectory(prefix="consilium-", dir=home.root) as place:
         private, mock = Path(place) / "private.npz", Path(place) / "mock.npz"
         np.savez(private, allow_pickle=False, **dict(arrays))
         np.savez(mock, allow_pickle=False, **made_up(arrays))

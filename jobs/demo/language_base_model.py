@@ -16,6 +16,7 @@ import numpy as np
 from jobs.demo import language_data
 from jobs.demo.federation import Federation
 from jobs.job import JobSpec
+from silo_agent.home import SiloHome
 from silo_agent.language import base_model
 from silo_agent.language.base_model import MODELS, NeedsBase
 from silo_agent.language.shape import Shape
@@ -43,7 +44,7 @@ def ground(spec: JobSpec, federation: Federation) -> JobSpec:
     shape = Shape(**{name: int(spec.params[name]) for name in names})
     folder = make(federation.root / MODELS, shape, int(spec.params.get("seed", 7)))
     for home in federation.homes.values():
-        place(home, folder)
+        place(SiloHome(home), folder)
     return spec.with_params(**{BASE: folder.name})
 
 
@@ -51,10 +52,10 @@ def _ungrounded(spec: JobSpec) -> bool:
     return issubclass(method(spec.method), NeedsBase) and not spec.params.get(BASE)
 
 
-def place(home: Path, folder: Path) -> None:
+def place(home: SiloHome, folder: Path) -> None:
     """Put a base model into a silo's home."""
-    (home / MODELS).mkdir(mode=0o700, exist_ok=True)
-    shutil.copytree(folder, home / MODELS / folder.name)
+    home.models_folder.mkdir(mode=0o700, exist_ok=True)
+    shutil.copytree(folder, home.models_folder / folder.name)
 
 
 def make(models: Path, shape: Shape, seed: int, *, steps: int | None = None) -> Path:

@@ -21,6 +21,7 @@ from jobs.evidence.run_summary import RunRecord, cold_score, per_cent, scores
 from jobs.job import JobSpec, Scalar
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
+from silo_agent.home import SiloHome
 from silo_agent.data import DataSet
 from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import Limits, Published
@@ -76,8 +77,8 @@ def _fedavg(
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
         for home in federation.homes.values():
-            place(home, models / str(spec.params[BASE]))
-        approve_for_demonstration(federation.homes.values(), spec)
+            place(SiloHome(home), models / str(spec.params[BASE]))
+        approve_for_demonstration(map(SiloHome, federation.homes.values()), spec)
         outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
         record = RunRecord.read(federation.aggregator, outcome.run)
         published = record.published(federation.aggregator)

@@ -28,7 +28,9 @@ from crypto.blocks import Encoded
 from crypto.errors import EvidenceError, SpecError
 from crypto.messages import Message, Request
 from crypto.plan import Plan, Step
-from silo_agent.agent import Agent, Site
+from jobs.runtime.compose import answering_agent
+from silo_agent.agent import Agent, Refusing, Site
+from silo_agent.home import SiloHome
 
 log = logging.getLogger("consilium.probe")
 
@@ -49,7 +51,7 @@ class ProbedAgent(Agent):
     A probe never changes a run: what it can't write it says in the log.
     """
 
-    def __init__(self, site: Site, *, home: Path, vectors: bool = False, **job: Any) -> None:
+    def __init__(self, site: Site, *, home: SiloHome, vectors: bool = False, **job: Any) -> None:
         super().__init__(site, **job)
         self._home = home
         self._vectors = vectors
@@ -76,7 +78,7 @@ class ProbedAgent(Agent):
     def _write(self, masked: Mapping[str, np.ndarray]) -> None:
         """``masked``: the words this silo uploads, by lane."""
         step, run = self.plan.steps[self.k], self._run.hex()[:16]
-        path = self._home / FILE
+        path = self._home.root / FILE
         book: dict[str, Any] = {"format": FORMAT, "silo": self.site.silo, "runs": {}}
         if path.exists():
             book = json.loads(path.read_bytes())
@@ -96,7 +98,7 @@ class ProbedAgent(Agent):
         durable.replace(path, (json.dumps(book, separators=(",", ":")) + "\n").encode())
 
     def _write_vectors(self, fresh: bool) -> None:
-        folder = self._home / FOLDER
+        folder = self._home.root / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
         for old in folder.glob("*.npy") if fresh else ():
             old.unlink()
@@ -104,13 +106,13 @@ class ProbedAgent(Agent):
             np.save(vector_path(self._home, self.k, lane), words, allow_pickle=False)
 
 
-def agent_class(home: Path) -> type[Agent]:
+def agent_class(home: SiloHome) -> type[Agent]:
     """The class of the agent of this home: ``Agent``, unless ``silo.json`` asks for a probe."""
-    kind = json.loads((home / "silo.json").read_text()).get("probe")
+    kind = home.settings().get("probe")
     if kind is None:
         return Agent
     if kind not in KINDS:
-        raise SpecError(f"{home / 'silo.json'}: probe", got=kind, want=f"one of {', '.join(KINDS)}, or no probe")
+        raise SpecError(f"{home.settings_path}: probe", got=kind, want=f"one of {', '.join(KINDS)}, or no probe")
 
     class Here(ProbedAgent):
         def __init__(self, site: Site, **job: Any) -> None:
@@ -119,8 +121,13 @@ def agent_class(home: Path) -> type[Agent]:
     return Here
 
 
-def vector_path(home: Path, k: int, lane: str) -> Path:
-    return home / FOLDER / f"{k}-{quote(lane, safe='')}.npy"
+def probed_agent(job: str, home: SiloHome) -> Agent | Refusing:
+    """``jobs.runtime.compose.answering_agent`` of this home, which draws itself if ``silo.json`` asks for that."""
+    return answering_agent(job, home, agent_class(home))
+
+
+def vector_path(home: SiloHome, k: int, lane: str) -> Path:
+    return home.root / FOLDER / f"{k}-{quote(lane, safe='')}.npy"
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -150,9 +157,9 @@ class Probe:
     histograms: tuple[Histogram, ...]
 
 
-def read_probe(home: Path, run: str) -> Probe | None:
+def read_probe(home: SiloHome, run: str) -> Probe | None:
     """What the silo of this home drew of the run, or None. Raises EvidenceError for a file that is no probe's."""
-    path = home / FILE
+    path = home.root / FILE
     try:
         book: dict[str, Any] = json.loads(path.read_bytes())
         if book["format"] != FORMAT:

@@ -18,6 +18,7 @@ from jobs.evidence.run_summary import RunRecord, scores, secure_aggregation
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
+from silo_agent.home import SiloHome
 from silo_agent.pysyft.mock import read_mocks
 
 
@@ -32,7 +33,7 @@ def rehearse(job: str, box: Path, view: View) -> dict[str, Any]:
     view.say(f"rehearsal of {spec.name} on the mock data of {len(mocks)} silos: {', '.join(sorted(mocks))}")
     with tempfile.TemporaryDirectory(prefix="consilium-rehearsal-") as place:
         federation = Federation.make(Path(place) / "rehearsal", "rehearsal", mocks, spec.dataset)
-        approve_for_demonstration(federation.homes.values(), spec)
+        approve_for_demonstration(map(SiloHome, federation.homes.values()), spec)
         follower = Follower(federation.aggregator, spec, federation.silos, view)
         try:
             outcome, _, _ = run_job(spec, federation.aggregator, federation.homes, watch=follower.exchange)

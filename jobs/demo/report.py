@@ -32,6 +32,7 @@ from crypto.keys import PublicIdentity
 from crypto.messages import STEP_PHASES, Closing
 from crypto.plan import Lane, Plan, Scope, Step
 from jobs.demo.mask_probe import BINS, Histogram, Probe, bin_words, chi_square, read_probe
+from silo_agent.home import SiloHome
 from silo_agent.methods import contextual, display_name
 
 BASELINES = (("fedavg", "FedAvg"), ("fedavg_equal_params", "FedAvg, equal parameters"), ("local", "Local only"))
@@ -55,7 +56,9 @@ def write_report(
     home = federation / "aggregator"
     charter = Home(home).charter()
     facts = _facts(ledger_path(home), charter, run)
-    probes = {silo: probe for silo in charter.silos if (probe := read_probe(federation / "silos" / silo, run))}
+    probes = {
+        silo: probe for silo in charter.silos if (probe := read_probe(SiloHome(federation / "silos" / silo), run))
+    }
     folder = run_folder(home, run)
     picture = _picture(facts, probes, folder)
     accuracy = (table or {}).get("accuracy", {})

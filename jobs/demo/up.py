@@ -38,6 +38,7 @@ from jobs.evidence.run_summary import RunRecord, cold_score, median_step_seconds
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from silo_agent.data import DataSet, check
+from silo_agent.home import SiloHome
 from silo_agent.language.base_model import MODELS
 
 
@@ -244,7 +245,7 @@ def up(options: Options, view: View) -> dict[str, Any]:
         view.say(f"federation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
         with ExitStack() as stack:
             running = stack.enter_context(local_federation(demo, say=view.say))
-            approve_for_demonstration(demo.federation.homes.values(), demo.spec)
+            approve_for_demonstration(map(SiloHome, demo.federation.homes.values()), demo.spec)
             view.say(f"approved as the data owner of all {len(demo.silos)} silos: this demonstration owns their keys")
             pids = {silo: running.processes.pid(silo) for silo in demo.silos}
             breaker = _breaker(demo, options.breaks, lambda silos: kill_jobs({s: pids[s] for s in silos}), view)
@@ -359,12 +360,13 @@ def _terminable() -> Iterator[None]:
 
 def simulate(options: Options, view: View) -> dict[str, Any]:
     """The same job through the same round code, couriers in this process."""
+    from jobs.demo.mask_probe import probed_agent
     from jobs.runtime.in_process import run_job
 
     began = time.monotonic()
     demo = prepare(options, kind="-sim")
     view.say(f"simulation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
-    approve_for_demonstration(demo.federation.homes.values(), demo.spec)
+    approve_for_demonstration(map(SiloHome, demo.federation.homes.values()), demo.spec)
     follower = Follower(demo.federation.aggregator, demo.spec, demo.federation.silos, view)
     silent: set[str] = set()
     breaker = _breaker(demo, options.breaks, silent.update, view)
@@ -378,6 +380,7 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
         demo.spec,
         demo.federation.aggregator,
         demo.federation.homes,
+        agent=probed_agent,
         courier=lambda silo, agent: Silenced(silo, agent, silent),
         watch=watch,
     )

@@ -17,6 +17,7 @@ from jobs.doctor.check import SILO, Finding, check, ok, warn
 from jobs.doctor.kit import DAY
 from jobs.doctor.target import Place
 from jobs.owner.review import Desk
+from silo_agent.home import SiloHome
 from silo_agent.policy import Policy
 from silo_agent.pysyft.mock import dataset_folder
 
@@ -47,7 +48,7 @@ def policy(place: Place) -> Finding | None:
     after=("home", "home.keys"),
 )
 def data(place: Place) -> Finding | None:
-    desk = Desk(place.house, int(place.now))
+    desk = Desk(SiloHome(place.house), int(place.now))
     names = _names(desk)
     if not names:
         return warn("none is registered: this silo can take no job")
@@ -66,7 +67,7 @@ def data(place: Place) -> Finding | None:
     after=("home", "home.keys", "charter", "charter.member", "policy"),
 )
 def approvals(place: Place) -> Finding | None:
-    desk = Desk(place.house, int(place.now))
+    desk = Desk(SiloHome(place.house), int(place.now))
     states = Counter(_state(desk, signed, approval) for signed, approval in desk.approvals.all())
     said = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
     if not states["in force"]:
@@ -87,7 +88,7 @@ def approvals(place: Place) -> Finding | None:
     after=("home",),
 )
 def requests(place: Place) -> Finding | None:
-    return ok(f"{Desk(place.house, int(place.now)).queue.waiting()} wait")
+    return ok(f"{Desk(SiloHome(place.house), int(place.now)).queue.waiting()} wait")
 
 
 def _names(desk: Desk) -> list[str]:

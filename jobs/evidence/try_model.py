@@ -19,11 +19,10 @@ from aggregator.verify.checks import verify_in
 from aggregator.verify.report import Report
 from aggregator.verify.run import read_book
 from crypto.errors import EvidenceError, SpecError
-from crypto.home import Home
 from jobs import release
 from jobs.evidence.run_summary import RunRecord
 from silo_agent.home import SiloHome
-from silo_agent.language.base_model import MODELS, with_base_model
+from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import fits, method
 from silo_agent.pysyft.catalogue import Catalogue
 
@@ -46,20 +45,20 @@ class Cold:
     report: Report
 
 
-def cold(home: Path, source: Path, data: str) -> Cold:
+def cold(home: SiloHome, source: Path, data: str) -> Cold:
     """Verify the model and try it on this silo's data set ``data``.
 
     ``source``: a bundle (zip), or ``jobs/<run>`` in an aggregator's home. Raises EvidenceError for evidence that
     doesn't check or is of another federation, SpecError for a home without a charter, DataRefused for data that the
     model can't read.
     """
-    silo = SiloHome(home).silo
-    charter = Home(home).charter()
+    silo = home.silo
+    charter = home.charter()
     rows, _ = Catalogue(home, silo).resolve(data)
     report = Report(source.name)
     with _opened(source, report) as (place, run):
         report.target = f"run {run}"
-        book = read_book(place, home / "consortium.pub", report)
+        book = read_book(place, home.pinned.consortium_path, report)
         verify_in(book, run, report, code=release.digest())
         record = RunRecord.read(place, run)
         federation = record.started.get("federation")
@@ -68,7 +67,7 @@ def cold(home: Path, source: Path, data: str) -> Cold:
         spec, published = record.spec, record.published(place)
     if {"features", "classes"} <= spec.params.keys():
         fits(rows, int(spec.params["features"]), int(spec.params["classes"]))
-    predictor = with_base_model(method(spec.method)(spec.params, silo), home / MODELS)
+    predictor = with_base_model(method(spec.method)(spec.params, silo), home.models_folder)
     said = predictor.predict(published, rows.x_test, "cold").argmax(axis=1)
     commonest = int(np.bincount(rows.y_train, minlength=rows.classes).argmax())
     return Cold(

@@ -6,7 +6,6 @@ missing home or a programming error. It becomes a bare return code: no text of o
 
 from __future__ import annotations
 
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +21,7 @@ from jobs.flare.folder import decode_job
 from jobs.flare.processes import job_home
 from jobs.flare.wire import unwrap, wrap
 from jobs.runtime import drain
+from silo_agent.home import SiloHome
 
 if TYPE_CHECKING:
     from silo_agent.agent import Agent, Refusing
@@ -31,9 +31,14 @@ if TYPE_CHECKING:
 CLOSE_S: Final = 5.0
 
 
-def make_agent(job: str, home: Path) -> Agent | Refusing:
+def make_agent(job: str, home: SiloHome) -> Agent | Refusing:
     """The agent of this silo for this job. The one place where this module meets the rest; tests replace it."""
-    from jobs.runtime.compose import answering_agent  # brings torch: imported in the job process only
+    # Either brings torch: imported in the job process only.
+    if home.settings().get("probe"):  # the demonstration's own silos; an institution has no such line
+        from jobs.demo.mask_probe import probed_agent
+
+        return probed_agent(job, home)
+    from jobs.runtime.compose import answering_agent
 
     return answering_agent(job, home)
 
@@ -59,7 +64,7 @@ class SecureExecutor(Executor):
                 if abort_signal.triggered:
                     return make_reply(ReturnCode.TASK_ABORTED)
                 if self._agent is None:
-                    self._agent = make_agent(decode_job(self.job), job_home())
+                    self._agent = make_agent(decode_job(self.job), SiloHome(job_home()))
                 answer = wrap(self._agent.handle(request))
                 if self._agent.left:
                     drain.note_left(job_home())

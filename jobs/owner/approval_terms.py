@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from crypto.approval import NONCE_BYTES, Approval, Terms
 from crypto.charter import Charter
-from crypto.home import Home
 from crypto.keys import Identity
 from crypto.plan import Plan
 from jobs import release
@@ -17,31 +15,30 @@ from jobs.job import JobSpec
 from silo_agent.approvals import Approvals
 from silo_agent.data import DataSet, commitment
 from silo_agent.home import SiloHome
-from silo_agent.policy import Policy
 from silo_agent.pysyft.catalogue import Catalogue
 
 DAY = 86400  # seconds
 
 
-def terms(home: Path, spec: JobSpec, charter: Charter, plan: Plan, data: DataSet, uid: str) -> Terms:
+def terms(home: SiloHome, spec: JobSpec, charter: Charter, plan: Plan, data: DataSet, uid: str) -> Terms:
     """The terms of a job at this silo, as its charter, policy, data, salt and software are now."""
     return Terms(
-        silo=SiloHome(home).silo,
+        silo=home.silo,
         charter=charter.digest,
         job=spec.digest,
         plan=plan.digest,
-        policy=Policy.load(home / "policy.toml").digest,
+        policy=home.policy().digest,
         code=release.digest(),
         data_uid=uid,
-        commitment=commitment(data, SiloHome(home).salt()),
+        commitment=commitment(data, home.salt()),
         purpose=spec.purpose,
     )
 
 
-def terms_here(home: Path, spec: JobSpec) -> Terms:
+def terms_here(home: SiloHome, spec: JobSpec) -> Terms:
     """The same, with everything looked up: what a data owner is about to sign. Raises DataRefused, SpecError."""
-    charter = Home(home).charter()
-    data, uid = Catalogue(home, SiloHome(home).silo).resolve(spec.dataset)
+    charter = home.charter()
+    data, uid = Catalogue(home, home.silo).resolve(spec.dataset)
     return terms(home, spec, charter, spec.plan(charter), data, uid)
 
 
@@ -56,9 +53,9 @@ def sign(wanted: Terms, owner: Identity, *, max_runs: int, not_after: int, now: 
     ).sign(owner)
 
 
-def approve_for_demonstration(silos: Iterable[Path], spec: JobSpec, *, max_runs: int = 8) -> None:
+def approve_for_demonstration(silos: Iterable[SiloHome], spec: JobSpec, *, max_runs: int = 8) -> None:
     """Sign as each silo's data owner: the demonstration owns these homes, and says so. For a day and a few runs."""
     for home in silos:
-        owner = Identity.load(home / "keys" / "owner.key")
+        owner = home.owner()
         signed = sign(terms_here(home, spec), owner, max_runs=max_runs, not_after=int(time.time()) + DAY)
-        Approvals(home / "approvals", owner.public).add(signed)
+        Approvals(home.approvals_folder, owner.public).add(signed)

@@ -12,13 +12,11 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from crypto.approval import Approval, Terms, approval_digest
 from crypto.charter import Charter
 from crypto.errors import DataRefused, FederationError, NotApproved
-from crypto.home import Home
 from crypto.plan import Lane
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import terms_here
@@ -48,20 +46,20 @@ class Standing:
 class Desk:
     """The data owner's view of a silo's home at one time: make a new one to look again. ``now``: seconds since 1970."""
 
-    home: Path
+    home: SiloHome
     now: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property
     def silo(self) -> str:
-        return SiloHome(self.home).silo
+        return self.home.silo
 
     @cached_property
     def charter(self) -> Charter:
-        return Home(self.home).charter()
+        return self.home.charter()
 
     @cached_property
     def policy(self) -> Policy:
-        return Policy.load(self.home / "policy.toml")
+        return self.home.policy()
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -73,14 +71,14 @@ class Desk:
 
     @cached_property
     def approvals(self) -> Approvals:
-        return Approvals(self.home / "approvals", self.charter.member(self.silo).owner)
+        return Approvals(self.home.approvals_folder, self.charter.member(self.silo).owner)
 
     @cached_property
     def uses(self) -> Counter[str]:
         """Approval → runs joined on it, from the journal; read beside an agent that has it open."""
         found: Counter[str] = Counter()
         try:
-            lines = (self.home / "journal.jsonl").read_bytes().splitlines()
+            lines = self.home.journal_path.read_bytes().splitlines()
         except FileNotFoundError:
             return found
         for line in lines:

@@ -22,7 +22,6 @@ from aggregator.rounds.run import Outcome, Run, RunSpec
 from aggregator.rounds.storage import stage_predictor
 from crypto import durable
 from crypto.errors import DataRefused, FederationError, NotApproved, SpecError
-from crypto.keys import Identity
 from jobs import release
 from jobs.job import JobSpec, decode_plan
 from jobs.membership.accept import record_charter, running
@@ -35,7 +34,7 @@ from silo_agent.agent import Agent, Refusing, Site
 from silo_agent.approvals import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
-from silo_agent.language.base_model import MODELS, with_base_model
+from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import method
 from silo_agent.methods.flex_plan import BASE
 from silo_agent.proxies import with_public_pool
@@ -177,30 +176,26 @@ def _drop_old_notes(home: SiloHome) -> None:
             notes.unlink()
 
 
-def open_agent(job: str, home: Path) -> Agent:
+def open_agent(job: str, home: SiloHome, kind: type[Agent] = Agent) -> Agent:
     """The agent of one silo for one job: plan, data and code hashed anew, and approved by the data owner.
+    ``kind``: the class of the agent; the demonstration's draws its own updates.
 
     A job that lacks approval is put before the owner (``fed requests``) and refused. Loads torch once it is approved.
     """
     spec = JobSpec.from_text(job)
     _take_turn(home)
-    site = open_site(SiloHome(home))
+    site = open_site(home)
     try:
         data, uid = Catalogue(home, site.silo).resolve(spec.dataset)
         plan = spec.plan(site.charter)
         wanted = terms(home, spec, site.charter, plan, data, uid)
         site.approvals.grant(wanted, now=site.now(), uses=site.journal.uses)
-        kind = Agent
-        if SiloHome(home).settings().get("probe"):  # the demonstration's own silos; an institution has no such line
-            from jobs.demo.mask_probe import agent_class
-
-            kind = agent_class(home)
         return kind(
             site,
             terms=wanted,
             plan=plan,
             method=with_public_pool(
-                with_base_model(method(spec.method)(spec.params, site.silo), home / MODELS),
+                with_base_model(method(spec.method)(spec.params, site.silo), home.models_folder),
                 lambda name: Catalogue(home, site.silo).resolve(name)[0],
             ),
             data=data,
@@ -214,25 +209,25 @@ def open_agent(job: str, home: Path) -> Agent:
         raise
 
 
-def _take_turn(home: Path) -> None:
+def _take_turn(home: SiloHome) -> None:
     """Wait, for a while, until the agent of the job before has let go of the journal.
 
     NVFlare starts the next job as soon as the server's process of an aborted one has ended; a silo's may take 10 s
     longer. Who waits in vain is told by the journal what is wrong.
     """
-    path, end = home / "journal.jsonl", time.monotonic() + TURN_S
+    path, end = home.journal_path, time.monotonic() + TURN_S
     while path.exists() and time.monotonic() < end:
         with suppress(BlockingIOError), durable.locked(path, wait=False, create=False):
             return
         time.sleep(LOOK_S)
 
 
-def _ask_owner(home: Path, silo: str, spec: JobSpec, refused: NotApproved | DataRefused) -> None:
+def _ask_owner(home: SiloHome, silo: str, spec: JobSpec, refused: NotApproved | DataRefused) -> None:
     """Put a job before the data owner: it lacks an approval, or data that the owner has yet to register.
 
     What the owner's queue can't take is said in the log: the job is refused for its own reason either way.
     """
-    told = SecurityLog(home)
+    told = SecurityLog(home.root)
     if isinstance(refused, NotApproved):
         told(lacking(refused), job=refused.digest)
     try:
@@ -243,14 +238,14 @@ def _ask_owner(home: Path, silo: str, spec: JobSpec, refused: NotApproved | Data
         told(Event.REQUEST_QUEUED, job=spec.digest.hex())
 
 
-def answering_agent(job: str, home: Path) -> Agent | Refusing:
+def answering_agent(job: str, home: SiloHome, kind: type[Agent] = Agent) -> Agent | Refusing:
     """``open_agent``, or a stand-in that declines by name: bad data at one silo is a refusal, not a silence."""
     try:
-        return open_agent(job, home)
+        return open_agent(job, home, kind)
     except FederationError as refused:
-        silo = SiloHome(home).silo
-        SecurityLog(home)(Event.REFUSAL, step=0, phase="open", code=refused.code)
-        return Refusing(silo, Identity.load(home / "keys" / "agent.key"), refused)
+        silo = home.silo
+        SecurityLog(home.root)(Event.REFUSAL, step=0, phase="open", code=refused.code)
+        return Refusing(silo, home.identity(), refused)
 
 
 class Events:

@@ -19,6 +19,7 @@ from jobs.job import JobSpec, encode_plan
 from jobs.membership.accept import running
 from jobs.runtime.compose import answering_agent, open_run
 from silo_agent.agent import Agent, Refusing
+from silo_agent.home import SiloHome
 
 
 class Courier(Protocol):
@@ -65,7 +66,7 @@ def run_job(
     aggregator: Path,
     silos: Mapping[str, Path],
     *,
-    agent: Callable[[str, Path], Agent | Refusing] = answering_agent,
+    agent: Callable[[str, SiloHome], Agent | Refusing] = answering_agent,
     courier: Callable[[str, Agent | Refusing], Courier] = lambda silo, agent: InProcess(agent),
     watch: Callable[[Exchange | None, str], None] | None = None,
     nonce: bytes | None = None,
@@ -80,7 +81,7 @@ def run_job(
     with ExitStack() as stack:
         stack.enter_context(running(aggregator))
         for silo, home in silos.items():
-            agents[silo] = agent(spec.text, home)
+            agents[silo] = agent(spec.text, SiloHome(home))
             stack.callback(agents[silo].close)
         outcome = drive(run.run(), {silo: courier(silo, one) for silo, one in agents.items()})
     return outcome, run, agents

@@ -138,8 +138,8 @@ def _queued(look: Look) -> Reading:
     from silo_agent.home import SiloHome
     from silo_agent.pysyft.request_queue import RequestQueue
 
-    home = look.service.home
-    return float(RequestQueue(home, SiloHome(home).silo).waiting())
+    home = SiloHome(look.service.home)
+    return float(RequestQueue(home, home.silo).waiting())
 
 
 def _backlog(look: Look) -> Reading:

@@ -29,6 +29,7 @@ import numpy as np
 from crypto import durable
 from crypto.errors import DataRefused
 from silo_agent.data import DataSet, check_name, commitment, load
+from silo_agent.home import SiloHome
 from silo_agent.pysyft.datasite import ADMIN, STRANGER, Box, disk, pysyft, remove
 from silo_agent.pysyft.mock import DATA, PROTOCOL, Schema, arrays_of, check_mock, dataset_folder, read_mock
 
@@ -57,11 +58,11 @@ class Entry:
 
 
 class Catalogue:
-    """``home``: the silo's; ``silo``: its id. Refusals are DataRefused with a remedy, NoSpace for a full disk."""
+    """``silo``: the id. Refusals are DataRefused with a remedy, NoSpace for a full disk."""
 
-    def __init__(self, home: Path, silo: str) -> None:
+    def __init__(self, home: SiloHome, silo: str) -> None:
         self.box = Box.of(home, silo)
-        self._salt = home / "salt"
+        self._salt = home.salt_path
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from crypto import durable
 from crypto.charter import SILO_ID
 from crypto.errors import FULL, DataRefused, NoSpace, SpecError
+from silo_agent.home import SiloHome
 
 #: The submitter of jobs, for PySyft. These addresses are reserved (RFC 2606), and no mail is ever sent.
 ADMIN = "admin@consilium.invalid"
@@ -48,8 +49,8 @@ class Box:
     owner: str
 
     @classmethod
-    def of(cls, home: Path, silo: str) -> Box:
-        return cls(home / "syft", owner_address(silo))
+    def of(cls, home: SiloHome, silo: str) -> Box:
+        return cls(home.box_folder, owner_address(silo))
 
     @property
     def site(self) -> Path:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from crypto import durable, transcript
 from crypto.errors import DataRefused, FederationError, NoSpace, SpecError
+from silo_agent.home import SiloHome
 from silo_agent.pysyft.datasite import ADMIN, Box, disk, pysyft, remove
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ class Tampered:
 
 
 class RequestQueue:
-    """``home``: the silo's; ``silo``: its id. Raises SpecError for what is no job, NoSpace where there is no room."""
+    """``silo``: the id. Raises SpecError for what is no job, NoSpace where there is no room."""
 
-    def __init__(self, home: Path, silo: str) -> None:
+    def __init__(self, home: SiloHome, silo: str) -> None:
         self.box = Box.of(home, silo)
 
     # --- the agent's side ------------------------------------------------------------------------------------------

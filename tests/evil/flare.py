@@ -25,6 +25,7 @@ from jobs.flare.folder import CONTROLLER, export
 from jobs.flare.kits import Kits, free_port, provision
 from jobs.flare.session import AdminSession
 from jobs.owner.approval_terms import approve_for_demonstration
+from silo_agent.home import SiloHome
 from tests.evil.games import GAMES, book_path
 from tests.evil.server import ANSWERED, Book
 from tests.evil.verdict import Verdict, judge
@@ -128,7 +129,9 @@ def play(evil: Evil, game: str, *, timeout_s: float = 240.0) -> Outcome:
     """Submit the game's job, wait for its end, and judge it by what the server saw and what the silos wrote."""
     home = evil.federation.aggregator
     before = {silo: len(read_log(path)) for silo, path in evil.federation.homes.items()}
-    approve_for_demonstration(evil.federation.homes.values(), GAMES[game].job())  # honest silos, honest owners
+    approve_for_demonstration(
+        map(SiloHome, evil.federation.homes.values()), GAMES[game].job()
+    )  # honest silos, honest owners
     job_id = evil.session.submit(evil_job(game, evil.federation))
     status = evil.session.wait(job_id, timeout_s, look_s=0.3)
     evil.processes.check()

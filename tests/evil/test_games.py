@@ -17,6 +17,7 @@ from jobs.demo.federation import Federation
 from jobs.job import encode_plan
 from jobs.runtime.in_process import InProcess, drive
 from silo_agent.agent import Agent
+from silo_agent.home import SiloHome
 from tests import local
 from tests.evil.games import GAMES, book_path, evil_run
 from tests.evil.server import ANSWERED, Book
@@ -32,7 +33,7 @@ def play(name: str, federation: Federation, spoil: Spoil | None = None) -> tuple
     """A game to its end; its book as it was saved. ``spoil``: what a faulty silo makes of its answers."""
     charter = Home(federation.aggregator).charter()
     spec = GAMES[name].job()
-    agents = {silo: local.open_agent(spec.text, home) for silo, home in federation.homes.items()}
+    agents = {silo: local.open_agent(spec.text, SiloHome(home)) for silo, home in federation.homes.items()}
     couriers = {silo: _Spoiling(agent, spoil) for silo, agent in agents.items()}
     try:
         drive(evil_run(name, spec.text, encode_plan(spec.plan(charter)), federation.aggregator), couriers)  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ from jobs.runtime.in_process import InProcess
 from jobs.runtime.status import State, as_json
 from jobs.runtime.status_tracker import left
 from silo_agent.agent import Agent
+from silo_agent.home import SiloHome
 from tests import local
 
 pytestmark = pytest.mark.slow
@@ -76,7 +77,7 @@ class Post:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     federation = local.federation(tmp_path_factory.mktemp("abort") / "f")
     for home in federation.homes.values():
-        local.approve(home, JOB)
+        local.approve(SiloHome(home), JOB)
     return federation.root
 
 
@@ -145,7 +146,7 @@ def run(
     with ExitStack() as stack:
         agents = {}
         for silo, place in federation.homes.items():
-            agents[silo] = local.composition.open_agent(JOB.text, place)
+            agents[silo] = local.composition.open_agent(JOB.text, SiloHome(place))
             stack.callback(agents[silo].close)
         monkeypatch.setattr(Post, "agents", agents, raising=False)
         abort = Signal()

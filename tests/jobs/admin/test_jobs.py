@@ -32,6 +32,7 @@ from jobs.flare.session import AdminSession, JobEnded, JobUnknown, NoServer, Not
 from jobs.job import JobSpec
 from jobs.runtime.compose import _take_turn
 from jobs.runtime.status import Absent, Closed, Outcome, State, Status, as_json
+from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
 from tests import local
 
@@ -533,4 +534,4 @@ def test_a_jobs_agent_takes_its_turn(federation: Federation, monkeypatch: pytest
     home = federation.silo("silo-2")
     before = Journal(home / "journal.jsonl")
     monkeypatch.setattr(runtime_compose.time, "sleep", lambda seconds: before.close())
-    local.open_agent(local.spec("fedavg").text, home).close()
+    local.open_agent(local.spec("fedavg").text, SiloHome(home)).close()

@@ -31,6 +31,7 @@ from jobs.demo.mask_probe import (
     agent_class,
     bin_words,
     chi_square,
+    probed_agent,
     read_probe,
     vector_path,
 )
@@ -85,7 +86,7 @@ class Done:
         return self.root / "silos" / silo
 
     def probe(self, silo: str) -> Probe:
-        probe = read_probe(self.home(silo), self.run.name)
+        probe = read_probe(SiloHome(self.home(silo)), self.run.name)
         assert probe is not None
         return probe
 
@@ -110,12 +111,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     for at, silo in enumerate(SILOS):
         home = root / "silos" / silo
         Home(home).pinned.pin(charter, consortium.public)
-        add_data(home, silo, "tiny", tiny_data(at))
+        add_data(SiloHome(home), silo, "tiny", tiny_data(at))
         (home / "silo.json").write_text(json.dumps({"silo": silo, "probe": "vectors"}))
     everyone = {silo: root / "silos" / silo for silo in SILOS}
-    _, first, _ = local.run_job(FEDAVG, root / "aggregator", everyone)
+    _, first, _ = local.run_job(FEDAVG, root / "aggregator", everyone, agent=probed_agent)
     plain = {
-        (k, lane.name): [np.load(vector_path(home, k, lane.name)) for home in everyone.values()]
+        (k, lane.name): [np.load(vector_path(SiloHome(home), k, lane.name)) for home in everyone.values()]
         for k, step in enumerate(first.spec.plan.steps)
         for lane in first.spec.plan.lanes_of(step)
     }
@@ -130,7 +131,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     logger = logging.getLogger("consilium.probe")
     logger.addHandler(handler)
     try:
-        _, run, _ = local.run_job(JOB, root / "aggregator", everyone)
+        _, run, _ = local.run_job(JOB, root / "aggregator", everyone, agent=probed_agent)
     finally:
         logger.removeHandler(handler)
     return Done(root, run, "\n".join(heard), first, plain)
@@ -146,7 +147,7 @@ def test_the_first_and_the_last_training_step_are_binned_and_every_step_is_weigh
 def test_before_counts_the_plain_words(done: Done) -> None:
     for silo in SILOS[:4]:
         for one in done.probe(silo).histograms:
-            words = np.load(vector_path(done.home(silo), one.k, one.lane))
+            words = np.load(vector_path(SiloHome(done.home(silo)), one.k, one.lane))
             assert words.dtype == np.uint32
             assert words.size == one.words == sum(one.before) == sum(one.zoom) + one.outside
             values = words.astype(np.int64) - (words >= 2**31) * 2**32
@@ -161,7 +162,7 @@ def test_after_counts_the_words_that_the_aggregator_stored(done: Done) -> None:
             stored = np.fromfile(done.run.folder / "uploads" / f"{one.k:06d}" / silo / f"{one.lane}.u32", dtype="<u4")
             assert list(one.after) == bin_words(stored)
             assert sum(one.after) == one.words == stored.size
-            plain = np.load(vector_path(done.home(silo), one.k, one.lane))
+            plain = np.load(vector_path(SiloHome(done.home(silo)), one.k, one.lane))
             assert not np.array_equal(stored, plain)
 
 
@@ -182,7 +183,7 @@ def test_a_new_run_clears_the_vectors_and_keeps_the_figures(done: Done) -> None:
     assert {path.name.split("-", 1)[1] for path in (home / FOLDER).iterdir()} == {
         f"{lane.name}.npy" for lane in done.run.spec.plan.lanes
     }
-    before = read_probe(home, done.first.name)
+    before = read_probe(SiloHome(home), done.first.name)
     assert before is not None
     assert {one.lane for one in before.histograms} == {"everyone"}
 
@@ -205,10 +206,10 @@ def test_a_broken_probe_and_no_probe_change_nothing(done: Done) -> None:
 
 def test_the_production_agent_leaves_no_probe(done: Done) -> None:
     home = done.home("silo-6")
-    assert agent_class(home) is Agent
+    assert agent_class(SiloHome(home)) is Agent
     assert not (home / FILE).exists()
     assert not (home / FOLDER).exists()
-    assert read_probe(home, done.run.name) is None
+    assert read_probe(SiloHome(home), done.run.name) is None
 
 
 def test_probe_files_are_for_the_owner_only(done: Done) -> None:
@@ -222,7 +223,7 @@ def test_every_lane_has_a_vector_that_masking_did_not_touch(done: Done) -> None:
     plan = done.run.spec.plan
     for k, name, lanes in done.probe("silo-1").weights:
         for lane, weight in lanes.items():
-            words = np.load(vector_path(done.home("silo-1"), k, lane))
+            words = np.load(vector_path(SiloHome(done.home("silo-1")), k, lane))
             assert words.size == plan.words_of(plan.steps[k], lane)
             assert words.any() == bool(weight), (name, lane)
 
@@ -230,10 +231,10 @@ def test_every_lane_has_a_vector_that_masking_did_not_touch(done: Done) -> None:
 def test_silo_json_chooses_the_class(tmp_path: Path) -> None:
     for kind in ("histogram", "vectors"):
         (tmp_path / "silo.json").write_text(json.dumps({"silo": "a", "probe": kind}))
-        assert issubclass(agent_class(tmp_path), ProbedAgent)
+        assert issubclass(agent_class(SiloHome(tmp_path)), ProbedAgent)
     (tmp_path / "silo.json").write_text(json.dumps({"silo": "a", "probe": "everything"}))
     with pytest.raises(SpecError, match="histogram, vectors"):
-        agent_class(tmp_path)
+        agent_class(SiloHome(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_silo_json_chooses_the_class(tmp_path: Path) -> None:
 def test_a_file_that_no_probe_wrote_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     with pytest.raises(EvidenceError, match="what a probe writes"):
-        read_probe(tmp_path, "r")
+        read_probe(SiloHome(tmp_path), "r")
 
 
 def test_bins_are_exact_at_their_edges() -> None:

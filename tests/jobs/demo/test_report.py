@@ -21,7 +21,7 @@ from crypto.home import Home
 from crypto.keys import Identity
 from crypto.messages import Message
 from jobs.demo.federation import add_data
-from jobs.demo.mask_probe import FILE, ProbedAgent, chi_square, read_probe
+from jobs.demo.mask_probe import FILE, ProbedAgent, chi_square, probed_agent, read_probe
 from jobs.demo.report import _shortened, write_report
 from jobs.job import JobSpec
 from jobs.membership.propose import first_epoch, sign
@@ -138,10 +138,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     for at, silo in enumerate(SILOS):
         home = root / "silos" / silo
         Home(home).pinned.pin(charter, consortium.public)
-        add_data(home, silo, "tiny", tiny_data(at))
+        add_data(SiloHome(home), silo, "tiny", tiny_data(at))
         (home / "silo.json").write_text(json.dumps({"silo": silo, "probe": "histogram"}))
     silos = {silo: root / "silos" / silo for silo in SILOS}
-    _, run, agents = local.run_job(JOB, root / "aggregator", silos, courier=Faults)
+    _, run, agents = local.run_job(JOB, root / "aggregator", silos, agent=probed_agent, courier=Faults)
     assert all(isinstance(agent, ProbedAgent) for agent in agents.values())
     path = write_report(root, run.name, table=TABLE)
     assert path == root / "aggregator" / "jobs" / run.name / "report.html"
@@ -206,7 +206,7 @@ def test_what_only_silos_see_is_labelled_and_true(made: Made) -> None:
     label = "visible at the silo only: drawn here because this demonstration owns every silo&#39;s folder"
     assert made.page.replace("silo's", "silo&#39;s").count(label) == 2
     text = Page(made.page).text
-    probe = read_probe(made.federation / "silos" / "silo-1", made.run)
+    probe = read_probe(SiloHome(made.federation / "silos" / "silo-1"), made.run)
     assert probe is not None
     one = min((h for h in probe.histograms if h.lane.startswith("expert") and chi_square(h.before)), key=lambda h: h.k)
     held = next(

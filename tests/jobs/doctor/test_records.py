@@ -23,6 +23,7 @@ from jobs.flare.kits import Kits
 from jobs.owner import decisions
 from jobs.owner.review import Desk
 from jobs.security_log.writer import SecurityLog
+from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
 from silo_agent.pysyft.request_queue import RequestQueue
 from tests import local
@@ -202,7 +203,7 @@ def test_approvals_that_hold_no_more(silo: Patient, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patched:
         patched.setattr("jobs.release.digest", lambda: bytes(32))
         amiss(silo, "approvals", "1 void", warns=True)
-    decisions.deny(Desk(silo.house), local.spec().digest.hex(), "no")
+    decisions.deny(Desk(SiloHome(silo.house)), local.spec().digest.hex(), "no")
     amiss(silo, "approvals", "1 taken back", warns=True)
     shutil.rmtree(silo.house / "approvals")
     amiss(silo, "approvals", "none", warns=True, remedy="fed requests")
@@ -223,7 +224,7 @@ def test_an_approval_of_data_that_are_gone(silo: Patient) -> None:
 
 def test_requests_are_counted(silo: Patient) -> None:
     assert well(silo, "requests") == "0 wait"
-    RequestQueue(silo.house, "silo-1").put(local.spec(rounds=3).text)
+    RequestQueue(SiloHome(silo.house), "silo-1").put(local.spec(rounds=3).text)
     assert well(silo, "requests") == "1 wait"
 
 

@@ -24,6 +24,7 @@ from jobs.membership.accept import accept
 from jobs.membership.keygen import keygen_silo
 from jobs.membership.propose import next_epoch
 from silo_agent.data import check
+from silo_agent.home import SiloHome
 from tests import local
 from tests.members import Bare, files
 
@@ -50,7 +51,7 @@ def newcomer(trained: tuple[Federation, Path], tmp_path_factory: pytest.TempPath
     old = Home(federation.aggregator).charter()
     new = next_epoch(old, add=[keygen_silo(home, "silo-9")], now=old.not_before + 1)
     accept(home, bytes(SignedCharter.sign(new, consortium)), consortium=consortium.public)
-    add_data(home, "silo-9", "digits", ROWS["newcomer-1"])
+    add_data(SiloHome(home), "silo-9", "digits", ROWS["newcomer-1"])
     return home
 
 
@@ -59,7 +60,7 @@ def test_it_is_useful_before_its_first_round_and_says_so_at_home_only(
 ) -> None:
     federation, folder = trained
     before = files(federation.root)
-    tried = cold(newcomer, folder, "digits")
+    tried = cold(SiloHome(newcomer), folder, "digits")
     y = ROWS["newcomer-1"]["y_train"], ROWS["newcomer-1"]["y_test"]
     assert tried.rows == len(y[1]) and tried.majority == int((y[1] == np.bincount(y[0]).argmax()).sum())
     assert tried.right > 2 * tried.majority
@@ -77,7 +78,7 @@ def test_the_verb_shows_the_figures_and_that_nothing_was_sent(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tried = cold(newcomer, trained[1], "digits")
+    tried = cold(SiloHome(newcomer), trained[1], "digits")
     words = ["fed", "join", "--home", str(newcomer), "--model", str(trained[1]), "--data", "digits"]
     for more in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", words + more)
@@ -96,14 +97,14 @@ def test_the_verb_shows_the_figures_and_that_nothing_was_sent(
 def test_a_bundle_does_as_well(trained: tuple[Federation, Path], newcomer: Path, tmp_path: Path) -> None:
     federation, folder = trained
     bundle = write_bundle(federation.aggregator, folder.name, tmp_path / "model.zip").path
-    tried = cold(newcomer, bundle, "digits")
-    assert (tried.right, tried.run) == (cold(newcomer, folder, "digits").right, folder.name)
+    tried = cold(SiloHome(newcomer), bundle, "digits")
+    assert (tried.right, tried.run) == (cold(SiloHome(newcomer), folder, "digits").right, folder.name)
     assert tried.report.lines[0].name == "bundle"
     data = bytearray(bundle.read_bytes())
     data[len(data) // 2] ^= 1
     bundle.write_bytes(bytes(data))
     with pytest.raises(EvidenceError):
-        cold(newcomer, bundle, "digits")
+        cold(SiloHome(newcomer), bundle, "digits")
 
 
 def test_a_model_whose_weights_were_changed_is_not_used(
@@ -119,14 +120,14 @@ def test_a_model_whose_weights_were_changed_is_not_used(
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
     with pytest.raises(EvidenceError, match="safetensors"):
-        cold(newcomer, copy / "jobs" / folder.name, "digits")
+        cold(SiloHome(newcomer), copy / "jobs" / folder.name, "digits")
 
 
 def test_another_consortiums_model_is_refused(trained: tuple[Federation, Path], tmp_path: Path) -> None:
     other = Bare(tmp_path)
-    add_data(other.home("silo-1"), "silo-1", "digits", ROWS["newcomer-1"])
+    add_data(SiloHome(other.home("silo-1")), "silo-1", "digits", ROWS["newcomer-1"])
     with pytest.raises(EvidenceError, match="consortium"):
-        cold(other.home("silo-1"), trained[1], "digits")
+        cold(SiloHome(other.home("silo-1")), trained[1], "digits")
 
 
 def test_another_federation_of_the_same_consortium_is_refused(trained: tuple[Federation, Path], tmp_path: Path) -> None:
@@ -136,9 +137,9 @@ def test_another_federation_of_the_same_consortium_is_refused(trained: tuple[Fed
     home = other.home("silo-1")
     (home / "charter.bin").unlink()
     Home(home).pinned.pin(SignedCharter.sign(other.first, consortium), consortium.public)
-    add_data(home, "silo-1", "digits", ROWS["newcomer-1"])
+    add_data(SiloHome(home), "silo-1", "digits", ROWS["newcomer-1"])
     with pytest.raises(EvidenceError, match="federation 'elsewhere', found test"):
-        cold(home, folder, "digits")
+        cold(SiloHome(home), folder, "digits")
 
 
 def test_what_is_missing_is_named(trained: tuple[Federation, Path], newcomer: Path, tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_what_is_missing_is_named(trained: tuple[Federation, Path], newcomer: Pa
         "y_test": np.arange(4) % 2,
         "classes": np.array(2),
     }
-    add_data(newcomer, "silo-9", "small", arrays)
+    add_data(SiloHome(newcomer), "silo-9", "small", arrays)
     cases: list[tuple[Path, Path, str, type[FederationError], str]] = [
         (newcomer, folder, "scans", DataRefused, "scans"),
         (newcomer, folder, "../up", DataRefused, "name"),
@@ -164,4 +165,4 @@ def test_what_is_missing_is_named(trained: tuple[Federation, Path], newcomer: Pa
     ]
     for home, source, data, error, says in cases:
         with pytest.raises(error, match=says):
-            cold(home, source, data)
+            cold(SiloHome(home), source, data)

@@ -27,6 +27,7 @@ from jobs.evidence.run_summary import RunRecord
 from jobs.job import JobSpec, catalogue
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
+from silo_agent.home import SiloHome
 from silo_agent.methods import Published
 from tests import local
 from tests.jobs.demo.test_datasets import hospitals
@@ -112,7 +113,7 @@ def play(root: Path, name: str) -> Ran:
     watched = {silo: Watched() for silo in federation.silos}
 
     def agent(job: str, home: Path) -> Agent:
-        found = local.open_agent(job, home)
+        found = local.open_agent(job, SiloHome(home))
         watch(found, watched[found.site.silo])
         return found
 

@@ -35,6 +35,7 @@ from jobs.flare.filters import OnlyMessagesIn, OnlyMessagesOut
 from jobs.runtime.compose import open_agent
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
+from silo_agent.home import SiloHome
 from silo_agent.methods import Published
 from tests import local
 
@@ -402,7 +403,7 @@ def test_no_byte_of_what_the_plan_does_not_list_leaves(tmp_path: Path, extra: st
     kept: dict[str, list[bytes]] = {silo: [] for silo in federation.homes}
 
     def talkative(job: str, home: Path) -> Agent:
-        agent = open_agent(job, home)
+        agent = open_agent(job, SiloHome(home))
         agent.__class__ = Unmasked
         if home.name == "silo-3":
             agent.method = Talkative(agent.method, adds)  # type: ignore[assignment]

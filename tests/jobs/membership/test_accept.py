@@ -24,6 +24,7 @@ from jobs.membership.keygen import keygen_silo, read_member, renew
 from jobs.membership.propose import unsigned
 from jobs.runtime.compose import answering_agent
 from silo_agent.agent import Refusing
+from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
 from tests import local
 from tests.members import Bare, files
@@ -241,7 +242,7 @@ def test_a_silo_that_was_removed_pins_its_last_epoch_and_declines_by_name(bare: 
     changes = accept(home, signed)
     assert changes.out and "NOT a member" in "\n".join(changes.lines())
     assert Home(home).charter() == new
-    agent = answering_agent(local.spec().text, home)
+    agent = answering_agent(local.spec().text, SiloHome(home))
     assert isinstance(agent, Refusing) and isinstance(agent._reason, RosterMismatch)
     assert "'silo-3' is not in the charter of epoch 2" in str(agent._reason)
 

@@ -28,6 +28,7 @@ from jobs.membership.keygen import keygen_silo, read_member
 from jobs.membership.propose import next_epoch
 from jobs.membership.withdraw import Withdrawn
 from jobs.membership.withdrawal_plan import WithdrawalPlan
+from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
 from tests import local
 from tests.members import Bare, files
@@ -83,8 +84,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     for one in (home, *(homes_of[silo] for silo in LEFT)):
         accept(one, signed)
     accept(ninth, signed, consortium=consortium.public, expect_fingerprint=consortium.public.fingerprint)
-    add_data(ninth, "silo-9", "digits", make(8, 7)["newcomer-1"])
-    tried = cold(ninth, home / "jobs" / second.run, "digits")
+    add_data(SiloHome(ninth), "silo-9", "digits", make(8, 7)["newcomer-1"])
+    tried = cold(SiloHome(ninth), home / "jobs" / second.run, "digits")
     third, _, _ = local.run_job(JOB, home, {silo: homes_of[silo] for silo in LEFT} | {"silo-9": ninth})
     runs = (first.run, second.run, third.run)
     return Story(home, runs, plan, done, tried, (before, after, keys()))

@@ -31,6 +31,7 @@ from jobs.runtime.compose import answering_agent, open_agent
 from jobs.security_log.writer import check_log
 from jobs.security_log.writer import files as log_files
 from silo_agent.agent import Agent, Refusing
+from silo_agent.home import SiloHome
 from tests import local
 
 SPEC = local.spec(features=5, classes=3)
@@ -66,7 +67,7 @@ def home(federation: Federation) -> Path:
 
 
 def standing(home: Path, spec: JobSpec = SPEC, **when: int) -> Standing:
-    return Desk(home, **when).standing(spec)
+    return Desk(SiloHome(home), **when).standing(spec)
 
 
 def events(home: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -80,7 +81,7 @@ def events(home: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_an_account_says_what_would_leave(home: Path) -> None:
-    account = Desk(home).account(LANES)
+    account = Desk(SiloHome(home)).account(LANES)
     plan = LANES.plan(Home(home).charter())
     assert (account["job"], account["plan"]) == (LANES.digest.hex(), plan.digest.hex())
     assert (account["method"], account["dataset"], account["purpose"]) == ("fedavg-lanes", "digits", "a test")
@@ -99,7 +100,7 @@ def test_an_account_says_what_would_leave(home: Path) -> None:
 
 
 def test_an_account_as_lines(home: Path) -> None:
-    text = "\n".join(account_lines(Desk(home).account(LANES) | {"asked": "2027-01-02T03:04:05+00:00"}))
+    text = "\n".join(account_lines(Desk(SiloHome(home)).account(LANES) | {"asked": "2027-01-02T03:04:05+00:00"}))
     for said in (
         "fedavg-lanes-test  waiting: nobody has decided",
         f"{LANES.digest.hex()}, asked for 2027-01-02 03:04 UTC",
@@ -123,19 +124,19 @@ def test_no_account_tells_how_many_rows_there_are(home: Path) -> None:
         return {value}
 
     rows = {37, 11, 48}
-    assert not rows & numbers(Desk(home).account(SPEC))
-    assert not rows & numbers(decisions.list_data(Desk(home)))
+    assert not rows & numbers(Desk(SiloHome(home)).account(SPEC))
+    assert not rows & numbers(decisions.list_data(Desk(SiloHome(home))))
 
 
 def test_floors_are_the_strictest_of_charter_plan_and_policy(home: Path) -> None:
     (home / "policy.toml").write_text("[floors]\ntrunk = 4\n")
-    desk = Desk(home)
+    desk = Desk(SiloHome(home))
     assert {lane["name"]: lane["floor"] for lane in desk.account(LANES)["leaves"]["lanes"]} == {
         "trunk": 4,
         "expert-0": 3,
         "expert-1": 3,
     }
-    strict = Desk(home)
+    strict = Desk(SiloHome(home))
     strict.__dict__["charter"] = replace(strict.charter, lane_floor=5, honest=2, colluders=1)
     assert strict.floor(Lane(name="a", scope=Scope.HELD, floor=1)) == 5
     assert strict.floor(Lane(name="a", scope=Scope.ALL, floor=1)) == 3, "m + c, whatever the plan says"
@@ -143,7 +144,7 @@ def test_floors_are_the_strictest_of_charter_plan_and_policy(home: Path) -> None
 
 
 def test_what_was_asked_for_is_listed_with_what_is_amiss(home: Path) -> None:
-    desk = Desk(home)
+    desk = Desk(SiloHome(home))
     desk.queue.put(SPEC.text)
     desk.queue.put(SPEC.text.replace('"method":"fedavg"', '"method":"unheard-of"'))
     tampered = desk.queue.put(local.spec(features=5, classes=3, seed=8).text)
@@ -159,10 +160,10 @@ def test_what_was_asked_for_is_listed_with_what_is_amiss(home: Path) -> None:
 
 
 def test_what_was_approved_besides_is_listed(home: Path) -> None:
-    desk = Desk(home)
+    desk = Desk(SiloHome(home))
     signed = decisions.approve(desk, SPEC)
     assert [item["job"] for item in decisions.requests(desk)["approved_besides"]] == [SPEC.digest.hex()]
-    assert decisions.requests(Desk(home, now=signed.not_after + 1))["approved_besides"] == []
+    assert decisions.requests(Desk(SiloHome(home), now=signed.not_after + 1))["approved_besides"] == []
     desk.queue.put(SPEC.text)
     assert decisions.requests(desk)["approved_besides"] == []
     decisions.approve(desk, LANES)
@@ -175,12 +176,12 @@ def test_what_was_approved_besides_is_listed(home: Path) -> None:
 
 
 def test_an_approval_covers_everything_that_decides(home: Path) -> None:
-    desk = Desk(home)
+    desk = Desk(SiloHome(home))
     signed = decisions.approve(desk, SPEC)
     assert (signed.max_runs, signed.not_after - desk.now) == (decisions.DEFAULT_RUNS, 30 * DAY)
     [(kept, approval)] = desk.approvals.all()
     assert approval_digest(kept).hex() == signed.approval
-    assert approval.terms == approval_terms.terms_here(home, SPEC)
+    assert approval.terms == approval_terms.terms_here(SiloHome(home), SPEC)
     assert (approval.terms.purpose, approval.terms.code) == ("a test", release.digest())
     assert standing(home) == Standing(
         "approved", "", signed.approval, desk.now, signed.not_after, max_runs=signed.max_runs
@@ -189,21 +190,21 @@ def test_an_approval_covers_everything_that_decides(home: Path) -> None:
 
 
 def test_the_terms_of_two_jobs_on_one_data_set_are_their_own(home: Path) -> None:
-    desk = Desk(home)
-    assert desk.terms(SPEC) == approval_terms.terms_here(home, SPEC)
-    assert desk.terms(LANES) == approval_terms.terms_here(home, LANES) != desk.terms(SPEC)
+    desk = Desk(SiloHome(home))
+    assert desk.terms(SPEC) == approval_terms.terms_here(SiloHome(home), SPEC)
+    assert desk.terms(LANES) == approval_terms.terms_here(SiloHome(home), LANES) != desk.terms(SPEC)
 
 
 def test_until_and_the_end_of_the_charter(home: Path) -> None:
-    desk = Desk(home)
+    desk = Desk(SiloHome(home))
     last = desk.charter.not_after
-    assert decisions.approve(Desk(home, now=last - DAY), SPEC).not_after == last
+    assert decisions.approve(Desk(SiloHome(home), now=last - DAY), SPEC).not_after == last
     assert decisions.approve(desk, SPEC, until=last, max_runs=5).max_runs == 5
     for wrong in (last + 1, desk.now, desk.now - 1):
         with pytest.raises(SpecError, match="--until"):
             decisions.approve(desk, SPEC, until=wrong)
     with pytest.raises(SpecError, match=r"charter\.not_after"):
-        decisions.approve(Desk(home, now=last + 1), SPEC)
+        decisions.approve(Desk(SiloHome(home), now=last + 1), SPEC)
     assert len(desk.approvals.all()) == 2
 
 
@@ -218,7 +219,7 @@ def test_a_day_ends_at_its_end() -> None:
 
 
 def test_an_approval_lapses_in_the_ways_it_says(home: Path) -> None:
-    desk = Desk(home)
+    desk = Desk(SiloHome(home))
     assert standing(home).state == "waiting"
     signed = decisions.approve(desk, SPEC, max_runs=2)
     journal = home / "journal.jsonl"
@@ -258,7 +259,7 @@ def homes_data(home: Path, arrays: dict[str, np.ndarray]) -> None:
     private, mock = home / "p.npz", home / "m.npz"
     np.savez(private, allow_pickle=False, **arrays)
     np.savez(mock, allow_pickle=False, **made_up(arrays))
-    decisions.add_data(Desk(home), "digits", private, mock, replace=True)
+    decisions.add_data(Desk(SiloHome(home)), "digits", private, mock, replace=True)
 
 
 def next_epoch(home: Path) -> None:
@@ -284,19 +285,19 @@ def no_data(home: Path) -> None:
     ids=lambda item: getattr(item, "__name__", ""),
 )
 def test_an_approval_is_void_when_anything_it_covers_changes(home: Path, change, why: str) -> None:  # type: ignore[no-untyped-def]
-    decisions.approve(Desk(home), SPEC)
+    decisions.approve(Desk(SiloHome(home)), SPEC)
     change(home)
     now = standing(home)
     assert now.state == "void" and why in now.why
     with pytest.raises((NotApproved, DataRefused)):
-        open_agent(SPEC.text, home)
+        open_agent(SPEC.text, SiloHome(home))
     if change is not no_data:
-        decisions.approve(Desk(home), SPEC)
+        decisions.approve(Desk(SiloHome(home)), SPEC)
         assert standing(home).state == "approved", "signed again, it is covered again"
 
 
 def test_other_software_voids_approvals(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decisions.approve(Desk(home), SPEC)
+    decisions.approve(Desk(SiloHome(home)), SPEC)
     monkeypatch.setattr(release, "digest", lambda: bytes(32))
     now = standing(home)
     assert (now.state, now.why) == ("void", "the software has changed since")
@@ -305,9 +306,9 @@ def test_other_software_voids_approvals(home: Path, monkeypatch: pytest.MonkeyPa
 def test_a_data_set_that_is_not_there_cannot_be_approved(home: Path) -> None:
     no_data(home)
     with pytest.raises(DataRefused, match="fed data add"):
-        decisions.approve(Desk(home), SPEC)
-    assert Desk(home).account(SPEC)["registered"] is None
-    assert "not registered here" in "\n".join(account_lines(Desk(home).account(SPEC)))
+        decisions.approve(Desk(SiloHome(home)), SPEC)
+    assert Desk(SiloHome(home)).account(SPEC)["registered"] is None
+    assert "not registered here" in "\n".join(account_lines(Desk(SiloHome(home)).account(SPEC)))
 
 
 @pytest.mark.parametrize(
@@ -318,13 +319,13 @@ def test_only_the_owner_the_charter_names_decides(home: Path, tmp_path: Path, de
     other.save(tmp_path / "other.key")
     for wrong in (tmp_path / "other.key", home / "keys" / "agent.key"):
         with pytest.raises(SpecError, match="silo-1 owner key") as refused:
-            decide(Desk(home), key=wrong)
+            decide(Desk(SiloHome(home)), key=wrong)
         assert "new epoch" in refused.value.remedy
     (home / "keys" / "owner.key").rename(tmp_path / "mine.key")
     with pytest.raises(SpecError, match="no file"):
-        decide(Desk(home))
+        decide(Desk(SiloHome(home)))
     assert not (home / "approvals").exists()
-    decide(Desk(home), key=tmp_path / "mine.key")
+    decide(Desk(SiloHome(home)), key=tmp_path / "mine.key")
     assert list((home / "approvals").iterdir())
     assert [event for event, _ in events(home)[:2]] == ["key-mismatch"] * 2
 
@@ -332,7 +333,7 @@ def test_only_the_owner_the_charter_names_decides(home: Path, tmp_path: Path, de
 def test_an_approval_that_cannot_be_logged_is_not_signed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "security.jsonl").mkdir()
     with pytest.raises(NoSpace, match="approval-granted must not happen"):
-        decisions.approve(Desk(home), SPEC)
+        decisions.approve(Desk(SiloHome(home)), SPEC)
     assert not (home / "approvals").exists()
 
 
@@ -344,19 +345,19 @@ def no(desk: Desk, reason: str = "not this year", **key: Path) -> None:
 
 
 def test_the_newer_word_counts_even_in_the_same_second(home: Path) -> None:
-    now = Desk(home).now
+    now = Desk(SiloHome(home)).now
     for _ in range(2):
-        decisions.approve(Desk(home, now=now), SPEC)
+        decisions.approve(Desk(SiloHome(home), now=now), SPEC)
         assert standing(home, now=now + 5).state == "approved"
-        no(Desk(home, now=now))
+        no(Desk(SiloHome(home), now=now))
         assert standing(home, now=now + 5) == Standing("denied", "not this year")
         with pytest.raises(NotApproved, match="denied"):
-            desk = Desk(home, now=now + 5)
+            desk = Desk(SiloHome(home), now=now + 5)
             desk.approvals.grant(desk.terms(SPEC), now=desk.now, uses=lambda _: 0)
 
 
 def test_a_denial_without_its_data_set_is_shown_as_one(home: Path) -> None:
-    no(Desk(home))
+    no(Desk(SiloHome(home)))
     no_data(home)
     assert standing(home).state == "denied"
 
@@ -364,11 +365,11 @@ def test_a_denial_without_its_data_set_is_shown_as_one(home: Path) -> None:
 @pytest.mark.parametrize("reason", ["", "x" * 501, "a\nb", "\x1b[2J"])
 def test_a_reason_is_a_sentence(home: Path, reason: str) -> None:
     with pytest.raises(SpecError, match="--reason"):
-        no(Desk(home), reason)
+        no(Desk(SiloHome(home)), reason)
 
 
 def test_a_job_is_named_by_its_beginning(home: Path) -> None:
-    desk, digest = Desk(home), SPEC.digest.hex()
+    desk, digest = Desk(SiloHome(home)), SPEC.digest.hex()
     desk.queue.put(SPEC.text)
     assert decisions.find(desk, digest[:8]) == SPEC
     for wrong in (digest[:7], digest[:8].upper() + "A", "../../etc", "", digest + "0"):
@@ -386,27 +387,27 @@ def test_a_job_is_named_by_its_beginning(home: Path) -> None:
 
 
 def test_pysyft_is_told_and_its_trouble_changes_nothing(home: Path) -> None:
-    desk = Desk(home)
+    desk = Desk(SiloHome(home))
     desk.queue.put(SPEC.text)
     decisions.approve(desk, SPEC)
-    assert decisions.requests(Desk(home))["requests"][0]["pysyft"] == "approved"
-    decisions.deny(Desk(home), SPEC.digest.hex(), "confidential grounds")
-    assert decisions.requests(Desk(home))["requests"][0]["pysyft"] == "denied"
+    assert decisions.requests(Desk(SiloHome(home)))["requests"][0]["pysyft"] == "approved"
+    decisions.deny(Desk(SiloHome(home)), SPEC.digest.hex(), "confidential grounds")
+    assert decisions.requests(Desk(SiloHome(home)))["requests"][0]["pysyft"] == "denied"
     for path in (home / "syft").rglob("*"):
         assert path.is_dir() or b"confidential" not in path.read_bytes(), path
     shutil.rmtree(home / "syft" / "owner@silo-1.invalid" / "app_data")
     (home / "syft" / "owner@silo-1.invalid" / "app_data").write_text("")
-    decisions.deny(Desk(home), SPEC.digest.hex(), "still")
+    decisions.deny(Desk(SiloHome(home)), SPEC.digest.hex(), "still")
     assert standing(home).why == "still"
 
 
 def test_what_the_owner_does_is_in_the_security_log(home: Path) -> None:
-    before = Desk(home).catalogue.entry("digits").commitment.hex()
+    before = Desk(SiloHome(home)).catalogue.entry("digits").commitment.hex()
     other_data(home)
-    after = Desk(home).catalogue.entry("digits").commitment.hex()
-    decisions.add_data(Desk(home), "more", home / "p.npz", home / "m.npz")
-    signed = decisions.approve(Desk(home), SPEC)
-    no(Desk(home), "confidential grounds")
+    after = Desk(SiloHome(home)).catalogue.entry("digits").commitment.hex()
+    decisions.add_data(Desk(SiloHome(home)), "more", home / "p.npz", home / "m.npz")
+    signed = decisions.approve(Desk(SiloHome(home)), SPEC)
+    no(Desk(SiloHome(home)), "confidential grounds")
     told = events(home)
     assert told[0] == ("data-replaced", {"name": "digits", "before": before, "after": after})
     assert told[1] == ("data-registered", {"name": "more", "data": after})
@@ -419,28 +420,28 @@ def test_what_the_owner_does_is_in_the_security_log(home: Path) -> None:
 
 
 def test_submitted_shown_approved_and_on(home: Path) -> None:
-    assert isinstance(answering_agent(SPEC.text, home), Refusing)
-    [request] = decisions.requests(Desk(home))["requests"]
+    assert isinstance(answering_agent(SPEC.text, SiloHome(home)), Refusing)
+    [request] = decisions.requests(Desk(SiloHome(home)))["requests"]
     assert request["standing"]["state"] == "waiting"
-    decisions.approve(Desk(home), decisions.find(Desk(home), request["job"][:8]))
-    agent = answering_agent(SPEC.text, home)
+    decisions.approve(Desk(SiloHome(home)), decisions.find(Desk(SiloHome(home)), request["job"][:8]))
+    agent = answering_agent(SPEC.text, SiloHome(home))
     assert isinstance(agent, Agent)
     agent.close()
 
 
 def forge_state(federation: Federation, home: Path) -> None:
     """``rejected`` → ``approved`` in PySyft's own file."""
-    decisions.deny(Desk(home), SPEC.digest.hex(), "no")
+    decisions.deny(Desk(SiloHome(home)), SPEC.digest.hex(), "no")
     [state] = home.rglob("state.yaml")
     state.write_text(state.read_text().replace("rejected", "approved"))
-    assert decisions.requests(Desk(home))["requests"][0]["pysyft"] == "approved"
+    assert decisions.requests(Desk(SiloHome(home)))["requests"][0]["pysyft"] == "approved"
 
 
 def overwrite_code(federation: Federation, home: Path) -> None:
     """PySyft approves, then the script is another: PySyft's own runner would run it."""
     from syft_job.client import get_client
 
-    box = Desk(home).queue.box
+    box = Desk(SiloHome(home)).queue.box
     [shown] = list(get_client(str(box.path), box.owner).jobs)
     shown.approve()
     for script in home.rglob("*.sh"):
@@ -449,26 +450,28 @@ def overwrite_code(federation: Federation, home: Path) -> None:
 
 def copy_from_another_silo(federation: Federation, home: Path) -> None:
     other = federation.silo("silo-2")
-    decisions.approve(Desk(other), SPEC)
+    decisions.approve(Desk(SiloHome(other)), SPEC)
     shutil.copytree(other / "approvals", home / "approvals")
 
 
 def copy_from_another_job(federation: Federation, home: Path) -> None:
-    decisions.approve(Desk(home), LANES)
+    decisions.approve(Desk(SiloHome(home)), LANES)
     [kept] = (home / "approvals").iterdir()
     kept.rename(kept.with_name(f"{SPEC.digest.hex()}.approval"))
 
 
 def sign_with_the_agents_key(federation: Federation, home: Path) -> None:
     agent = Identity.load(home / "keys" / "agent.key")
-    signed = approval_terms.sign(Desk(home).terms(SPEC), agent, max_runs=9, not_after=Desk(home).charter.not_after)
+    signed = approval_terms.sign(
+        Desk(SiloHome(home)).terms(SPEC), agent, max_runs=9, not_after=Desk(SiloHome(home)).charter.not_after
+    )
     (home / "approvals").mkdir()
     (home / "approvals" / f"{approval_digest(signed).hex()}.approval").write_bytes(signed)
 
 
 def stretch(federation: Federation, home: Path) -> None:
     """A genuine approval that has expired, its last day edited."""
-    early = Desk(home, now=Desk(home).charter.not_before + 1)
+    early = Desk(SiloHome(home), now=Desk(SiloHome(home)).charter.not_before + 1)
     decisions.approve(early, SPEC, until=early.now + 60)
     [kept] = (home / "approvals").iterdir()
     approval = Approval.open(kept.read_bytes(), lambda _: early.approvals.owner)
@@ -488,10 +491,10 @@ def stretch(federation: Federation, home: Path) -> None:
     ],
 )
 def test_a_forgery_starts_no_agent(federation: Federation, home: Path, forge) -> None:  # type: ignore[no-untyped-def]
-    assert isinstance(answering_agent(SPEC.text, home), Refusing)
+    assert isinstance(answering_agent(SPEC.text, SiloHome(home)), Refusing)
     forge(federation, home)
     with pytest.raises(NotApproved):
-        open_agent(SPEC.text, home)
+        open_agent(SPEC.text, SiloHome(home))
     assert standing(home).state in ("waiting", "denied")
 
 
@@ -514,7 +517,7 @@ def fed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hom
 
 def test_the_story_by_verbs(fed, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert fed("requests")[:2] == (0, "No requests.\n")
-    assert isinstance(answering_agent(SPEC.text, home), Refusing)
+    assert isinstance(answering_agent(SPEC.text, SiloHome(home)), Refusing)
     short = SPEC.digest.hex()[:8]
     code, out, _ = fed("requests")
     assert code == 0 and "waiting: nobody has decided" in out and "fedavg-test" in out
@@ -545,7 +548,7 @@ def test_data_by_verbs(fed, home: Path) -> None:  # type: ignore[no-untyped-def]
     first = json.loads(fed("data", "list", "--json")[1])["datasets"]
     assert [entry["name"] for entry in first] == ["digits", "heart"]
     assert json.loads(fed(*add, "--replace", "--json")[1])["uid"] not in [entry["uid"] for entry in first]
-    Path(Desk(home).catalogue.entry("heart").private).write_bytes(b"gone")
+    Path(Desk(SiloHome(home)).catalogue.entry("heart").private).write_bytes(b"gone")
     code, out, _ = fed("data", "list")
     assert (
         code == 0 and "heart  amiss: " in out and "digits\n  schema" in out.replace("  made by the demonstration", "")

@@ -57,15 +57,15 @@ def few_rows(arrays: dict[str, np.ndarray]) -> None:
 def test_bad_data_never_becomes_an_agent(federation: Federation, change, error) -> None:  # type: ignore[no-untyped-def]
     change_data(federation, "silo-1", change)
     with pytest.raises(error):
-        local.open_agent(local.spec().text, federation.silo("silo-1"))
+        local.open_agent(local.spec().text, SiloHome(federation.silo("silo-1")))
     with pytest.raises(error):  # and the journal's lock was let go, so it is the data again that is refused
-        local.open_agent(local.spec().text, federation.silo("silo-1"))
+        local.open_agent(local.spec().text, SiloHome(federation.silo("silo-1")))
 
 
 def test_a_missing_data_set_is_named(federation: Federation) -> None:
     local.private_file(federation.silo("silo-1")).unlink()
     with pytest.raises(DataRefused, match="digits"):
-        local.open_agent(local.spec().text, federation.silo("silo-1"))
+        local.open_agent(local.spec().text, SiloHome(federation.silo("silo-1")))
 
 
 def test_an_agent_with_another_key_than_the_charters_is_refused(federation: Federation) -> None:
@@ -73,13 +73,13 @@ def test_an_agent_with_another_key_than_the_charters_is_refused(federation: Fede
     key.unlink()
     Identity.generate().save(key)
     with pytest.raises(SpecError, match="agent key"):
-        local.open_agent(local.spec().text, federation.silo("silo-1"))
+        local.open_agent(local.spec().text, SiloHome(federation.silo("silo-1")))
 
 
 def test_a_key_that_others_may_read_is_refused(federation: Federation) -> None:
     (federation.silo("silo-1") / "keys" / "agent.key").chmod(0o644)
     with pytest.raises(SpecError, match="600"):
-        local.open_agent(local.spec().text, federation.silo("silo-1"))
+        local.open_agent(local.spec().text, SiloHome(federation.silo("silo-1")))
 
 
 def test_a_foreign_charter_is_refused(federation: Federation, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_foreign_charter_is_refused(federation: Federation, tmp_path: Path) ->
 def test_a_job_that_is_not_approved_is_declined_and_the_others_go_on(federation: Federation) -> None:
     for silo in federation.silos:
         if silo != "silo-2":
-            local.approve(federation.silo(silo), local.spec(rounds=1))
+            local.approve(SiloHome(federation.silo(silo)), local.spec(rounds=1))
     outcome, _, _ = run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
     record = RunRecord.read(federation.aggregator, outcome.run)
     assert {(one["silo"], one["phase"], one["code"]) for one in record.of(Kind.REFUSAL)} == {
@@ -137,7 +137,7 @@ def test_another_request_for_an_answered_phase_is_refused_and_kept_as_evidence(f
     home = federation.silo("silo-1")
     charter = Home(home).charter()
     _, aggregator = AggregatorHome(federation.aggregator).open()
-    agent = local.open_agent(local.spec().text, home)
+    agent = local.open_agent(local.spec().text, SiloHome(home))
     try:
         first = first_open(federation)
         answer = agent.handle(first)
@@ -233,7 +233,7 @@ def test_the_security_log_tells_the_story_of_a_run(federation: Federation) -> No
     """One silo is not approved, one server request is forged: each site's log says so, and what was released."""
     job = local.spec(rounds=1)
     for silo in federation.silos[1:]:
-        local.approve(federation.silo(silo), job)
+        local.approve(SiloHome(federation.silo(silo)), job)
     outcome, _, _ = run_job(job, federation.aggregator, federation.homes, agent=answering_agent)
 
     def told(silo: str) -> list[str]:
@@ -255,7 +255,7 @@ def test_the_security_log_tells_the_story_of_a_run(federation: Federation) -> No
     site = open_site(SiloHome(federation.silo(federation.silos[1])))
     site.journal.close()
     forged = Request(run=bytes(32), step=0, attempt=0, phase="open", payload=b"").sign(Identity.generate())
-    agent = local.open_agent(job.text, federation.silo(federation.silos[1]))
+    agent = local.open_agent(job.text, SiloHome(federation.silo(federation.silos[1])))
     try:
         assert code_of(agent.handle(Message("open", forged))) == "BAD_SIGNATURE"
     finally:
@@ -283,8 +283,10 @@ def test_a_job_on_data_that_is_not_registered_is_put_before_the_owner_too(federa
     home = federation.silo("silo-1")
     raw = json.loads(local.spec().text) | {"dataset": "wards"}
     with pytest.raises(DataRefused, match="wards"):
-        composition.open_agent(JobSpec.parse(raw).text, home)
-    assert [request.digest for request in RequestQueue(home, "silo-1").pending()] == [JobSpec.parse(raw).digest]
+        composition.open_agent(JobSpec.parse(raw).text, SiloHome(home))
+    assert [request.digest for request in RequestQueue(SiloHome(home), "silo-1").pending()] == [
+        JobSpec.parse(raw).digest
+    ]
 
 
 def test_a_queue_that_takes_no_more_does_not_change_why_a_job_is_refused(
@@ -294,5 +296,5 @@ def test_a_queue_that_takes_no_more_does_not_change_why_a_job_is_refused(
         raise NoSpace("full")
 
     monkeypatch.setattr(RequestQueue, "put", full)
-    refusing = answering_agent(local.spec().text, federation.silo("silo-1"))
+    refusing = answering_agent(local.spec().text, SiloHome(federation.silo("silo-1")))
     assert code_of(refusing.handle(first_open(federation))) == "NOT_APPROVED"

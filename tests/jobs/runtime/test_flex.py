@@ -99,20 +99,20 @@ def test_a_silo_with_another_base_refuses_before_it_takes_part(tmp_path: Path) -
     federation = Federation.make(tmp_path / "federation", "test", arrays(), "texts")
     raw = {"name": "flex-test", "method": "flex", "dataset": "texts", "purpose": "a test", "params": params()}
     spec, home = JobSpec.parse(raw), federation.silo("silo-1")
-    local.approve(home, spec)
+    local.approve(SiloHome(home), spec)
     with pytest.raises(SpecError, match="no folder"):
-        open_agent(spec.text, home)
+        open_agent(spec.text, SiloHome(home))
     other = language_base_model.make(home / MODELS, SHAPE, 8, steps=1)
     other.rename(home / MODELS / base().name)
     with pytest.raises(SpecError) as refused:
-        open_agent(spec.text, home)
+        open_agent(spec.text, SiloHome(home))
     assert refused.value.path == "params.base" and refused.value.got == other.name
 
 
 def test_mocks_of_texts_are_tokens(tmp_path: Path) -> None:
     home = tmp_path / "silo-1"
     SiloHome(home).make("silo-1")
-    add_data(home, "silo-1", "texts", arrays()["silo-1"])
-    mock = Catalogue(home, "silo-1").mock("texts")
+    add_data(SiloHome(home), "silo-1", "texts", arrays()["silo-1"])
+    mock = Catalogue(SiloHome(home), "silo-1").mock("texts")
     tokens("mock", mock["x_train"], CLASSES)
     assert len(np.unique(mock["x_train"])) > 10

@@ -13,6 +13,7 @@ from crypto.errors import DataRefused
 from jobs.demo.domain_data import make
 from jobs.demo.federation import Federation
 from jobs.job import JobSpec
+from silo_agent.home import SiloHome
 from silo_agent import proxies
 from silo_agent.methods import Limits
 from silo_agent.methods.metamoe import MetaMoE
@@ -84,14 +85,14 @@ def test_a_pool_that_silos_registered_serves_a_run(tmp_path: Path) -> None:
     named = job(pool="hospital-pool")
     for silo, home in made.homes.items():
         if silo != "silo-1":
-            Catalogue(home, silo).add("hospital-pool", tmp_path / "pool.npz", tmp_path / "mock.npz")
+            Catalogue(SiloHome(home), silo).add("hospital-pool", tmp_path / "pool.npz", tmp_path / "mock.npz")
     with pytest.raises(DataRefused, match="'hospital-pool' is not in this silo's catalogue"):
-        local.open_agent(named.text, made.homes["silo-1"])
-    agent = local.open_agent(named.text, made.homes["silo-2"])
+        local.open_agent(named.text, SiloHome(made.homes["silo-1"]))
+    agent = local.open_agent(named.text, SiloHome(made.homes["silo-2"]))
     try:
         assert isinstance(agent.method, MetaMoE) and agent.method.public().rows == 599
     finally:
         agent.close()
     other = job(pool="hospital-pool", pool_sha256="0" * 64)
     with pytest.raises(DataRefused, match="SHA-256"):
-        local.open_agent(other.text, made.homes["silo-2"])
+        local.open_agent(other.text, SiloHome(made.homes["silo-2"]))

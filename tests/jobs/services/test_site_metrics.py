@@ -184,7 +184,7 @@ def test_mlflows_backlog_is_what_the_ledger_has_more(homes: Homes) -> None:
 def test_requests_that_wait_are_counted(homes: Homes) -> None:
     from silo_agent.pysyft.request_queue import RequestQueue
 
-    queue = RequestQueue(homes[SILO], SILO)
+    queue = RequestQueue(SiloHome(homes[SILO]), SILO)
     assert value(service(homes, SILO), "queued_requests") == 0
     queue.put(json.dumps({"name": "first"}))
     queue.put(json.dumps({"name": "second"}))

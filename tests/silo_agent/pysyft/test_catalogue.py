@@ -18,6 +18,7 @@ import pytest
 
 from crypto.errors import DataRefused, FederationError, NonFinite, NoSpace, SpecError
 from silo_agent.data import check, commitment
+from silo_agent.home import SiloHome
 from silo_agent.pysyft import catalogue as module
 from silo_agent.pysyft.catalogue import Catalogue
 from silo_agent.pysyft.datasite import ADMIN, STRANGER, Box, owner_address, silo_of
@@ -60,7 +61,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def heart(home: Path, files: tuple[Path, Path]) -> Catalogue:
     """A catalogue with one data set, ``heart``."""
-    made = Catalogue(home, "north")
+    made = Catalogue(SiloHome(home), "north")
     made.add("heart", *files, summary="Echocardiograms, 2019")
     return made
 
@@ -175,7 +176,7 @@ def test_mocks_are_read_from_public_halves_alone(heart: Catalogue, files: tuple[
 
 @pytest.mark.parametrize("name", ["../evil", "..", "a/b", "a b", "/etc/passwd", "", "A", "x" * 64, "a\n", "v1"])
 def test_a_bad_name_touches_no_path(home: Path, files: tuple[Path, Path], name: str) -> None:
-    before, catalogue = tree(home), Catalogue(home, "north")
+    before, catalogue = tree(home), Catalogue(SiloHome(home), "north")
     why = "PySyft keeps for itself" if name == "v1" else "no data set name"
     with pytest.raises(DataRefused, match=why):
         catalogue.add(name, *files)
@@ -189,7 +190,7 @@ def test_a_bad_name_touches_no_path(home: Path, files: tuple[Path, Path], name: 
 @pytest.mark.parametrize("silo", ["../north", "", "North", "a/b", "a@b"])
 def test_a_bad_silo_id_is_refused(home: Path, silo: str) -> None:
     with pytest.raises(SpecError, match="silo"):
-        Catalogue(home, silo)
+        Catalogue(SiloHome(home), silo)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,9 @@ def test_files_that_are_no_data_set_or_no_mock(
 ) -> None:
     before = tree(home)
     with pytest.raises(error, match=why) as refused:
-        Catalogue(home, "north").add("heart", npz(tmp_path / "p.npz", 1, **private), npz(tmp_path / "m.npz", 2, **mock))
+        Catalogue(SiloHome(home), "north").add(
+            "heart", npz(tmp_path / "p.npz", 1, **private), npz(tmp_path / "m.npz", 2, **mock)
+        )
     assert refused.value.remedy
     assert tree(home) == before
 
@@ -228,11 +231,11 @@ def test_a_private_row_is_found_whatever_its_zeros_are_called() -> None:
 
 def test_a_folder_or_a_missing_file_is_named(home: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(DataRefused, match="not a readable npz"):
-        Catalogue(home, "north").add("heart", tmp_path, files[1])
+        Catalogue(SiloHome(home), "north").add("heart", tmp_path, files[1])
     with pytest.raises(DataRefused, match=r"no file 'gone\.npz'"):
-        Catalogue(home, "north").add("heart", files[0], tmp_path / "gone.npz")
+        Catalogue(SiloHome(home), "north").add("heart", files[0], tmp_path / "gone.npz")
     with pytest.raises(DataRefused, match="not in this silo's catalogue") as refused:
-        Catalogue(home, "north").resolve("heart")
+        Catalogue(SiloHome(home), "north").resolve("heart")
     assert "fed data add" in refused.value.remedy
 
 
@@ -272,15 +275,15 @@ def test_a_copy_that_went_wrong_is_no_registration(
 
     monkeypatch.setattr(syft_datasets.file_utils.shutil, "copy2", other_rows)
     with pytest.raises(DataRefused, match="not those that were registered"):
-        Catalogue(home, "north").add("heart", *files)
-    assert Catalogue(home, "north").names() == []
+        Catalogue(SiloHome(home), "north").add("heart", *files)
+    assert Catalogue(SiloHome(home), "north").names() == []
 
 
 def test_half_a_registration_counts_for_nothing_and_is_made_good(
     home: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before the record was written: what is left are halves without a record, and a staging folder."""
-    catalogue = Catalogue(home, "north")
+    catalogue = Catalogue(SiloHome(home), "north")
     monkeypatch.setattr(module, "remove", lambda path: None)
     monkeypatch.setattr(module._Record, "save", no_room)
     with pytest.raises(NoSpace):
@@ -299,7 +302,7 @@ def test_what_lies_in_the_staging_places_way_is_removed_not_followed(
 ) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "kept").touch()
-    catalogue = Catalogue(home, "north")
+    catalogue = Catalogue(SiloHome(home), "north")
     catalogue.box.site.mkdir(parents=True)
     (catalogue.box.path / ".adding").symlink_to(tmp_path / "outside")
     catalogue.add("heart", *files)
@@ -316,12 +319,12 @@ def test_rules_that_pysyft_does_not_keep_stop_the_registration(
 
     monkeypatch.setattr(manager, "set_private_dataset_permissions", open_to_all)
     with pytest.raises(DataRefused, match="can read the private half"):
-        Catalogue(home, "north").add("heart", *files)
-    assert Catalogue(home, "north").names() == []
+        Catalogue(SiloHome(home), "north").add("heart", *files)
+    assert Catalogue(SiloHome(home), "north").names() == []
     monkeypatch.undo()
     monkeypatch.setattr(manager, "set_mock_dataset_permissions", lambda *_: None)
     with pytest.raises(DataRefused, match="cannot read the public half"):
-        Catalogue(home, "north").add("heart", *files)
+        Catalogue(SiloHome(home), "north").add("heart", *files)
 
 
 # --- tampered with since ---------------------------------------------------------------------------------------------
@@ -449,7 +452,7 @@ def test_rules_edited_since_are_noticed(heart: Catalogue) -> None:
 
 @pytest.mark.parametrize("half", ["private", "public"])
 def test_nothing_is_written_through_a_link(home: Path, files: tuple[Path, Path], tmp_path: Path, half: str) -> None:
-    catalogue = Catalogue(home, "north")
+    catalogue = Catalogue(SiloHome(home), "north")
     catalogue.box.site.mkdir(parents=True)
     (tmp_path / "outside").mkdir()
     (catalogue.box.site / half).symlink_to(tmp_path / "outside")
@@ -462,7 +465,7 @@ def test_a_linked_box_is_refused(home: Path, files: tuple[Path, Path], tmp_path:
     (tmp_path / "outside").mkdir()
     (home / "syft").symlink_to(tmp_path / "outside")
     with pytest.raises(DataRefused, match="is a link"):
-        Catalogue(home, "north").add("heart", *files)
+        Catalogue(SiloHome(home), "north").add("heart", *files)
     assert not list((tmp_path / "outside").iterdir())
 
 
@@ -485,7 +488,7 @@ def test_other_addresses_are_no_silos(address: str) -> None:
 def test_one_writer_at_a_time(home: Path) -> None:
     import fcntl
 
-    box = Box.of(home, "north")
+    box = Box.of(SiloHome(home), "north")
     with box.writing():
         lock = os.open(box.path / ".lock", os.O_RDWR)
         with pytest.raises(BlockingIOError):

@@ -18,6 +18,7 @@ from crypto.approval import Approval, Denial, Terms
 from crypto.errors import DataRefused, FederationError, NoSpace, NotApproved, SpecError
 from crypto.keys import Identity
 from silo_agent.approvals import Approvals
+from silo_agent.home import SiloHome
 from silo_agent.pysyft import request_queue as module
 from silo_agent.pysyft.datasite import ADMIN
 from silo_agent.pysyft.request_queue import Request, RequestQueue, Tampered, request_name
@@ -38,7 +39,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def queue(home: Path) -> RequestQueue:
-    return RequestQueue(home, "north")
+    return RequestQueue(SiloHome(home), "north")
 
 
 def folder(queue: RequestQueue, name: str, side: str = "inbox") -> Path:
