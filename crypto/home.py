@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from crypto.charter import Charter
 from crypto.pinned_charter import PinnedCharter
+
+SECURITY_LOG: Final = "security.jsonl"
+SECURITY_HEAD: Final = "security.head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,12 @@ class Home:
     @property
     def security_log(self) -> Path:
         """The newest file of the security log; older ones lie beside it."""
-        return self.root / "security.jsonl"
+        return self.root / SECURITY_LOG
 
     @property
     def security_head(self) -> Path:
         """Where the security log ends."""
-        return self.root / "security.head"
+        return self.root / SECURITY_HEAD
 
     # --- of the long-lived service ---------------------------------------------------------------------------------
 

@@ -167,16 +167,16 @@ class Deployed:
     def accept(self, site: str, signed: bytes) -> None:
         """Between runs: an agent lets go of its journal a moment after the server has its last record."""
         self.until(lambda: _idle(self.home(site)), f"{site} between runs")
-        accept(self.home(site), signed)
+        accept(Home(self.home(site)), signed)
 
     def join(self, silo: str) -> None:
         """One more silo: its keys, an epoch that all accept, its kit. Nobody else's kit is touched."""
-        member = keygen_silo(self.home(silo), silo)
+        member = keygen_silo(SiloHome(self.home(silo)), silo)
         charter = Home(self.home("server")).charter()
         _, signed = self.members.following(charter, add=[member])
         for site in ("server", *self.silos):
             self.accept(site, signed)
-        accept(self.home(silo), signed, consortium=self.members.consortium.public)
+        accept(Home(self.home(silo)), signed, consortium=self.members.consortium.public)
         add_data(SiloHome(self.home(silo)), silo, "digits", self._rows[silo])
         self.silos.append(silo)
         self.project = self._project(self.project.port)
@@ -185,7 +185,7 @@ class Deployed:
 
 def _idle(home: Path) -> bool:
     try:
-        with between_runs(home):
+        with between_runs(Home(home)):
             return True
     except SpecError:
         return False

@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from aggregator.home import AggregatorHome
 from crypto.charter import Charter, SignedCharter
 from crypto.floors import Floors
 from crypto.home import Home
 from crypto.keys import Identity
 from jobs.membership.keygen import keygen_aggregator, keygen_silo
 from jobs.membership.propose import first_epoch, next_epoch
+from silo_agent.home import SiloHome
 
 
 class Bare:
@@ -22,8 +24,8 @@ class Bare:
         self.consortium = Identity.generate()
         self.aggregator = root / "aggregator"
         self.silos = tuple(f"silo-{i + 1}" for i in range(silos))
-        aggregator = keygen_aggregator(self.aggregator)
-        members = [keygen_silo(self.home(silo), silo) for silo in self.silos]
+        aggregator = keygen_aggregator(AggregatorHome(self.aggregator))
+        members = [keygen_silo(SiloHome(self.home(silo)), silo) for silo in self.silos]
         self.first = first_epoch(name, members, aggregator, floors=floors, now=int(time.time()))
         for home in (self.aggregator, *map(self.home, self.silos)):
             Home(home).pinned.pin(self.sign(self.first), self.consortium.public)

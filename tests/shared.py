@@ -22,6 +22,7 @@ import pytest
 
 from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.records import Kind
+from crypto.home import Home
 from jobs.demo.federation import Federation
 from jobs.evidence.run_summary import RunRecord
 from jobs.job import JobSpec
@@ -79,7 +80,7 @@ def started(runs: Path) -> Iterator[Up]:
     _, alive = psutil.wait_procs(tree, timeout=10)
     assert alive == [], "processes that Ctrl-C on `fed up --keep` left behind"
     for home in (federation.aggregator, *federation.homes.values()):
-        assert check_log(home).events["service-stopped"] == 1, home.name
+        assert check_log(Home(home)).events["service-stopped"] == 1, home.name
 
 
 def fed(*words: str, code: int = 0) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_a_drained_silo_ends_its_step_and_declines_the_next(site: Deployed) -> N
     assert len(closed) == 10 and cohorts[0] == tuple(site.silos) and cohorts[-1] == ("silo-1", "silo-2")
     lost = [one["lost"] for one in closed if one["lost"]]
     assert all(one == {"silo-3": "open"} for one in lost), "it left between two steps, in the middle of none"
-    events = check_log(site.home("silo-3")).events
+    events = check_log(Home(site.home("silo-3"))).events
     assert events["service-draining"] == events["service-stopped"] == 1
 
 
@@ -118,4 +118,4 @@ def test_who_is_not_in_the_charter_is_not_let_in_and_comes_back_by_itself(site: 
     site.accept("server", signed)
     site.until(lambda: site.ready("silo-4") == "ready", "back")
     assert site.processes["silo-4"].pid == pid
-    assert check_log(site.home("silo-4")).events["login-accepted"] >= 2
+    assert check_log(Home(site.home("silo-4"))).events["login-accepted"] >= 2

@@ -144,12 +144,13 @@ def charter_accept(
     as_json: Json = False,
 ) -> None:
     """Take the next epoch into a home, between runs, after a look at what it changes."""
+    from crypto.home import Home
     from crypto.keys import PublicIdentity
     from jobs.membership.accept import accept, preview, read_epoch
 
     signed = read_epoch(file)
     key = None if consortium is None else PublicIdentity(consortium.read_bytes())
-    changes = preview(home, signed, consortium=key, expect_fingerprint=fingerprint)
+    changes = preview(Home(home), signed, consortium=key, expect_fingerprint=fingerprint)
     if changes.old is None and fingerprint is None and (yes or as_json):
         raise SpecError(
             "--fingerprint", got="none", want="the consortium key's fingerprint: this home has no charter yet"
@@ -161,7 +162,7 @@ def charter_accept(
         if not yes and not changes.done and not typer.confirm("Accept it?"):
             print("not accepted")
             raise typer.Exit(1)
-    accept(home, signed, consortium=key, expect_fingerprint=fingerprint)
+    accept(Home(home), signed, consortium=key, expect_fingerprint=fingerprint)
     if not as_json:
         print(f"epoch {changes.new.epoch} is in force at {home}")
     emit(changes.facts(), as_json)

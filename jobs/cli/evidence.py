@@ -45,6 +45,7 @@ def verify(
     """Check a run, model, bundle, receipt or evidence, offline. Needs no server and the base install only."""
     from dataclasses import asdict
 
+    from aggregator.home import AggregatorHome
     from aggregator.verify.report import Line, Outcome
     from crypto.text import printable
     from jobs.evidence.verify import audit, check_mlflow, contradiction, is_contradiction
@@ -69,8 +70,8 @@ def verify(
                 raise SpecError("--mlflow", got="no aggregator's home", want="its home with --home")
             check_mlflow(home, target, mlflow, report)
     except EvidenceError as bad:
-        if home is not None and (home / "aggregator.json").is_file():
-            SecurityLog(home)(Event.VERIFICATION_FAILED, subject="ledger", code=bad.code)
+        if home is not None and AggregatorHome(home).exists():
+            SecurityLog(AggregatorHome(home))(Event.VERIFICATION_FAILED, subject="ledger", code=bad.code)
         raise
     emit(report.as_dict(), as_json)
     if not as_json:

@@ -34,19 +34,25 @@ def keygen(
     as_json: Json = False,
 ) -> None:
     """Make keys where they will be used, and the file with the public ones to send to the consortium."""
+    from aggregator.home import AggregatorHome
+    from crypto.pinned_charter import CONSORTIUM_FILE
     from jobs.membership import keygen as membership_keygen
+    from silo_agent.home import SiloHome
 
     if [silo is not None, aggregator, consortium, bool(renew)].count(True) != 1:
         raise SpecError("keygen", got="none of them or several", want="--silo, --aggregator, --consortium or --renew")
     facts: dict[str, Any]
     if silo is not None or renew:
-        member = membership_keygen.renew(home, renew) if renew else membership_keygen.keygen_silo(home, str(silo))
-        file = home / membership_keygen.MEMBER_FILE
+        of = SiloHome(home)
+        member = membership_keygen.renew(of, renew) if renew else membership_keygen.keygen_silo(of, str(silo))
+        file = of.member_path
         facts = {"silo": member.silo, "agent": member.agent.fingerprint, "owner": member.owner.fingerprint}
     elif aggregator:
-        file, facts = home / "aggregator.pub", {"aggregator": membership_keygen.keygen_aggregator(home).fingerprint}
+        at = AggregatorHome(home)
+        file, facts = at.public_key_path, {"aggregator": membership_keygen.keygen_aggregator(at).fingerprint}
     else:
-        file, facts = home / "consortium.pub", {"consortium": membership_keygen.keygen_consortium(home).fingerprint}
+        file = home / CONSORTIUM_FILE
+        facts = {"consortium": membership_keygen.keygen_consortium(home).fingerprint}
     if not as_json:
         print("\n".join(f"{name:<10} {value}" for name, value in facts.items()))
         print(f"send {file} to the others; tell them these fingerprints by another way")

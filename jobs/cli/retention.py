@@ -37,6 +37,7 @@ def retention(
     import time
 
     from crypto.errors import FederationError
+    from crypto.home import Home
     from jobs.security_log import retention as keep
     from jobs.security_log.writer import SecurityLog
 
@@ -50,7 +51,7 @@ def retention(
     counts = Counter(kind for _, kind in there if kind is not None)
     strange = [str(path.relative_to(home)) for path, kind in there if kind is None]
     if remove:
-        keep.apply(home, expired, SecurityLog(home))
+        keep.apply(home, expired, SecurityLog(Home(home)))
     found = {
         "kinds": [{"kind": kind.name, "class": kind.of, "files": counts[kind]} for kind in keep.KINDS if counts[kind]],
         "expired": [
@@ -78,9 +79,10 @@ def security_log(home: HomePath, as_json: Json = False) -> None:
     """Check a home's security log, all of it: form, events, chain, end. The events are counted."""
     from dataclasses import asdict
 
+    from crypto.home import Home
     from jobs.security_log.writer import check_log
 
-    found = check_log(home)
+    found = check_log(Home(home))
     if not as_json:
         print(f"{found.lines} lines in {found.files} files hold, from {found.first} to {found.last}.")
         for event, count in sorted(found.events.items()):

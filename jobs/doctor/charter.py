@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from crypto.errors import FederationError
-from crypto.keys import Identity
+from crypto.pinned_charter import CHARTER_FILE
 from jobs.doctor.check import AGGREGATOR, SERVICES, SILO, Finding, check, fail, ok, warn
 from jobs.doctor.kit import DAY, FEW_DAYS
 from jobs.doctor.target import Place
@@ -63,7 +63,7 @@ def charter_member(place: Place) -> Finding | None:
         remedy = "Send the member file that `fed keygen` wrote to the consortium, for its next epoch."
         return fail(f"epoch {place.charter.epoch} has no {place.silo}", remedy)
     want = place.charter.member(place.silo).agent
-    have = Identity.load(place.house / "keys" / "agent.key").public
+    have = place.silo_home.identity().public
     if have != want:
         return fail(f"the key here is {have.fingerprint}, the charter names {want.fingerprint}")
     return ok(f"{place.silo}, {have.fingerprint}")
@@ -79,7 +79,7 @@ def charter_member(place: Place) -> Finding | None:
 )
 def charter_aggregator(place: Place) -> Finding | None:
     want = place.charter.aggregator
-    have = Identity.load(place.house / "keys" / "aggregator.key").public
+    have = place.aggregator_home.identity().public
     if have != want:
         return fail(f"the key here is {have.fingerprint}, the charter names {want.fingerprint}")
     return ok(have.fingerprint)
@@ -109,7 +109,7 @@ def _handed_in(place: Place) -> int:
 
     folder = os.environ.get("CONSILIUM_CHARTER")
     epochs = [0]
-    for path in (*place.house.glob("charters/*.bin"), *([Path(folder) / "charter.bin"] if folder else [])):
+    for path in (*place.house.pinned.epoch_files(), *([Path(folder) / CHARTER_FILE] if folder else [])):
         try:
             epochs.append(parse(path.read_bytes()).charter.epoch)
         except (OSError, FederationError):

@@ -17,8 +17,6 @@ from jobs.doctor.check import SILO, Finding, check, ok, warn
 from jobs.doctor.kit import DAY
 from jobs.doctor.target import Place
 from jobs.owner.review import Desk
-from silo_agent.home import SiloHome
-from silo_agent.policy import Policy
 from silo_agent.pysyft.mock import dataset_folder
 
 #: An approval that ends sooner than this is a warning. Days.
@@ -35,7 +33,7 @@ _REQUESTS = "Look at what waits with `fed requests`; the data owner signs with `
     after=("home",),
 )
 def policy(place: Place) -> Finding | None:
-    floors = Policy.load(place.house / "policy.toml").floors
+    floors = place.silo_home.policy().floors
     return ok(", ".join(f"{lane} = {floor}" for lane, floor in sorted(floors.items())) or "no floors of its own")
 
 
@@ -48,7 +46,7 @@ def policy(place: Place) -> Finding | None:
     after=("home", "home.keys"),
 )
 def data(place: Place) -> Finding | None:
-    desk = Desk(SiloHome(place.house), int(place.now))
+    desk = Desk(place.silo_home, int(place.now))
     names = _names(desk)
     if not names:
         return warn("none is registered: this silo can take no job")
@@ -67,7 +65,7 @@ def data(place: Place) -> Finding | None:
     after=("home", "home.keys", "charter", "charter.member", "policy"),
 )
 def approvals(place: Place) -> Finding | None:
-    desk = Desk(SiloHome(place.house), int(place.now))
+    desk = Desk(place.silo_home, int(place.now))
     states = Counter(_state(desk, signed, approval) for signed, approval in desk.approvals.all())
     said = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
     if not states["in force"]:
@@ -88,7 +86,7 @@ def approvals(place: Place) -> Finding | None:
     after=("home",),
 )
 def requests(place: Place) -> Finding | None:
-    return ok(f"{Desk(SiloHome(place.house), int(place.now)).queue.waiting()} wait")
+    return ok(f"{Desk(place.silo_home, int(place.now)).queue.waiting()} wait")
 
 
 def _names(desk: Desk) -> list[str]:

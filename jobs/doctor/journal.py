@@ -21,6 +21,7 @@ from jobs.doctor.check import SILO, Finding, check, fail, ok, warn
 from jobs.doctor.target import Place
 from jobs.security_log.events import Event
 from jobs.security_log.reader import files
+from silo_agent.home import SiloHome
 
 _RESTORE = (
     "Restore the latest journal from its volume, not from an older backup. If it is lost, make a new home "
@@ -75,9 +76,10 @@ def read_journal(path: Path) -> Seen:
     after=("home",),
 )
 def journal(place: Place) -> Finding | None:
-    path = place.house / "journal.jsonl"
+    home = place.silo_home
+    path = home.journal_path
     if not path.exists():
-        if known := [*_notes(place.house), *(run for run, _ in _joined(place.house))]:
+        if known := [*_notes(home), *(run for run, _ in _joined(home))]:
             return fail(f"there is none, although this silo took part in run {known[0][:16]}")
         return ok("none yet: no run was joined here")
     seen = read_journal(path)
@@ -95,11 +97,12 @@ def journal(place: Place) -> Finding | None:
     after=("home", "journal"),
 )
 def journal_newest(place: Place) -> Finding | None:
-    path = place.house / "journal.jsonl"
+    home = place.silo_home
+    path = home.journal_path
     if not path.exists():
         return None
     # First what else remembers, then the journal: an agent at work writes it before what is then seen of it.
-    notes, joined, releases = _notes(place.house), _joined(place.house), _releases(place.house)
+    notes, joined, releases = _notes(home), _joined(home), _releases(home)
     seen = read_journal(path)
     for run in notes:
         if not seen.knows(run):
@@ -129,7 +132,7 @@ class _Release:
     certain: bool = False
 
 
-def _releases(home: Path) -> list[_Release]:
+def _releases(home: SiloHome) -> list[_Release]:
     """The releases that the security log tells of.
 
     It is told first, then comes the journal, then the shares leave. So a release after which the agent was started
@@ -152,12 +155,12 @@ def _releases(home: Path) -> list[_Release]:
     return found
 
 
-def _joined(home: Path) -> list[tuple[str, str]]:
+def _joined(home: SiloHome) -> list[tuple[str, str]]:
     """(run, time) of the runs that the security log says were joined; told after the journal has it."""
     return [(str(one["fields"]["run"]), str(one["at"])) for one in _told(home) if one["event"] == Event.RUN_JOINED]
 
 
-def _told(home: Path) -> Iterator[dict[str, Any]]:
+def _told(home: SiloHome) -> Iterator[dict[str, Any]]:
     """Lines of the security log that speak of runs, oldest first. What is no line is passed over: see its own check."""
     marks = tuple(f'"event":"{event}"'.encode() for event in _TOLD)
     for path in files(home):
@@ -172,9 +175,11 @@ def _told(home: Path) -> Iterator[dict[str, Any]]:
                         continue
 
 
-def _notes(home: Path) -> list[str]:
+def _notes(home: SiloHome) -> list[str]:
     """Runs, by the beginning of their id, of which this silo has notes or a receipt."""
-    return sorted({path.stem for path in (*home.glob("runs/*.safetensors"), *home.glob("receipts/*.bin"))})
+    return sorted(
+        {path.stem for path in (*home.runs_folder.glob("*.safetensors"), *home.receipts_folder.glob("*.bin"))}
+    )
 
 
 CHECKS = (journal, journal_newest)

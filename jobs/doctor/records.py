@@ -11,10 +11,9 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
-from aggregator.ledger.format import ledger_path, verify
+from aggregator.ledger.format import verify
 from aggregator.tracking.cursor import backlog, default_uri
 from crypto.errors import EvidenceError, FederationError
-from crypto.keys import Identity
 from jobs.doctor.check import AGGREGATOR, SERVICES, Finding, Status, check, fail, ok, warn
 from jobs.doctor.target import Place
 from jobs.security_log.reader import check_log, files
@@ -52,10 +51,10 @@ def security_log(place: Place) -> Finding | None:
     after=("home", "home.keys", "charter"),
 )
 def ledger(place: Place) -> Finding | None:
-    path = ledger_path(place.house)
+    path = place.aggregator_home.ledger_path
     if not path.exists():
         return ok("none yet: no run was made here")
-    key = Identity.load(place.house / "keys" / "aggregator.key").public
+    key = place.aggregator_home.identity().public
     for _ in range(READINGS):
         before = path.stat().st_size
         try:
@@ -75,7 +74,7 @@ def ledger(place: Place) -> Finding | None:
     after=("home",),
 )
 def mlflow(place: Place) -> Finding | None:
-    uri = os.environ.get(TRACKING_VAR) or default_uri(place.house)
+    uri = os.environ.get(TRACKING_VAR) or default_uri(place.house.root)
     try:
         where = shown(uri)
     except ValueError:  # it would quote what it takes for the port: with an unquoted password, a part of that
@@ -101,7 +100,7 @@ def mlflow(place: Place) -> Finding | None:
     after=("home", "ledger"),
 )
 def mlflow_backlog(place: Place) -> Finding | None:
-    count = backlog(place.house, os.environ.get(TRACKING_VAR) or None)
+    count = backlog(place.house.root, os.environ.get(TRACKING_VAR) or None)
     return Finding(Status.WARN if count > MOST_BEHIND else Status.PASS, f"{count} records behind")
 
 

@@ -26,7 +26,7 @@ ANSWER_S: Final = 5.0
     after=("home",),
 )
 def metrics_port(place: Place) -> Finding | None:
-    if holders(place.house / HOME_FILE[place.role]):
+    if holders(place.house.root / HOME_FILE[place.role]):
         return None
     text = os.environ.get(PORT_VAR, "0") or "0"
     port = place.metrics_port or int(text)
@@ -42,10 +42,10 @@ def metrics_port(place: Place) -> Finding | None:
     after=("home",),
 )
 def ready(place: Place) -> Finding | None:
-    if not holders(place.house / HOME_FILE[place.role]):
+    if not holders(place.house.root / HOME_FILE[place.role]):
         return None
     try:
-        port = int((place.house / "metrics.port").read_text())
+        port = int(place.house.metrics_port_path.read_text())
         urlopen(f"http://127.0.0.1:{port}/readyz", timeout=ANSWER_S).close()
     except HTTPError as refused:
         with refused:

@@ -28,9 +28,9 @@ _held: dict[Path, int] = {}
     after=("home",),
 )
 def alone(place: Place) -> Finding | None:
-    found = holders(place.house / HOME_FILE[place.role])
+    found = holders(place.house.root / HOME_FILE[place.role])
     if found and place.starting:
-        return fail(f"process {found[0]} serves {place.house} already: two agents with one identity")
+        return fail(f"process {found[0]} serves {place.house.root} already: two agents with one identity")
     return ok(f"a service runs here, process {found[0]}" if found else "no service runs here now")
 
 
@@ -43,26 +43,26 @@ def alone(place: Place) -> Finding | None:
     after=("home",),
 )
 def journal_lock(place: Place) -> Finding | None:
-    agents = holders(place.house / "journal.jsonl")
-    if agents and not holders(place.house / HOME_FILE[Role.SILO]):
+    agents = holders(place.silo_home.journal_path)
+    if agents and not holders(place.house.root / HOME_FILE[Role.SILO]):
         return warn(f"process {agents[0]} has the journal, and no service runs here")
     return ok(f"an agent is at work, process {agents[0]}" if agents else "free")
 
 
 def hold(place: Place) -> None:
     """Take the home for this process, until it ends. Raises Unfit where another one has it."""
-    path = place.house / HOME_FILE[place.role]
+    path = place.house.root / HOME_FILE[place.role]
     try:
         _held[path] = durable.lock(path, wait=False, create=False)
     except BlockingIOError as held:
         other = ", ".join(f"process {pid}" for pid in holders(path)) or "another process"
-        found = f"{other} serves {place.house} already: two agents with one identity"
+        found = f"{other} serves {place.house.root} already: two agents with one identity"
         raise Unfit(Line(alone.name, Status.FAIL, found, _REMEDY)) from held
 
 
 def let_go(place: Place) -> None:
     """Give the home back before this process ends."""
-    if (fd := _held.pop(place.house / HOME_FILE[place.role], None)) is not None:
+    if (fd := _held.pop(place.house.root / HOME_FILE[place.role], None)) is not None:
         os.close(fd)
 
 

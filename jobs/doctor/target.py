@@ -16,8 +16,11 @@ from typing import Any, Final, Self
 
 from cryptography import x509
 
+from aggregator.home import AggregatorHome
 from crypto.charter import Charter
 from crypto.errors import FederationError, SpecError
+from crypto.home import Home
+from silo_agent.home import SiloHome
 
 
 class Role(StrEnum):
@@ -90,11 +93,19 @@ class Place:
     starting: bool = False
 
     @property
-    def house(self) -> Path:
+    def house(self) -> Home:
         """The home, for checks that come after the one that finds it."""
         if self.home is None:
             raise SpecError("--home", got=None, want="the home of this site")
-        return self.home
+        return Home(self.home)
+
+    @property
+    def silo_home(self) -> SiloHome:
+        return SiloHome(self.house.root)
+
+    @property
+    def aggregator_home(self) -> AggregatorHome:
+        return AggregatorHome(self.house.root)
 
     @cached_property
     def startup(self) -> Startup:
@@ -118,16 +129,12 @@ class Place:
     @cached_property
     def silo(self) -> str:
         """The id in the home's ``silo.json``."""
-        from silo_agent.home import SiloHome
-
-        return SiloHome(self.house).silo
+        return self.silo_home.silo
 
     @cached_property
     def charter(self) -> Charter:
         """The pinned one, its signature checked. Raises SpecError, BadSignature."""
-        from crypto.home import Home
-
-        return Home(self.house).charter()
+        return self.house.charter()
 
     @property
     def charter_if_any(self) -> Charter | None:

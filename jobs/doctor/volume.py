@@ -61,7 +61,7 @@ def home(place: Place) -> Finding | None:
     after=("home",),
 )
 def home_private(place: Place) -> Finding | None:
-    found = place.house.stat()
+    found = place.house.root.stat()
     mode, ours = stat.S_IMODE(found.st_mode), found.st_uid == os.geteuid()
     said = f"mode {mode & 0o777:o}, owner {found.st_uid}"
     if mode & 0o077 and ours:
@@ -82,9 +82,9 @@ def home_private(place: Place) -> Finding | None:
 )
 def home_keys(place: Place) -> Finding | None:
     name = "agent" if place.role is Role.SILO else "aggregator"
-    needed = [place.house / "keys" / f"{name}.key", *([place.house / "salt"] if place.role is Role.SILO else [])]
+    needed = [place.house.key_path(name), *([place.silo_home.salt_path] if place.role is Role.SILO else [])]
     restore = "Restore it from its backup; a new key needs a new epoch of the charter, a new salt new registrations."
-    for path in sorted({*needed, *(place.house / "keys").glob("*.key")}):
+    for path in sorted({*needed, *place.house.keys_folder.glob("*.key")}):
         if not path.is_file():
             return fail(f"{path} is missing", restore)
         if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
@@ -105,10 +105,10 @@ def home_keys(place: Place) -> Finding | None:
 )
 def volume_writable(place: Place) -> Finding | None:
     try:
-        how = _try_to_write(place.house)
+        how = _try_to_write(place.house.root)
     except OSError as refused:
         full = refused.errno in FULL
-        return fail(f"{place.house} takes no write: {refused.strerror}", _FREE if full else "")
+        return fail(f"{place.house.root} takes no write: {refused.strerror}", _FREE if full else "")
     return ok(how)
 
 
@@ -122,7 +122,7 @@ def volume_writable(place: Place) -> Finding | None:
     after=("home",),
 )
 def volume_space(place: Place) -> Finding | None:
-    found = os.statvfs(place.house)
+    found = os.statvfs(place.house.root)
     free = found.f_bavail * found.f_frsize
     said = f"{free // MIB} MiB free of {found.f_blocks * found.f_frsize // MIB} MiB"
     if found.f_files and not found.f_favail:
@@ -144,12 +144,12 @@ def volume_space(place: Place) -> Finding | None:
     after=("home",),
 )
 def volume_lasting(place: Place) -> Finding | None:
-    kind, mount = file_system(place.house)
+    kind, mount = file_system(place.house.root)
     if kind in _FLEETING:
         return warn(f"{kind} at {mount}: memory, gone with a restart")
     if kind in _LAYERED:
         return warn(f"{kind} at {mount}: the container's own layer, gone with it")
-    if "kubernetes.io~empty-dir" in mount_source(place.house):
+    if "kubernetes.io~empty-dir" in mount_source(place.house.root):
         return warn("an emptyDir of Kubernetes, gone with the pod")
     return ok(f"{kind} at {mount}")
 

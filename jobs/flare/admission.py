@@ -8,7 +8,6 @@ epoch counts at once; without a charter that verifies nobody is let in. Administ
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from nvflare.apis.event_type import EventType
@@ -17,6 +16,7 @@ from nvflare.widgets.widget import Widget
 
 from crypto.charter import SILO_ID
 from crypto.errors import FederationError
+from crypto.home import Home
 from jobs.flare.connected_clients import CENSUS
 from jobs.flare.processes import job_home
 
@@ -30,7 +30,7 @@ class Doorkeeper(Widget):
             self.guard(manager, job_home())
             CENSUS.watch(manager)
 
-    def guard(self, manager: Any, home: Path) -> None:
+    def guard(self, manager: Any, home: Home) -> None:
         """``manager``: NVFlare's list of clients."""
         disabled = manager.is_client_disabled
 
@@ -39,11 +39,10 @@ class Doorkeeper(Widget):
 
         manager.is_client_disabled = is_client_disabled
 
-    def _is_member(self, name: str, home: Path) -> bool:
-        from crypto.home import Home
+    def _is_member(self, name: str, home: Home) -> bool:
 
         try:
-            charter = Home(home).charter()
+            charter = home.charter()
         except (FederationError, OSError) as bad:
             self.logger.error(f"{name} is not let in: no charter ({bad})")
             return False

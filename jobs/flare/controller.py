@@ -28,8 +28,8 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from aggregator.errors import RunAborted, RunGivenUp, RunStopped
+from aggregator.home import AggregatorHome
 from crypto.errors import FederationError, Malformed, SpecError
-from crypto.home import Home
 from crypto.messages import Message
 from jobs.flare import status_reply
 from jobs.flare.courier import Courier
@@ -50,7 +50,7 @@ LOOK_S: Final = 0.05
 Run = Generator[Any, Mapping[str, Message], Any]
 
 
-def open_run(job: str, plan: str, home: Path, resume: str, board: Board) -> Run:
+def open_run(job: str, plan: str, home: AggregatorHome, resume: str, board: Board) -> Run:
     """The run generator of a job. The one place where this module meets the rest of ``jobs``; tests replace it."""
     from jobs.runtime.compose import server_run  # heavy (ledger, numpy): imported in the job process only
 
@@ -66,9 +66,9 @@ def sites_of(fl_ctx: FLContext) -> tuple[str, ...]:
     return tuple(sorted(named - {"server"}))
 
 
-def _check_sites(home: Path, sites: tuple[str, ...]) -> None:
+def _check_sites(home: AggregatorHome, sites: tuple[str, ...]) -> None:
     """NVFlare leaves out who is not connected, whether or not there is such a site. Raises SpecError."""
-    members = Home(home).charter().silos
+    members = home.charter().silos
     if strangers := sorted(set(sites) - set(members)):
         raise SpecError(
             "deploy_map",
@@ -112,7 +112,7 @@ class SecureController(Controller):
         """Runs the job to its outcome. Any failure is logged with our code and ends the job as failed."""
         from jobs.runtime.status_tracker import Board
 
-        home = job_home()
+        home = AggregatorHome(job_home().root)
         board = self._board = Board(status_file(home, fl_ctx.get_job_id()))
         run: Run | None = None
         try:

@@ -41,6 +41,7 @@ from nvflare.private.admin_defs import MsgHeader
 from nvflare.private.admin_defs import ReturnCode as CommandCode
 from nvflare.private.defs import ERROR_MSG_PREFIX, ClientRegMsgKey, RequestHeader, TrainingTopic
 
+from crypto.home import Home
 from jobs.flare.processes import HOME_VAR
 from jobs.security_log.events import Event, wire_name
 from jobs.security_log.writer import SecurityLog
@@ -205,7 +206,7 @@ class SiloCell(Cell):
         super().__init__(*args, **kwargs)
         core = self.core_cell
         home = os.environ.get(HOME_VAR)
-        gate = Gate(core.my_info.fqcn, SecurityLog(Path(home)) if home else _untold)
+        gate = Gate(core.my_info.fqcn, SecurityLog(Home(Path(home))) if home else _untold)
         core.add_incoming_filter("*", "*", gate.arrives)
         core.set_message_interceptor(gate.asked)
         core.add_incoming_request_filter(CellChannel.CLIENT_MAIN, "*", gate.command)

@@ -64,7 +64,7 @@ class SecureExecutor(Executor):
                 if abort_signal.triggered:
                     return make_reply(ReturnCode.TASK_ABORTED)
                 if self._agent is None:
-                    self._agent = make_agent(decode_job(self.job), SiloHome(job_home()))
+                    self._agent = make_agent(decode_job(self.job), SiloHome(job_home().root))
                 answer = wrap(self._agent.handle(request))
                 if self._agent.left:
                     drain.note_left(job_home())

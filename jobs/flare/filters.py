@@ -17,6 +17,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 
 from crypto.errors import Malformed
+from crypto.home import Home
 from jobs.flare.egress_gate import guard_cells
 from jobs.flare.processes import HOME_VAR
 from jobs.flare.wire import is_bare_refusal, unwrap, wrap
@@ -48,7 +49,7 @@ class SiteFilter(Filter):
         """Told here, and to nobody else."""
         self.log_error(fl_ctx, f"[{bad.code}] A task ({way}) was held back here: {bad.detail}", fire_event=False)
         if home := os.environ.get(HOME_VAR):
-            SecurityLog(Path(home))(Event.MESSAGE_HELD_BACK, way=way, code=bad.code)
+            SecurityLog(Home(Path(home)))(Event.MESSAGE_HELD_BACK, way=way, code=bad.code)
 
 
 class OnlyMessagesIn(SiteFilter):

@@ -16,15 +16,16 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.utils.job_utils import get_event_job_id
 from nvflare.widgets.widget import Widget
 
+from aggregator.home import AggregatorHome
 from jobs.flare.processes import job_home
 
 #: The key in a job's meta data.
 META_KEY: Final = "consilium"
 
 
-def status_file(home: Path, job_id: str) -> Path:
+def status_file(home: AggregatorHome, job_id: str) -> Path:
     """Where the job process leaves its run's status: inside the folder of NVFlare's job store."""
-    return home / "nvflare" / "status" / f"{job_id}.json"
+    return home.nvflare_folder / "status" / f"{job_id}.json"
 
 
 class JobOutcomes(Widget):
@@ -34,13 +35,13 @@ class JobOutcomes(Widget):
         if event_type == EventType.JOB_COMPLETED:
             self._keep(str(get_event_job_id(fl_ctx)), fl_ctx)
         elif event_type == EventType.SYSTEM_START:
-            for path in sorted(status_file(job_home(), "").parent.glob("*.json")):
+            for path in sorted(status_file(AggregatorHome(job_home().root), "").parent.glob("*.json")):
                 self._keep(path.stem, fl_ctx)
 
     def _keep(self, job_id: str, fl_ctx: FLContext) -> None:
         from jobs.runtime.status_tracker import left
 
-        path = status_file(job_home(), job_id)
+        path = status_file(AggregatorHome(job_home().root), job_id)
         found = left(path)
         manager: Any = fl_ctx.get_engine().get_component(SystemComponents.JOB_MANAGER)
         if found is None or manager is None or manager.get_job(job_id, fl_ctx) is None:

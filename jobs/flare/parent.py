@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
+from crypto.home import Home
 from jobs.flare import processes
 from jobs.runtime import drain
 
@@ -59,7 +60,7 @@ class Parent:
 
     which: str
     kit: Path
-    home: Path
+    home: Home
     options: list[str]
     drain_s: float
     idle: Callable[[], bool]
@@ -146,7 +147,7 @@ class Parent:
 
 
 def run_client(
-    kit: Path, home: Path, *, drain_s: float, draining: Callable[[], None], ended: Callable[[int], None]
+    kit: Path, home: Home, *, drain_s: float, draining: Callable[[], None], ended: Callable[[int], None]
 ) -> NoReturn:
     """A silo's NVFlare parent until SIGTERM, in the main thread; then calls ``ended`` and ends the process."""
     from jobs.flare.connection_watchdog import STATE
@@ -181,7 +182,7 @@ def run_client(
 
 def run_server(
     kit: Path,
-    home: Path,
+    home: Home,
     *,
     drain_s: float,
     idle: Callable[[], bool],

@@ -16,7 +16,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from crypto import durable
 from crypto.errors import SpecError
+from crypto.home import Home
 
 HOME_VAR: Final = "CONSILIUM_HOME"
 #: NVFlare waits 3 s before it closes its connections, to let pending messages leave. Ours are answered before that.
@@ -32,14 +34,14 @@ _MAINS: Final = {
 }
 
 
-def job_home() -> Path:
+def job_home() -> Home:
     """The home of the silo or aggregator this process works for. Raises SpecError if nobody exported it."""
     home = os.environ.get(HOME_VAR)
     if not home:
         raise SpecError(
             HOME_VAR, got=None, want="a folder", remedy="Start with `fed silo run` or `fed aggregator run`."
         )
-    return Path(home)
+    return Home(Path(home))
 
 
 def settings(kit: Path) -> dict[str, str]:
@@ -62,11 +64,11 @@ def parse_settings(path: str, data: bytes) -> dict[str, str]:
         raise SpecError(path, got=repr(bad), want="site and org, and maybe home") from bad
 
 
-def export(home: Path) -> None:
+def export(home: Home) -> None:
     """Sets the environment that job processes inherit, and makes the metrics folder."""
-    metrics = home.resolve() / "metrics"
-    metrics.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.environ[HOME_VAR] = str(home.resolve())
+    metrics = home.metrics_folder.resolve()
+    durable.private_folder(metrics)
+    os.environ[HOME_VAR] = str(home.root.resolve())
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from crypto import durable
@@ -28,9 +29,6 @@ from jobs.membership.propose import ROLES, UNSIGNED, check_keys, parse
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
 from silo_agent.home import SiloHome
-
-#: In the aggregator's home: held by every run while it lasts.
-RUN_LOCK = "run.lock"
 
 
 def read_epoch(path: Path) -> bytes:
@@ -46,7 +44,7 @@ def read_epoch(path: Path) -> bytes:
 
 
 def preview(
-    home: Path, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
+    home: Home, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
 ) -> Changes:
     """What accepting this epoch would change here. Checks all that ``accept`` checks; touches nothing.
 
@@ -57,7 +55,7 @@ def preview(
     if parse(signed).signature == UNSIGNED:
         raise BadSignature("This epoch is not signed yet.", remedy="The consortium runs `fed charter sign`.")
     new = SignedCharter.open(signed, key)
-    before = Home(home).pinned.epochs() if (home / "charter.bin").exists() else ()
+    before = home.pinned.epochs() if home.pinned.exists() else ()
     old = before[-1][0] if before else None
     done = old is not None and old.digest == new.digest
     changes = Changes(new, old, _silo(home), done)
@@ -67,7 +65,7 @@ def preview(
         new.check_succeeds(old)
     elif changes.out:
         raise SpecError(
-            str(home),
+            str(home.root),
             got=f"{changes.silo}, which epoch {new.epoch} does not name",
             want="a member",
             remedy="Send the member file that `fed keygen` wrote to the consortium, for its next epoch.",
@@ -79,7 +77,7 @@ def preview(
 
 
 def accept(
-    home: Path, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
+    home: Home, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
 ) -> Changes:
     """Pin an epoch at a silo or at the aggregator, there also on the ledger. What is done already is left as it is.
 
@@ -90,7 +88,7 @@ def accept(
 
 
 def accept_between_runs(
-    home: Path, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
+    home: Home, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
 ) -> Changes:
     """``accept`` for a caller that holds ``between_runs``."""
     changes = preview(home, signed, consortium=consortium, expect_fingerprint=expect_fingerprint)
@@ -100,19 +98,18 @@ def accept_between_runs(
             if (new := _new_key(path, want)) is not None:
                 _put_in_place(path, new, changes.new.epoch - 1)
                 told(Event.KEY_REPLACED, role=path.stem, new=want.fingerprint)
-        Home(home).pinned.pin(parse(signed), _consortium(home, consortium, expect_fingerprint))
+        home.pinned.pin(parse(signed), _consortium(home, consortium, expect_fingerprint))
         before = {} if changes.old is None else {"before": changes.old.digest.hex()}
         told(Event.CHARTER_ACCEPTED, epoch=changes.new.epoch, charter=changes.new.digest.hex(), **before)
-    if _is_aggregator(home):
-        identity = Identity.load(home / "keys" / "aggregator.key")
-        record_charter(Ledger.open(ledger_path(home), identity), home)
+    if aggregator := _aggregator(home):
+        record_charter(Ledger.open(aggregator.ledger_path, aggregator.identity()), aggregator)
     return changes
 
 
-def record_charter(ledger: Ledger, home: Path) -> None:
+def record_charter(ledger: Ledger, home: AggregatorHome) -> None:
     """Append every epoch pinned in the aggregator's home that the ledger lacks, oldest first."""
     known = {entry.record["charter_digest"] for entry in read(ledger.path) if entry.kind is Kind.CHARTER}
-    for charter, signed in Home(home).pinned.epochs():
+    for charter, signed in home.pinned.epochs():
         if (digest := charter.digest.hex()) not in known:
             ledger.append(Kind.CHARTER, {"epoch": charter.epoch, "charter_digest": digest, "charter": signed.hex()})
 
@@ -121,19 +118,19 @@ def record_charter(ledger: Ledger, home: Path) -> None:
 
 
 @contextmanager
-def running(home: Path) -> Iterator[None]:
+def running(home: AggregatorHome) -> Iterator[None]:
     """Held by each run at the aggregator for as long as it lasts. Raises SpecError while the charter is changed."""
-    with _locked(home / RUN_LOCK, shared=True, got="a change of the charter", want="a charter that stands still"):
+    with _locked(home.run_lock_path, shared=True, got="a change of the charter", want="a charter that stands still"):
         yield
 
 
 @contextmanager
-def between_runs(home: Path) -> Iterator[None]:
+def between_runs(home: Home) -> Iterator[None]:
     """Nothing runs at this home, and nothing starts meanwhile; or SpecError.
 
     At a silo the agent's own lock is taken, on its journal; at the aggregator the one that runs hold.
     """
-    path = home / RUN_LOCK if _is_aggregator(home) else home / "journal.jsonl"
+    path = aggregator.run_lock_path if (aggregator := _aggregator(home)) else SiloHome(home.root).journal_path
     with _locked(path, shared=False, got="a run under way", want="no run: a charter changes only between runs"):
         yield
 
@@ -155,18 +152,19 @@ def _locked(path: Path, *, shared: bool, got: str, want: str) -> Iterator[None]:
 # --- who this home is --------------------------------------------------------------------------------------------
 
 
-def _is_aggregator(home: Path) -> bool:
-    return (home / "aggregator.json").exists()
+def _aggregator(home: Home) -> AggregatorHome | None:
+    """The home, if it is the aggregator's."""
+    return found if (found := AggregatorHome(home.root)).exists() else None
 
 
-def _silo(home: Path) -> str:
-    return "" if _is_aggregator(home) else SiloHome(home).silo
+def _silo(home: Home) -> str:
+    return "" if _aggregator(home) else SiloHome(home.root).silo
 
 
-def _consortium(home: Path, given: PublicIdentity | None, fingerprint: str | None) -> PublicIdentity:
+def _consortium(home: Home, given: PublicIdentity | None, fingerprint: str | None) -> PublicIdentity:
     """The key that epochs are signed with: pinned, or given for the first. Another one is refused."""
-    place = home / "consortium.pub"
-    pinned = PublicIdentity(place.read_bytes()) if place.exists() else None
+    place = home.pinned.consortium_path
+    pinned = home.pinned.consortium() if place.exists() else None
     key = pinned or given
     if key is None:
         raise SpecError(
@@ -187,14 +185,14 @@ def _consortium(home: Path, given: PublicIdentity | None, fingerprint: str | Non
 # --- keys --------------------------------------------------------------------------------------------------------
 
 
-def _keys_wanted(home: Path, changes: Changes) -> list[tuple[Path, PublicIdentity]]:
+def _keys_wanted(home: Home, changes: Changes) -> list[tuple[Path, PublicIdentity]]:
     """Key file → the key that the epoch names for it."""
-    if _is_aggregator(home):
-        return [(home / "keys" / "aggregator.key", changes.new.aggregator)]
+    if aggregator := _aggregator(home):
+        return [(aggregator.identity_path, changes.new.aggregator)]
     if changes.out:
         return []
     member = changes.new.member(changes.silo)
-    return [(home / "keys" / f"{role}.key", getattr(member, role)) for role in ROLES]
+    return [(home.key_path(role), getattr(member, role)) for role in ROLES]
 
 
 def renewed_path(path: Path) -> Path:

@@ -17,32 +17,32 @@ from aggregator.home import AggregatorHome
 from crypto.charter import SILO_ID, Member
 from crypto.errors import FederationError, SpecError
 from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
+from crypto.pinned_charter import CONSORTIUM_FILE
 from crypto.transcript import label_bytes
 from jobs.membership.accept import renewed_path
 from jobs.membership.propose import ROLES
 from silo_agent.home import SiloHome
 
 FORMAT = "consilium/1/member"
-MEMBER_FILE = "member.json"
 _FIELDS = {"format", "silo", *ROLES, *(f"{role}_signature" for role in ROLES)}
 _HEX = re.compile(r"[0-9a-f]+")
 
 
-def keygen_silo(home: Path, silo: str) -> Member:
+def keygen_silo(home: SiloHome, silo: str) -> Member:
     """A silo's home with new keys and salt, and its member file. Raises SpecError for a home that has keys."""
     if not SILO_ID.fullmatch(silo):
         raise SpecError("silo", got=silo, want="a-z, 0-9, . and -, at most 63, starting with a letter or digit")
-    _empty(home)
-    member = SiloHome(home).make(silo)
+    _empty(home.root)
+    member = home.make(silo)
     _write_member(home, member)
     return member
 
 
-def keygen_aggregator(home: Path) -> PublicIdentity:
+def keygen_aggregator(home: AggregatorHome) -> PublicIdentity:
     """The aggregator's home with a new key; its public key also in ``aggregator.pub``, for the first charter."""
-    _empty(home)
-    public = AggregatorHome(home).make()
-    (home / "aggregator.pub").write_bytes(public.raw)
+    _empty(home.root)
+    public = home.make()
+    home.public_key_path.write_bytes(public.raw)
     return public
 
 
@@ -52,27 +52,27 @@ def keygen_consortium(folder: Path) -> PublicIdentity:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = Identity.generate()
     identity.save(folder / "consortium.key")
-    (folder / "consortium.pub").write_bytes(identity.public.raw)
+    (folder / CONSORTIUM_FILE).write_bytes(identity.public.raw)
     return identity.public
 
 
-def renew(home: Path, roles: list[str]) -> Member:
+def renew(home: SiloHome, roles: list[str]) -> Member:
     """New keys beside those that are lost or no longer trusted, and a member file with them.
 
     They take their places when this home accepts the epoch that names them; until then the old ones stand. Raises
     SpecError for a role that is none, and where a renewed key already waits.
     """
-    silo = SiloHome(home).silo
+    silo = home.silo
     if not roles or set(roles) - set(ROLES):
         raise SpecError("renew", got=roles, want=f"one or both of {', '.join(ROLES)}")
     for role in roles:
-        if (waiting := renewed_path(home / "keys" / f"{role}.key")).exists():
+        if (waiting := renewed_path(home.key_path(role))).exists():
             raise SpecError(
                 str(waiting), got="a renewed key that waits for its epoch", want="none", remedy="Remove it, or use it."
             )
     for role in roles:
-        Identity.generate().save(renewed_path(home / "keys" / f"{role}.key"))
-    keys = {role: _standing(home / "keys" / f"{role}.key").public for role in ROLES}
+        Identity.generate().save(renewed_path(home.key_path(role)))
+    keys = {role: _standing(home.key_path(role)).public for role in ROLES}
     member = Member(silo, keys["agent"], keys["owner"])
     _write_member(home, member)
     return member
@@ -106,13 +106,13 @@ def _hex(path: Path, fields: dict[str, object], name: str, size: int) -> bytes:
     return bytes.fromhex(value)
 
 
-def _write_member(home: Path, member: Member) -> None:
+def _write_member(home: SiloHome, member: Member) -> None:
     fields: dict[str, str] = {"format": FORMAT, "silo": member.silo}
     for role in ROLES:
         fields[role] = getattr(member, role).raw.hex()
     for role in ROLES:
-        fields[f"{role}_signature"] = _standing(home / "keys" / f"{role}.key").sign(_body(member)).hex()
-    (home / MEMBER_FILE).write_text(json.dumps(fields, indent=1) + "\n")
+        fields[f"{role}_signature"] = _standing(home.key_path(role)).sign(_body(member)).hex()
+    home.member_path.write_text(json.dumps(fields, indent=1) + "\n")
 
 
 def _standing(path: Path) -> Identity:
@@ -125,8 +125,11 @@ def _body(member: Member) -> bytes:
     return label_bytes("member", [member.silo, *(getattr(member, role).raw for role in ROLES)])
 
 
-def _empty(home: Path) -> None:
-    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+def _empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(
-            str(home), got="something that is there already", want="a new folder", remedy="Keys are never overwritten."
+            str(folder),
+            got="something that is there already",
+            want="a new folder",
+            remedy="Keys are never overwritten.",
         )

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
@@ -63,17 +64,17 @@ def withdraw(
         raise SpecError("reason", got=f"{len(reason)} characters", want=f"1 to {MOST_REASON}, on one line")
     if not (home / "aggregator.json").exists():
         raise SpecError(str(home), got="no aggregator.json", want="the aggregator's home")
-    with between_runs(home):
+    with between_runs(Home(home)):
         epochs = Home(home).pinned.epochs()
         _known(epochs, silo)
         _not_twice(home, epochs, silo)
         found = plan_for(home, silo)
         if silo in epochs[-1][0].silos:
             signed = _epoch_without(home, epochs[-1][0], silo, consortium)
-            accept_between_runs(home, signed)
+            accept_between_runs(Home(home), signed)
             epochs = Home(home).pinned.epochs()
         ledger = Ledger.open(ledger_path(home), Identity.load(home / "keys" / "aggregator.key"))
-        record_charter(ledger, home)
+        record_charter(ledger, AggregatorHome(home))
         accepted = {member.name: _hand_out(member, epochs) for member in members}
         removal = _removal(epochs, silo)
         assert removal is not None
@@ -88,7 +89,7 @@ def withdraw(
                 "remedies": {one.label: list(one.remedies) for one in found.models},
             },
         )
-        SecurityLog(home)(Event.SILO_WITHDRAWN, silo=silo, epoch=removal.epoch)
+        SecurityLog(Home(home))(Event.SILO_WITHDRAWN, silo=silo, epoch=removal.epoch)
     before = next((charter for charter, _ in epochs if charter.digest == removal.previous), None)
     return Withdrawn(found, Changes(removal, before), Home(home).pinned.epoch_path(removal.epoch), accepted)
 
@@ -139,7 +140,7 @@ def _hand_out(member: Path, epochs: Sequence[tuple[Charter, bytes]]) -> str:
         at = Home(member).charter().epoch
         for charter, signed in epochs:
             if charter.epoch > at:
-                accept(member, signed)
+                accept(Home(member), signed)
     except FederationError as refused:
         return str(refused)
     return ""

@@ -44,7 +44,7 @@ def add_data(desk: Desk, name: str, private: Path, mock: Path, summary: str = ""
     except FederationError:
         before = ""
     entry = desk.catalogue.add(name, private, mock, summary, replace=replace)
-    told = SecurityLog(desk.home.root)
+    told = SecurityLog(desk.home)
     if before:
         told(Event.DATA_REPLACED, name=name, before=before, after=entry.commitment.hex())
     else:
@@ -149,7 +149,7 @@ def approve(
     not_before = desk.now if denial is None else max(desk.now, denial.at + 1)  # the newer word counts
     signed = approval_terms.sign(wanted, owner, max_runs=max_runs, not_after=not_after, now=not_before)
     digest = approval_digest(signed).hex()
-    SecurityLog(desk.home.root)(
+    SecurityLog(desk.home)(
         Event.APPROVAL_GRANTED,
         job=spec.digest.hex(),
         approval=digest,
@@ -172,7 +172,7 @@ def deny(desk: Desk, prefix: str, reason: str, *, key: Path | None = None) -> De
     newest = max((item.not_before for _, item in desk.approvals.all() if item.terms.job == job), default=0)
     denial = Denial(silo=desk.silo, job=job, reason=reason, at=max(desk.now, newest))
     desk.approvals.deny(denial.sign(owner))
-    SecurityLog(desk.home.root)(Event.APPROVAL_DENIED, job=job.hex())
+    SecurityLog(desk.home)(Event.APPROVAL_DENIED, job=job.hex())
     _tell_pysyft(desk, job, "denied")
     return denial
 
@@ -192,7 +192,7 @@ def _owner_key(desk: Desk, path: Path | None) -> Identity:
     key, want = Identity.load(path), desk.approvals.owner
     if key.public != want:
         found = key.public.fingerprint
-        SecurityLog(desk.home.root)(Event.KEY_MISMATCH, role="owner", expected=want.fingerprint, found=found)
+        SecurityLog(desk.home)(Event.KEY_MISMATCH, role="owner", expected=want.fingerprint, found=found)
         raise SpecError(
             f"{desk.silo} owner key",
             got=found,

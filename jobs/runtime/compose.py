@@ -15,7 +15,6 @@ from importlib import resources
 from pathlib import Path
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import ledger_path
 from aggregator.ledger.log import Ledger
 from aggregator.rounds.attempt import Exchange, Replies, Timeouts
 from aggregator.rounds.run import Outcome, Run, RunSpec
@@ -68,7 +67,7 @@ def predictor_settings(spec: JobSpec) -> str:
 
 
 def server_run(
-    job: str, plan: str, home: Path, resume: str = "", board: Board | None = None
+    job: str, plan: str, home: AggregatorHome, resume: str = "", board: Board | None = None
 ) -> Generator[Exchange, Replies, Outcome]:
     """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's.
 
@@ -82,14 +81,16 @@ def server_run(
         return (yield from run.run())
 
 
-def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, resume: str | None = None) -> Run:
+def open_run(
+    job: str, plan: str, home: AggregatorHome, *, nonce: bytes | None = None, resume: str | None = None
+) -> Run:
     """Raises SpecError for a job, a plan or a run to resume that don't fit."""
     spec = JobSpec.from_text(job)
     decoded = decode_plan(plan)
     if decoded.method != spec.method:
         raise SpecError("plan.method", got=decoded.method, want=spec.method)
-    charter, identity = AggregatorHome(home).open()
-    ledger = Ledger.open(ledger_path(home), identity)
+    charter, identity = home.open()
+    ledger = Ledger.open(home.ledger_path, identity)
     record_charter(ledger, home)
     run = Run(
         RunSpec(
@@ -106,7 +107,7 @@ def open_run(job: str, plan: str, home: Path, *, nonce: bytes | None = None, res
         charter,
         identity,
         ledger,
-        home / "jobs",
+        home.jobs_folder,
         nonce=nonce,
         resume=resume,
     )
@@ -130,7 +131,7 @@ def open_site(home: SiloHome) -> Site:
     silo = home.silo
     identity = home.identity()
     policy = home.policy()
-    told = SecurityLog(home.root)
+    told = SecurityLog(home)
     if charter.member(silo).agent != identity.public:
         want, found = charter.member(silo).agent.fingerprint, identity.public.fingerprint
         told(Event.KEY_MISMATCH, role="agent", expected=want, found=found)
@@ -164,7 +165,7 @@ def open_site(home: SiloHome) -> Site:
         keep=home.keep_evidence,
         file=home.keep_receipt,
         security=told,
-        leaving=lambda: drain.begun(home.root),
+        leaving=lambda: drain.begun(home),
     )
 
 
@@ -227,7 +228,7 @@ def _ask_owner(home: SiloHome, silo: str, spec: JobSpec, refused: NotApproved | 
 
     What the owner's queue can't take is said in the log: the job is refused for its own reason either way.
     """
-    told = SecurityLog(home.root)
+    told = SecurityLog(home)
     if isinstance(refused, NotApproved):
         told(lacking(refused), job=refused.digest)
     try:
@@ -244,7 +245,7 @@ def answering_agent(job: str, home: SiloHome, kind: type[Agent] = Agent) -> Agen
         return open_agent(job, home, kind)
     except FederationError as refused:
         silo = home.silo
-        SecurityLog(home.root)(Event.REFUSAL, step=0, phase="open", code=refused.code)
+        SecurityLog(home)(Event.REFUSAL, step=0, phase="open", code=refused.code)
         return Refusing(silo, home.identity(), refused)
 
 

@@ -9,33 +9,32 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
-_FOLDER = "drain"
+from crypto.home import Home
 
 
-def begin(home: Path) -> None:
+def begin(home: Home) -> None:
     """From now on no step begins here. Raises OSError."""
-    (home / _FOLDER).mkdir(mode=0o700, exist_ok=True)
+    home.drain_folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def clear(home: Path) -> None:
+def clear(home: Home) -> None:
     """This home takes part again."""
-    shutil.rmtree(home / _FOLDER, ignore_errors=True)
+    shutil.rmtree(home.drain_folder, ignore_errors=True)
 
 
-def begun(home: Path) -> bool:
+def begun(home: Home) -> bool:
     """Whether this home leaves."""
-    return (home / _FOLDER).is_dir()
+    return home.drain_folder.is_dir()
 
 
-def note_left(home: Path) -> None:
+def note_left(home: Home) -> None:
     """This process takes part in nothing any more."""
     if begun(home):
-        (home / _FOLDER / str(os.getpid())).touch(mode=0o600)
+        (home.drain_folder / str(os.getpid())).touch(mode=0o600)
 
 
-def left(home: Path) -> set[int]:
+def left(home: Home) -> set[int]:
     """The processes that said so."""
-    folder = home / _FOLDER
+    folder = home.drain_folder
     return {int(path.name) for path in folder.iterdir()} if folder.is_dir() else set()

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+from aggregator.home import AggregatorHome
 from aggregator.rounds.attempt import Exchange, Replies
 from aggregator.rounds.run import Outcome, Run
-from crypto.home import Home
 from crypto.messages import Message
 from jobs.job import JobSpec, encode_plan
 from jobs.membership.accept import running
@@ -73,15 +73,16 @@ def run_job(
     resume: str | None = None,
 ) -> tuple[Outcome, Run, dict[str, Agent | Refusing]]:
     """A whole job over homes on this machine. Returns the outcome, the run (its final state) and the closed agents."""
-    plan = encode_plan(spec.plan(Home(aggregator).charter()))
-    run = open_run(spec.text, plan, aggregator, nonce=nonce, resume=resume)
+    home = AggregatorHome(aggregator)
+    plan = encode_plan(spec.plan(home.charter()))
+    run = open_run(spec.text, plan, home, nonce=nonce, resume=resume)
     if watch is not None:
         run.watch = watch
     agents: dict[str, Agent | Refusing] = {}
     with ExitStack() as stack:
-        stack.enter_context(running(aggregator))
-        for silo, home in silos.items():
-            agents[silo] = agent(spec.text, SiloHome(home))
+        stack.enter_context(running(home))
+        for silo, folder in silos.items():
+            agents[silo] = agent(spec.text, SiloHome(folder))
             stack.callback(agents[silo].close)
         outcome = drive(run.run(), {silo: courier(silo, one) for silo, one in agents.items()})
     return outcome, run, agents

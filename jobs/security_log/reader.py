@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from crypto.errors import EvidenceError, SpecError
+from crypto.home import SECURITY_HEAD, SECURITY_LOG, Home
 from jobs.security_log.events import Event, check
 
-NAME: Final = "security.jsonl"
-HEAD: Final = "security.head"
 #: ``prev`` of the first line of all.
 START: Final = "0" * 64
 #: Longest line. Bytes; the shapes of the fields keep well below it.
@@ -46,11 +45,11 @@ class End:
     month: str = ""
 
 
-def files(home: Path) -> list[Path]:
+def files(home: Home) -> list[Path]:
     """Every file of a home's log, oldest first: by the number of its first line."""
-    aside = [path for path in home.glob("security-*.jsonl") if _ASIDE.fullmatch(path.name)]
+    aside = [path for path in home.root.glob("security-*.jsonl") if _ASIDE.fullmatch(path.name)]
     ordered = sorted(aside, key=_first)
-    return [*ordered, *([home / NAME] if (home / NAME).exists() else [])]
+    return [*ordered, *([home.security_log] if home.security_log.exists() else [])]
 
 
 @dataclass(slots=True)
@@ -65,7 +64,7 @@ class Summary:
     events: dict[str, int] = field(default_factory=dict)
 
 
-def check_log(home: Path) -> Summary:
+def check_log(home: Home) -> Summary:
     """Read the whole log and check it: form, schema, numbers, chain, head. Raises EvidenceError at the first fault.
 
     The oldest file may begin with any number: those before it have outlived their class.
@@ -78,7 +77,7 @@ def check_log(home: Path) -> Summary:
         data = path.read_bytes()
         whole, _, torn = data.rpartition(b"\n")
         if torn:
-            if path.name != NAME:
+            if path != home.security_log:
                 raise EvidenceError(path.name, expected="whole lines", found="half a line at its end")
             found.torn = True
         for number, raw in enumerate(whole.split(b"\n") if whole else [], start=1):
@@ -88,15 +87,15 @@ def check_log(home: Path) -> Summary:
             if head is not None and line.seq == head.seq:
                 met = True
                 if line.digest != head.digest:
-                    raise EvidenceError(where, expected=f"the line that {HEAD} names", found="another")
+                    raise EvidenceError(where, expected=f"the line that {SECURITY_HEAD} names", found="another")
             found.lines += 1
             found.first = found.first or line.at
             found.events[str(line.event)] = found.events.get(str(line.event), 0) + 1
             last = line
     if last is None:
-        raise EvidenceError(str(home), expected=NAME, found="no log")
+        raise EvidenceError(str(home.root), expected=SECURITY_LOG, found="no log")
     if not met:
-        raise EvidenceError(HEAD, expected="the number and digest of a line", found="none that is there")
+        raise EvidenceError(SECURITY_HEAD, expected="the number and digest of a line", found="none that is there")
     found.last = last.at
     return found
 
@@ -152,9 +151,9 @@ def end_of(raw: bytes) -> End:
     return End(line.seq, digest, line.at[:7])
 
 
-def read_head(home: Path) -> End | None:
+def read_head(home: Home) -> End | None:
     try:
-        seq, digest = (home / HEAD).read_text(encoding="ascii").split()
+        seq, digest = home.security_head.read_text(encoding="ascii").split()
         return End(int(seq), digest)
     except (OSError, ValueError):
         return None

@@ -18,7 +18,6 @@ to the debug log instead, as a warning.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -30,11 +29,13 @@ from pathlib import Path
 from typing import Final
 
 from crypto import durable
-from crypto.errors import NoSpace
+from crypto.errors import NoSpace, SpecError
+from crypto.home import Home
 from jobs.security_log.events import PURPOSE, RETENTION, Event, check
-from jobs.security_log.reader import HEAD, MOST_LINE, NAME, End, Line, encode, end_of, newest, read_head
+from jobs.security_log.reader import MOST_LINE, End, Line, encode, end_of, newest, read_head
 from jobs.security_log.reader import check_log as check_log
 from jobs.security_log.reader import files as files
+from silo_agent.home import SiloHome
 
 log = logging.getLogger("consilium.security")
 
@@ -52,7 +53,7 @@ Notes = list[tuple[str, Mapping[str, object]]]
 class SecurityLog:
     """Call it with an event's name and its fields. It holds nothing open. ``now``: seconds since 1970, UTC."""
 
-    def __init__(self, home: Path, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, home: Home, *, now: Callable[[], float] = time.time) -> None:
         self.home = home
         self._now = now
         self._hour, self._count = 0, 0
@@ -107,7 +108,7 @@ class SecurityLog:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         """The file, held alone. A file that was put aside while we waited is not the one we want."""
-        path = self.home / NAME
+        path = self.home.security_log
         while True:
             with durable.locked(path, follow=False) as fd:
                 if _same(fd, path):
@@ -140,13 +141,13 @@ class SecurityLog:
             prev = sha256(line).hexdigest()
             lines.append(line + b"\n")
         if not os.fstat(fd).st_size:
-            durable.sync_folder(self.home)
+            durable.sync_folder(self.home.root)
         durable.append(fd, b"".join(lines))
         self._write_head(seq, prev)
 
     def _write_head(self, seq: int, digest: str) -> None:
         """Not synced: a head that lags behind after a crash is caught up by the next line. It never runs ahead."""
-        fd = os.open(self.home / HEAD, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(self.home.security_head, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.pwrite(fd, f"{seq:020d} {digest}\n".encode(), 0)
         finally:
@@ -154,8 +155,8 @@ class SecurityLog:
 
     def _put_aside(self, month: str) -> None:
         names = (f"security-{month}{f'.{n}' if n else ''}.jsonl" for n in range(1 << 16))
-        free = next(name for name in names if not (self.home / name).exists())
-        durable.move(self.home / NAME, self.home / free)
+        free = next(name for name in names if not (self.home.root / name).exists())
+        durable.move(self.home.security_log, self.home.root / free)
 
     def _time(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -170,9 +171,9 @@ def _same(fd: int, path: Path) -> bool:
     return (mine.st_ino, mine.st_dev) == (there.st_ino, there.st_dev)
 
 
-def _site(home: Path) -> str:
+def _site(home: Home) -> str:
     """The silo's id, or "aggregator"."""
     try:
-        return str(json.loads((home / "silo.json").read_text())["silo"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return SiloHome(home.root).silo
+    except SpecError:
         return "aggregator"

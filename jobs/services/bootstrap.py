@@ -18,21 +18,21 @@ from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from aggregator.home import AggregatorHome
+from crypto import durable
 from crypto.errors import FULL, NoSpace, SpecError
-from crypto.keys import KEY_BYTES, Identity, PublicIdentity
+from crypto.home import Home
+from crypto.keys import KEY_BYTES, PublicIdentity
+from crypto.pinned_charter import CHARTER_FILE, CONSORTIUM_FILE
 from jobs.provisioning import archive
 from jobs.services.http import prepare_environment
+from silo_agent.home import SiloHome
 
 log = logging.getLogger("consilium.service")
 
 SILO, AGGREGATOR = "silo", "aggregator"
 #: NVFlare listens on this machine's loopback, or on all of its addresses: only where the operator says so.
 LISTEN: Final = ("127.0.0.1", str(IPv4Address(0)))
-#: What ``--identity`` may hold: name there → place in the home, size.
-_SECRETS: Final = {
-    SILO: {"agent.key": ("keys/agent.key", KEY_BYTES), "salt": ("salt", 32)},
-    AGGREGATOR: {"aggregator.key": ("keys/aggregator.key", KEY_BYTES)},
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Site:
     """Where a service runs: the kit that NVFlare gets, and the home."""
 
     kit: Path
-    home: Path
+    home: Home
 
 
 def install(request: Request) -> Site:
@@ -71,40 +71,41 @@ def install(request: Request) -> Site:
             "--kit", got=f"the kit of {whose}", want=f"one for `fed {request.role} run`", remedy="Name its own kit."
         )
     own = Path(settings["home"]) if settings["home"] else None
-    home = request.home or own
-    if home is None:
+    place = request.home or own
+    if place is None:
         raise SpecError("--home", got=None, want="the home of this site: its kit names none")
-    home = home.resolve()
+    home = Home(place.resolve())
     with _named(home):
         if request.identity is None:
             _check_home(request.role, home)
         else:
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.private_folder(home.root)
         prepare_environment(home)  # before the first import of what writes figures
         if request.identity is not None:
             _place_identity(request.role, home, settings["site"], request.identity)
         if request.charter is not None:
             _place_charter(home, request.charter)
-        if own is not None and home == own.resolve() and request.kit.is_dir():
-            refuse_start(request.role, request.kit, home)
+        if own is not None and home.root == own.resolve() and request.kit.is_dir():
+            refuse_start(request.role, request.kit, home.root)
             if request.role == AGGREGATOR:
                 _localise(request.kit, home, request.listen)
             return Site(request.kit, home)
         return Site(_place_kit(request, home, files), home)
 
 
-def _place_kit(request: Request, home: Path, files: archive.Files) -> Path:
+def _place_kit(request: Request, home: Home, files: archive.Files) -> Path:
     """``<home>/kit`` with these files, once all checks of a start have passed over them."""
     from jobs.doctor import refuse_start
 
-    kit, new = home / "kit", home / "kit.new"
+    kit = home.kit_folder
+    new = kit.with_name(f"{kit.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir(mode=0o700)
         archive.write(files, new)
         if request.role == AGGREGATOR:
             _localise(new, home, request.listen)
-        refuse_start(request.role, new, home)
+        refuse_start(request.role, new, home.root)
         kit.mkdir(mode=0o700, exist_ok=True)
         for folder in archive.FOLDERS:
             shutil.rmtree(kit / folder, ignore_errors=True)
@@ -114,72 +115,84 @@ def _place_kit(request: Request, home: Path, files: archive.Files) -> Path:
     return kit
 
 
-def _localise(kit: Path, home: Path, listen: str) -> None:
+def _localise(kit: Path, home: Home, listen: str) -> None:
     from jobs.flare.hardening import localise
 
-    localise(kit, home, listen)
+    localise(kit, home.root, listen)
 
 
-def _check_home(role: str, home: Path) -> None:
-    name = "silo.json" if role == SILO else "aggregator.json"
-    if not (home / name).is_file():
+def _check_home(role: str, home: Home) -> None:
+    settings = _settings_path(role, home)
+    if not settings.is_file():
         raise SpecError(
-            str(home),
-            got=f"no {name}",
+            str(home.root),
+            got=f"no {settings.name}",
             want=f"the home of {'a silo' if role == SILO else 'the aggregator'}",
             remedy="Make it with `fed keygen`, or name its keys with --identity.",
         )
 
 
-def _place_identity(role: str, home: Path, site: str, given: Path) -> None:
-    """Keys of a mounted folder: into a home that has none. Those that are there must be the same."""
-    from crypto import durable
+def _settings_path(role: str, home: Home) -> Path:
+    return SiloHome(home.root).settings_path if role == SILO else AggregatorHome(home.root).settings_path
 
-    (home / "keys").mkdir(mode=0o700, exist_ok=True)
-    for name, (place, size) in _SECRETS[role].items():
+
+def _secrets(role: str, home: Home) -> dict[str, tuple[Path, int]]:
+    """What ``--identity`` may hold: name there → place in the home, size in bytes."""
+    if role == SILO:
+        silo = SiloHome(home.root)
+        return {"agent.key": (silo.agent_key_path, KEY_BYTES), "salt": (silo.salt_path, 32)}
+    return {"aggregator.key": (AggregatorHome(home.root).identity_path, KEY_BYTES)}
+
+
+def _place_identity(role: str, home: Home, site: str, given: Path) -> None:
+    """Keys of a mounted folder: into a home that has none. Those that are there must be the same."""
+
+    durable.private_folder(home.keys_folder)
+    for name, (place, size) in _secrets(role, home).items():
         try:
             secret = (given / name).read_bytes()
         except OSError as missing:
             raise SpecError(str(given / name), got=missing.strerror, want="this site's secret") from missing
         if len(secret) != size:
             raise SpecError(str(given / name), got=f"{len(secret)} bytes", want=f"{size} bytes")
-        if (home / place).exists():
-            if (home / place).read_bytes() != secret:
+        if place.exists():
+            if place.read_bytes() != secret:
                 raise SpecError(
                     str(given / name),
                     got="another one than in the home",
-                    want=f"that of {home / place}",
+                    want=f"that of {place}",
                     remedy="One identity per home: give it its own, or name the home that belongs to it.",
                 )
         else:
-            durable.replace(home / place, secret)
-    if role == SILO and not (home / "silo.json").exists():
-        durable.replace(home / "silo.json", f'{{"silo": "{site}"}}\n'.encode())
-    if role == AGGREGATOR and not (home / "aggregator.json").exists():
-        durable.replace(home / "aggregator.json", b"{}\n")
-        durable.replace(home / "aggregator.pub", Identity.load(home / "keys" / "aggregator.key").public.raw)
+            durable.replace(place, secret)
+    settings = _settings_path(role, home)
+    if role == SILO and not settings.exists():
+        durable.replace(settings, f'{{"silo": "{site}"}}\n'.encode())
+    if role == AGGREGATOR and not settings.exists():
+        durable.replace(settings, b"{}\n")
+        aggregator = AggregatorHome(home.root)
+        durable.replace(aggregator.public_key_path, aggregator.identity().public.raw)
 
 
-def _place_charter(home: Path, given: Path) -> None:
+def _place_charter(home: Home, given: Path) -> None:
     """The charter of a mounted folder: into a home that has none. A newer one waits for its operator."""
     from crypto.charter import SignedCharter
-    from crypto.home import Home
     from jobs.membership.accept import accept, read_epoch
 
-    signed = read_epoch(given / "charter.bin")
+    signed = read_epoch(given / CHARTER_FILE)
     try:
-        consortium = PublicIdentity((given / "consortium.pub").read_bytes())
+        consortium = PublicIdentity((given / CONSORTIUM_FILE).read_bytes())
     except OSError as missing:
         raise SpecError(
-            str(given / "consortium.pub"), got=missing.strerror, want="the consortium's public key"
+            str(given / CONSORTIUM_FILE), got=missing.strerror, want="the consortium's public key"
         ) from missing
-    if not (home / "charter.bin").exists():
+    if not home.pinned.exists():
         accept(home, signed, consortium=consortium)
         return
-    pinned = Home(home).charter()
-    if PublicIdentity((home / "consortium.pub").read_bytes()) != consortium:
+    pinned = home.charter()
+    if home.pinned.consortium() != consortium:
         raise SpecError(
-            str(given / "consortium.pub"), got=consortium.fingerprint, want="the consortium key that is pinned here"
+            str(given / CONSORTIUM_FILE), got=consortium.fingerprint, want="the consortium key that is pinned here"
         )
     charter = SignedCharter.open(signed, consortium)
     if charter.epoch > pinned.epoch:
@@ -189,9 +202,9 @@ def _place_charter(home: Path, given: Path) -> None:
             charter.epoch,
             pinned.epoch,
         )
-    elif charter.digest not in {one.digest for one, _ in Home(home).pinned.epochs()} or charter.epoch < pinned.epoch:
+    elif charter.digest not in {one.digest for one, _ in home.pinned.epochs()} or charter.epoch < pinned.epoch:
         raise SpecError(
-            str(given / "charter.bin"),
+            str(given / CHARTER_FILE),
             got=f"epoch {charter.epoch}, {charter.digest.hex()[:16]}",
             want=f"epoch {pinned.epoch}, {pinned.digest.hex()[:16]}, which is pinned here, or a later one",
             remedy="Give this site the charter that is in force.",
@@ -199,16 +212,16 @@ def _place_charter(home: Path, given: Path) -> None:
 
 
 @contextmanager
-def _named(home: Path) -> Iterator[None]:
+def _named(home: Home) -> Iterator[None]:
     """The volume's refusals, by name."""
     try:
         yield
     except OSError as failed:
         if failed.errno in FULL:
-            raise NoSpace(f"The volume of {home} is full.", remedy="Free space on it, or enlarge it.") from failed
+            raise NoSpace(f"The volume of {home.root} is full.", remedy="Free space on it, or enlarge it.") from failed
         raise SpecError(
-            str(home),
-            got=f"{failed.filename or home}: {failed.strerror}",
+            str(home.root),
+            got=f"{failed.filename or home.root}: {failed.strerror}",
             want="a home that this user can write",
             remedy="Is the volume mounted read-only? Does the home belong to this user?",
         ) from failed

@@ -22,7 +22,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crypto import durable
 from crypto.errors import SpecError
+from crypto.home import Home
 from jobs.services.multiprocess_metrics import Figures
 from jobs.services.site_metrics import AGGREGATOR, SILO, Service, SiteCollector, prefix
 
@@ -34,14 +36,14 @@ log = logging.getLogger("consilium.service")
 _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
-def prepare_environment(home: Path) -> Path:
+def prepare_environment(home: Home) -> Path:
     """Point this process and its children at ``<home>/metrics``; returns that folder (made 0700).
 
     prometheus_client looks once, when it is imported: a process that imported it earlier keeps its own figures to
     itself, which is said in the log. Its children are not affected.
     """
-    folder = home / "metrics"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = home.metrics_folder
+    durable.private_folder(folder)
     os.environ[_VARIABLE] = str(folder.resolve())
     values = sys.modules.get("prometheus_client.values")
     if values is not None and not values.ValueClass._multiprocess:
@@ -71,7 +73,7 @@ class Server:
 
 
 def serve_metrics(
-    home: Path,
+    home: Home,
     port: int,
     host: str = "127.0.0.1",
     *,

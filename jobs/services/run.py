@@ -18,9 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
 from crypto.errors import SpecError
+from crypto.home import Home
 from jobs import release
 from jobs.runtime import drain
 from jobs.security_log.events import Event
@@ -72,7 +74,7 @@ def run_aggregator(
     drain.clear(site.home)
     _log_start(site.home, "aggregator")
     _serve(Service(AGGREGATOR, site.home, site.kit, tracking_uri, CENSUS.connected), host, port, amiss)
-    command = [sys.executable, "-m", "aggregator.tracking.follower", "--home", str(site.home), "--follow"]
+    command = [sys.executable, "-m", "aggregator.tracking.follower", "--home", str(site.home.root), "--follow"]
     # By the environment: an address may hold a password, and command lines are for all to read.
     environment = {**os.environ, **({"CONSILIUM_TRACKING_URI": tracking_uri} if tracking_uri else {})}
     threading.Thread(target=_keep_running, args=(command, environment), name="lineage", daemon=True).start()
@@ -91,8 +93,8 @@ class _Recorded:
 
     _ENDS = frozenset({Kind.STEP_CLOSED, Kind.STEP_VOID, Kind.RUN_FINISHED, Kind.RUN_FAILED})
 
-    def __init__(self, home: Path) -> None:
-        self._path = ledger_path(home)
+    def __init__(self, home: Home) -> None:
+        self._path = AggregatorHome(home.root).ledger_path
         self._before: int | None = None
 
     def __call__(self) -> bool:
@@ -112,8 +114,8 @@ def _keep_running(command: list[str], environment: dict[str, str]) -> None:
 
 def run_mlflow(federation: Path, port: int) -> NoReturn:
     """MLflow's own UI over a federation's database, in place of this process: one signal ends it."""
-    home = federation / "aggregator"
-    if not (home / "mlflow.db").exists():
+    home = AggregatorHome(federation / "aggregator")
+    if not home.mlflow_path.exists():
         raise SpecError(str(federation), got="no aggregator/mlflow.db", want="a federation that has finished a job")
     settings = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -121,22 +123,22 @@ def run_mlflow(federation: Path, port: int) -> NoReturn:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{(home / 'mlflow.db').resolve()}"]
-    command += ["--default-artifact-root", str((home / "mlartifacts").resolve())]
+    command += ["--backend-store-uri", f"sqlite:///{home.mlflow_path.resolve()}"]
+    command += ["--default-artifact-root", str(home.artifacts_folder.resolve())]
     os.execve(sys.executable, command, {**os.environ, **settings})
 
 
-def _log_start(home: Path, service: str) -> None:
+def _log_start(home: Home, service: str) -> None:
     """The security log's first word of this process."""
     SecurityLog(home)(Event.SERVICE_STARTED, service=service, software=release.digest().hex())
 
 
-def _log_stop(home: Path, service: str) -> Callable[[int], None]:
+def _log_stop(home: Home, service: str) -> Callable[[int], None]:
     """Its last."""
     return lambda code: SecurityLog(home)(Event.SERVICE_STOPPED, service=service, exit=code & 0xFF)
 
 
-def _log_drain(home: Path, service: str) -> Callable[[], None]:
+def _log_drain(home: Home, service: str) -> Callable[[], None]:
     """When it is asked to end."""
     return lambda: SecurityLog(home)(Event.SERVICE_DRAINING, service=service)
 
@@ -146,17 +148,16 @@ def _serve(service: Service, host: str, port: int, amiss: Callable[[], str] = la
     home = service.home
     prepare_environment(home)
     server = serve_metrics(home, port, host, ready=lambda: _ready(home) or amiss(), service=service)
-    (home / "metrics.port").write_text(f"{server.port}\n")
+    home.metrics_port_path.write_text(f"{server.port}\n")
 
 
-def _ready(home: Path) -> str:
+def _ready(home: Home) -> str:
     """Why this site can't take a job, or nothing."""
-    from crypto.home import Home
 
     if drain.begun(home):
         return "draining"
     try:
-        Home(home).charter().check_validity(int(time.time()))
+        home.charter().check_validity(int(time.time()))
     except Exception as bad:  # noqa: BLE001 - a readiness page tells, it doesn't fail
         return json.dumps(str(bad))
     return ""

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from crypto.home import Home
 from jobs import release
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Service:
     """
 
     role: str
-    home: Path
+    home: Home
     kit: Path | None = None
     tracking_uri: str | None = None
     connected: Callable[[], Collection[str] | None] = lambda: None
@@ -79,9 +80,7 @@ class Look:
 
     @cached_property
     def charter(self) -> Charter:
-        from crypto.home import Home
-
-        return Home(self.service.home).charter()
+        return self.service.home.charter()
 
     @cached_property
     def children(self) -> tuple[tuple[bool, int], ...]:
@@ -130,7 +129,7 @@ def _memory(look: Look) -> Reading:
 
 
 def _free(look: Look) -> Reading:
-    disk = os.statvfs(look.service.home)
+    disk = os.statvfs(look.service.home.root)
     return float(disk.f_bavail * disk.f_frsize)
 
 
@@ -138,14 +137,14 @@ def _queued(look: Look) -> Reading:
     from silo_agent.home import SiloHome
     from silo_agent.pysyft.request_queue import RequestQueue
 
-    home = SiloHome(look.service.home)
+    home = SiloHome(look.service.home.root)
     return float(RequestQueue(home, home.silo).waiting())
 
 
 def _backlog(look: Look) -> Reading:
     from aggregator.tracking.cursor import backlog
 
-    return float(backlog(look.service.home, look.service.tracking_uri))
+    return float(backlog(look.service.home.root, look.service.tracking_uri))
 
 
 #: Every gauge, in the order in which it is served.

@@ -6,11 +6,10 @@ and a job folder names it for the server. The silos' kits, their rules and what 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 
+from aggregator.home import AggregatorHome
 from jobs.flare import controller
 from tests.evil.games import evil_run
 
@@ -25,8 +24,8 @@ class EvilController(controller.SecureController):
         self.game = game
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        def open_run(job: str, plan: str, home: Path, resume: str, board: object) -> controller.Run:
-            return evil_run(self.game, job, plan, home)
+        def open_run(job: str, plan: str, home: AggregatorHome, resume: str, board: object) -> controller.Run:
+            return evil_run(self.game, job, plan, home.root)
 
         controller.open_run = open_run
         super().control_flow(abort_signal, fl_ctx)

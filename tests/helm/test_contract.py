@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from crypto.home import Home
 from jobs.services.http import serve_metrics
 from tests.helm.charts import CHARTS, Object, case, of_kind, values
 
@@ -48,7 +49,7 @@ def test_the_test_pod_asks_and_tells(chart: str, reason: str, exit_code: int, tm
     (container,) = pod["spec"]["containers"]
     script, address = container["args"]
     assert container["command"] == ["python", "-c"] and address == f"anna-{chart}-metrics:9464"
-    server = serve_metrics(tmp_path, 0, ready=lambda: reason)
+    server = serve_metrics(Home(tmp_path), 0, ready=lambda: reason)
     try:
         here = f"127.0.0.1:{server.port}"
         done = subprocess.run([sys.executable, "-c", script, here], capture_output=True, text=True, check=False)

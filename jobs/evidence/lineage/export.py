@@ -7,6 +7,7 @@ from pathlib import Path
 from aggregator.verify import models
 from aggregator.verify.bundle import Bundle, write_bundle
 from aggregator.verify.models import ModelVersion
+from crypto.home import Home
 from jobs.evidence.lineage.model import Lineage
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
@@ -15,7 +16,7 @@ from jobs.security_log.writer import SecurityLog
 def promote(home: Path, model: str, alias: str, by: str, *, force: bool = False) -> ModelVersion:
     """``aggregator.verify.models.promote``, told to the security log."""
     version = models.promote(home, model, alias, by, force=force)
-    SecurityLog(home)(Event.ALIAS_MOVED, model=version.name, version=version.version, alias=alias)
+    SecurityLog(Home(home))(Event.ALIAS_MOVED, model=version.name, version=version.version, alias=alias)
     return version
 
 
@@ -27,7 +28,7 @@ def export(home: Path, lineage: Lineage, out: Path, *, uploads: bool = True) -> 
         if (home / "aggregator.json").exists():
             model = lineage.model
             which = {"model": model.name, "version": model.version} if model is not None and model.version else {}
-            SecurityLog(home)(Event.BUNDLE_EXPORTED, sha256=bundle.sha256, **which)
+            SecurityLog(Home(home))(Event.BUNDLE_EXPORTED, sha256=bundle.sha256, **which)
     except BaseException:
         out.unlink()
         raise

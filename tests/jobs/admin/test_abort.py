@@ -136,7 +136,7 @@ def run(
     failures: list[str] = []
     monkeypatch.setattr(module, "Courier", Post)
     monkeypatch.setattr(module, "open_run", opened)
-    monkeypatch.setattr(module, "job_home", lambda: home)
+    monkeypatch.setattr(module, "job_home", lambda: Home(home))
     monkeypatch.setattr(module, "sites_of", lambda fl_ctx: how.get("sites", federation.silos))
     monkeypatch.setattr(driver, "_fail", lambda reason, fl_ctx: failures.append(reason))
     monkeypatch.setattr(Post, "fault", staticmethod(fault), raising=False)
@@ -177,7 +177,7 @@ def test_a_job_that_is_left_alone_finishes_and_leaves_its_status(
     status = driver._board.status
     assert status.state is State.FINISHED and status.released == status.steps == 3
     assert status.answered and status.missing == ()
-    assert left(status_file(federation.aggregator, JOB_ID)) == as_json(status)
+    assert left(status_file(AggregatorHome(federation.aggregator), JOB_ID)) == as_json(status)
     assert record(federation).finished is not None
 
 
@@ -191,7 +191,7 @@ def test_an_abort_closes_the_run_by_name_and_it_can_go_on(
     assert last.kind is Kind.RUN_FAILED and found.finished is None
     assert (last.record["code"], last.record["phase"], last.record["missing"]) == ("ABORTED", phase, [])
     assert driver.failures == [], "an abort is no failure of the server"  # type: ignore[attr-defined]
-    status = left(status_file(federation.aggregator, JOB_ID))
+    status = left(status_file(AggregatorHome(federation.aggregator), JOB_ID))
     assert status is not None and (status["state"], status["phase"]) == ("aborted", phase)
     assert status["outcome"]["code"] == "ABORTED" and status["outcome"]["on_ledger"] is True
     run(federation, monkeypatch, resume=found.run)
@@ -234,7 +234,7 @@ def test_silos_that_are_stopped_first_are_not_lost(federation: Federation, monke
 
 def test_an_abort_before_the_run_leaves_no_run(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     run(federation, monkeypatch, early=True)
-    status = left(status_file(federation.aggregator, JOB_ID))
+    status = left(status_file(AggregatorHome(federation.aggregator), JOB_ID))
     assert status is not None and (status["state"], status["run"]) == ("aborted", "")
     assert status["outcome"]["on_ledger"] is False
 
@@ -275,7 +275,7 @@ def test_a_process_that_just_stops_leaves_the_run_open(federation: Federation, m
     monkeypatch.undo()
     found = record(federation)
     assert found.finished is None and found.failed is None
-    status = left(status_file(federation.aggregator, JOB_ID))
+    status = left(status_file(AggregatorHome(federation.aggregator), JOB_ID))
     assert status is not None and status["state"] == "running" and status["outcome"] is None
 
 
@@ -283,7 +283,7 @@ def test_a_site_that_no_charter_names_is_refused(federation: Federation, monkeyp
     driver = run(federation, monkeypatch, sites=("silo-1", "silo-99"))
     (why,) = driver.failures  # type: ignore[attr-defined]
     assert "[SPEC]" in why and "silo-99" in why and "silo-1'" not in why
-    status = left(status_file(federation.aggregator, JOB_ID))
+    status = left(status_file(AggregatorHome(federation.aggregator), JOB_ID))
     assert status is not None and status["outcome"]["code"] == "SPEC" and status["state"] == "failed"
     assert list((federation.aggregator / "jobs").iterdir()) == []
 

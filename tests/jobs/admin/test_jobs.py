@@ -20,6 +20,7 @@ from nvflare.fuel.flare_api import api_spec
 from nvflare.fuel.sec.authz import AuthzContext, Person
 from nvflare.security.security import FLAuthorizer
 
+from aggregator.home import AggregatorHome
 from crypto.errors import FederationError, SpecError
 from crypto.home import Home
 from jobs.admin import jobs as admin_jobs
@@ -483,11 +484,11 @@ class Manager:
 
 
 def test_a_job_that_ends_keeps_its_last_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcomes, "job_home", lambda: tmp_path)
+    monkeypatch.setattr(outcomes, "job_home", lambda: Home(tmp_path))
     manager, keeper = Manager("one", "two", "torn"), outcomes.JobOutcomes()
     fl_ctx = FLContext()
     monkeypatch.setattr(fl_ctx, "get_engine", lambda: manager)
-    files = {name: outcomes.status_file(tmp_path, name) for name in ("one", "two", "gone", "torn")}
+    files = {name: outcomes.status_file(AggregatorHome(tmp_path), name) for name in ("one", "two", "gone", "torn")}
     files["one"].parent.mkdir(parents=True)
     for name, path in files.items():
         path.write_text(json.dumps({"run": name}) if name != "torn" else "{")
@@ -507,7 +508,7 @@ def test_a_job_that_ends_keeps_its_last_status(tmp_path: Path, monkeypatch: pyte
 def test_an_agent_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs.runtime import compose as runtime_compose
 
-    _take_turn(tmp_path)  # no journal yet: nobody to wait for
+    _take_turn(SiloHome(tmp_path))  # no journal yet: nobody to wait for
     before = Journal(tmp_path / "journal.jsonl")
     looked: list[float] = []
 
@@ -517,12 +518,12 @@ def test_an_agent_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: pytes
             before.close()
 
     monkeypatch.setattr(runtime_compose.time, "sleep", look)
-    _take_turn(tmp_path)
+    _take_turn(SiloHome(tmp_path))
     assert len(looked) == 3
     Journal(tmp_path / "journal.jsonl").close()
     held = Journal(tmp_path / "journal.jsonl")
     monkeypatch.setattr(runtime_compose, "TURN_S", 0.0)
-    _take_turn(tmp_path)  # in vain: the journal says why
+    _take_turn(SiloHome(tmp_path))  # in vain: the journal says why
     with pytest.raises(SpecError, match="in use"):
         Journal(tmp_path / "journal.jsonl")
     held.close()

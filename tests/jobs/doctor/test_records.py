@@ -85,7 +85,7 @@ def test_an_old_epoch_restored(silo: Patient, made: Made) -> None:
     from jobs.membership.accept import accept
 
     old = (silo.house / "charter.bin").read_bytes()
-    accept(silo.house, bytes(next_epoch(made)))
+    accept(Home(silo.house), bytes(next_epoch(made)))
     well(silo, "charter.newest")
     (silo.house / "charter.bin").write_bytes(old)
     amiss(silo, "charter.newest", "epoch 1 is pinned, and epoch 2 was accepted on", remedy="latest charter.bin")
@@ -152,7 +152,7 @@ def test_a_crash_between_the_log_and_the_journal_is_no_old_copy(silo: Patient) -
     run = json.loads(journal(silo)[1][-1]).get("run") or next(
         json.loads(line)["run"] for line in journal(silo)[1] if b'"released"' in line
     )
-    log = SecurityLog(silo.house)
+    log = SecurityLog(Home(silo.house))
     log("shares-released", run=run, step=7, attempt=0, t3="ab" * 32)
     amiss(silo, "journal.newest", "was about to be released when the agent ended", warns=True, remedy="A crash")
     log("service-started", service="silo", software="cd" * 32)

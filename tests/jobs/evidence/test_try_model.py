@@ -49,8 +49,8 @@ def newcomer(trained: tuple[Federation, Path], tmp_path_factory: pytest.TempPath
     consortium = Identity.load(federation.root / "consortium" / "consortium.key")
     home = tmp_path_factory.mktemp("newcomer") / "silo-9"
     old = Home(federation.aggregator).charter()
-    new = next_epoch(old, add=[keygen_silo(home, "silo-9")], now=old.not_before + 1)
-    accept(home, bytes(SignedCharter.sign(new, consortium)), consortium=consortium.public)
+    new = next_epoch(old, add=[keygen_silo(SiloHome(home), "silo-9")], now=old.not_before + 1)
+    accept(Home(home), bytes(SignedCharter.sign(new, consortium)), consortium=consortium.public)
     add_data(SiloHome(home), "silo-9", "digits", ROWS["newcomer-1"])
     return home
 
@@ -144,7 +144,7 @@ def test_another_federation_of_the_same_consortium_is_refused(trained: tuple[Fed
 
 def test_what_is_missing_is_named(trained: tuple[Federation, Path], newcomer: Path, tmp_path: Path) -> None:
     federation, folder = trained
-    keygen_silo(tmp_path / "tenth", "silo-10")
+    keygen_silo(SiloHome(tmp_path / "tenth"), "silo-10")
     arrays: dict[str, np.ndarray] = {
         "x_train": np.zeros((20, 3), np.float32),
         "y_train": np.arange(20) % 2,

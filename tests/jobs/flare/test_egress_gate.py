@@ -46,6 +46,7 @@ from nvflare.private.fed.client.client_req_processors import ClientRequestProces
 from nvflare.private.fed.client.command_agent import CommandAgent
 from nvflare.private.fed.client.communicator import Communicator
 
+from crypto.home import Home
 from jobs.flare import egress_gate
 from jobs.flare.egress_gate import COMMANDS, TOPICS, Gate, SiloCell, commands_table, guard_cells, topics_table
 from jobs.flare.filters import OnlyMessagesOut
@@ -580,12 +581,12 @@ def test_the_long_lived_process_is_guarded_before_it_connects(monkeypatch: pytes
         seen.append(made["Cell"])
         return 0
 
-    monkeypatch.setattr(services, "install", lambda request: Site(request.kit, tmp_path))
+    monkeypatch.setattr(services, "install", lambda request: Site(request.kit, Home(tmp_path)))
     monkeypatch.setattr(parent, "run_client", run_client)
     monkeypatch.setattr(services, "_serve", lambda *args: None)
     assert services.run_silo(Request(role="silo", kit=tmp_path), "127.0.0.1", 0) == 0
     assert seen == [SiloCell]
-    assert check_log(tmp_path).events["service-started"] == 1
+    assert check_log(Home(tmp_path)).events["service-started"] == 1
 
 
 def test_a_gated_cell_writes_to_the_homes_security_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -598,7 +599,7 @@ def test_a_gated_cell_writes_to_the_homes_security_log(monkeypatch: pytest.Monke
         assert cell.core_cell.message_interceptor(Message({MessageHeaderKey.ORIGIN: "server"})) is not None
     finally:
         CoreCell.ALL_CELLS.pop("silo-9", None)
-    assert check_log(tmp_path).events["message-refused"] == 1
+    assert check_log(Home(tmp_path)).events["message-refused"] == 1
 
 
 def test_a_gated_cell_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:

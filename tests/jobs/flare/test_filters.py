@@ -25,6 +25,7 @@ from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.private.fed.client.client_runner import ClientRunner, ClientRunnerConfig, TaskRouter
 
 from crypto.errors import Malformed
+from crypto.home import Home
 from crypto.messages import Message
 from jobs.flare import kits, wire
 from jobs.flare.filters import PEER_PROPS, OnlyMessagesIn, OnlyMessagesOut
@@ -205,7 +206,7 @@ def test_what_is_not_our_message_becomes_a_bare_code(kit: Path, home: Path, what
     assert bare(reply) == code
     assert MARK.encode() not in fobs.dumps(reply)
     if code == FILTER:
-        assert check_log(home).events["message-held-back"] == 1
+        assert check_log(Home(home)).events["message-held-back"] == 1
 
 
 def test_a_bare_code_of_the_list_leaves_as_one(kit: Path, home: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_task_that_is_not_ours_reaches_no_executor(kit: Path, home: Path) -> N
         reply, executor = run(kit, lambda task, ctx: task, task)
         assert bare(reply) == ReturnCode.TASK_DATA_FILTER_ERROR
         assert executor.saw == []
-    assert check_log(home).events["message-held-back"] == 3
+    assert check_log(Home(home)).events["message-held-back"] == 3
 
 
 def test_a_task_by_another_name_reaches_no_executor(kit: Path, home: Path) -> None:

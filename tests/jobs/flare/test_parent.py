@@ -17,6 +17,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.f3.cellnet.defs import ReturnCode
 from nvflare.private.fed.server.client_manager import ClientManager
 
+from crypto.home import Home
 from crypto.keys import Identity
 from jobs.flare import connection_watchdog
 from jobs.flare.admission import Doorkeeper
@@ -238,7 +239,7 @@ def test_the_component_tells_of_a_registration_that_was_taken(monkeypatch: pytes
 def test_only_members_of_the_charter_are_let_in(tmp_path: Path) -> None:
     members = Bare(tmp_path, 3)
     manager = ClientManager("test")
-    Doorkeeper().guard(manager, members.aggregator)
+    Doorkeeper().guard(manager, Home(members.aggregator))
     assert not any(manager.is_client_disabled(silo) for silo in members.silos)
     assert manager.is_client_disabled("silo-4")
     assert not manager.is_client_disabled("kim@example.org")

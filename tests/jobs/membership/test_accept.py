@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, read, verify
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
@@ -53,7 +54,7 @@ def test_an_epoch_is_pinned_and_the_one_before_kept(bare: Bare) -> None:
     new, signed = bare.following(remove=["silo-3"])
     home = bare.home("silo-1")
     secrets = files(home / "keys")
-    changes = accept(home, signed)
+    changes = accept(Home(home), signed)
     assert (changes.leaves, changes.silo, changes.out) == (("silo-3",), "silo-1", False)
     assert Home(home).charter() == new
     assert [charter for charter, _ in Home(home).pinned.epochs()] == [bare.first, new]
@@ -66,26 +67,26 @@ def test_an_epoch_is_pinned_and_the_one_before_kept(bare: Bare) -> None:
 def test_looking_changes_nothing(bare: Bare) -> None:
     _, signed = bare.following(remove=["silo-3"])
     before = files(bare.root)
-    assert preview(bare.home("silo-1"), signed).leaves == ("silo-3",)
+    assert preview(Home(bare.home("silo-1")), signed).leaves == ("silo-3",)
     assert files(bare.root) == before
 
 
 def test_accepting_twice_is_accepting_once(bare: Bare) -> None:
     _, signed = bare.following(remove=["silo-3"])
     for home in (bare.home("silo-1"), bare.aggregator):
-        assert not accept(home, signed).done
+        assert not accept(Home(home), signed).done
         before = files(home)
-        again = accept(home, signed)
+        again = accept(Home(home), signed)
         assert again.done and again.facts()["pinned_already"]
         assert files(home) == before
 
 
 def test_the_aggregator_writes_every_epoch_to_the_ledger_once(bare: Bare) -> None:
     second, signed = bare.following(remove=["silo-3"])
-    accept(bare.aggregator, signed)
-    ninth = keygen_silo(bare.root / "ninth", "silo-9")
+    accept(Home(bare.aggregator), signed)
+    ninth = keygen_silo(SiloHome(bare.root / "ninth"), "silo-9")
     third, more = bare.following(second, add=[ninth])
-    accept(bare.aggregator, more)
+    accept(Home(bare.aggregator), more)
     digests = [charter.digest.hex() for charter in (bare.first, second, third)]
     assert epochs_on(bare.aggregator) == list(zip((1, 2, 3), digests, strict=True))
     verify(ledger_path(bare.aggregator), bare.first.aggregator)
@@ -96,8 +97,8 @@ def test_the_aggregator_writes_every_epoch_to_the_ledger_once(bare: Bare) -> Non
 def test_a_run_records_the_epoch_it_is_under_if_nobody_has(bare: Bare) -> None:
     home = bare.aggregator
     ledger = Ledger.open(ledger_path(home), Identity.load(home / "keys" / "aggregator.key"))
-    record_charter(ledger, home)
-    record_charter(ledger, home)
+    record_charter(ledger, AggregatorHome(home))
+    record_charter(ledger, AggregatorHome(home))
     assert epochs_on(home) == [(1, bare.first.digest.hex())]
 
 
@@ -115,8 +116,8 @@ def test_what_a_crash_left_half_done_is_finished_by_accepting_again(
     with monkeypatch.context() as patched:
         patched.setattr(PinnedCharter if crash == "pin" else membership_accept, crash, dies)
         with pytest.raises(Crash):
-            accept(bare.aggregator, signed)
-    accept(bare.aggregator, signed)
+            accept(Home(bare.aggregator), signed)
+    accept(Home(bare.aggregator), signed)
     assert Home(bare.aggregator).charter() == new
     assert [epoch for epoch, _ in epochs_on(bare.aggregator)] == [1, 2]
 
@@ -129,7 +130,7 @@ def test_an_epoch_that_was_written_but_is_not_in_force_is_not_one_of_those_pinne
 
 def test_an_epoch_in_the_history_that_the_consortium_did_not_sign_is_found(bare: Bare) -> None:
     home = bare.home("silo-1")
-    accept(home, bare.following(remove=["silo-3"])[1])
+    accept(Home(home), bare.following(remove=["silo-3"])[1])
     Home(home).pinned.epoch_path(1).write_bytes(bytes(SignedCharter.sign(bare.first, Identity.generate())))
     with pytest.raises(BadSignature):
         Home(home).pinned.epochs()
@@ -140,7 +141,7 @@ def test_an_epoch_in_the_history_that_the_consortium_did_not_sign_is_found(bare:
 
 def test_only_the_next_epoch_of_this_federation_by_this_consortium_is_taken(bare: Bare, tmp_path: Path) -> None:
     second, signed = bare.following(remove=["silo-3"])
-    third, later = bare.following(second, add=[keygen_silo(tmp_path / "ninth", "silo-9")])
+    third, later = bare.following(second, add=[keygen_silo(SiloHome(tmp_path / "ninth"), "silo-9")])
     fork, forked = bare.following(remove=["silo-4"])
     other = replace(second, federation="other")
     stranger = Identity.generate()
@@ -157,13 +158,13 @@ def test_only_the_next_epoch_of_this_federation_by_this_consortium_is_taken(bare
         for data, error, says in cases:
             for take in (preview, accept):
                 with pytest.raises(error, match=says):
-                    take(home, data)
+                    take(Home(home), data)
             assert files(home, but=["journal.jsonl", "run.lock"]) == before
-        accept(home, signed)
+        accept(Home(home), signed)
         for data in (bytes(bare.sign(bare.first)), forked):
             with pytest.raises(SpecError, match=r"charter\.epoch"):
-                accept(home, data)
-        assert accept(home, later).new == third
+                accept(Home(home), data)
+        assert accept(Home(home), later).new == third
         assert fork.epoch == 2
 
 
@@ -172,11 +173,11 @@ def test_the_consortium_is_the_one_that_was_pinned(bare: Bare) -> None:
     home = bare.home("silo-1")
     stranger = Identity.generate().public
     with pytest.raises(SpecError, match="pinned here"):
-        accept(home, signed, consortium=stranger)
+        accept(Home(home), signed, consortium=stranger)
     with pytest.raises(SpecError, match="the fingerprint"):
-        accept(home, signed, expect_fingerprint=stranger.fingerprint)
+        accept(Home(home), signed, expect_fingerprint=stranger.fingerprint)
     spelled = bare.consortium.public.fingerprint.upper().replace(" ", "")
-    accept(home, signed, consortium=bare.consortium.public, expect_fingerprint=spelled)
+    accept(Home(home), signed, consortium=bare.consortium.public, expect_fingerprint=spelled)
 
 
 def test_pinning_does_not_change_the_consortiums_key(bare: Bare) -> None:
@@ -194,7 +195,7 @@ def test_a_folder_that_is_no_home_is_refused(bare: Bare, tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "consortium.pub").write_bytes(bare.consortium.public.raw)
     with pytest.raises(SpecError, match="silo's home"):
-        preview(tmp_path / "empty", bare.following(remove=["silo-3"])[1])
+        preview(Home(tmp_path / "empty"), bare.following(remove=["silo-3"])[1])
 
 
 @pytest.mark.parametrize("data", [None, b"", b"no charter"])
@@ -213,24 +214,32 @@ def test_no_epoch_while_an_agent_works(bare: Bare) -> None:
     _, signed = bare.following(remove=["silo-3"])
     home = bare.home("silo-1")
     with Journal(home / "journal.jsonl"), pytest.raises(SpecError, match="a run under way"):
-        accept(home, signed)
+        accept(Home(home), signed)
     assert Home(home).charter() == bare.first
-    accept(home, signed)
+    accept(Home(home), signed)
 
 
 def test_no_agent_starts_while_an_epoch_is_taken(bare: Bare) -> None:
-    with between_runs(bare.home("silo-1")), pytest.raises(SpecError, match="in use"):
+    with between_runs(Home(bare.home("silo-1"))), pytest.raises(SpecError, match="in use"):
         Journal(bare.home("silo-1") / "journal.jsonl")
 
 
 def test_no_epoch_at_the_aggregator_while_runs_last(bare: Bare) -> None:
     _, signed = bare.following(remove=["silo-3"])
     home = bare.aggregator
-    with running(home), running(home), pytest.raises(SpecError, match="a run under way"):
-        accept(home, signed)
-    with between_runs(home), pytest.raises(SpecError, match="a change of the charter"), running(home):
+    with (
+        running(AggregatorHome(home)),
+        running(AggregatorHome(home)),
+        pytest.raises(SpecError, match="a run under way"),
+    ):
+        accept(Home(home), signed)
+    with (
+        between_runs(Home(home)),
+        pytest.raises(SpecError, match="a change of the charter"),
+        running(AggregatorHome(home)),
+    ):
         pass
-    accept(home, signed)
+    accept(Home(home), signed)
 
 
 # --- the silo's own place in it ----------------------------------------------------------------------------------
@@ -239,7 +248,7 @@ def test_no_epoch_at_the_aggregator_while_runs_last(bare: Bare) -> None:
 def test_a_silo_that_was_removed_pins_its_last_epoch_and_declines_by_name(bare: Bare) -> None:
     home = bare.home("silo-3")
     new, signed = bare.following(remove=["silo-3"])
-    changes = accept(home, signed)
+    changes = accept(Home(home), signed)
     assert changes.out and "NOT a member" in "\n".join(changes.lines())
     assert Home(home).charter() == new
     agent = answering_agent(local.spec().text, SiloHome(home))
@@ -250,26 +259,26 @@ def test_a_silo_that_was_removed_pins_its_last_epoch_and_declines_by_name(bare: 
 def test_a_silo_that_was_removed_follows_and_may_come_back(bare: Bare, tmp_path: Path) -> None:
     home = bare.home("silo-3")
     second, one = bare.following(remove=["silo-3"])
-    third, two = bare.following(second, add=[keygen_silo(tmp_path / "ninth", "silo-9")])
+    third, two = bare.following(second, add=[keygen_silo(SiloHome(tmp_path / "ninth"), "silo-9")])
     fourth, three = bare.following(third, add=[read_member(home / "member.json")])
-    assert [accept(home, signed).out for signed in (one, two, three)] == [True, True, False]
+    assert [accept(Home(home), signed).out for signed in (one, two, three)] == [True, True, False]
     assert Home(home).charter() == fourth
 
 
 def test_a_new_silo_pins_its_first_epoch_with_the_consortiums_key(bare: Bare, tmp_path: Path) -> None:
     home = tmp_path / "ninth"
-    new, signed = bare.following(add=[keygen_silo(home, "silo-9")])
+    new, signed = bare.following(add=[keygen_silo(SiloHome(home), "silo-9")])
     with pytest.raises(SpecError, match="consortium's public key"):
-        accept(home, signed)
+        accept(Home(home), signed)
     with pytest.raises(BadSignature):
-        accept(home, signed, consortium=Identity.generate().public)
+        accept(Home(home), signed, consortium=Identity.generate().public)
     with pytest.raises(SpecError, match="the fingerprint"):
-        accept(home, signed, consortium=bare.consortium.public, expect_fingerprint="0000 " * 8)
+        accept(Home(home), signed, consortium=bare.consortium.public, expect_fingerprint="0000 " * 8)
     with pytest.raises(SpecError, match=r"silo-9.*epoch 1 does not name"):
-        accept(home, bytes(bare.sign(bare.first)), consortium=bare.consortium.public)
+        accept(Home(home), bytes(bare.sign(bare.first)), consortium=bare.consortium.public)
     assert not (home / "charter.bin").exists() and not (home / "consortium.pub").exists()
     mark = bare.consortium.public.fingerprint
-    changes = accept(home, signed, consortium=bare.consortium.public, expect_fingerprint=mark)
+    changes = accept(Home(home), signed, consortium=bare.consortium.public, expect_fingerprint=mark)
     assert changes.old is None and Home(home).charter() == new
     assert [charter for charter, _ in Home(home).pinned.epochs()] == [new]
 
@@ -281,11 +290,11 @@ def test_an_epoch_with_another_key_for_this_home_is_refused(bare: Bare) -> None:
         _, signed = bare.following(change=[changed])
         for take in (preview, accept):
             with pytest.raises(SpecError, match=f"silo-1 {role} key.*the key of this home"):
-                take(bare.home("silo-1"), signed)
+                take(Home(bare.home("silo-1")), signed)
     new = replace(bare.first, epoch=2, previous=bare.first.digest, aggregator=Identity.generate().public)
     with pytest.raises(SpecError, match="aggregator key"):
-        accept(bare.aggregator, bytes(bare.sign(new)))
-    shown = preview(bare.home("silo-1"), bytes(bare.sign(new)))
+        accept(Home(bare.aggregator), bytes(bare.sign(new)))
+    shown = preview(Home(bare.home("silo-1")), bytes(bare.sign(new)))
     assert shown.facts()["aggregator"] == {
         "before": bare.first.aggregator.fingerprint,
         "now": new.aggregator.fingerprint,
@@ -296,11 +305,11 @@ def test_an_epoch_with_another_key_for_this_home_is_refused(bare: Bare) -> None:
 def test_a_renewed_key_takes_its_place_with_the_epoch_that_names_it(bare: Bare) -> None:
     home = bare.home("silo-1")
     old = (home / "keys" / "owner.key").read_bytes()
-    member = renew(home, ["owner"])
+    member = renew(SiloHome(home), ["owner"])
     _, other = bare.following(remove=["silo-3"])
     new, signed = bare.following(change=[member])
-    assert preview(home, other).leaves == ("silo-3",)  # an epoch with the old key is taken too
-    changes = accept(home, signed)
+    assert preview(Home(home), other).leaves == ("silo-3",)  # an epoch with the old key is taken too
+    changes = accept(Home(home), signed)
     assert [(silo, role) for silo, role, _, _ in changes.keys] == [("silo-1", "owner")]
     keys = files(home / "keys")
     assert keys.keys() == {"agent.key", "owner.key", "owner.epoch-000001.key"}
@@ -309,7 +318,7 @@ def test_a_renewed_key_takes_its_place_with_the_epoch_that_names_it(bare: Bare) 
     assert "key-replaced" in events(home)
     for silo in ("silo-2", "silo-4"):
         before = files(bare.home(silo) / "keys")
-        accept(bare.home(silo), signed)
+        accept(Home(bare.home(silo)), signed)
         assert files(bare.home(silo) / "keys") == before
 
 
@@ -318,8 +327,8 @@ def test_a_lost_owner_key_is_replaced_and_old_signatures_still_check_under_their
     owner = Identity.load(home / "keys" / "owner.key")
     signature = owner.sign(b"an approval of epoch 1")
     (home / "keys" / "owner.key").unlink()
-    _, signed = bare.following(change=[renew(home, ["owner"])])
-    accept(home, signed)
+    _, signed = bare.following(change=[renew(SiloHome(home), ["owner"])])
+    accept(Home(home), signed)
     then, now = (charter.member("silo-1").owner for charter, _ in Home(home).pinned.epochs())
     then.verify(signature, b"an approval of epoch 1")
     with pytest.raises(BadSignature):
@@ -334,7 +343,7 @@ def test_a_crash_between_key_and_charter_is_finished_by_accepting_again(
         pass
 
     home = bare.home("silo-1")
-    member = renew(home, ["agent"])
+    member = renew(SiloHome(home), ["agent"])
     new, signed = bare.following(change=[member])
     real: Callable[..., Any] = os.replace
 
@@ -350,8 +359,8 @@ def test_a_crash_between_key_and_charter_is_finished_by_accepting_again(
     with monkeypatch.context() as patched:
         patched.setattr(*((PinnedCharter, "pin", dies) if name == "pin" else (os, "replace", half)))
         with pytest.raises(Crash):
-            accept(home, signed)
-    accept(home, signed)
+            accept(Home(home), signed)
+    accept(Home(home), signed)
     assert Home(home).charter() == new
     assert Identity.load(home / "keys" / "agent.key").public == member.agent
     assert (home / "keys" / "agent.epoch-000001.key").exists()
@@ -360,10 +369,10 @@ def test_a_crash_between_key_and_charter_is_finished_by_accepting_again(
 def test_a_data_owners_key_may_be_kept_elsewhere(bare: Bare) -> None:
     home = bare.home("silo-1")
     (home / "keys" / "owner.key").unlink()
-    accept(home, bare.following(remove=["silo-3"])[1])
+    accept(Home(home), bare.following(remove=["silo-3"])[1])
     (bare.home("silo-2") / "keys" / "agent.key").unlink()
     with pytest.raises(SpecError, match=r"agent\.key"):
-        accept(bare.home("silo-2"), bare.following(remove=["silo-3"])[1])
+        accept(Home(bare.home("silo-2")), bare.following(remove=["silo-3"])[1])
 
 
 def test_a_key_that_was_anothers_long_ago_is_refused_at_each_home(bare: Bare) -> None:
@@ -372,6 +381,6 @@ def test_a_key_that_was_anothers_long_ago_is_refused_at_each_home(bare: Bare) ->
     stolen = replace(gone, silo="silo-9")
     _, later = bare.following(second, add=[stolen])
     for home in (bare.home("silo-1"), bare.aggregator):
-        accept(home, signed)
+        accept(Home(home), signed)
         with pytest.raises(SpecError, match="silo-3's agent key in epoch 1"):
-            accept(home, later)
+            accept(Home(home), later)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.home import AggregatorHome
 from crypto.charter import Member
 from crypto.errors import BadSignature, SpecError
 from crypto.keys import Identity
 from jobs.membership.keygen import keygen_aggregator, keygen_consortium, keygen_silo, read_member, renew
+from silo_agent.home import SiloHome
 from tests.members import files
 
 
@@ -20,7 +22,7 @@ def key(home: Path, name: str) -> Identity:
 
 def test_a_silo_makes_its_keys_and_a_file_with_the_public_ones(tmp_path: Path) -> None:
     home = tmp_path / "silo-9"
-    member = keygen_silo(home, "silo-9")
+    member = keygen_silo(SiloHome(home), "silo-9")
     assert member == Member("silo-9", key(home, "agent").public, key(home, "owner").public)
     assert read_member(home / "member.json") == member
     assert home.stat().st_mode & 0o777 == 0o700
@@ -33,7 +35,7 @@ def test_a_silo_makes_its_keys_and_a_file_with_the_public_ones(tmp_path: Path) -
 
 
 def test_the_aggregator_and_the_consortium_make_theirs(tmp_path: Path) -> None:
-    public = keygen_aggregator(tmp_path / "aggregator")
+    public = keygen_aggregator(AggregatorHome(tmp_path / "aggregator"))
     assert key(tmp_path / "aggregator", "aggregator").public == public
     assert (tmp_path / "aggregator" / "aggregator.pub").read_bytes() == public.raw
     consortium = keygen_consortium(tmp_path / "offline")
@@ -43,57 +45,63 @@ def test_the_aggregator_and_the_consortium_make_theirs(tmp_path: Path) -> None:
 
 def test_keys_are_never_overwritten(tmp_path: Path) -> None:
     home = tmp_path / "silo-9"
-    keygen_silo(home, "silo-9")
+    keygen_silo(SiloHome(home), "silo-9")
     before = files(home)
-    for make in (lambda: keygen_silo(home, "silo-9"), lambda: keygen_aggregator(home), lambda: keygen_consortium(home)):
+    for make in (
+        lambda: keygen_silo(SiloHome(home), "silo-9"),
+        lambda: keygen_aggregator(AggregatorHome(home)),
+        lambda: keygen_consortium(home),
+    ):
         with pytest.raises(SpecError, match="never overwritten"):
             make()
     (tmp_path / "file").write_text("")
     with pytest.raises(SpecError, match="never overwritten"):
-        keygen_silo(tmp_path / "file", "silo-9")
+        keygen_silo(SiloHome(tmp_path / "file"), "silo-9")
     assert files(home) == before
 
 
 @pytest.mark.parametrize("silo", ["", "Silo", "../up", "a b", "a\n", "x" * 64])
 def test_a_bad_id_makes_no_home(tmp_path: Path, silo: str) -> None:
     with pytest.raises(SpecError, match="silo"):
-        keygen_silo(tmp_path / "new", silo)
+        keygen_silo(SiloHome(tmp_path / "new"), silo)
     assert not (tmp_path / "new").exists()
 
 
 def test_a_renewed_key_waits_beside_the_one_in_use(tmp_path: Path) -> None:
     home = tmp_path / "silo-9"
-    old = keygen_silo(home, "silo-9")
-    new = renew(home, ["owner"])
+    old = keygen_silo(SiloHome(home), "silo-9")
+    new = renew(SiloHome(home), ["owner"])
     assert new.agent == old.agent and new.owner != old.owner
     assert key(home, "owner").public == old.owner and key(home, "owner.next").public == new.owner
     assert (home / "keys" / "owner.next.key").stat().st_mode & 0o777 == 0o600
     assert read_member(home / "member.json") == new
     with pytest.raises(SpecError, match="waits for its epoch"):
-        renew(home, ["agent", "owner"])
+        renew(SiloHome(home), ["agent", "owner"])
     assert not (home / "keys" / "agent.next.key").exists()
 
 
 def test_a_lost_key_can_be_renewed(tmp_path: Path) -> None:
     home = tmp_path / "silo-9"
-    keygen_silo(home, "silo-9")
+    keygen_silo(SiloHome(home), "silo-9")
     (home / "keys" / "owner.key").unlink()
     with pytest.raises(SpecError, match=r"owner\.key"):
-        renew(home, ["agent"])
-    assert read_member((renew(home, ["owner"]), home / "member.json")[1]).owner == key(home, "owner.next").public
+        renew(SiloHome(home), ["agent"])
+    assert (
+        read_member((renew(SiloHome(home), ["owner"]), home / "member.json")[1]).owner == key(home, "owner.next").public
+    )
 
 
 @pytest.mark.parametrize("roles", [[], ["aggregator"], ["agent", "salt"]])
 def test_only_a_silos_own_keys_are_renewed(tmp_path: Path, roles: list[str]) -> None:
-    keygen_silo(tmp_path / "silo-9", "silo-9")
+    keygen_silo(SiloHome(tmp_path / "silo-9"), "silo-9")
     with pytest.raises(SpecError, match="agent, owner"):
-        renew(tmp_path / "silo-9", roles)
+        renew(SiloHome(tmp_path / "silo-9"), roles)
     with pytest.raises(SpecError, match="silo's home"):
-        renew(tmp_path, ["agent"])
+        renew(SiloHome(tmp_path), ["agent"])
 
 
 def test_a_member_file_that_was_changed_is_refused(tmp_path: Path) -> None:
-    keygen_silo(tmp_path / "a", "silo-9")
+    keygen_silo(SiloHome(tmp_path / "a"), "silo-9")
     path = tmp_path / "a" / "member.json"
     fields = json.loads(path.read_text())
     mine, other = Identity.generate(), Identity.generate()
@@ -126,8 +134,8 @@ def test_a_member_file_that_was_changed_is_refused(tmp_path: Path) -> None:
 
 def test_nobody_enrols_a_key_that_he_does_not_hold(tmp_path: Path) -> None:
     """A file with somebody else's public key, signed with one's own."""
-    keygen_silo(tmp_path / "a", "silo-8")
-    keygen_silo(tmp_path / "b", "silo-9")
+    keygen_silo(SiloHome(tmp_path / "a"), "silo-8")
+    keygen_silo(SiloHome(tmp_path / "b"), "silo-9")
     theirs = json.loads((tmp_path / "a" / "member.json").read_text())
     mine = json.loads((tmp_path / "b" / "member.json").read_text())
     stolen = mine | {name: theirs[name] for name in ("agent", "agent_signature")}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry, ledger_path, read, verify
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
@@ -73,17 +74,17 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     plan = withdraw.plan(home, "silo-3")
     done = withdraw.withdraw(home, "silo-3", "consent withdrawn", consortium=consortium)
     for silo in LEFT:
-        accept(homes_of[silo], done.file.read_bytes())
+        accept(Home(homes_of[silo]), done.file.read_bytes())
     after = keys()
     second, _, _ = local.run_job(JOB, home, {silo: homes_of[silo] for silo in LEFT})
 
     ninth = federation.silo("silo-9")
-    member = keygen_silo(ninth, "silo-9")
+    member = keygen_silo(SiloHome(ninth), "silo-9")
     new = next_epoch(Home(home).charter(), add=[member], now=1_000 + Home(home).charter().not_before)
     signed = bytes(SignedCharter.sign(new, consortium))
     for one in (home, *(homes_of[silo] for silo in LEFT)):
-        accept(one, signed)
-    accept(ninth, signed, consortium=consortium.public, expect_fingerprint=consortium.public.fingerprint)
+        accept(Home(one), signed)
+    accept(Home(ninth), signed, consortium=consortium.public, expect_fingerprint=consortium.public.fingerprint)
     add_data(SiloHome(ninth), "silo-9", "digits", make(8, 7)["newcomer-1"])
     tried = cold(SiloHome(ninth), home / "jobs" / second.run, "digits")
     third, _, _ = local.run_job(JOB, home, {silo: homes_of[silo] for silo in LEFT} | {"silo-9": ninth})
@@ -179,7 +180,7 @@ def test_an_epoch_without_the_silo_is_pinned_and_handed_out(bare: Bare) -> None:
     assert SignedCharter.open(done.file.read_bytes(), bare.consortium.public) == new
     assert lines(bare.aggregator) == DONE
     assert "silo-withdrawn" in (bare.aggregator / "security.jsonl").read_text()
-    assert accept(bare.home("silo-1"), done.file.read_bytes()).leaves == ("silo-3",)
+    assert accept(Home(bare.home("silo-1")), done.file.read_bytes()).leaves == ("silo-3",)
 
 
 @pytest.mark.parametrize("at", ["pin", "record_charter", "SecurityLog", "append"])
@@ -221,13 +222,13 @@ def _ledger(bare: Bare) -> bool:
 
 def test_an_epoch_signed_elsewhere_needs_no_key_here(bare: Bare) -> None:
     _, signed = bare.following(remove=["silo-3"])
-    accept(bare.aggregator, signed)
+    accept(Home(bare.aggregator), signed)
     done = withdraw.withdraw(bare.aggregator, "silo-3", "why")
     assert lines(bare.aggregator) == DONE and done.file.read_bytes() == signed
 
 
 def test_the_demonstrations_silos_accept_at_once_and_who_would_not_is_named(bare: Bare) -> None:
-    accept(bare.home("silo-2"), bare.following(remove=["silo-3"])[1])
+    accept(Home(bare.home("silo-2")), bare.following(remove=["silo-3"])[1])
     members = [bare.home(silo) for silo in bare.silos]
     with Journal(bare.home("silo-4") / "journal.jsonl"):
         done = withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium, members=members)
@@ -240,7 +241,7 @@ def test_the_demonstrations_silos_accept_at_once_and_who_would_not_is_named(bare
 def test_a_silo_may_come_back_and_leave_again(bare: Bare) -> None:
     withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
     again = [read_member(bare.home("silo-3") / "member.json")]
-    accept(bare.aggregator, bare.following(Home(bare.aggregator).charter(), add=again)[1])
+    accept(Home(bare.aggregator), bare.following(Home(bare.aggregator).charter(), add=again)[1])
     done = withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
     assert done.changes.new.epoch == 4 and done.changes.leaves == ("silo-3",)
     withdrawals = [e.record["epoch"] for e in read(ledger_path(bare.aggregator)) if e.kind is Kind.WITHDRAWAL]
@@ -248,7 +249,7 @@ def test_a_silo_may_come_back_and_leave_again(bare: Bare) -> None:
 
 
 def test_a_silo_that_came_later_leaves_like_any_other(bare: Bare, tmp_path: Path) -> None:
-    accept(bare.aggregator, bare.following(add=[keygen_silo(tmp_path / "ninth", "silo-9")])[1])
+    accept(Home(bare.aggregator), bare.following(add=[keygen_silo(SiloHome(tmp_path / "ninth"), "silo-9")])[1])
     done = withdraw.withdraw(bare.aggregator, "silo-9", "why", consortium=bare.consortium)
     assert done.changes.new.epoch == 3 and done.file.name == "000003.bin"
 
@@ -288,7 +289,7 @@ def test_nobody_is_withdrawn_twice(bare: Bare) -> None:
 
 
 def test_only_between_runs_and_only_at_the_aggregator(bare: Bare) -> None:
-    with running(bare.aggregator), pytest.raises(SpecError, match="a run under way"):
+    with running(AggregatorHome(bare.aggregator)), pytest.raises(SpecError, match="a run under way"):
         withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
     with pytest.raises(SpecError, match="aggregator's home"):
         withdraw.withdraw(bare.home("silo-1"), "silo-3", "why", consortium=bare.consortium)
@@ -296,7 +297,7 @@ def test_only_between_runs_and_only_at_the_aggregator(bare: Bare) -> None:
 
 
 def test_a_ledger_that_does_not_check_stops_it(bare: Bare) -> None:
-    accept(bare.aggregator, bare.following(remove=["silo-4"])[1])
+    accept(Home(bare.aggregator), bare.following(remove=["silo-4"])[1])
     path = ledger_path(bare.aggregator)
     path.write_bytes(path.read_bytes().replace(b'"epoch":1', b'"epoch":7'))
     before = files(bare.root, but=["run.lock"])

@@ -72,8 +72,8 @@ def standing(home: Path, spec: JobSpec = SPEC, **when: int) -> Standing:
 
 def events(home: Path) -> list[tuple[str, dict[str, Any]]]:
     """The home's security log, checked, without its first line."""
-    check_log(home)
-    lines = [json.loads(line) for path in log_files(home) for line in path.read_bytes().splitlines()]
+    check_log(Home(home))
+    lines = [json.loads(line) for path in log_files(Home(home)) for line in path.read_bytes().splitlines()]
     return [(line["event"], line["fields"]) for line in lines if line["event"] != "log-opened"]
 
 
@@ -413,7 +413,7 @@ def test_what_the_owner_does_is_in_the_security_log(home: Path) -> None:
     assert told[1] == ("data-registered", {"name": "more", "data": after})
     assert told[2][0] == "approval-granted" and told[2][1]["approval"] == signed.approval
     assert told[3] == ("approval-denied", {"job": SPEC.digest.hex()})
-    assert not any(b"confidential" in path.read_bytes() for path in log_files(home))
+    assert not any(b"confidential" in path.read_bytes() for path in log_files(Home(home)))
 
 
 # --- on to the agent -------------------------------------------------------------------------------------------------

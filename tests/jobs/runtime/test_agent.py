@@ -125,7 +125,7 @@ def first_open(federation: Federation, nonce: bytes | None = None) -> Message:
 
     spec = local.spec()
     plan = encode_plan(spec.plan(Home(federation.aggregator).charter()))
-    run = open_run(spec.text, plan, federation.aggregator, nonce=nonce)
+    run = open_run(spec.text, plan, AggregatorHome(federation.aggregator), nonce=nonce)
     generator = run.run()
     try:
         return next(generator).requests["silo-1"]

@@ -11,6 +11,7 @@ import pytest
 from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
+from crypto.home import Home
 from crypto.keys import Identity
 from crypto.messages import Message
 from jobs.runtime import drain
@@ -30,7 +31,7 @@ def run(root: Path, phase: str) -> tuple[list[dict[str, object]], Agent]:
 
     def fault(message: Message, answer: Callable[[], Message]) -> Message | None:
         if message.phase == phase:
-            drain.begin(federation.silo("silo-3"))
+            drain.begin(Home(federation.silo("silo-3")))
         return answer()
 
     def courier(silo: str, agent: Agent) -> local.Faulty:
@@ -66,30 +67,30 @@ def test_who_stays_has_not_left(tmp_path: Path) -> None:
 
 
 def test_the_folder_tells_and_is_cleared(tmp_path: Path) -> None:
-    assert not drain.begun(tmp_path) and drain.left(tmp_path) == set()
-    drain.note_left(tmp_path)
-    assert drain.left(tmp_path) == set(), "nobody leaves unasked"
-    drain.begin(tmp_path)
-    drain.begin(tmp_path)
-    assert drain.begun(tmp_path) and drain.left(tmp_path) == set()
-    drain.note_left(tmp_path)
-    assert drain.left(tmp_path) == {os.getpid()}
-    drain.clear(tmp_path)
-    drain.clear(tmp_path)
-    assert not drain.begun(tmp_path)
+    assert not drain.begun(Home(tmp_path)) and drain.left(Home(tmp_path)) == set()
+    drain.note_left(Home(tmp_path))
+    assert drain.left(Home(tmp_path)) == set(), "nobody leaves unasked"
+    drain.begin(Home(tmp_path))
+    drain.begin(Home(tmp_path))
+    assert drain.begun(Home(tmp_path)) and drain.left(Home(tmp_path)) == set()
+    drain.note_left(Home(tmp_path))
+    assert drain.left(Home(tmp_path)) == {os.getpid()}
+    drain.clear(Home(tmp_path))
+    drain.clear(Home(tmp_path))
+    assert not drain.begun(Home(tmp_path))
 
 
 def test_a_draining_home_is_not_ready(tmp_path: Path) -> None:
     members = Bare(tmp_path, 3)
     home = members.home("silo-1")
-    assert services._ready(home) == ""
-    drain.begin(home)
-    assert services._ready(home) == "draining"
+    assert services._ready(Home(home)) == ""
+    drain.begin(Home(home))
+    assert services._ready(Home(home)) == "draining"
 
 
 def test_the_aggregator_waits_for_the_record_that_ends_a_step(tmp_path: Path) -> None:
     federation = local.federation(tmp_path / "fed")
-    recorded = services._Recorded(federation.aggregator)
+    recorded = services._Recorded(Home(federation.aggregator))
     assert not recorded(), "no ledger yet"
     ledger = Ledger.open(ledger_path(federation.aggregator), Identity.generate())
     opened = {"run": "r", "k": 0, "name": "train/0", "invited": [], "attempt": 0}
@@ -97,4 +98,4 @@ def test_the_aggregator_waits_for_the_record_that_ends_a_step(tmp_path: Path) ->
     assert not recorded()
     ledger.append(Kind.RUN_FAILED, {"run": "r", "code": "ROUND_LOST", "phase": "deal", "missing": [], "k": 0})
     assert recorded()
-    assert not services._Recorded(federation.aggregator)(), "what was there before does not count"
+    assert not services._Recorded(Home(federation.aggregator))(), "what was there before does not count"

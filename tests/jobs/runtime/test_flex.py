@@ -48,7 +48,7 @@ def test_personal_experts_are_in_no_byte_that_leaves(tmp_path: Path) -> None:
     )
     federation = Federation.make(tmp_path / "federation", "test", arrays(), "texts")
     for home in federation.homes.values():
-        language_base_model.place(home, base())
+        language_base_model.place(SiloHome(home), base())
     spec = spec.with_params(base=base().name)
     sent: dict[str, list[bytes]] = {}
     outcome, run, agents = local.run_job(

@@ -16,6 +16,7 @@ from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind as Record
 from aggregator.verify.checks import verify_run
 from crypto.errors import EvidenceError, FederationError, SpecError
+from crypto.home import Home
 from jobs.cli import retention as verbs
 from jobs.demo.federation import Federation
 from jobs.flare import kits
@@ -107,7 +108,7 @@ def put(home: Path, *paths: str, days: float = 0.0) -> None:
 def test_every_file_of_a_real_federation_is_of_one_kind(real: Federation) -> None:
     seen = set()
     for home in (real.aggregator, *real.homes.values()):
-        SecurityLog(home)("run-joined", run=RUN, job="ab" * 32)
+        SecurityLog(Home(home))("run-joined", run=RUN, job="ab" * 32)
         for path, kind in contents(home):
             assert kind is not None, (
                 f"{path.relative_to(real.root)} is of no kind: add it to jobs/security_log/retention.py"
@@ -199,7 +200,7 @@ def test_audit_records_and_what_people_own_never_go(tmp_path: Path) -> None:
     for path, kind in contents(tmp_path):
         assert kind is not None
         with pytest.raises(SpecError, match="clock"):
-            apply(tmp_path, [Expired(kind, path, 5, 0.0)], SecurityLog(tmp_path))
+            apply(tmp_path, [Expired(kind, path, 5, 0.0)], SecurityLog(Home(tmp_path)))
         assert path.exists()
 
 
@@ -208,7 +209,7 @@ def test_a_record_dressed_up_as_a_log_does_not_go(tmp_path: Path) -> None:
     false = Expired(kind_of("log.txt"), tmp_path / "ledger/ledger.jsonl", 5, 0.0)
     (true,) = plan(tmp_path, NOW)
     with pytest.raises(SpecError, match="clock"):
-        apply(tmp_path, [true, false], SecurityLog(tmp_path))
+        apply(tmp_path, [true, false], SecurityLog(Home(tmp_path)))
     assert (tmp_path / "ledger/ledger.jsonl").exists() and (tmp_path / "log.txt").exists(), "nothing goes then"
 
 
@@ -232,7 +233,7 @@ def test_a_jobs_folder_goes_as_a_whole(tmp_path: Path) -> None:
     assert plan(tmp_path, NOW) == []
     (one,) = plan(tmp_path, NOW + 30 * DAY)
     assert (one.path, one.bytes) == (tmp_path / JOB, 15)
-    apply(tmp_path, [one], SecurityLog(tmp_path))
+    apply(tmp_path, [one], SecurityLog(Home(tmp_path)))
     assert not (tmp_path / JOB).exists()
 
 
@@ -251,20 +252,20 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     home.mkdir()
     (home / "log.txt").symlink_to(tmp_path / "elsewhere" / "keep.txt")
     os.utime(home / "log.txt", (0, 0), follow_symlinks=False)
-    apply(home, plan(home, NOW), SecurityLog(home))
+    apply(home, plan(home, NOW), SecurityLog(Home(home)))
     assert not (home / "log.txt").is_symlink() and (tmp_path / "elsewhere" / "keep.txt").exists()
 
 
 def test_each_removal_is_told(tmp_path: Path) -> None:
     put(tmp_path, "log.txt", "probe/3-a%2Fb.npy", f"jobs/{RUN}/uploads/000001/silo-1/a.u32", days=100)
-    assert apply(tmp_path, plan(tmp_path, NOW, verified=trust), SecurityLog(tmp_path)) == 15
+    assert apply(tmp_path, plan(tmp_path, NOW, verified=trust), SecurityLog(Home(tmp_path))) == 15
     told = [json.loads(line)["fields"] for line in (tmp_path / "security.jsonl").read_text().splitlines()][1:]
     assert told == [
         {"kind": "upload", "path": f"jobs/{RUN}/uploads", "bytes": 5},
         {"kind": "log", "path": "log.txt", "bytes": 5},
         {"kind": "probe", "path": "probe", "bytes": 5},  # its name is no path for the log
     ]
-    assert check_log(tmp_path).events["record-removed"] == 3
+    assert check_log(Home(tmp_path)).events["record-removed"] == 3
 
 
 # --- uploads -----------------------------------------------------------------------------------------------------
@@ -297,7 +298,7 @@ def test_uploads_go_once_the_run_verifies_and_the_run_still_verifies_without(rea
     os.utime(victim, (written, written))
     found = [one for one in plan(home, later) if one.kind.of is Class.UPLOAD]
     assert [one.path for one in found] == [uploads]
-    apply(home, found, SecurityLog(home))
+    apply(home, found, SecurityLog(Home(home)))
     assert not uploads.exists() and not list(uploads.parent.glob("uploads*"))
     assert any("not kept" in line for line in lines_of(home, run))
 
@@ -317,7 +318,7 @@ def test_uploads_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(keep.shutil, "rmtree", killed)  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
-        apply(tmp_path, plan(tmp_path, NOW, verified=trust), SecurityLog(tmp_path))
+        apply(tmp_path, plan(tmp_path, NOW, verified=trust), SecurityLog(Home(tmp_path)))
     assert seen == [True, False]
     assert len(list((tmp_path / "jobs" / RUN / "uploads.removed").rglob("*.u32"))) == 2
 
@@ -329,7 +330,7 @@ def test_a_removal_that_was_cut_short_is_finished_without_another_look(tmp_path:
         raise AssertionError("a part of a run's uploads cannot verify")
 
     (one,) = plan(tmp_path, NOW, verified=never)
-    apply(tmp_path, [one], SecurityLog(tmp_path))
+    apply(tmp_path, [one], SecurityLog(Home(tmp_path)))
     assert not one.path.exists()
 
 
@@ -362,7 +363,7 @@ def test_fed_retention_shows_and_removes_only_when_told(fed: Callable[..., tuple
 
 
 def test_fed_security_log_checks_and_counts(fed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    log = SecurityLog(tmp_path)
+    log = SecurityLog(Home(tmp_path))
     log("login-accepted")
     code, shown = fed("security-log", "--home", str(tmp_path))
     assert code == 0 and "2 lines in 1 files hold" in shown and "login-accepted" in shown

@@ -18,10 +18,10 @@ import pytest
 
 from crypto import durable
 from crypto.errors import EvidenceError, NoSpace, NotApproved, SpecError
+from crypto.home import SECURITY_HEAD, SECURITY_LOG, Home
 from jobs.security_log import reader
 from jobs.security_log import writer as security_log_writer
 from jobs.security_log.events import EVENTS, FIELDS, PURPOSE, Event, lacking, table, wire_name
-from jobs.security_log.reader import HEAD, NAME
 from jobs.security_log.writer import SecurityLog, check_log, files
 
 HEX = "ab" * 32
@@ -59,14 +59,14 @@ def at(seconds: float) -> Callable[[], float]:
     return lambda: seconds
 
 
-def lines(home: Path, name: str = NAME) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (home / name).read_bytes().splitlines()]
+def lines(home: Home, name: str = SECURITY_LOG) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (home.root / name).read_bytes().splitlines()]
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> SecurityLog:
     (tmp_path / "silo.json").write_text('{"silo": "silo-7"}')
-    return SecurityLog(tmp_path, now=at(NOVEMBER))
+    return SecurityLog(Home(tmp_path), now=at(NOVEMBER))
 
 
 def some(log: SecurityLog, n: int = 3) -> None:
@@ -98,7 +98,7 @@ def test_an_event_takes_its_fields_and_no_other(log: SecurityLog, event: Event) 
     for name in kind.fields:
         with pytest.raises(SpecError, match=name):
             log(event, **{key: value for key, value in fields_of(event).items() if key != name})
-    assert not (log.home / NAME).exists()
+    assert not log.home.security_log.exists()
 
 
 @pytest.mark.parametrize("name", list(FIELDS))
@@ -179,22 +179,22 @@ def test_the_header_says_what_it_is_for_and_how_long_it_is_kept(log: SecurityLog
         "schema": 1,
         "site": "silo-7",
     }
-    (log.home / "silo.json").unlink()
-    (log.home / NAME).unlink()
-    (log.home / HEAD).unlink()
+    (log.home.root / "silo.json").unlink()
+    log.home.security_log.unlink()
+    (log.home.security_head).unlink()
     some(log, 1)
     assert lines(log.home)[0]["fields"]["site"] == "aggregator"
 
 
 def test_lines_are_chained_and_private(log: SecurityLog) -> None:
     some(log)
-    raw = (log.home / NAME).read_bytes().splitlines()
+    raw = log.home.security_log.read_bytes().splitlines()
     found = lines(log.home)
     assert [line["seq"] for line in found] == [0, 1, 2, 3]
     assert [line["prev"] for line in found[1:]] == [sha256(line).hexdigest() for line in raw[:-1]]
-    assert (log.home / HEAD).read_text() == f"{3:020d} {sha256(raw[-1]).hexdigest()}\n"
-    for name in (NAME, HEAD):
-        assert stat.S_IMODE((log.home / name).stat().st_mode) == 0o600
+    assert (log.home.security_head).read_text() == f"{3:020d} {sha256(raw[-1]).hexdigest()}\n"
+    for name in (SECURITY_LOG, SECURITY_HEAD):
+        assert stat.S_IMODE((log.home.root / name).stat().st_mode) == 0o600
     summary = check_log(log.home)
     assert (summary.files, summary.lines, summary.torn) == (1, 4, False)
     assert summary.first == summary.last == "2026-11-21T03:00:00.000Z"
@@ -204,15 +204,15 @@ def test_a_new_file_is_made_durable_with_its_name(log: SecurityLog, monkeypatch:
     synced: list[Path] = []
     monkeypatch.setattr(durable, "sync_folder", synced.append)
     some(log, 3)
-    assert synced == [log.home]
+    assert synced == [log.home.root]
 
 
 def test_a_new_month_begins_a_new_file_and_the_chain_goes_on(log: SecurityLog) -> None:
     some(log, 2)
     later = SecurityLog(log.home, now=at(DECEMBER))
     some(later, 2)
-    assert [path.name for path in files(log.home)] == ["security-2026-11.jsonl", NAME]
-    last = (log.home / "security-2026-11.jsonl").read_bytes().splitlines()[-1]
+    assert [path.name for path in files(log.home)] == ["security-2026-11.jsonl", SECURITY_LOG]
+    last = (log.home.root / "security-2026-11.jsonl").read_bytes().splitlines()[-1]
     header, *rest = lines(log.home)
     assert (header["event"], header["seq"], header["prev"]) == ("log-opened", 3, sha256(last).hexdigest())
     assert [line["seq"] for line in rest] == [4, 5]
@@ -231,7 +231,7 @@ def test_a_long_file_is_put_aside(log: SecurityLog, monkeypatch: pytest.MonkeyPa
 def test_files_that_outlived_their_class_are_not_missed(log: SecurityLog) -> None:
     some(log, 2)
     some(SecurityLog(log.home, now=at(DECEMBER)), 2)
-    (log.home / "security-2026-11.jsonl").unlink()
+    (log.home.root / "security-2026-11.jsonl").unlink()
     assert check_log(log.home).lines == 3
 
 
@@ -252,7 +252,7 @@ def test_the_newest_of_an_event_is_found_in_any_file(log: SecurityLog) -> None:
 
 
 def damaged(log: SecurityLog, change: Callable[[list[bytes]], list[bytes]]) -> None:
-    path = log.home / NAME
+    path = log.home.security_log
     path.write_bytes(b"".join(line + b"\n" for line in change(path.read_bytes().splitlines())))
 
 
@@ -290,7 +290,7 @@ def made_anew(log: SecurityLog, change: Callable[[int, dict[str, Any]], dict[str
         prev = sha256(made[-1]).hexdigest()
     damaged(log, lambda raw: made)
     last = json.loads(made[-1])["seq"]
-    (log.home / HEAD).write_text(f"{int(last):020d} {prev}\n")
+    (log.home.security_head).write_text(f"{int(last):020d} {prev}\n")
 
 
 @pytest.mark.parametrize(
@@ -347,25 +347,25 @@ def test_a_log_whose_last_line_was_changed_says_so(log: SecurityLog) -> None:
 
 def test_a_log_that_was_removed_says_so(log: SecurityLog) -> None:
     some(log, 2)
-    (log.home / NAME).unlink()
+    log.home.security_log.unlink()
     some(log, 1)
     assert [line["event"] for line in lines(log.home)] == ["log-opened", "log-altered", "shares-released"]
 
 
 def test_a_lost_head_is_missed(log: SecurityLog) -> None:
     some(log, 2)
-    (log.home / HEAD).unlink()
-    with pytest.raises(EvidenceError, match=HEAD):
+    (log.home.security_head).unlink()
+    with pytest.raises(EvidenceError, match=SECURITY_HEAD):
         check_log(log.home)
     with pytest.raises(EvidenceError, match="no log"):
-        check_log(log.home / "elsewhere")
+        check_log(Home(log.home.root / "elsewhere"))
 
 
 def test_a_head_that_lags_after_a_crash_is_no_fault(log: SecurityLog) -> None:
     some(log, 1)
-    before = (log.home / HEAD).read_text()
+    before = (log.home.security_head).read_text()
     some(log, 2)
-    (log.home / HEAD).write_text(before)
+    (log.home.security_head).write_text(before)
     assert check_log(log.home).lines == 4
     some(log, 1)
     assert "log-altered" not in check_log(log.home).events
@@ -374,7 +374,7 @@ def test_a_head_that_lags_after_a_crash_is_no_fault(log: SecurityLog) -> None:
 def test_half_a_line_is_cut_off_and_told(log: SecurityLog) -> None:
     some(log, 2)
     half = b'{"at":"2026-11-21T03:00:'
-    with (log.home / NAME).open("ab") as out:
+    with log.home.security_log.open("ab") as out:
         out.write(half)
     assert check_log(log.home).torn
     some(log, 1)
@@ -387,7 +387,7 @@ def test_half_a_line_is_cut_off_and_told(log: SecurityLog) -> None:
 
 def test_half_a_line_is_told_in_the_next_file_if_its_own_is_put_aside(log: SecurityLog) -> None:
     some(log, 2)
-    with (log.home / NAME).open("ab") as out:
+    with log.home.security_log.open("ab") as out:
         out.write(b"{half")
     some(SecurityLog(log.home, now=at(DECEMBER)), 1)
     assert [line["event"] for line in lines(log.home)] == ["log-opened", "log-recovered", "shares-released"]
@@ -399,7 +399,7 @@ def test_a_damaged_long_file_is_put_aside_too(log: SecurityLog, monkeypatch: pyt
     damaged(log, lambda raw: [*raw[:-1], b"no line"])
     monkeypatch.setattr(security_log_writer, "MOST_BYTES", 10)
     some(log, 1)
-    assert [path.name for path in files(log.home)] == ["security-2026-11.jsonl", NAME]
+    assert [path.name for path in files(log.home)] == ["security-2026-11.jsonl", SECURITY_LOG]
     assert [line["event"] for line in lines(log.home)] == ["log-opened", "log-altered", "shares-released"]
 
 
@@ -407,19 +407,19 @@ def test_a_file_without_a_line_is_gone_on_with(log: SecurityLog) -> None:
     some(log, 2)
     later = SecurityLog(log.home, now=at(DECEMBER))
     some(later, 1)
-    (log.home / NAME).write_bytes(b"")
-    last = (log.home / "security-2026-11.jsonl").read_bytes().splitlines()[-1]
-    (log.home / HEAD).write_text(f"{2:020d} {sha256(last).hexdigest()}\n")
+    log.home.security_log.write_bytes(b"")
+    last = (log.home.root / "security-2026-11.jsonl").read_bytes().splitlines()[-1]
+    (log.home.security_head).write_text(f"{2:020d} {sha256(last).hexdigest()}\n")
     assert check_log(log.home).lines == 3
     some(later, 1)
-    assert [path.name for path in files(log.home)] == ["security-2026-11.jsonl", NAME]
+    assert [path.name for path in files(log.home)] == ["security-2026-11.jsonl", SECURITY_LOG]
     assert check_log(log.home).lines == 5
 
 
 def test_a_file_that_was_put_aside_has_whole_lines(log: SecurityLog) -> None:
     some(log, 2)
     some(SecurityLog(log.home, now=at(DECEMBER)), 1)
-    with (log.home / "security-2026-11.jsonl").open("ab") as out:
+    with (log.home.root / "security-2026-11.jsonl").open("ab") as out:
         out.write(b"{")
     with pytest.raises(EvidenceError, match=r"security-2026-11\.jsonl.*whole lines"):
         check_log(log.home)
@@ -444,11 +444,11 @@ def test_what_must_be_written_first_does_not_happen_on_a_full_disk(
     log: SecurityLog, full: Callable[[], None], event: Event
 ) -> None:
     some(log, 2)
-    before = (log.home / NAME).read_bytes()
+    before = log.home.security_log.read_bytes()
     full()
     with pytest.raises(NoSpace, match=f"{event} must not happen"):
         log(event, **fields_of(event))
-    assert (log.home / NAME).read_bytes() == before, "no half line stays"
+    assert log.home.security_log.read_bytes() == before, "no half line stays"
 
 
 @pytest.mark.parametrize("event", [e for e, kind in EVENTS.items() if not kind.must and not e.startswith("log-")])
@@ -456,12 +456,12 @@ def test_other_events_go_to_the_debug_log_then(
     log: SecurityLog, full: Callable[[], None], caplog: pytest.LogCaptureFixture, event: Event
 ) -> None:
     some(log, 2)
-    before = (log.home / NAME).read_bytes()
+    before = log.home.security_log.read_bytes()
     full()
     with caplog.at_level(logging.WARNING, "consilium.security"):
         log(event, **fields_of(event))
     assert event in caplog.text and os.strerror(errno.ENOSPC) in caplog.text
-    assert (log.home / NAME).read_bytes() == before
+    assert log.home.security_log.read_bytes() == before
 
 
 def test_release_approval_and_disclosure_are_those_that_must_be_written() -> None:
@@ -477,20 +477,20 @@ def test_release_approval_and_disclosure_are_those_that_must_be_written() -> Non
 def test_a_flood_does_not_fill_the_disk_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(security_log_writer, "MOST_AN_HOUR", 5)
     clock = [NOVEMBER]
-    log = SecurityLog(tmp_path, now=lambda: clock[0])
+    log = SecurityLog(Home(tmp_path), now=lambda: clock[0])
     for step in range(50):
         log("refusal", step=step, phase="open", code="MALFORMED")
     log("shares-released", run=HEX, step=0, t3=HEX)
-    assert check_log(tmp_path).events == {"log-opened": 1, "refusal": 5, "log-flooded": 1, "shares-released": 1}
+    assert check_log(Home(tmp_path)).events == {"log-opened": 1, "refusal": 5, "log-flooded": 1, "shares-released": 1}
     clock[0] += 3600
     log("refusal", step=50, phase="open", code="MALFORMED")
-    assert check_log(tmp_path).events["refusal"] == 6
+    assert check_log(Home(tmp_path)).events["refusal"] == 6
 
 
 def test_a_log_that_is_a_link_is_not_followed(log: SecurityLog, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     target.write_text("")
-    (log.home / NAME).symlink_to(target)
+    log.home.security_log.symlink_to(target)
     with pytest.raises(NoSpace):
         some(log, 1)
     assert target.read_text() == ""
@@ -525,6 +525,6 @@ def test_several_processes_write_one_chain(tmp_path: Path) -> None:
     for writer in writers:
         writer.communicate(timeout=120)
         assert writer.returncode == 0
-    summary = check_log(tmp_path)
+    summary = check_log(Home(tmp_path))
     assert summary.events["shares-released"] == 120 and summary.files > 2
     assert summary.events.keys() == {"log-opened", "shares-released"}

@@ -68,7 +68,7 @@ def start(made: Sites) -> Callable[[Request], bootstrap.Site]:
 
     def start(request: Request) -> bootstrap.Site:
         site = bootstrap.install(request)
-        let_go(Place(Role(request.role), site.home))
+        let_go(Place(Role(request.role), site.home.root))
         return site
 
     return start
@@ -79,13 +79,13 @@ Start = Callable[[Request], bootstrap.Site]
 
 def test_an_archive_is_unpacked_into_the_home(made: Sites, start: Start) -> None:
     site = start(made.request())
-    assert (site.kit, site.home) == (made.members.home("silo-1") / "kit", made.members.home("silo-1"))
+    assert (site.kit, site.home.root) == (made.members.home("silo-1") / "kit", made.members.home("silo-1"))
     for folder in ("startup", "local"):
         assert files(site.kit / folder) == files(made.kits / "silo-1" / folder)
     for path in site.kit.rglob("*"):
         want = 0o700 if path.is_dir() or path.suffix == ".sh" else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == want
-    assert not (site.home / "kit.new").exists()
+    assert not (site.home.root / "kit.new").exists()
 
 
 def test_a_renewed_kit_takes_the_place_of_the_old_and_leaves_the_rest(made: Sites, start: Start) -> None:
@@ -132,7 +132,7 @@ def test_a_kit_that_names_its_home_is_used_where_it_lies(made: Sites, start: Sta
     kit = tmp_path / "server"
     archive.write(archive.read(made.kits / "server"), kit)
     harden_server(kit, home=made.members.aggregator, org="consortium")
-    assert start(Request(role="aggregator", kit=kit)) == bootstrap.Site(kit, made.members.aggregator.resolve())
+    assert start(Request(role="aggregator", kit=kit)) == bootstrap.Site(kit, Home(made.members.aggregator.resolve()))
 
 
 def test_a_kit_that_names_no_home_needs_one(made: Sites, start: Start) -> None:
@@ -245,7 +245,7 @@ def test_a_kit_of_another_site_is_refused_and_changes_nothing(made: Sites, start
         start(made.aggregator(kit=archive_path(made.kits, "silo-1")))
     with pytest.raises(FederationError, match="kit"):
         start(made.request(kit=archive_path(made.kits, "kim@example.org")))
-    assert files(site.kit) == before and not (site.home / "kit.new").exists()
+    assert files(site.kit) == before and not (site.home.root / "kit.new").exists()
 
 
 def test_a_kit_of_another_federation_is_refused(made: Sites, start: Start, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_second_service_on_one_home_is_refused_by_name(made: Sites) -> None:
             bootstrap.install(replace(first, kit=made.kits / "silo-1"))
         assert files(site.kit) == before
     finally:
-        let_go(Place(Role.SILO, site.home))
+        let_go(Place(Role.SILO, site.home.root))
 
 
 def test_a_taken_port_is_named(made: Sites, start: Start) -> None:
@@ -369,7 +369,7 @@ def test_a_newer_charter_waits_for_its_operator_and_an_older_one_is_refused(
     (given[1] / "charter.bin").write_bytes(second)
     start(request)
     assert Home(home).charter().epoch == 1 and "epoch 2, pinned is epoch 1" in caplog.text
-    accept(home, second)
+    accept(Home(home), second)
     start(request)
     assert Home(home).charter().epoch == 2
     charter(source, given[1])

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from crypto.errors import SpecError
+from crypto.home import Home
 from jobs.services.http import Server, prepare_environment, serve_metrics
 from jobs.services.site_metrics import SILO, Service
 
@@ -38,7 +39,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    server = serve_metrics(tmp_path, 0)
+    server = serve_metrics(Home(tmp_path), 0)
     yield server
     server.close()
 
@@ -76,11 +77,11 @@ def test_figures_of_dead_jobs_stay_and_add_up(server: Server) -> None:
 
 
 def test_a_new_parent_starts_from_nothing(tmp_path: Path) -> None:
-    with_figures = serve_metrics(tmp_path, 0)
+    with_figures = serve_metrics(Home(tmp_path), 0)
     job(8)
     assert "steps_total" in get(with_figures, "/metrics")[1]
     with_figures.close()
-    fresh = serve_metrics(tmp_path, 0)
+    fresh = serve_metrics(Home(tmp_path), 0)
     assert "steps_total" not in get(fresh, "/metrics")[1]
     fresh.close()
 
@@ -109,7 +110,7 @@ server.close()
 
 def test_alive_and_ready_are_two_questions(tmp_path: Path) -> None:
     reasons = ["no charter is accepted yet", ""]
-    server = serve_metrics(tmp_path, 0, ready=lambda: reasons[0])
+    server = serve_metrics(Home(tmp_path), 0, ready=lambda: reasons[0])
     assert get(server, "/healthz") == (200, '{"status": "ok"}\n')
     status, body = get(server, "/readyz")
     assert status == 503 and json.loads(body) == {"status": "not ready", "reason": "no charter is accepted yet"}
@@ -135,18 +136,18 @@ def test_it_listens_on_this_machine_only(server: Server) -> None:
 
 def test_a_port_in_use_is_told(server: Server, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="free port"):
-        serve_metrics(tmp_path, server.port)
+        serve_metrics(Home(tmp_path), server.port)
     with pytest.raises(SpecError, match="address of this machine"):
-        serve_metrics(tmp_path, 99999)
+        serve_metrics(Home(tmp_path), 99999)
     with pytest.raises(SpecError, match="address of this machine"):
-        serve_metrics(tmp_path, 0, "192.0.2.1")
+        serve_metrics(Home(tmp_path), 0, "192.0.2.1")
     assert get(server, "/healthz")[0] == 200
 
 
 def test_close_frees_the_port(tmp_path: Path) -> None:
-    server = serve_metrics(tmp_path, 0)
+    server = serve_metrics(Home(tmp_path), 0)
     server.close()
-    again = serve_metrics(tmp_path, server.port)
+    again = serve_metrics(Home(tmp_path), server.port)
     again.close()
 
 
@@ -189,7 +190,7 @@ server.close()
 
 
 def test_files_that_cant_be_read_do_not_stop_the_page(tmp_path: Path) -> None:
-    server = serve_metrics(tmp_path, 0, service=Service(SILO, tmp_path))
+    server = serve_metrics(Home(tmp_path), 0, service=Service(SILO, Home(tmp_path)))
     (tmp_path / "metrics" / "counter_1.db").write_bytes(b"\xff\xff\xff\x7f" + bytes(60))
     status, text = get(server, "/metrics")
     assert status == 200
@@ -201,7 +202,7 @@ def test_children_inherit_the_folder(tmp_path: Path, caplog: pytest.LogCaptureFi
     import prometheus_client  # noqa: F401  (so this process is too late, and is told)
 
     with caplog.at_level(logging.WARNING):
-        folder = prepare_environment(tmp_path)
+        folder = prepare_environment(Home(tmp_path))
     assert folder == tmp_path / "metrics" and folder.stat().st_mode & 0o777 == 0o700
     assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(folder.resolve())
     assert "before prepare_environment" in caplog.text

@@ -71,7 +71,7 @@ def certificate(days: int) -> bytes:
 
 
 def service(homes: Homes, role: str, **more: Any) -> Service:
-    return Service(role, homes[role], homes[role] / "kit", **more)
+    return Service(role, Home(homes[role]), homes[role] / "kit", **more)
 
 
 def registry(of: Service, figures: site_metrics.Collects | None = None) -> CollectorRegistry:
@@ -240,13 +240,14 @@ def test_nothing_heavy_is_imported_for_a_scrape(homes: Homes) -> None:
     code = f"""
 import sys
 from pathlib import Path
+from crypto.home import Home
 from jobs.services.site_metrics import Service, SiteCollector
 class None_:
     def collect(self): return ()
-home = Path({str(homes[AGGREGATOR])!r})
-list(SiteCollector(Service("aggregator", home, home / "kit"), None_()).collect())
-home = Path({str(homes[SILO])!r})
-list(SiteCollector(Service("silo", home, home / "kit"), None_()).collect())
+home = Home(Path({str(homes[AGGREGATOR])!r}))
+list(SiteCollector(Service("aggregator", home, home.kit_folder), None_()).collect())
+home = Home(Path({str(homes[SILO])!r}))
+list(SiteCollector(Service("silo", home, home.kit_folder), None_()).collect())
 print({{"torch", "mlflow", "nvflare", "syft_job", "yaml"}} & sys.modules.keys())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -500,8 +500,8 @@ def test_one_writer_at_a_time(home: Path) -> None:
 
 def test_job_processes_resolve_without_pysyft(heart: Catalogue, home: Path) -> None:
     script = (
-        "import sys, pathlib; from silo_agent.pysyft.catalogue import Catalogue\n"
-        f"Catalogue(pathlib.Path({str(home)!r}), 'north').resolve('heart')\n"
+        "import sys, pathlib; from silo_agent.home import SiloHome; from silo_agent.pysyft.catalogue import Catalogue\n"
+        f"Catalogue(SiloHome(pathlib.Path({str(home)!r})), 'north').resolve('heart')\n"
         "sys.exit(any(name.split('.')[0] in ('syft', 'syft_datasets', 'syft_perms', 'yaml', 'torch')"
         " for name in sys.modules))"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from crypto import transcript
+from crypto import durable, transcript
 from crypto.approval import Approval, Denial, Terms
 from crypto.errors import DataRefused, FederationError, NoSpace, NotApproved, SpecError
 from crypto.keys import Identity
@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_no_half_of_a_request(queue: RequestQueue, monkeypatc
     def no_room(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_write", no_room)
+    monkeypatch.setattr(durable, "create", no_room)
     with pytest.raises(NoSpace, match="the disk is full"):
         queue.put(job())
     monkeypatch.undo()

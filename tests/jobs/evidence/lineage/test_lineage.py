@@ -593,7 +593,7 @@ def test_the_list_of_models(past: Past) -> None:
 def test_a_moved_alias_is_in_the_security_log(past: Past) -> None:
     past.number("1")
     export.promote(past.home, "rows/1", "champion", "the board")
-    line = SecurityLog(past.home).last(Event.ALIAS_MOVED)
+    line = SecurityLog(Home(past.home)).last(Event.ALIAS_MOVED)
     assert line is not None
     assert line.fields == {"model": "rows", "version": "1", "alias": "champion"}
 
@@ -602,7 +602,7 @@ def test_a_bundle_is_told_to_the_security_log_or_not_made(past: Past, tmp_path: 
     past.number("1")
     lineage = trace(past.home, "rows/1")
     made = export.export(past.home, lineage, tmp_path / "out.zip")
-    line = SecurityLog(past.home).last(Event.BUNDLE_EXPORTED)
+    line = SecurityLog(Home(past.home)).last(Event.BUNDLE_EXPORTED)
     assert line is not None
     assert line.fields == {"sha256": made.sha256, "model": "rows", "version": "1"}
 
