@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
-from aggregator.rounds.storage import load_checkpoint, run_folder
+from aggregator.rounds.storage import load_checkpoint
 from crypto.charter import Charter
 from crypto.errors import RoundLost, SpecError
 from crypto.messages import Message
@@ -96,7 +96,7 @@ class Breaker:
         wanted: str,
         spec: JobSpec,
         charter: Charter,
-        home: Path,
+        home: AggregatorHome,
         silos: Mapping[str, DataSet],
         *,
         strike: Callable[[Sequence[str]], None],
@@ -114,7 +114,7 @@ class Breaker:
 
     def look(self) -> None:
         """Strike if the step has closed. Cheap; called often. Raises SpecError if no silos qualify."""
-        path = ledger_path(self._home)
+        path = self._home.ledger_path
         if self.done is not None or not path.exists():
             return
         for entry in read(path):
@@ -127,9 +127,9 @@ class Breaker:
 
     def _holders(self, run: str) -> dict[str, frozenset[str]]:
         """Lane → the silos that would have a weight in it next, as their methods say."""
-        record = RunRecord.read(self._home, run)
+        record = RunRecord.read(self._home.root, run)
         closed = next(one for one in record.of(Kind.STEP_CLOSED) if one["name"] == BEFORE)
-        folder, digest = run_folder(self._home, run), bytes.fromhex(str(closed["state_digest"]))
+        folder, digest = self._home.run_folder(run), bytes.fromhex(str(closed["state_digest"]))
         state = load_checkpoint(folder, int(closed["k"]), expect=digest).state
         published, kind = Published(state, record.slots), method(self._spec.method)
         step = next(step for step in self._plan.steps if step.name == AFTER)

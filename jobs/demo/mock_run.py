@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aggregator.home import AggregatorHome
 from jobs.demo.federation import Federation
 from jobs.demo.progress import Follower, View
 from jobs.evidence.run_summary import RunRecord, scores, secure_aggregation
@@ -34,7 +35,7 @@ def rehearse(job: str, box: Path, view: View) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="consilium-rehearsal-") as place:
         federation = Federation.make(Path(place) / "rehearsal", "rehearsal", mocks, spec.dataset)
         approve_for_demonstration(map(SiloHome, federation.homes.values()), spec)
-        follower = Follower(federation.aggregator, spec, federation.silos, view)
+        follower = Follower(AggregatorHome(federation.aggregator), spec, federation.silos, view)
         try:
             outcome, _, _ = run_job(spec, federation.aggregator, federation.homes, watch=follower.exchange)
         finally:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
 from aggregator.rounds.attempt import Exchange
 from jobs.job import JobSpec
@@ -30,7 +31,7 @@ class View(Protocol):
 class Follower:
     """Finds the run of a job on the ledger and reads its events as they come."""
 
-    def __init__(self, home: Path, spec: JobSpec, silos: Sequence[str], view: View) -> None:
+    def __init__(self, home: AggregatorHome, spec: JobSpec, silos: Sequence[str], view: View) -> None:
         self.run = ""
         self.ended = False
         self.first: float | None = None
@@ -43,14 +44,14 @@ class Follower:
         self._steps = 0
 
     def _mark(self) -> int:
-        path = ledger_path(self._home)
+        path = self._home.ledger_path
         return sum(1 for _ in read(path)) if path.exists() else 0
 
     def look(self) -> None:
         """Show what is new. Cheap: called ten times a second."""
         if not self.run and not self._find():
             return
-        path = self._home / "jobs" / self.run / EVENTS
+        path = self._home.run_folder(self.run) / EVENTS
         if not path.exists():
             return
         with path.open() as events:
@@ -71,7 +72,7 @@ class Follower:
             self._show(exchange.step_name, exchange.step, exchange.phase, sorted(exchange.requests))
 
     def _find(self) -> bool:
-        path = ledger_path(self._home)
+        path = self._home.ledger_path
         for entry in read(path) if path.exists() else ():
             if (
                 entry.seq >= self._after

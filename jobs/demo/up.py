@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path
 from aggregator.ledger.records import Kind
 from aggregator.rounds.attempt import Exchange
@@ -101,8 +102,8 @@ def _breaker(demo: Demo, wanted: str | None, strike: Callable[[Sequence[str]], N
     """What ``--break`` asked for, if anything."""
     if wanted is None:
         return None
-    home = demo.federation.aggregator
-    return Breaker(wanted, demo.spec, Home(home).charter(), home, demo.silos, strike=strike, say=view.say)
+    home = AggregatorHome(demo.federation.aggregator)
+    return Breaker(wanted, demo.spec, home.charter(), home, demo.silos, strike=strike, say=view.say)
 
 
 def _next(runs: Path, stem: str) -> Path:
@@ -135,10 +136,10 @@ def local_federation(demo: Demo, *, say: Callable[[str], None]) -> Iterator[Any]
         processes = Processes()
         stack.callback(processes.stop)
         say(f"server on 127.0.0.1:{port} (mTLS)")
-        processes.start("aggregator", kits.server, federation.aggregator)
+        processes.start("aggregator", kits.server, Home(federation.aggregator))
         processes.wait_for_port("aggregator", port)
         for silo in federation.silos:
-            processes.start("silo", kits.silos[silo], federation.silo(silo))
+            processes.start("silo", kits.silos[silo], Home(federation.silo(silo)))
         session = stack.enter_context(AdminSession(kits.admin, kits.admin_name, timeout_s=60))
         session.wait_for_silos(len(federation.silos), timeout_s=90)
         (federation.root / "federation.json").write_text(
@@ -149,7 +150,7 @@ def local_federation(demo: Demo, *, say: Callable[[str], None]) -> Iterator[Any]
                     "admin": kits.admin_name,
                     "silos": list(federation.silos),
                     "metrics": {
-                        name: read_port(home)
+                        name: read_port(Home(home))
                         for name, home in {"aggregator": federation.aggregator, **federation.homes}.items()
                     },
                 },
@@ -176,10 +177,10 @@ class Processes:
     def __init__(self) -> None:
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
-    def start(self, kind: str, kit: Path, home: Path) -> None:
+    def start(self, kind: str, kit: Path, home: Home) -> None:
         command = [sys.executable, "-m", "jobs.cli", kind, "run", "--kit", str(kit), "--drain-seconds", "0"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-        with (home / "log.txt").open("ab") as log:
+        with home.log_path.open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
             )
@@ -229,10 +230,10 @@ class Processes:
         self._running = []
 
 
-def read_port(home: Path) -> int | None:
+def read_port(home: Home) -> int | None:
     """The port of a home's /metrics, once its process has written it."""
     try:
-        return int((home / "metrics.port").read_text())
+        return int(home.metrics_port_path.read_text())
     except (OSError, ValueError):
         return None
 
@@ -284,7 +285,7 @@ def _run_job(
     submitted = time.monotonic()
     job_id = running.session.submit(folder)
     view.say(f"submitted as {job_id}")
-    follower = Follower(home, demo.spec, demo.federation.silos, view)
+    follower = Follower(AggregatorHome(home), demo.spec, demo.federation.silos, view)
     first = 0.0
     last_look = time.monotonic()
     while not follower.ended:
@@ -367,7 +368,7 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
     demo = prepare(options, kind="-sim")
     view.say(f"simulation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
     approve_for_demonstration(map(SiloHome, demo.federation.homes.values()), demo.spec)
-    follower = Follower(demo.federation.aggregator, demo.spec, demo.federation.silos, view)
+    follower = Follower(AggregatorHome(demo.federation.aggregator), demo.spec, demo.federation.silos, view)
     silent: set[str] = set()
     breaker = _breaker(demo, options.breaks, silent.update, view)
 

@@ -78,10 +78,10 @@ def evil_federation(root: Path, silos: int, say: Say) -> Iterator[Evil]:
         processes = Processes()
         stack.callback(processes.stop)
         with importable():
-            processes.start("aggregator", kits.server, federation.aggregator)
+            processes.start("aggregator", kits.server, Home(federation.aggregator))
         processes.wait_for_port("aggregator", port)
         for silo in federation.silos:
-            processes.start("silo", kits.silos[silo], federation.silo(silo))
+            processes.start("silo", kits.silos[silo], Home(federation.silo(silo)))
         session = stack.enter_context(AdminSession(kits.admin, kits.admin_name, timeout_s=60))
         session.wait_for_silos(len(federation.silos), timeout_s=90)
         say(f"{len(federation.silos)} honest silos registered at a server that is not (127.0.0.1:{port}, mTLS)")
