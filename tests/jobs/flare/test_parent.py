@@ -27,6 +27,7 @@ from tests.members import Bare
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
+from crypto.home import Home
 from jobs.runtime import drain
 from jobs.flare import parent, processes
 
@@ -51,7 +52,7 @@ def main(which, kit, options):
 
 processes.run_main = main
 made = parent.Parent(
-    which="client", kit=home, home=home, options=[], drain_s=seconds,
+    which="client", kit=home, home=Home(home), options=[], drain_s=seconds,
     idle=lambda: (home / "idle").exists(),
     draining=lambda: say("draining"), ended=lambda code: say(f"ended {code}"), leave=lambda: say("leave"),
     registered=(lambda: False) if what != "server" else None,
