@@ -21,8 +21,8 @@ from jobs.evidence.run_summary import RunRecord, cold_score, per_cent, scores
 from jobs.job import JobSpec, Scalar
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
-from silo_agent.home import SiloHome
 from silo_agent.data import DataSet
+from silo_agent.home import SiloHome
 from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import Limits, Published
 from silo_agent.methods.flex import FLEx

@@ -13,8 +13,8 @@ from crypto.errors import DataRefused
 from jobs.demo.domain_data import make
 from jobs.demo.federation import Federation
 from jobs.job import JobSpec
-from silo_agent.home import SiloHome
 from silo_agent import proxies
+from silo_agent.home import SiloHome
 from silo_agent.methods import Limits
 from silo_agent.methods.metamoe import MetaMoE
 from silo_agent.pysyft.catalogue import Catalogue

@@ -501,9 +501,10 @@ def test_a_log_that_is_a_link_is_not_followed(log: SecurityLog, tmp_path: Path) 
 WRITER = """
 import sys, time
 from pathlib import Path
+from crypto.home import Home
 from jobs.security_log import writer
 writer.MOST_BYTES = 4000
-log = writer.SecurityLog(Path(sys.argv[1]))
+log = writer.SecurityLog(Home(Path(sys.argv[1])))
 print("ready", flush=True)
 sys.stdin.readline()
 for step in range(40):

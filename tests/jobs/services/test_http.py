@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PROMTOOL = Path("/usr/bin/promtool")
 
 _JOB = """
-from aggregator import metrics
+from aggregator.rounds import metrics
 metrics.step_closed(survivors={survivors}, invited=9, lanes_open=["a"], lanes_shut=[], upload_bytes=8, slots={{}})
 metrics.phase("deal", 0.5)
 """
@@ -90,8 +90,9 @@ def test_the_parents_own_figures_are_shown_too(tmp_path: Path) -> None:
     code = """
 import sys, urllib.request
 from pathlib import Path
+from crypto.home import Home
 from jobs.services.http import prepare_environment, serve_metrics
-home = Path(sys.argv[1])
+home = Home(Path(sys.argv[1]))
 prepare_environment(home)
 from silo_agent import metrics
 metrics.released()
@@ -165,9 +166,10 @@ def test_a_service_shows_its_site_its_zeros_and_its_own_names_only(tmp_path: Pat
     code = """
 import sys, urllib.request
 from pathlib import Path
+from crypto.home import Home
 from jobs.services.site_metrics import SILO, Service
 from jobs.services.http import prepare_environment, serve_metrics
-home = Path(sys.argv[1])
+home = Home(Path(sys.argv[1]))
 prepare_environment(home)
 import aggregator.rounds.metrics
 server = serve_metrics(home, 0, ready=lambda: "draining", service=Service(SILO, home))
