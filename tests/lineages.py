@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import Entry, ledger_path, read
+from aggregator.ledger.format import Entry, ledger_path, plain, read
 from aggregator.ledger.log import Ledger
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import Kind, run_of
 from crypto import transcript
 from crypto.errors import NonFinite
 from crypto.home import Home
@@ -33,6 +33,7 @@ from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
 from silo_agent.home import SiloHome
 from tests import local
+from tests.records import as_record
 
 SILOS = tuple(f"silo-{number}" for number in range(1, 5))
 PURPOSE = "Tell two kinds of row apart, for tests."
@@ -90,11 +91,11 @@ class Past:
 
     def entries(self, kind: Kind, run: str = "") -> list[Entry]:
         of = run or self.run
-        return [one for one in read(ledger_path(self.home)) if one.kind is kind and one.record.get("run") == of]
+        return [one for one in read(ledger_path(self.home)) if one.kind is kind and run_of(one.record) == of]
 
     def record(self, kind: Kind, run: str = "") -> dict[str, Any]:
         """The first record of a kind."""
-        return dict(self.entries(kind, run)[0].record)
+        return plain(self.entries(kind, run)[0].record.fields())
 
     def copy(self, to: Path) -> Past:
         """The same past in another place, to be spoiled."""
@@ -112,9 +113,9 @@ class Past:
         ledger = Ledger.open(path, Identity.load(self.home / "keys" / "aggregator.key"), clock=lambda: old[-1].time)
         for entry in old:
             gone: dict[str, Any] = {"countersignatures": {}} if entry.kind is Kind.RUN_FINISHED else {}
-            record = change(entry.kind, {**entry.record, **gone})
+            record = change(entry.kind, {**plain(entry.record.fields()), **gone})
             if record is not None:
-                ledger.append(entry.kind, record)
+                ledger.append(as_record(entry.kind, record))
 
     def number(self, version: str, run: str = "", name: str = "rows") -> None:
         """What the lineage follower leaves in a run's folder."""
@@ -126,7 +127,7 @@ class Past:
         started = self.record(Kind.RUN_STARTED)
         job, charter = (bytes.fromhex(started[key]) for key in ("job_digest", "charter_digest"))
         run = transcript.run_id(job, charter, nonce).hex()[:16]
-        self.ledger.append(Kind.RUN_STARTED, {**started, "run": run, "nonce": nonce.hex(), **changes})
+        self.ledger.append(as_record(Kind.RUN_STARTED, {**started, "run": run, "nonce": nonce.hex(), **changes}))
         return run
 
     def child(self, nonce: bytes = b"c" * 32) -> str:
@@ -136,10 +137,10 @@ class Past:
         closed = self.record(Kind.STEP_CLOSED)
         place = {"run": run, "k": closed["k"], "name": closed["name"]}
         ledger = self.ledger
-        ledger.append(Kind.STEP_OPENED, {**place, "invited": closed["invited"]})
-        ledger.append(Kind.STEP_CLOSED, {**closed, "run": run, "state_digest": "ab" * 32})
+        ledger.append(as_record(Kind.STEP_OPENED, {**place, "invited": closed["invited"]}))
+        ledger.append(as_record(Kind.STEP_CLOSED, {**closed, "run": run, "state_digest": "ab" * 32}))
         last = {"run": run, "countersignatures": {}, "state_digest": "ab" * 32, "weights_sha256": "cd" * 32}
-        ledger.append(Kind.RUN_FINISHED, {**end, **last})
+        ledger.append(as_record(Kind.RUN_FINISHED, {**end, **last}))
         (self.home / "jobs" / run).mkdir()
         return run
 
@@ -147,7 +148,7 @@ class Past:
         charter = Home(self.home).charter()
         facts = {"silo": silo, "reason": "consent revoked", "epoch": 2, "charter_digest": charter.digest.hex()}
         remedies = {model: ["retrain the whole model from its first state"] for model in models or []}
-        self.ledger.append(Kind.WITHDRAWAL, {**facts, "models": models or [], "remedies": remedies})
+        self.ledger.append(as_record(Kind.WITHDRAWAL, {**facts, "models": models or [], "remedies": remedies}))
 
 
 def make(root: Path) -> Past:

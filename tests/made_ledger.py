@@ -23,6 +23,7 @@ from crypto.blocks import initial_state, state_digest
 from crypto.charter import Charter, Member, SignedCharter
 from silo_agent.methods import Limits, method
 from tests.federation import identity
+from tests.records import as_record
 
 #: SQLAlchemy and MLflow's own: ours stay errors.
 MLFLOW_WARNINGS = [
@@ -90,7 +91,7 @@ def make_home(home: Path) -> Ledger:
     ME.save(home / "keys" / "aggregator.key")
     ledger = Ledger.open(ledger_path(home), ME, clock=Clock())
     facts = {"epoch": 1, "charter_digest": CHARTER.digest.hex(), "charter": SIGNED_CHARTER.hex()}
-    ledger.append("charter", facts)
+    ledger.append(as_record("charter", facts))
     return ledger
 
 
@@ -107,14 +108,16 @@ def start(home: Path, ledger: Ledger, run: str = RUN, **more: str | None) -> Non
         "threshold": 2, "protocol": "consilium/1", "predictor": predictor, "federation": "demo", "purpose": PURPOSE,
         "nonce": NONCE, "code_digest": CODE, "versions": {"mlflow": "3.17.2", "numpy": "2.4.6"}, **more,
     }  # fmt: skip
-    ledger.append("run-started", {key: value for key, value in facts.items() if value is not None})
+    ledger.append(as_record("run-started", {key: value for key, value in facts.items() if value is not None}))
 
 
 def approve(ledger: Ledger, run: str = RUN) -> None:
     for silo in SILOS:
         signed = approval(silo)
         ledger.append(
-            "approval", {"run": run, "k": 0, "silo": silo, "digest": APPROVALS[silo], "approval": signed.hex()}
+            as_record(
+                "approval", {"run": run, "k": 0, "silo": silo, "digest": APPROVALS[silo], "approval": signed.hex()}
+            )
         )
 
 
@@ -139,14 +142,14 @@ def finish(home: Path, ledger: Ledger, run: str = RUN, k: int = 0) -> Entry:
         "run": run, "state_digest": state_digest(STATE).hex(), "chain": "cd" * 32, "checkpoint": saved.path,
         "countersignatures": dict.fromkeys(SILOS, "ef" * 64), "weights_sha256": saved.weights_sha256,
     }  # fmt: skip
-    return ledger.append("run-finished", facts)
+    return ledger.append(as_record("run-finished", facts))
 
 
 def make_run(home: Path, ledger: Ledger, run: str = RUN, **more: str | None) -> None:
     """A short run: approvals, one step, a version."""
     start(home, ledger, run, **more)
     approve(ledger, run)
-    ledger.append("step-closed", closed(0, run))
+    ledger.append(as_record("step-closed", closed(0, run)))
     finish(home, ledger, run)
 
 
@@ -155,15 +158,15 @@ def make_job(home: Path) -> Ledger:
     ledger = make_home(home)
     start(home, ledger)
     for k in range(STEPS):
-        ledger.append("step-opened", {"run": RUN, "k": k, "name": f"train/{k}", "invited": list(SILOS)})
+        ledger.append(as_record("step-opened", {"run": RUN, "k": k, "name": f"train/{k}", "invited": list(SILOS)}))
         if k == 0:
             approve(ledger)
         if k == 6:
             refusal = {"silo": "silo-3", "phase": "open", "code": "NOT_APPROVED"}
-            ledger.append("refusal", {"run": RUN, "k": k, "name": f"train/{k}", **refusal})
-        ledger.append("step-closed", closed(k))
+            ledger.append(as_record("refusal", {"run": RUN, "k": k, "name": f"train/{k}", **refusal}))
+        ledger.append(as_record("step-closed", closed(k)))
     void = {"reason": "COHORT_TOO_SMALL", "phase": "deal", "missing": ["silo-2"]}
-    ledger.append("step-void", {"run": RUN, "k": STEPS, "name": f"train/{STEPS}", **void})
+    ledger.append(as_record("step-void", {"run": RUN, "k": STEPS, "name": f"train/{STEPS}", **void}))
     finish(home, ledger, k=STEPS - 1)
     return ledger
 
@@ -172,7 +175,7 @@ def published(home: Path, ledger: Ledger, run: str, version: str, alias: str = "
     """Somebody moved an alias."""
     weights = save_checkpoint(run_folder(home, run), 0, STATE, {"chain": "cd" * 32}).weights_sha256
     facts = {"run": run, "model_name": "digits", "version": version, "alias": alias, "weights_sha256": weights}
-    ledger.append("model-published", {**facts, "by": by})
+    ledger.append(as_record("model-published", {**facts, "by": by}))
 
 
 def withdrawal(silo: str, models: list[str], remedies: Mapping[str, list[str]] | None = None) -> dict[str, Any]:

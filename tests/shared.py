@@ -22,9 +22,9 @@ import pytest
 
 from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.records import Kind
+from aggregator.run_record import RunRecord
 from crypto.home import Home
 from jobs.demo.federation import Federation
-from jobs.evidence.run_summary import RunRecord
 from jobs.job import JobSpec
 from jobs.security_log.reader import check_log
 from silo_agent.home import SiloHome
@@ -133,7 +133,7 @@ def follow(up: Up, before: int, until: set[Kind], name: str = "", timeout_s: flo
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         new = [entry for entry in read(ledger_path(up.federation.aggregator)) if entry.seq >= before]
-        if any(entry.kind in until and name in ("", entry.record.get("name")) for entry in new):
+        if any(entry.kind in until and name in ("", entry.record.name) for entry in new):
             return new
         assert up.process.poll() is None
         os.sched_yield()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.format import ledger_path, plain, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.verify.checks import verify_run
@@ -28,6 +27,7 @@ from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime import in_process as production
 from silo_agent.home import SiloHome
 from tests import local
+from tests.records import as_record
 
 Fault = Callable[[Message, Callable[[], Message]], Message | None]
 #: [kind, record, time] of each line.
@@ -108,7 +108,7 @@ def rewrite(home: Path, change: Callable[[Lines], object], identity: Identity | 
     """Write the ledger anew after ``change``: chained, signed with the aggregator's key (or ``identity``), head and
     all, with the old times. What an aggregator can do that no longer likes its history."""
     path = ledger_path(home)
-    lines: Lines = [[str(entry.kind), deepcopy(dict(entry.record)), entry.time] for entry in read(path)]
+    lines: Lines = [[str(entry.kind), plain(entry.record.fields()), entry.time] for entry in read(path)]
     change(lines)
     path.unlink()
     path.with_name(f"{path.name}.head").unlink()
@@ -116,7 +116,7 @@ def rewrite(home: Path, change: Callable[[Lines], object], identity: Identity | 
     identity = identity or Identity.load(home / "keys" / "aggregator.key")
     ledger = Ledger.open(path, identity, clock=lambda: next(times))
     for kind, record, _ in lines:
-        ledger.append(kind, record)
+        ledger.append(as_record(kind, record))
 
 
 def countersign(run: Finished) -> None:
@@ -124,13 +124,13 @@ def countersign(run: Finished) -> None:
     entries = list(read(ledger_path(run.home)))
     started = next(entry.record for entry in entries if entry.kind is Kind.RUN_STARTED)
     ended = next(entry for entry in entries if entry.kind is Kind.RUN_FINISHED)
-    whole = run_id(*(bytes.fromhex(started[name]) for name in ("job_digest", "charter_digest", "nonce")))
-    chain, head = bytes.fromhex(ended.record["chain"]), bytes.fromhex(ended.prev)
+    whole = run_id(*(bytes.fromhex(getattr(started, name)) for name in ("job_digest", "charter_digest", "nonce")))
+    chain, head = bytes.fromhex(ended.record.chain), bytes.fromhex(ended.prev)
     signed = {
         silo: Closing(silo=silo, run=whole, chain=chain, ledger=head)
         .sign(Identity.load(run.federation.silo(silo) / "keys" / "agent.key"))
         .hex()
-        for silo in ended.record["countersignatures"]
+        for silo in ended.record.countersignatures
     }
 
     def change(lines: Lines) -> None:

@@ -17,13 +17,13 @@ import pytest
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, verify
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import Kind, StepClosed
+from aggregator.run_record import RunRecord
 from crypto import blocks, transcript
 from crypto.cohort import words_digest
 from crypto.home import Home
 from crypto.messages import Closing, StepResult
 from jobs.demo.mask_probe import vector_path
-from jobs.evidence.run_summary import RunRecord
 from silo_agent.home import SiloHome
 from tests import local
 from tests.shared import SILOS, Up, approved, follow, is_job_of, submit
@@ -54,13 +54,13 @@ def test_the_ledger_verifies_and_every_silo_signed_it(up: Up) -> None:
     assert verify(ledger_path(up.federation.aggregator), identity.public)
     finished = up.record.finished
     assert finished is not None
-    assert sorted(finished["countersignatures"]) == list(up.federation.silos)
-    for silo, signed in finished["countersignatures"].items():
+    assert sorted(finished.record.countersignatures) == list(up.federation.silos)
+    for silo, signed in finished.record.countersignatures.items():
         closing = Closing.open(bytes.fromhex(signed), lambda m: charter.member(m.silo).agent)
         assert (closing.silo, closing.chain.hex(), closing.ledger.hex()) == (
             silo,
-            finished["chain"],
-            finished["ledger_head"],
+            finished.record.chain,
+            finished.record.ledger_head,
         )
 
 
@@ -100,31 +100,31 @@ def recomputed(up: Up, record: RunRecord) -> dict[str, dict[str, np.ndarray]]:
     charter, plan = Home(up.federation.aggregator).charter(), record.plan
     state = blocks.initial_state(plan)
     finished = record.finished
-    assert finished is not None and record.started["charter_digest"] == charter.digest.hex()
+    assert finished is not None and record.started.record.charter_digest == charter.digest.hex()
     previous, states = None, {}
-    for closed in record.of(Kind.STEP_CLOSED):
-        k = int(closed["k"])
+    for closed in record.of(StepClosed):
+        k = int(closed.record.k)
         step = plan.steps[k]
         sums = {}
-        for lane in closed["lanes_open"]:
+        for lane in closed.record.lanes_open:
             total = np.zeros(plan.words_of(step, lane), np.uint32)
-            for silo in closed["survivors"]:
+            for silo in closed.record.survivors:
                 total += plain(up, silo, k, lane)
             sums[lane] = total
-        slots = {name: int(closed["slots"][name]) for name in (slot.name for slot in plan.slots_of(step))}
+        slots = {name: int(closed.record.slots[name]) for name in (slot.name for slot in plan.slots_of(step))}
         result = StepResult(
             step=k,
-            t3=bytes.fromhex(closed["transcript"]),
+            t3=bytes.fromhex(closed.record.transcript),
             released=True,
             slots=tuple(slots.values()),
             sums=tuple((lane, words_digest(words)) for lane, words in sums.items()),
         )
         if previous is not None:
-            assert transcript.next_chain(previous, result.t3, result.digest, released=True).hex() == closed["chain"]
-        previous = bytes.fromhex(closed["chain"])
+            assert transcript.next_chain(previous, result.t3, result.digest, released=True).hex() == closed.record.chain
+        previous = bytes.fromhex(closed.record.chain)
         state = states[step.name] = blocks.apply(plan, step, state, sums, slots)
-        assert blocks.state_digest(state).hex() == closed["state_digest"]
-    assert previous is not None and previous.hex() == finished["chain"]
+        assert blocks.state_digest(state).hex() == closed.record.state_digest
+    assert previous is not None and previous.hex() == finished.record.chain
     return states
 
 
@@ -208,9 +208,9 @@ def test_a_job_through_nvflares_own_command_line_with_a_silo_killed_on_the_way(u
     victim.kill()
     new = follow(up, before, until={Kind.RUN_FINISHED, Kind.RUN_FAILED})
     assert new[-1].kind is Kind.RUN_FINISHED, new[-1].record
-    lost = {entry.record["silo"] for entry in new if entry.kind is Kind.SILO_LOST}
+    lost = {entry.record.silo for entry in new if entry.kind is Kind.SILO_LOST}
     assert lost == {"silo-3"}
-    assert len(new[-1].record["countersignatures"]) == SILOS - 1
+    assert len(new[-1].record.countersignatures) == SILOS - 1
 
 
 def test_a_lane_whose_holders_are_killed_stays_shut_and_the_others_are_exact(up: Up, tmp_path: Path) -> None:
@@ -223,13 +223,13 @@ def test_a_lane_whose_holders_are_killed_stays_shut_and_the_others_are_exact(up:
         victim.kill()
     new = follow(up, before, until={Kind.RUN_FINISHED, Kind.RUN_FAILED})
     assert new[-1].kind is Kind.RUN_FINISHED, new[-1].record
-    assert {entry.record["silo"] for entry in new if entry.kind is Kind.SILO_LOST} == {"silo-1", "silo-3"}
-    shut = {e.record["name"]: e.record["lanes_shut"] for e in new if e.kind is Kind.STEP_CLOSED}
+    assert {entry.record.silo for entry in new if entry.kind is Kind.SILO_LOST} == {"silo-1", "silo-3"}
+    shut = {e.record.name: e.record.lanes_shut for e in new if e.kind is Kind.STEP_CLOSED}
     assert list(shut) == ["rows/0", "train/0", "train/1", "train/2", "train/3", "eval/0"]
     late = shut.pop("train/1") == []  # killed when their uploads were in: then it shuts one step later
     assert [name for name, lanes in shut.items() if lanes] == ["train/2", "train/3"]
     assert shut["train/2"] == shut["train/3"] == ["expert-0"]
-    states = recomputed(up, RunRecord.read(up.federation.aggregator, new[-1].record["run"]))
+    states = recomputed(up, RunRecord.read(up.federation.aggregator, new[-1].record.run))
     for name, block in states["eval/0"].items():
         stood = np.array_equal(block, states["train/1" if late else "train/0"][name])
         assert stood == name.startswith("expert-0."), name

@@ -108,7 +108,7 @@ def processes_of(up: Up, job_id: str) -> list[psutil.Process]:
 
 
 def last_line(up: Up, run: str) -> Any:
-    return [entry for entry in read(ledger_path(up.federation.aggregator)) if entry.record.get("run") == run][-1]
+    return [entry for entry in read(ledger_path(up.federation.aggregator)) if entry.record.run == run][-1]
 
 
 def ended(up: Up, job_id: str, found: dict[str, Any]) -> None:
@@ -116,8 +116,8 @@ def ended(up: Up, job_id: str, found: dict[str, Any]) -> None:
     assert (found["nvflare"], found["state"]) == ("FINISHED:ABORTED", "aborted")
     run = found["run"]
     last = last_line(up, run)
-    assert last.kind is Kind.RUN_FAILED and last.record["code"] == "ABORTED"
-    assert found["status"]["outcome"]["on_ledger"] and found["status"]["outcome"]["phase"] == last.record["phase"]
+    assert last.kind is Kind.RUN_FAILED and last.record.code == "ABORTED"
+    assert found["status"]["outcome"]["on_ledger"] and found["status"]["outcome"]["phase"] == last.record.phase
     until(lambda: not processes_of(up, job_id), f"no process of {job_id}")
     uri = default_uri(up.federation.aggregator)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -246,7 +246,7 @@ def test_after_all_that_a_job_runs_to_its_end(up: Up, kit: str, place: Path) -> 
     found = submit(up, kit, job(up, place, "last", 1), "--wait")
     assert (found["state"], found["nvflare"]) == ("finished", "FINISHED:COMPLETED")
     last = last_line(up, found["run"])
-    assert last.kind is Kind.RUN_FINISHED and len(last.record["countersignatures"]) == len(up.federation.silos)
+    assert last.kind is Kind.RUN_FINISHED and len(last.record.countersignatures) == len(up.federation.silos)
     assert not list((up.federation.aggregator / "nvflare" / "status").iterdir()), "NVFlare's record has it now"
 
 

@@ -45,9 +45,7 @@ def test_a_drained_silo_ends_its_step_and_declines_the_next(site: Deployed) -> N
         site.may_end = frozenset()
         assert not any(process.is_running() for process in tree)
         site.until(lambda: bool(site.recorded(began, Kind.RUN_FINISHED)), "finished")
-    refusals = {
-        (one.record["silo"], one.record["code"], one.record["phase"]) for one in site.recorded(began, Kind.REFUSAL)
-    }
+    refusals = {(one.record.silo, one.record.code, one.record.phase) for one in site.recorded(began, Kind.REFUSAL)}
     assert refusals == {("silo-3", "LEAVING", "open")}
     closed = [entry.record for entry in site.recorded(began, Kind.STEP_CLOSED)]
     cohorts = [tuple(one["survivors"]) for one in closed]
@@ -72,7 +70,7 @@ def test_a_drained_server_leaves_a_run_that_goes_on(site: Deployed) -> None:
     ended = site.recorded(began, Kind.STEP_CLOSED)
     assert len(ended) > before, "the step under way has its record"
     assert not site.recorded(began, Kind.RUN_FINISHED) and not site.recorded(began, Kind.RUN_FAILED)
-    run = ended[0].record["run"]
+    run = ended[0].record.run
     site.start("server")
     site.all_ready()
     with site.admin() as session:
@@ -81,7 +79,7 @@ def test_a_drained_server_leaves_a_run_that_goes_on(site: Deployed) -> None:
         resumed, _ = site.submit(session, spec, "resumed", resume=run)
         site.until(lambda: bool(site.recorded(resumed, Kind.RUN_FINISHED)), "finished")
     (finished,) = site.recorded(resumed, Kind.RUN_FINISHED)
-    assert finished.record["run"] == run and set(finished.record["countersignatures"]) == set(site.silos)
+    assert finished.record.run == run and set(finished.record.countersignatures) == set(site.silos)
 
 
 def test_a_fourth_silo_and_a_renewed_certificate(site: Deployed) -> None:
@@ -101,7 +99,7 @@ def test_a_fourth_silo_and_a_renewed_certificate(site: Deployed) -> None:
         session.wait_for_silos(4)
         began, _ = site.submit(session, site.spec(2), "four")
         site.until(lambda: bool(site.recorded(began, Kind.RUN_FINISHED)), "finished")
-    assert all(len(entry.record["survivors"]) == 4 for entry in site.recorded(began, Kind.STEP_CLOSED))
+    assert all(len(entry.record.survivors) == 4 for entry in site.recorded(began, Kind.STEP_CLOSED))
 
 
 def test_who_is_not_in_the_charter_is_not_let_in_and_comes_back_by_itself(site: Deployed) -> None:

@@ -83,7 +83,7 @@ def told(up: Up, place: Path) -> dict[str, str]:
     idle(up)
     before = submit(up, str(job), place / "first")
     new = follow(up, before, until={Kind.RUN_FAILED, Kind.RUN_FINISHED})
-    story["declined"] = new[-1].record["run"]
+    story["declined"] = new[-1].record.run
 
     # Shown, approved by seven, denied by one.
     first = federation.silo("silo-1")
@@ -98,7 +98,7 @@ def told(up: Up, place: Path) -> dict[str, str]:
     before = submit(up, str(job), place / "second")
     new = follow(up, before, until={Kind.RUN_FAILED, Kind.RUN_FINISHED})
     assert new[-1].kind is Kind.RUN_FINISHED, new[-1].record
-    story["run"] = new[-1].record["run"]
+    story["run"] = new[-1].record.run
     story["model"] = registered(up, story["run"])
     return story
 
@@ -124,11 +124,11 @@ def registered(up: Up, run: str, timeout_s: float = 90.0) -> str:
 
 
 def test_without_approval_every_silo_declines_with_its_signature(up: Up, told: dict[str, str]) -> None:
-    entries = [e for e in read(ledger_path(up.federation.aggregator)) if e.record.get("run") == told["declined"]]
+    entries = [e for e in read(ledger_path(up.federation.aggregator)) if e.record.run == told["declined"]]
     refusals = [entry.record for entry in entries if entry.kind is Kind.REFUSAL]
     assert {record["silo"] for record in refusals} == set(up.federation.silos)
     assert {record["code"] for record in refusals} == {"NOT_APPROVED"} and all(record["decline"] for record in refusals)
-    assert entries[-1].kind is Kind.RUN_FAILED and "fed approve" not in entries[-1].record["detail"]
+    assert entries[-1].kind is Kind.RUN_FAILED and "fed approve" not in entries[-1].record.detail
     assert not any(entry.kind is Kind.STEP_CLOSED for entry in entries)
 
 
@@ -140,13 +140,13 @@ def test_the_request_says_what_the_job_would_do(told: dict[str, str]) -> None:
 
 
 def test_the_trained_run_names_each_silos_approval(up: Up, told: dict[str, str]) -> None:
-    entries = [e for e in read(ledger_path(up.federation.aggregator)) if e.record.get("run") == told["run"]]
-    approvals = {e.record["silo"]: e.record["digest"] for e in entries if e.kind is Kind.APPROVAL}
+    entries = [e for e in read(ledger_path(up.federation.aggregator)) if e.record.run == told["run"]]
+    approvals = {e.record.silo: e.record.digest for e in entries if e.kind is Kind.APPROVAL}
     assert set(approvals) == set(up.federation.silos) - {"silo-8"}
     closed = [entry.record for entry in entries if entry.kind is Kind.STEP_CLOSED]
     assert closed and all(record["approvals"] == approvals for record in closed)
-    assert {e.record["silo"] for e in entries if e.kind is Kind.REFUSAL} == {"silo-8"}
-    assert sorted(entries[-1].record["countersignatures"]) == sorted(approvals)
+    assert {e.record.silo for e in entries if e.kind is Kind.REFUSAL} == {"silo-8"}
+    assert sorted(entries[-1].record.countersignatures) == sorted(approvals)
 
 
 def test_mlflow_leads_to_approvals_data_and_cohort_and_back(up: Up, told: dict[str, str]) -> None:
@@ -157,7 +157,7 @@ def test_mlflow_leads_to_approvals_data_and_cohort_and_back(up: Up, told: dict[s
     run = client.get_run(version.run_id)
     assert run.data.tags["consilium.run"] == told["run"]
     assert run.data.tags["consilium.purpose"] == "A test that tells the whole story."
-    receipts = sorted(e.record["digest"] for e in read(ledger_path(home)) if e.kind is Kind.APPROVAL)
+    receipts = sorted(e.record.digest for e in read(ledger_path(home)) if e.kind is Kind.APPROVAL)
     tags = json.dumps(dict(run.data.tags))
     assert sum(digest in tags for digest in receipts) == SILOS - 1
     assert len(run.inputs.dataset_inputs) == SILOS - 1
@@ -319,7 +319,7 @@ def test_a_withdrawn_silo_is_in_no_next_roster_and_its_models_are_listed(
     assert closed and not any("silo-3" in record["survivors"] for record in closed)
 
     # The withdrawal is on the ledger and in the lineage of what has its data; not of what has not.
-    later = registered(up, new[-1].record["run"])
+    later = registered(up, new[-1].record.run)
     assert "silo-3" in json.dumps(fed("lineage", told["model"], "--home", home)["model"])
     (withdrawal,) = [e.record for e in read(ledger_path(federation.aggregator)) if e.kind is Kind.WITHDRAWAL]
     assert told["model"] in withdrawal["models"] and later not in withdrawal["models"]

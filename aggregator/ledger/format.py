@@ -6,14 +6,15 @@ import json
 import operator
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.records import Kind, check_record, is_count, is_hex
+from aggregator.ledger.records import Kind, Record, is_count, is_hex, parse_record
 from crypto.errors import BadSignature, EvidenceError, SpecError
 
 #: ``prev`` of the first line.
@@ -64,23 +65,53 @@ def canonical(value: object) -> bytes:
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
+R = TypeVar("R", bound=Record, covariant=True)
+S = TypeVar("S", bound=Record)
+
+
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Generic[R]):
     """One line. ``digest`` is the SHA-256 of its bytes with the newline; ``end`` the file offset behind it."""
 
     seq: int
-    kind: Kind
     time: str
     prev: str
-    record: Mapping[str, Any]
+    record: R
     signature: str
     digest: str
     end: int
 
+    @property
+    def kind(self) -> Kind:
+        return self.record.kind
+
+    @property
+    def seconds(self) -> int:
+        """When the line was written, in seconds since 1970. Raises EvidenceError for a time of no calendar."""
+        try:
+            return int(datetime.fromisoformat(self.time).timestamp())
+        except ValueError as bad:
+            raise EvidenceError(at(self, "time"), expected="a time of the calendar", found=self.time) from bad
+
     def line(self) -> bytes:
         """The exact bytes on disk."""
-        fields = {"seq": self.seq, "kind": self.kind, "time": self.time, "prev": self.prev, "record": self.record}
-        return canonical({**fields, "signature": self.signature}) + b"\n"
+        fields = {"seq": self.seq, "kind": self.kind, "time": self.time, "prev": self.prev}
+        return canonical({**fields, "record": self.record.fields(), "signature": self.signature}) + b"\n"
+
+
+def is_of(entry: Entry[Record], kind: type[S]) -> TypeGuard[Entry[S]]:
+    """Whether the line's record is of that class."""
+    return isinstance(entry.record, kind)
+
+
+def of_kind(entries: Iterable[Entry[Record]], kind: type[S]) -> Iterator[Entry[S]]:
+    """The lines whose record is of that class, in order."""
+    return (entry for entry in entries if is_of(entry, kind))
+
+
+def at(entry: Entry[Record], field: str = "") -> str:
+    """Names a line of the ledger for an error."""
+    return f"ledger.jsonl line {entry.seq + 1} ({entry.kind}){f', {field}' if field else ''}"
 
 
 def ledger_path(home: Path) -> Path:
@@ -107,7 +138,7 @@ def ratios(slots: Mapping[str, int]) -> dict[str, tuple[int, int]]:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, *, after: Entry | tuple[int, str, int] | None = None) -> Iterator[Entry]:
+def read(path: Path, *, after: Entry[Record] | tuple[int, str, int] | None = None) -> Iterator[Entry[Record]]:
     """The entries in order, from the start or after one already read (an Entry, or its (seq, digest, end)).
 
     Checks canonical form, order, chain and schema, not signatures. Bytes behind the last newline are a write under
@@ -166,11 +197,11 @@ def length(path: Path) -> int:
     return parse_head(path)[0]
 
 
-def _place(after: Entry | tuple[int, str, int]) -> tuple[int, str, int]:
+def _place(after: Entry[Record] | tuple[int, str, int]) -> tuple[int, str, int]:
     return (after.seq, after.digest, after.end) if isinstance(after, Entry) else after
 
 
-def parse_line(path: Path, line: bytes, seq: int, prev: str, offset: int) -> Entry:
+def parse_line(path: Path, line: bytes, seq: int, prev: str, offset: int) -> Entry[Record]:
     where = f"{path.name} line {seq + 1}"
     try:
         fields = json.loads(line)
@@ -190,11 +221,18 @@ def parse_line(path: Path, line: bytes, seq: int, prev: str, offset: int) -> Ent
     if not (is_hex(fields["signature"]) and len(fields["signature"]) == 128):
         raise EvidenceError(where, expected="a signature of 64 bytes in hex", found=fields["signature"])
     try:
-        kind = Kind(fields["kind"])
-        check_record(kind, fields["record"] if isinstance(fields["record"], dict) else {})
+        record = parse_record(fields["kind"], fields["record"] if isinstance(fields["record"], dict) else {})
     except (ValueError, SpecError) as bad:
         raise EvidenceError(where, expected="a known record", found=str(bad)) from bad
-    return Entry(digest=sha256(line).hexdigest(), end=offset + len(line), **{**fields, "kind": kind})
+    return Entry(
+        seq=seq,
+        time=fields["time"],
+        prev=prev,
+        record=record,
+        signature=fields["signature"],
+        digest=sha256(line).hexdigest(),
+        end=offset + len(line),
+    )
 
 
 def signed_part(seq: int, kind: str, time: str, prev: str, record: Mapping[str, Any]) -> bytes:
@@ -202,8 +240,8 @@ def signed_part(seq: int, kind: str, time: str, prev: str, record: Mapping[str, 
     return _LINE_LABEL + sha256(body).digest()
 
 
-def _verify_line(where: str, entry: Entry, public_key: Verifier) -> None:
-    message = signed_part(entry.seq, entry.kind, entry.time, entry.prev, entry.record)
+def _verify_line(where: str, entry: Entry[Record], public_key: Verifier) -> None:
+    message = signed_part(entry.seq, entry.kind, entry.time, entry.prev, entry.record.fields())
     try:
         public_key.verify(bytes.fromhex(entry.signature), message)
     except BadSignature as bad:

@@ -21,48 +21,22 @@ restore an old pair of files is caught by the heads that silos countersign at th
 one ledger. A process killed in the middle of a write leaves bytes without a newline, never acknowledged to anybody;
 the next writer cuts them off and says so in a ``recovered`` record.
 
-**Records** (``SCHEMA``): closed kinds with required and optional keys; anything else is refused at append and at
-verify. Records of a run name it first: ``run``. Digests are hex; phases are those
-of a step, codes and reasons a closed list (``REASONS``); ``slots``, ``phase_ms`` and sizes are whole
-numbers.
-
-======================  ==============================================================================================
-charter                 epoch · charter_digest · charter (hex of the signed bytes); before the first run under it
-run-started             job (spec text) · job_digest · plan (base64) · plan_digest · charter_digest · state_digest ·
-                        method · model_name · silos · threshold · protocol · [nonce · code_digest · purpose ·
-                        predictor · federation · attempt · parent · versions]; ``predictor`` as made by
-                        ``state.stage_predictor``; ``nonce`` makes the run's whole id
-approval                k · silo · digest · approval (hex of the data owner's signed bytes), when first shown
-run-resumed             k · state_digest
-step-opened             k · name · invited · [attempt]
-step-attested           k · name · attempt · transcript · survivors; written before shares are asked for
-silo-lost               k · name · silo · phase
-refusal                 k · name · silo · phase · code · [decline (hex of the silo's signed bytes)]
-step-void               k · name · reason · phase · missing · [transcript · chain · invited · lost · refusals];
-                        weights stay
-step-closed             k · name · transcript · invited · survivors · lost · refusals · lanes_open · lanes_shut ·
-                        slots · state_digest · upload_digests · upload_bytes · phase_ms · data_commitments ·
-                        [evidence_sha256 · chain · attempt · approvals · holdings · policies]
-run-finished            state_digest · chain · countersignatures · weights_sha256 · checkpoint · [ledger_head]
-run-failed              code · phase · missing · [k · detail]; ``ABORTED``: by the admin, ``GIVEN_UP``: by NVFlare
-model-published         model_name · version · alias · weights_sha256 · [by]
-withdrawal              silo · reason · epoch · charter_digest · models · remedies: nobody's run, so no ``run``
-recovered               bytes · sha256
-======================  ==============================================================================================
+**Records**: see ``records``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aggregator.ledger.format import (
     GENESIS,
     Entry,
+    S,
     Signer,
     canonical,
     head_bytes,
@@ -73,9 +47,9 @@ from aggregator.ledger.format import (
     read,
     signed_part,
 )
-from aggregator.ledger.records import Kind, check_record
+from aggregator.ledger.records import Kind, Record, Recovered, check_fields
 from crypto import durable
-from crypto.errors import FULL, EvidenceError, NoSpace, SpecError
+from crypto.errors import FULL, EvidenceError, NoSpace
 
 # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -120,21 +94,18 @@ class Ledger:
         """Digest of the last line this writer has seen (``GENESIS`` for an empty ledger)."""
         return self._last[1]
 
-    def append(self, kind: str, record: Mapping[str, Any]) -> Entry:
-        """Write one line and sync it. Raises SpecError for a record outside the schema, NoSpace on a full disk."""
-        try:
-            known = Kind(kind)
-        except ValueError:
-            raise SpecError("ledger kind", got=kind, want=f"one of {', '.join(Kind)}") from None
-        facts = plain(record)
-        check_record(known, facts)
+    def append(self, record: S) -> Entry[S]:
+        """Write one line and sync it. Raises SpecError for a value of another shape than its field, NoSpace on a full
+        disk."""
+        facts = plain(record.fields())
+        check_fields(record.kind, facts)
         with durable.locked(self.path) as fd:
             for entry in read(self.path, after=self._last):
                 self._last = (entry.seq, entry.digest, entry.end)
             self._mend(fd)
-            return self._append(fd, known, facts)
+            return cast(Entry[S], self._append(fd, record.kind, facts))
 
-    def _append(self, fd: int, kind: Kind, record: dict[str, Any]) -> Entry:
+    def _append(self, fd: int, kind: Kind, record: dict[str, Any]) -> Entry[Record]:
         seq, prev, start = self._last[0] + 1, self._last[1], self._last[2]
         time = self._clock()
         signature = self._signer.sign(signed_part(seq, kind, time, prev, record)).hex()
@@ -154,7 +125,7 @@ class Ledger:
     def _mend(self, fd: int) -> None:
         """Cut off what a killed writer left half-written (we hold the lock, so nobody is writing it now)."""
         if torn := durable.cut(fd, self._last[2]):
-            self._append(fd, Kind.RECOVERED, {"bytes": len(torn), "sha256": sha256(torn).hexdigest()})
+            self._append(fd, Kind.RECOVERED, Recovered(bytes=len(torn), sha256=sha256(torn).hexdigest()).fields())
 
     def _write_head(self) -> None:
         """Replace the head file. When the disk is full the old head stays: it promises fewer lines, still truly."""

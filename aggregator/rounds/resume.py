@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from aggregator.ledger.format import read
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import Record, RunResumed, StepAttested, StepClosed, StepOpened, StepVoid
 from aggregator.rounds.storage import checkpoint_steps, drop_checkpoint, kept_sums, load_checkpoint
-from crypto import blocks, transcript
+from aggregator.run_record import RunRecord
+from crypto import transcript
+from crypto.blocks import initial_state, state_digest
 from crypto.cohort import words_digest
 from crypto.errors import EvidenceError, SpecError
 from crypto.messages import StepResult
@@ -26,86 +27,92 @@ Result = tuple[StepResult, tuple[np.ndarray, ...]]
 
 
 @dataclass(slots=True)
-class Standing:
-    """Where a run stands before step ``k``. ``spent``: T3 of step k, if shares may have left for it. ``attempt``: the
-    first number that no silo has heard of. ``results``: of the steps from ``oldest`` on; before it all silos have
-    them. ``resumed``: how often the run was resumed before."""
+class RunState:
+    """Where a run is, before step ``k``. ``chain``: S; ``blocks``: name → float32 array; ``away``: silos that stayed
+    away and are offered every step but not waited for; ``shown``: digests of the approvals that are on the ledger."""
 
-    run: bytes
+    id: bytes
     nonce: bytes
     chain: bytes
-    state: Mapping[str, np.ndarray]
+    blocks: Mapping[str, np.ndarray]
     k: int = 0
-    attempt: int = 0
-    spent: bytes | None = None
-    oldest: int = 0
-    results: list[Result] = field(default_factory=list)
+    away: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)
-    resumed: int = 0
     released: int = 0
     void: int = 0
     shut: int = 0
     refusals: int = 0
-    bytes: int = 0
+    upload_bytes: int = 0
+    #: Number of the first attempt at step k that no silo has heard of.
+    attempt: int = 0
+    #: T3 of step k, if shares may have left for it.
+    spent: bytes | None = None
+    #: How often the run went on after it had broken off.
+    resumed: int = 0
+
+    @classmethod
+    def start(cls, plan: Plan, *, job: bytes, charter: bytes, nonce: bytes) -> RunState:
+        """Before the first step: the plan's initial blocks."""
+        state = initial_state(plan)
+        run = transcript.run_id(job, charter, nonce)
+        return cls(run, nonce, transcript.initial_chain(run, state_digest(state)), state)
+
+    @property
+    def digest(self) -> bytes:
+        """Of the blocks."""
+        return state_digest(self.blocks)
 
 
-def replay(ledger: Path, folder: Path, plan: Plan, *, job: bytes, charter: bytes, code: bytes) -> Standing:
-    """Where the run in ``jobs/<folder>`` stands. Raises SpecError for a run that can't be resumed: unknown, finished,
-    of another job, charter or code; EvidenceError where ledger and folder don't fit."""
-    run = folder.name
-    entries = [entry for entry in read(ledger) if entry.record.get("run") == run]
-    if not entries:
-        raise SpecError("--resume", got=run, want="a run on the ledger")
-    if any(entry.kind is Kind.RUN_FINISHED for entry in entries):
+def replay(
+    record: RunRecord, folder: Path, plan: Plan, *, job: bytes, charter: bytes, code: bytes
+) -> tuple[RunState, list[Result], int]:
+    """Where the run in ``folder`` is, the results of its last steps, and the first step of those; every silo has the
+    results before it. Raises SpecError for a run that can't be resumed (finished, or of another job, charter or code),
+    EvidenceError where ledger and folder don't fit."""
+    run, start = record.run, record.started.record
+    if record.finished is not None:
         raise SpecError("--resume", got=run, want="a run that has not finished", remedy="Submit the job as a new run.")
-    start = entries[0].record
-    for name, now in (("job_digest", job), ("plan_digest", plan.digest), ("charter_digest", charter)):
-        _same(run, name, start[name], now)
-    _same(run, "code_digest", start.get("code_digest", ""), code)
-    nonce = bytes.fromhex(start["nonce"])
-    state = blocks.initial_state(plan)
-    id_ = transcript.run_id(job, charter, nonce)
-    at = Standing(id_, nonce, transcript.initial_chain(id_, blocks.state_digest(state)), state)
-    last: tuple[int, str] | None = None
-    for entry in entries:
-        record = entry.record
-        match entry.kind:
-            case Kind.STEP_OPENED:
-                at.attempt = record.get("attempt", 0) + 1
-            case Kind.STEP_ATTESTED:
-                at.spent = bytes.fromhex(record["transcript"])
-            case Kind.STEP_CLOSED | Kind.STEP_VOID:
-                at.k, at.attempt, at.spent = record["k"] + 1, 0, None
-                at.chain = bytes.fromhex(record["chain"])
-                if entry.kind is Kind.STEP_CLOSED:
-                    last = (record["k"], record["state_digest"])
-                    at.released += 1
-                    at.shut += len(record["lanes_shut"])
-                    at.bytes += record["upload_bytes"]
-                else:
-                    at.void += 1
-            case Kind.APPROVAL:
-                at.shown.add(record["digest"])
-            case Kind.REFUSAL:
-                at.refusals += 1
-            case Kind.RUN_RESUMED:
-                at.resumed += 1
-            case _:
-                pass
+    _same(run, "job_digest", start.job_digest, job)
+    _same(run, "plan_digest", start.plan_digest, plan.digest)
+    _same(run, "charter_digest", start.charter_digest, charter)
+    _same(run, "code_digest", start.code_digest or "", code)
+    at = RunState.start(plan, job=job, charter=charter, nonce=bytes.fromhex(start.nonce or ""))
+    for entry in record.entries:
+        _follow(at, entry.record)
+    at.shown = {entry.record.digest for entry in record.approvals}
+    at.refusals, at.resumed = len(record.refusals), sum(1 for _ in record.of(RunResumed))
+    last = record.closed[-1].record if record.closed else None
     if last is not None:
-        at.state = load_checkpoint(folder, last[0], expect=bytes.fromhex(last[1])).state
+        at.blocks = load_checkpoint(folder, last.k, expect=bytes.fromhex(last.state_digest)).state
     for step in checkpoint_steps(folder):
-        if last is None or step > last[0]:
+        if last is None or step > last.k:
             drop_checkpoint(folder, step)  # written, but its step was never closed
-    outcomes = [entry for entry in entries if entry.kind in (Kind.STEP_CLOSED, Kind.STEP_VOID)]
-    at.oldest = at.k
-    for entry in reversed(outcomes):
-        result = _result(folder, plan, entry.kind, entry.record)
+    results: list[Result] = []
+    for outcome in reversed(record.outcomes):
+        result = _result(folder, plan, outcome.record)
         if result is None:
             break
-        at.results.insert(0, result)
-        at.oldest -= 1
-    return at
+        results.insert(0, result)
+    return at, results, at.k - len(results)
+
+
+def _follow(at: RunState, record: Record) -> None:
+    """Bring the state up to date by one line."""
+    match record:
+        case StepOpened():
+            at.attempt = (record.attempt or 0) + 1
+        case StepAttested():
+            at.spent = bytes.fromhex(record.transcript)
+        case StepClosed() | StepVoid():
+            at.k, at.attempt, at.spent = record.k + 1, 0, None
+            at.chain = bytes.fromhex(record.chain or "")
+    match record:
+        case StepClosed():
+            at.released += 1
+            at.shut += len(record.lanes_shut)
+            at.upload_bytes += record.upload_bytes
+        case StepVoid():
+            at.void += 1
 
 
 def _same(run: str, name: str, then: str, now: bytes) -> None:
@@ -118,26 +125,23 @@ def _same(run: str, name: str, then: str, now: bytes) -> None:
         )
 
 
-def _result(folder: Path, plan: Plan, kind: Kind, record: Mapping[str, object]) -> Result | None:
+def _result(folder: Path, plan: Plan, record: StepClosed | StepVoid) -> Result | None:
     """A step's result again, or None where its sums are gone: then every silo had them."""
-    k = int(str(record["k"]))
-    t3 = bytes.fromhex(str(record["transcript"]))
-    if kind is Kind.STEP_VOID:
+    k, t3 = record.k, bytes.fromhex(record.transcript or "")
+    if isinstance(record, StepVoid):
         return StepResult(step=k, t3=t3, released=False, slots=(), sums=()), ()
-    step = plan.steps[k]
-    lanes: list[str] = record["lanes_open"]  # type: ignore[assignment]
-    sums = kept_sums(folder, k)
-    if len(sums) != len(lanes):
+    step, sums = plan.steps[k], kept_sums(folder, k)
+    if len(sums) != len(record.lanes_open):
         return None
-    slots: dict[str, int] = record["slots"]  # type: ignore[assignment]
+    opened = list(zip(record.lanes_open, sums, strict=True))
     result = StepResult(
         step=k,
         t3=t3,
         released=True,
-        slots=tuple(slots[slot.name] for slot in plan.slots_of(step)),
-        sums=tuple((lane, words_digest(words)) for lane, words in zip(lanes, sums, strict=True)),
+        slots=tuple(record.slots[slot.name] for slot in plan.slots_of(step)),
+        sums=tuple((lane, words_digest(words)) for lane, words in opened),
     )
-    for lane, words in zip(lanes, sums, strict=True):
+    for lane, words in opened:
         if words.size != (want := plan.words_of(step, lane)):
             raise EvidenceError(f"{folder.name}/sums/{k:06d}, lane {lane}", expected=f"{want} words", found=words.size)
     return result, sums

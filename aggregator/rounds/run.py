@@ -10,22 +10,22 @@ from __future__ import annotations
 import logging
 import os
 import time
-from base64 import b64encode
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aggregator.errors import RunAborted, RunStopped
+from aggregator.errors import RunAborted
+from aggregator.ledger.format import read
 from aggregator.ledger.log import Ledger
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import run_of
 from aggregator.rounds import metrics
 from aggregator.rounds.attempt import STEADY, Attempt, Attendance, Exchange, Opened, Replies, Timeouts
 from aggregator.rounds.catch_up import Backlog, check_steps
-from aggregator.rounds.resume import Standing, replay
+from aggregator.rounds.recorder import Recorder
+from aggregator.rounds.resume import RunState, replay
 from aggregator.rounds.storage import (
     UploadStore,
     drop_all_sums,
@@ -33,6 +33,7 @@ from aggregator.rounds.storage import (
     save_checkpoint,
     save_evidence,
 )
+from aggregator.run_record import RunRecord
 from crypto import blocks, transcript
 from crypto.approval import approval_digest
 from crypto.charter import Charter
@@ -40,7 +41,7 @@ from crypto.cohort import Context, words_digest
 from crypto.encoding import Writer
 from crypto.errors import CatchingUp, FederationError, RoundLost, SpecError
 from crypto.keys import Identity
-from crypto.messages import DECLINE, Closing, Decline, Message, Open, StepResult
+from crypto.messages import DECLINE, Closing, Decline, Message, Open, Request, StepResult
 from crypto.plan import Plan, Step
 
 log = logging.getLogger("consilium.aggregator")
@@ -82,23 +83,6 @@ class Outcome:
     upload_bytes: int
 
 
-@dataclass(slots=True)
-class _Chain:
-    """Where the run stands."""
-
-    value: bytes
-    state: Mapping[str, np.ndarray]
-    backlog: Backlog
-    k: int = 0
-    away: set[str] = field(default_factory=set)
-    released: int = 0
-    void: int = 0
-    shut: int = 0
-    refusals: int = 0
-    shown: set[str] = field(default_factory=set)  # approvals that are on the ledger
-    bytes: int = 0
-
-
 class Run:
     """One job under one charter. ``folder``: ``jobs/<run>`` in the aggregator's home.
 
@@ -132,9 +116,18 @@ class Run:
         self.charter = charter
         self.ledger = ledger
         self._identity = identity
-        self._nonce = os.urandom(32) if nonce is None else nonce
-        self.id = transcript.run_id(spec.job_digest, charter.digest, self._nonce)
-        self.folder = jobs / self.id.hex()[:16]
+        digests = {"job": spec.job_digest, "charter": charter.digest}
+        if resume is None:
+            self._at = RunState.start(spec.plan, **digests, nonce=os.urandom(32) if nonce is None else nonce)
+            self.folder = jobs / self._at.id.hex()[:16]
+            self._backlog = Backlog(self.folder, charter.silos)
+        else:
+            self.folder = jobs / resume
+            record = _record(ledger, resume)
+            self._at, results, oldest = replay(record, self.folder, spec.plan, **digests, code=spec.code)
+            self._backlog = Backlog(self.folder, charter.silos, results, oldest)
+        self._goes_on = resume is not None
+        self._recorder = Recorder(ledger, self.folder.name)
         #: Called with every exchange before it is made, and with (None, note) at the end.
         self.watch: Callable[[Exchange | None, str], None] = lambda exchange, note: None
         #: The ``predictor`` object of the ledger's run-started record, if versions of this run can predict.
@@ -142,46 +135,20 @@ class Run:
         #: Who fell out of the attempt that is under way, and where.
         self.attendance = Attendance()
         self._deadline = time.monotonic() + spec.timeouts.job_s
-        self._standing: Standing | None = None
-        if resume is None:
-            state = blocks.initial_state(spec.plan)
-            chain = transcript.initial_chain(self.id, blocks.state_digest(state))
-            self._at = _Chain(chain, state, Backlog(self.folder, charter.silos))
-        else:
-            self._go_on(jobs / resume)
-
-    def _go_on(self, folder: Path) -> None:
-        """Stand where the ledger says that the run stands."""
-        spec = self.spec
-        at = self._standing = replay(
-            self.ledger.path,
-            folder,
-            spec.plan,
-            job=spec.job_digest,
-            charter=self.charter.digest,
-            code=spec.code,
-        )
-        self._nonce, self.id, self.folder = at.nonce, at.run, folder
-        self._at = _Chain(
-            at.chain,
-            at.state,
-            Backlog(folder, self.charter.silos, at.results, at.oldest),
-            k=at.k,
-            released=at.released,
-            void=at.void,
-            shut=at.shut,
-            refusals=at.refusals,
-            shown=at.shown,
-            bytes=at.bytes,
-        )
 
     @property
     def name(self) -> str:
         return self.folder.name
 
     @property
+    def id(self) -> bytes:
+        """The whole run id, 32 bytes."""
+        return self._at.id
+
+    @property
     def state(self) -> Mapping[str, np.ndarray]:
-        return self._at.state
+        """The blocks after the last step."""
+        return self._at.blocks
 
     def run(self) -> Generator[Exchange, Replies, Outcome]:
         """Every step, then the countersignatures. Raises RoundLost; the ledger then ends with ``run-failed``.
@@ -193,23 +160,14 @@ class Run:
         spec, at = self.spec, self._at
         metrics.run_started()
         try:
-            first = self._resumed() if self._standing is not None else self._started()
+            first = self._resumed() if self._goes_on else self._started()
             for step in spec.plan.steps[at.k :]:
                 yield from self._step(step, first)
                 first = 0
             return (yield from self._finish())
         except FederationError as failed:
-            lost = failed if isinstance(failed, RoundLost) else None
             aborted = isinstance(failed, RunAborted)
-            record = {
-                "run": self.name,
-                "code": failed.code,
-                "phase": failed.phase if isinstance(failed, RoundLost | RunStopped) else "",
-                "missing": list(lost.missing) if lost else [],
-                "k": at.k,
-                "detail": lost.why if lost else failed.detail,
-            }
-            self.ledger.append(Kind.RUN_FAILED, record)
+            self._recorder.failed(at.k, failed)
             if not aborted:
                 metrics.step_lost()
             metrics.run_ended("aborted" if aborted else "failed")
@@ -219,39 +177,29 @@ class Run:
     def _started(self) -> int:
         """The run's first record; the number of its first attempt."""
         spec = self.spec
-        started = {
-            "run": self.name,
-            "job": spec.job,
-            "job_digest": spec.job_digest.hex(),
-            "plan": b64encode(bytes(spec.plan)).decode(),
-            "plan_digest": spec.plan.digest.hex(),
-            "charter_digest": self.charter.digest.hex(),
-            "state_digest": blocks.state_digest(self._at.state).hex(),
-            "method": spec.plan.method,
-            "model_name": spec.name,
-            "silos": list(self.charter.silos),
-            "threshold": self.charter.threshold(len(self.charter.members)),
-            "protocol": PROTOCOL,
-            "federation": self.charter.federation,
-            "nonce": self._nonce.hex(),
-            "code_digest": spec.code.hex(),
-            "purpose": spec.purpose,
-            "versions": dict(spec.versions),
-        }
-        if self.predictor is not None:
-            started["predictor"] = dict(self.predictor)
-        self.ledger.append(Kind.RUN_STARTED, started)
+        self._recorder.started(
+            job=spec.job,
+            job_digest=spec.job_digest,
+            plan=spec.plan,
+            charter=self.charter,
+            state_digest=self._at.digest,
+            model_name=spec.name,
+            protocol=PROTOCOL,
+            nonce=self._at.nonce,
+            code=spec.code,
+            purpose=spec.purpose,
+            versions=spec.versions,
+            predictor=self.predictor,
+        )
         return 0
 
     def _resumed(self) -> int:
         """A run that goes on: what was spent becomes void. The number of the first attempt that nobody heard of."""
-        at, standing = self._at, self._standing
-        assert standing is not None
-        resumed = {"run": self.name, "k": at.k, "state_digest": blocks.state_digest(at.state).hex()}
-        self.ledger.append(Kind.RUN_RESUMED, resumed)
-        if standing.spent is None:
-            return standing.attempt
-        self._void(self.spec.plan.steps[at.k], standing.spent, Attendance(), "INTERRUPTED", "unmask-slots", ())
+        at = self._at
+        self._recorder.resumed(at.k, at.digest)
+        if at.spent is None:
+            return at.attempt
+        self._void(self.spec.plan.steps[at.k], at.spent, Attendance(), "INTERRUPTED", "unmask-slots", ())
         return 0
 
     # --- one step -------------------------------------------------------------------------------------------------
@@ -266,7 +214,7 @@ class Run:
                     "open", (), detail="The job's time is up.", remedy="Raise timeouts.job, or look for the slow silo."
                 )
             context = Context(
-                charter=self.charter, plan=self.spec.plan, run=self.id, k=at.k, attempt=number, chain=at.value
+                charter=self.charter, plan=self.spec.plan, run=at.id, k=at.k, attempt=number, chain=at.chain
             )
             attendance = self.attendance = Attendance()
             store = UploadStore(self.folder, at.k, self.spec.keep_uploads)
@@ -274,10 +222,7 @@ class Run:
                 store.drop(silo)  # what an attempt before left there
             attempt = self._attempt(context, store, attendance, step)
             offers = {silo: self._offer(attempt, silo) for silo in self.charter.silos if silo not in excluded}
-            self.ledger.append(
-                Kind.STEP_OPENED,
-                {"run": self.name, "k": at.k, "name": step.name, "invited": sorted(offers), "attempt": number},
-            )
+            self._recorder.opened(at.k, step, number, tuple(offers))
             try:
                 opened = yield from self._watched(attempt.run(offers, len(offers.keys() - at.away)))
             except RoundLost as lost:
@@ -302,8 +247,7 @@ class Run:
         spec = self.spec
 
         def attested(t3: bytes, survivors: tuple[str, ...]) -> None:
-            facts = {"attempt": context.attempt, "transcript": t3.hex(), "survivors": list(survivors)}
-            self.ledger.append(Kind.STEP_ATTESTED, {"run": self.name, "k": context.k, "name": step.name, **facts})
+            self._recorder.attested(context.k, step, context.attempt, t3, survivors)
 
         return Attempt(
             context,
@@ -329,7 +273,7 @@ class Run:
             replies = yield exchange
 
     def _offer(self, attempt: Attempt, silo: str) -> Message:
-        results, arrays = self._at.backlog.part(silo)
+        results, arrays = self._backlog.part(silo)
         return Message("open", attempt.request("open", bytes(self._open(results))).body, arrays)
 
     def _open(self, results: tuple[StepResult, ...]) -> Open:
@@ -338,8 +282,8 @@ class Run:
             plan=self.spec.plan.digest,
             charter=self.charter.digest,
             code=self.spec.code,
-            nonce=self._nonce,
-            chain=self._at.value,
+            nonce=self._at.nonce,
+            chain=self._at.chain,
             results=results,
         )
 
@@ -348,27 +292,24 @@ class Run:
         at = self._at
         for silo, approval in sorted(attendance.approvals.items()):
             if (digest := approval_digest(approval).hex()) not in at.shown:
-                shown = {"run": self.name, "k": at.k, "silo": silo, "digest": digest, "approval": approval.hex()}
-                self.ledger.append(Kind.APPROVAL, shown)
+                self._recorder.approval(at.k, silo, approval)
                 at.shown.add(digest)
-        base = {"run": self.name, "k": at.k, "name": step.name}
         for silo, phase in sorted(attendance.lost.items()):
             if silo in attendance.refusals:
                 code = attendance.refusals[silo]
-                signed = {"decline": attendance.declines[silo].hex()} if silo in attendance.declines else {}
-                self.ledger.append(Kind.REFUSAL, {**base, "silo": silo, "phase": phase, "code": code, **signed})
+                self._recorder.refusal(at.k, step, silo, phase, code, attendance.declines.get(silo))
                 metrics.refused(code)
                 at.refusals += 1
             else:
-                self.ledger.append(Kind.SILO_LOST, {**base, "silo": silo, "phase": phase})
+                self._recorder.lost(at.k, step, silo, phase)
                 if silo not in at.away:
                     metrics.silo_lost(phase)
                 at.away.add(silo)
         for silo in attendance.invited:
             if attendance.lost.get(silo) != "open":
-                at.backlog.confirmed(silo)  # its advert was made under our state
+                self._backlog.confirmed(silo)  # its advert was made under our state
             elif attendance.refusals.get(silo) == CatchingUp.code:
-                at.backlog.took(silo)
+                self._backlog.took(silo)
                 at.away.discard(silo)
             if silo not in attendance.lost:
                 at.away.discard(silo)
@@ -385,43 +326,21 @@ class Run:
             sums=tuple((lane, words_digest(words)) for lane, words in opened.sums.items()),
         )
         slots = dict(zip((slot.name for slot in plan.slots_of(step)), opened.slots, strict=True))
-        at.state = blocks.apply(plan, step, at.state, opened.sums, slots)
-        at.value = transcript.next_chain(at.value, opened.t3, result.digest, released=True)
+        at.blocks = blocks.apply(plan, step, at.blocks, opened.sums, slots)
+        at.chain = transcript.next_chain(at.chain, opened.t3, result.digest, released=True)
         shut = [lane.name for lane in plan.lanes_of(step) if lane.name not in opened.sums]
-        at.backlog.add(result, tuple(opened.sums.values()))
-        record = {
-            "run": self.name,
-            "k": at.k,
-            "name": step.name,
-            "attempt": number,
-            "transcript": opened.t3.hex(),
-            "invited": list(attendance.invited),
-            "survivors": list(opened.survivors),
-            "lost": attendance.lost,
-            "refusals": attendance.refusals,
-            "lanes_open": list(opened.sums),
-            "lanes_shut": shut,
-            "slots": slots,
-            "state_digest": blocks.state_digest(at.state).hex(),
-            "chain": at.value.hex(),
-            "upload_digests": {
-                silo: transcript.digest("upload", header).hex() for silo, header in opened.headers.items()
-            },
-            "upload_bytes": attendance.upload_bytes,
-            "phase_ms": attendance.phase_ms,
-            "evidence_sha256": sha256(opened.evidence).hexdigest(),
-            "data_commitments": {silo: digest.hex() for silo, digest in opened.data.items()},
-            "approvals": {silo: approval_digest(attendance.approvals[silo]).hex() for silo in opened.survivors},
-            "holdings": {silo: list(held) for silo, held in opened.held.items() if held},
-        }
+        self._backlog.add(result, tuple(opened.sums.values()))
         save_evidence(self.folder, at.k, opened.evidence)
-        save_checkpoint(self.folder, at.k, at.state, {"chain": at.value.hex()})
+        save_checkpoint(self.folder, at.k, at.blocks, {"chain": at.chain.hex()})
         prune_checkpoints(self.folder, keep=2)
-        self.ledger.append(Kind.STEP_CLOSED, record)
+        self._recorder.closed(
+            at.k, step, number, opened, attendance,
+            slots=slots, lanes_shut=shut, state_digest=at.digest, chain=at.chain,
+        )  # fmt: skip
         at.k += 1
         at.released += 1
         at.shut += len(shut)
-        at.bytes += attendance.upload_bytes
+        at.upload_bytes += attendance.upload_bytes
         metrics.step_closed(
             survivors=len(opened.survivors),
             invited=len(attendance.invited),
@@ -436,24 +355,9 @@ class Run:
     ) -> None:
         """Shares may have left, so the step can't be tried again: weights stay, the chain goes on."""
         at = self._at
-        at.value = transcript.next_chain(at.value, t3, b"", released=False)
-        at.backlog.add(StepResult(step=at.k, t3=t3, released=False, slots=(), sums=()), ())
-        self.ledger.append(
-            Kind.STEP_VOID,
-            {
-                "run": self.name,
-                "k": at.k,
-                "name": step.name,
-                "reason": reason,
-                "phase": phase,
-                "missing": list(missing),
-                "transcript": t3.hex(),
-                "chain": at.value.hex(),
-                "invited": list(attendance.invited),
-                "lost": attendance.lost,
-                "refusals": attendance.refusals,
-            },
-        )
+        at.chain = transcript.next_chain(at.chain, t3, b"", released=False)
+        self._backlog.add(StepResult(step=at.k, t3=t3, released=False, slots=(), sums=()), ())
+        self._recorder.void(at.k, step, attendance, t3=t3, chain=at.chain, reason=reason, phase=phase, missing=missing)
         at.k += 1
         at.void += 1
         metrics.step_void()
@@ -461,31 +365,32 @@ class Run:
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _finish(self) -> Generator[Exchange, Replies, Outcome]:
-        at = self._at
-        head = self.ledger.head
-        context = Context(
-            charter=self.charter,
-            plan=self.spec.plan,
-            run=self.id,
-            k=len(self.spec.plan.steps) - 1,
-            attempt=0 if self._standing is None else self._standing.resumed + 1,
-            chain=at.value,
+        at, head = self._at, self._recorder.head
+        signatures = yield from self._countersigned(bytes.fromhex(head))
+        checkpoint = save_checkpoint(self.folder, at.k - 1, at.blocks, {"chain": at.chain.hex()})
+        self._recorder.finished(checkpoint, chain=at.chain, head=head, countersignatures=signatures)
+        drop_all_sums(self.folder)
+        metrics.run_ended("finished")
+        self.watch(None, "finished")
+        return Outcome(
+            self.name, self.folder, at.released, at.void, at.shut, at.refusals, checkpoint.digest.hex(), at.upload_bytes
         )
+
+    def _countersigned(self, head: bytes) -> Generator[Exchange, Replies, dict[str, bytes]]:
+        """Ask every silo to sign the final chain value and the ledger's head; silo → its signed ``Closing``."""
+        at, number = self._at, self._at.resumed + 1 if self._goes_on else 0
         self.attendance = Attendance()
-        attempt = self._attempt(context, UploadStore(self.folder, at.k), self.attendance, self.spec.plan.steps[-1])
         requests = {}
         for silo in self.charter.silos:
-            results, arrays = at.backlog.part(silo)
-            payload = bytes(
-                Writer().blob(bytes(self._open(results))).fixed(bytes.fromhex(head), transcript.DIGEST_BYTES)
-            )
-            requests[silo] = Message("close", attempt.request("close", payload).body, arrays)
+            results, arrays = self._backlog.part(silo)
+            payload = bytes(Writer().blob(bytes(self._open(results))).fixed(head, transcript.DIGEST_BYTES))
+            request = Request(run=at.id, step=at.k - 1, attempt=number, phase="close", payload=payload)
+            requests[silo] = Message("close", request.sign(self._identity), arrays)
         enough = len(requests.keys() - at.away)
         exchange = Exchange("close", at.k, "close", requests, self.spec.timeouts.phase_s, enough)
         self.watch(exchange, "")
-        replies = yield exchange
         signatures = {}
-        for silo, reply in replies.items():
+        for silo, reply in (yield exchange).items():
             try:
                 if reply.phase == DECLINE:
                     declined = Decline.open(reply.body, lambda m: self.charter.member(m.silo).agent)
@@ -495,29 +400,14 @@ class Run:
             except FederationError as bad:
                 log.warning("%s did not countersign: [%s] %s", silo, bad.code, bad)
                 continue
-            if (closing.silo, closing.run, closing.chain, closing.ledger) == (
-                silo,
-                self.id,
-                at.value,
-                bytes.fromhex(head),
-            ):
-                signatures[silo] = reply.body.hex()
-        checkpoint = save_checkpoint(self.folder, at.k - 1, at.state, {"chain": at.value.hex()})
-        self.ledger.append(
-            Kind.RUN_FINISHED,
-            {
-                "run": self.name,
-                "state_digest": checkpoint.digest.hex(),
-                "chain": at.value.hex(),
-                "ledger_head": head,
-                "countersignatures": signatures,
-                "weights_sha256": checkpoint.weights_sha256,
-                "checkpoint": checkpoint.path,
-            },
-        )
-        drop_all_sums(self.folder)
-        metrics.run_ended("finished")
-        self.watch(None, "finished")
-        return Outcome(
-            self.name, self.folder, at.released, at.void, at.shut, at.refusals, checkpoint.digest.hex(), at.bytes
-        )
+            if (closing.silo, closing.run, closing.chain, closing.ledger) == (silo, at.id, at.chain, head):
+                signatures[silo] = reply.body
+        return signatures
+
+
+def _record(ledger: Ledger, run: str) -> RunRecord:
+    """The run on the ledger, for going on with it. Raises SpecError for one that is not there."""
+    entries = tuple(entry for entry in read(ledger.path) if run_of(entry.record) == run)
+    if not entries:
+        raise SpecError("--resume", got=run, want="a run on the ledger")
+    return RunRecord(run, entries)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +20,11 @@ from typing import Any
 from mlflow.entities import Run, ViewType
 from sqlalchemy.engine import make_url
 
-from aggregator.ledger.format import Entry
-from aggregator.ledger.records import Kind
-from aggregator.run_record import History
+from aggregator.ledger.records import CharterRecorded, RunFailed, RunFinished
+from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking import run_page as pages
 from aggregator.tracking import version_page
-from aggregator.tracking.check_models import Models, ours
+from aggregator.tracking.check_models import ModelComparison, ours
 from aggregator.tracking.client import DOWN, MlflowClient, MlflowException, connect
 from aggregator.tracking.dataset import SiloSource
 from aggregator.tracking.diff import NOTHING, Difference, named, same, sets, tables
@@ -35,11 +34,9 @@ from aggregator.tracking.registry import run_tags
 from aggregator.tracking.run_page import Page
 from aggregator.tracking.runs import APPROVALS, JOB, LEDGER, lines_of
 from aggregator.verify.approvals import approvals, as_json
-from aggregator.verify.models import read_history, versions
+from aggregator.verify.models import Models, checked_ledger
 from crypto import durable
 from crypto.errors import EvidenceError
-
-_ENDS = (Kind.RUN_FINISHED, Kind.RUN_FAILED)
 
 
 def compare(home: Path, uri: str | None = None, run: str | None = None) -> list[Difference]:
@@ -52,11 +49,12 @@ def compare(home: Path, uri: str | None = None, run: str | None = None) -> list[
     if address.startswith("sqlite:") and not Path(make_url(address).database or "").is_file():
         raise EvidenceError("MLflow", expected="a database", found=f"no file {make_url(address).database}")
     with _still(home):
-        history = read_history(home)
-        if run is not None and run not in history.runs:
-            raise EvidenceError("ledger", expected=f"a run {run}", found="none", remedy=f"There are: {history.runs}.")
+        ledger = checked_ledger(home)
+        if run is not None and run not in ledger.runs:
+            have = ", ".join(ledger.runs)
+            raise EvidenceError("ledger", expected=f"a run {run}", found="none", remedy=f"There are: {have}.")
         try:
-            return list(_Comparison(history, connect(address), address).differences(run))
+            return list(_Comparison(ledger, connect(address), address).differences(run))
         except DOWN as down:
             raise EvidenceError("MLflow", expected="an answer", found=str(down).partition("\n")[0]) from down
 
@@ -73,54 +71,53 @@ def _still(home: Path) -> Iterator[None]:
 
 
 class _Comparison:
-    def __init__(self, history: History, client: MlflowClient, uri: str) -> None:
+    def __init__(self, ledger: CheckedLedger, client: MlflowClient, uri: str) -> None:
         self._client = client
-        cursor = load_cursor(history.home, uri)
-        copied = tuple(entry for entry in history.entries if entry.seq <= cursor.seq)
+        cursor = load_cursor(ledger.home, uri)
+        copied = tuple(entry for entry in ledger.entries if entry.seq <= cursor.seq)
         #: What MLflow may be held to: the part the follower has copied; all of it where that is not known.
-        self._history = replace(history, entries=copied) if copied else history
-        self._behind = len(history.entries) - len(self._history.entries)
-        self._versions = versions(self._history)
-        self._models = Models(self._history, self._versions, client, uri)
+        self._ledger = replace(ledger, entries=copied) if copied else ledger
+        self._behind = len(ledger.entries) - len(self._ledger.entries)
+        self._versions = Models.of(self._ledger)
+        self._models = ModelComparison(self._versions, client, uri)
         self._experiments = {found.name: found for found in client.search_experiments()}
 
     def differences(self, only: str | None) -> Iterator[Difference]:
         if self._behind:
-            whole = len(self._history.entries) + self._behind
+            whole = len(self._ledger.entries) + self._behind
             yield Difference("lineage", f"{whole} ledger lines in MLflow", f"{whole - self._behind}")
-        for run in self._history.runs:
-            if only in (None, run):
+        for name, run in self._ledger.runs.items():
+            if only in (None, name):
                 yield from self._run(run)
         if only is None:
             yield from self._charters()
             yield from self._strangers()
-        names = {version.name for version in self._versions if only in (None, version.run)}
+        names = {version.name for version in self._versions.versions if only in (None, version.run)}
         for name in sorted(names):
             yield from self._models.names(name)
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
-    def _run(self, run: str) -> Iterator[Difference]:
-        entries = [entry for entry in self._history.entries if entry.record.get("run") == run]
-        parent = yield from self._one(f"run {run}", pages.job_mark(run))
+    def _run(self, run: RunRecord) -> Iterator[Difference]:
+        name = f"run {run.run}"
+        parent = yield from self._one(name, pages.job_mark(run.run))
         if parent is None:
             return
-        page = pages.job_page(entries)
-        version = next((version for version in self._versions if version.run == run), None)
-        can_predict = "predictor" in entries[0].record
-        made = card(self._history, self._versions, version) if version else None
-        tags = dict(page.tags) | (run_tags(self._history, version, made) if version and made else {})
-        contributed = _contributed(self._history, run) if can_predict and version else ()
+        page = pages.job_page(run)
+        version = self._versions.made_by(run.run)
+        can_predict = run.started.record.predictor is not None
+        made = card(self._versions, version) if version else None
+        tags = dict(page.tags) | (run_tags(self._versions.ledger, version, made) if version and made else {})
+        contributed = tuple(version_page.shares(run.closed).values()) if can_predict and version else ()
         page = replace(page, tags=tags, figures=page.figures + contributed)
-        yield from self._page(f"run {run}", page, parent)
-        steps = [entry for entry in entries if entry.kind in (Kind.STEP_CLOSED, Kind.STEP_VOID)]
-        for entry in steps:
-            where = f"run {run}, step {entry.record['name']}"
-            child = yield from self._one(where, pages.step_mark(entry))
+        yield from self._page(name, page, parent)
+        for entry in run.outcomes:
+            where = f"{name}, step {entry.record.name}"
+            child = yield from self._one(where, pages.step_mark(entry.record))
             if child is not None:
                 yield from self._page(where, pages.step_page(entry, parent.info.run_id), child)
-        yield from self._extra_children(run, parent, len(steps))
-        yield from self._artifacts(run, entries, parent, made)
+        yield from self._extra_children(run.run, parent, len(run.outcomes))
+        yield from self._artifacts(run, parent, made)
         if version is not None and made is not None and can_predict:
             yield from self._models.of(version, parent, made)
 
@@ -159,28 +156,31 @@ class _Comparison:
         if len(found) > steps:
             yield Difference(f"run {run}, steps", f"{steps}", f"{len(found)}")
 
-    def _artifacts(self, run: str, entries: Sequence[Entry], parent: Run, made: Card | None) -> Iterator[Difference]:
-        wanted = {JOB: entries[0].record["job"].encode()}
-        if ends := [entry for entry in entries if entry.kind in _ENDS]:
-            wanted[LEDGER] = lines_of(self._history.home, ends[-1])
+    def _artifacts(self, run: RunRecord, parent: Run, made: Card | None) -> Iterator[Difference]:
+        wanted = {JOB: run.started.record.job.encode()}
+        if ends := [entry for entry in run.entries if isinstance(entry.record, RunFinished | RunFailed)]:
+            wanted[LEDGER] = lines_of(run, ends[-1])
         if made is not None:
-            wanted |= {APPROVALS: as_json(approvals(self._history, run)).encode(), CARD_FILE: made.text.encode()}
+            wanted |= {
+                APPROVALS: as_json(approvals(run, self._ledger.charters)).encode(),
+                CARD_FILE: made.text.encode(),
+            }
         for path, content in wanted.items():
             with tempfile.TemporaryDirectory() as place:
                 try:
                     found = Path(self._client.download_artifacts(parent.info.run_id, path, place)).read_bytes()
                 except (MlflowException, OSError):
-                    yield Difference(f"run {run}, artifact {path}", named(content), "no file")
+                    yield Difference(f"run {run.run}, artifact {path}", named(content), "no file")
                     continue
-            yield from same(f"run {run}, artifact {path}", named(content), named(found))
+            yield from same(f"run {run.run}, artifact {path}", named(content), named(found))
 
     # --- the federation -------------------------------------------------------------------------------------------
 
     def _charters(self) -> Iterator[Difference]:
         tags: dict[str, str] = {}
-        for entry in self._history.of(Kind.CHARTER):
-            tags |= pages.charter_tags(entry)
-        name = self._history.charter.federation
+        for entry in self._ledger.of(CharterRecorded):
+            tags |= pages.charter_tags(entry.record)
+        name = self._ledger.charter.federation
         if tags and name not in self._experiments:
             yield Difference(f"experiment {name}", "in MLflow", NOTHING)
         elif tags:
@@ -190,13 +190,8 @@ class _Comparison:
         """Jobs that claim to be ours and are not on the ledger."""
         every = [found.experiment_id for found in self._experiments.values()]
         for found in self._client.search_runs(every, "tags.`consilium.record` = 'job'") if every else ():
-            if (run := found.data.tags.get("consilium.run")) not in self._history.runs:
+            if (run := found.data.tags.get("consilium.run")) not in self._ledger.runs:
                 yield Difference(f"run {run}", "on the ledger", NOTHING)
-
-
-def _contributed(history: History, run: str) -> tuple[pages.Figure, ...]:
-    """The points that a logged model adds to the page of its run."""
-    return tuple(version_page.shares(list(history.of(Kind.STEP_CLOSED, run))).values())
 
 
 def _input(silo: str, digest: str) -> tuple[str, str, str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ import mlflow.artifacts
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion as Registered
 
-from aggregator.ledger.records import Kind
-from aggregator.run_record import History
 from aggregator.tracking import run_page as pages
 from aggregator.tracking import version_page
 from aggregator.tracking.client import MlflowClient, MlflowException
@@ -20,18 +18,17 @@ from aggregator.tracking.diff import Difference, named, same, sets, tables
 from aggregator.tracking.model_card import CARD_FILE, Card
 from aggregator.tracking.pyfunc import model_files
 from aggregator.tracking.registry import model_points, model_tags
-from aggregator.verify.models import ModelVersion
+from aggregator.verify.models import Models, ModelVersion
 
 #: MLflow writes this file beside what it downloads.
 _NOT_OURS = "registered_model_meta"
 
 
-class Models:
-    """Compares the models of a history with those in MLflow."""
+class ModelComparison:
+    """Compares the models of a ledger with those in MLflow."""
 
-    def __init__(self, history: History, versions: Sequence[ModelVersion], client: MlflowClient, uri: str) -> None:
-        self._history = history
-        self._versions = versions
+    def __init__(self, models: Models, client: MlflowClient, uri: str) -> None:
+        self._models = models
         self._client = client
         self._uri = uri
 
@@ -43,16 +40,15 @@ class Models:
             yield Difference(where, "one in MLflow", f"{len(found)}")
             return
         model = found[0]
-        start = next(self._history.of(Kind.RUN_STARTED, version.run))
-        tags = version_page.version_tags(self._history, self._versions, version)
+        run = self._models.ledger.run(version.run)
+        tags = version_page.version_tags(self._models, version)
         yield from same(f"{where}, name", version.name, model.name)
         yield from same(f"{where}, status", str(LoggedModelStatus.READY), str(model.status))
         yield from same(f"{where}, source run", parent.info.run_id, model.source_run_id)
         shown = model_tags(tags, version, made)
         yield from tables(f"{where}, tag", shown, ours(model.tags, shown))
-        yield from tables(f"{where}, parameter", pages.job_params(start.record), model.params or {})
-        closed = list(self._history.of(Kind.STEP_CLOSED, version.run))
-        wanted = {_point(metric) for metric in model_points(closed, model.model_id)}
+        yield from tables(f"{where}, parameter", pages.job_params(run.started.record), model.params or {})
+        wanted = {_point(metric) for metric in model_points(run.closed, model.model_id)}
         yield from sets(f"{where}, metrics", wanted, {_point(metric) for metric in model.metrics or ()})
         yield from self._files(where, version, model, parent.info.run_id, made)
         yield from self._registered(version, model, parent, tags, made)
@@ -63,7 +59,7 @@ class Models:
         files: dict[str, bytes | Path] = {CARD_FILE: made.text.encode()}
         wanted = {
             name: named(content)
-            for name, content in (files | model_files(self._history, version, model.model_id, run_id)).items()
+            for name, content in (files | model_files(self._models.ledger, version, model.model_id, run_id)).items()
         }
         with tempfile.TemporaryDirectory() as place:
             try:
@@ -101,7 +97,7 @@ class Models:
         """Every alias points where the ledger says, and there is none besides; no version that no run made."""
         wanted = {
             alias: version.version
-            for version in self._versions
+            for version in self._models.versions
             if version.name == name and version.version
             for alias in version.aliases
         }
@@ -111,7 +107,7 @@ class Models:
             found = {}
         there = {alias: str(number) for alias, number in found.items()}
         yield from tables(f"model {name}, alias", wanted, there)
-        ours = {version.version for version in self._versions if version.name == name}
+        ours = {version.version for version in self._models.versions if version.name == name}
         for one in self._client.search_model_versions(f"name = '{name}'"):
             if str(one.version) not in ours:
                 yield Difference(f"version {name}/{one.version}", "no such version", f"one of run {one.run_id}")

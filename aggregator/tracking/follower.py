@@ -30,8 +30,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from aggregator.ledger.format import Entry, ledger_path, read
-from aggregator.ledger.records import Kind
+from aggregator.ledger.format import Entry, is_of, ledger_path, read
+from aggregator.ledger.records import (
+    ApprovalShown,
+    CharterRecorded,
+    ModelPublished,
+    Record,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepClosed,
+    StepVoid,
+    Withdrawal,
+)
+from aggregator.run_record import CheckedLedger
 from aggregator.tracking import run_page as pages
 from aggregator.tracking.client import DOWN, check_address, connect
 from aggregator.tracking.cursor import Cursor, default_uri, load_cursor, save_cursor
@@ -39,7 +52,7 @@ from aggregator.tracking.dataset import SiloSource
 from aggregator.tracking.registry import Registry
 from aggregator.tracking.runs import Runs
 from aggregator.verify.models import CANDIDATE as ALIAS
-from aggregator.verify.models import MLFLOW_FILE
+from aggregator.verify.models import MLFLOW_FILE, checked_ledger
 from crypto import durable
 from crypto.charter import SignedCharter
 from crypto.errors import FederationError
@@ -135,36 +148,42 @@ class _Writer:
     def __init__(self, home: Path, uri: str) -> None:
         self._home = home
         client = connect(uri)
-        self._runs = Runs(client, home, None if uri.startswith("http") else home / "mlartifacts")
+        self._runs = Runs(client, None if uri.startswith("http") else home / "mlartifacts")
         self._registry = Registry(client, home, uri, self._runs)
+        self._checked: CheckedLedger | None = None
 
-    def write(self, entry: Entry) -> None:
-        match entry.kind:
-            case Kind.RUN_STARTED:
-                self._runs.start(entry)
-            case Kind.STEP_CLOSED | Kind.STEP_VOID:
-                self._runs.step(entry)
-            case Kind.APPROVAL | Kind.RUN_RESUMED:
-                self._runs.note(entry)
-            case Kind.RUN_FINISHED:
-                self._registry.publish(entry)
-                self._runs.end(entry)
-            case Kind.RUN_FAILED:
-                self._runs.end(entry)
-            case Kind.MODEL_PUBLISHED:
-                self._runs.note(entry)
-                self._registry.moved(entry)
-            case Kind.WITHDRAWAL:
-                self._registry.withdrawn(entry)
-            case Kind.CHARTER:
-                self._charter(entry)
-            case _:  # step-opened, silo-lost, refusal, recovered: the closing record of the step repeats them
-                pass
+    def write(self, entry: Entry[Record]) -> None:
+        if is_of(entry, RunStarted):
+            self._runs.start(entry)
+        elif is_of(entry, StepClosed) or is_of(entry, StepVoid):
+            self._runs.step(entry)
+        elif is_of(entry, ApprovalShown) or is_of(entry, RunResumed):
+            self._runs.note(entry)
+        elif is_of(entry, RunFinished):
+            ledger = self._ledger(entry)
+            self._registry.publish(ledger, entry.record.run)
+            self._runs.end(entry, ledger.run(entry.record.run))
+        elif is_of(entry, RunFailed):
+            self._runs.end(entry, self._ledger(entry).run(entry.record.run))
+        elif is_of(entry, ModelPublished):
+            self._runs.note(entry)
+            self._registry.moved(self._ledger(entry), entry.record)
+        elif is_of(entry, Withdrawal):
+            self._registry.withdrawn(self._ledger(entry), entry.record.silo)
+        elif is_of(entry, CharterRecorded):
+            self._charter(entry.record)
+        # Step-opened, step-attested, silo-lost, refusal, recovered: the closing record of the step repeats them.
 
-    def _charter(self, entry: Entry) -> None:
+    def _ledger(self, entry: Entry[Record]) -> CheckedLedger:
+        """The whole ledger, checked; once for all the entries that it has."""
+        if self._checked is None or entry.seq >= len(self._checked.entries):
+            self._checked = checked_ledger(self._home)
+        return self._checked
+
+    def _charter(self, record: CharterRecorded) -> None:
         consortium = PublicIdentity((self._home / "consortium.pub").read_bytes())
-        charter = SignedCharter.open(bytes.fromhex(entry.record["charter"]), consortium)
-        self._runs.tag_experiment(charter.federation, pages.charter_tags(entry))
+        charter = SignedCharter.open(bytes.fromhex(record.charter), consortium)
+        self._runs.tag_experiment(charter.federation, pages.charter_tags(record))
 
 
 # --- the process -------------------------------------------------------------------------------------------------

@@ -8,20 +8,19 @@ a silo withdraws.
 from __future__ import annotations
 
 import re
-from base64 import b64decode
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aggregator.ledger.format import Entry
-from aggregator.ledger.records import Kind
-from aggregator.run_record import History
+from aggregator.ledger.records import Refusal, RunStarted
+from aggregator.run_record import RunRecord
 from aggregator.tracking.run_page import job_fields, safe
-from aggregator.tracking.version_page import cohort, last_ratios, moves, parent_version, withdrawals
+from aggregator.tracking.version_page import cohort, last_ratios, moves, parent_version, remedies_of, withdrawals
 from aggregator.verify.approvals import approvals
-from aggregator.verify.models import ModelVersion
+from aggregator.verify.models import Models, ModelVersion
 from crypto.charter import Charter
-from crypto.plan import Plan, Scope
+from crypto.plan import Scope
 
 CARD_FILE = "model-card.md"
 #: MLflow's column for a description has 5000 characters.
@@ -61,26 +60,26 @@ class Card:
         return "\n\n".join((*parts, more) if more else parts)[:BRIEF_LIMIT]
 
 
-def card(history: History, versions: Sequence[ModelVersion], version: ModelVersion) -> Card:
-    """The card of a finished run. ``versions``: all there are (parents are named by their labels)."""
-    start = next(history.of(Kind.RUN_STARTED, version.run))
-    closed = list(history.of(Kind.STEP_CLOSED, version.run))
-    job = job_fields(start.record)
-    charter = history.charters.get(start.record["charter_digest"])
+def card(models: Models, version: ModelVersion) -> Card:
+    """The card of a finished run. ``models``: all there are (parents are named by their labels)."""
+    run = models.ledger.run(version.run)
+    start = run.started.record
+    job = job_fields(start)
+    charter = models.ledger.charters.get(start.charter_digest)
     return Card(
-        _head(history, versions, version, start),
+        _head(models, version),
         (
-            ("Intended use", _purpose(start.record)),
-            ("Results", _results(closed)),
-            ("Cohort", _cohort(history, version, start, closed)),
-            ("Data and approvals", _consent(history, version, closed)),
+            ("Intended use", _purpose(start)),
+            ("Results", _results(run)),
+            ("Cohort", _cohort(run)),
+            ("Data and approvals", _consent(run, models.ledger.charters)),
             ("How to check this", _verify(version, job)),
-            ("Privacy", _privacy(start.record, charter)),
+            ("Privacy", _privacy(start, charter)),
             ("Residual risks", _RISKS),
-            ("Drop-outs and refusals", _dropouts(history, version)),
-            ("Method", _method(start.record, job)),
-            ("Lanes", _lanes(start.record, closed)),
-            ("Software", _software(start.record, version)),
+            ("Drop-outs and refusals", _dropouts(run)),
+            ("Method", _method(start, job)),
+            ("Lanes", _lanes(run)),
+            ("Software", _software(start, version)),
         ),
     )
 
@@ -93,61 +92,59 @@ def _table(header: Sequence[str], rows: Iterator[Sequence[object]] | Sequence[Se
 # --- sections ----------------------------------------------------------------------------------------------------
 
 
-def _head(history: History, versions: Sequence[ModelVersion], version: ModelVersion, start: Entry) -> str:
+def _head(models: Models, version: ModelVersion) -> str:
+    started = models.ledger.run(version.run).started
     lines = [f"# {safe(version.label)}", ""]
-    for entry in withdrawals(history, version):
+    for entry in withdrawals(models.ledger, version):
         record = entry.record
-        remedies = record["remedies"].get(version.label, record["remedies"].get(version.run, []))
+        remedies = remedies_of(record, version)
         remedy = f" Remedy: {', '.join(map(safe, remedies))}." if remedies else ""
         lines += [
-            f"**{safe(record['silo'])} has withdrawn** (charter epoch {record['epoch']}, {entry.time}): "
-            f"{safe(record['reason'])}. Its contributions are in this model.{remedy}",
+            f"**{safe(record.silo)} has withdrawn** (charter epoch {record.epoch}, {entry.time}): "
+            f"{safe(record.reason)}. Its contributions are in this model.{remedy}",
             "",
         ]
-    federation = safe(start.record.get("federation", "not recorded"))
-    lines.append(f"Run {version.run} of federation {federation}, {start.time} to {version.finished}.")
-    if parent := parent_version(history, versions, version):
+    federation = safe(started.record.federation or "not recorded")
+    lines.append(f"Run {version.run} of federation {federation}, {started.time} to {version.finished}.")
+    if parent := parent_version(models, version):
         lines.append(f"Parent version: {safe(parent[0])} ({parent[1]}).")
-    for alias, (by, at, until) in moves(history, version).items():
+    for alias, (by, at, until) in moves(models.ledger, version).items():
         lines.append(f"Alias {safe(alias)}: set by {safe(by)}, {at}{f', moved on {until}' if until else ''}.")
     return "\n".join(lines)
 
 
-def _purpose(start: Mapping[str, Any]) -> str:
-    purpose = safe(start["purpose"]) if "purpose" in start else "Not recorded here."
+def _purpose(start: RunStarted) -> str:
+    purpose = safe(start.purpose) if start.purpose is not None else "Not recorded here."
     return f"{purpose}\n\nData owners approved this purpose and no other. Another use needs their approval again."
 
 
-def _results(closed: Sequence[Entry]) -> str:
+def _results(run: RunRecord) -> str:
     rows = [
-        (safe(name), f"{part / whole:.4f}", f"{part} of {whole}", safe(step["name"]), len(step["survivors"]))
-        for name, (part, whole, step) in sorted(last_ratios(closed).items())
+        (safe(name), f"{part / whole:.4f}", f"{part} of {whole}", safe(step.name), len(step.survivors))
+        for name, (part, whole, step) in sorted(last_ratios(run.closed).items())
     ]
     table = _table(("figure", "value", "count", "opened in step", "silos summed"), rows)
     intro = "Sums over silos, each on its own held-out rows; no figure of one silo."
     return f"{intro}\n\n{table if rows else 'No scores were opened.'}\n\nBaselines: not recorded here."
 
 
-def _cohort(history: History, version: ModelVersion, start: Entry, closed: Sequence[Entry]) -> str:
-    invited = [len(entry.record["invited"]) for entry in closed] or [0]
-    void = sum(1 for _ in history.of(Kind.STEP_VOID, version.run))
-    end = next(entry for entry in history.of(Kind.RUN_FINISHED, version.run) if entry.seq == version.seq)
-    signed = len(end.record["countersignatures"])
+def _cohort(run: RunRecord) -> str:
+    invited = [len(entry.record.invited) for entry in run.closed] or [0]
+    signed = len(run.finished.record.countersignatures) if run.finished is not None else 0
     span = str(min(invited)) if min(invited) == max(invited) else f"{min(invited)} to {max(invited)}"
     return (
-        f"Enrolled: {', '.join(map(safe, start.record['silos']))}. Summed: {cohort(start, closed)}, {span} invited. "
-        f"{len(closed)} steps released, {void} void. {signed} silos countersigned the final state."
+        f"Enrolled: {', '.join(map(safe, run.started.record.silos))}. Summed: {cohort(run)}, {span} invited. "
+        f"{len(run.closed)} steps released, {len(run.void)} void. {signed} silos countersigned the final state."
     )
 
 
-def _consent(history: History, version: ModelVersion, closed: Sequence[Entry]) -> str:
+def _consent(run: RunRecord, charters: Mapping[str, Charter]) -> str:
     """One row for each silo, data set and approval."""
-    given = {one.digest: one for one in approvals(history, version.run)}
-    steps: dict[tuple[str, str, str], int] = {}
-    for entry in closed:
-        for silo, commitment in entry.record["data_commitments"].items():
-            key = (silo, commitment, entry.record.get("approvals", {}).get(silo, ""))
-            steps[key] = steps.get(key, 0) + 1
+    given = {one.digest: one for one in approvals(run, charters)}
+    steps: Counter[tuple[str, str, str]] = Counter()
+    for entry in run.closed:
+        shown = entry.record.approvals or {}
+        steps.update((silo, data, shown.get(silo, "")) for silo, data in entry.record.data_commitments.items())
     rows = []
     for (silo, commitment, digest), count in sorted(steps.items()):
         one = given.get(digest)
@@ -177,7 +174,7 @@ def _verify(version: ModelVersion, job: Mapping[str, Any]) -> str:
     )
 
 
-def _privacy(start: Mapping[str, Any], charter: Charter | None) -> str:
+def _privacy(start: RunStarted, charter: Charter | None) -> str:
     text = (
         "Adversary: an aggregator that may do anything, and up to c silos that pool what they know with it. It learns "
         "sums over silos and, of one silo, only what `fed egress` lists."
@@ -186,7 +183,7 @@ def _privacy(start: Mapping[str, Any], charter: Charter | None) -> str:
         return f"{text} The charter of this run is not in this home, so its numbers are not shown."
     return (
         f"{text} Here c = {charter.colluders}; a sum has at least {charter.honest} honest inputs, a step at least "
-        f"{charter.n_min} silos, and {start['threshold']} silos must agree to open it. In a run at most "
+        f"{charter.n_min} silos, and {start.threshold} silos must agree to open it. In a run at most "
         f"{charter.difference_budget} steps may have a cohort that differs from the one before by fewer than "
         f"{charter.honest + charter.colluders} silos, and at most {charter.void_budget} may end void."
     )
@@ -202,29 +199,25 @@ _RISKS = """\
 - How well it serves people other than those in these silos' data was not measured."""
 
 
-def _dropouts(history: History, version: ModelVersion) -> str:
+def _dropouts(run: RunRecord) -> str:
     steps: dict[tuple[str, str, str], dict[str, None]] = {}
 
-    def note(entry: Entry, silo: str, phase: str, reason: str) -> None:
-        steps.setdefault((silo, phase, reason), {})[entry.record["name"]] = None
+    def note(step: str, silo: str, phase: str, reason: str) -> None:
+        steps.setdefault((silo, phase, reason), {})[step] = None
 
-    for entry in history.entries:
+    for entry in run.absences:
         record = entry.record
-        if record.get("run") != version.run:
-            continue
-        if entry.kind is Kind.REFUSAL:
-            note(entry, record["silo"], record["phase"], f"refused: {record['code']}")
-        elif entry.kind is Kind.SILO_LOST:
-            note(entry, record["silo"], record["phase"], "no answer")
-        elif entry.kind in (Kind.STEP_CLOSED, Kind.STEP_VOID):
-            lost, refusals = record.get("lost", {}), record.get("refusals", {})
-            for silo in sorted(lost.keys() | refusals.keys()):
-                reason = f"refused: {refusals[silo]}" if silo in refusals else "no answer"
-                note(entry, silo, lost.get(silo, "not recorded"), reason)
+        reason = f"refused: {record.code}" if isinstance(record, Refusal) else "no answer"
+        note(record.name, record.silo, record.phase, reason)
+    for outcome in run.outcomes:
+        lost, refusals = outcome.record.lost or {}, outcome.record.refusals or {}
+        for silo in sorted(lost.keys() | refusals.keys()):
+            reason = f"refused: {refusals[silo]}" if silo in refusals else "no answer"
+            note(outcome.record.name, silo, lost.get(silo, "not recorded"), reason)
     void = [
-        f"- {safe(entry.record['name'])} ended void in phase {safe(entry.record['phase'])}: "
-        f"{safe(entry.record['reason'])}; weights stayed"
-        for entry in history.of(Kind.STEP_VOID, version.run)
+        f"- {safe(entry.record.name)} ended void in phase {safe(entry.record.phase)}: "
+        f"{safe(entry.record.reason)}; weights stayed"
+        for entry in run.void
     ]
     if not steps and not void:
         return "None."
@@ -241,32 +234,32 @@ def _first(names: Mapping[str, None]) -> str:
     return shown if len(names) <= _STEPS_SHOWN else f"{shown}, …"
 
 
-def _method(start: Mapping[str, Any], job: Mapping[str, Any]) -> str:
-    text = f"{safe(start['method'])}, protocol {safe(start['protocol'])}."
+def _method(start: RunStarted, job: Mapping[str, Any]) -> str:
+    text = f"{safe(start.method)}, protocol {safe(start.protocol)}."
     rows = [(safe(key), safe(value)) for key, value in sorted(job.get("params", {}).items())]
     rows = [("data set", safe(job["dataset"])), *rows] if "dataset" in job else rows
     return f"{text}\n\n{_table(('parameter', 'value'), rows)}" if rows else text
 
 
-def _lanes(start: Mapping[str, Any], closed: Sequence[Entry]) -> str:
+def _lanes(run: RunRecord) -> str:
     """A lane is masked, floored and opened on its own; below its floor it stays shut."""
-    plan = Plan.from_bytes(b64decode(start["plan"]))
-    opened = [lane for entry in closed for lane in entry.record["lanes_open"]]
-    shut = [lane for entry in closed for lane in entry.record["lanes_shut"]]
+    opened = Counter(lane for entry in run.closed for lane in entry.record.lanes_open)
+    shut = Counter(lane for entry in run.closed for lane in entry.record.lanes_shut)
     who = {Scope.ALL: "everyone", Scope.GROUP: "a group", Scope.LOCAL: "never leaves"}
     rows = [
         (safe(lane.name), who.get(lane.scope, "hidden" if lane.hidden else "visible"), lane.floor,
-         ", ".join(map(str, lane.grid)), opened.count(lane.name), shut.count(lane.name))
-        for lane in plan.lanes
+         ", ".join(map(str, lane.grid)), opened[lane.name], shut[lane.name])
+        for lane in run.plan.lanes
     ]  # fmt: skip
     table = _table(("lane", "holders", "opens from", "weights", "opened", "stayed shut"), rows)
     return f"{table}\n\nThe strictest floor of charter, plan and each silo's policy held."
 
 
-def _software(start: Mapping[str, Any], version: ModelVersion) -> str:
-    rows = [(safe(name), safe(number)) for name, number in sorted(start.get("versions", {}).items())]
-    rows += [("code (SHA-256)", start.get("code_digest", "not recorded"))]
-    rows += [("predictor (SHA-256)", start["predictor"]["sha256"])] if "predictor" in start else []
+def _software(start: RunStarted, version: ModelVersion) -> str:
+    rows = [(safe(name), safe(number)) for name, number in sorted((start.versions or {}).items())]
+    rows += [("code (SHA-256)", start.code_digest or "not recorded")]
+    rows += [("predictor (SHA-256)", start.predictor["sha256"])] if start.predictor is not None else []
     rows += [("weights (SHA-256)", version.weights_sha256), ("state digest", version.state_digest)]
-    rows += [(f"{name} digest", start[f"{name}_digest"]) for name in ("job", "plan", "charter")]
+    rows += [("job digest", start.job_digest), ("plan digest", start.plan_digest)]
+    rows += [("charter digest", start.charter_digest)]
     return _table(("what", "which"), rows)

@@ -25,10 +25,9 @@ import numpy as np
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-from aggregator.ledger.format import Entry
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import RunStarted
 from aggregator.rounds.storage import run_folder
-from aggregator.run_record import History
+from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.models import ModelVersion, check_weights
 from crypto.errors import EvidenceError
 
@@ -39,24 +38,27 @@ _OURS = re.compile(r"consilium(?![\w.-])")
 _LOADER = "mlflow.pyfunc.loaders.code_model"
 
 
-def model_files(history: History, version: ModelVersion, model_id: str, run_id: str) -> dict[str, bytes | Path]:
-    """Path in the model's folder → its bytes, or where the weights are. The ids are MLflow's.
+def model_files(ledger: CheckedLedger, version: ModelVersion, model_id: str, run_id: str) -> dict[str, bytes | Path]:
+    """Path in the model's folder → its bytes, or where the weights are. ``home``: the aggregator's; the ids are
+    MLflow's.
 
     Raises EvidenceError where code or weights are not what the ledger says.
     """
-    start, end = ends_of(history, version)
-    facts = start.record["predictor"]
-    weights = check_weights(history, version)
-    needs = _requirements(start.record)
+    run = ledger.run(version.run)
+    start = run.started.record
+    facts = start.predictor
+    assert facts is not None  # a run without a predictor has no logged model
+    weights = check_weights(ledger, version)
+    needs = _requirements(start, facts)
     small = {
-        "artifacts/published.json": _published(history, version, facts),
+        "artifacts/published.json": _published(run, facts),
         "artifacts/input_example.json": json.dumps({"inputs": _zeros(facts).tolist()}),
         "requirements.txt": "".join(f"{line}\n" for line in needs),
         "conda.yaml": _CONDA.format(python=PYTHON, needs="".join(f"  - {json.dumps(line)}\n" for line in needs)),
         "python_env.yaml": _PYTHON_ENV.format(python=PYTHON),
-        "MLmodel": _mlmodel(start, end, model_id, run_id, weights),
+        "MLmodel": _mlmodel(run, facts, model_id, run_id, weights),
     }
-    code = predictor(run_folder(history.home, version.run), facts)
+    code = predictor(run_folder(ledger.home, version.run), facts)
     named = {name: text.encode() for name, text in small.items()}
     return {**named, code.name: code.read_bytes(), f"artifacts/{weights.name}": weights}
 
@@ -72,12 +74,6 @@ def write_model(place: Path, files: Mapping[str, bytes | Path]) -> None:
             path.write_bytes(content)
 
 
-def ends_of(history: History, version: ModelVersion) -> tuple[Entry, Entry]:
-    """The first and the last line of a finished run."""
-    end = next(entry for entry in history.of(Kind.RUN_FINISHED, version.run) if entry.seq == version.seq)
-    return next(history.of(Kind.RUN_STARTED, version.run)), end
-
-
 def predictor(folder: Path, facts: Mapping[str, Any]) -> Path:
     """The predictor's file in a run's folder; EvidenceError unless its bytes are those the ledger names."""
     code = folder / str(facts["file"])
@@ -87,35 +83,47 @@ def predictor(folder: Path, facts: Mapping[str, Any]) -> Path:
     return code
 
 
-def _requirements(start: Mapping[str, Any]) -> list[str]:
-    needs = [line for line in start["predictor"]["requirements"] if not _OURS.match(line)]
-    mine = start.get("versions", {}).get("mlflow")
+def _requirements(start: RunStarted, facts: Mapping[str, Any]) -> list[str]:
+    needs = [line for line in facts["requirements"] if not _OURS.match(line)]
+    mine = (start.versions or {}).get("mlflow")
     named = any(line.startswith("mlflow=") for line in needs)
     return needs if named else [f"mlflow=={mine}" if mine else "mlflow", *needs]
 
 
-def _published(history: History, version: ModelVersion, facts: Mapping[str, Any]) -> str:
+def _published(run: RunRecord, facts: Mapping[str, Any]) -> str:
     """Opened sums and settings: with the weights, all that the method needs."""
-    slots = {entry.record["name"]: entry.record["slots"] for entry in history.of(Kind.STEP_CLOSED, version.run)}
-    told = {"settings": json.loads(facts["settings"]), "slots": slots, "state_digest": version.state_digest}
-    return json.dumps(told, sort_keys=True)
+    published = {
+        "settings": json.loads(facts["settings"]),
+        "slots": run.slots,
+        "state_digest": run.finished.record.state_digest if run.finished is not None else None,
+    }
+    return json.dumps(published, sort_keys=True)
 
 
 def _zeros(facts: Mapping[str, Any]) -> np.ndarray:
     return np.zeros((1, *facts["shape"]), dtype=facts["dtype"])
 
 
-def _mlmodel(start: Entry, end: Entry, model_id: str, run_id: str, weights: Path) -> str:
+def _mlmodel(run: RunRecord, facts: Mapping[str, Any], model_id: str, run_id: str, weights: Path) -> str:
     """MLflow's description of the model, with digests that lead to the ledger."""
-    record, facts = start.record, start.record["predictor"]
-    digests = {key: record[key] for key in ("job_digest", "plan_digest", "charter_digest", "method")}
-    digests |= {key: end.record[key] for key in ("run", "weights_sha256", "state_digest", "chain")}
+    start, end = run.started.record, run.finished
+    assert end is not None  # a version is a finished run
+    digests: dict[str, Any] = {
+        "job_digest": start.job_digest,
+        "plan_digest": start.plan_digest,
+        "charter_digest": start.charter_digest,
+        "method": start.method,
+        "run": run.run,
+        "weights_sha256": end.record.weights_sha256,
+        "state_digest": end.record.state_digest,
+        "chain": end.record.chain,
+    }
     told = Model(
         run_id=run_id,
         utc_time_created=end.time,
         model_uuid=model_id,
         model_id=model_id,
-        mlflow_version=record.get("versions", {}).get("mlflow"),
+        mlflow_version=(start.versions or {}).get("mlflow"),
         model_size_bytes=weights.stat().st_size,
         signature=ModelSignature(
             Schema([TensorSpec(np.dtype(facts["dtype"]), (-1, *facts["shape"]))]),

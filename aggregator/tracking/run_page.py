@@ -16,8 +16,21 @@ from datetime import datetime
 from typing import Any
 
 from aggregator.errors import RunAborted
-from aggregator.ledger.format import Entry, canonical, ratios
-from aggregator.ledger.records import Kind
+from aggregator.ledger.format import Entry, canonical, is_of, ratios
+from aggregator.ledger.records import (
+    ApprovalShown,
+    CharterRecorded,
+    ModelPublished,
+    OfStep,
+    Record,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepClosed,
+    StepVoid,
+)
+from aggregator.run_record import RunRecord
 
 #: Longest tag. The ledger has what is cut off.
 TAG_LIMIT = 5000
@@ -73,13 +86,18 @@ def safe(text: object) -> str:
     return _SPECIAL.sub(r"\\\1", flat)
 
 
-def millis(entry: Entry) -> int:
+def millis(entry: Entry[Record]) -> int:
     return round(datetime.fromisoformat(entry.time).timestamp() * 1000)
 
 
-def by_silo(kind: str, digests: Mapping[str, str]) -> dict[str, str]:
+def by_silo(kind: str, digests: Mapping[str, str] | None) -> dict[str, str]:
     """``consilium.<kind>.<silo>``: what a reviewer searches by."""
-    return {f"consilium.{kind}.{silo}": digest for silo, digest in digests.items()}
+    return {f"consilium.{kind}.{silo}": digest for silo, digest in (digests or {}).items()}
+
+
+def _named(record: Record, names: Sequence[str], prefix: str = "consilium") -> dict[str, Any]:
+    """Tags of those fields that the record has."""
+    return {f"{prefix}.{name}": value for name, value in record.fields().items() if name in names}
 
 
 # --- a job -------------------------------------------------------------------------------------------------------
@@ -90,141 +108,137 @@ def job_mark(run: str) -> dict[str, str]:
     return {"consilium.run": run, "consilium.record": "job"}
 
 
-def job_tags(entry: Entry) -> dict[str, str]:
+def job_tags(entry: Entry[Record]) -> dict[str, str]:
     """What one entry adds to the tags of its job. Later entries win."""
-    record = entry.record
     facts: dict[str, Any] = {"consilium.ledger_head": entry.digest}
-    match entry.kind:
-        case Kind.RUN_STARTED:
-            facts |= {f"consilium.{key}": record[key] for key in _JOB if key in record}
-            facts |= job_mark(record["run"])
-            facts |= {"consilium.silos": record["silos"], "consilium.cohort_size": len(record["silos"])}
-            facts |= {NOTE: safe(record["purpose"])} if "purpose" in record else {}
-        case Kind.APPROVAL:
-            facts |= by_silo("approval", {record["silo"]: record["digest"]})
-        case Kind.STEP_CLOSED:
-            facts |= by_silo("data", record["data_commitments"]) | by_silo("approval", record.get("approvals", {}))
-        case Kind.RUN_FINISHED:
-            facts |= {f"consilium.{key}": record[key] for key in _END}
-            facts["consilium.countersigned_by"] = sorted(record["countersignatures"])
-        case Kind.RUN_FAILED:
-            facts |= {f"consilium.failed.{key}": record[key] for key in ("code", "phase", "missing")}
-        case Kind.MODEL_PUBLISHED | Kind.RUN_RESUMED:
-            told = {key: value for key, value in record.items() if key != "run"}
-            facts[f"consilium.{entry.kind}.{entry.seq}"] = told
-        case Kind.STEP_VOID:
+    match entry.record:
+        case RunStarted() as record:
+            facts |= _named(record, _JOB) | job_mark(record.run)
+            facts |= {"consilium.silos": record.silos, "consilium.cohort_size": len(record.silos)}
+            facts |= {NOTE: safe(record.purpose)} if record.purpose is not None else {}
+        case ApprovalShown() as record:
+            facts |= by_silo("approval", {record.silo: record.digest})
+        case StepClosed() as record:
+            facts |= by_silo("data", record.data_commitments) | by_silo("approval", record.approvals)
+        case RunFinished() as record:
+            facts |= _named(record, _END)
+            facts["consilium.countersigned_by"] = sorted(record.countersignatures)
+        case RunFailed() as record:
+            facts |= _named(record, ("code", "phase", "missing"), "consilium.failed")
+        case ModelPublished() | RunResumed() as record:
+            said = {name: value for name, value in record.fields().items() if name != "run"}
+            facts[f"consilium.{entry.kind}.{entry.seq}"] = said
+        case StepVoid():
             pass
         case _:  # step-opened, silo-lost, refusal: the closing record of the step repeats them
             return {}
     return texts(facts)
 
 
-def job_fields(start: Mapping[str, Any]) -> Mapping[str, Any]:
+def job_fields(start: RunStarted) -> Mapping[str, Any]:
     """The job's own fields; none where its text is not the JSON that our jobs are."""
     try:
-        found = json.loads(start["job"])
+        found = json.loads(start.job)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def job_params(start: Mapping[str, Any]) -> dict[str, str]:
+def job_params(start: RunStarted) -> dict[str, str]:
     """The method's parameters as the job sets them, and what the run is."""
     job = job_fields(start)
     own = job.get("params", {})
     facts = {key: own[key] for key in sorted(own)} | {
         key: job[key] for key in ("dataset", "keep_uploads") if key in job
     }
-    return texts({key: str(value) for key, value in (facts | {key: start[key] for key in _RUN}).items()})
+    return texts({key: str(value) for key, value in (facts | {key: getattr(start, key) for key in _RUN}).items()})
 
 
-def end_status(entry: Entry) -> str:
+def end_status(end: RunFinished | RunFailed) -> str:
     """MLflow's word for how a job ended: one that the administrator aborted is KILLED."""
-    if entry.kind is Kind.RUN_FINISHED:
+    if isinstance(end, RunFinished):
         return "FINISHED"
-    return "KILLED" if entry.record["code"] == RunAborted.code else "FAILED"
+    return "KILLED" if end.code == RunAborted.code else "FAILED"
 
 
-def job_page(entries: Sequence[Entry]) -> Page:
-    """The whole page of a job, from its entries in order."""
+def job_page(run: RunRecord) -> Page:
+    """The whole page of a job."""
     tags: dict[str, str] = {}
-    figures: list[Figure] = []
-    data: set[tuple[str, str]] = set()
-    status, ended = "RUNNING", None
-    for entry in entries:
+    for entry in run.entries:
         tags |= job_tags(entry)
-        figures += step_figures(entry)
-        data |= step_data(entry)
-        match entry.kind:
-            case Kind.RUN_FINISHED | Kind.RUN_FAILED:
-                status, ended = end_status(entry), millis(entry)
-            case Kind.RUN_RESUMED:
-                status, ended = "RUNNING", None
-    start = entries[0]
-    return Page(status, millis(start), ended, tags, job_params(start.record), tuple(figures), frozenset(data))
+    end = run.finished or run.failed
+    return Page(
+        status=end_status(end.record) if end is not None else "RUNNING",
+        started=millis(run.started),
+        ended=millis(end) if end is not None else None,
+        tags=tags,
+        params=job_params(run.started.record),
+        figures=tuple(figure for entry in run.closed for figure in step_figures(entry)),
+        data=frozenset(pair for entry in run.closed for pair in entry.record.data_commitments.items()),
+    )
 
 
 # --- a step ------------------------------------------------------------------------------------------------------
 
 
-def step_mark(entry: Entry) -> dict[str, str]:
+def step_mark(record: OfStep) -> dict[str, str]:
     """The tags that find a step's run."""
-    record = entry.record
-    return {"consilium.run": record["run"], "consilium.record": "step", "consilium.k": str(record["k"])}
+    return {"consilium.run": record.run, "consilium.record": "step", "consilium.k": str(record.k)}
 
 
-def step_page(entry: Entry, parent_id: str) -> Page:
+def step_page(entry: Entry[StepClosed] | Entry[StepVoid], parent_id: str) -> Page:
     """The page of a closed or void step, below its job."""
     record, ended = entry.record, millis(entry)
-    facts: dict[str, Any] = {f"consilium.{key}": record[key] for key in _STEP if key in record}
-    facts |= step_mark(entry) | {"mlflow.parentRunId": parent_id, "consilium.step": record["name"]}
-    facts |= by_silo("data", record.get("data_commitments", {})) | by_silo("approval", record.get("approvals", {}))
-    facts |= {"consilium.ledger_head": entry.digest, "consilium.cohort_size": len(record.get("survivors", ()))}
-    facts[NOTE] = _step_note(entry)
+    facts = _named(record, _STEP) | step_mark(record)
+    facts |= {"mlflow.parentRunId": parent_id, "consilium.step": record.name, "consilium.ledger_head": entry.digest}
+    if isinstance(record, StepVoid):
+        facts |= {"consilium.cohort_size": 0, NOTE: _void_note(record)}
+        return Page("FAILED", started=ended, ended=ended, tags=texts(facts))
+    facts |= by_silo("data", record.data_commitments) | by_silo("approval", record.approvals)
+    facts |= {"consilium.cohort_size": len(record.survivors), NOTE: _closed_note(record)}
     return Page(
-        status="FINISHED" if entry.kind is Kind.STEP_CLOSED else "FAILED",
-        started=ended - sum(record.get("phase_ms", {}).values()),
+        status="FINISHED",
+        started=ended - sum(record.phase_ms.values()),
         ended=ended,
         tags=texts(facts),
-        figures=step_figures(entry),
-        data=step_data(entry),
+        figures=step_figures(entry) if is_of(entry, StepClosed) else (),
+        data=frozenset(record.data_commitments.items()),
     )
 
 
-def _step_note(entry: Entry) -> str:
+def _void_note(record: StepVoid) -> str:
+    missing = ", ".join(map(safe, record.missing)) or "none"
+    return f"Void in phase {safe(record.phase)}: {safe(record.reason)}. Missing: {missing}. Weights stayed."
+
+
+def _closed_note(record: StepClosed) -> str:
     """What became of a step, in a few sentences."""
-    record = entry.record
-    if entry.kind is Kind.STEP_VOID:
-        missing = ", ".join(map(safe, record["missing"])) or "none"
-        return f"Void in phase {safe(record['phase'])}: {safe(record['reason'])}. Missing: {missing}. Weights stayed."
-    gone = {silo: f"no answer in phase {phase}" for silo, phase in record["lost"].items()}
-    gone |= {silo: f"refused: {code}" for silo, code in record["refusals"].items()}
+    gone = {silo: f"no answer in phase {phase}" for silo, phase in record.lost.items()}
+    gone |= {silo: f"refused: {code}" for silo, code in record.refusals.items()}
     absent = "; ".join(f"{safe(silo)} ({safe(why)})" for silo, why in sorted(gone.items())) or "nobody"
-    shut = ", ".join(map(safe, record["lanes_shut"])) or "none"
+    shut = ", ".join(map(safe, record.lanes_shut)) or "none"
     return (
-        f"{len(record['survivors'])} of {len(record['invited'])} silos summed: "
-        f"{', '.join(map(safe, record['survivors']))}. Absent: {absent}. "
-        f"Lanes opened: {', '.join(map(safe, record['lanes_open'])) or 'none'}; stayed shut: {shut}."
+        f"{len(record.survivors)} of {len(record.invited)} silos summed: "
+        f"{', '.join(map(safe, record.survivors))}. Absent: {absent}. "
+        f"Lanes opened: {', '.join(map(safe, record.lanes_open)) or 'none'}; stayed shut: {shut}."
     )
 
 
-def step_figures(entry: Entry) -> tuple[Figure, ...]:
+def step_figures(entry: Entry[StepClosed]) -> tuple[Figure, ...]:
     """What a closed step shows: opened sums and their ratios, sizes of the cohort, bytes, milliseconds by phase."""
-    if entry.kind is not Kind.STEP_CLOSED:
-        return ()
     record = entry.record
-    found: dict[str, float] = {metric_name(f"slots/{name}"): float(value) for name, value in record["slots"].items()}
-    found |= {metric_name(name): part / whole for name, (part, whole) in ratios(record["slots"]).items()}
-    counts = {"cohort/invited": "invited", "cohort/survivors": "survivors", "cohort/refusals": "refusals"}
-    counts |= {"lanes/open": "lanes_open", "lanes/shut": "lanes_shut"}
-    found |= {name: float(len(record[key])) for name, key in counts.items()}
-    found["upload/bytes"] = float(record["upload_bytes"])
-    found |= {f"phase_ms/{phase}": float(value) for phase, value in record["phase_ms"].items()}
-    return tuple(Figure(key, value, millis(entry), record["k"]) for key, value in found.items())
-
-
-def step_data(entry: Entry) -> frozenset[tuple[str, str]]:
-    return frozenset(entry.record["data_commitments"].items()) if entry.kind is Kind.STEP_CLOSED else frozenset()
+    found: dict[str, float] = {metric_name(f"slots/{name}"): float(value) for name, value in record.slots.items()}
+    found |= {metric_name(name): part / whole for name, (part, whole) in ratios(record.slots).items()}
+    found |= {
+        "cohort/invited": float(len(record.invited)),
+        "cohort/survivors": float(len(record.survivors)),
+        "cohort/refusals": float(len(record.refusals)),
+        "lanes/open": float(len(record.lanes_open)),
+        "lanes/shut": float(len(record.lanes_shut)),
+        "upload/bytes": float(record.upload_bytes),
+    }
+    found |= {f"phase_ms/{phase}": float(value) for phase, value in record.phase_ms.items()}
+    return tuple(Figure(key, value, millis(entry), record.k) for key, value in found.items())
 
 
 def metric_name(name: str) -> str:
@@ -235,6 +249,6 @@ def metric_name(name: str) -> str:
 # --- an experiment -----------------------------------------------------------------------------------------------
 
 
-def charter_tags(entry: Entry) -> dict[str, str]:
+def charter_tags(record: CharterRecorded) -> dict[str, str]:
     """For the experiment: which charters its runs were made under."""
-    return {f"consilium.charter.{entry.record['epoch']}": entry.record["charter_digest"]}
+    return {f"consilium.charter.{record.epoch}": record.charter_digest}

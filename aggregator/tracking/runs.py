@@ -10,8 +10,18 @@ from pathlib import Path
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Run
 
-from aggregator.ledger.format import Entry, ledger_path, read
-from aggregator.ledger.records import Kind
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import (
+    OfRun,
+    Record,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepClosed,
+    StepVoid,
+)
+from aggregator.run_record import RunRecord
 from aggregator.tracking import run_page as pages
 from aggregator.tracking.client import MlflowClient, log
 from aggregator.tracking.dataset import SiloSource
@@ -25,12 +35,11 @@ LEDGER, JOB, APPROVALS = "evidence/ledger.jsonl", "evidence/job.txt", "evidence/
 
 
 class Runs:
-    """Writes the pages of jobs and steps. ``home``: the aggregator's; ``artifacts``: where files of a new experiment
-    go, None for the server's own place."""
+    """Writes the pages of jobs and steps. ``artifacts``: where files of a new experiment go, None for the server's own
+    place."""
 
-    def __init__(self, client: MlflowClient, home: Path, artifacts: Path | None) -> None:
+    def __init__(self, client: MlflowClient, artifacts: Path | None) -> None:
         self.client = client
-        self._home = home
         self._artifacts = artifacts
         self._experiments: dict[str, str] = {}
         self._parents: dict[str, Run] = {}
@@ -55,16 +64,16 @@ class Runs:
         found = self.client.search_runs(experiments, query, max_results=1)
         return found[0] if found else None
 
-    def start(self, entry: Entry) -> None:
+    def start(self, entry: Entry[RunStarted]) -> None:
         record = entry.record
-        experiment = self.experiment(record.get("federation", pages.NO_NAME))
+        experiment = self.experiment(record.federation or pages.NO_NAME)
         tags = pages.job_tags(entry)
-        run = self._search([experiment], pages.job_mark(record["run"])) or self.client.create_run(
-            experiment, pages.millis(entry), tags, f"{record['model_name']} {record['run'][:8]}"
+        run = self._search([experiment], pages.job_mark(record.run)) or self.client.create_run(
+            experiment, pages.millis(entry), tags, f"{record.model_name} {record.run[:8]}"
         )
         log(self.client, run.info.run_id, params=pages.job_params(record), tags=tags)
-        self.client.log_text(run.info.run_id, record["job"], JOB)
-        self._parents[record["run"]] = run
+        self.client.log_text(run.info.run_id, record.job, JOB)
+        self._parents[record.run] = run
 
     def parent(self, run: str, where: str) -> Run:
         """The MLflow run of a job. ``where`` names who asks, for the error."""
@@ -81,49 +90,43 @@ class Runs:
             self._parents[run] = found
         return self._parents[run]
 
-    def parent_of(self, entry: Entry) -> Run:
-        return self.parent(entry.record["run"], f"ledger line {entry.seq + 1}")
+    def parent_of(self, entry: Entry[OfRun]) -> Run:
+        return self.parent(entry.record.run, f"ledger line {entry.seq + 1}")
 
-    def step(self, entry: Entry) -> None:
+    def step(self, entry: Entry[StepClosed] | Entry[StepVoid]) -> None:
         parent = self.parent_of(entry)
         page = pages.step_page(entry, parent.info.run_id)
-        run = self._search([parent.info.experiment_id], pages.step_mark(entry)) or self.client.create_run(
-            parent.info.experiment_id, page.started, dict(page.tags), entry.record["name"]
+        run = self._search([parent.info.experiment_id], pages.step_mark(entry.record)) or self.client.create_run(
+            parent.info.experiment_id, page.started, dict(page.tags), entry.record.name
         )
         log(self.client, run.info.run_id, metrics=points(page.figures), tags=page.tags)
         log(self.client, parent.info.run_id, metrics=points(page.figures), tags=pages.job_tags(entry))
         if page.data:
             self.client.log_inputs(run.info.run_id, datasets=commitments(page.data))
-            new = {pair for pair in page.data if (entry.record["run"], *pair) not in self._known}
+            new = {pair for pair in page.data if (entry.record.run, *pair) not in self._known}
             if new:
                 self.client.log_inputs(parent.info.run_id, datasets=commitments(new))
-                self._known |= {(entry.record["run"], *pair) for pair in new}
+                self._known |= {(entry.record.run, *pair) for pair in new}
         self.client.set_terminated(run.info.run_id, page.status, page.ended)
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: Entry[OfRun]) -> None:
         """An entry that only adds tags to its job."""
         parent = self.parent_of(entry).info.run_id
         log(self.client, parent, tags=pages.job_tags(entry))
-        if entry.kind is Kind.RUN_RESUMED:
+        if isinstance(entry.record, RunResumed):
             self.client.update_run(parent, status="RUNNING")
 
-    def end(self, entry: Entry) -> None:
+    def end(self, entry: Entry[RunFinished] | Entry[RunFailed], run: RunRecord) -> None:
         """The job is over, one way or the other."""
         parent = self.parent_of(entry).info.run_id
-        self.client.log_text(parent, lines_of(self._home, entry).decode(), LEDGER)
+        self.client.log_text(parent, lines_of(run, entry).decode(), LEDGER)
         log(self.client, parent, tags=pages.job_tags(entry))
-        self.client.set_terminated(parent, pages.end_status(entry), pages.millis(entry))
+        self.client.set_terminated(parent, pages.end_status(entry.record), pages.millis(entry))
 
 
-def lines_of(home: Path, last: Entry) -> bytes:
+def lines_of(run: RunRecord, last: Entry[Record]) -> bytes:
     """The exact ledger lines of a run, up to ``last``."""
-    lines = []
-    for entry in read(ledger_path(home)):
-        if entry.seq > last.seq:
-            break
-        if entry.record.get("run") == last.record["run"]:
-            lines.append(entry.line())
-    return b"".join(lines)
+    return b"".join(entry.line() for entry in run.entries if entry.seq <= last.seq)
 
 
 def points(figures: Iterable[Figure], model_id: str | None = None) -> list[Metric]:

@@ -7,13 +7,15 @@ proof is `fed verify`; this is what people browse.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from aggregator.ledger.format import Entry
-from aggregator.ledger.records import Kind
-from aggregator.run_record import History
+from aggregator.ledger.records import ApprovalShown
+from aggregator.run_record import RunRecord
 from crypto.approval import approval_digest, open_approval
+from crypto.charter import Charter
 from crypto.errors import EvidenceError, FederationError
 
 
@@ -37,12 +39,12 @@ class Approved:
     problem: str = ""
 
 
-def approvals(history: History, run: str) -> tuple[Approved, ...]:
-    """Every approval that was shown in a run, by silo, each once."""
-    charter_digest = next(history.of(Kind.RUN_STARTED, run)).record["charter_digest"]
+def approvals(record: RunRecord, charters: Mapping[str, Charter]) -> tuple[Approved, ...]:
+    """Every approval that was shown in a run, by silo, each once. ``charters``: digest (hex) → charter."""
+    charter_digest = record.started.record.charter_digest
     found: dict[str, Approved] = {}
-    for entry in history.of(Kind.APPROVAL, run):
-        found.setdefault(entry.record["digest"], _read(history, charter_digest, entry))
+    for entry in record.approvals:
+        found.setdefault(entry.record.digest, _read(charters.get(charter_digest), charter_digest, entry))
     return tuple(sorted(found.values(), key=lambda one: (one.silo, one.first_shown)))
 
 
@@ -51,11 +53,10 @@ def as_json(found: tuple[Approved, ...]) -> str:
     return json.dumps([asdict(one) for one in found], indent=2) + "\n"
 
 
-def _read(history: History, charter_digest: str, entry: Entry) -> Approved:
-    silo, digest = entry.record["silo"], entry.record["digest"]
-    signed = bytes.fromhex(entry.record["approval"])
+def _read(charter: Charter | None, charter_digest: str, entry: Entry[ApprovalShown]) -> Approved:
+    silo, digest = entry.record.silo, entry.record.digest
+    signed = bytes.fromhex(entry.record.approval)
     try:
-        charter = history.charters.get(charter_digest)
         if charter is None:
             raise EvidenceError("charter", expected=charter_digest, found="no such charter in this home")
         if (shown := approval_digest(signed).hex()) != digest:

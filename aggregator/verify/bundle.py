@@ -25,11 +25,12 @@ from urllib.parse import quote
 from zlib import crc32
 
 from aggregator.ledger.format import canonical, ledger_path, read
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import run_of
 from aggregator.rounds.storage import run_folder
+from aggregator.run_record import RunRecord
 from aggregator.verify.checks import verify_in
 from aggregator.verify.report import Line, Report
-from aggregator.verify.run import read_book, snapshot
+from aggregator.verify.run import read_ledger, snapshot
 from aggregator.verify.zip_format import CHUNK, Checker, Member, directory, measure, total
 from crypto.errors import EvidenceError, FederationError, SpecError
 
@@ -89,11 +90,11 @@ def _federation_files(home: Path) -> dict[str, Path]:
 
 def _run_files(home: Path, run: str, ledger: Path, uploads: bool) -> dict[str, Path]:
     """Path in the bundle → file, of those parts of the run's folder that the ledger speaks of."""
-    entries = [entry for entry in read(ledger) if entry.record.get("run") == run]
-    if not any(entry.kind is Kind.RUN_FINISHED for entry in entries):
+    record = RunRecord(run, tuple(entry for entry in read(ledger) if run_of(entry.record) == run))
+    if record.finished is None:
         raise SpecError("run", got=run, want="a run that has finished on this ledger")
     folder, known = run_folder(home, run), re.compile(_PARTS)
-    lanes = {entry.record["k"]: entry.record["lanes_open"] for entry in entries if entry.kind is Kind.STEP_CLOSED}
+    lanes = {entry.record.k: entry.record.lanes_open for entry in record.closed}
     opened = {(f"{k:06d}", f"{quote(lane, safe='')}.u32") for k in lanes for lane in lanes[k]}
     found = {}
     for path in folder.rglob("*"):
@@ -155,7 +156,7 @@ def verify_bundle(
     report = Report(path.name, show)
     with unpacked(path, report) as (home, run):
         report.target = f"run {run}"
-        verify_in(read_book(home, consortium, report), run, report, code=code)
+        verify_in(read_ledger(home, consortium, report), run, report, code=code)
         if unsigned := [name for name in UNSIGNED if (run_folder(home, run) / name).exists()]:
             report.not_checked("unsigned", f"{', '.join(unsigned)}: for people and for MLflow, signed by nobody")
     return report

@@ -11,12 +11,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from aggregator.epochs import Epochs
 from aggregator.ledger.format import Entry
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import CharterRecorded, Record
 from aggregator.verify.report import Report, checking, same
 from crypto.charter import Charter, SignedCharter
 from crypto.errors import BadSignature, EvidenceError, FederationError, SpecError
@@ -65,27 +65,7 @@ def _spaced(digits: str) -> str:
     return " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
 
 
-@dataclass(frozen=True, slots=True)
-class Epochs:
-    """Every charter found, by epoch, ascending. The aggregator's key may change from one to the next."""
-
-    consortium: PublicIdentity
-    charters: tuple[Charter, ...]
-
-    def find(self, digest: str, where: str) -> Charter:
-        """The charter of that digest (hex), or EvidenceError at ``where``."""
-        for charter in self.charters:
-            if charter.digest.hex() == digest:
-                return charter
-        have = ", ".join(f"{charter.digest.hex()[:16]} (epoch {charter.epoch})" for charter in self.charters)
-        raise EvidenceError(where, expected="a charter that the consortium signed", found=f"{digest}; there are {have}")
-
-    @property
-    def newest(self) -> Charter:
-        return self.charters[-1]
-
-
-def read_epochs(home: Path, entries: Iterable[Entry], consortium: PublicIdentity, report: Report) -> Epochs:
+def read_epochs(home: Path, entries: Iterable[Entry[Record]], consortium: PublicIdentity, report: Report) -> Epochs:
     """Check every charter of ledger and home. EvidenceError names the first that is not signed or out of line."""
     found: dict[int, tuple[str, Charter]] = {}
     for where, data, told in _sources(home, entries):
@@ -118,13 +98,13 @@ def read_epochs(home: Path, entries: Iterable[Entry], consortium: PublicIdentity
     return Epochs(consortium, charters)
 
 
-def _sources(home: Path, entries: Iterable[Entry]) -> Iterator[tuple[str, bytes, tuple[int, str] | None]]:
+def _sources(home: Path, entries: Iterable[Entry[Record]]) -> Iterator[tuple[str, bytes, tuple[int, str] | None]]:
     """(where, signed bytes, the epoch and digest that the place itself claims)."""
     for entry in entries:
-        if entry.kind is Kind.CHARTER:
-            record = entry.record
-            told = (record["epoch"], record["charter_digest"])
-            yield f"ledger.jsonl line {entry.seq + 1} (charter)", bytes.fromhex(record["charter"]), told
+        record = entry.record
+        if isinstance(record, CharterRecorded):
+            told = (record.epoch, record.charter_digest)
+            yield f"ledger.jsonl line {entry.seq + 1} (charter)", bytes.fromhex(record.charter), told
     for path in (*sorted((home / "charters").glob("*.bin")), home / "charter.bin"):
         if path.is_file():
             yield path.relative_to(home).as_posix(), path.read_bytes(), None

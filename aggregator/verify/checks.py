@@ -21,12 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from aggregator.ledger.records import Kind
+from aggregator.ledger.format import at
+from aggregator.ledger.records import ApprovalShown, Withdrawal
 from aggregator.rounds.storage import checkpoint_steps, load_checkpoint
+from aggregator.run_record import CheckedLedger
 from aggregator.verify.models import MLFLOW_FILE, versions
 from aggregator.verify.replay import Walk
 from aggregator.verify.report import Line, Report, checking, same
-from aggregator.verify.run import Book, Case, at, open_case, read_book
+from aggregator.verify.run import VerifiedRun, open_run, read_ledger
 from crypto.approval import Approval
 from crypto.errors import EvidenceError
 from crypto.messages import Closing, Decline
@@ -47,35 +49,35 @@ def verify_run(
     Raises EvidenceError at the first thing that doesn't check, SpecError for a consortium that is neither.
     """
     report = Report(f"run {run}", show)
-    verify_in(read_book(home, consortium, report), run, report, code=code)
+    verify_in(read_ledger(home, consortium, report), run, report, code=code)
     return report
 
 
-def verify_in(book: Book, run: str, report: Report, *, code: bytes | None = None) -> Case:
+def verify_in(ledger: CheckedLedger, run: str, report: Report, *, code: bytes | None = None) -> VerifiedRun:
     """The checks from the third on, of a ledger that has been read."""
-    case = open_case(book, run, report)
-    walk = Walk.start(case)
-    for entry in case.steps:
+    verified = open_run(ledger, run, report)
+    walk = Walk.start(verified)
+    for entry in verified.record.outcomes:
         walk.take(entry)
-    check_uses(case, walk.approvals, report)
-    closers = countersigned(case)
+    check_uses(verified, walk.approvals, report)
+    closers = countersigned(verified)
     walk.tell(report, closers)
-    check_closing(case, walk, closers, report)
-    check_model(case, report)
-    check_refusals(case, report)
-    check_code(case, code, report)
-    check_versions(case, report)
-    return case
+    check_closing(verified, walk, closers, report)
+    check_model(verified, report)
+    check_refusals(verified, report)
+    check_code(verified, code, report)
+    check_versions(verified, report)
+    return verified
 
 
 # --- 4: approvals (each was checked with its step) ---------------------------------------------------------------
 
 
-def check_uses(case: Case, approvals: Mapping[str, Approval], report: Report) -> None:
+def check_uses(run: VerifiedRun, approvals: Mapping[str, Approval], report: Report) -> None:
     """No approval was used for more runs, of all on this ledger, than its owner allowed."""
     for digest, approval in approvals.items():
-        lines = [entry for entry in case.book.history.of(Kind.APPROVAL) if entry.record["digest"] == digest]
-        runs = {entry.record["run"] for entry in lines}
+        lines = [entry for entry in run.ledger.of(ApprovalShown) if entry.record.digest == digest]
+        runs = {entry.record.run for entry in lines}
         if len(runs) > approval.max_runs:
             expected = f"at most {approval.max_runs} runs on the approval {digest[:16]} of {approval.terms.silo}"
             raise EvidenceError(at(lines[-1]), expected=expected, found=f"{len(runs)}")
@@ -88,91 +90,89 @@ def check_uses(case: Case, approvals: Mapping[str, Approval], report: Report) ->
 # --- 7: closing --------------------------------------------------------------------------------------------------
 
 
-def countersigned(case: Case) -> tuple[str, ...]:
+def countersigned(run: VerifiedRun) -> tuple[str, ...]:
     """The silos whose closing signatures hold, over the last chain value and a head of this ledger."""
-    if case.ended is None:
+    if run.record.finished is None:
         return ()
-    record, where = case.ended.record, at(case.ended)
-    if (head := case.book.line(record.get("ledger_head", ""))) is None or head.seq >= case.ended.seq:
+    record, where = run.record.finished.record, at(run.record.finished)
+    if (head := run.ledger.line(record.ledger_head)) is None or head.seq >= run.record.finished.seq:
         expected = "a head that is the digest of an earlier line"
-        raise EvidenceError(f"{where}, ledger_head", expected=expected, found=record.get("ledger_head", "none"))
-    for silo, signed in record["countersignatures"].items():
+        raise EvidenceError(f"{where}, ledger_head", expected=expected, found=record.ledger_head or "none")
+    for silo, signed in record.countersignatures.items():
         place = f"{where}, countersignatures, {silo}"
         with checking(place, f"{silo}'s signature over run, chain and head"):
-            closing = Closing.open(bytes.fromhex(signed), lambda message: case.charter.member(message.silo).agent)
+            closing = Closing.open(bytes.fromhex(signed), lambda message: run.charter.member(message.silo).agent)
         same(place, silo, closing.silo)
-        same(place, f"run {case.id.hex()}", f"run {closing.run.hex()}")
-        same(place, f"chain {record['chain']}", f"chain {closing.chain.hex()}")
-        same(place, f"head {record['ledger_head']}", f"head {closing.ledger.hex()}")
-    return tuple(sorted(record["countersignatures"]))
+        same(place, f"run {run.id.hex()}", f"run {closing.run.hex()}")
+        same(place, f"chain {record.chain}", f"chain {closing.chain.hex()}")
+        same(place, f"head {record.ledger_head}", f"head {closing.ledger.hex()}")
+    return tuple(sorted(record.countersignatures))
 
 
-def check_closing(case: Case, walk: Walk, closers: tuple[str, ...], report: Report) -> None:
-    if case.ended is None:
-        last = [entry for entry in case.lines if entry.kind in (Kind.RUN_FAILED, Kind.RUN_RESUMED)][-1:]
-        failed = last[0].record if last and last[0].kind is Kind.RUN_FAILED else None
-        why = f"it failed in step {failed.get('k')}: {failed['code']}" if failed else "it is under way"
+def check_closing(run: VerifiedRun, walk: Walk, closers: tuple[str, ...], report: Report) -> None:
+    if run.record.finished is None:
+        failed = run.record.failed.record if run.record.failed is not None else None
+        why = f"it failed in step {failed.k}: {failed.code}" if failed else "it is under way"
         report.not_checked("closing", f"the run has no end on this ledger ({why}), so nobody countersigned it")
         return
-    same(at(case.ended, "chain"), walk.chain.hex(), case.ended.record["chain"])
+    same(at(run.record.finished, "chain"), walk.chain.hex(), run.record.finished.record.chain)
     if closers:
-        head = case.ended.record["ledger_head"][:16]
+        head = (run.record.finished.record.ledger_head or "")[:16]
         report.ok("closing", f"{len(closers)} silos countersigned the final chain and ledger head {head}")
-    if missing := [silo for silo in case.charter.silos if silo not in closers]:
+    if missing := [silo for silo in run.charter.silos if silo not in closers]:
         report.not_checked("closing", f"no countersignature of {', '.join(missing)}")
 
 
 # --- 8: model ----------------------------------------------------------------------------------------------------
 
 
-def check_model(case: Case, report: Report) -> None:
+def check_model(run: VerifiedRun, report: Report) -> None:
     """Every checkpoint in the run's folder is the state of its step, and the last one is what the run ended with."""
-    closed = {int(entry.record["k"]): entry for entry in case.steps if entry.kind is Kind.STEP_CLOSED}
-    digests = {k: entry.record["state_digest"] for k, entry in closed.items()}
-    ended = case.ended
-    last = len(case.plan.steps) - 1
+    digests = {entry.record.k: entry.record.state_digest for entry in run.record.closed}
+    ended = run.record.finished
+    last = len(run.plan.steps) - 1
     if ended is not None:
-        before = [digests[k] for k in sorted(digests)] or [case.started.record["state_digest"]]
-        same(at(ended, "state_digest"), before[-1], ended.record["state_digest"])
-        digests[last] = ended.record["state_digest"]
-    for k in checkpoint_steps(case.folder):
-        if ended is None and k >= len(case.steps):
+        before = [digests[k] for k in sorted(digests)] or [run.record.started.record.state_digest]
+        same(at(ended, "state_digest"), before[-1], ended.record.state_digest)
+        digests[last] = ended.record.state_digest
+    for k in checkpoint_steps(run.folder):
+        if ended is None and k >= len(run.record.outcomes):
             continue  # written just before its line
-        where = f"{case.run}/checkpoints/{k:06d}"
+        where = f"{run.run}/checkpoints/{k:06d}"
         if k not in digests:
             raise EvidenceError(where, expected="a checkpoint of a step that the ledger closed", found=f"step {k}")
-        loaded = load_checkpoint(case.folder, k, expect=bytes.fromhex(digests[k]))
+        loaded = load_checkpoint(run.folder, k, expect=bytes.fromhex(digests[k]))
         if ended is not None and k == last:
-            same(at(ended, "checkpoint"), loaded.path, ended.record["checkpoint"])
-            same(f"{case.run}/{loaded.path}", ended.record["weights_sha256"], loaded.weights_sha256)
+            same(at(ended, "checkpoint"), loaded.path, ended.record.checkpoint)
+            same(f"{run.run}/{loaded.path}", ended.record.weights_sha256, loaded.weights_sha256)
     if ended is None:
         report.not_checked("model", "the run has no end on this ledger, so there is no final model")
         return
-    if last not in checkpoint_steps(case.folder):
-        raise EvidenceError(f"{case.run}/{ended.record['checkpoint']}", expected="the final model", found="no file")
-    report.ok("model", f"{ended.record['checkpoint']}: SHA-256 {ended.record['weights_sha256'][:16]}, as on the ledger")
+    if last not in checkpoint_steps(run.folder):
+        raise EvidenceError(f"{run.run}/{ended.record.checkpoint}", expected="the final model", found="no file")
+    report.ok("model", f"{ended.record.checkpoint}: SHA-256 {ended.record.weights_sha256[:16]}, as on the ledger")
 
 
 # --- 9: refusals -------------------------------------------------------------------------------------------------
 
 
-def check_refusals(case: Case, report: Report) -> None:
+def check_refusals(run: VerifiedRun, report: Report) -> None:
     """A refusal with the silo's own bytes is that silo's, with that code; the others are what the aggregator noted."""
-    refusals = list(case.of(Kind.REFUSAL))
+    refusals = run.record.refusals
     signed = early = 0
     for entry in refusals:
         record = entry.record
-        if "decline" not in record:
+        if record.decline is None:
             continue
-        with checking(at(entry, "decline"), f"{record['silo']}'s signature"):
-            decline = Decline.open(bytes.fromhex(record["decline"]), lambda m: case.charter.member(m.silo).agent)
-        same(at(entry, "silo"), decline.silo, record["silo"])
-        same(at(entry, "code"), decline.code, record["code"])
+        with checking(at(entry, "decline"), f"{record.silo}'s signature"):
+            decline = Decline.open(bytes.fromhex(record.decline), lambda m: run.charter.member(m.silo).agent)
+        same(at(entry, "silo"), decline.silo, record.silo)
+        same(at(entry, "code"), decline.code, record.code)
         # A silo that had no agent for the job could not know the run: its refusal names none.
         if decline.run != bytes(DIGEST_BYTES):
-            same(at(entry, "decline"), f"run {case.id.hex()}", f"run {decline.run.hex()}")
-            same(at(entry, "k"), decline.step, record["k"])
-            same(at(entry, "phase"), decline.phase, record["phase"])
+            same(at(entry, "decline"), f"run {run.id.hex()}", f"run {decline.run.hex()}")
+            same(at(entry, "k"), decline.step, record.k)
+            same(at(entry, "phase"), decline.phase, record.phase)
         else:
             early += 1
         signed += 1
@@ -186,8 +186,8 @@ def check_refusals(case: Case, report: Report) -> None:
 # --- 10: code ----------------------------------------------------------------------------------------------------
 
 
-def check_code(case: Case, code: bytes | None, report: Report) -> None:
-    used = case.started.record.get("code_digest", "")
+def check_code(run: VerifiedRun, code: bytes | None, report: Report) -> None:
+    used = run.record.started.record.code_digest or ""
     if code is not None and code.hex() == used:
         report.ok("code", f"{used[:16]}: the software that is installed here")
     else:
@@ -198,22 +198,22 @@ def check_code(case: Case, code: bytes | None, report: Report) -> None:
 # --- 11: versions ------------------------------------------------------------------------------------------------
 
 
-def check_versions(case: Case, report: Report) -> None:
+def check_versions(run: VerifiedRun, report: Report) -> None:
     """What was published of this run has its weights; MLflow's note agrees; who has withdrawn since is said aloud."""
-    published = list(case.of(Kind.MODEL_PUBLISHED))
+    published = run.record.published
     for entry in published:
-        if case.ended is None or entry.seq < case.ended.seq:
+        if run.record.finished is None or entry.seq < run.record.finished.seq:
             raise EvidenceError(at(entry), expected="a line run-finished before it", found="none")
-        same(at(entry, "weights_sha256"), case.ended.record["weights_sha256"], entry.record["weights_sha256"])
-    for model in versions(case.book.history):
-        if model.run == case.run and model.version:
+        same(at(entry, "weights_sha256"), run.record.finished.record.weights_sha256, entry.record.weights_sha256)
+    for model in versions(run.ledger):
+        if model.run == run.run and model.version:
             if not published:
                 report.not_checked("versions", f"that this is {model.label}: an unsigned note says so, {MLFLOW_FILE}")
                 continue
             names = ", ".join(f"{alias} by {by}" for alias, (by, _) in sorted(model.aliases.items()))
             report.ok("versions", f"{model.label} ({names}) has these weights")
-    present = {silo for entry in case.steps for silo in entry.record.get("survivors", ())}
-    for entry in case.book.history.of(Kind.WITHDRAWAL):
-        if entry.record["silo"] in present:
-            silo, since = entry.record["silo"], entry.time[:10]
+    present = {silo for entry in run.record.closed for silo in entry.record.survivors}
+    for left in run.ledger.of(Withdrawal):
+        if left.record.silo in present:
+            silo, since = left.record.silo, left.time[:10]
             report.warn("withdrawal", f"{silo} withdrew on {since}; its data went into this model: fed withdraw --plan")

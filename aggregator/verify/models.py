@@ -12,15 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aggregator.ledger.format import Entry, ledger_path
 from aggregator.ledger.log import Ledger
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import ModelPublished, RunFinished, RunStarted, StepClosed, Withdrawal, run_of
 from aggregator.rounds.storage import load_checkpoint, run_folder
-from aggregator.run_record import History
+from aggregator.run_record import CheckedLedger
 from aggregator.verify.report import Report
-from aggregator.verify.run import read_book
+from aggregator.verify.run import read_ledger
 from crypto.errors import EvidenceError, SpecError
 from crypto.keys import Identity
 
@@ -65,43 +64,61 @@ class ModelVersion:
         return f"{self.name}/{self.version}" if self.version else self.run
 
 
+@dataclass(frozen=True)
+class Models:
+    """The model versions of a checked ledger, oldest first."""
+
+    ledger: CheckedLedger
+    versions: tuple[ModelVersion, ...]
+
+    @classmethod
+    def of(cls, ledger: CheckedLedger) -> Models:
+        """Raises EvidenceError where MLflow's number of a run contradicts the ledger."""
+        return cls(ledger, tuple(versions(ledger)))
+
+    def made_by(self, run: str) -> ModelVersion | None:
+        """The version that a run made, if it finished."""
+        return next((version for version in self.versions if version.run == run), None)
+
+
 # --- versions ----------------------------------------------------------------------------------------------------
 
 
-def read_history(home: Path) -> History:
+def checked_ledger(home: Path, *, under_way: bool = False) -> CheckedLedger:
     """The home's ledger and charters, checked whole. Raises EvidenceError where there is no ledger, and at the first
-    line or charter that doesn't check: altered, missing, reordered, half-written, cut off, or under another key."""
+    line or charter that doesn't check: altered, missing, reordered, half-written, cut off, or under another key.
+    ``under_way``: as in ``read_ledger``."""
     if not (path := ledger_path(home)).is_file():
         remedy = "Give the aggregator's home with --home: the folder with charter.bin and ledger/."
         raise EvidenceError(path.name, expected="an aggregator's ledger", found="no file", remedy=remedy)
-    return read_book(home, None, Report("ledger")).history
+    return read_ledger(home, None, Report("ledger"), under_way=under_way)
 
 
 def models(home: Path) -> list[ModelVersion]:
-    """Every finished run as a model version, oldest first. Raises what ``read_history`` raises, and EvidenceError
+    """Every finished run as a model version, oldest first. Raises what ``checked_ledger`` raises, and EvidenceError
     where MLflow's number of a run contradicts the ledger."""
-    return versions(read_history(home))
+    return versions(checked_ledger(home))
 
 
-def versions(history: History) -> list[ModelVersion]:
+def versions(ledger: CheckedLedger) -> list[ModelVersion]:
     """``models`` of a ledger that has been read."""
-    ends = {str(entry.record["run"]): entry for entry in history.of(Kind.RUN_FINISHED)}
-    started = {str(entry.record["run"]): entry for entry in history.of(Kind.RUN_STARTED)}
+    ends = {entry.record.run: entry for entry in ledger.of(RunFinished)}
+    started = {entry.record.run: entry for entry in ledger.of(RunStarted)}
     signed: dict[str, set[tuple[str, str]]] = {}
-    for entry in history.of(Kind.MODEL_PUBLISHED):
-        signed.setdefault(entry.record["run"], set()).add((entry.record["model_name"], entry.record["version"]))
-    names = {run: _name(history.home, started[run], signed.get(run, set())) for run in ends if run in started}
+    for entry in ledger.of(ModelPublished):
+        signed.setdefault(entry.record.run, set()).add((entry.record.model_name, entry.record.version))
+    names = {run: _name(ledger.home, started[run], signed.get(run, set())) for run in ends if run in started}
     _no_doubles(names)
-    above = parents(history)
-    aliases = _aliases(history, names)
-    withdrawn = _withdrawn(history, names, above)
+    above = parents(ledger)
+    aliases = _aliases(ledger, names)
+    withdrawn = _withdrawn(ledger, names, above)
     return [
         ModelVersion(
             name=name,
             version=version,
             run=run,
-            weights_sha256=str(ends[run].record["weights_sha256"]),
-            state_digest=str(ends[run].record["state_digest"]),
+            weights_sha256=ends[run].record.weights_sha256,
+            state_digest=ends[run].record.state_digest,
             seq=ends[run].seq,
             finished=ends[run].time,
             numbered=run in signed,
@@ -146,10 +163,10 @@ def registered_name(model_name: str) -> str:
     return _NO_NAME.sub("-", model_name)
 
 
-def _name(home: Path, started: Entry, signed: set[tuple[str, str]]) -> tuple[str, str]:
+def _name(home: Path, started: Entry[RunStarted], signed: set[tuple[str, str]]) -> tuple[str, str]:
     """(name, version) of a finished run; the version is empty where nobody has numbered it. ``signed``: what the
     ledger calls it."""
-    run, name = str(started.record["run"]), registered_name(str(started.record["model_name"]))
+    run, name = started.record.run, registered_name(started.record.model_name)
     noted = _noted(home, run)
     for found in sorted(signed | ({noted} if noted else set())):
         where = f"model-published of run {run}" if found in signed else f"{run}/{MLFLOW_FILE}"
@@ -185,32 +202,32 @@ def _no_doubles(names: Mapping[str, tuple[str, str]]) -> None:
             raise EvidenceError(f"{label[0]}/{label[1]}", expected="one run", found=f"the runs {other} and {run}")
 
 
-def parents(history: History) -> dict[str, str | None]:
+def parents(ledger: CheckedLedger) -> dict[str, str | None]:
     """run → the finished run that it started from, named by its record or shown by its first state."""
     results: dict[str, str] = {}
     found: dict[str, str | None] = {}
-    for entry in history.entries:
-        run = str(entry.record.get("run", ""))
-        if entry.kind is Kind.RUN_STARTED:
-            given = [entry.record.get("parent", ""), entry.record["state_digest"]]
+    for entry in ledger.entries:
+        run = run_of(entry.record)
+        if isinstance(entry.record, RunStarted):
+            given = [entry.record.parent, entry.record.state_digest]
             found[run] = next((results[digest] for digest in given if digest in results), None)
-        elif entry.kind is Kind.RUN_FINISHED:
-            results |= dict.fromkeys((entry.record["state_digest"], entry.record["weights_sha256"]), run)
+        elif isinstance(entry.record, RunFinished):
+            results |= dict.fromkeys((entry.record.state_digest, entry.record.weights_sha256), run)
     return found
 
 
-def _aliases(history: History, names: Mapping[str, tuple[str, str]]) -> Mapping[str, dict[str, tuple[str, str]]]:
+def _aliases(ledger: CheckedLedger, names: Mapping[str, tuple[str, str]]) -> Mapping[str, dict[str, tuple[str, str]]]:
     """run → alias → (by, at). A new version takes ``candidate``; after that the last word on an alias holds."""
     holders: dict[tuple[str, str], tuple[str, str, str]] = {}
-    for entry in history.entries:
-        run = str(entry.record.get("run", ""))
+    for entry in ledger.entries:
+        run = run_of(entry.record)
         if run not in names:
             continue
         name, version = names[run]
-        if entry.kind is Kind.RUN_FINISHED and version:
+        if isinstance(entry.record, RunFinished) and version:
             holders[name, CANDIDATE] = (run, "the aggregator, as the newest version", entry.time)
-        elif entry.kind is Kind.MODEL_PUBLISHED:
-            holders[name, entry.record["alias"]] = (run, entry.record.get("by", "not recorded"), entry.time)
+        elif isinstance(entry.record, ModelPublished):
+            holders[name, entry.record.alias] = (run, entry.record.by or "not recorded", entry.time)
     found: dict[str, dict[str, tuple[str, str]]] = {}
     for (_, alias), (run, by, at) in holders.items():
         found.setdefault(run, {})[alias] = (by, at)
@@ -218,18 +235,18 @@ def _aliases(history: History, names: Mapping[str, tuple[str, str]]) -> Mapping[
 
 
 def _withdrawn(
-    history: History, names: Mapping[str, tuple[str, str]], above: Mapping[str, str | None]
+    ledger: CheckedLedger, names: Mapping[str, tuple[str, str]], above: Mapping[str, str | None]
 ) -> dict[str, tuple[str, ...]]:
     """run → silos that withdrew after they had contributed to it or to a run it descends from."""
-    left = {str(entry.record["silo"]): entry for entry in history.of(Kind.WITHDRAWAL)}
+    left = {entry.record.silo: entry for entry in ledger.of(Withdrawal)}
     own: dict[str, set[str]] = {run: set() for run in names}
     for run, (name, version) in names.items():
         for silo, entry in left.items():
-            if {run, f"{name}/{version}"} & set(entry.record["models"]):
+            if {run, f"{name}/{version}"} & set(entry.record.models):
                 own[run].add(silo)
-    for entry in history.of(Kind.STEP_CLOSED):
-        if (run := str(entry.record["run"])) in own:
-            own[run] |= {silo for silo in entry.record["survivors"] if silo in left and entry.seq < left[silo].seq}
+    for closed in ledger.of(StepClosed):
+        if (run := closed.record.run) in own:
+            own[run] |= {silo for silo in closed.record.survivors if silo in left and closed.seq < left[silo].seq}
     return {run: tuple(sorted(set().union(*(own[one] for one in ancestry(run, above) if one in own)))) for run in names}
 
 
@@ -256,8 +273,8 @@ def promote(home: Path, text: str, alias: str, by: str, *, force: bool = False) 
         raise SpecError("alias", got=alias, want=want)
     if not by.strip() or len(by) > _MOST_BY or not by.isprintable():
         raise SpecError("by", got=by, want=f"a role or a name, at most {_MOST_BY} characters")
-    history = read_history(home)
-    version = pick(versions(history), text)
+    ledger = checked_ledger(home)
+    version = pick(versions(ledger), text)
     if not version.version:
         remedy = "Let the lineage follower catch up: python -m aggregator.tracking.follower --home DIR"
         raise SpecError("model", got=text, want="a version that MLflow has numbered", remedy=remedy)
@@ -266,27 +283,28 @@ def promote(home: Path, text: str, alias: str, by: str, *, force: bool = False) 
         remedy = f"Retrain first: fed withdraw {version.withdrawn_silos[0]} --plan lists the narrowest remedy."
         raise SpecError("model", got=f"{version.label}, which holds data of {left}", want="no silo of it withdrawn",
                         remedy=remedy)  # fmt: skip
-    check_weights(history, version)
+    check_weights(ledger, version)
     identity = Identity.load(home / "keys" / "aggregator.key")
-    if identity.public != history.charter.aggregator:
-        raise SpecError("aggregator key", got=identity.public.fingerprint, want=history.charter.aggregator.fingerprint)
-    record: dict[str, Any] = {
-        "run": version.run,
-        "model_name": version.name,
-        "version": version.version,
-        "alias": alias,
-        "weights_sha256": version.weights_sha256,
-        "by": by.strip(),
-    }
-    Ledger.open(ledger_path(home), identity).append(Kind.MODEL_PUBLISHED, record)
+    if identity.public != ledger.charter.aggregator:
+        raise SpecError("aggregator key", got=identity.public.fingerprint, want=ledger.charter.aggregator.fingerprint)
+    record = ModelPublished(
+        run=version.run,
+        model_name=version.name,
+        version=version.version,
+        alias=alias,
+        weights_sha256=version.weights_sha256,
+        by=by.strip(),
+    )
+    Ledger.open(ledger_path(home), identity).append(record)
     return find(home, version.run)
 
 
-def check_weights(history: History, version: ModelVersion) -> Path:
+def check_weights(ledger: CheckedLedger, version: ModelVersion) -> Path:
     """The file with a version's weights, once its bytes and its state are what the ledger says; else EvidenceError."""
-    end = next(history.of(Kind.RUN_FINISHED, version.run))
-    folder = run_folder(history.home, version.run)
-    step = int(Path(end.record["checkpoint"]).stem)
+    end = ledger.run(version.run).finished
+    assert end is not None  # a version is a finished run
+    folder = run_folder(ledger.home, version.run)
+    step = int(Path(end.record.checkpoint).stem)
     checkpoint = load_checkpoint(folder, step, expect=bytes.fromhex(version.state_digest))
     if checkpoint.weights_sha256 != version.weights_sha256:
         raise EvidenceError(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aggregator.ledger.records import Kind
-from aggregator.verify.charters import Epochs
+from aggregator.epochs import Epochs
+from aggregator.ledger.format import at
+from aggregator.ledger.records import StepClosed, StepVoid
+from aggregator.run_record import CheckedLedger
 from aggregator.verify.report import Report, checking, same
-from aggregator.verify.run import Book, Case, at, open_case
+from aggregator.verify.run import VerifiedRun, open_run
 from crypto import transcript
 from crypto.encoding import Reader
 from crypto.errors import EvidenceError, Malformed
@@ -45,13 +47,13 @@ def check_receipt(path: Path, epochs: Epochs, report: Report) -> Receipt:
     return receipt
 
 
-def compare(book: Book, receipt: Receipt, report: Report) -> Case:
+def compare(ledger: CheckedLedger, receipt: Receipt, report: Report) -> VerifiedRun:
     """Whether the ledger tells this run as the receipt does. Raises EvidenceError at the first line that doesn't."""
-    run = receipt.run.hex()[:16]
-    if run not in book.history.runs:
-        expected = f"run {run}, in which {receipt.silo} took part"
+    short = receipt.run.hex()[:16]
+    if short not in ledger.runs:
+        expected = f"run {short}, in which {receipt.silo} took part"
         raise EvidenceError("ledger.jsonl", expected=expected, found="no line of it")
-    case = open_case(book, run, report)
+    run = open_run(ledger, short, report)
     for field, said in (
         ("job_digest", receipt.job),
         ("plan_digest", receipt.plan),
@@ -60,19 +62,19 @@ def compare(book: Book, receipt: Receipt, report: Report) -> Case:
         ("nonce", receipt.nonce),
         ("state_digest", receipt.initial),
     ):
-        same(at(case.started, field), said.hex(), case.started.record.get(field))
-    _steps(case, receipt)
-    _consent(case, receipt)
-    _end(case, receipt, report)
+        same(at(run.record.started, field), said.hex(), getattr(run.record.started.record, field))
+    _steps(run, receipt)
+    _consent(run, receipt)
+    _end(run, receipt, report)
     report.ok("history", f"the ledger has this run as {receipt.silo} saw it: steps, results, approval and data")
-    return case
+    return run
 
 
-def _steps(case: Case, receipt: Receipt) -> None:
+def _steps(run: VerifiedRun, receipt: Receipt) -> None:
     """The same steps, released or void, with the same transcripts and, by the chain, the same results."""
     chain = transcript.initial_chain(receipt.run, receipt.initial)
-    for applied, entry in zip(receipt.steps, case.steps, strict=False):
-        kind = Kind.STEP_CLOSED if applied.released else Kind.STEP_VOID
+    for applied, entry in zip(receipt.steps, run.record.outcomes, strict=False):
+        kind = (StepClosed if applied.released else StepVoid).kind
         same(
             at(entry),
             f"{kind}, as {receipt.silo} saw step {applied.k}",
@@ -80,33 +82,33 @@ def _steps(case: Case, receipt: Receipt) -> None:
         )
         result = applied.result if applied.released else b""
         chain = transcript.next_chain(chain, applied.t3, result, released=applied.released)
-        same(at(entry, "transcript"), applied.t3.hex(), entry.record.get("transcript", applied.t3.hex()))
-        same(at(entry, "chain"), chain.hex(), entry.record.get("chain", chain.hex()))
-    if len(case.steps) != len(receipt.steps):
+        same(at(entry, "transcript"), applied.t3.hex(), entry.record.transcript or applied.t3.hex())
+        same(at(entry, "chain"), chain.hex(), entry.record.chain or chain.hex())
+    if len(run.record.outcomes) != len(receipt.steps):
         raise EvidenceError(
-            f"ledger.jsonl, run {case.run}", expected=f"{len(receipt.steps)} steps", found=f"{len(case.steps)}"
+            f"ledger.jsonl, run {run.run}", expected=f"{len(receipt.steps)} steps", found=f"{len(run.record.outcomes)}"
         )
 
 
-def _consent(case: Case, receipt: Receipt) -> None:
+def _consent(run: VerifiedRun, receipt: Receipt) -> None:
     """The silo's approval and data commitment."""
-    shown = {entry.record["digest"] for entry in case.of(Kind.APPROVAL) if entry.record["silo"] == receipt.silo}
+    shown = {entry.record.digest for entry in run.record.approvals if entry.record.silo == receipt.silo}
     if receipt.approval.hex() not in shown:
         expected = f"a line approval of {receipt.silo} with {receipt.approval.hex()}"
-        raise EvidenceError(f"ledger.jsonl, run {case.run}", expected=expected, found=sorted(shown) or "none")
-    for entry in case.steps:
-        data = entry.record.get("data_commitments", {})
+        raise EvidenceError(f"ledger.jsonl, run {run.run}", expected=expected, found=sorted(shown) or "none")
+    for entry in run.record.closed:
+        data = entry.record.data_commitments
         if receipt.silo in data:
             same(at(entry, f"data_commitments, {receipt.silo}"), receipt.data.hex(), data[receipt.silo])
 
 
-def _end(case: Case, receipt: Receipt, report: Report) -> None:
+def _end(run: VerifiedRun, receipt: Receipt, report: Report) -> None:
     """The final chain value, and the head that the silo countersigned: a line of this ledger."""
-    head = case.book.line(receipt.ledger.hex())
-    if head is None or (case.ended is not None and head.seq >= case.ended.seq):
+    head = run.ledger.line(receipt.ledger.hex())
+    if head is None or (run.record.finished is not None and head.seq >= run.record.finished.seq):
         expected = f"the line with digest {receipt.ledger.hex()}, which {receipt.silo} countersigned"
         raise EvidenceError("ledger.jsonl", expected=expected, found="no such line before the run's end")
-    if case.ended is None:
+    if run.record.finished is None:
         report.not_checked("end", f"{receipt.silo} closed this run, but the ledger has no line run-finished of it")
         return
-    same(at(case.ended, "chain"), receipt.chain.hex(), case.ended.record["chain"])
+    same(at(run.record.finished, "chain"), receipt.chain.hex(), run.record.finished.record.chain)

@@ -19,11 +19,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from aggregator.ledger.format import Entry
-from aggregator.ledger.records import Kind
+from aggregator.ledger.format import Entry, at, is_of
+from aggregator.ledger.records import StepClosed, StepVoid
 from aggregator.rounds.storage import load_checkpoint
 from aggregator.verify.report import Report, checking, same
-from aggregator.verify.run import Case, at, job_facts
+from aggregator.verify.run import VerifiedRun
 from aggregator.verify.steps import check_approvals, check_attested, check_record, open_step
 from crypto import blocks, transcript
 from crypto.approval import Approval
@@ -41,7 +41,7 @@ class Walk:
     advert of a later step stands on its result.
     """
 
-    case: Case
+    run: VerifiedRun
     chain: bytes
     state: Mapping[str, np.ndarray] | None
     released: int = 0
@@ -55,32 +55,32 @@ class Walk:
     binders: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, case: Case) -> Walk:
-        state = blocks.initial_state(case.plan)
-        return cls(case, transcript.initial_chain(case.id, blocks.state_digest(state)), state)
+    def start(cls, run: VerifiedRun) -> Walk:
+        state = blocks.initial_state(run.plan)
+        return cls(run, transcript.initial_chain(run.id, blocks.state_digest(state)), state)
 
-    def take(self, entry: Entry) -> None:
+    def take(self, entry: Entry[StepClosed] | Entry[StepVoid]) -> None:
         """The next step. Raises EvidenceError that names the line, the file or the upload."""
-        if entry.kind is Kind.STEP_VOID:
+        if is_of(entry, StepVoid):
             self._void(entry)
-        else:
+        elif is_of(entry, StepClosed):
             self._closed(entry)
-        check_attested(self.case, entry)
+        check_attested(self.run, entry)
 
-    def _void(self, entry: Entry) -> None:
+    def _void(self, entry: Entry[StepVoid]) -> None:
         """Weights stay; the chain goes on from the survivors' transcript that the void step had reached."""
         record = entry.record
-        if "transcript" not in record:
+        if record.transcript is None:
             found = "none: an earlier version wrote this line"
             raise EvidenceError(at(entry), expected="the transcript of the void step", found=found)
-        self.chain = transcript.next_chain(self.chain, bytes.fromhex(record["transcript"]), b"", released=False)
-        same(at(entry, "chain"), self.chain.hex(), record.get("chain"))
+        self.chain = transcript.next_chain(self.chain, bytes.fromhex(record.transcript), b"", released=False)
+        same(at(entry, "chain"), self.chain.hex(), record.chain)
         self.void += 1
 
-    def _closed(self, entry: Entry) -> None:
-        checked, evidence = open_step(self.case, entry, self.chain)
+    def _closed(self, entry: Entry[StepClosed]) -> None:
+        checked, evidence = open_step(self.run, entry, self.chain)
         check_record(entry, checked)
-        check_approvals(self.case, entry, checked, self.approvals)
+        check_approvals(self.run, entry, checked, self.approvals)
         for k in self.unreplayed:
             self.binders.setdefault(k, tuple(checked.survivors.dealt.cohort.signed))
         self.released += 1
@@ -88,41 +88,41 @@ class Walk:
         self.messages += len(evidence.slot_shares) + len(evidence.lane_shares)
         self._sums(entry, checked)
 
-    def _sums(self, entry: Entry, checked: Checked) -> None:
+    def _sums(self, entry: Entry[StepClosed], checked: Checked) -> None:
         """Replay each open lane and apply it before the next is read: lanes have no block in common."""
-        record, k, step = entry.record, int(entry.record["k"]), checked.context.step
-        claimed = bytes.fromhex(record.get("chain", ""))
-        if missing := not_kept(self.case, checked, record["lanes_open"]):
+        record, k, step = entry.record, entry.record.k, checked.context.step
+        claimed = bytes.fromhex(record.chain or "")
+        if missing := not_kept(self.run, checked, record.lanes_open):
             self.unreplayed[k] = missing
             self.state = self._from_checkpoint(entry)
             if not claimed:
                 raise EvidenceError(at(entry), expected="a chain value", found="none")
             self.chain = claimed
             return
-        slots, sums = record["slots"], []
-        for lane in record["lanes_open"]:
-            words = replay_lane(self.case, checked, lane)
+        slots, sums = record.slots, []
+        for lane in record.lanes_open:
+            words = replay_lane(self.run, checked, lane)
             sums.append((lane, words_digest(words)))
             self.replayed += 1
             self.largest = max(self.largest, words.nbytes)
             if self.state is not None:
-                self.state = blocks.apply(self.case.plan, step, self.state, {lane: words}, slots)
+                self.state = blocks.apply(self.run.plan, step, self.state, {lane: words}, slots)
         t3 = checked.survivors.t3
         result = StepResult(step=k, t3=t3, released=True, slots=checked.slots, sums=tuple(sums))
         self.chain = transcript.next_chain(self.chain, t3, result.digest, released=True)
-        same(at(entry, "chain"), self.chain.hex(), record.get("chain"))
+        same(at(entry, "chain"), self.chain.hex(), record.chain)
         if self.state is None:
             self.state = self._from_checkpoint(entry)
         else:
-            same(at(entry, "state_digest"), blocks.state_digest(self.state).hex(), record["state_digest"])
+            same(at(entry, "state_digest"), blocks.state_digest(self.state).hex(), record.state_digest)
             self.recomputed += 1
 
-    def _from_checkpoint(self, entry: Entry) -> Mapping[str, np.ndarray] | None:
+    def _from_checkpoint(self, entry: Entry[StepClosed]) -> Mapping[str, np.ndarray] | None:
         """The blocks after a step that could not be recomputed, if a checkpoint of them was kept."""
-        k = int(entry.record["k"])
-        if not (self.case.folder / "checkpoints" / f"{k:06d}.json").exists():
+        k = entry.record.k
+        if not (self.run.folder / "checkpoints" / f"{k:06d}.json").exists():
             return None
-        return load_checkpoint(self.case.folder, k, expect=bytes.fromhex(entry.record["state_digest"])).state
+        return load_checkpoint(self.run.folder, k, expect=bytes.fromhex(entry.record.state_digest)).state
 
     # --- what it says in the end ----------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class Walk:
 
     def _tell_unreplayed(self, report: Report, closers: Sequence[str]) -> None:
         """What the missing uploads leave open, and who signed what stands on those sums."""
-        policy = job_facts(self.case.started).get("keep_uploads", "none")
+        policy = self.run.record.job.get("keep_uploads", "none")
         steps = ", ".join(map(str, self.unreplayed))
         report.not_checked("sums", f"steps {steps} not replayed: uploads not kept (policy {policy})")
         bound = {k: self.binders.get(k, tuple(closers)) for k in self.unreplayed}
@@ -173,41 +173,41 @@ def upload_path(folder: Path, k: int, silo: str, lane: str) -> Path:
     return folder / "uploads" / f"{k:06d}" / silo / f"{quote(lane, safe='')}.u32"
 
 
-def not_kept(case: Case, checked: Checked, lanes: Iterable[str]) -> tuple[str, ...]:
+def not_kept(run: VerifiedRun, checked: Checked, lanes: Iterable[str]) -> tuple[str, ...]:
     """The open lanes of a step whose uploads are gone: none of the step's, or EvidenceError, since some without the
     others is no policy."""
     k, missing, kept = checked.context.k, [], 0
     for lane in lanes:
         for silo in checked.survivors.dealt.cohort.holders(lane, checked.survivors.signed):
-            path = upload_path(case.folder, k, silo, lane)
+            path = upload_path(run.folder, k, silo, lane)
             if path.exists():
                 kept += 1
             else:
                 missing.append((lane, path))
     if missing and kept:
-        raise EvidenceError(_where(case, missing[0][1]), expected="the kept words, as of the others", found="no file")
+        raise EvidenceError(_where(run, missing[0][1]), expected="the kept words, as of the others", found="no file")
     return tuple(dict.fromkeys(lane for lane, _ in missing))
 
 
-def replay_lane(case: Case, checked: Checked, lane: str) -> np.ndarray:
+def replay_lane(run: VerifiedRun, checked: Checked, lane: str) -> np.ndarray:
     """The opened sum of a lane, each upload being the one that its silo signed."""
     survivors, k = checked.survivors, checked.context.k
     want = 4 * checked.context.plan.wire_words_of(checked.context.step, lane)
     uploads: dict[str, np.ndarray] = {}
     for silo in survivors.dealt.cohort.holders(lane, survivors.signed):
-        path = upload_path(case.folder, k, silo, lane)
-        same(_where(case, path), f"{want} bytes", f"{path.stat().st_size} bytes")
+        path = upload_path(run.folder, k, silo, lane)
+        same(_where(run, path), f"{want} bytes", f"{path.stat().st_size} bytes")
         uploads[silo] = np.memmap(path, dtype="<u4", mode="r")
-    with checking(f"{case.run}, step {k}, lane {lane}", "uploads and shares that open it"):
+    with checking(f"{run.run}, step {k}, lane {lane}", "uploads and shares that open it"):
         try:
             return checked.replay(lane, uploads)
         except TranscriptMismatch as bad:
             signed = {silo: dict(survivors.headers[silo].lanes)[lane] for silo in uploads}
             silo = next(silo for silo, words in uploads.items() if words_digest(words) != signed[silo])
-            where = f"{_where(case, upload_path(case.folder, k, silo, lane))}, signed by {silo}"
+            where = f"{_where(run, upload_path(run.folder, k, silo, lane))}, signed by {silo}"
             found = f"SHA-256 {words_digest(uploads[silo]).hex()}"
             raise EvidenceError(where, expected=f"SHA-256 {signed[silo].hex()}", found=found) from bad
 
 
-def _where(case: Case, path: Path) -> str:
-    return f"{case.run}/{path.relative_to(case.folder).as_posix()}"
+def _where(run: VerifiedRun, path: Path) -> str:
+    return f"{run.run}/{path.relative_to(run.folder).as_posix()}"

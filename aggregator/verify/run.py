@@ -6,113 +6,86 @@ bytes that a signature covers, or is recomputed.
 
 from __future__ import annotations
 
-import binascii
 import fcntl
-import json
-from base64 import b64decode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from aggregator.ledger.format import Entry, ledger_path, read, verify
-from aggregator.ledger.records import Kind
+from aggregator.ledger.format import Entry, at, ledger_path, read, verify
+from aggregator.ledger.records import (
+    ApprovalShown,
+    Record,
+    Refusal,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    SiloLost,
+    StepAttested,
+    StepClosed,
+    StepOpened,
+    StepVoid,
+    run_of,
+)
 from aggregator.rounds.storage import run_folder
-from aggregator.run_record import History
-from aggregator.verify.charters import Epochs, KeyRing, consortium_key, read_epochs, signing_charters
-from aggregator.verify.report import Report, checking, same
+from aggregator.run_record import CheckedLedger, RunRecord
+from aggregator.verify.charters import KeyRing, consortium_key, read_epochs, signing_charters
+from aggregator.verify.report import Report, same
 from crypto import transcript
 from crypto.blocks import initial_state, state_digest
 from crypto.charter import Charter
 from crypto.errors import EvidenceError
-from crypto.keys import PublicIdentity
 from crypto.plan import Plan, Scope
 
-#: The lines that only a run under way makes: signed by the aggregator of the run's own charter.
-OF_A_RUN = frozenset(Kind) - {Kind.CHARTER, Kind.WITHDRAWAL, Kind.RECOVERED, Kind.MODEL_PUBLISHED}
+#: The records that only a run under way makes: signed by the aggregator of the run's own charter.
+_UNDER_WAY = (
+    RunStarted, RunResumed, ApprovalShown, StepOpened, StepAttested, SiloLost, Refusal, StepVoid, StepClosed,
+    RunFinished, RunFailed,
+)  # fmt: skip
 
-
-#: Bytes of blocks that are made without a checkpoint as large to show for.
+#: Largest initial state, in bytes, that is computed without a checkpoint of at least that size.
 UNSEEN = 1 << 28
 
 
-def at(entry: Entry, field: str = "") -> str:
-    """Names a line of the ledger for an error."""
-    return f"ledger.jsonl line {entry.seq + 1} ({entry.kind}){f', {field}' if field else ''}"
-
-
-def seconds(entry: Entry) -> int:
-    """When a line was written, in seconds since 1970."""
-    try:
-        return int(datetime.fromisoformat(entry.time).timestamp())
-    except ValueError as bad:
-        raise EvidenceError(at(entry, "time"), expected="a time of the calendar", found=entry.time) from bad
-
-
 @dataclass(frozen=True, kw_only=True)
-class Book:
-    """A ledger and its charters, both checked. ``signers``: whose key signed each line."""
+class VerifiedRun:
+    """One run whose first record, lines and order have been checked. ``id``: the whole run id."""
 
-    history: History
-    epochs: Epochs
-    signers: tuple[PublicIdentity, ...]
+    ledger: CheckedLedger
+    record: RunRecord
+    id: bytes
+    charter: Charter
 
     @property
-    def home(self) -> Path:
-        return self.history.home
+    def run(self) -> str:
+        return self.record.run
 
-    def line(self, digest: str) -> Entry | None:
-        """The line of that digest."""
-        return next((entry for entry in self.history.entries if entry.digest == digest), None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One run. ``id``: the whole run id; ``lines``: all that the ledger says of it; ``steps``: for each step in order
-    the line that ended it, released or void; ``ended``: the line run-finished, if the run got there."""
-
-    book: Book
-    run: str
-    id: bytes
-    lines: tuple[Entry, ...]
-    started: Entry
-    charter: Charter
-    plan: Plan
-    steps: tuple[Entry, ...]
-    ended: Entry | None
+    @property
+    def plan(self) -> Plan:
+        return self.record.plan
 
     @property
     def folder(self) -> Path:
-        return run_folder(self.book.home, self.run)
-
-    def of(self, kind: Kind) -> Iterator[Entry]:
-        return (entry for entry in self.lines if entry.kind is kind)
-
-    def window(self, closed: Entry) -> tuple[int, int]:
-        """From when to when a released step was under way, by the ledger's times."""
-        opened = [
-            entry for entry in self.of(Kind.STEP_OPENED) if entry.record["k"] == closed.record["k"]
-            and entry.record.get("attempt", 0) == closed.record.get("attempt", 0) and entry.seq < closed.seq
-        ]  # fmt: skip
-        if not opened:
-            raise EvidenceError(at(closed), expected="a line step-opened before it", found="none")
-        return seconds(opened[-1]), seconds(closed)
+        return run_folder(self.ledger.home, self.run)
 
 
 # --- 1 and 2: ledger and charters --------------------------------------------------------------------------------
 
 
-def read_book(home: Path, consortium: str | Path | None, report: Report) -> Book:
+def read_ledger(home: Path, consortium: str | Path | None, report: Report, *, under_way: bool = False) -> CheckedLedger:
     """Check the ledger whole (form, order, chain, signatures, head file) and every charter that is on it or beside it.
 
-    ``consortium``: see ``keyring.consortium_key``. Raises EvidenceError that names the line or the file.
+    ``consortium``: see ``charters.consortium_key``. ``under_way``: a run may be writing, so bytes behind the last whole
+    line are left alone; else they are an error. Raises EvidenceError that names the line or the file.
     """
     key = consortium_key(home, consortium, report)
     with snapshot(ledger_path(home)) as copy:
+        if under_way:
+            data = copy.read_bytes()
+            copy.write_bytes(data[: data.rfind(b"\n") + 1])
         ring = KeyRing(signing_charters(home, copy, key))
         head = verify(copy, ring)
         entries = tuple(read(copy))
@@ -120,9 +93,7 @@ def read_book(home: Path, consortium: str | Path | None, report: Report) -> Book
         raise EvidenceError("ledger.jsonl", expected="at least one line", found="none")
     epochs = read_epochs(home, entries, key, report)
     report.ok("ledger", f"{len(entries)} lines, chained and signed; head {head[:16]}")
-    charters = {charter.digest.hex(): charter for charter in epochs.charters}
-    history = History(home, epochs.newest, charters, entries)
-    return Book(history=history, epochs=epochs, signers=tuple(ring.used[: len(entries)]))
+    return CheckedLedger(home, epochs, entries, tuple(ring.used[: len(entries)]))
 
 
 @contextmanager
@@ -146,89 +117,59 @@ def snapshot(path: Path) -> Iterator[Path]:
 # --- 3: the run --------------------------------------------------------------------------------------------------
 
 
-def open_case(book: Book, run: str, report: Report) -> Case:
+def open_run(ledger: CheckedLedger, run: str, report: Report) -> VerifiedRun:
     """Check that the run is what its first line says: id, job, plan, charter, predictor; and that its lines are all
     there, in order, under the right key."""
-    started = _only(book, Kind.RUN_STARTED, run)
-    if started is None:
-        raise EvidenceError("ledger.jsonl", expected=f"a line run-started of run {run}", found="none")
-    record = started.record
-    charter = book.epochs.find(record["charter_digest"], at(started, "charter_digest"))
-    same(at(started, "job_digest"), transcript.digest("job", record["job"]).hex(), record["job_digest"])
-    plan = _plan(started)
-    run_id = _run_id(started, run)
-    _initial(book.home, started, plan)
-    for field, expected in (
-        ("silos", list(charter.silos)),
-        ("threshold", charter.threshold(len(charter.members))),
-        ("method", plan.method),
-        ("federation", charter.federation),
-        ("model_name", job_facts(started).get("name")),
-        ("purpose", job_facts(started).get("purpose")),
+    record = ledger.run(run)
+    started, first = record.started, record.started.record
+    _once(record, RunStarted)
+    charter = ledger.epochs.find(first.charter_digest, at(started, "charter_digest"))
+    same(at(started, "job_digest"), transcript.digest("job", first.job).hex(), first.job_digest)
+    plan = record.plan
+    run_id = _run_id(record)
+    _initial(ledger.home, started, plan)
+    for field, expected, found in (
+        ("silos", charter.silos, first.silos),
+        ("threshold", charter.threshold(len(charter.members)), first.threshold),
+        ("method", plan.method, first.method),
+        ("federation", charter.federation, first.federation),
+        ("model_name", record.job.get("name"), first.model_name),
+        ("purpose", record.job.get("purpose"), first.purpose),
     ):
-        same(at(started, field), expected, record.get(field))
-    _in_force(charter, seconds(started), seconds(started), at(started))
-    _predictor(book.home, started)
-    lines = tuple(entry for entry in book.history.entries if entry.record.get("run") == run)
-    _signed_by(book, run, charter)
-    _resumed(lines, started)
-    ended = _only(book, Kind.RUN_FINISHED, run)
-    steps = _steps(lines, plan, ended)
-    case = Case(
-        book=book, run=run, id=run_id, lines=lines, started=started,
-        charter=charter, plan=plan, steps=steps, ended=ended,
-    )  # fmt: skip
-    for entry in steps:
-        if entry.kind is Kind.STEP_CLOSED:
-            _in_force(charter, *case.window(entry), at(entry))
+        same(at(started, field), expected, found)
+    _in_force(charter, started.seconds, started.seconds, at(started))
+    _predictor(ledger.home, started)
+    _signed_by(ledger, run, charter)
+    _resumed(record)
+    _once(record, RunFinished)
+    _steps(record)
+    for entry in record.closed:
+        _in_force(charter, *record.window(entry), at(entry))
     report.ok(
         "run",
-        f"{run}: id, job {record['job_digest'][:16]}, plan {record['plan_digest'][:16]}, charter epoch {charter.epoch}"
-        f"{', predictor' if 'predictor' in record else ''}, recomputed",
+        f"{run}: id, job {first.job_digest[:16]}, plan {first.plan_digest[:16]}, charter epoch {charter.epoch}"
+        f"{', predictor' if first.predictor is not None else ''}, recomputed",
     )
-    return case
+    return VerifiedRun(ledger=ledger, record=record, id=run_id, charter=charter)
 
 
-def job_facts(started: Entry) -> Mapping[str, Any]:
-    """The job's text as fields. Its digest is what silos approved."""
-    try:
-        facts = json.loads(started.record["job"])
-    except (ValueError, RecursionError) as bad:
-        raise EvidenceError(at(started, "job"), expected="a job's canonical text", found="no JSON") from bad
-    if not isinstance(facts, dict):
-        raise EvidenceError(at(started, "job"), expected="a job's canonical text", found=type(facts).__name__)
-    return facts
-
-
-def _plan(started: Entry) -> Plan:
-    with checking(at(started, "plan"), "a plan"):
-        try:
-            plan = Plan.from_bytes(b64decode(started.record["plan"], validate=True))
-        except binascii.Error as bad:
-            raise EvidenceError(at(started, "plan"), expected="base64 of a plan", found=str(bad)) from bad
-    same(at(started, "plan_digest"), plan.digest.hex(), started.record["plan_digest"])
-    return plan
-
-
-def _initial(home: Path, started: Entry, plan: Plan) -> None:
+def _initial(home: Path, started: Entry[RunStarted], plan: Plan) -> None:
     """The first state is the plan's. A few bytes of plan may name more blocks than any memory holds: they are made
     only where a checkpoint shows that there is such a model."""
     need = 4 * sum(block.size for block in plan.blocks if plan.lane_of(block.name).scope is not Scope.LOCAL)
-    kept = (run_folder(home, started.record["run"]) / "checkpoints").glob("*.safetensors")
+    kept = (run_folder(home, started.record.run) / "checkpoints").glob("*.safetensors")
     if need > UNSEEN and need > (most := max((path.stat().st_size for path in kept), default=0)):
         expected = f"a checkpoint of at least {need} bytes, for the plan's blocks"
         raise EvidenceError(at(started, "plan"), expected=expected, found=f"{most} bytes")
-    same(at(started, "state_digest"), state_digest(initial_state(plan)).hex(), started.record["state_digest"])
+    same(at(started, "state_digest"), state_digest(initial_state(plan)).hex(), started.record.state_digest)
 
 
-def _run_id(started: Entry, run: str) -> bytes:
-    record = started.record
-    if "nonce" not in record:
-        raise EvidenceError(at(started), expected="the run's nonce", found="none: an earlier version wrote this line")
-    job, charter, nonce = (bytes.fromhex(record[name]) for name in ("job_digest", "charter_digest", "nonce"))
-    run_id = transcript.run_id(job, charter, nonce)
-    same(at(started, "run"), run_id.hex()[:16], run)
-    return run_id
+def _run_id(record: RunRecord) -> bytes:
+    if record.id is None:
+        found = "none: an earlier version wrote this line"
+        raise EvidenceError(at(record.started), expected="the run's nonce", found=found)
+    same(at(record.started, "run"), record.id.hex()[:16], record.run)
+    return record.id
 
 
 def _in_force(charter: Charter, since: int, until: int, where: str) -> None:
@@ -238,51 +179,50 @@ def _in_force(charter: Charter, since: int, until: int, where: str) -> None:
         raise EvidenceError(where, expected=expected, found=f"{since} to {until}")
 
 
-def _predictor(home: Path, started: Entry) -> None:
-    facts = started.record.get("predictor")
+def _predictor(home: Path, started: Entry[RunStarted]) -> None:
+    facts = started.record.predictor
     if facts is None:
         return
-    where = f"{started.record['run']}/predictor.py"
+    where = f"{started.record.run}/predictor.py"
     same(at(started, "predictor.file"), "predictor.py", facts.get("file"))
     try:
-        code = (run_folder(home, started.record["run"]) / "predictor.py").read_bytes()
+        code = (run_folder(home, started.record.run) / "predictor.py").read_bytes()
     except OSError as missing:
         raise EvidenceError(where, expected=f"SHA-256 {facts.get('sha256')}", found=missing.strerror) from missing
     same(where, f"SHA-256 {facts.get('sha256')}", f"SHA-256 {sha256(code).hexdigest()}")
 
 
-def _signed_by(book: Book, run: str, charter: Charter) -> None:
-    for entry, signer in zip(book.history.entries, book.signers, strict=True):
-        if entry.kind in OF_A_RUN and entry.record["run"] == run and signer != charter.aggregator:
+def _signed_by(ledger: CheckedLedger, run: str, charter: Charter) -> None:
+    for entry, signer in zip(ledger.entries, ledger.signers, strict=True):
+        if isinstance(entry.record, _UNDER_WAY) and run_of(entry.record) == run and signer != charter.aggregator:
             expected = f"the aggregator key of epoch {charter.epoch}, {charter.aggregator.fingerprint}"
             raise EvidenceError(at(entry, "signature"), expected=expected, found=signer.fingerprint)
 
 
-def _resumed(lines: Iterable[Entry], started: Entry) -> None:
+def _resumed(record: RunRecord) -> None:
     """Wherever the run went on, it did so from the state of the last step that the ledger had released."""
-    state = started.record["state_digest"]
-    for entry in lines:
-        if entry.kind is Kind.RUN_RESUMED:
-            same(at(entry, "state_digest"), state, entry.record["state_digest"])
-        elif entry.kind is Kind.STEP_CLOSED:
-            state = entry.record["state_digest"]
+    state = record.started.record.state_digest
+    for entry in record.entries:
+        if isinstance(entry.record, RunResumed):
+            same(at(entry, "state_digest"), state, entry.record.state_digest)
+        elif isinstance(entry.record, StepClosed):
+            state = entry.record.state_digest
 
 
-def _only(book: Book, kind: Kind, run: str) -> Entry | None:
-    found = list(book.history.of(kind, run))
+def _once(record: RunRecord, kind: type[Record]) -> None:
+    found = list(record.of(kind))
     if len(found) > 1:
-        raise EvidenceError(at(found[1]), expected=f"one line {kind} of run {run}", found=f"{len(found)}")
-    return found[0] if found else None
+        expected = f"one line {kind.kind} of run {record.run}"
+        raise EvidenceError(at(found[1]), expected=expected, found=f"{len(found)}")
 
 
-def _steps(lines: Iterable[Entry], plan: Plan, ended: Entry | None) -> tuple[Entry, ...]:
-    """The line that ended each step, in order: one for each k, from 0, none after the end."""
-    steps = [entry for entry in lines if entry.kind in (Kind.STEP_CLOSED, Kind.STEP_VOID)]
-    for k, entry in enumerate(steps):
-        same(at(entry, "k"), k, entry.record["k"])
-        if k >= len(plan.steps) or (ended is not None and entry.seq > ended.seq):
+def _steps(record: RunRecord) -> None:
+    """One line ended each step, in order: one for each k, from 0, none after the run's end."""
+    planned, ended = record.plan.steps, record.finished
+    for k, entry in enumerate(record.outcomes):
+        same(at(entry, "k"), k, entry.record.k)
+        if k >= len(planned) or (ended is not None and entry.seq > ended.seq):
             raise EvidenceError(at(entry), expected="no step after the run's end", found=f"step {k}")
-        same(at(entry, "name"), plan.steps[k].name, entry.record["name"])
+        same(at(entry, "name"), planned[k].name, entry.record.name)
     if ended is not None:
-        same(at(ended), f"after {len(plan.steps)} steps", f"after {len(steps)} steps")
-    return tuple(steps)
+        same(at(ended), f"after {len(planned)} steps", f"after {len(record.outcomes)} steps")

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 
-from aggregator.ledger.format import Entry
-from aggregator.ledger.records import Kind
+from aggregator.ledger.format import Entry, at
+from aggregator.ledger.records import StepClosed, StepVoid
 from aggregator.rounds.storage import evidence_path
 from aggregator.verify.report import checking, same
-from aggregator.verify.run import Case, at
+from aggregator.verify.run import VerifiedRun
 from crypto import transcript
 from crypto.approval import Approval, approval_digest, check_shown
 from crypto.cohort import Context
@@ -24,53 +24,53 @@ from crypto.plan import Lane
 # --- 5: what was signed ------------------------------------------------------------------------------------------
 
 
-def open_step(case: Case, entry: Entry, chain: bytes) -> tuple[Checked, StepEvidence]:
+def open_step(run: VerifiedRun, entry: Entry[StepClosed], chain: bytes) -> tuple[Checked, StepEvidence]:
     """A released step's evidence under the context made from charter, plan, run and the chain so far: every signature,
     T0 to T3, the attestations of at least t, and the slots opened again."""
-    k, record = int(entry.record["k"]), entry.record
-    where = f"{case.run}/evidence/{k:06d}.bin"
-    if "evidence_sha256" not in record:
+    k, record = entry.record.k, entry.record
+    where = f"{run.run}/evidence/{k:06d}.bin"
+    if record.evidence_sha256 is None:
         raise EvidenceError(at(entry), expected="the digest of the step's evidence", found="none")
     try:
-        data = evidence_path(case.folder, k).read_bytes()
+        data = evidence_path(run.folder, k).read_bytes()
     except OSError as missing:
-        raise EvidenceError(where, expected=f"SHA-256 {record['evidence_sha256']}", found=missing.strerror) from missing
-    same(where, f"SHA-256 {record['evidence_sha256']}", f"SHA-256 {sha256(data).hexdigest()}")
-    if not 0 <= (attempt := record.get("attempt", 0)) < 2**32:
+        raise EvidenceError(where, expected=f"SHA-256 {record.evidence_sha256}", found=missing.strerror) from missing
+    same(where, f"SHA-256 {record.evidence_sha256}", f"SHA-256 {sha256(data).hexdigest()}")
+    if not 0 <= (attempt := record.attempt or 0) < 2**32:
         raise EvidenceError(at(entry, "attempt"), expected="a number of 32 bits", found=attempt)
     with checking(where, f"messages that prove step {k} under the chain so far"):
         evidence = StepEvidence.from_bytes(data)
-        context = Context(charter=case.charter, plan=case.plan, run=case.id, k=k, attempt=attempt, chain=chain)
+        context = Context(charter=run.charter, plan=run.plan, run=run.id, k=k, attempt=attempt, chain=chain)
         return evidence.check(context), evidence
 
 
-def check_record(entry: Entry, checked: Checked) -> None:
+def check_record(entry: Entry[StepClosed], checked: Checked) -> None:
     """Everything the ledger says of a released step that the signed messages say too."""
     survivors, context = checked.survivors, checked.context
     adverts = survivors.dealt.cohort.adverts
     slots = dict(zip((slot.name for slot in context.plan.slots_of(context.step)), checked.slots, strict=True))
-    opened = list(checked.lanes_open())
+    opened = tuple(checked.lanes_open())
     lanes = [lane.name for lane in context.plan.lanes_of(context.step)]
     uploads = {silo: transcript.digest("upload", header).hex() for silo, header in survivors.signed.items()}
     said: dict[str, object] = {
         "transcript": survivors.t3.hex(),
-        "survivors": list(survivors.signed),
+        "survivors": tuple(survivors.signed),
         "slots": slots,
         "lanes_open": opened,
-        "lanes_shut": [lane for lane in lanes if lane not in opened],
+        "lanes_shut": tuple(lane for lane in lanes if lane not in opened),
         "upload_digests": uploads,
         "data_commitments": {silo: adverts[silo].data.hex() for silo in survivors.signed},
         "approvals": {silo: adverts[silo].approval.hex() for silo in survivors.signed},
-        "holdings": {silo: list(adverts[silo].held) for silo in survivors.signed if adverts[silo].held},
+        "holdings": {silo: tuple(adverts[silo].held) for silo in survivors.signed if adverts[silo].held},
     }
     for name, value in said.items():
-        same(at(entry, name), value, entry.record.get(name))
+        same(at(entry, name), value, getattr(entry.record, name))
     for lane in context.plan.lanes_of(context.step):
         if lane.name in opened:
             check_floor(entry, lane, checked, slots)
 
 
-def check_floor(entry: Entry, lane: Lane, checked: Checked, slots: Mapping[str, int]) -> None:
+def check_floor(entry: Entry[StepClosed], lane: Lane, checked: Checked, slots: Mapping[str, int]) -> None:
     """No lane opened below the floors of charter and plan. (A silo's own, stricter floor is not known here.)"""
     floor = checked.context.charter.floor(lane)
     if (count := slots[lane.contributors_slot]) < floor:
@@ -78,43 +78,43 @@ def check_floor(entry: Entry, lane: Lane, checked: Checked, slots: Mapping[str, 
         raise EvidenceError(where, expected=f"at least {floor} contributors", found=count)
 
 
-def check_attested(case: Case, entry: Entry) -> None:
+def check_attested(run: VerifiedRun, entry: Entry[StepClosed] | Entry[StepVoid]) -> None:
     """Shares of a step left under one transcript only: the one that the step ended with."""
-    for line in case.of(Kind.STEP_ATTESTED):
-        if line.record["k"] == entry.record["k"]:
-            same(at(line, "transcript"), entry.record.get("transcript"), line.record["transcript"])
-            same(
-                at(line, "survivors"), entry.record.get("survivors", line.record["survivors"]), line.record["survivors"]
-            )
+    ended = entry.record
+    for line in run.record.attested:
+        if line.record.k == ended.k:
+            same(at(line, "transcript"), ended.transcript, line.record.transcript)
+            if isinstance(ended, StepClosed):
+                same(at(line, "survivors"), ended.survivors, line.record.survivors)
 
 
 # --- 4: who approved ---------------------------------------------------------------------------------------------
 
 
-def check_approvals(case: Case, entry: Entry, checked: Checked, seen: dict[str, Approval]) -> None:
+def check_approvals(run: VerifiedRun, entry: Entry[StepClosed], checked: Checked, seen: dict[str, Approval]) -> None:
     """Each survivor's advert names an approval on the ledger that its data owner signed, for this run and these data,
     and that was valid when the step was under way. ``seen`` collects them by digest."""
-    started = case.started.record
-    since, until = case.window(entry)
-    shown = {line.record["digest"]: line for line in case.of(Kind.APPROVAL) if line.seq < entry.seq}
+    started = run.record.started.record
+    since, until = run.record.window(entry)
+    shown = {line.record.digest: line for line in run.record.approvals if line.seq < entry.seq}
     for silo in checked.survivors.signed:
         advert = checked.survivors.dealt.cohort.adverts[silo]
         if (line := shown.get(advert.approval.hex())) is None:
             expected = f"a line approval before it with {silo}'s {advert.approval.hex()}"
             raise EvidenceError(at(entry, f"approvals, {silo}"), expected=expected, found="none")
         where = at(line)
-        same(f"{where}, silo", silo, line.record["silo"])
-        signed = bytes.fromhex(line.record["approval"])
-        same(f"{where}, digest", approval_digest(signed).hex(), line.record["digest"])
+        same(f"{where}, silo", silo, line.record.silo)
+        signed = bytes.fromhex(line.record.approval)
+        same(f"{where}, digest", approval_digest(signed).hex(), line.record.digest)
         with checking(where, f"an approval of {silo}'s data owner for this run and these data"):
             approval = check_shown(
-                signed, advert, case.charter, job=bytes.fromhex(started["job_digest"]),
-                plan=case.plan.digest, code=bytes.fromhex(started.get("code_digest", "")),
+                signed, advert, run.charter, job=bytes.fromhex(started.job_digest),
+                plan=run.plan.digest, code=bytes.fromhex(started.code_digest or ""),
             )  # fmt: skip
-        same(f"{where}, purpose", approval.terms.purpose, started.get("purpose"))
+        same(f"{where}, purpose", approval.terms.purpose, started.purpose)
         if until < approval.not_before or since > approval.not_after:
-            expected = f"step {entry.record['k']} between {approval.not_before} and {approval.not_after}"
+            expected = f"step {entry.record.k} between {approval.not_before} and {approval.not_after}"
             raise EvidenceError(where, expected=expected, found=f"{since} to {until}: not valid then")
-        if "policies" in entry.record:
-            same(at(entry, f"policies, {silo}"), approval.terms.policy.hex(), entry.record["policies"].get(silo))
-        seen[line.record["digest"]] = approval
+        if entry.record.policies is not None:
+            same(at(entry, f"policies, {silo}"), approval.terms.policy.hex(), entry.record.policies.get(silo))
+        seen[line.record.digest] = approval

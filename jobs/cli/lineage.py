@@ -78,16 +78,16 @@ def _model(home: Path, model: str, html: Path | None, bundle: Path | None, uploa
 
 
 def _overview(home: Path, backwards: dict[str, str], as_json: bool) -> None:
-    from aggregator.verify.models import read_history, versions
+    from aggregator.verify.models import checked_ledger, versions
     from jobs.evidence.lineage.reverse import uses
     from jobs.evidence.lineage.terminal import models_tree, show, uses_tree
 
-    history = read_history(home)
+    ledger = checked_ledger(home)
     if backwards:
-        found = uses(history, *next(iter(backwards.items())))
+        found = uses(ledger, *next(iter(backwards.items())))
         emit(asdict(found), as_json)
     else:
-        made = versions(history)
+        made = versions(ledger)
         emit({"models": [{"label": one.label, **asdict(one)} for one in made]}, as_json)
     if not as_json:
         show(uses_tree(found) if backwards else models_tree(made))

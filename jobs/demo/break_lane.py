@@ -15,13 +15,13 @@ from typing import Any
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import read
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import StepClosed
 from aggregator.rounds.storage import load_checkpoint
+from aggregator.run_record import RunRecord
 from crypto.charter import Charter
 from crypto.errors import RoundLost, SpecError
 from crypto.messages import Message
 from crypto.plan import Lane, Plan, Scope
-from jobs.evidence.run_summary import RunRecord
 from jobs.job import JobSpec
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent, Refusing
@@ -118,8 +118,8 @@ class Breaker:
         if self.done is not None or not path.exists():
             return
         for entry in read(path):
-            if entry.kind is Kind.STEP_CLOSED and entry.record["name"] == BEFORE:
-                chosen = choose(self._plan, self._charter, self._holders(str(entry.record["run"])), self._wanted)
+            if isinstance(entry.record, StepClosed) and entry.record.name == BEFORE:
+                chosen = choose(self._plan, self._charter, self._holders(entry.record.run), self._wanted)
                 self._strike(chosen.silos)
                 self.done = chosen
                 self._say(f"{_and(chosen.silos)} made to fall away after {BEFORE}, holders of lane {chosen.lane}")
@@ -128,9 +128,9 @@ class Breaker:
     def _holders(self, run: str) -> dict[str, frozenset[str]]:
         """Lane → the silos that would have a weight in it next, as their methods say."""
         record = RunRecord.read(self._home.root, run)
-        closed = next(one for one in record.of(Kind.STEP_CLOSED) if one["name"] == BEFORE)
-        folder, digest = self._home.run_folder(run), bytes.fromhex(str(closed["state_digest"]))
-        state = load_checkpoint(folder, int(closed["k"]), expect=digest).state
+        closed = next(entry.record for entry in record.closed if entry.record.name == BEFORE)
+        folder, digest = self._home.run_folder(run), bytes.fromhex(closed.state_digest)
+        state = load_checkpoint(folder, closed.k, expect=digest).state
         published, kind = Published(state, record.slots), method(self._spec.method)
         step = next(step for step in self._plan.steps if step.name == AFTER)
         weights = {
@@ -147,21 +147,21 @@ class Breaker:
             raise RoundLost("break", (), detail=f"The run ended and {BEFORE} had not been seen to close.")
         lane, steps = self.done.lane, {step.name: step for step in self._plan.steps}
         later = [
-            closed
-            for closed in record.of(Kind.STEP_CLOSED)
-            if closed["name"] != BEFORE and f"{lane}.contributors" in closed["slots"]
-            if steps[str(closed["name"])].task == "train"
+            entry.record
+            for entry in record.closed
+            if entry.record.name != BEFORE and f"{lane}.contributors" in entry.record.slots
+            if steps[entry.record.name].task == "train"
         ]
-        shut = [closed for closed in later if lane in closed["lanes_shut"]]
-        since = [closed for closed in later if shut and closed["k"] >= shut[0]["k"]]
+        shut = [closed for closed in later if lane in closed.lanes_shut]
+        since = [closed for closed in later if shut and closed.k >= shut[0].k]
         return {
             "lane": lane,
             "killed": list(self.done.silos),
-            "shut_in_steps": [closed["name"] for closed in shut],
+            "shut_in_steps": [closed.name for closed in shut],
             "stayed_shut": bool(shut) and since == shut,
-            "holders_left": shut[-1]["slots"][f"{lane}.contributors"] if shut else None,
+            "holders_left": shut[-1].slots[f"{lane}.contributors"] if shut else None,
             "floor": self.done.floor,
-            "others_shut": sorted({name for closed in since for name in closed["lanes_shut"]} - {lane}),
+            "others_shut": sorted({name for closed in since for name in closed.lanes_shut} - {lane}),
         }
 
 

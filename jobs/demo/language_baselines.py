@@ -14,10 +14,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from aggregator.run_record import RunRecord
 from crypto import blocks
 from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import place
-from jobs.evidence.run_summary import RunRecord, cold_score, per_cent, scores
+from jobs.evidence.run_summary import cold_score, per_cent, published_by, scores
 from jobs.job import JobSpec, Scalar
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
@@ -81,6 +82,6 @@ def _fedavg(
         approve_for_demonstration(map(SiloHome, federation.homes.values()), spec)
         outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
         record = RunRecord.read(federation.aggregator, outcome.run)
-        published = record.published(federation.aggregator)
+        published = published_by(federation.aggregator, record)
         cold = per_cent(cold_score(spec, published, newcomers, models)) if newcomers else None
         return per_cent(scores(record)["global"]), cold

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.home import AggregatorHome
+from aggregator.run_record import RunRecord
 from jobs.demo.federation import Federation
 from jobs.demo.progress import Follower, View
-from jobs.evidence.run_summary import RunRecord, scores, secure_aggregation
+from jobs.evidence.run_summary import scores, secure_aggregation
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job

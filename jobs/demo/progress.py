@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import read
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import RunStarted
 from aggregator.rounds.attempt import Exchange
 from jobs.job import JobSpec
 from jobs.runtime.compose import EVENTS
@@ -76,10 +76,10 @@ class Follower:
         for entry in read(path) if path.exists() else ():
             if (
                 entry.seq >= self._after
-                and entry.kind is Kind.RUN_STARTED
-                and entry.record["job_digest"] == self._spec.digest.hex()
+                and isinstance(entry.record, RunStarted)
+                and entry.record.job_digest == self._spec.digest.hex()
             ):
-                self.run = str(entry.record["run"])
+                self.run = entry.record.run
                 return True
         return False
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path
-from aggregator.ledger.records import Kind
 from aggregator.rounds.attempt import Exchange
+from aggregator.run_record import RunRecord
 from crypto.errors import FederationError, RoundLost
 from crypto.home import Home
 from crypto.plan import Plan
@@ -35,7 +35,14 @@ from jobs.demo.datasets import deal
 from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import check_libraries, ground
 from jobs.demo.progress import Follower, View
-from jobs.evidence.run_summary import RunRecord, cold_score, median_step_seconds, per_cent, scores, secure_aggregation
+from jobs.evidence.run_summary import (
+    cold_score,
+    median_step_seconds,
+    per_cent,
+    published_by,
+    scores,
+    secure_aggregation,
+)
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from silo_agent.data import DataSet, check
@@ -311,9 +318,8 @@ def _run_job(
     view.done()
     record = RunRecord.read(home, follower.run)
     if record.failed is not None:
-        raise RoundLost(
-            str(record.failed["phase"]), tuple(record.failed["missing"]), detail=str(record.failed["detail"])
-        )
+        failed = record.failed.record
+        raise RoundLost(failed.phase, failed.missing, detail=failed.detail or "")
     return record, {"job_id": job_id, "first": first}
 
 
@@ -408,7 +414,7 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
     """The object of --json, less mlflow, report and seconds. Runs the baselines."""
     from jobs.demo.baselines import measure
 
-    published = record.published(demo.federation.aggregator)
+    published = published_by(demo.federation.aggregator, record)
     found = scores(record)
     if demo.newcomers:
         found["cold"] = cold_score(demo.spec, published, demo.newcomers, demo.federation.root / MODELS)
@@ -424,9 +430,7 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
         "job": demo.name,
         "method": demo.spec.method,
         "silos": len(demo.silos),
-        "rounds_completed": sum(
-            1 for closed in record.of(Kind.STEP_CLOSED) if str(closed["name"]).startswith("train/")
-        ),
+        "rounds_completed": sum(entry.record.name.startswith("train/") for entry in record.closed),
         "nvflare": {"version": nvflare},
         "secure_aggregation": secure_aggregation(record),
         **({} if breaker is None else {"broken": breaker.outcome(record)}),

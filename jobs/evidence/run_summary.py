@@ -6,102 +6,54 @@ computed where their data is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from aggregator.ledger.format import Entry, ledger_path, read
-from aggregator.ledger.records import Kind
 from aggregator.rounds.storage import load_checkpoint, run_folder
+from aggregator.run_record import RunRecord
 from crypto.errors import EvidenceError
-from crypto.plan import Plan
 from jobs.job import JobSpec
 from silo_agent.data import DataSet
 from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import Published, method
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """One run's entries on the ledger, in order."""
+def spec_of(record: RunRecord) -> JobSpec:
+    """The job that the run is of."""
+    return JobSpec.from_text(record.started.record.job)
 
-    run: str
-    entries: tuple[Entry, ...]
 
-    @classmethod
-    def read(cls, home: Path, run: str) -> RunRecord:
-        """Raises EvidenceError for a run that the ledger does not know."""
-        entries = tuple(entry for entry in read(ledger_path(home)) if entry.record.get("run") == run)
-        if not entries:
-            raise EvidenceError(
-                "ledger",
-                expected=f"a run {run}",
-                found="none",
-                remedy="The folders under jobs/ of the aggregator's home are the runs.",
-            )
-        return cls(run, entries)
-
-    def of(self, kind: Kind) -> Iterator[Mapping[str, Any]]:
-        return (entry.record for entry in self.entries if entry.kind is kind)
-
-    @property
-    def started(self) -> Mapping[str, Any]:
-        return next(self.of(Kind.RUN_STARTED))
-
-    @property
-    def finished(self) -> Mapping[str, Any] | None:
-        return next(self.of(Kind.RUN_FINISHED), None)
-
-    @property
-    def failed(self) -> Mapping[str, Any] | None:
-        return next(self.of(Kind.RUN_FAILED), None)
-
-    @property
-    def spec(self) -> JobSpec:
-        return JobSpec.from_text(str(self.started["job"]))
-
-    @property
-    def plan(self) -> Plan:
-        from base64 import b64decode
-
-        return Plan.from_bytes(b64decode(str(self.started["plan"])))
-
-    @property
-    def slots(self) -> dict[str, dict[str, int]]:
-        """Step name → slot → opened sum."""
-        return {str(record["name"]): dict(record["slots"]) for record in self.of(Kind.STEP_CLOSED)}
-
-    def published(self, home: Path) -> Published:
-        """The final state, as anybody who holds the checkpoint and the ledger has it."""
-        finished = self.finished
-        if finished is None:
-            raise EvidenceError(f"run {self.run}", expected="a finished run", found="none")
-        checkpoint = load_checkpoint(run_folder(home, self.run), expect=bytes.fromhex(str(finished["state_digest"])))
-        return Published(checkpoint.state, self.slots)
+def published_by(home: Path, record: RunRecord) -> Published:
+    """The final state, as anybody who holds the checkpoint and the ledger has it."""
+    if record.finished is None:
+        raise EvidenceError(f"run {record.run}", expected="a finished run", found="none")
+    digest = bytes.fromhex(record.finished.record.state_digest)
+    return Published(load_checkpoint(run_folder(home, record.run), expect=digest).state, record.slots)
 
 
 def secure_aggregation(record: RunRecord) -> dict[str, Any]:
     """Protocol figures of a run. ``masked_bytes_per_parameter``: bytes uploaded for each word that survivors upload."""
-    plan = record.plan
+    plan, started = record.plan, record.started.record
     steps = {step.name: step for step in plan.steps}
     words = uploaded = 0
-    for closed in record.of(Kind.STEP_CLOSED):
-        step = steps[str(closed["name"])]
-        uploaded += int(closed["upload_bytes"])
-        held = closed.get("holdings", {})
+    for entry in record.closed:
+        closed = entry.record
+        step = steps[closed.name]
+        uploaded += closed.upload_bytes
+        held = closed.holdings or {}
         for lane in plan.lanes_of(step):
-            words += len(lane.uploaders(closed["survivors"], held)) * plan.words_of(step, lane.name)
+            words += len(lane.uploaders(closed.survivors, held)) * plan.words_of(step, lane.name)
     return {
-        "protocol": record.started["protocol"],
-        "threshold": record.started["threshold"],
-        "steps_released": sum(1 for _ in record.of(Kind.STEP_CLOSED)),
-        "steps_void": sum(1 for _ in record.of(Kind.STEP_VOID)),
-        "lanes_closed": sum(len(closed["lanes_shut"]) for closed in record.of(Kind.STEP_CLOSED)),
-        "refusals": sum(1 for _ in record.of(Kind.REFUSAL)),
+        "protocol": started.protocol,
+        "threshold": started.threshold,
+        "steps_released": len(record.closed),
+        "steps_void": len(record.void),
+        "lanes_closed": sum(len(entry.record.lanes_shut) for entry in record.closed),
+        "refusals": len(record.refusals),
         "upload_bytes": uploaded,
         "masked_bytes_per_parameter": round(uploaded / words, 3) if words else None,
     }
@@ -142,7 +94,7 @@ def per_cent(score: tuple[int, int]) -> float:
 
 def median_step_seconds(record: RunRecord) -> float:
     """Median over steps of the time spent in their exchanges."""
-    times = [sum(closed["phase_ms"].values()) / 1000 for closed in record.of(Kind.STEP_CLOSED)]
+    times = [sum(entry.record.phase_ms.values()) / 1000 for entry in record.closed]
     return round(median(times), 3) if times else 0.0
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from aggregator.verify.bundle import unpacked
 from aggregator.verify.checks import verify_in
 from aggregator.verify.report import Report
-from aggregator.verify.run import read_book
+from aggregator.verify.run import read_ledger
 from crypto.errors import EvidenceError, SpecError
 from jobs import release
-from jobs.evidence.run_summary import RunRecord
+from jobs.evidence.run_summary import published_by, spec_of
 from silo_agent.home import SiloHome
 from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import fits, method
@@ -58,13 +58,12 @@ def cold(home: SiloHome, source: Path, data: str) -> Cold:
     report = Report(source.name)
     with _opened(source, report) as (place, run):
         report.target = f"run {run}"
-        book = read_book(place, home.pinned.consortium_path, report)
-        verify_in(book, run, report, code=release.digest())
-        record = RunRecord.read(place, run)
-        federation = record.started.get("federation")
+        ledger = read_ledger(place, home.pinned.consortium_path, report)
+        record = verify_in(ledger, run, report, code=release.digest()).record
+        federation = record.started.record.federation
         if federation != charter.federation:
             raise EvidenceError(f"run {run}", expected=f"federation {charter.federation!r}", found=federation)
-        spec, published = record.spec, record.published(place)
+        spec, published = spec_of(record), published_by(place, record)
     if {"features", "classes"} <= spec.params.keys():
         fits(rows, int(spec.params["features"]), int(spec.params["classes"]))
     predictor = with_base_model(method(spec.method)(spec.params, silo), home.models_folder)

@@ -17,14 +17,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from aggregator.epochs import Epochs
 from aggregator.ledger.format import ledger_path
+from aggregator.run_record import CheckedLedger
 from aggregator.verify.bundle import unpacked, verify_bundle
-from aggregator.verify.charters import Epochs, consortium_key, read_epochs
+from aggregator.verify.charters import consortium_key, read_epochs
 from aggregator.verify.checks import verify_in, verify_run
 from aggregator.verify.models import pick, versions
 from aggregator.verify.receipts import check_receipt, compare, looks_like_receipt
 from aggregator.verify.report import Line, Report
-from aggregator.verify.run import Book, read_book
+from aggregator.verify.run import read_ledger
 from crypto.charter import Charter, SignedCharter
 from crypto.equivocation import Proven
 from crypto.equivocation import verify as verify_pair
@@ -59,7 +61,7 @@ def check_mlflow(home: Path, target: str, address: str, report: Report) -> None:
         from aggregator.tracking.check import compare as compare_mlflow
     except ImportError as missing:
         raise SpecError("--mlflow", got="no MLflow here", want="our package with the extra aggregator") from missing
-    run = find_run(read_book(home, None, Report(target)), Path(target).name if os.path.isdir(target) else target)
+    run = find_run(read_ledger(home, None, Report(target)), Path(target).name if os.path.isdir(target) else target)
     found = compare_mlflow(home, None if address == "home" else address, run)
     if found:
         first, rest = found[0], "; ".join(str(one) for one in found[1:])
@@ -88,19 +90,19 @@ def audit(target: str, *, home: Path | None, consortium: str | None = None, show
         remedy = "Give the aggregator's home, or a bundle, with --home. Files are given by their path."
         raise SpecError("target", got=target, want="a file, a run's folder, or a run or model of --home", remedy=remedy)
     with _opened(home, report) as place:
-        book = read_book(place, consortium, report)
-        run = find_run(book, target)
+        ledger = read_ledger(place, consortium, report)
+        run = find_run(ledger, target)
         report.target = f"run {run}"
-        verify_in(book, run, report, code=code)
+        verify_in(ledger, run, report, code=code)
     return report
 
 
-def find_run(book: Book, text: str) -> str:
+def find_run(ledger: CheckedLedger, text: str) -> str:
     """The run that an id, the beginning of one, name/version or name@alias names."""
-    hits = [run for run in book.history.runs if run.startswith(text)] if _RUN.fullmatch(text) else []
+    hits = [run for run in ledger.runs if run.startswith(text)] if _RUN.fullmatch(text) else []
     if len(hits) > 1:
         raise SpecError("run", got=text, want=f"one of {', '.join(hits)}")
-    return hits[0] if hits else pick(versions(book.history), text).run
+    return hits[0] if hits else pick(versions(ledger), text).run
 
 
 def _receipt(path: Path, home: Path | None, consortium: str | None, report: Report) -> Report:
@@ -119,8 +121,8 @@ def _receipt(path: Path, home: Path | None, consortium: str | None, report: Repo
         report.not_checked("history", "against the aggregator's ledger: give its home, or a bundle, with --home")
         return report
     with _opened(home, report) as place:
-        book = read_book(place, trusted, report)
-        compare(book, check_receipt(path, book.epochs, report), report)
+        ledger = read_ledger(place, trusted, report)
+        compare(ledger, check_receipt(path, ledger.epochs, report), report)
     return report
 
 

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import read
+from aggregator.ledger.format import of_kind, read
 from aggregator.ledger.log import Ledger
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import CharterRecorded
 from crypto import durable
 from crypto.charter import SignedCharter
 from crypto.errors import BadSignature, Malformed, SpecError
@@ -108,10 +108,10 @@ def accept_between_runs(
 
 def record_charter(ledger: Ledger, home: AggregatorHome) -> None:
     """Append every epoch pinned in the aggregator's home that the ledger lacks, oldest first."""
-    known = {entry.record["charter_digest"] for entry in read(ledger.path) if entry.kind is Kind.CHARTER}
+    known = {entry.record.charter_digest for entry in of_kind(read(ledger.path), CharterRecorded)}
     for charter, signed in home.pinned.epochs():
         if (digest := charter.digest.hex()) not in known:
-            ledger.append(Kind.CHARTER, {"epoch": charter.epoch, "charter_digest": digest, "charter": signed.hex()})
+            ledger.append(CharterRecorded(epoch=charter.epoch, charter_digest=digest, charter=signed.hex()))
 
 
 # --- between runs ------------------------------------------------------------------------------------------------

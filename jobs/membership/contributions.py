@@ -9,16 +9,15 @@ nothing from anybody; the slots of a released step took something from each of i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import StepClosed
 from aggregator.rounds.storage import checkpoint_steps, run_folder
-from aggregator.run_record import History
-from aggregator.verify.models import ModelVersion, parents, versions
+from aggregator.run_record import CheckedLedger, RunRecord
+from aggregator.verify.models import Models, ModelVersion, parents
 from crypto.plan import Apply, Lane, Plan, Scope
-from jobs.evidence.lineage.steps import plan_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,45 +77,42 @@ class RunHistory:
         return self.model.label if self.model else self.run
 
 
-def contributions(history: History) -> tuple[RunHistory, ...]:
+def contributions(ledger: CheckedLedger) -> tuple[RunHistory, ...]:
     """Every run that was started, oldest first. Raises EvidenceError for a plan that doesn't check."""
-    made = {version.run: version for version in versions(history)}
-    above = parents(history)
-    return tuple(_run(history, run, made.get(run), above[run]) for run in history.runs)
+    models, above = Models.of(ledger), parents(ledger)
+    return tuple(_run(ledger.home, record, models.made_by(run), above[run]) for run, record in ledger.runs.items())
 
 
-def _run(history: History, run: str, model: ModelVersion | None, parent: str | None) -> RunHistory:
-    started = next(history.of(Kind.RUN_STARTED, run))
-    plan = plan_of(started)
-    closed = [entry.record for entry in history.of(Kind.STEP_CLOSED, run)]
+def _run(home: Path, record: RunRecord, model: ModelVersion | None, parent: str | None) -> RunHistory:
+    plan, closed = record.plan, [entry.record for entry in record.closed]
     took_part: dict[str, tuple[int, ...]] = {}
-    for record in closed:
-        for silo in record["survivors"]:
-            took_part[silo] = (*took_part.get(silo, ()), record["k"])
+    for step in closed:
+        for silo in step.survivors:
+            took_part[silo] = (*took_part.get(silo, ()), step.k)
     return RunHistory(
-        run=run,
-        job=str(started.record["model_name"]),
+        run=record.run,
+        job=record.started.record.model_name,
         model=model,
         parent=parent,
         plan=plan,
         steps=tuple(step.name for step in plan.steps),
         took_part=took_part,
         lanes=tuple(_lane(plan, lane, closed) for lane in plan.lanes if lane.scope is not Scope.LOCAL),
-        checkpoints=tuple(checkpoint_steps(run_folder(history.home, run))),
+        checkpoints=tuple(checkpoint_steps(run_folder(home, record.run))),
     )
 
 
-def _lane(plan: Plan, lane: Lane, closed: list[Mapping[str, Any]]) -> LaneHistory:
-    openings = tuple(_opening(lane, record) for record in closed if lane.name in record["lanes_open"])
+def _lane(plan: Plan, lane: Lane, closed: Sequence[StepClosed]) -> LaneHistory:
+    openings = tuple(_opening(lane, record) for record in closed if lane.name in record.lanes_open)
     applied = {part.apply for step in plan.steps for part in step.sums if plan.lane_of(part.block) == lane}
     return LaneHistory(lane, openings, trains=bool(applied - {Apply.PUBLISH}))
 
 
-def _opening(lane: Lane, record: Mapping[str, Any]) -> Opening:
-    announced = lane.visible and "holdings" in record
+def _opening(lane: Lane, record: StepClosed) -> Opening:
+    announced = lane.visible and record.holdings is not None
     if lane.visible and not announced:  # a ledger that does not note holdings: any survivor may hold the lane
-        uploaded = frozenset(record["survivors"])
+        uploaded = frozenset(record.survivors)
     else:
-        uploaded = frozenset(lane.uploaders(record["survivors"], record.get("holdings", {})))
-    everyone = record["slots"].get(lane.contributors_slot, 0) == len(uploaded)
-    return Opening(record["k"], *((uploaded, frozenset()) if announced or everyone else (frozenset(), uploaded)))
+        uploaded = frozenset(lane.uploaders(record.survivors, record.holdings or {}))
+    everyone = record.slots.get(lane.contributors_slot, 0) == len(uploaded)
+    return Opening(record.k, *((uploaded, frozenset()) if announced or everyone else (frozenset(), uploaded)))

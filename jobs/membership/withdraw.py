@@ -16,7 +16,7 @@ from pathlib import Path
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.log import Ledger
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import Withdrawal
 from crypto.charter import Charter
 from crypto.errors import FederationError, SpecError
 from crypto.home import Home
@@ -79,15 +79,14 @@ def withdraw(
         removal = _removal(epochs, silo)
         assert removal is not None
         ledger.append(
-            Kind.WITHDRAWAL,
-            {
-                "silo": silo,
-                "reason": reason,
-                "epoch": removal.epoch,
-                "charter_digest": removal.digest.hex(),
-                "models": [one.label for one in found.models],
-                "remedies": {one.label: list(one.remedies) for one in found.models},
-            },
+            Withdrawal(
+                silo=silo,
+                reason=reason,
+                epoch=removal.epoch,
+                charter_digest=removal.digest.hex(),
+                models=tuple(one.label for one in found.models),
+                remedies={one.label: one.remedies for one in found.models},
+            )
         )
         SecurityLog(Home(home))(Event.SILO_WITHDRAWN, silo=silo, epoch=removal.epoch)
     before = next((charter for charter, _ in epochs if charter.digest == removal.previous), None)
@@ -125,7 +124,7 @@ def _not_twice(home: Path, epochs: Sequence[tuple[Charter, bytes]], silo: str) -
     if removal is None or not ledger_path(home).exists():
         return
     for entry in read(ledger_path(home)):
-        if entry.kind is Kind.WITHDRAWAL and (entry.record["silo"], entry.record["epoch"]) == (silo, removal.epoch):
+        if isinstance(entry.record, Withdrawal) and (entry.record.silo, entry.record.epoch) == (silo, removal.epoch):
             raise SpecError(
                 "silo",
                 got=f"{silo}, withdrawn with epoch {removal.epoch}",

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.ledger.format import ledger_path
-from aggregator.run_record import History
-from aggregator.verify.models import ancestry, read_history
+from aggregator.run_record import CheckedLedger
+from aggregator.verify.models import ancestry, checked_ledger
 from crypto.plan import Scope
 from jobs.membership.contributions import LaneHistory, RunHistory, contributions
 
@@ -143,8 +143,8 @@ class WithdrawalPlan:
 
 def plan_for(home: Path, silo: str) -> WithdrawalPlan:
     """What the silo was part of, from the aggregator's home. Raises EvidenceError for a ledger that doesn't check."""
-    history = _history(home)
-    runs = contributions(history) if history else ()
+    ledger = _ledger(home)
+    runs = contributions(ledger) if ledger else ()
     by_run, above = {one.run: one for one in runs}, {one.run: one.parent for one in runs}
     models, untouched = [], []
     for one in runs:
@@ -156,10 +156,10 @@ def plan_for(home: Path, silo: str) -> WithdrawalPlan:
     return WithdrawalPlan(silo, tuple(models), tuple(untouched))
 
 
-def _history(home: Path) -> History | None:
+def _ledger(home: Path) -> CheckedLedger | None:
     """The ledger, checked; None where nothing was ever written."""
     path = ledger_path(home)
-    return read_history(home) if path.exists() and path.stat().st_size else None
+    return checked_ledger(home) if path.exists() and path.stat().st_size else None
 
 
 def _model(one: RunHistory, silo: str, through: Sequence[RunHistory]) -> ModelPlan:

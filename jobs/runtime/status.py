@@ -15,7 +15,18 @@ from typing import Any, Final
 
 from aggregator.errors import RunAborted
 from aggregator.ledger.format import Entry
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import (
+    Record,
+    Refusal,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    SiloLost,
+    StepClosed,
+    StepOpened,
+    StepVoid,
+)
 from crypto.text import printable
 from jobs.job import decode_plan
 
@@ -125,7 +136,7 @@ class Stopped:
     detail: str
 
 
-Event = Asked | Answered | Stopped | Entry
+Event = Asked | Answered | Stopped | Entry[Record]
 
 
 def after(status: Status, event: Event) -> Status:
@@ -156,48 +167,46 @@ def after(status: Status, event: Event) -> Status:
             return _recorded(status, event)
 
 
-def _recorded(status: Status, entry: Entry) -> Status:
-    record = entry.record
-    match entry.kind:
-        case Kind.RUN_STARTED:
-            steps = len(decode_plan(record["plan"]).steps)
+def _recorded(status: Status, entry: Entry[Record]) -> Status:
+    match entry.record:
+        case RunStarted() as record:
+            steps = len(decode_plan(record.plan).steps)
             return replace(
-                status, run=record["run"], job=record["job_digest"], state=State.RUNNING, steps=steps, since=entry.time
+                status, run=record.run, job=record.job_digest, state=State.RUNNING, steps=steps, since=entry.time
             )
-        case Kind.RUN_RESUMED:
-            return replace(
-                status, state=State.RUNNING, outcome=None, k=record["k"], since=entry.time, asked=(), phase=""
-            )
-        case Kind.STEP_OPENED:
-            return replace(status, k=record["k"], step=record["name"], attempt=record.get("attempt", 0))
-        case Kind.SILO_LOST | Kind.REFUSAL:
-            why = Absent(record["name"], record["phase"], record.get("code", ""))
-            return replace(status, absent={**status.absent, record["silo"]: why})
-        case Kind.STEP_VOID:
+        case RunResumed() as record:
+            return replace(status, state=State.RUNNING, outcome=None, k=record.k, since=entry.time, asked=(), phase="")
+        case StepOpened() as record:
+            return replace(status, k=record.k, step=record.name, attempt=record.attempt or 0)
+        case SiloLost() | Refusal() as record:
+            code = record.code if isinstance(record, Refusal) else ""
+            absent = {**status.absent, record.silo: Absent(record.name, record.phase, code)}
+            return replace(status, absent=absent)
+        case StepVoid():
             return replace(status, void=status.void + 1)
-        case Kind.STEP_CLOSED:
+        case StepClosed() as record:
             closed = Closed(
-                k=record["k"],
-                name=record["name"],
+                k=record.k,
+                name=record.name,
                 time=entry.time,
-                invited=len(record["invited"]),
-                survivors=len(record["survivors"]),
-                shut=tuple(record["lanes_shut"]),
+                invited=len(record.invited),
+                survivors=len(record.survivors),
+                shut=record.lanes_shut,
             )
-            still = {silo: why for silo, why in status.absent.items() if silo not in record["survivors"]}
+            still = {silo: why for silo, why in status.absent.items() if silo not in record.survivors}
             return replace(status, released=status.released + 1, closed=closed, absent=still)
-        case Kind.RUN_FINISHED:
+        case RunFinished():
             return _ended(status, State.FINISHED, Outcome(time=entry.time, recorded=True))
-        case Kind.RUN_FAILED:
+        case RunFailed() as record:
             outcome = Outcome(
                 time=entry.time,
                 recorded=True,
-                code=record["code"],
-                phase=record["phase"],
-                missing=tuple(record["missing"]),
-                detail=record.get("detail", ""),
+                code=record.code,
+                phase=record.phase,
+                missing=record.missing,
+                detail=record.detail or "",
             )
-            return _ended(status, _state_of(record["code"]), outcome)
+            return _ended(status, _state_of(record.code), outcome)
         case _:
             return status
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from aggregator.ledger.format import Entry, read
 from aggregator.ledger.log import utc_now
+from aggregator.ledger.records import Record, run_of
 from aggregator.rounds.attempt import Exchange
 from aggregator.rounds.run import Run
 from crypto.errors import FederationError
@@ -33,7 +34,7 @@ class Board:
         self._lock = Lock()
         self._status = Status()
         self._run: Run | None = None
-        self._last: Entry | None = None
+        self._last: Entry[Record] | None = None
 
     @property
     def status(self) -> Status:
@@ -81,7 +82,7 @@ class Board:
             return
         for entry in read(run.ledger.path, after=self._last):
             self._last = entry
-            if entry.record.get("run") == run.name:
+            if run_of(entry.record) == run.name:
                 self._take(entry)
 
     def _take(self, event: Event) -> None:

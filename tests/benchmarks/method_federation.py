@@ -164,16 +164,16 @@ def federate(kind: type[Method], params: Mapping[str, object], cohort: Mapping[s
             stack.callback(agents[silo].close)
         drive(run.run(), {silo: InProcess(agent) for silo, agent in agents.items()})
         closed = [entry.record for entry in read(ledger_path(place)) if entry.kind is Kind.STEP_CLOSED]
-        slots = {str(record["name"]): dict(record["slots"]) for record in closed}
+        slots = {record.name: dict(record.slots) for record in closed}
         published = Published({name: np.array(block) for name, block in run.state.items()}, slots)
     return Federated(
         plan=plan,
         published=published,
         methods={silo: agent.method for silo, agent in agents.items()},
         stranger=kind(params),
-        bytes_round=float(np.mean([record["upload_bytes"] for record in closed if record["name"].startswith("train/")]))
+        bytes_round=float(np.mean([record.upload_bytes for record in closed if record.name.startswith("train/")]))
         / len(cohort),
-        shut=tuple((str(record["name"]), lane) for record in closed for lane in record["lanes_shut"]),
+        shut=tuple((record.name, lane) for record in closed for lane in record.lanes_shut),
         seconds=time.process_time() - began,
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from aggregator.ledger.format import Entry
+from aggregator.ledger.records import RunStarted
 from crypto.charter import Charter
 from crypto.plan import Plan, Scope
 from jobs.evidence.lineage.model import Lineage
 
 
-def unproven(made: Lineage, started: Entry, charter: Charter | None, plan: Plan) -> Iterator[str]:
+def unproven(made: Lineage, start: RunStarted, charter: Charter | None, plan: Plan) -> Iterator[str]:
     """Sentences, the ones about this model first."""
     run, parts = made.run, [part for part in made.silos if part.steps]
     if charter is None:
@@ -36,7 +36,7 @@ def unproven(made: Lineage, started: Entry, charter: Charter | None, plan: Plan)
     absent = [
         words
         for key, words in (("purpose", "purpose"), ("code_digest", "software"), ("nonce", "nonce of the run's id"))
-        if key not in started.record
+        if getattr(start, key) is None
     ]
     if absent:
         yield f"Not recorded when this run was made: {in_words(absent)}."

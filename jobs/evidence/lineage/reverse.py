@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from aggregator.ledger.records import Kind
-from aggregator.run_record import History
+from aggregator.ledger.records import ApprovalShown, StepClosed
+from aggregator.run_record import CheckedLedger
 from aggregator.verify.models import LEAST_DIGITS, PREFIX, ancestry, parents, versions
 from crypto.errors import SpecError
 from jobs.evidence.lineage.steps import spans
@@ -47,25 +45,23 @@ class Uses:
     found: tuple[Use, ...]
 
 
-def uses(history: History, what: str, text: str) -> Uses:
+def uses(ledger: CheckedLedger, what: str, text: str) -> Uses:
     """Every use of the data commitment, approval (8 digits of either will do) or silo.
 
     Raises SpecError for one that is not on the ledger, and for digits that fit several.
     """
-    parts = _parts(history)
+    parts = _parts(ledger)
     known = sorted({value for part in parts.values() for value in part[what]})
     value = _known(what, text, known)
-    found = {one.run: one for one in versions(history)}
-    above = parents(history)
-    ends = {e.record["run"]: "finished" for e in history.of(Kind.RUN_FINISHED)}
-    ends |= {e.record["run"]: f"failed: {e.record['code']}" for e in history.of(Kind.RUN_FAILED)}
+    found = {one.run: one for one in versions(ledger)}
+    above = parents(ledger)
     return Uses(
         what,
         value,
         tuple(
             Use(
                 run=run,
-                status=ends.get(run, "not finished"),
+                status=ledger.run(run).status,
                 silo=silo,
                 data=tuple(part["data"]),
                 approvals=tuple(part["approval"]),
@@ -84,28 +80,28 @@ def uses(history: History, what: str, text: str) -> Uses:
 _Part = dict[str, dict[str, list[str]]]
 
 
-def _parts(history: History) -> dict[tuple[str, str], _Part]:
+def _parts(ledger: CheckedLedger) -> dict[tuple[str, str], _Part]:
     """(run, silo) → what it brought into which steps."""
     found: dict[tuple[str, str], _Part] = {}
-    for entry in history.entries:
+    for entry in ledger.entries:
         record = entry.record
-        if entry.kind is Kind.APPROVAL:
-            _part(found, record, record["silo"])["approval"].setdefault(record["digest"], [])
-        elif entry.kind is Kind.STEP_CLOSED:
-            for silo in record["survivors"]:
-                part = _part(found, record, silo)
+        if isinstance(record, ApprovalShown):
+            _part(found, record.run, record.silo)["approval"].setdefault(record.digest, [])
+        elif isinstance(record, StepClosed):
+            for silo in record.survivors:
+                part = _part(found, record.run, silo)
                 for what, value in (
                     ("silo", silo),
-                    ("data", record["data_commitments"].get(silo)),
-                    ("approval", record.get("approvals", {}).get(silo)),
+                    ("data", record.data_commitments.get(silo)),
+                    ("approval", (record.approvals or {}).get(silo)),
                 ):
                     if value:
-                        part[what].setdefault(value, []).append(record["name"])
+                        part[what].setdefault(value, []).append(record.name)
     return found
 
 
-def _part(found: dict[tuple[str, str], _Part], record: Mapping[str, Any], silo: str) -> _Part:
-    return found.setdefault((record["run"], silo), {"data": {}, "approval": {}, "silo": {}})
+def _part(found: dict[tuple[str, str], _Part], run: str, silo: str) -> _Part:
+    return found.setdefault((run, silo), {"data": {}, "approval": {}, "silo": {}})
 
 
 def _known(what: str, text: str, known: list[str]) -> str:

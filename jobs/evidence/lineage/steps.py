@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from aggregator.ledger.format import Entry
-from aggregator.ledger.records import Kind
-from aggregator.run_record import History
-from crypto.errors import EvidenceError, FederationError
+from aggregator.ledger.records import Refusal, SiloLost, StepClosed, StepOpened, StepVoid
+from aggregator.run_record import RunRecord
 from crypto.plan import Plan
 
 RELEASED, VOID, OPEN = "released", "void", "not finished"
@@ -52,23 +47,12 @@ class Steps:
         return bool(self.absent or self.shut) or self.outcome != RELEASED
 
 
-def plan_of(started: Entry) -> Plan:
-    """The plan that a run-started record carries, its digest checked."""
-    record = started.record
-    try:
-        plan = Plan.from_bytes(base64.b64decode(record["plan"], validate=True))
-    except (binascii.Error, FederationError) as bad:
-        raise EvidenceError(f"plan of run {record['run']}", expected="a plan", found=str(bad)) from bad
-    if plan.digest.hex() != record["plan_digest"]:
-        raise EvidenceError(f"plan of run {record['run']}", expected=record["plan_digest"], found=plan.digest.hex())
-    return plan
-
-
-def steps_of(history: History, run: str, plan: Plan) -> tuple[Steps, ...]:
+def steps_of(run: RunRecord) -> tuple[Steps, ...]:
     """The steps in order, those of one task that went alike as one."""
+    plan = run.plan
     latest: dict[str, int] = {}
     groups: list[Steps] = []
-    for k, step in _single_steps(history, run, plan).items():
+    for k, step in _single_steps(run).items():
         task = plan.steps[k].task if k < len(plan.steps) else step.names[0]
         at = latest.get(task)
         if at is not None and replace(groups[at], names=()) == replace(step, names=()):
@@ -79,37 +63,34 @@ def steps_of(history: History, run: str, plan: Plan) -> tuple[Steps, ...]:
     return tuple(groups)
 
 
-def _single_steps(history: History, run: str, plan: Plan) -> dict[int, Steps]:
+def _single_steps(run: RunRecord) -> dict[int, Steps]:
     found: dict[int, Steps] = {}
-    for entry in history.entries:
-        record = entry.record
-        if record.get("run") != run:
-            continue
-        if entry.kind is Kind.STEP_OPENED:
-            found[record["k"]] = Steps((record["name"],), OPEN, tuple(record["invited"]), (), (), (), {})
-        elif entry.kind in (Kind.SILO_LOST, Kind.REFUSAL):
-            step = found[record["k"]]
-            absence = Absence(record["silo"], record["phase"], record.get("code", ""))
-            found[record["k"]] = replace(step, absent=(*step.absent, absence))
-        elif entry.kind is Kind.STEP_VOID:
-            reason = f"{record['reason']} in {record['phase']}"
-            found[record["k"]] = replace(found[record["k"]], outcome=VOID, reason=reason, absent=_absent(record))
-        elif entry.kind is Kind.STEP_CLOSED:
-            found[record["k"]] = Steps(
-                names=(record["name"],),
-                outcome=RELEASED,
-                invited=tuple(record["invited"]),
-                cohort=tuple(record["survivors"]),
-                absent=_absent(record),
-                opened=tuple(record["lanes_open"]),
-                shut={lane: _why_shut(plan, lane, record["slots"]) for lane in record["lanes_shut"]},
-            )
+    for entry in run.entries:
+        match entry.record:
+            case StepOpened() as record:
+                found[record.k] = Steps((record.name,), OPEN, record.invited, (), (), (), {})
+            case SiloLost() | Refusal() as record:
+                absence = Absence(record.silo, record.phase, record.code if isinstance(record, Refusal) else "")
+                found[record.k] = replace(found[record.k], absent=(*found[record.k].absent, absence))
+            case StepVoid() as record:
+                reason = f"{record.reason} in {record.phase}"
+                found[record.k] = replace(found[record.k], outcome=VOID, reason=reason, absent=_absent(record))
+            case StepClosed() as record:
+                found[record.k] = Steps(
+                    names=(record.name,),
+                    outcome=RELEASED,
+                    invited=record.invited,
+                    cohort=record.survivors,
+                    absent=_absent(record),
+                    opened=record.lanes_open,
+                    shut={lane: _why_shut(run.plan, lane, record.slots) for lane in record.lanes_shut},
+                )
     return found
 
 
-def _absent(record: Mapping[str, Any]) -> tuple[Absence, ...]:
-    refused = record.get("refusals", {})
-    lost = {**dict.fromkeys(refused, "–"), **record.get("lost", {})}
+def _absent(record: StepClosed | StepVoid) -> tuple[Absence, ...]:
+    refused = record.refusals or {}
+    lost = {**dict.fromkeys(refused, "–"), **(record.lost or {})}
     return tuple(Absence(silo, phase, refused.get(silo, "")) for silo, phase in sorted(lost.items()))
 
 

@@ -20,6 +20,7 @@ from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import SCHEMA, Kind
 from crypto.errors import EvidenceError, NoSpace, SpecError
 from crypto.keys import Identity
+from tests.records import as_record
 
 ME = Identity(bytes(range(32)))
 PUBLIC = ME.public
@@ -36,7 +37,7 @@ def lost(k: int, silo: str = "silo-2") -> dict[str, object]:
 def write(path: Path, lines: int) -> Ledger:
     ledger = Ledger.open(path, ME, clock=clock)
     for k in range(lines):
-        ledger.append("silo-lost", lost(k))
+        ledger.append(as_record("silo-lost", lost(k)))
     return ledger
 
 
@@ -50,7 +51,7 @@ def test_round_trip(path: Path) -> None:
     entries = list(read(path))
     assert [entry.seq for entry in entries] == [0, 1, 2]
     assert entries[0].prev == GENESIS and entries[2].prev == entries[1].digest
-    assert entries[1].kind is Kind.SILO_LOST and entries[1].record == lost(1)
+    assert entries[1].kind is Kind.SILO_LOST and entries[1].record.fields() == lost(1)
     assert verify(path, PUBLIC) == ledger.head == entries[2].digest
     assert list(read(path, after=entries[0])) == entries[1:]
     assert list(read(path, after=(1, entries[1].digest, entries[1].end))) == entries[2:]
@@ -130,7 +131,7 @@ def test_a_forged_but_well_chained_line_is_caught(path: Path) -> None:
 def test_a_countersigned_head_catches_an_old_copy(path: Path) -> None:
     ledger = write(path, 2)
     old = path.read_bytes(), Path(f"{path}.head").read_bytes()
-    head = ledger.append("silo-lost", lost(2)).digest
+    head = ledger.append(as_record("silo-lost", lost(2))).digest
     assert verify(path, PUBLIC, head=head) == head
     path.write_bytes(old[0])
     Path(f"{path}.head").write_bytes(old[1])
@@ -160,10 +161,10 @@ def test_a_head_that_lags_is_enough(path: Path) -> None:
     """A crash between the line and its head file loses nothing."""
     ledger = write(path, 1)
     old = Path(f"{path}.head").read_bytes()
-    ledger.append("silo-lost", lost(1))
+    ledger.append(as_record("silo-lost", lost(1)))
     Path(f"{path}.head").write_bytes(old)
     assert verify(path, PUBLIC) == ledger.head
-    Ledger.open(path, ME, clock=clock).append("silo-lost", lost(2))
+    Ledger.open(path, ME, clock=clock).append(as_record("silo-lost", lost(2)))
     verify(path, PUBLIC)
 
 
@@ -177,15 +178,15 @@ def test_a_half_written_line_is_cut_off_and_told(path: Path, keep: int) -> None:
     assert len(list(read(path))) == 2  # a reader alongside takes it for a write under way
     Ledger.open(path, ME, clock=clock)
     last = list(read(path))[-1]
-    assert last.kind is Kind.RECOVERED and last.record["bytes"] == len(second[:keep])
+    assert last.kind is Kind.RECOVERED and last.record.bytes == len(second[:keep])
     verify(path, PUBLIC)
 
 
 def test_two_writers_take_turns(path: Path) -> None:
     one, two = Ledger.open(path, ME, clock=clock), Ledger.open(path, ME, clock=clock)
     for k in range(4):
-        (one, two)[k % 2].append("silo-lost", lost(k))
-    assert [entry.record["k"] for entry in read(path)] == [0, 1, 2, 3]
+        (one, two)[k % 2].append(as_record("silo-lost", lost(k)))
+    assert [entry.record.k for entry in read(path)] == [0, 1, 2, 3]
     assert verify(path, PUBLIC) == two.head
 
 
@@ -193,10 +194,11 @@ _WRITER = """
 import sys
 from pathlib import Path
 from aggregator.ledger.log import Ledger
+from aggregator.ledger.records import SiloLost
 from crypto.keys import Identity
 ledger = Ledger.open(Path(sys.argv[1]), Identity(bytes(range(32))))
 for k in range(25):
-    ledger.append("silo-lost", {"run": "r1", "k": k, "name": "x", "silo": sys.argv[2], "phase": "open"})
+    ledger.append(SiloLost(run="r1", k=k, name="x", silo=sys.argv[2], phase="open"))
 """
 
 
@@ -205,7 +207,7 @@ def test_processes_share_one_ledger(path: Path) -> None:
     assert [child.wait(60) for child in children] == [0, 0]
     verify(path, PUBLIC)
     for name in ("a", "b"):
-        assert [entry.record["k"] for entry in read(path) if entry.record["silo"] == name] == list(range(25))
+        assert [entry.record.k for entry in read(path) if entry.record.silo == name] == list(range(25))
 
 
 def test_a_full_disk_leaves_nothing_half_written(path: Path) -> None:
@@ -216,11 +218,11 @@ def test_a_full_disk_leaves_nothing_half_written(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) + 10, hard))
     try:
         with pytest.raises(NoSpace, match="Free disk space"):
-            ledger.append("silo-lost", lost(2))
+            ledger.append(as_record("silo-lost", lost(2)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == good and ledger.head == head
-    ledger.append("silo-lost", lost(2))
+    ledger.append(as_record("silo-lost", lost(2)))
     verify(path, PUBLIC)
 
 
@@ -232,7 +234,7 @@ def test_a_head_file_that_finds_no_room_may_lag(path: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", full)
-        ledger.append("silo-lost", lost(1))
+        ledger.append(as_record("silo-lost", lost(1)))
     assert verify(path, PUBLIC) == ledger.head
     assert sorted(os.listdir(path.parent)) == ["ledger.jsonl", "ledger.jsonl.head"]
 
@@ -243,7 +245,7 @@ def test_lines_are_synced_before_append_returns(path: Path, monkeypatch: pytest.
     real_write, real_sync = os.write, os.fsync
     monkeypatch.setattr(os, "write", lambda fd, data: (events.append("write"), real_write(fd, data))[1])
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), real_sync(fd))[1])
-    ledger.append("silo-lost", lost(1))
+    ledger.append(as_record("silo-lost", lost(1)))
     assert events == ["write", "sync", "write", "sync", "sync"]  # the line; the head; its folder
 
 
@@ -252,12 +254,14 @@ def test_numbers_are_whole(path: Path) -> None:
     closed = {key: [] for key in ("invited", "survivors", "lanes_open", "lanes_shut")}
     closed |= {key: {} for key in ("lost", "refusals", "upload_digests", "phase_ms", "data_commitments")}
     closed |= {"run": "r", "k": 0, "name": "train/0", "transcript": "ab", "state_digest": "cd", "upload_bytes": 1}
-    entry = ledger.append("step-closed", closed | {"slots": {"rows": np.uint64(2**64 - 1)}, "survivors": ("a",)})
-    assert next(read(path)).record["slots"] == {"rows": 2**64 - 1} == entry.record["slots"]
+    entry = ledger.append(
+        as_record("step-closed", closed | {"slots": {"rows": np.uint64(2**64 - 1)}, "survivors": ("a",)})
+    )
+    assert next(read(path)).record.slots == {"rows": 2**64 - 1} == entry.record.slots
     with pytest.raises(SpecError, match=r"record\.slots\.rows.*no floats"):
-        ledger.append("step-closed", closed | {"slots": {"rows": 0.5}})
+        ledger.append(as_record("step-closed", closed | {"slots": {"rows": 0.5}}))
     with pytest.raises(SpecError, match="upload_bytes"):
-        ledger.append("step-closed", closed | {"slots": {}, "upload_bytes": True})
+        ledger.append(as_record("step-closed", closed | {"slots": {}, "upload_bytes": True}))
 
 
 @pytest.mark.parametrize(
@@ -275,7 +279,7 @@ def test_numbers_are_whole(path: Path) -> None:
 def test_the_schema_is_closed(path: Path, kind: str, record: dict[str, object], message: str) -> None:
     ledger = Ledger.open(path, ME, clock=clock)
     with pytest.raises(SpecError, match=message):
-        ledger.append(kind, record)
+        ledger.append(as_record(kind, record))
     assert path.read_bytes() == b""
 
 
@@ -313,6 +317,6 @@ def test_why_somebody_dropped_out_is_of_a_closed_list(path: Path, kind: str, cha
         | {"reason": "INTERRUPTED", "phase": "unmask-slots", "missing": [], "lost": {}, "refusals": {}},
     }[kind]
     ledger = Ledger.open(path, ME)
-    ledger.append(kind, good)
+    ledger.append(as_record(kind, good))
     with pytest.raises(SpecError, match=f"ledger {kind}"):
-        ledger.append(kind, good | change)
+        ledger.append(as_record(kind, good | change))

@@ -14,16 +14,17 @@ import pytest
 
 from aggregator.ledger.format import ledger_path
 from aggregator.rounds.storage import run_folder
-from aggregator.run_record import History
+from aggregator.run_record import CheckedLedger
 from aggregator.tracking import check
 from aggregator.tracking import follower as tracking_follower
 from aggregator.tracking.check import compare
 from aggregator.tracking.client import connect
 from aggregator.tracking.diff import Difference
-from aggregator.verify.models import read_history
+from aggregator.verify.models import checked_ledger
 from crypto.errors import EvidenceError
 from tests import made_ledger as made
 from tests.made_ledger import RUN, approve, finish, make_home, make_run, start
+from tests.records import as_record
 
 pytestmark = [pytest.mark.slow, *made.MLFLOW_WARNINGS]
 
@@ -41,9 +42,9 @@ def followed(tmp_path_factory: pytest.TempPathFactory, empty_db: Path) -> Path:
     start(home, ledger)
     approve(ledger)
     for k in STEPS:
-        ledger.append("step-closed", made.closed(k))
+        ledger.append(as_record("step-closed", made.closed(k)))
     void = {"reason": "COHORT_TOO_SMALL", "phase": "deal", "missing": ["silo-2"]}
-    ledger.append("step-void", {"run": RUN, "k": 8, "name": "train/8", **void})
+    ledger.append(as_record("step-void", {"run": RUN, "k": 8, "name": "train/8", **void}))
     finish(home, ledger, k=8)
     tracking_follower.sync(home)
     return home
@@ -328,12 +329,12 @@ def test_a_follower_that_lags_is_one_difference(home: Path) -> None:
 def test_a_follower_waits_until_the_comparison_is_done(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step half copied is no difference."""
 
-    def reads(home: Path) -> History:
+    def reads(home: Path) -> CheckedLedger:
         with (home / tracking_follower.LOCK_FILE).open("rb") as follower, pytest.raises(BlockingIOError):
             fcntl.flock(follower, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return read_history(home)
+        return checked_ledger(home)
 
-    monkeypatch.setattr(check, "read_history", reads)
+    monkeypatch.setattr(check, "checked_ledger", reads)
     assert compare(two) == []
     (two / tracking_follower.LOCK_FILE).unlink()
     monkeypatch.undo()

@@ -24,6 +24,7 @@ from aggregator.tracking.run_page import TAG_LIMIT, texts
 from crypto.errors import EvidenceError, SpecError
 from tests import made_ledger as made
 from tests.made_ledger import RUN, SILOS, STEPS, Clock, closed, finish, make_home, make_run, start
+from tests.records import as_record
 
 pytestmark = [pytest.mark.slow, *made.MLFLOW_WARNINGS]
 
@@ -162,7 +163,7 @@ def test_a_crash_at_any_write_doubles_nothing(home: Path, monkeypatch: pytest.Mo
     acts = [
         lambda: make_run(home, ledger),
         lambda: made.published(home, ledger, RUN, "1"),
-        lambda: ledger.append("withdrawal", made.withdrawal("silo-2", ["digits/1"])),
+        lambda: ledger.append(as_record("withdrawal", made.withdrawal("silo-2", ["digits/1"]))),
     ]
     done: set[tuple[str, int]] = set()
 
@@ -201,8 +202,8 @@ def test_a_crash_at_any_write_doubles_nothing(home: Path, monkeypatch: pytest.Mo
 def test_a_failed_job_is_a_failed_run_without_a_version(home: Path, code: str, status: str) -> None:
     ledger = make_home(home)
     start(home, ledger)
-    ledger.append("run-failed", {"run": RUN, "code": code, "phase": "deal", "missing": ["silo-2"], "k": 3})
-    ledger.append("withdrawal", made.withdrawal("silo-2", []))
+    ledger.append(as_record("run-failed", {"run": RUN, "code": code, "phase": "deal", "missing": ["silo-2"], "k": 3}))
+    ledger.append(as_record("withdrawal", made.withdrawal("silo-2", [])))
     follower.sync(home)
     assert census(home) == (1, 0, 0, 0)
     assert runs(home, "job")[0].info.status == status
@@ -214,11 +215,11 @@ def test_a_failed_job_is_a_failed_run_without_a_version(home: Path, code: str, s
 def test_a_run_that_is_taken_up_again_runs_again(home: Path) -> None:
     ledger = make_home(home)
     start(home, ledger)
-    ledger.append("run-failed", {"run": RUN, "code": "ROUND_LOST", "phase": "deal", "missing": [], "k": 0})
-    ledger.append("run-resumed", {"run": RUN, "k": 0, "state_digest": "ab" * 32})
+    ledger.append(as_record("run-failed", {"run": RUN, "code": "ROUND_LOST", "phase": "deal", "missing": [], "k": 0}))
+    ledger.append(as_record("run-resumed", {"run": RUN, "k": 0, "state_digest": "ab" * 32}))
     follower.sync(home)
     assert runs(home, "job")[0].info.status == "RUNNING"
-    ledger.append("step-closed", closed(0))
+    ledger.append(as_record("step-closed", closed(0)))
     finish(home, ledger)
     follower.sync(home)
     assert runs(home, "job")[0].info.status == "FINISHED" and compare(home) == []
@@ -229,8 +230,8 @@ def test_every_kind_of_record_is_taken(home: Path) -> None:
     ledger = make_home(home)
     start(home, ledger)
     step = {"run": RUN, "k": 0, "name": "train/0", "silo": "silo-3"}
-    ledger.append("silo-lost", {**step, "phase": "open"})
-    ledger.append("refusal", {**step, "phase": "open", "code": "NOT_APPROVED", "decline": "00"})
+    ledger.append(as_record("silo-lost", {**step, "phase": "open"}))
+    ledger.append(as_record("refusal", {**step, "phase": "open", "code": "NOT_APPROVED", "decline": "00"}))
     ledger_path(home).open("ab").write(b"half a line")
     Ledger.open(ledger_path(home), made.ME, clock=Clock())  # says so in a record
     assert follower.sync(home).seq == 4 and census(home) == (1, 0, 0, 0)
@@ -245,7 +246,7 @@ def test_much_takes_more_than_one_batch(home: Path) -> None:
     digests = {silo: f"{i:064x}" for i, silo in enumerate(silos)}
     many = {"invited": silos, "survivors": silos, "data_commitments": digests, "approvals": digests}
     slots = {f"slot-{i}": i for i in range(1000)}
-    ledger.append("step-closed", {**closed(0), **many, "slots": slots})
+    ledger.append(as_record("step-closed", {**closed(0), **many, "slots": slots}))
     follower.sync(home)
     assert runs(home, "step")[0].data.metrics["slots/slot-999"] == 999
     assert runs(home, "step")[0].data.tags["consilium.approval.silo-119"] == f"{119:064x}"
@@ -276,7 +277,7 @@ def test_a_run_deleted_by_hand_is_missed_and_can_be_made_again(home: Path) -> No
     start(home, ledger)
     follower.sync(home)
     client(home).delete_run(runs(home, "job")[0].info.run_id)
-    ledger.append("step-closed", closed(0))
+    ledger.append(as_record("step-closed", closed(0)))
     with pytest.raises(EvidenceError, match="run 0123abcd in MLflow") as caught:
         follower.sync(home)
     assert "remove lineage.json" in caught.value.remedy
@@ -288,7 +289,7 @@ def test_a_run_deleted_by_hand_is_missed_and_can_be_made_again(home: Path) -> No
 def test_a_charter_that_the_consortium_did_not_sign_is_not_tagged(home: Path) -> None:
     ledger = make_home(home)
     forged = bytes(made.SignedCharter.sign(made.CHARTER, made.ME)).hex()
-    ledger.append("charter", {"epoch": 2, "charter_digest": "ab" * 32, "charter": forged})
+    ledger.append(as_record("charter", {"epoch": 2, "charter_digest": "ab" * 32, "charter": forged}))
     with pytest.raises(follower.FederationError):
         follower.sync(home)
     assert follower.load_cursor(home, follower.default_uri(home)).seq == 0
@@ -336,7 +337,7 @@ def test_mlflow_down_is_retried_with_patience(home: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(MlflowClient, "create_run", real)
 
     monkeypatch.setattr(MlflowClient, "create_run", down)
-    script = Script(*[lambda: None] * 4, up, lambda: ledger.append("step-closed", closed(0)), lambda: None)
+    script = Script(*[lambda: None] * 4, up, lambda: ledger.append(as_record("step-closed", closed(0))), lambda: None)
     follower.follow(home, None, script, poll_s=0.25, longest_s=8.0)
     assert script.waits == [1.0, 2.0, 4.0, 8.0, 8.0, 0.25, 0.25]
     assert census(home)[:2] == (1, 1)

@@ -8,17 +8,18 @@ import pytest
 
 from aggregator.tracking.model_card import BRIEF_LIMIT, Card, card
 from aggregator.tracking.run_page import safe
-from aggregator.verify.approvals import approvals
-from aggregator.verify.models import read_history, versions
+from aggregator.verify.approvals import Approved, approvals
+from aggregator.verify.models import Models, checked_ledger
 from tests import made_ledger as made
 from tests.made_ledger import RUN, SILOS, closed, finish, make_home, make_job, start
+from tests.records import as_record
 
 pytestmark = pytest.mark.slow
 
 
 def card_of(home: Path) -> Card:
-    history = read_history(home)
-    return card(history, versions(history), versions(history)[-1])
+    found = Models.of(checked_ledger(home))
+    return card(found, found.versions[-1])
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Card:
     home = tmp_path_factory.mktemp("home")
     make_job(home)
     return card_of(home)
+
+
+def approved(home: Path) -> tuple[Approved, ...]:
+    ledger = checked_ledger(home)
+    return approvals(ledger.run(RUN), ledger.charters)
 
 
 def section(found: Card, title: str) -> str:
@@ -100,7 +106,7 @@ def test_what_was_not_recorded_is_said_so(tmp_path: Path) -> None:
     start(tmp_path, ledger, purpose=None, versions=None, code_digest=None, job="name = 'digits'\n")
     facts = closed(0)
     del facts["approvals"]
-    ledger.append("step-closed", facts)
+    ledger.append(as_record("step-closed", facts))
     finish(tmp_path, ledger)
     text = card_of(tmp_path).text
     assert "Not recorded here." in text and f"| {made.commitment('silo-1')} | not recorded | not recorded |" in text
@@ -123,11 +129,11 @@ def test_an_approval_that_does_not_check_is_named(tmp_path: Path) -> None:
     for silo, other in (("silo-1", "silo-2"), ("silo-3", "silo-3")):
         forged = made.approval(other) if silo != other else b"no approval at all"
         digest = made.approval_digest(forged).hex()
-        ledger.append("approval", {**base, "silo": silo, "digest": digest, "approval": forged.hex()})
+        ledger.append(as_record("approval", {**base, "silo": silo, "digest": digest, "approval": forged.hex()}))
     signed = made.approval("silo-2").hex()
-    ledger.append("approval", {**base, "silo": "silo-2", "digest": "00" * 32, "approval": signed})
+    ledger.append(as_record("approval", {**base, "silo": "silo-2", "digest": "00" * 32, "approval": signed}))
     finish(tmp_path, ledger)
-    found = approvals(read_history(tmp_path), RUN)
+    found = approved(tmp_path)
     assert [one.silo for one in found] == list(SILOS) and all(one.problem and not one.purpose for one in found)
     assert "silo-2" in found[0].problem and "digest 0000" in found[1].problem
 
@@ -138,7 +144,7 @@ def test_a_run_under_a_charter_that_is_not_here(tmp_path: Path) -> None:
     made.approve(ledger)
     finish(tmp_path, ledger)
     assert "is not in this home" in section(card_of(tmp_path), "Privacy")
-    assert all("no such charter" in one.problem for one in approvals(read_history(tmp_path), RUN))
+    assert all("no such charter" in one.problem for one in approved(tmp_path))
 
 
 def test_a_hundred_silos_fit_into_a_description() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from aggregator.ledger.log import Ledger
+from aggregator.ledger.records import Kind
 from aggregator.rounds.storage import run_folder
 from aggregator.tracking import follower, pyfunc
 from aggregator.tracking.check import compare
@@ -24,6 +25,7 @@ from crypto.errors import EvidenceError
 from silo_agent.methods import Published, method
 from tests import made_ledger as made
 from tests.made_ledger import PARAMS, RUN, SILOS, STATE, closed, finish, make_home, make_run, start
+from tests.records import as_record, partial_entry
 
 pytestmark = [pytest.mark.slow, *made.MLFLOW_WARNINGS]
 
@@ -167,7 +169,7 @@ def test_nothing_of_ours_is_installed_for_a_model(job: Path) -> None:
 
 def test_a_ledger_that_requires_our_package_from_an_index_is_not_followed_in_that() -> None:
     needs = ["consilium[silo,lm]==0.1.0", "consilium", "consilium-x==1", "mlflow==3.17.2", "numpy"]
-    assert pyfunc._requirements({"predictor": {"requirements": needs}}) == needs[2:]
+    assert pyfunc._requirements(partial_entry(Kind.RUN_STARTED, {}).record, {"requirements": needs}) == needs[2:]
 
 
 _LOAD_WITHOUT_OURS = """
@@ -198,7 +200,7 @@ def test_where_our_package_is_missing_the_model_says_which_release_to_install(jo
 def test_a_job_that_cannot_predict_has_a_card_and_no_version(home: Path) -> None:
     ledger = make_home(home)
     start(home, ledger, predictor=None)
-    ledger.append("step-closed", closed(0))
+    ledger.append(as_record("step-closed", closed(0)))
     finish(home, ledger)
     follower.sync(home)
     assert client(home).search_model_versions() == [] and not (run_folder(home, RUN) / follower.MLFLOW_FILE).exists()
@@ -209,7 +211,7 @@ def test_a_job_that_cannot_predict_has_a_card_and_no_version(home: Path) -> None
 def test_altered_weights_or_code_are_not_registered(home: Path) -> None:
     ledger = make_home(home)
     start(home, ledger)
-    ledger.append("step-closed", closed(0))
+    ledger.append(as_record("step-closed", closed(0)))
     finish(home, ledger)
     folder = run_folder(home, RUN)
     for file in (folder / "predictor.py", folder / "checkpoints" / "000000.safetensors"):
@@ -228,7 +230,7 @@ def test_an_altered_ledger_makes_no_version(home: Path) -> None:
     ledger = make_home(home)
     start(home, ledger)
     follower.sync(home)
-    ledger.append("step-closed", closed(0))
+    ledger.append(as_record("step-closed", closed(0)))
     finish(home, ledger)
     lines = ledger.path.read_bytes()
     ledger.path.write_bytes(lines.replace(b"Tell digits", b"Sell digits", 1))
@@ -312,7 +314,7 @@ def test_the_champion_at_the_start_is_the_parent(home: Path) -> None:
 def test_a_withdrawal_marks_every_version_with_the_silos_data(home: Path) -> None:
     ledger = two_versions(home)
     record = made.withdrawal("silo-3", ["digits/1", "digits/2"], {"digits/1": ["retrain expert-2 from digits/0"]})
-    ledger.append("withdrawal", record)
+    ledger.append(as_record("withdrawal", record))
     follower.sync(home)
     for number, run in ((1, FIRST), (2, SECOND)):
         found = version(home, number)
@@ -328,7 +330,7 @@ def test_a_withdrawal_marks_every_version_with_the_silos_data(home: Path) -> Non
 def test_a_withdrawal_of_somebody_else_marks_nothing(home: Path) -> None:
     ledger = make_home(home)
     make_run(home, ledger)
-    ledger.append("withdrawal", made.withdrawal("silo-9", []))
+    ledger.append(as_record("withdrawal", made.withdrawal("silo-9", [])))
     follower.sync(home)
     assert "consilium.withdrawn_silos" not in candidate(home).tags and compare(home) == []
 

@@ -17,13 +17,13 @@ from nvflare.apis.signal import Signal
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, verify
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import Kind, SiloLost, StepVoid
+from aggregator.run_record import RunRecord
 from aggregator.verify.checks import verify_run
 from crypto.errors import Malformed
 from crypto.home import Home
 from crypto.messages import PHASES, Message
 from jobs.demo.federation import Federation
-from jobs.evidence.run_summary import RunRecord
 from jobs.flare import controller as module
 from jobs.flare.controller import SecureController
 from jobs.flare.folder import encode_job
@@ -189,16 +189,16 @@ def test_an_abort_closes_the_run_by_name_and_it_can_go_on(
     found = record(federation)
     last = found.entries[-1]
     assert last.kind is Kind.RUN_FAILED and found.finished is None
-    assert (last.record["code"], last.record["phase"], last.record["missing"]) == ("ABORTED", phase, [])
+    assert (last.record.code, last.record.phase, last.record.missing) == ("ABORTED", phase, [])
     assert driver.failures == [], "an abort is no failure of the server"  # type: ignore[attr-defined]
     status = left(status_file(AggregatorHome(federation.aggregator), JOB_ID))
     assert status is not None and (status["state"], status["phase"]) == ("aborted", phase)
     assert status["outcome"]["code"] == "ABORTED" and status["outcome"]["on_ledger"] is True
     run(federation, monkeypatch, resume=found.run)
     again = record(federation)
-    assert again.entries[-1].kind is Kind.RUN_FINISHED and len(again.finished["countersignatures"]) == 8  # type: ignore[index]
+    assert again.entries[-1].kind is Kind.RUN_FINISHED and len(again.finished.record.countersignatures) == 8  # type: ignore[index]
     spent = phase in ("unmask-slots", "unmask-lanes")
-    assert sum(1 for _ in again.of(Kind.STEP_VOID)) == (1 if spent else 0)
+    assert sum(1 for _ in again.of(StepVoid)) == (1 if spent else 0)
     verify_run(federation.aggregator, found.run)
 
 
@@ -228,8 +228,8 @@ def test_silos_that_are_stopped_first_are_not_lost(federation: Federation, monke
     run(federation, monkeypatch, fault)
     found = record(federation)
     assert len(waited) == 3
-    assert found.entries[-1].record["code"] == "ABORTED"
-    assert not list(found.of(Kind.SILO_LOST)) and not list(found.of(Kind.STEP_VOID))
+    assert found.entries[-1].record.code == "ABORTED"
+    assert not list(found.of(SiloLost)) and not list(found.of(StepVoid))
 
 
 def test_an_abort_before_the_run_leaves_no_run(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,8 +244,8 @@ def test_a_job_that_nvflare_gives_up_is_not_aborted_by_anybody(
 ) -> None:
     driver = run(federation, monkeypatch, at("deal"), panic="fewer clients than min_clients")
     last = record(federation).entries[-1]
-    assert (last.record["code"], last.record["phase"]) == ("GIVEN_UP", "deal")
-    assert "min_clients" in last.record["detail"] and driver.failures  # type: ignore[attr-defined]
+    assert (last.record.code, last.record.phase) == ("GIVEN_UP", "deal")
+    assert "min_clients" in last.record.detail and driver.failures  # type: ignore[attr-defined]
 
 
 def test_a_request_that_can_not_be_carried_ends_the_run_by_name(
@@ -259,7 +259,10 @@ def test_a_request_that_can_not_be_carried_ends_the_run_by_name(
     assert driver.__dict__["failures"] == ["[MALFORMED] A payload has 66 arrays, more than 64."]
     found = record(federation)
     assert found.finished is None and found.failed is not None
-    assert (found.failed["code"], found.failed["detail"]) == ("MALFORMED", "A payload has 66 arrays, more than 64.")
+    assert (found.failed.record.code, found.failed.record.detail) == (
+        "MALFORMED",
+        "A payload has 66 arrays, more than 64.",
+    )
 
 
 def test_a_process_that_just_stops_leaves_the_run_open(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,11 +170,11 @@ def test_the_plain_vectors_add_up_to_what_opened(done: Done) -> None:
     """Sums of the silos' vectors, applied step by step with the ledger's slots, give the run's state bit for bit."""
     plan, state = done.first.spec.plan, blocks.initial_state(done.first.spec.plan)
     closed = [e.record for e in read(ledger_path(done.root / "aggregator")) if e.kind is Kind.STEP_CLOSED]
-    for record in (record for record in closed if record["run"] == done.first.name):
-        step = plan.steps[record["k"]]
+    for record in (record for record in closed if record.run == done.first.name):
+        step = plan.steps[record.k]
         lanes = [lane.name for lane in plan.lanes_of(step)]
-        sums = {lane: np.add.reduce(done.plain[record["k"], lane], dtype=np.uint32) for lane in lanes}
-        state = blocks.apply(plan, step, state, sums, record["slots"])
+        sums = {lane: np.add.reduce(done.plain[record.k, lane], dtype=np.uint32) for lane in lanes}
+        state = blocks.apply(plan, step, state, sums, record.slots)
     assert blocks.state_digest(state) == blocks.state_digest(done.first.state)
 
 
@@ -190,17 +190,17 @@ def test_a_new_run_clears_the_vectors_and_keeps_the_figures(done: Done) -> None:
 
 def test_weights_in_the_probe_add_up_to_what_opened(done: Done) -> None:
     closed = [e.record for e in read(ledger_path(done.root / "aggregator")) if e.kind is Kind.STEP_CLOSED]
-    train = next(record for record in closed if record["run"] == done.run.name and record["name"] == "train/0")
-    weights = [{k: lanes for k, _, lanes in done.probe(silo).weights}[train["k"]] for silo in SILOS[:4]]
+    train = next(record for record in closed if record.run == done.run.name and record.name == "train/0")
+    weights = [{k: lanes for k, _, lanes in done.probe(silo).weights}[train.k] for silo in SILOS[:4]]
     assert all(lane["everyone"] for lane in weights)
-    assert sum(lane["everyone"] for lane in weights) < train["slots"]["everyone.weight"]  # two silos drew nothing
+    assert sum(lane["everyone"] for lane in weights) < train.slots["everyone.weight"]  # two silos drew nothing
 
 
 def test_a_broken_probe_and_no_probe_change_nothing(done: Done) -> None:
     """silo-5 said in its log that it could not draw, silo-6 runs the production agent; both countersigned."""
     entries = read(ledger_path(done.root / "aggregator"))
-    end = next(e.record for e in entries if e.kind is Kind.RUN_FINISHED and e.record["run"] == done.run.name)
-    assert sorted(end["countersignatures"]) == sorted(SILOS)
+    end = next(e.record for e in entries if e.kind is Kind.RUN_FINISHED and e.record.run == done.run.name)
+    assert sorted(end.countersignatures) == sorted(SILOS)
     assert "the probe could not be written" in done.log
 
 

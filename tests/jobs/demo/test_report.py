@@ -13,22 +13,24 @@ import numpy as np
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import Entry, ledger_path, read
+from aggregator.ledger.format import Entry, ledger_path, plain, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
-from crypto.errors import EvidenceError, NonFinite, SpecError
+from crypto.errors import EvidenceError, NonFinite
 from crypto.home import Home
 from crypto.keys import Identity
 from crypto.messages import Message
 from jobs.demo.federation import add_data
 from jobs.demo.mask_probe import FILE, ProbedAgent, chi_square, probed_agent, read_probe
-from jobs.demo.report import _shortened, write_report
+from jobs.demo.report import write_report
+from jobs.demo.report_charts import _shortened
 from jobs.job import JobSpec
 from jobs.membership.propose import first_epoch, sign
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
 from silo_agent.home import SiloHome
 from tests import local
+from tests.records import as_record
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +97,7 @@ class Made:
         return self.federation / "aggregator"
 
     def entries(self, kind: Kind) -> list[Entry]:
-        return [e for e in read(ledger_path(self.aggregator)) if e.kind is kind and e.record.get("run") == self.run]
+        return [e for e in read(ledger_path(self.aggregator)) if e.kind is kind and e.record.run == self.run]
 
 
 class Faults(InProcess):
@@ -171,17 +173,17 @@ def test_it_has_the_figures_of_the_ledger(made: Made) -> None:
     closed = [entry.record for entry in made.entries(Kind.STEP_CLOSED)]
     started, finished = made.entries(Kind.RUN_STARTED)[0].record, made.entries(Kind.RUN_FINISHED)[0].record
     for record in closed:
-        assert record["name"] in text
-        assert f"{sum(record['phase_ms'].values()):,} ms" in text
-    last = closed[-1]["slots"]
+        assert record.name in text
+        assert f"{sum(record.phase_ms.values()):,} ms" in text
+    last = closed[-1].slots
     for name in ("global", "generalist", "personal"):
         assert f"{100 * last[f'{name}.correct'] / last['test.rows']:.1f} %" in text
     for key in ("job_digest", "plan_digest", "charter_digest", "state_digest"):
-        assert started[key] in text
+        assert getattr(started, key) in text
     for key in ("state_digest", "ledger_head", "weights_sha256"):
-        assert finished[key] in text
-    assert f"{len(finished['countersignatures'])} of 7 silos" in text
-    assert closed[0]["data_commitments"]["silo-1"] in text
+        assert getattr(finished, key) in text
+    assert f"{len(finished.countersignatures)} of 7 silos" in text
+    assert closed[0].data_commitments["silo-1"] in text
 
 
 def test_the_table_is_the_callers_and_missing_values_are_dashes(made: Made, tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_the_table_is_the_callers_and_missing_values_are_dashes(made: Made, tmp_
     assert "FedCoE: contextual" in text
     bare = Page(write_report(made.federation, made.run, out=tmp_path / "bare.html").read_text()).text
     assert "85.0" not in bare
-    last = made.entries(Kind.STEP_CLOSED)[-1].record["slots"]
+    last = made.entries(Kind.STEP_CLOSED)[-1].record.slots
     assert f"{100 * last['personal.correct'] / last['test.rows']:.1f}" in bare
     odd = {"accuracy": {"global": None, "cold": float("nan"), "fedavg": {"global": "high"}}}
     assert (
@@ -240,15 +242,17 @@ def test_a_hostile_name_is_text(made: Made, tmp_path: Path) -> None:
     aggregator = tmp_path / "aggregator"
     shutil.copytree(made.aggregator, aggregator)
     ledger = Ledger.open(ledger_path(aggregator), Identity.load(aggregator / "keys" / "aggregator.key"))
-    started, closed = made.entries(Kind.RUN_STARTED)[0].record, made.entries(Kind.STEP_CLOSED)[2].record
-    ledger.append(Kind.RUN_STARTED, {**started, "run": "evil", "model_name": HOSTILE})
+    started, closed = (
+        plain(made.entries(kind)[at].record.fields()) for kind, at in ((Kind.RUN_STARTED, 0), (Kind.STEP_CLOSED, 2))
+    )
+    ledger.append(as_record(Kind.RUN_STARTED, {**started, "run": "evil", "model_name": HOSTILE}))
     place = {"run": "evil", "k": closed["k"], "name": closed["name"]}
-    ledger.append(Kind.STEP_OPENED, {**place, "invited": closed["invited"]})
-    ledger.append(Kind.REFUSAL, {**place, "silo": HOSTILE, "phase": "deal", "code": "NOT_APPROVED"})
+    ledger.append(as_record(Kind.STEP_OPENED, {**place, "invited": closed["invited"]}))
+    ledger.append(as_record(Kind.REFUSAL, {**place, "silo": HOSTILE, "phase": "deal", "code": "NOT_APPROVED"}))
     slots = {**closed["slots"], f"{HOSTILE}.correct": 1}
-    ledger.append(Kind.STEP_CLOSED, {**closed, "run": "evil", "slots": slots, "lanes_shut": [HOSTILE]})
+    ledger.append(as_record(Kind.STEP_CLOSED, {**closed, "run": "evil", "slots": slots, "lanes_shut": [HOSTILE]}))
     failed = {"code": "ROUND_LOST", "phase": "deal", "missing": [HOSTILE], "detail": HOSTILE}
-    ledger.append(Kind.RUN_FAILED, {"run": "evil", **failed})
+    ledger.append(as_record(Kind.RUN_FAILED, {"run": "evil", **failed}))
     page = write_report(tmp_path, "evil").read_text()
     assert "<script" not in page
     assert "<img" not in page
@@ -265,9 +269,9 @@ def test_an_unknown_run_is_refused_and_leaves_nothing(made: Made, tmp_path: Path
     AggregatorHome(homeless).make()
     for name in ("charter.bin", "consortium.pub"):
         shutil.copy(made.aggregator / name, homeless / name)
-    with pytest.raises(EvidenceError, match="expected a ledger"):
+    with pytest.raises(EvidenceError, match="expected an aggregator's ledger"):
         write_report(homeless.parent, made.run)
-    with pytest.raises(SpecError, match="charter"):
+    with pytest.raises(EvidenceError, match="expected an aggregator's ledger"):
         write_report(tmp_path / "nowhere", made.run)
 
 

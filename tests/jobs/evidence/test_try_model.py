@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from aggregator.rounds.storage import checkpoint_steps
+from aggregator.run_record import RunRecord
 from aggregator.verify.bundle import write_bundle
 from crypto.charter import SignedCharter
 from crypto.errors import DataRefused, EvidenceError, FederationError, SpecError
@@ -18,7 +19,7 @@ from crypto.keys import Identity
 from jobs.cli import main as cli
 from jobs.demo.digits_data import make
 from jobs.demo.federation import Federation, add_data
-from jobs.evidence.run_summary import RunRecord, cold_score
+from jobs.evidence.run_summary import cold_score, published_by
 from jobs.evidence.try_model import cold
 from jobs.membership.accept import accept
 from jobs.membership.keygen import keygen_silo
@@ -66,7 +67,7 @@ def test_it_is_useful_before_its_first_round_and_says_so_at_home_only(
     assert tried.right > 2 * tried.majority
     record = RunRecord.read(federation.aggregator, folder.name)
     data = {"silo-9": check("digits", ROWS["newcomer-1"])}
-    assert (tried.right, tried.rows) == cold_score(JOB, record.published(federation.aggregator), data)
+    assert (tried.right, tried.rows) == cold_score(JOB, published_by(federation.aggregator, record), data)
     assert files(federation.root) == before
     assert (tried.model, tried.method, tried.silo) == ("fedcoe-test", "fedcoe", "silo-9")
     assert {"charters", "ledger", "steps", "sums", "model"} <= {line.name for line in tried.report.lines}

@@ -11,7 +11,7 @@ import pytest
 
 from aggregator.verify.bundle import write_bundle
 from aggregator.verify.report import Line, Outcome, Report
-from aggregator.verify.run import read_book
+from aggregator.verify.run import read_ledger
 from crypto.equivocation import Pair
 from crypto.errors import EvidenceError, SpecError
 from crypto.keys import Identity
@@ -122,7 +122,7 @@ def test_a_folder_that_is_no_run(run: Finished) -> None:
 
 
 def test_the_beginning_of_two_ids(run: Finished) -> None:
-    book = read_book(run.home, None, Report(""))
+    book = read_ledger(run.home, None, Report(""))
     entries = book.history.entries
     started = next(entry for entry in entries if entry.kind == "run-started")
     twin = replace(started, record={**started.record, "run": run.run[:8] + "00000000"})

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.run_record import RunRecord
 from crypto.blocks import Contribution, Encoded
 from crypto.home import Home
 from crypto.messages import Advert, Message, unpack_two
@@ -23,7 +24,7 @@ from crypto.plan import Plan, Scope, Step
 from jobs.demo.datasets import DEALERS
 from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import ground
-from jobs.evidence.run_summary import RunRecord
+from jobs.evidence.run_summary import published_by
 from jobs.job import JobSpec, catalogue
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
@@ -128,7 +129,7 @@ def play(root: Path, name: str) -> Ran:
             return answer
 
     outcome, run, agents = local.run_job(spec, federation.aggregator, federation.homes, agent=agent, courier=Carrying)
-    published = RunRecord.read(federation.aggregator, outcome.run).published(federation.aggregator)
+    published = published_by(federation.aggregator, RunRecord.read(federation.aggregator, outcome.run))
     for silo, one in agents.items():
         after(one, watched[silo], published)
     return Ran(run.spec.plan, federation, watched, published)

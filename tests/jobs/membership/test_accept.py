@@ -39,7 +39,7 @@ def bare(tmp_path: Path) -> Bare:
 def epochs_on(home: Path) -> list[tuple[int, str]]:
     path = ledger_path(home)
     records = [entry.record for entry in read(path) if entry.kind is Kind.CHARTER] if path.exists() else []
-    return [(record["epoch"], record["charter_digest"]) for record in records]
+    return [(record.epoch, record.charter_digest) for record in records]
 
 
 def events(home: Path) -> str:
@@ -90,8 +90,8 @@ def test_the_aggregator_writes_every_epoch_to_the_ledger_once(bare: Bare) -> Non
     digests = [charter.digest.hex() for charter in (bare.first, second, third)]
     assert epochs_on(bare.aggregator) == list(zip((1, 2, 3), digests, strict=True))
     verify(ledger_path(bare.aggregator), bare.first.aggregator)
-    (last,) = [e.record for e in read(ledger_path(bare.aggregator)) if e.record.get("epoch") == 3]
-    assert SignedCharter.open(bytes.fromhex(last["charter"]), bare.consortium.public) == third
+    (last,) = [e.record for e in read(ledger_path(bare.aggregator)) if e.kind is Kind.CHARTER and e.record.epoch == 3]
+    assert SignedCharter.open(bytes.fromhex(last.charter), bare.consortium.public) == third
 
 
 def test_a_run_records_the_epoch_it_is_under_if_nobody_has(bare: Bare) -> None:

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.epochs import Epochs
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import Kind
 from aggregator.rounds.storage import save_checkpoint
-from aggregator.run_record import History
+from aggregator.run_record import CheckedLedger
 from crypto.errors import EvidenceError
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from jobs.membership import withdrawal_plan
 from jobs.membership.contributions import RunHistory, contributions
 from jobs.membership.withdrawal_plan import UNDONE, Remedy, plan_for, spans
 from tests.members import Bare
+from tests.records import partial_entry
 
 SILOS = ("silo-1", "silo-2", "silo-3", "silo-4")
 LANES = (
@@ -49,7 +51,7 @@ class Story:
         self.entries: list[Entry] = []
 
     def line(self, kind: Kind, **record: Any) -> None:
-        self.entries.append(Entry(len(self.entries), kind, "2026-01-01T00:00:00.000Z", "", record, "", "", 0))
+        self.entries.append(partial_entry(kind, record, seq=len(self.entries), time="2026-01-01T00:00:00.000Z"))
 
     def start(self, run: str, plan: Plan = PLAN, *, digest: str = "", **more: str) -> None:
         self.line(
@@ -81,8 +83,8 @@ class Story:
         if version:
             (folder / "mlflow.json").write_text(json.dumps({"model": "job", "version": version}))
 
-    def history(self) -> History:
-        return History(self.home, None, {}, tuple(self.entries))  # type: ignore[arg-type]
+    def history(self) -> CheckedLedger:
+        return CheckedLedger(self.home, Epochs(None, ()), tuple(self.entries))  # type: ignore[arg-type]
 
     def one(self) -> RunHistory:
         (run,) = contributions(self.history())
@@ -158,7 +160,7 @@ def test_who_fell_away_gave_nothing(story: Story) -> None:
 
 def test_a_plan_that_is_not_the_one_of_its_digest_is_found(story: Story) -> None:
     story.start("r", digest="ab" * 32)
-    with pytest.raises(EvidenceError, match="plan of run r"):
+    with pytest.raises(EvidenceError, match=r"run-started.*, plan_digest"):
         contributions(story.history())
 
 
@@ -168,7 +170,7 @@ def test_a_plan_that_is_not_the_one_of_its_digest_is_found(story: Story) -> None
 @pytest.fixture
 def planned(story: Story, monkeypatch: pytest.MonkeyPatch) -> Story:
     """``plan_for`` reads what the story tells."""
-    monkeypatch.setattr(withdrawal_plan, "_history", lambda home: story.history())
+    monkeypatch.setattr(withdrawal_plan, "_ledger", lambda home: story.history())
     return story
 
 

@@ -10,7 +10,8 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry, ledger_path, read, verify
 from aggregator.ledger.log import Ledger
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import CharterRecorded, Kind, RunStarted, StepClosed, Withdrawal
+from aggregator.run_record import RunRecord
 from aggregator.verify.models import models
 from crypto.charter import SignedCharter
 from crypto.errors import BadSignature, FederationError, SpecError
@@ -19,7 +20,6 @@ from crypto.keys import Identity
 from crypto.pinned_charter import PinnedCharter
 from jobs.demo.digits_data import make
 from jobs.demo.federation import add_data
-from jobs.evidence.run_summary import RunRecord
 from jobs.evidence.try_model import Cold, cold
 from jobs.job import JobSpec
 from jobs.membership import accept as membership_accept
@@ -97,15 +97,15 @@ def _salt(home: Path) -> bytes:
 
 
 def test_the_next_roster_lacks_the_one_that_left_and_has_the_one_that_came(story: Story) -> None:
-    rosters = {entry.record["run"]: tuple(entry.record["silos"]) for entry in story.of(Kind.RUN_STARTED)}
+    rosters = {entry.record.run: tuple(entry.record.silos) for entry in story.of(RunStarted)}
     assert [rosters[run] for run in story.runs] == [
         tuple(f"silo-{i}" for i in range(1, 9)),
         LEFT,
         tuple(sorted([*LEFT, "silo-9"])),
     ]
     for run, there, away in ((story.runs[1], "silo-4", "silo-3"), (story.runs[2], "silo-9", "silo-3")):
-        closed = list(RunRecord.read(story.home, run).of(Kind.STEP_CLOSED))
-        assert closed and all(there in one["survivors"] and away not in one["survivors"] for one in closed)
+        closed = list(RunRecord.read(story.home, run).of(StepClosed))
+        assert closed and all(there in one.record.survivors and away not in one.record.survivors for one in closed)
 
 
 def test_nobody_elses_keys_change_by_a_byte(story: Story) -> None:
@@ -115,14 +115,14 @@ def test_nobody_elses_keys_change_by_a_byte(story: Story) -> None:
 
 
 def test_the_ledger_has_every_epoch_and_the_withdrawal_and_still_checks(story: Story) -> None:
-    digests = {entry.record["epoch"]: entry.record["charter_digest"] for entry in story.of(Kind.CHARTER)}
+    digests = {entry.record.epoch: entry.record.charter_digest for entry in story.of(CharterRecorded)}
     assert sorted(digests) == [1, 2, 3]
-    (entry,) = story.of(Kind.WITHDRAWAL)
+    (entry,) = story.of(Withdrawal)
     record = entry.record
     assert (record["silo"], record["reason"], record["epoch"]) == ("silo-3", "consent withdrawn", 2)
     assert record["charter_digest"] == digests[2]
     assert record["models"] == [story.runs[0]] and record["remedies"].keys() == {story.runs[0]}
-    runs = {entry.record["run"]: entry.record["charter_digest"] for entry in story.of(Kind.RUN_STARTED)}
+    runs = {entry.record.run: entry.record.charter_digest for entry in story.of(RunStarted)}
     assert [runs[run] for run in story.runs] == [digests[1], digests[2], digests[3]]
     verify(ledger_path(story.home), Home(story.home).charter().aggregator)
 
@@ -167,7 +167,7 @@ def bare(tmp_path: Path) -> Bare:
 
 
 def lines(home: Path) -> list[tuple[str, str]]:
-    return [(entry.kind, str(entry.record.get("silo", ""))) for entry in read(ledger_path(home))]
+    return [(entry.kind, str(entry.record.silo)) for entry in read(ledger_path(home))]
 
 
 DONE = [(Kind.CHARTER, ""), (Kind.CHARTER, ""), (Kind.WITHDRAWAL, "silo-3")]
@@ -244,7 +244,7 @@ def test_a_silo_may_come_back_and_leave_again(bare: Bare) -> None:
     accept(Home(bare.aggregator), bare.following(Home(bare.aggregator).charter(), add=again)[1])
     done = withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
     assert done.changes.new.epoch == 4 and done.changes.leaves == ("silo-3",)
-    withdrawals = [e.record["epoch"] for e in read(ledger_path(bare.aggregator)) if e.kind is Kind.WITHDRAWAL]
+    withdrawals = [e.record.epoch for e in read(ledger_path(bare.aggregator)) if e.kind is Kind.WITHDRAWAL]
     assert withdrawals == [2, 4]
 
 

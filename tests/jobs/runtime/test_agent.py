@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import Refusal, StepClosed
+from aggregator.run_record import RunRecord
 from crypto import equivocation
 from crypto.errors import DataRefused, NonFinite, NoSpace, SpecError
 from crypto.home import Home
 from crypto.keys import Identity
 from crypto.messages import Message, Request
 from jobs.demo.federation import Federation
-from jobs.evidence.run_summary import RunRecord
 from jobs.job import JobSpec
 from jobs.runtime import compose as composition
 from jobs.runtime.compose import answering_agent, open_site
@@ -95,10 +95,10 @@ def test_a_job_that_is_not_approved_is_declined_and_the_others_go_on(federation:
             local.approve(SiloHome(federation.silo(silo)), local.spec(rounds=1))
     outcome, _, _ = run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
     record = RunRecord.read(federation.aggregator, outcome.run)
-    assert {(one["silo"], one["phase"], one["code"]) for one in record.of(Kind.REFUSAL)} == {
+    assert {(one.record.silo, one.record.phase, one.record.code) for one in record.of(Refusal)} == {
         ("silo-2", "open", "NOT_APPROVED")
     }
-    assert all("silo-2" not in closed["survivors"] for closed in record.of(Kind.STEP_CLOSED))
+    assert all("silo-2" not in closed.record.survivors for closed in record.of(StepClosed))
 
 
 def test_a_stricter_floor_of_one_silo_is_its_own(federation: Federation) -> None:
@@ -225,7 +225,9 @@ def test_bad_data_at_one_silo_is_its_refusal_and_the_others_go_on(federation: Fe
     change_data(federation, "silo-6", change)
     outcome, _, _ = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes, agent=answering_agent)
     record = RunRecord.read(federation.aggregator, outcome.run)
-    assert {(one["silo"], one["phase"], one["code"]) for one in record.of(Kind.REFUSAL)} == {("silo-6", "open", code)}
+    assert {(one.record.silo, one.record.phase, one.record.code) for one in record.of(Refusal)} == {
+        ("silo-6", "open", code)
+    }
     assert outcome.steps_released == 3
 
 
@@ -274,7 +276,7 @@ def test_no_share_leaves_that_the_security_log_cannot_tell_of(
     outcome, _, _ = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
     assert outcome.steps_released == 0 and outcome.steps_void > 0
     record = RunRecord.read(federation.aggregator, outcome.run)
-    assert {one["code"] for one in record.of(Kind.REFUSAL)} >= {"NO_SPACE"}
+    assert {one.record.code for one in record.of(Refusal)} >= {"NO_SPACE"}
     for home in federation.homes.values():
         assert '"released"' not in (home / "journal.jsonl").read_text()
 

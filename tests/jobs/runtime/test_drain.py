@@ -20,6 +20,7 @@ from silo_agent.agent import Agent
 from silo_agent.journal import Journal
 from tests import local
 from tests.members import Bare
+from tests.records import as_record
 
 pytestmark = pytest.mark.slow
 
@@ -94,8 +95,10 @@ def test_the_aggregator_waits_for_the_record_that_ends_a_step(tmp_path: Path) ->
     assert not recorded(), "no ledger yet"
     ledger = Ledger.open(ledger_path(federation.aggregator), Identity.generate())
     opened = {"run": "r", "k": 0, "name": "train/0", "invited": [], "attempt": 0}
-    ledger.append(Kind.STEP_OPENED, opened)
+    ledger.append(as_record(Kind.STEP_OPENED, opened))
     assert not recorded()
-    ledger.append(Kind.RUN_FAILED, {"run": "r", "code": "ROUND_LOST", "phase": "deal", "missing": [], "k": 0})
+    ledger.append(
+        as_record(Kind.RUN_FAILED, {"run": "r", "code": "ROUND_LOST", "phase": "deal", "missing": [], "k": 0})
+    )
     assert recorded()
     assert not services._Recorded(Home(federation.aggregator))(), "what was there before does not count"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import StepClosed
+from aggregator.run_record import RunRecord
 from crypto import blocks
-from jobs.evidence.run_summary import RunRecord
 from silo_agent import experts
 from silo_agent.assignment import units
 from silo_agent.methods import Limits
@@ -48,7 +48,7 @@ def test_fitness_router_and_hidden_choices_are_in_no_byte_that_leaves(tmp_path: 
                 assert np.ascontiguousarray(row.reshape(-1)[-4:], dtype=kind).tobytes() not in everything
         assert np.array(units(own.fitness[1]), dtype="<u8").tobytes() not in everything
     held = {silo: members[silo].held(1, unmasked, cohort[silo]) for silo in members}
-    closed = RunRecord.read(federation.aggregator, outcome.run).of(Kind.STEP_CLOSED)
+    closed = RunRecord.read(federation.aggregator, outcome.run).of(StepClosed)
     shown = {str(record["name"]): record["holdings"] for record in closed}
     sizes = [sum(map(len, parts)) for parts in sent.values()]
     if holdings == "hidden":

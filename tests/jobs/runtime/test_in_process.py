@@ -13,10 +13,11 @@ import pytest
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, read, verify
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import Kind, Refusal, SiloLost, StepClosed, StepVoid
 from aggregator.rounds.attempt import Exchange, Replies
 from aggregator.rounds.run import Outcome, Run
 from aggregator.rounds.storage import evidence_path
+from aggregator.run_record import RunRecord
 from crypto import blocks, transcript
 from crypto.cohort import Context, words_digest
 from crypto.errors import EvidenceError, FederationError, Malformed, RoundLost, SpecError, TranscriptMismatch
@@ -24,7 +25,7 @@ from crypto.evidence import StepEvidence
 from crypto.home import Home
 from crypto.messages import DECLINE, MESSAGE_ARRAYS, Closing, Decline, Message, Request, StepResult
 from jobs.demo.federation import Federation
-from jobs.evidence.run_summary import RunRecord, scores, secure_aggregation
+from jobs.evidence.run_summary import scores, secure_aggregation
 from jobs.job import JobSpec
 from jobs.runtime.compose import Events
 from jobs.runtime.in_process import InProcess, drive
@@ -73,10 +74,10 @@ def test_every_silo_reaches_the_aggregators_state_and_signs_it(
     record = RunRecord.read(federation.aggregator, outcome.run)
     assert record.finished is not None
     charter = Home(federation.aggregator).charter()
-    for silo, signed in record.finished["countersignatures"].items():
+    for silo, signed in record.finished.record.countersignatures.items():
         closing = Closing.open(bytes.fromhex(signed), lambda m: charter.member(m.silo).agent)
-        assert (closing.silo, closing.chain.hex()) == (silo, record.finished["chain"])
-    assert sorted(record.finished["countersignatures"]) == list(federation.silos)
+        assert (closing.silo, closing.chain.hex()) == (silo, record.finished.record.chain)
+    assert sorted(record.finished.record.countersignatures) == list(federation.silos)
 
 
 def test_the_ledger_verifies(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
@@ -94,26 +95,26 @@ def test_opened_sums_are_the_plain_integer_sums_bit_for_bit(
     plan = run.spec.plan
     state = blocks.initial_state(plan)
     chain = transcript.initial_chain(run.id, blocks.state_digest(state))
-    for closed in record.of(Kind.STEP_CLOSED):
-        k = int(closed["k"])
+    for closed in record.of(StepClosed):
+        k = int(closed.record.k)
         step = plan.steps[k]
-        mine = [agents[silo].plain[k] for silo in closed["survivors"]]  # type: ignore[attr-defined]
+        mine = [agents[silo].plain[k] for silo in closed.record.survivors]  # type: ignore[attr-defined]
         slots = sum((encoded.slots for encoded in mine), np.zeros(len(plan.slots_of(step)), np.uint64))
         sums = {}
-        for lane in closed["lanes_open"]:
+        for lane in closed.record.lanes_open:
             total = np.zeros(plan.words_of(step, lane), np.uint32)
             for encoded in mine:
                 total += encoded.lanes[lane]
             sums[lane] = total
         result = StepResult(
             step=k,
-            t3=bytes.fromhex(closed["transcript"]),
+            t3=bytes.fromhex(closed.record.transcript),
             released=True,
             slots=tuple(int(value) for value in slots),
             sums=tuple((lane, words_digest(words)) for lane, words in sums.items()),
         )
         chain = transcript.next_chain(chain, result.t3, result.digest, released=True)
-        assert chain.hex() == closed["chain"], step.name
+        assert chain.hex() == closed.record.chain, step.name
 
 
 def silent_from(phase: str, step: int) -> Fault:
@@ -143,12 +144,12 @@ def test_a_silo_that_dies_in_any_phase_is_a_dropout(tmp_path: Path, phase: str) 
     federation, outcome, _, agents = play(tmp_path / "f", local.spec(), {"silo-3": silent_from(phase, 1)})
     assert (outcome.steps_released, outcome.steps_void) == (4, 0)
     record = RunRecord.read(federation.aggregator, outcome.run)
-    lost = [entry for entry in record.of(Kind.SILO_LOST) if entry["k"] == 1]
-    assert [(entry["silo"], entry["phase"]) for entry in lost] == [("silo-3", phase)]
-    closed = next(entry for entry in record.of(Kind.STEP_CLOSED) if entry["k"] == 1)
+    lost = [entry for entry in record.of(SiloLost) if entry.record.k == 1]
+    assert [(entry.record.silo, entry.record.phase) for entry in lost] == [("silo-3", phase)]
+    closed = next(entry for entry in record.of(StepClosed) if entry.record.k == 1)
     uploaded = phase in ("attest", "unmask-slots", "unmask-lanes")
-    assert ("silo-3" in closed["survivors"]) is uploaded
-    assert record.finished is not None and "silo-3" not in record.finished["countersignatures"]
+    assert ("silo-3" in closed.record.survivors) is uploaded
+    assert record.finished is not None and "silo-3" not in record.finished.record.countersignatures
     for silo, agent in agents.items():
         if silo != "silo-3":
             assert blocks.state_digest(agent.state).hex() == outcome.state_digest
@@ -160,7 +161,7 @@ def test_a_silo_that_was_away_catches_up(tmp_path: Path) -> None:
 
     federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=3), {"silo-5": away_in_step_one})
     record = RunRecord.read(federation.aggregator, outcome.run)
-    assert [closed["k"] for closed in record.of(Kind.STEP_CLOSED) if "silo-5" in closed["survivors"]] == [0, 2, 3, 4]
+    assert [closed.record.k for closed in record.of(StepClosed) if "silo-5" in closed.record.survivors] == [0, 2, 3, 4]
     assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
 
 
@@ -178,8 +179,8 @@ def test_one_message_carries_all_that_a_silo_missed(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(place, 2)
     federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=6), {"silo-5": away(1, 6)})
     record = RunRecord.read(federation.aggregator, outcome.run)
-    assert [closed["k"] for closed in record.of(Kind.STEP_CLOSED) if "silo-5" in closed["survivors"]] == [0, 6, 7]
-    assert not list(record.of(Kind.REFUSAL))
+    assert [closed.record.k for closed in record.of(StepClosed) if "silo-5" in closed.record.survivors] == [0, 6, 7]
+    assert not list(record.of(Refusal))
     assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
 
 
@@ -195,12 +196,12 @@ def test_a_silo_that_was_away_for_long_catches_up_in_parts(tmp_path: Path, monke
     faults = {"silo-5": away(1, 6), "silo-6": away(3, 4)}
     federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=12), faults, watch=watch)
     record = RunRecord.read(federation.aggregator, outcome.run)
-    refusals = [(entry["k"], entry["silo"], entry["code"]) for entry in record.of(Kind.REFUSAL)]
+    refusals = [(entry.record.k, entry.record.silo, entry.record.code) for entry in record.of(Refusal)]
     assert refusals == [(k, "silo-5", "CATCHING_UP") for k in (6, 7, 8)]
-    took_part = [closed["k"] for closed in record.of(Kind.STEP_CLOSED) if "silo-5" in closed["survivors"]]
+    took_part = [closed.record.k for closed in record.of(StepClosed) if "silo-5" in closed.record.survivors]
     assert took_part == [0, *range(9, 14)]
     assert awaited == [8, 8, 7, 7, 6, 7, 7, *[8] * 7], "whoever is on the way is waited for"
-    assert record.finished is not None and len(record.finished["countersignatures"]) == local.SILOS
+    assert record.finished is not None and len(record.finished.record.countersignatures) == local.SILOS
     for agent in agents.values():
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
     assert not list((federation.aggregator / "jobs" / outcome.run / "sums").glob("*"))
@@ -217,7 +218,7 @@ def test_whoever_is_still_behind_at_the_end_does_not_countersign(
     federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=3), {"silo-5": back_at_the_close})
     record = RunRecord.read(federation.aggregator, outcome.run)
     assert record.finished is not None
-    assert set(record.finished["countersignatures"]) == set(federation.silos) - {"silo-5"}
+    assert set(record.finished.record.countersignatures) == set(federation.silos) - {"silo-5"}
     assert "silo-5 does not countersign: CATCHING_UP" in caplog.text
 
 
@@ -226,8 +227,8 @@ def test_silos_with_more_lanes_than_one_message_has_arrays(tmp_path: Path, monke
         monkeypatch.setattr(place, 2)
     federation, outcome, _, agents = play(tmp_path / "f", local.spec("fedcoe"))
     record = RunRecord.read(federation.aggregator, outcome.run)
-    assert max(len(closed["lanes_open"]) for closed in record.of(Kind.STEP_CLOSED)) > 2
-    assert {len(closed["survivors"]) for closed in record.of(Kind.STEP_CLOSED)} == {local.SILOS}
+    assert max(len(closed.record.lanes_open) for closed in record.of(StepClosed)) > 2
+    assert {len(closed.record.survivors) for closed in record.of(StepClosed)} == {local.SILOS}
     for agent in agents.values():
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
 
@@ -281,13 +282,13 @@ def test_a_corrupted_upload_costs_its_silo_the_step_and_nobody_else(tmp_path: Pa
 
     federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": flip})
     record = RunRecord.read(federation.aggregator, outcome.run)
-    refusals = list(record.of(Kind.REFUSAL))
-    assert [(one["silo"], one["phase"], one["code"]) for one in refusals] == [
+    refusals = list(record.of(Refusal))
+    assert [(one.record.silo, one.record.phase, one.record.code) for one in refusals] == [
         ("silo-2", "fetch", "TRANSCRIPT_MISMATCH")
     ]
-    trained = next(closed for closed in record.of(Kind.STEP_CLOSED) if closed["name"] == "train/0")
-    assert trained["refusals"] == {"silo-2": "TRANSCRIPT_MISMATCH"}
-    assert "silo-2" not in trained["survivors"]
+    trained = next(closed for closed in record.of(StepClosed) if closed.record.name == "train/0")
+    assert trained.record.refusals == {"silo-2": "TRANSCRIPT_MISMATCH"}
+    assert "silo-2" not in trained.record.survivors
 
 
 @pytest.mark.parametrize("phase", ["open", "deal", "contribute", "attest", "unmask-slots", "unmask-lanes"])
@@ -297,7 +298,7 @@ def test_garbage_is_a_named_refusal(tmp_path: Path, phase: str) -> None:
 
     federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": garbage})
     record = RunRecord.read(federation.aggregator, outcome.run)
-    codes = {(one["phase"], one["code"]) for one in record.of(Kind.REFUSAL)}
+    codes = {(one.record.phase, one.record.code) for one in record.of(Refusal)}
     assert codes == {(phase, "MALFORMED")}
     assert outcome.steps_void == 0
 
@@ -326,8 +327,8 @@ def test_a_step_whose_shares_may_have_left_is_void_and_the_chain_goes_on(tmp_pat
     federation, outcome, _run, agents = play(tmp_path / "f", local.spec(), faults)
     assert (outcome.steps_released, outcome.steps_void) == (3, 1)
     record = RunRecord.read(federation.aggregator, outcome.run)
-    (void,) = record.of(Kind.STEP_VOID)
-    assert (void["k"], void["phase"]) == (1, "unmask-slots")
+    (void,) = record.of(StepVoid)
+    assert (void.record.k, void.record.phase) == (1, "unmask-slots")
     for agent in agents.values():
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
 
@@ -351,7 +352,7 @@ def test_after_a_void_step_a_cohort_that_differs_by_one_is_refused(tmp_path: Pat
             courier=lambda silo, agent: local.Faulty(agent, faults[silo]) if silo in faults else InProcess(agent),
         )
     (run,) = {e.name for e in (federation.aggregator / "jobs").iterdir()}
-    codes = {one["code"] for one in RunRecord.read(federation.aggregator, run).of(Kind.REFUSAL)}
+    codes = {one.record.code for one in RunRecord.read(federation.aggregator, run).of(Refusal)}
     assert codes == {"COHORT_DIFFERENCE"}
 
 
@@ -390,22 +391,22 @@ def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
     charter, plan = Home(federation.aggregator).charter(), record.plan
     folder = federation.aggregator / "jobs" / outcome.run
     run = next(iter(agents.values()))._run
-    chain = transcript.initial_chain(run, bytes.fromhex(record.started["state_digest"]))
-    for closed in record.of(Kind.STEP_CLOSED):
-        k = int(closed["k"])
-        context = Context(charter=charter, plan=plan, run=run, k=k, attempt=int(closed["attempt"]), chain=chain)
+    chain = transcript.initial_chain(run, bytes.fromhex(record.started.record.state_digest))
+    for closed in record.of(StepClosed):
+        k = int(closed.record.k)
+        context = Context(charter=charter, plan=plan, run=run, k=k, attempt=int(closed.record.attempt), chain=chain)
         data = evidence_path(folder, k).read_bytes()
-        assert sha256(data).hexdigest() == closed["evidence_sha256"]
+        assert sha256(data).hexdigest() == closed.record.evidence_sha256
         evidence = StepEvidence.from_bytes(data)
-        assert evidence.survivors(context).t3.hex() == closed["transcript"]
-        assert list(evidence.slots(context)) == [closed["slots"][slot.name] for slot in plan.slots_of(context.step)]
-        for lane in closed["lanes_open"]:
+        assert evidence.survivors(context).t3.hex() == closed.record.transcript
+        assert list(evidence.slots(context)) == [closed.record.slots[slot.name] for slot in plan.slots_of(context.step)]
+        for lane in closed.record.lanes_open:
             uploads = {
                 silo: np.fromfile(folder / "uploads" / f"{k:06d}" / silo / f"{lane}.u32", dtype="<u4")
-                for silo in closed["survivors"]
+                for silo in closed.record.survivors
             }
             total = np.zeros(plan.words_of(context.step, lane), np.uint32)
-            for silo in closed["survivors"]:
+            for silo in closed.record.survivors:
                 total += agents[silo].plain[k].lanes[lane]  # type: ignore[attr-defined]
             assert (evidence.replay(context, lane, uploads) == total).all()
             uploads["silo-1"][0] ^= 1
@@ -413,19 +414,19 @@ def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
                 evidence.replay(context, lane, uploads)
             with pytest.raises(EvidenceError):
                 evidence.replay(context, lane, {})
-        chain = bytes.fromhex(closed["chain"])
+        chain = bytes.fromhex(closed.record.chain)
 
 
 def test_evidence_with_a_flipped_byte_never_passes(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
     federation, outcome, _run, agents = fedcoe
     record = RunRecord.read(federation.aggregator, outcome.run)
-    closed = next(record.of(Kind.STEP_CLOSED))
+    closed = next(record.of(StepClosed))
     data = evidence_path(federation.aggregator / "jobs" / outcome.run, 0).read_bytes()
     agent = next(iter(agents.values()))
-    chain = transcript.initial_chain(agent._run, bytes.fromhex(record.started["state_digest"]))
+    chain = transcript.initial_chain(agent._run, bytes.fromhex(record.started.record.state_digest))
     context = Context(charter=agent.site.charter, plan=agent.plan, run=agent._run, k=0, attempt=0, chain=chain)
     want = (StepEvidence.from_bytes(data).survivors(context).t3, StepEvidence.from_bytes(data).slots(context))
-    assert want[0].hex() == closed["transcript"]
+    assert want[0].hex() == closed.record.transcript
     for at in range(0, len(data), 397):
         flipped = bytearray(data)
         flipped[at] ^= 0x40
@@ -479,16 +480,16 @@ def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exac
     record = RunRecord.read(federation.aggregator, outcome.run)
     assert secure_aggregation(record)["masked_bytes_per_parameter"] == pytest.approx(3.0, abs=0.01)
     plan, state = run.spec.plan, blocks.initial_state(run.spec.plan)
-    for closed in record.of(Kind.STEP_CLOSED):
-        step = plan.steps[int(closed["k"])]
+    for closed in record.of(StepClosed):
+        step = plan.steps[int(closed.record.k)]
         sums = {}
-        for lane in closed["lanes_open"]:
+        for lane in closed.record.lanes_open:
             total = np.zeros(plan.words_of(step, lane), np.uint32)
-            for silo in closed["survivors"]:
-                total += agents[silo].plain[int(closed["k"])].lanes[lane]  # type: ignore[attr-defined]
+            for silo in closed.record.survivors:
+                total += agents[silo].plain[int(closed.record.k)].lanes[lane]  # type: ignore[attr-defined]
             sums[lane] = total & np.uint32(0xFFFFFF)
-        state = blocks.apply(plan, step, state, sums, closed["slots"])
-        assert blocks.state_digest(state).hex() == closed["state_digest"]
+        state = blocks.apply(plan, step, state, sums, closed.record.slots)
+        assert blocks.state_digest(state).hex() == closed.record.state_digest
 
 
 def test_events_that_can_not_be_written_do_not_stop_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

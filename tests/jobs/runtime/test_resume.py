@@ -13,14 +13,15 @@ import pytest
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import ledger_path, verify
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import Refusal, RunResumed, StepClosed, StepVoid
 from aggregator.rounds.attempt import Exchange
+from aggregator.run_record import RunRecord
 from crypto.errors import EvidenceError, RoundLost, SpecError
 from crypto.home import Home
 from crypto.messages import Message
 from crypto.receipt import Receipt
 from jobs.demo.federation import Federation
-from jobs.evidence.run_summary import RunRecord
+from jobs.evidence.run_summary import published_by
 from jobs.flare.folder import export
 from jobs.membership.propose import DAY
 from jobs.runtime.compose import open_site
@@ -70,15 +71,15 @@ def resume(federation: Federation, run: str, **how: object) -> RunRecord:
     outcome, _, _ = local.run_job(JOB, federation.aggregator, federation.homes, resume=run, **how)
     assert outcome.run == run
     record = RunRecord.read(federation.aggregator, run)
-    assert record.finished is not None and len(record.finished["countersignatures"]) == 8
-    assert sum(1 for _ in record.of(Kind.RUN_RESUMED)) >= 1
+    assert record.finished is not None and len(record.finished.record.countersignatures) == 8
+    assert sum(1 for _ in record.of(RunResumed)) >= 1
     _, identity = AggregatorHome(federation.aggregator).open()
     verify(ledger_path(federation.aggregator), identity.public)
     return record
 
 
 def state_of(federation: Federation, record: RunRecord) -> dict[str, np.ndarray]:
-    return dict(record.published(federation.aggregator).blocks)
+    return dict(published_by(federation.aggregator, record).blocks)
 
 
 @pytest.mark.parametrize(("step", "phase"), [(0, "open"), (1, "deal"), (2, "fetch"), (2, "attest"), (4, "open")])
@@ -87,7 +88,7 @@ def test_before_any_share_left_nothing_is_lost(
 ) -> None:
     run = broken(federation, step, phase)
     record = resume(federation, run)
-    assert sum(1 for _ in record.of(Kind.STEP_VOID)) == 0
+    assert sum(1 for _ in record.of(StepVoid)) == 0
     state = state_of(federation, record)
     assert all(np.array_equal(state[name], block) for name, block in whole.items())
 
@@ -96,9 +97,9 @@ def test_before_any_share_left_nothing_is_lost(
 def test_a_step_whose_shares_may_have_left_is_void_and_the_run_goes_on(federation: Federation, phase: str) -> None:
     run = broken(federation, 2, phase)
     record = resume(federation, run)
-    (void,) = record.of(Kind.STEP_VOID)
-    assert (void["k"], void["reason"]) == (2, "INTERRUPTED")
-    assert sum(1 for _ in record.of(Kind.STEP_CLOSED)) == len(record.plan.steps) - 1
+    (void,) = record.of(StepVoid)
+    assert (void.record.k, void.record.reason) == (2, "INTERRUPTED")
+    assert sum(1 for _ in record.of(StepClosed)) == len(record.plan.steps) - 1
 
 
 def test_a_run_that_broke_off_at_the_very_end_is_closed(federation: Federation, whole: dict[str, np.ndarray]) -> None:
@@ -169,9 +170,9 @@ def test_a_silo_on_old_notes_lags_behind_and_is_refused_or_catches_up(federation
     (federation.silo("silo-1") / "runs" / f"{run}.safetensors").write_bytes(old)
     outcome, _, _ = local.run_job(JOB, federation.aggregator, federation.homes, resume=run)
     record = RunRecord.read(federation.aggregator, outcome.run)
-    refused = {(one["silo"], one["code"]) for one in record.of(Kind.REFUSAL)}
+    refused = {(one.record.silo, one.record.code) for one in record.of(Refusal)}
     assert refused <= {("silo-1", "MODEL_MISMATCH")}
-    assert record.finished is not None and len(record.finished["countersignatures"]) == 7
+    assert record.finished is not None and len(record.finished.record.countersignatures) == 7
 
 
 def test_what_cannot_be_resumed_says_why(federation: Federation, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from jobs.runtime.status import Absent, Answered, Asked, State, Status, Stopped,
 from jobs.runtime.status_tracker import Board
 from silo_agent.methods import Limits, method
 from tests import local
+from tests.records import as_record
 
 SILOS = ("silo-1", "silo-2", "silo-3")
 NOW = "2026-01-01T00:00:00.000Z"
@@ -32,7 +33,7 @@ Line = Callable[..., Entry]
 def line(tmp_path: Path) -> Line:
     """Appends a record to a ledger of its own."""
     ledger = Ledger.open(tmp_path / "ledger.jsonl", Identity.generate())
-    return lambda kind, **record: ledger.append(kind, {"run": "r1", **record})
+    return lambda kind, **record: ledger.append(as_record(kind, {"run": "r1", **record}))
 
 
 def started(line: Line) -> Entry:

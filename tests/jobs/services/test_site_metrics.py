@@ -27,6 +27,7 @@ from jobs.services import site_metrics
 from jobs.services.site_metrics import AGGREGATOR, GAUGES, SILO, Service, SiteCollector
 from silo_agent.home import SiloHome
 from tests.aggregator.rounds.test_metrics import PROMTOOL
+from tests.records import as_record
 
 Homes = Mapping[str, Path]
 
@@ -173,7 +174,7 @@ def test_mlflows_backlog_is_what_the_ledger_has_more(homes: Homes) -> None:
     assert value(of, "mlflow_backlog_records") == 0
     ledger = Ledger.open(ledger_path(home), Identity.load(home / "keys" / "aggregator.key"))
     for number in range(3):
-        ledger.append(Kind.RECOVERED, {"bytes": number, "sha256": "00" * 32})
+        ledger.append(as_record(Kind.RECOVERED, {"bytes": number, "sha256": "00" * 32}))
     assert value(of, "mlflow_backlog_records") == 3
     save_cursor(home, default_uri(home), Cursor(1, "00" * 32, 100))
     assert value(of, "mlflow_backlog_records") == 1

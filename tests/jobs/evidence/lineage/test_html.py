@@ -22,6 +22,7 @@ from jobs.evidence.lineage.model import Lineage
 from jobs.evidence.lineage.svg import GAP, HIGH, MOST_FAMILY, MOST_STEPS, WIDTH, draw
 from jobs.evidence.lineage.trace import trace
 from tests.lineages import PURPOSE, SILOS, Past
+from tests.records import as_record
 
 HOSTILE = '<script>alert(1)</script>"><img src="https://evil.example/x" onerror=alert(2)>'
 #: Attributes by which a page loads something or runs it; href may lead to a place on the page.
@@ -175,15 +176,15 @@ def test_others_words_are_letters(past: Past) -> None:
     run = past.start(b"h" * 32, purpose=HOSTILE, model_name=HOSTILE, versions={HOSTILE: HOSTILE}, silos=[HOSTILE])
     place = {"run": run, "k": 0, "name": HOSTILE}
     ledger = past.ledger
-    ledger.append(Kind.STEP_OPENED, {**place, "invited": [HOSTILE]})
+    ledger.append(as_record(Kind.STEP_OPENED, {**place, "invited": [HOSTILE]}))
     hostile = {"survivors": [HOSTILE], "lanes_open": [HOSTILE], "lanes_shut": [HOSTILE], "lost": {HOSTILE: "deal"}}
     hostile |= {"data_commitments": {HOSTILE: "ab" * 32}, "refusals": {HOSTILE: "NOT_APPROVED"}, "approvals": {}}
-    ledger.append(Kind.STEP_CLOSED, {**closed, **place, **hostile})
-    ledger.append(Kind.STEP_OPENED, {**place, "k": 1, "invited": [HOSTILE]})
-    ledger.append(Kind.STEP_VOID, {**place, "k": 1, "reason": "INTERRUPTED", "phase": "deal", "missing": []})
+    ledger.append(as_record(Kind.STEP_CLOSED, {**closed, **place, **hostile}))
+    ledger.append(as_record(Kind.STEP_OPENED, {**place, "k": 1, "invited": [HOSTILE]}))
+    ledger.append(as_record(Kind.STEP_VOID, {**place, "k": 1, "reason": "INTERRUPTED", "phase": "deal", "missing": []}))
     past.withdraw(HOSTILE, [HOSTILE])
     ledger = past.ledger
-    ledger.append(Kind.RUN_FAILED, {"run": run, "code": "ROUND_LOST", "phase": "deal", "missing": []})
+    ledger.append(as_record(Kind.RUN_FAILED, {"run": run, "code": "ROUND_LOST", "phase": "deal", "missing": []}))
     text = render(trace(past.home, run))
     page = Page(text)
     assert "<script" not in text
@@ -285,7 +286,7 @@ def test_without_jinja2_it_says_what_to_do(made: Past, tmp_path: Path, monkeypat
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(SpecError, match=r"consilium\[demo\]"):
+    with pytest.raises(SpecError, match=r"our package with the extra demo"):
         write_page(trace(made.home, made.run), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from aggregator.ledger.format import Entry, ledger_path
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
-from aggregator.verify.models import read_history
+from aggregator.verify.models import checked_ledger
 from crypto.approval import Approval, approval_digest
 from crypto.errors import EvidenceError, NoSpace, SpecError
 from crypto.home import Home
@@ -33,6 +33,7 @@ from jobs.evidence.lineage.trace import trace
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
 from tests.lineages import PURPOSE, SILOS, Past
+from tests.records import as_record
 from tests.test_architecture import ROOT
 
 pytestmark = pytest.mark.slow
@@ -48,7 +49,7 @@ def text(root: Any) -> str:
 
 def shown(past: Past, silo: str) -> bytes:
     """The signed approval that a silo showed."""
-    (record,) = (one.record for one in past.entries(Kind.APPROVAL) if one.record["silo"] == silo)
+    (record,) = (one.record for one in past.entries(Kind.APPROVAL) if one.record.silo == silo)
     return bytes.fromhex(record["approval"])
 
 
@@ -111,7 +112,7 @@ def test_it_says_what_the_run_was_agreed_to_be(made: Past) -> None:
     assert (run.chain, run.ledger_head) == (end["chain"], end["ledger_head"])
     assert (run.job, run.method, run.status, run.epoch, run.members) == ("rows", "fedavg", "finished", 1, SILOS)
     assert (run.summed, run.replayable) == (5, 5)
-    assert (lineage.federation, lineage.subject, lineage.head) == ("past", made.run, read_history(made.home).head)
+    assert (lineage.federation, lineage.subject, lineage.head) == ("past", made.run, checked_ledger(made.home).head)
     suffix = "--home AGGREGATOR"
     verify, bundle = f"fed verify {made.run} {suffix}", f"fed lineage {made.run} --bundle {made.run}.zip {suffix}"
     assert lineage.commands == (verify, bundle)
@@ -132,7 +133,9 @@ def test_a_run_that_made_no_model_has_a_lineage_too(past: Past) -> None:
     lineage = trace(past.home, started[:8])
     assert (lineage.model, lineage.run.status, lineage.subject) == (None, "not finished", started)
     assert "The run made no model (not finished)" in said(lineage)
-    past.ledger.append(Kind.RUN_FAILED, {"run": started, "code": "ROUND_LOST", "phase": "deal", "missing": ["silo-1"]})
+    past.ledger.append(
+        as_record(Kind.RUN_FAILED, {"run": started, "code": "ROUND_LOST", "phase": "deal", "missing": ["silo-1"]})
+    )
     assert trace(past.home, started).run.status == "failed: ROUND_LOST"
     with pytest.raises(SpecError):
         trace(past.home, started[:7])
@@ -146,18 +149,21 @@ def test_void_shut_and_unfinished_steps_are_named(past: Past) -> None:
     closed, ledger = past.record(Kind.STEP_CLOSED), past.ledger
 
     def place(k: int, name: str) -> dict[str, Any]:
-        ledger.append(Kind.STEP_OPENED, {"run": run, "k": k, "name": name, "invited": list(SILOS)})
+        ledger.append(as_record(Kind.STEP_OPENED, {"run": run, "k": k, "name": name, "invited": list(SILOS)}))
         return {"run": run, "k": k, "name": name}
 
     void = {"reason": "ROUND_LOST", "phase": "unmask-slots", "missing": ["silo-1"], "lost": {"silo-1": "attest"}}
-    ledger.append(Kind.STEP_VOID, {**place(0, "rows/0"), **void})
+    ledger.append(as_record(Kind.STEP_VOID, {**place(0, "rows/0"), **void}))
     shut = {"lanes_open": [], "lanes_shut": ["everyone", "other"], "slots": {"everyone.contributors": 1}}
     ledger.append(
-        Kind.STEP_CLOSED, {**closed, **place(1, "train/0"), **shut, "lost": {}, "refusals": {"silo-2": "NOT_APPROVED"}}
+        as_record(
+            Kind.STEP_CLOSED,
+            {**closed, **place(1, "train/0"), **shut, "lost": {}, "refusals": {"silo-2": "NOT_APPROVED"}},
+        )
     )
     strict = {**shut, "slots": {"everyone.contributors": 4}, "refusals": {}}
-    ledger.append(Kind.STEP_CLOSED, {**closed, **place(2, "train/1"), **strict})
-    ledger.append(Kind.SILO_LOST, {**place(3, "train/2"), "silo": "silo-4", "phase": "open"})
+    ledger.append(as_record(Kind.STEP_CLOSED, {**closed, **place(2, "train/1"), **strict}))
+    ledger.append(as_record(Kind.SILO_LOST, {**place(3, "train/2"), "silo": "silo-4", "phase": "open"}))
     lineage = trace(past.home, run)
     first, second, third, last = lineage.steps
     assert (first.outcome, first.reason, first.cohort) == (VOID, "ROUND_LOST in unmask-slots", ())
@@ -177,8 +183,8 @@ def test_a_step_that_is_tried_again_keeps_its_last_attempt(past: Past) -> None:
     run, ledger = past.start(b"r" * 32), past.ledger
     place = {"run": run, "k": 0, "name": "rows/0"}
     for _ in range(2):
-        ledger.append(Kind.STEP_OPENED, {**place, "invited": list(SILOS)})
-        ledger.append(Kind.SILO_LOST, {**place, "silo": "silo-4", "phase": "open"})
+        ledger.append(as_record(Kind.STEP_OPENED, {**place, "invited": list(SILOS)}))
+        ledger.append(as_record(Kind.SILO_LOST, {**place, "silo": "silo-4", "phase": "open"}))
     (step,) = trace(past.home, run).steps
     assert step.absent == (Absence("silo-4", "open"),)
 
@@ -218,8 +224,8 @@ def test_a_withdrawal_before_the_run_does_not_touch_it(past: Past) -> None:
     past.withdraw("silo-1")
     run = past.start(b"l" * 32)
     closed = past.record(Kind.STEP_CLOSED)
-    past.ledger.append(Kind.STEP_OPENED, {"run": run, "k": 0, "name": "rows/0", "invited": list(SILOS)})
-    past.ledger.append(Kind.STEP_CLOSED, {**closed, "run": run})
+    past.ledger.append(as_record(Kind.STEP_OPENED, {"run": run, "k": 0, "name": "rows/0", "invited": list(SILOS)}))
+    past.ledger.append(as_record(Kind.STEP_CLOSED, {**closed, "run": run}))
     after = trace(past.home, run)
     assert (after.withdrawals, [part.withdrew for part in after.silos]) == ((), [None] * 4)
 
@@ -309,7 +315,7 @@ def test_an_approval_that_was_used_too_often_is_said(past: Past) -> None:
     record = past.entries(Kind.APPROVAL)[0].record
     assert "silo-1 let" not in said(trace(past.home, past.run))
     other = past.start(b"2" * 32)
-    past.ledger.append(Kind.APPROVAL, {**record, "run": other})
+    past.ledger.append(as_record(Kind.APPROVAL, {**record, "run": other}))
     assert "silo-1 let 2 runs start on an approval of 1" in said(trace(past.home, past.run))
 
 
@@ -376,7 +382,7 @@ def replace_end(past: Past, end: dict[str, Any]) -> None:
     path.write_bytes(b"")
     ledger = Ledger.open(path, Identity.load(past.home / "keys" / "aggregator.key"))
     path.write_bytes(b"".join(lines[:keep]))
-    ledger.append(Kind.RUN_FINISHED, end)
+    ledger.append(as_record(Kind.RUN_FINISHED, end))
 
 
 def test_the_head_that_silos_signed_must_be_on_the_ledger(past: Past) -> None:
@@ -431,7 +437,7 @@ def test_countersignatures_of_an_older_ledger_are_checked_by_the_digits_there_ar
     past.rewrite(lambda kind, record: None if kind is Kind.RUN_FINISHED else aged(kind, record))
     head = past.ledger.head
     signed = {silo: closing_of_head(past, silo, head, end) for silo in SILOS[:3]}
-    past.ledger.append(Kind.RUN_FINISHED, {**end, "ledger_head": head, "countersignatures": signed})
+    past.ledger.append(as_record(Kind.RUN_FINISHED, {**end, "ledger_head": head, "countersignatures": signed}))
     lineage = trace(past.home, past.run)
     assert [part.countersigned for part in lineage.silos] == [True, True, True, False]
     assert "Not countersigned by silo-4" in said(lineage)
@@ -494,7 +500,7 @@ def test_hidden_holders_are_said(past: Past) -> None:
 def test_from_a_data_commitment_to_every_use_of_it(past: Past) -> None:
     past.number("1")
     child = past.child()
-    history = read_history(past.home)
+    history = checked_ledger(past.home)
     commitment = past.record(Kind.STEP_CLOSED)["data_commitments"]["silo-4"]
     for digits in (commitment, commitment[:8]):
         found = uses(history, "data", digits)
@@ -509,7 +515,7 @@ def test_from_a_data_commitment_to_every_use_of_it(past: Past) -> None:
 
 
 def test_from_a_silo_and_from_an_approval(past: Past) -> None:
-    history = read_history(past.home)
+    history = checked_ledger(past.home)
     (use,) = uses(history, "silo", "silo-3").found
     assert use.spans == ["rows/0", "train/1 … train/4 (4)", "eval/0"]
     (again,) = uses(history, "approval", use.approvals[0][:8]).found
@@ -519,8 +525,8 @@ def test_from_a_silo_and_from_an_approval(past: Past) -> None:
 def test_an_approval_that_was_shown_and_never_used_is_found(past: Past) -> None:
     run = past.start(b"u" * 32)
     record = past.entries(Kind.APPROVAL)[0].record
-    past.ledger.append(Kind.APPROVAL, {**record, "run": run})
-    found = uses(read_history(past.home), "approval", record["digest"])
+    past.ledger.append(as_record(Kind.APPROVAL, {**record, "run": run}))
+    found = uses(checked_ledger(past.home), "approval", record["digest"])
     assert [(use.run, len(use.steps), use.status) for use in found.found] == [
         (past.run, 7, "finished"),
         (run, 0, "not finished"),
@@ -529,7 +535,7 @@ def test_an_approval_that_was_shown_and_never_used_is_found(past: Past) -> None:
 
 
 def test_digits_that_fit_none_or_several_are_refused(past: Past) -> None:
-    history = read_history(past.home)
+    history = checked_ledger(past.home)
     known = past.record(Kind.STEP_CLOSED)["data_commitments"]
     with pytest.raises(SpecError, match="one that is on this ledger") as refused:
         uses(history, "data", "0" * 8)
@@ -541,9 +547,9 @@ def test_digits_that_fit_none_or_several_are_refused(past: Past) -> None:
         uses(history, "silo", "silo")
     twin = known["silo-1"][:8] + "0" * 56
     closed = past.record(Kind.STEP_CLOSED)
-    past.ledger.append(Kind.STEP_CLOSED, {**closed, "data_commitments": {**known, "silo-2": twin}, "k": 9})
+    past.ledger.append(as_record(Kind.STEP_CLOSED, {**closed, "data_commitments": {**known, "silo-2": twin}, "k": 9}))
     with pytest.raises(SpecError) as ambiguous:
-        uses(read_history(past.home), "data", twin[:8])
+        uses(checked_ledger(past.home), "data", twin[:8])
     assert twin in ambiguous.value.want
     assert known["silo-1"] in ambiguous.value.want
 

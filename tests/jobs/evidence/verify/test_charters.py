@@ -21,6 +21,7 @@ from crypto.errors import SpecError
 from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
 from tests import local
+from tests.records import as_record
 from tests.tampering import (
     Finished,
     detail,
@@ -86,7 +87,7 @@ def _enter(run: Finished, signed: SignedCharter, by: Identity) -> None:
         "charter_digest": signed.charter.digest.hex(),
         "charter": bytes(signed).hex(),
     }
-    Ledger.open(ledger_path(run.home), by).append(Kind.CHARTER, record)
+    Ledger.open(ledger_path(run.home), by).append(as_record(Kind.CHARTER, record))
 
 
 LOST = {"run": "0" * 16, "k": 0, "name": "train/0", "silo": "silo-1", "phase": "open"}
@@ -99,7 +100,7 @@ def test_the_aggregators_key_changes_with_an_epoch(run: Finished) -> None:
     report = verify_run(run.home, run.run)
     assert re.search(r"epoch 1 \(.*\), 2 \(", detail(report, "charters"))
 
-    Ledger.open(ledger_path(run.home), old).append(Kind.SILO_LOST, LOST)  # the old key is retired
+    Ledger.open(ledger_path(run.home), old).append(as_record(Kind.SILO_LOST, LOST))  # the old key is retired
     error = refused(run)
     assert error.where == f"ledger.jsonl line {line_of(run.home, Kind.SILO_LOST)}"
 

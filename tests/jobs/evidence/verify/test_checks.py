@@ -23,6 +23,7 @@ from crypto.transcript import digest
 from jobs import release
 from jobs.runtime.in_process import InProcess
 from tests import local, tampering
+from tests.records import as_record
 from tests.tampering import (
     Finished,
     Lines,
@@ -456,7 +457,7 @@ def test_a_refusal_without_a_signature_is_the_aggregators_word(declined: Finishe
 
 
 def _append(run: Finished, kind: Kind, record: dict[str, Any]) -> None:
-    Ledger.open(ledger_path(run.home), run.aggregator).append(kind, record)
+    Ledger.open(ledger_path(run.home), run.aggregator).append(as_record(kind, record))
 
 
 def _published(run: Finished, **changes: str) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import pytest
 
 from aggregator.ledger.format import ledger_path
 from aggregator.ledger.records import Kind
-from aggregator.verify.models import ancestry, check_weights, find, models, parents, promote, read_history
+from aggregator.verify.models import ancestry, check_weights, checked_ledger, find, models, parents, promote
 from crypto.errors import EvidenceError, SpecError
 from crypto.keys import Identity
 from tests.lineages import Past
+from tests.records import as_record
 
 
 def test_a_finished_run_is_a_model_before_anybody_numbered_it(past: Past) -> None:
@@ -55,8 +56,8 @@ def test_digits_that_fit_two_runs_are_refused_with_both(past: Past) -> None:
     other = past.run[:8] + "0" * 8
     past.rewrite(lambda kind, record: record)
     started, end = past.record(Kind.RUN_STARTED), past.record(Kind.RUN_FINISHED)
-    past.ledger.append(Kind.RUN_STARTED, {**started, "run": other})
-    past.ledger.append(Kind.RUN_FINISHED, {**end, "run": other})
+    past.ledger.append(as_record(Kind.RUN_STARTED, {**started, "run": other}))
+    past.ledger.append(as_record(Kind.RUN_FINISHED, {**end, "run": other}))
     with pytest.raises(SpecError, match=f"one of {past.run}, {other}"):
         find(past.home, past.run[:8])
     assert find(past.home, other).run == other
@@ -110,7 +111,7 @@ def test_a_run_that_starts_from_a_result_has_a_parent(past: Past) -> None:
     child = past.child()
     last = past.start(b"p" * 32, parent="cd" * 32)
     other = past.start(b"o" * 32)
-    above = parents(read_history(past.home))
+    above = parents(checked_ledger(past.home))
     assert above == {past.run: None, child: past.run, last: child, other: None}
     assert ancestry(last, above) == [last, child, past.run]
 
@@ -118,7 +119,7 @@ def test_a_run_that_starts_from_a_result_has_a_parent(past: Past) -> None:
 def test_a_result_that_comes_later_is_no_parent(past: Past) -> None:
     early = past.start(b"e" * 32, parent="cd" * 32)
     past.child()
-    assert parents(read_history(past.home))[early] is None
+    assert parents(checked_ledger(past.home))[early] is None
 
 
 def test_a_silo_that_left_taints_what_it_was_part_of_and_what_came_of_it(past: Past) -> None:
@@ -131,11 +132,11 @@ def test_a_silo_that_left_taints_what_it_was_part_of_and_what_came_of_it(past: P
 
 def test_what_a_silo_gives_after_it_came_back_is_not_withdrawn(past: Past) -> None:
     kinds = {Kind.RUN_STARTED, Kind.STEP_CLOSED, Kind.RUN_FINISHED}
-    lines = [(one, past.entries(one)[0].record) for one in kinds]
+    lines = [(one, past.record(one)) for one in kinds]
     past.rewrite(lambda kind, record: None if kind in kinds else record)
     past.withdraw("silo-1")
     for kind, record in sorted(lines, key=lambda line: list(Kind).index(line[0])):
-        past.ledger.append(kind, record)
+        past.ledger.append(as_record(kind, record))
     assert find(past.home, past.run).withdrawn_silos == ()
 
 
@@ -154,7 +155,7 @@ def test_an_alias_moves_and_the_ledger_says_who_and_when(past: Past) -> None:
     past.number("2", child)
     moved = promote(past.home, past.run, "champion", " the board ")
     (entry,) = past.entries(Kind.MODEL_PUBLISHED)
-    assert entry.record == {
+    assert entry.record.fields() == {
         "run": past.run,
         "model_name": "rows",
         "version": "1",
@@ -165,8 +166,8 @@ def test_an_alias_moves_and_the_ledger_says_who_and_when(past: Past) -> None:
     assert moved.aliases == {"champion": ("the board", entry.time)}
     promote(past.home, "rows/1", "shadow", "somebody else")
     assert find(past.home, "rows@champion") == find(past.home, "rows@shadow")
-    record = {**entry.record, "run": child, "version": "2", "weights_sha256": "cd" * 32, "by": "me"}
-    past.ledger.append(Kind.MODEL_PUBLISHED, record)
+    record = {**entry.record.fields(), "run": child, "version": "2", "weights_sha256": "cd" * 32, "by": "me"}
+    past.ledger.append(as_record(Kind.MODEL_PUBLISHED, record))
     assert find(past.home, "rows@champion").label == "rows/2"
     assert set(find(past.home, "rows/1").aliases) == {"shadow"}
 
@@ -203,7 +204,7 @@ def test_a_version_with_withdrawn_data_is_promoted_by_force_only(past: Past) -> 
 def test_weights_that_are_not_the_ledgers_are_not_promoted(past: Past) -> None:
     past.number("1")
     version = find(past.home, "rows/1")
-    path = check_weights(read_history(past.home), version)
+    path = check_weights(checked_ledger(past.home), version)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -241,7 +242,7 @@ def test_only_the_aggregators_key_promotes(past: Past) -> None:
 def test_a_folder_without_a_ledger(past: Past, tmp_path: Path) -> None:
     for home in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(EvidenceError, match=r"an aggregator's ledger.*--home"):
-            read_history(home)
+            checked_ledger(home)
 
 
 def test_an_altered_line_is_named(past: Past) -> None:
@@ -253,7 +254,7 @@ def test_an_altered_line_is_named(past: Past) -> None:
     lines[5] = json.dumps(record, sort_keys=True, separators=(",", ":")).encode() + b"\n"
     path.write_bytes(b"".join(lines))
     with pytest.raises(EvidenceError, match=r"ledger.jsonl line (6|7)"):
-        read_history(past.home)
+        checked_ledger(past.home)
 
 
 def test_a_half_written_line_is_named(past: Past) -> None:
@@ -262,7 +263,7 @@ def test_a_half_written_line_is_named(past: Past) -> None:
     with path.open("ab") as file:
         file.write(b'{"kind":')
     with pytest.raises(EvidenceError, match=f"line {count + 1}: expected a newline"):
-        read_history(past.home)
+        checked_ledger(past.home)
 
 
 def test_a_cut_ledger_is_noticed(past: Past) -> None:
@@ -270,4 +271,4 @@ def test_a_cut_ledger_is_noticed(past: Past) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))
     with pytest.raises(EvidenceError, match=f"expected {len(lines)} lines"):
-        read_history(past.home)
+        checked_ledger(past.home)

@@ -15,7 +15,7 @@ from aggregator.verify.charters import Epochs
 from aggregator.verify.checks import verify_run
 from aggregator.verify.receipts import check_receipt, compare, looks_like_receipt
 from aggregator.verify.report import Report
-from aggregator.verify.run import read_book
+from aggregator.verify.run import read_ledger
 from crypto.encoding import Reader
 from crypto.errors import EvidenceError
 from crypto.home import Home
@@ -52,7 +52,7 @@ def epochs(run: Finished) -> Epochs:
 def against(run: Finished, silo: str = "silo-1") -> Report:
     report = Report("receipt")
     receipt = check_receipt(receipt_of(run, silo), epochs(run), report)
-    compare(read_book(run.home, None, report), receipt, report)
+    compare(read_ledger(run.home, None, report), receipt, report)
     return report
 
 

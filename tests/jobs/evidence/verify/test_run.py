@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger.format import Entry, ledger_path, read
+from aggregator.ledger.format import ledger_path, read
 from aggregator.ledger.records import Kind
+from aggregator.run_record import RunRecord
 from aggregator.verify.checks import verify_run
-from aggregator.verify.run import job_facts
 from crypto.errors import EvidenceError
 from crypto.plan import Plan
 from tests import tampering
+from tests.records import partial_entry
 from tests.tampering import (
     Finished,
     Lines,
@@ -53,9 +54,9 @@ def test_a_plan_of_more_blocks_than_there_is_memory(run: Finished) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])
 def test_jobs_that_are_none(text: str) -> None:
-    entry = Entry(0, Kind.RUN_STARTED, "", "", {"job": text}, "", "", 0)
+    entry = partial_entry(Kind.RUN_STARTED, {"run": "r", "job": text})
     with pytest.raises(EvidenceError, match=r"run-started.*, job"):
-        job_facts(entry)
+        assert RunRecord("r", (entry,)).job
 
 
 def test_a_run_without_a_predictor(run: Finished) -> None:
@@ -73,7 +74,7 @@ def test_a_run_that_went_on_from_another_state(run: Finished, tmp_path: Path) ->
     other = run.copy(tmp_path / "other")
     rewrite(other.home, lambda lines: resume(lines, "ab" * 32))
     assert refused(other).where.endswith("(run-resumed), state_digest")
-    rewrite(run.home, lambda lines: resume(lines, first["state_digest"]))
+    rewrite(run.home, lambda lines: resume(lines, first.state_digest))
     tampering.countersign(run)
     verify_run(run.home, run.run)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger.format import Entry
 from aggregator.ledger.records import Kind
 from aggregator.verify.steps import check_floor, check_record
 from crypto.approval import Approval
@@ -16,6 +15,7 @@ from crypto.silo_session import SiloSession
 from crypto.transcript import digest
 from jobs.owner import approval_terms
 from tests import federation, local, tampering
+from tests.records import partial_entry
 from tests.tampering import (
     Finished,
     Lines,
@@ -36,7 +36,7 @@ def test_no_lane_opens_below_the_strictest_floor(lane: str, least: int) -> None:
     checked = step.evidence().check(step.context)
     names = [slot.name for slot in plan.slots_of(step.step)]
     one = next(one for one in plan.lanes if one.name == lane)
-    entry = Entry(0, Kind.STEP_CLOSED, "", "", {}, "", "", 0)
+    entry = partial_entry(Kind.STEP_CLOSED, {})
     for count in range(6):
         slots = dict.fromkeys(names, 0) | {one.contributors_slot: count}
         if count >= least:
@@ -59,17 +59,17 @@ def test_silos_that_all_let_a_lane_open_below_its_floor(monkeypatch: pytest.Monk
     survivors, adverts = checked.survivors.signed, checked.survivors.dealt.cohort.adverts
     record = {
         "transcript": checked.survivors.t3.hex(),
-        "survivors": list(survivors),
+        "survivors": tuple(survivors),
         "slots": dict(zip(step.names(), checked.slots, strict=True)),
-        "lanes_open": list(step.opened),
-        "lanes_shut": [],
+        "lanes_open": tuple(step.opened),
+        "lanes_shut": (),
         "upload_digests": {silo: digest("upload", header).hex() for silo, header in survivors.items()},
         "data_commitments": {silo: adverts[silo].data.hex() for silo in survivors},
         "approvals": {silo: adverts[silo].approval.hex() for silo in survivors},
-        "holdings": {silo: list(adverts[silo].held) for silo in survivors if adverts[silo].held},
+        "holdings": {silo: tuple(adverts[silo].held) for silo in survivors if adverts[silo].held},
     }
     with pytest.raises(EvidenceError, match="lanes_open, quiet: expected at least 3 contributors, found 2"):
-        check_record(Entry(0, Kind.STEP_CLOSED, "", "", record, "", "", 0), checked)
+        check_record(partial_entry(Kind.STEP_CLOSED, record), checked)
 
 
 @pytest.mark.parametrize("hours", [-2, 48])
