@@ -7,16 +7,37 @@ every approval of the same job until the owner signs a newer approval.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from crypto import durable
 from crypto.approval import Approval, Denial, Terms, approval_digest
-from crypto.errors import FederationError, NoSpace, NotApproved
+from crypto.errors import DataRefused, FederationError, NoSpace, NotApproved
 from crypto.keys import PublicIdentity
 
 #: Most files that are read of each kind, and their size in bytes: reading an overfull folder must end.
 MOST_FILES = 4096
 _BIGGEST = 1 << 16
+
+T = TypeVar("T")
+
+#: How many runs were joined on an approval, by the hexadecimal of its digest.
+Uses = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalState:
+    """``state``: waiting · approved · denied · expired · used-up · void. ``why``: a sentence. The rest: of the approval
+    that covers the job, or else of the newest; times in seconds since 1970, UTC."""
+
+    state: str
+    why: str = ""
+    approval: str = ""
+    not_before: int = 0
+    not_after: int = 0
+    max_runs: int = 0
+    used: int = 0
 
 
 class Approvals:
@@ -26,70 +47,128 @@ class Approvals:
         self.folder = folder
         self.owner = owner
 
+    # --- files -------------------------------------------------------------------------------------------------------
+
     def add(self, signed: bytes) -> bytes:
         """Keep a signed approval; its digest. Raises BadSignature or Malformed for what the owner did not sign."""
-        Approval.open(signed, lambda _: self.owner)
+        self._approval(signed)
         digest = approval_digest(signed)
         self._keep(f"{digest.hex()}.approval", signed)
         return digest
 
     def deny(self, signed: bytes) -> None:
         """Keep a signed denial."""
-        denial = Denial.open(signed, lambda _: self.owner)
+        denial = self._denial(signed)
         self._keep(f"{denial.job.hex()}-{denial.at}.denial", signed)
 
     def all(self) -> list[tuple[bytes, Approval]]:
-        """(signed bytes, approval) of every file that the owner's signature holds for, newest first."""
-        found = [
-            (signed, Approval.open(signed, lambda _: self.owner))
-            for signed in self._files(".approval", lambda signed: Approval.open(signed, lambda _: self.owner))
-        ]
+        """(signed bytes, approval) of every file with a valid signature of the owner, newest first."""
+        found = self._files(".approval", self._approval)
         return sorted(found, key=lambda item: (item[1].not_before, item[0]), reverse=True)
 
     def denial(self, job: bytes) -> Denial | None:
         """The newest denial of a job."""
-        found = [
-            Denial.open(signed, lambda _: self.owner)
-            for signed in self._files(".denial", lambda signed: Denial.open(signed, lambda _: self.owner))
-        ]
-        return max((denial for denial in found if denial.job == job), key=lambda denial: denial.at, default=None)
+        found = (denial for _, denial in self._files(".denial", self._denial) if denial.job == job)
+        return max(found, key=lambda denial: denial.at, default=None)
 
-    def grant(self, terms: Terms, *, now: int, uses: Callable[[str], int]) -> bytes:
-        """A signed approval that covers ``terms`` now. ``uses``: how many other runs were joined on an approval, by
-        the hexadecimal of its digest. Raises NotApproved with the reason why the oldest of this job's approvals
-        does not cover them, or that there is none."""
+    # --- what they allow ---------------------------------------------------------------------------------------------
+
+    def grant(self, terms: Terms, *, now: int, uses: Uses) -> bytes:
+        """A signed approval that covers ``terms`` now.
+
+        Raises NotApproved: why the oldest of this job's approvals does not cover them, or that there is none.
+        """
         job = terms.job.hex()
-        denial = self.denial(terms.job)
         refused = NotApproved(job, remedy="The data owner looks at it with `fed requests`; see `fed approve`.")
-        for signed, approval in self.all():
-            if approval.terms.job != terms.job:
-                continue
-            if denial is not None and denial.at >= approval.not_before:
-                continue
+        denial = self.denial(terms.job)
+        if denial is not None:
+            refused = NotApproved(job, reason="the data owner has denied it", remedy="Ask the institution why.")
+        for signed, approval in self._of(terms.job, denial):
             try:
                 approval.check(terms, now=now, used=uses(approval_digest(signed).hex()))
             except NotApproved as mismatch:
                 refused = mismatch
             else:
                 return signed
-        if denial is not None and refused.reason.startswith("there is no"):
-            raise NotApproved(job, reason="the data owner has denied it", remedy="Ask the institution why.")
         raise refused
 
-    def _files(self, suffix: str, opens: Callable[[bytes], object]) -> Iterator[bytes]:
-        """The bytes of each file that opens. Others are not signed by the owner and are skipped."""
+    def state(self, job: bytes, terms: Callable[[], Terms], *, now: int, uses: Uses) -> ApprovalState:
+        """What ``grant`` would answer now, explained to the data owner.
+
+        ``terms``: computes what an approval must cover. It is called only if there is an approval to compare; its
+        DataRefused makes the approval void.
+        """
+        denial = self.denial(job)
+        approvals = self._of(job, denial)
+        if not approvals and denial is not None:
+            return ApprovalState("denied", denial.reason)
+        if not approvals:
+            return ApprovalState("waiting", "nobody has decided")
+        used = [uses(approval_digest(signed).hex()) for signed, _ in approvals]
+        try:
+            wanted = terms()
+        except DataRefused as refused:
+            return _state("void", refused.detail, *approvals[0], used[0])
+        found = [_compared(*kept, wanted, now, runs) for kept, runs in zip(approvals, used, strict=True)]
+        return next((state for state in found if state.state == "approved"), found[0])
+
+    def _of(self, job: bytes, denial: Denial | None) -> list[tuple[bytes, Approval]]:
+        """A job's approvals that its newest denial does not override, newest first."""
+        return [
+            (signed, approval)
+            for signed, approval in self.all()
+            if approval.terms.job == job and (denial is None or denial.at < approval.not_before)
+        ]
+
+    # --- reading and writing -----------------------------------------------------------------------------------------
+
+    def _approval(self, signed: bytes) -> Approval:
+        return Approval.open(signed, lambda _: self.owner)
+
+    def _denial(self, signed: bytes) -> Denial:
+        return Denial.open(signed, lambda _: self.owner)
+
+    def _files(self, suffix: str, opened: Callable[[bytes], T]) -> Iterator[tuple[bytes, T]]:
+        """(signed bytes, what they say) of each file that opens. Others are not signed by the owner and are skipped."""
         names = sorted(self.folder.glob(f"*{suffix}")) if self.folder.is_dir() else []
         for path in names[:MOST_FILES]:
             try:
                 with path.open("rb") as file:
                     signed = file.read(_BIGGEST)
-                opens(signed)
+                content = opened(signed)
             except (OSError, FederationError):
                 continue
-            yield signed
+            yield signed, content
 
     def _keep(self, name: str, signed: bytes) -> None:
         try:
             durable.replace(self.folder / name, signed, hidden=True)
         except OSError as full:
             raise NoSpace(f"{name} could not be written: {full.strerror}.", remedy="Free disk space.") from full
+
+
+def _compared(signed: bytes, approval: Approval, terms: Terms, now: int, used: int) -> ApprovalState:
+    """How an approval relates to ``terms`` now, after ``used`` runs were joined on it."""
+    try:
+        approval.check(terms, now=now, used=used)
+    except NotApproved as mismatch:
+        why = mismatch.reason
+    else:
+        return _state("approved", "", signed, approval, used)
+    if approval.terms != terms:
+        return _state("void", why, signed, approval, used)
+    if now > approval.not_after:
+        return _state("expired", why, signed, approval, used)
+    return _state("used-up" if used >= approval.max_runs else "waiting", why, signed, approval, used)
+
+
+def _state(state: str, why: str, signed: bytes, approval: Approval, used: int) -> ApprovalState:
+    return ApprovalState(
+        state,
+        why,
+        approval_digest(signed).hex(),
+        not_before=approval.not_before,
+        not_after=approval.not_after,
+        max_runs=approval.max_runs,
+        used=used,
+    )

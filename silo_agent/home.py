@@ -96,7 +96,7 @@ class SiloHome(Home):
     # --- what the agent works on and keeps -------------------------------------------------------------------------
 
     @property
-    def box_folder(self) -> Path:
+    def syftbox_folder(self) -> Path:
         """PySyft's folder: data sets, mock data, requests."""
         return self.root / "syft"
 

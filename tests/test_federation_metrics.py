@@ -16,7 +16,7 @@ from helm import dashboards
 from helm.dashboards import Dashboard, Panel
 from jobs.job import JobSpec
 from jobs.owner.decisions import deny
-from jobs.owner.review import Desk
+from jobs.owner.review import OwnerView
 from silo_agent.home import SiloHome
 from tests.prometheus import Prometheus, prometheus
 from tests.shared import SILOS, Up, approved, follow, is_job_of, submit
@@ -140,7 +140,7 @@ def test_silos_that_die_and_a_silo_that_refuses_are_shown_and_alerted_on(
     watch.until(lambda: "ConsiliumSiloMissing" in watch.firing(), "the dropout's alert fires")
     home = up.federation.homes["silo-8"]
     digest = JobSpec.load(str(place / "job.toml")).digest.hex()
-    deny(Desk(SiloHome(home)), digest, "a test")
+    deny(OwnerView(SiloHome(home)), digest, "a test")
     wanted = {"ConsiliumSiloMissing", "ConsiliumLaneClosed", "ConsiliumRefusalSpike", "ConsiliumAgentRefuses"}
     watch.until(lambda: wanted <= watch.firing(), f"{wanted} fire")
     watch.until(lambda: not empty(watch, failures=True), "every panel has data")

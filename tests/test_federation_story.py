@@ -23,7 +23,7 @@ from crypto.home import Home
 from jobs.demo.federation import made_up
 from jobs.job import JobSpec
 from jobs.owner.decisions import approve, deny
-from jobs.owner.review import Desk
+from jobs.owner.review import OwnerView
 from jobs.security_log.retention import contents
 from silo_agent.home import SiloHome
 from tests import local
@@ -77,7 +77,7 @@ def told(up: Up, place: Path) -> dict[str, str]:
             words = ("--private", str(files[0]), "--mock", str(files[1]), "--home", str(home))
             story["uid"] = fed("data", "add", "wards", *words)["uid"]
         else:
-            Desk(SiloHome(home)).catalogue.add("wards", *files)
+            OwnerView(SiloHome(home)).catalogue.add("wards", *files)
 
     # Submitted, and declined by everybody.
     idle(up)
@@ -90,8 +90,8 @@ def told(up: Up, place: Path) -> dict[str, str]:
     story["shown"] = json.dumps(fed("requests", "--home", str(first)))
     fed("approve", story["digest"][:12], "--max-runs", "2", "--home", str(first))
     for silo in federation.silos[1:-1]:
-        approve(Desk(SiloHome(federation.silo(silo))), spec, max_runs=2)
-    deny(Desk(SiloHome(federation.silo("silo-8"))), story["digest"], "not with our wards")
+        approve(OwnerView(SiloHome(federation.silo(silo))), spec, max_runs=2)
+    deny(OwnerView(SiloHome(federation.silo("silo-8"))), story["digest"], "not with our wards")
 
     # Trained.
     idle(up)
@@ -283,9 +283,9 @@ def test_data_changed_after_the_approval_start_nothing(up: Up, told: dict[str, s
     arrays["y_train"] = arrays["y_train"][::-1].copy()
     np.savez(tmp_path / "new.npz", allow_pickle=False, **arrays)
     np.savez(tmp_path / "mock.npz", allow_pickle=False, **made_up(arrays))
-    Desk(SiloHome(home)).catalogue.add("wards", tmp_path / "new.npz", tmp_path / "mock.npz", replace=True)
-    account = Desk(SiloHome(home)).account(job)
-    assert "registered anew" in json.dumps(account), account
+    OwnerView(SiloHome(home)).catalogue.add("wards", tmp_path / "new.npz", tmp_path / "mock.npz", replace=True)
+    review = OwnerView(SiloHome(home)).review(job)
+    assert "registered anew" in json.dumps(review), review
 
 
 def test_a_withdrawn_silo_is_in_no_next_roster_and_its_models_are_listed(
@@ -308,7 +308,7 @@ def test_a_withdrawn_silo_is_in_no_next_roster_and_its_models_are_listed(
     new = follow(up, before, until={Kind.RUN_FAILED, Kind.RUN_FINISHED})
     assert new[-1].kind is Kind.RUN_FAILED
     for silo in sorted(set(federation.silos) - {"silo-3", "silo-8"}):
-        approve(Desk(SiloHome(federation.silo(silo))), job)
+        approve(OwnerView(SiloHome(federation.silo(silo))), job)
     idle(up)
     before = submit(up, told["job"], place / "fourth")
     new = follow(up, before, until={Kind.RUN_FAILED, Kind.RUN_FINISHED})

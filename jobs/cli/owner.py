@@ -1,4 +1,4 @@
-"""At an institution: what is registered, what is asked for, what is approved."""
+"""The data owner's commands at an institution: data sets, requests, approvals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crypto.errors import SpecError
 from jobs.cli.options import Json, SiloHomePath, emit
 
 if TYPE_CHECKING:
-    from jobs.owner.review import Desk
+    from jobs.owner.review import OwnerView
 
 data_app = typer.Typer(no_args_is_help=True, help="Data sets of this silo: register, list.")
 
@@ -42,7 +42,7 @@ def data_add(
     """Register a data set in this silo's catalogue: real rows, mock rows, who may read which."""
     from jobs.owner import decisions
 
-    entry = decisions.describe(decisions.add_data(_desk(home), name, private, mock, summary, replace=replace))
+    entry = decisions.describe(decisions.add_data(_view(home), name, private, mock, summary, replace=replace))
     if not as_json:
         print("\n".join(_data_lines(entry)))
         print(f"The rows are copied: {private} is not read again.")
@@ -54,26 +54,28 @@ def data_list(home: SiloHomePath, as_json: Json = False) -> None:
     """The data sets of this silo, each read and checked against its registration."""
     from jobs.owner import decisions
 
-    found = decisions.list_data(_desk(home))
+    found = decisions.list_data(_view(home))
     if not as_json:
         print("\n".join(line for entry in found for line in _data_lines(entry)) or "No data sets: see `fed data add`.")
     emit({"datasets": found}, as_json)
 
 
 def requests(home: SiloHomePath, as_json: Json = False) -> None:
-    """Jobs that were submitted here: what each would do, what would leave, and how it stands."""
+    """Jobs that were submitted here: what each would do, what would leave, and whether it is approved."""
     from crypto.text import escaped
     from jobs.owner import decisions
-    from jobs.owner.render import account_lines, day
+    from jobs.owner.render import day, review_lines
 
-    found = decisions.requests(_desk(home))
+    found = decisions.requests(_view(home))
     if not as_json:
         for request in found["requests"]:
-            print("\n".join(account_lines(request)), end="\n\n")
+            print("\n".join(review_lines(request)), end="\n\n")
         for item in found["tampered"]:
-            print(f"tampered with, not shown: {escaped(item['name'])}: {item['why']}")
+            print(f"Invalid request, not shown: {escaped(item['name'])}: {item['why']}")
         for item in found["approved_besides"]:
-            print(f"approved besides: job {item['job'][:16]} until {day(item['not_after'])}, {item['purpose']}")
+            print(
+                f"Approved, not in the queue: job {item['job'][:16]} until {day(item['not_after'])}, {item['purpose']}"
+            )
         if not any((found["requests"], found["tampered"], found["approved_besides"])):
             print("No requests.")
     emit(found, as_json)
@@ -82,7 +84,7 @@ def requests(home: SiloHomePath, as_json: Json = False) -> None:
 def approve(
     home: SiloHomePath,
     digest: Annotated[str | None, typer.Argument(help=Digest)] = None,
-    job: Annotated[str | None, typer.Option("--job", help="A job file that came another way, instead.")] = None,
+    job: Annotated[str | None, typer.Option("--job", help="A job file that was sent out of band, instead.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Last day, YYYY-MM-DD, UTC; default: 30 days.")] = None,
     max_runs: Annotated[int, typer.Option("--max-runs", min=1, max=2**32 - 1, help="Runs it is good for.")] = 1,
     key: Key = None,
@@ -93,23 +95,23 @@ def approve(
 
     from jobs.job import JobSpec
     from jobs.owner import decisions
-    from jobs.owner.render import account_lines, day
+    from jobs.owner.render import day, review_lines
 
     if digest is None and job is None:
         raise SpecError("fed approve", got="neither", want="a DIGEST of `fed requests`, or --job FILE")
     last = None if until is None else decisions.parse_until(until)
-    desk = _desk(home)
-    spec = decisions.find(desk, digest or "") if job is None else JobSpec.load(job)
+    view = _view(home)
+    spec = decisions.find(view, digest or "") if job is None else JobSpec.load(job)
     if digest is not None and not spec.digest.hex().startswith(digest):
         raise SpecError("DIGEST", got=digest, want=f"{spec.digest.hex()}, the digest of {job}")
-    account = desk.account(spec)
+    review = view.review(spec)
     if not as_json:
-        print("\n".join(account_lines(account)), end="\n\n")
-    signed = decisions.approve(desk, spec, until=last, max_runs=max_runs, key=key)
+        print("\n".join(review_lines(review)), end="\n\n")
+    signed = decisions.approve(view, spec, until=last, max_runs=max_runs, key=key)
     if not as_json:
         runs = "one run" if max_runs == 1 else f"{max_runs} runs"
         print(f"approved for {runs} until {day(signed.not_after)}: approval {signed.approval[:16]}")
-    emit({"account": account, "signed": asdict(signed)}, as_json)
+    emit({"account": review, "signed": asdict(signed)}, as_json)
 
 
 def deny(
@@ -119,27 +121,27 @@ def deny(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Sign a no. It outweighs every approval of the job so far, also in a run that is under way."""
+    """Sign a denial. It overrides every approval of the job so far, also in a run that is under way."""
     from jobs.owner import decisions
 
-    denial = decisions.deny(_desk(home), digest, reason, key=key)
+    denial = decisions.deny(_view(home), digest, reason, key=key)
     if not as_json:
         print(f"denied: job {denial.job.hex()[:16]}")
     emit({"job": denial.job.hex(), "reason": denial.reason, "at": denial.at}, as_json)
 
 
-def _desk(home: Path) -> Desk:
-    from jobs.owner.review import Desk
+def _view(home: Path) -> OwnerView:
+    from jobs.owner.review import OwnerView
     from silo_agent.home import SiloHome
 
-    return Desk(SiloHome(home))
+    return OwnerView(SiloHome(home))
 
 
 def _data_lines(entry: dict[str, Any]) -> list[str]:
     from crypto.text import escaped
 
     if entry["amiss"]:
-        return [f"{escaped(entry['name'])}  amiss: {entry['amiss']}"]
+        return [f"{escaped(entry['name'])}  cannot be used: {entry['amiss']}"]
     return [
         f"{entry['name']}  {escaped(entry['summary'])}".rstrip(),
         f"  schema      {entry['features']} features, {entry['classes']} classes",

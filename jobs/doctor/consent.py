@@ -16,7 +16,7 @@ from jobs import release
 from jobs.doctor.check import SILO, Finding, check, ok, warn
 from jobs.doctor.kit import DAY
 from jobs.doctor.target import Place
-from jobs.owner.review import Desk
+from jobs.owner.review import OwnerView
 from silo_agent.pysyft.mock import dataset_folder
 
 #: An approval that ends sooner than this is a warning. Days.
@@ -46,13 +46,13 @@ def policy(place: Place) -> Finding | None:
     after=("home", "home.keys"),
 )
 def data(place: Place) -> Finding | None:
-    desk = Desk(place.silo_home, int(place.now))
-    names = _names(desk)
+    view = OwnerView(place.silo_home, int(place.now))
+    names = _names(view)
     if not names:
         return warn("none is registered: this silo can take no job")
     for name in names:
-        desk.catalogue.entry(name)
-        desk.catalogue.resolve(name)
+        view.catalogue.entry(name)
+        view.catalogue.resolve(name)
     return ok(f"{', '.join(names)}: as registered")
 
 
@@ -65,13 +65,13 @@ def data(place: Place) -> Finding | None:
     after=("home", "home.keys", "charter", "charter.member", "policy"),
 )
 def approvals(place: Place) -> Finding | None:
-    desk = Desk(place.silo_home, int(place.now))
-    states = Counter(_state(desk, signed, approval) for signed, approval in desk.approvals.all())
+    view = OwnerView(place.silo_home, int(place.now))
+    states = Counter(_state(view, signed, approval) for signed, approval in view.approvals.all())
     said = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
     if not states["in force"]:
         return warn(said)
     ends = min(
-        approval.not_after for signed, approval in desk.approvals.all() if _state(desk, signed, approval) == "in force"
+        approval.not_after for signed, approval in view.approvals.all() if _state(view, signed, approval) == "in force"
     )
     left = math.floor((ends - place.now) / DAY)
     return warn(f"{said}; one ends in {left} days") if left < SOON else ok(said)
@@ -86,32 +86,32 @@ def approvals(place: Place) -> Finding | None:
     after=("home",),
 )
 def requests(place: Place) -> Finding | None:
-    return ok(f"{Desk(place.silo_home, int(place.now)).queue.waiting()} wait")
+    return ok(f"{OwnerView(place.silo_home, int(place.now)).queue.waiting()} wait")
 
 
-def _names(desk: Desk) -> list[str]:
+def _names(view: OwnerView) -> list[str]:
     """Data sets of which there is anything, whole or half, found without PySyft."""
-    box = desk.catalogue.box
-    halves = (dataset_folder(box.path, box.owner, half, "") for half in ("private", "public"))
+    datasite = view.catalogue.datasite
+    halves = (dataset_folder(datasite.syftbox, datasite.owner, half, "") for half in ("private", "public"))
     return sorted({entry.name for half in halves if half.is_dir() for entry in os.scandir(half) if entry.is_dir()})
 
 
-def _state(desk: Desk, signed: bytes, approval: Approval) -> str:
+def _state(view: OwnerView, signed: bytes, approval: Approval) -> str:
     """In force, or why not."""
-    if not desk.in_force(approval):
-        return "expired" if desk.now > approval.not_after else "taken back"
-    if desk.now < approval.not_before:
+    if not view.in_force(approval):
+        return "expired" if view.now > approval.not_after else "taken back"
+    if view.now < approval.not_before:
         return "of the future"
-    if desk.uses[approval_digest(signed).hex()] >= approval.max_runs:
+    if view.uses[approval_digest(signed).hex()] >= approval.max_runs:
         return "used up"
     terms = approval.terms
-    have = {"charter": desk.charter.digest, "policy": desk.policy.digest, "code": release.digest()}
+    have = {"charter": view.charter.digest, "policy": view.policy.digest, "code": release.digest()}
     if any(getattr(terms, name) != value for name, value in have.items()):
         return "void"
     registered = set()
-    for name in _names(desk):
+    for name in _names(view):
         try:
-            registered.add(desk.catalogue.entry(name).commitment)
+            registered.add(view.catalogue.entry(name).commitment)
         except DataRefused:  # the check of the data says so
             continue
     return "in force" if terms.commitment in registered else "void"

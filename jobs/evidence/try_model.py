@@ -54,7 +54,7 @@ def cold(home: SiloHome, source: Path, data: str) -> Cold:
     """
     silo = home.silo
     charter = home.charter()
-    rows, _ = Catalogue(home, silo).resolve(data)
+    rows = Catalogue(home, silo).resolve(data).data
     report = Report(source.name)
     with _opened(source, report) as (place, run):
         report.target = f"run {run}"

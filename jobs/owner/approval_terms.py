@@ -13,33 +13,33 @@ from crypto.plan import Plan
 from jobs import release
 from jobs.job import JobSpec
 from silo_agent.approvals import Approvals
-from silo_agent.data import DataSet, commitment
 from silo_agent.home import SiloHome
-from silo_agent.pysyft.catalogue import Catalogue
+from silo_agent.policy import Policy
+from silo_agent.pysyft.catalogue import Catalogue, DataId
 
 DAY = 86400  # seconds
 
 
-def terms(home: SiloHome, spec: JobSpec, charter: Charter, plan: Plan, data: DataSet, uid: str) -> Terms:
-    """The terms of a job at this silo, as its charter, policy, data, salt and software are now."""
+def terms(spec: JobSpec, plan: Plan, *, silo: str, charter: Charter, policy: Policy, data: DataId) -> Terms:
+    """The terms of a job at a silo, with the software that is installed now."""
     return Terms(
-        silo=home.silo,
+        silo=silo,
         charter=charter.digest,
         job=spec.digest,
         plan=plan.digest,
-        policy=home.policy().digest,
+        policy=policy.digest,
         code=release.digest(),
-        data_uid=uid,
-        commitment=commitment(data, home.salt()),
+        data_uid=data.uid,
+        commitment=data.commitment,
         purpose=spec.purpose,
     )
 
 
-def terms_here(home: SiloHome, spec: JobSpec) -> Terms:
-    """The same, with everything looked up: what a data owner is about to sign. Raises DataRefused, SpecError."""
+def current_terms(home: SiloHome, spec: JobSpec) -> Terms:
+    """The same, with everything looked up in the silo's home. Raises DataRefused, SpecError."""
     charter = home.charter()
-    data, uid = Catalogue(home, home.silo).resolve(spec.dataset)
-    return terms(home, spec, charter, spec.plan(charter), data, uid)
+    data = Catalogue(home, home.silo).resolve(spec.dataset).id
+    return terms(spec, spec.plan(charter), silo=home.silo, charter=charter, policy=home.policy(), data=data)
 
 
 def sign(wanted: Terms, owner: Identity, *, max_runs: int, not_after: int, now: int | None = None) -> bytes:
@@ -54,8 +54,8 @@ def sign(wanted: Terms, owner: Identity, *, max_runs: int, not_after: int, now: 
 
 
 def approve_for_demonstration(silos: Iterable[SiloHome], spec: JobSpec, *, max_runs: int = 8) -> None:
-    """Sign as each silo's data owner: the demonstration owns these homes, and says so. For a day and a few runs."""
+    """Sign as each silo's data owner, for one day. Only where the demonstration owns the homes."""
     for home in silos:
         owner = home.owner()
-        signed = sign(terms_here(home, spec), owner, max_runs=max_runs, not_after=int(time.time()) + DAY)
+        signed = sign(current_terms(home, spec), owner, max_runs=max_runs, not_after=int(time.time()) + DAY)
         Approvals(home.approvals_folder, owner.public).add(signed)

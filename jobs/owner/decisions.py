@@ -1,7 +1,7 @@
-"""The data owner's acts: register data, look at what is asked for, sign a yes or a no.
+"""The data owner's commands: register data, list the requests, approve or deny one with a signature.
 
-Each is one function of a silo's home. What counts afterwards is what was signed with the owner's key; PySyft is told,
-so that its own tools show the same, and nothing depends on it.
+Only what the owner's key has signed is valid. PySyft's status is set too, so that PySyft's own tools show the decision;
+nothing depends on it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from jobs.job import JobSpec
 from jobs.owner import approval_terms
 from jobs.owner.approval_terms import DAY
 from jobs.owner.render import day
-from jobs.owner.review import Desk
+from jobs.owner.review import OwnerView
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
-from silo_agent.pysyft.catalogue import Entry
+from silo_agent.pysyft.catalogue import CatalogueEntry
 
 log = logging.getLogger("consilium.silo")
 
@@ -37,36 +37,38 @@ _PREFIX = re.compile(r"[0-9a-f]{8,64}")
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-def add_data(desk: Desk, name: str, private: Path, mock: Path, summary: str = "", *, replace: bool = False) -> Entry:
+def add_data(
+    view: OwnerView, name: str, private: Path, mock: Path, summary: str = "", *, replace: bool = False
+) -> CatalogueEntry:
     """``Catalogue.add``, and a line of the security log."""
     try:
-        before = desk.catalogue.entry(name).commitment.hex()
+        before = view.catalogue.entry(name).commitment.hex()
     except FederationError:
         before = ""
-    entry = desk.catalogue.add(name, private, mock, summary, replace=replace)
-    told = SecurityLog(desk.home)
+    entry = view.catalogue.add(name, private, mock, summary, replace=replace)
+    security_log = SecurityLog(view.home)
     if before:
-        told(Event.DATA_REPLACED, name=name, before=before, after=entry.commitment.hex())
+        security_log(Event.DATA_REPLACED, name=name, before=before, after=entry.commitment.hex())
     else:
-        told(Event.DATA_REGISTERED, name=name, data=entry.commitment.hex())
+        security_log(Event.DATA_REGISTERED, name=name, data=entry.commitment.hex())
     return entry
 
 
-def list_data(desk: Desk) -> list[dict[str, Any]]:
-    """Every data set of the catalogue, read and checked. ``amiss``: why no job would get it, if anything."""
-    return [_shown(desk, name) for name in desk.catalogue.names()]
+def list_data(view: OwnerView) -> list[dict[str, Any]]:
+    """Every data set of the catalogue, read and checked. ``amiss``: why no job can use it; empty if it is usable."""
+    return [_shown(view, name) for name in view.catalogue.names()]
 
 
-def _shown(desk: Desk, name: str) -> dict[str, Any]:
+def _shown(view: OwnerView, name: str) -> dict[str, Any]:
     try:
-        entry = desk.catalogue.entry(name)
-        desk.catalogue.resolve(name)
+        entry = view.catalogue.entry(name)
+        view.catalogue.resolve(name)
     except FederationError as refused:
         return {"name": name, "amiss": str(refused)}
     return describe(entry)
 
 
-def describe(entry: Entry) -> dict[str, Any]:
+def describe(entry: CatalogueEntry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "uid": entry.uid,
@@ -83,40 +85,41 @@ def describe(entry: Entry) -> dict[str, Any]:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def requests(desk: Desk) -> dict[str, Any]:
-    """What waits, what was decided, what was tampered with, and what was approved without being asked for here."""
-    asked, tampered = desk.queue.all()
+def requests(view: OwnerView) -> dict[str, Any]:
+    """Every request with its state, entries that are no valid requests, and approvals of jobs not in the queue."""
+    queued, tampered = view.queue.all()
     shown = [
-        _asked(desk, item.text, item.digest) | {"asked": item.asked.isoformat(), "pysyft": item.shown} for item in asked
+        _review(view, item.text, item.digest) | {"asked": item.asked.isoformat(), "pysyft": item.shown}
+        for item in queued
     ]
-    queued = {item.digest for item in asked}
-    besides = [
+    digests = {item.digest for item in queued}
+    not_queued = [
         {"job": approval.terms.job.hex(), "purpose": approval.terms.purpose, "not_after": approval.not_after}
-        for _, approval in desk.approvals.all()
-        if approval.terms.job not in queued and desk.in_force(approval)
+        for _, approval in view.approvals.all()
+        if approval.terms.job not in digests and view.in_force(approval)
     ]
     return {
-        "silo": desk.silo,
+        "silo": view.silo,
         "requests": shown,
         "tampered": [{"name": item.name, "why": item.why} for item in tampered],
-        "approved_besides": besides,
+        "approved_besides": not_queued,
     }
 
 
-def _asked(desk: Desk, text: str, digest: bytes) -> dict[str, Any]:
+def _review(view: OwnerView, text: str, digest: bytes) -> dict[str, Any]:
     try:
-        return desk.account(JobSpec.from_text(text))
-    except FederationError as refused:  # another release's job, or one that this charter has no plan for
+        return view.review(JobSpec.from_text(text))
+    except FederationError as refused:  # another release's job, or no plan for it under this charter
         return {"job": digest.hex(), "amiss": str(refused)}
 
 
-def find(desk: Desk, prefix: str) -> JobSpec:
-    """The queued job whose digest begins so. Raises SpecError for none, for several, for a beginning too short."""
+def find(view: OwnerView, prefix: str) -> JobSpec:
+    """The queued job whose digest begins with ``prefix``, at least 8 digits. Raises SpecError for none or several."""
     _check_prefix(prefix)
-    return JobSpec.from_text(desk.queue.find(prefix).text)
+    return JobSpec.from_text(view.queue.find(prefix).text)
 
 
-# --- yes and no ------------------------------------------------------------------------------------------------------
+# --- decisions -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,25 +134,26 @@ class Signed:
 
 
 def approve(
-    desk: Desk, spec: JobSpec, *, until: int | None = None, max_runs: int = DEFAULT_RUNS, key: Path | None = None
+    view: OwnerView, spec: JobSpec, *, until: int | None = None, max_runs: int = DEFAULT_RUNS, key: Path | None = None
 ) -> Signed:
     """Sign the terms of a job as they are now at this silo, and keep the approval.
 
-    Default: for one run, within 30 days or as long as the charter is valid. Raises DataRefused where the data set is
-    not registered, SpecError for a date or a key that won't do.
+    ``until``: seconds since 1970, UTC; default: 30 days from now, or the end of the charter. ``key``: the owner's key
+    file; default: the one in the home. Raises DataRefused if the data set is not registered, SpecError for a date out
+    of range or a key that the charter does not name.
     """
-    desk.charter.check_validity(desk.now)
-    owner = _owner_key(desk, key)
-    last = desk.charter.not_after
-    not_after = min(desk.now + DEFAULT_DAYS * DAY, last) if until is None else until
-    if not desk.now < not_after <= last:
+    view.charter.check_validity(view.now)
+    owner = _owner_key(view, key)
+    last = view.charter.not_after
+    not_after = min(view.now + DEFAULT_DAYS * DAY, last) if until is None else until
+    if not view.now < not_after <= last:
         raise SpecError("--until", got=day(not_after), want=f"from now on, until the charter ends on {day(last)}")
-    wanted = desk.terms(spec)
-    denial = desk.approvals.denial(spec.digest)
-    not_before = desk.now if denial is None else max(desk.now, denial.at + 1)  # the newer word counts
+    wanted = view.terms(spec)
+    denial = view.approvals.denial(spec.digest)
+    not_before = view.now if denial is None else max(view.now, denial.at + 1)  # the newer decision is valid
     signed = approval_terms.sign(wanted, owner, max_runs=max_runs, not_after=not_after, now=not_before)
     digest = approval_digest(signed).hex()
-    SecurityLog(desk.home)(
+    SecurityLog(view.home)(
         Event.APPROVAL_GRANTED,
         job=spec.digest.hex(),
         approval=digest,
@@ -158,22 +162,22 @@ def approve(
         uses=max_runs,
         until=not_after,
     )
-    desk.approvals.add(signed)
-    _tell_pysyft(desk, spec.digest, "approved")
+    view.approvals.add(signed)
+    _mark_in_pysyft(view, spec.digest, "approved")
     return Signed(digest, spec.digest.hex(), not_before, not_after, max_runs)
 
 
-def deny(desk: Desk, prefix: str, reason: str, *, key: Path | None = None) -> Denial:
-    """Sign a no. It outweighs every approval of the job so far; a newer approval takes it back."""
+def deny(view: OwnerView, prefix: str, reason: str, *, key: Path | None = None) -> Denial:
+    """Sign a denial. It overrides every approval of the job so far; a newer approval overrides the denial."""
     if not 1 <= len(reason) <= MOST_TEXT or not reason.isprintable():
         raise SpecError("--reason", got=reason[:80], want=f"a sentence of at most {MOST_TEXT} characters")
-    owner = _owner_key(desk, key)
-    job = _job(desk, prefix)
-    newest = max((item.not_before for _, item in desk.approvals.all() if item.terms.job == job), default=0)
-    denial = Denial(silo=desk.silo, job=job, reason=reason, at=max(desk.now, newest))
-    desk.approvals.deny(denial.sign(owner))
-    SecurityLog(desk.home)(Event.APPROVAL_DENIED, job=job.hex())
-    _tell_pysyft(desk, job, "denied")
+    owner = _owner_key(view, key)
+    job = _job(view, prefix)
+    newest = max((item.not_before for _, item in view.approvals.all() if item.terms.job == job), default=0)
+    denial = Denial(silo=view.silo, job=job, reason=reason, at=max(view.now, newest))
+    view.approvals.deny(denial.sign(owner))
+    SecurityLog(view.home)(Event.APPROVAL_DENIED, job=job.hex())
+    _mark_in_pysyft(view, job, "denied")
     return denial
 
 
@@ -186,15 +190,15 @@ def parse_until(text: str) -> int:
         raise SpecError("--until", got=text, want="a day, YYYY-MM-DD") from bad
 
 
-def _owner_key(desk: Desk, path: Path | None) -> Identity:
-    """The key whose signature the charter lets count. Raises SpecError for any other."""
-    path = path or desk.home.owner_key_path
-    key, want = Identity.load(path), desk.approvals.owner
+def _owner_key(view: OwnerView, path: Path | None) -> Identity:
+    """The key that the charter names for this silo's data owner. Raises SpecError for any other."""
+    path = path or view.home.owner_key_path
+    key, want = Identity.load(path), view.approvals.owner
     if key.public != want:
         found = key.public.fingerprint
-        SecurityLog(desk.home)(Event.KEY_MISMATCH, role="owner", expected=want.fingerprint, found=found)
+        SecurityLog(view.home)(Event.KEY_MISMATCH, role="owner", expected=want.fingerprint, found=found)
         raise SpecError(
-            f"{desk.silo} owner key",
+            f"{view.silo} owner key",
             got=found,
             want=want.fingerprint,
             remedy="The charter names another data owner's key: use that one, or have a new epoch signed.",
@@ -202,11 +206,11 @@ def _owner_key(desk: Desk, path: Path | None) -> Identity:
     return key
 
 
-def _job(desk: Desk, prefix: str) -> bytes:
-    """The job, queued or approved, whose digest begins so; a whole digest needs neither."""
+def _job(view: OwnerView, prefix: str) -> bytes:
+    """The queued or approved job whose digest begins with ``prefix``; a whole digest need not be either."""
     _check_prefix(prefix)
-    asked, _ = desk.queue.all()
-    known = {item.digest for item in asked} | {item.terms.job for _, item in desk.approvals.all()}
+    queued, _ = view.queue.all()
+    known = {item.digest for item in queued} | {item.terms.job for _, item in view.approvals.all()}
     found = [digest for digest in known if digest.hex().startswith(prefix)]
     if not found and len(prefix) == 64:
         return bytes.fromhex(prefix)
@@ -220,9 +224,9 @@ def _check_prefix(prefix: str) -> None:
         raise SpecError("DIGEST", got=prefix, want="at least 8 hexadecimal digits of the job's digest, in lower case")
 
 
-def _tell_pysyft(desk: Desk, job: bytes, decision: str) -> None:
-    """Its status is for show: where it cannot be set, what was signed counts all the same."""
+def _mark_in_pysyft(view: OwnerView, job: bytes, decision: str) -> None:
+    """PySyft's status is only shown: if it cannot be set, the signed decision is valid all the same."""
     try:
-        desk.queue.mark(job, decision)
+        view.queue.mark(job, decision)
     except FederationError as failed:
         log.warning("PySyft's state of job %s could not be set: %s", job.hex()[:16], failed)

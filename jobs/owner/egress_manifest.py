@@ -1,10 +1,11 @@
 """``fed egress``: everything that may leave a silo under a job, and what the aggregator sees of one silo.
 
-The manifest is the plan, read out; nothing is written here by hand but the fixed list of what the aggregator sees.
+The manifest is computed from the plan. Only the list of what the aggregator sees is written by hand.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -35,12 +36,12 @@ def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
     """``manifest_of`` a job under the demonstration's charter, for so many silos."""
     floors = Floors()
     limits = Limits(n_max=silos, colluders=floors.colluders, honest=floors.honest, lane_floor=floors.lane_floor)
-    return manifest_of(spec, method(spec.method).plan(spec.params, limits))
+    return manifest_of(spec, method(spec.method).plan(spec.params, limits), lambda lane: lane.floor)
 
 
-def manifest_of(spec: JobSpec, plan: Plan) -> dict[str, Any]:
-    """Lanes, blocks, slots and steps of a job whose plan is this."""
-    words = sum(plan.words_of(step, lane.name) for step in plan.steps for lane in plan.lanes_of(step))
+def manifest_of(spec: JobSpec, plan: Plan, floor: Callable[[Lane], int]) -> dict[str, Any]:
+    """Lanes, steps and slots of a job with this plan. ``floor``: fewest contributors for which a lane opens."""
+    elements = sum(plan.words_of(step, lane.name) for step in plan.steps for lane in plan.lanes_of(step))
     slots = sum(len(plan.slots_of(step)) for step in plan.steps)
     return {
         "job": spec.digest.hex(),
@@ -51,7 +52,7 @@ def manifest_of(spec: JobSpec, plan: Plan) -> dict[str, Any]:
             {
                 "name": lane.name,
                 "scope": lane.scope.value,
-                "floor": lane.floor,
+                "floor": floor(lane),
                 "holdings": _holdings(lane),
                 "moves_guarded": lane.guard_moves,
                 "weights": list(lane.grid),
@@ -70,7 +71,7 @@ def manifest_of(spec: JobSpec, plan: Plan) -> dict[str, Any]:
         ],
         "ring_bits": plan.ring_bits,
         "resolution": max(block.clip / ring.limit(plan.n_max, plan.ring_bits) for block in plan.blocks),
-        "bytes_per_silo": plan.ring_bits // 8 * words + 8 * slots,
+        "bytes_per_silo": plan.ring_bits // 8 * elements + 8 * slots,
         "aggregator_sees_of_one_silo": list(SEEN_OF_ONE_SILO),
     }
 

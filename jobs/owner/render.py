@@ -1,4 +1,4 @@
-"""An account of ``jobs.owner.review`` as lines for a terminal. Untrusted text is escaped."""
+"""An owner review as lines for a terminal. Untrusted text is escaped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def day(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def account_lines(found: dict[str, Any]) -> list[str]:
+def review_lines(found: dict[str, Any]) -> list[str]:
     """What a data owner reads before deciding."""
     if "amiss" in found:
         return [f"job {found['job']}", f"  cannot be read here: {escaped(found['amiss'])}"]
@@ -28,7 +28,7 @@ def account_lines(found: dict[str, Any]) -> list[str]:
     params = json.dumps(found["params"], ensure_ascii=True)
     asked = f", asked for {found['asked'][:16].replace('T', ' ')} UTC" if "asked" in found else ""
     lines = [
-        f"{found['name']}  {standing_line(found['standing'])}",
+        f"{found['name']}  {state_line(found['standing'])}",
         f"  job       {found['job']}{asked}",
         f"  purpose   {escaped(found['purpose'])}",
         f"  method    {found['method']} on data set {found['dataset']} ({registered})",
@@ -42,7 +42,7 @@ def account_lines(found: dict[str, Any]) -> list[str]:
     for lane in leaves["lanes"]:
         lines.append(f"            {lane['name']:<{width}}  {lane_line(lane)}")
     lines += [
-        f"  opened    sums of {', '.join(slots(leaves)) or 'nothing besides'}; for each lane, weights and contributors",
+        f"  opened    sums of {', '.join(slots(leaves)) or 'nothing else'}; for each lane, weights and contributors",
         f"  keeps     {_KEPT[found['keep_uploads']]}",
     ]
     return lines
@@ -68,9 +68,9 @@ def slots(leaves: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(slot for step in leaves["steps"] for slot in step["slots"] if slot not in own))
 
 
-def standing_line(standing: dict[str, Any]) -> str:
-    why = f": {escaped(standing['why'])}" if standing["why"] else ""
-    if not standing["approval"]:
-        return f"{standing['state']}{why}"
-    runs = f"{standing['used']} of {standing['max_runs']} runs used"
-    return f"{standing['state']}{why} (until {day(standing['not_after'])}, {runs})"
+def state_line(state: dict[str, Any]) -> str:
+    why = f": {escaped(state['why'])}" if state["why"] else ""
+    if not state["approval"]:
+        return f"{state['state']}{why}"
+    runs = f"{state['used']} of {state['max_runs']} runs used"
+    return f"{state['state']}{why} (until {day(state['not_after'])}, {runs})"

@@ -1,8 +1,8 @@
-"""What a job would do at this silo, and how it stands with the data owner: what ``fed requests`` shows.
+"""The owner review: what a job would do at this silo, and whether it is approved. ``fed requests`` shows it.
 
 All of it is computed here and now, from the job's text and the silo's own home: its pinned charter, its policy, its
-catalogue, its software, the signed approvals and denials, the journal. The server's word and PySyft's status are not
-asked. An account never says how many rows the silo has.
+catalogue, its software, the signed approvals and denials, the journal. Nothing that the server or PySyft's status says
+is used. A review never says how many rows the silo has.
 """
 
 from __future__ import annotations
@@ -10,44 +10,35 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from crypto.approval import Approval, Terms, approval_digest
+from crypto.approval import Approval, Terms
 from crypto.charter import Charter
-from crypto.errors import DataRefused, FederationError, NotApproved
-from crypto.plan import Lane
+from crypto.errors import DataRefused, FederationError
+from crypto.plan import Lane, Plan
 from jobs.job import JobSpec
-from jobs.owner.approval_terms import terms_here
+from jobs.owner import approval_terms
 from jobs.owner.egress_manifest import manifest_of
-from silo_agent.approvals import Approvals
+from silo_agent.approvals import Approvals, ApprovalState
 from silo_agent.home import SiloHome
 from silo_agent.policy import Policy
-from silo_agent.pysyft.catalogue import Catalogue
+from silo_agent.pysyft.catalogue import Catalogue, DataId
 from silo_agent.pysyft.request_queue import RequestQueue
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """``state``: waiting · approved · denied · expired · used-up · void. ``why``: a sentence. The rest: of the approval
-    that counts, or that came closest; times in seconds since 1970, UTC."""
-
-    state: str
-    why: str = ""
-    approval: str = ""
-    not_before: int = 0
-    not_after: int = 0
-    max_runs: int = 0
-    used: int = 0
-
-
 @dataclass(frozen=True)
-class Desk:
-    """The data owner's view of a silo's home at one time: make a new one to look again. ``now``: seconds since 1970."""
+class OwnerView:
+    """The data owner's view of a silo's home at one time. ``now``: seconds since 1970.
+
+    What it has read it keeps: make a new one to look again.
+    """
 
     home: SiloHome
     now: int = field(default_factory=lambda: int(time.time()))
+
+    # --- what it reads -----------------------------------------------------------------------------------------------
 
     @cached_property
     def silo(self) -> str:
@@ -75,7 +66,7 @@ class Desk:
 
     @cached_property
     def uses(self) -> Counter[str]:
-        """Approval → runs joined on it, from the journal; read beside an agent that has it open."""
+        """Approval → runs joined on it, from the journal. It is read even while an agent has it open."""
         found: Counter[str] = Counter()
         try:
             lines = self.home.journal_path.read_bytes().splitlines()
@@ -87,85 +78,17 @@ class Desk:
                 if record["kind"] == "joined":
                     found[record["approval"]] += 1
             except (ValueError, KeyError, TypeError):
-                continue  # half a line, or an old one; a journal that is damaged stops the agent, not the reader
+                continue  # an incomplete or old line; a damaged journal stops the agent, not the owner
         return found
 
-    @cached_property
-    def _terms(self) -> dict[str, Terms | DataRefused]:
-        return {}
+    # --- one job -----------------------------------------------------------------------------------------------------
 
-    def terms(self, spec: JobSpec) -> Terms:
-        """What an approval of this job must cover here. Raises DataRefused or SpecError. Data are read once a desk."""
-        if spec.dataset not in self._terms:
-            try:
-                self._terms[spec.dataset] = terms_here(self.home, spec)
-            except DataRefused as refused:
-                self._terms[spec.dataset] = refused
-        found = self._terms[spec.dataset]
-        if isinstance(found, DataRefused):
-            raise found
-        return replace(found, job=spec.digest, plan=spec.plan(self.charter).digest, purpose=spec.purpose)
+    def review(self, spec: JobSpec) -> dict[str, Any]:
+        """Everything that a data owner should know before signing, as plain values.
 
-    # --- how a job stands --------------------------------------------------------------------------------------------
-
-    def standing(self, spec: JobSpec) -> Standing:
-        """Whether the silo would take part in this job now, by ``Approvals.grant`` itself; and if not, why not."""
-        denial = self.approvals.denial(spec.digest)
-        newest = next((found for found in self.approvals.all() if found[1].terms.job == spec.digest), None)
-        if newest is None or self._denied(newest[1]):
-            return Standing("waiting", "nobody has decided") if denial is None else Standing("denied", denial.reason)
-        try:
-            wanted = self.terms(spec)
-            signed = self.approvals.grant(wanted, now=self.now, uses=self.uses.__getitem__)
-        except DataRefused as gone:
-            return self._of("void", gone.detail, *newest)
-        except NotApproved:
-            return self._lapsed(wanted, *newest)
-        return self._of("approved", "", signed, Approval.open(signed, lambda _: self.approvals.owner))
-
-    def _lapsed(self, wanted: Terms, signed: bytes, approval: Approval) -> Standing:
-        """Why an approval does not cover the terms now."""
-        used = self.uses[approval_digest(signed).hex()]
-        if approval.terms != wanted:
-            state = "void"
-        elif self.now > approval.not_after:
-            state = "expired"
-        else:
-            state = "used-up" if used >= approval.max_runs else "waiting"
-        try:
-            approval.check(wanted, now=self.now, used=used)
-        except NotApproved as amiss:
-            return self._of(state, amiss.reason, signed, approval)
-        raise AssertionError("an approval that covers the terms was refused")  # pragma: no cover
-
-    def _of(self, state: str, why: str, signed: bytes, approval: Approval) -> Standing:
-        digest = approval_digest(signed).hex()
-        return Standing(
-            state,
-            why,
-            digest,
-            not_before=approval.not_before,
-            not_after=approval.not_after,
-            max_runs=approval.max_runs,
-            used=self.uses[digest],
-        )
-
-    def in_force(self, approval: Approval) -> bool:
-        """Whether an approval has not ended and was not taken back; its terms are not looked at."""
-        return self.now <= approval.not_after and not self._denied(approval)
-
-    def _denied(self, approval: Approval) -> bool:
-        denial = self.approvals.denial(approval.terms.job)
-        return denial is not None and denial.at >= approval.not_before
-
-    # --- what a job would do -----------------------------------------------------------------------------------------
-
-    def account(self, spec: JobSpec) -> dict[str, Any]:
-        """Everything that a data owner should know before signing, as plain values."""
+        Raises SpecError for a job that has no plan under this charter.
+        """
         plan = spec.plan(self.charter)
-        leaves = manifest_of(spec, plan)
-        for shown, lane in zip(leaves["lanes"], plan.lanes, strict=True):
-            shown["floor"] = self.floor(lane)
         return {
             "job": spec.digest.hex(),
             "name": spec.name,
@@ -183,13 +106,28 @@ class Desk:
             "params": dict(spec.params),
             "keep_uploads": spec.keep_uploads,
             "plan": plan.digest.hex(),
-            "leaves": leaves,
-            "standing": asdict(self.standing(spec)),
+            "leaves": manifest_of(spec, plan, self.floor),
+            "standing": asdict(self._approval_state(spec, plan)),
         }
+
+    def approval_state(self, spec: JobSpec) -> ApprovalState:
+        """Whether the silo would take part in this job now, and if not, why not."""
+        return self._approval_state(spec, spec.plan(self.charter))
+
+    def terms(self, spec: JobSpec) -> Terms:
+        """What an approval of this job must cover here. Raises DataRefused or SpecError."""
+        return self._terms(spec, spec.plan(self.charter))
 
     def floor(self, lane: Lane) -> int:
         """Fewest contributors for which this silo opens a lane: the strictest of charter, plan and policy."""
         return self.charter.floor(lane, self.policy.floors.get(lane.name, 0))
+
+    def in_force(self, approval: Approval) -> bool:
+        """Whether an approval has not expired and no denial overrides it; its terms are not looked at."""
+        denial = self.approvals.denial(approval.terms.job)
+        return self.now <= approval.not_after and (denial is None or denial.at < approval.not_before)
+
+    # --- its parts ---------------------------------------------------------------------------------------------------
 
     def _registered(self, name: str) -> dict[str, Any] | None:
         """The catalogue's entry of a data set, or nothing."""
@@ -203,3 +141,29 @@ class Desk:
             "features": entry.schema.features,
             "classes": entry.schema.classes,
         }
+
+    def _approval_state(self, spec: JobSpec, plan: Plan) -> ApprovalState:
+        return self.approvals.state(
+            spec.digest, lambda: self._terms(spec, plan), now=self.now, uses=self.uses.__getitem__
+        )
+
+    def _terms(self, spec: JobSpec, plan: Plan) -> Terms:
+        return approval_terms.terms(
+            spec, plan, silo=self.silo, charter=self.charter, policy=self.policy, data=self._data(spec.dataset)
+        )
+
+    def _data(self, name: str) -> DataId:
+        """Which data a name stands for. The rows are read and checked once for all jobs. Raises DataRefused."""
+        if name not in self._checked:
+            try:
+                self._checked[name] = self.catalogue.resolve(name).id
+            except DataRefused as refused:
+                self._checked[name] = refused
+        found = self._checked[name]
+        if isinstance(found, DataRefused):
+            raise found
+        return found
+
+    @cached_property
+    def _checked(self) -> dict[str, DataId | DataRefused]:
+        return {}

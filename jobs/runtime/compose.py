@@ -187,9 +187,9 @@ def open_agent(job: str, home: SiloHome, kind: type[Agent] = Agent) -> Agent:
     _take_turn(home)
     site = open_site(home)
     try:
-        data, uid = Catalogue(home, site.silo).resolve(spec.dataset)
+        resolved = Catalogue(home, site.silo).resolve(spec.dataset)
         plan = spec.plan(site.charter)
-        wanted = terms(home, spec, site.charter, plan, data, uid)
+        wanted = terms(spec, plan, silo=site.silo, charter=site.charter, policy=site.policy, data=resolved.id)
         site.approvals.grant(wanted, now=site.now(), uses=site.journal.uses)
         return kind(
             site,
@@ -197,9 +197,9 @@ def open_agent(job: str, home: SiloHome, kind: type[Agent] = Agent) -> Agent:
             plan=plan,
             method=with_public_pool(
                 with_base_model(method(spec.method)(spec.params, site.silo), home.models_folder),
-                lambda name: Catalogue(home, site.silo).resolve(name)[0],
+                lambda name: Catalogue(home, site.silo).resolve(name).data,
             ),
-            data=data,
+            data=resolved.data,
         )
     except (NotApproved, DataRefused) as refused:
         site.journal.close()

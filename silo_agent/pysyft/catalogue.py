@@ -30,7 +30,7 @@ from crypto import durable
 from crypto.errors import DataRefused
 from silo_agent.data import DataSet, check_name, commitment, load
 from silo_agent.home import SiloHome
-from silo_agent.pysyft.datasite import ADMIN, STRANGER, Box, disk, pysyft, remove
+from silo_agent.pysyft.datasite import ADMIN, STRANGER, Datasite, disk, pysyft, remove
 from silo_agent.pysyft.mock import DATA, PROTOCOL, Schema, arrays_of, check_mock, dataset_folder, read_mock
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _AGAIN = "Register it again: `fed data add --replace`. Approvals of the old regi
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """A registered data set. ``uid`` names this registration, another has another. ``private``, ``mock``: npz files."""
 
     name: str
@@ -57,55 +57,71 @@ class Entry:
     mock: Path
 
 
+@dataclass(frozen=True, slots=True)
+class DataId:
+    """Which data an approval binds. ``commitment``: of the rows, salted. ``uid``: of their registration."""
+
+    uid: str
+    commitment: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The rows of a data set, checked against their registration."""
+
+    data: DataSet
+    id: DataId
+
+
 class Catalogue:
     """``silo``: the id. Refusals are DataRefused with a remedy, NoSpace for a full disk."""
 
     def __init__(self, home: SiloHome, silo: str) -> None:
-        self.box = Box.of(home, silo)
+        self.datasite = Datasite.of(home, silo)
         self._salt = home.salt_path
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def resolve(self, name: str) -> tuple[DataSet, str]:
-        """The rows of a data set, proved to be those that were registered, and the registration's uid."""
+    def resolve(self, name: str) -> Resolved:
+        """The rows of a data set, checked to be those that were registered. Raises DataRefused."""
         record = self._record(name)
         path = self._folder("private", name) / DATA
         self._check_private(path)
         data = load(path, name)
         if Schema.of(data) != record.schema or commitment(data, self._read_salt()) != record.commitment:
             raise DataRefused(f"The rows of data set {name!r} are not those that were registered.", remedy=_AGAIN)
-        return data, record.uid
+        return Resolved(data, DataId(record.uid, record.commitment))
 
     def mock(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a data set's mock: what admins develop on."""
-        return read_mock(self.box.path, self.box.owner, name)
+        return read_mock(self.datasite.syftbox, self.datasite.owner, name)
 
     def names(self) -> list[str]:
-        """Every data set in the box: what PySyft lists, and halves that were left behind."""
+        """Every data set in PySyft's folder: what PySyft lists, and incomplete registrations."""
         found = {path.name for half in _HALVES for path in self._folder(half, "").glob("*/")}
         with pysyft("The catalogue", remedy=_AGAIN):
-            found |= {ref.name for ref in self._storage().iter_dataset_refs(self.box.owner)}
+            found |= {ref.name for ref in self._storage().iter_dataset_refs(self.datasite.owner)}
         return sorted(found)
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> CatalogueEntry:
         """One data set: its record compared with PySyft's files, and PySyft's rules asked again."""
         record = self._record(name)
         with pysyft(f"Data set {name!r}", remedy=_AGAIN):
             storage = self._storage()
-            ref = storage.find_dataset_ref(self.box.owner, name)
+            ref = storage.find_dataset_ref(self.datasite.owner, name)
             dataset, private = storage.read_dataset(ref), storage.read_private_config(ref)
         if {str(dataset.uid), str(private.uid)} != {record.uid}:
             raise DataRefused(f"PySyft knows another registration of data set {name!r}.", remedy=_AGAIN)
         self._check_rules(name)
         return self._entry(name, record, dataset.summary or "")
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CatalogueEntry]:
         """Every data set. Raises DataRefused for the first that does not check."""
         return [self.entry(name) for name in self.names()]
 
     # --- registering -------------------------------------------------------------------------------------------------
 
-    def add(self, name: str, private: Path, mock: Path, summary: str = "", *, replace: bool = False) -> Entry:
+    def add(self, name: str, private: Path, mock: Path, summary: str = "", *, replace: bool = False) -> CatalogueEntry:
         """Register two npz files under a name. The originals stay where they are, and are not read again.
 
         The mock must have the schema of the private rows and none of them. A name that is taken needs ``replace``,
@@ -117,7 +133,7 @@ class Catalogue:
         rows, shown = load(private, name), load(mock, f"mock of {name}")
         check_mock(name, rows, shown)
         sealed = commitment(rows, self._read_salt())
-        with disk(f"Data set {name!r}"), self.box.writing(), self._replacing(name, replace=replace) as staging:
+        with disk(f"Data set {name!r}"), self.datasite.writing(), self._replacing(name, replace=replace) as staging:
             _save(rows, staging / "private")
             _save(shown, staging / "public")
             uid = self._create(name, staging, summary)
@@ -133,13 +149,13 @@ class Catalogue:
         """A folder to stage in. The old halves of ``name`` wait in it, and go back if anything fails."""
         halves = {half: self._folder(half, name) for half in _HALVES}
         for folder in halves.values():
-            self.box.check_place(folder)
+            self.datasite.check_place(folder)
         if (halves["private"] / RECORD).exists() and not replace:
             raise DataRefused(
                 f"Data set {name!r} is registered here already.",
                 remedy="`fed data add --replace` registers it anew. Approvals of the old registration are void then.",
             )
-        staging = self.box.path / _STAGING
+        staging = self.datasite.syftbox / _STAGING
         remove(staging)
         staging.mkdir(mode=0o700)
         old = {half: staging / f"old-{half}" for half, folder in halves.items() if folder.exists()}
@@ -160,7 +176,7 @@ class Catalogue:
         from syft_datasets.dataset_manager import SyftDatasetManager
 
         with pysyft(f"Data set {name!r}", remedy=_AGAIN):
-            dataset = SyftDatasetManager(self.box.path, self.box.owner).create(
+            dataset = SyftDatasetManager(self.datasite.syftbox, self.datasite.owner).create(
                 name,
                 mock_path=staging / "public",
                 private_path=staging / "private",
@@ -174,7 +190,7 @@ class Catalogue:
         """PySyft leaves modes to the umask. Here the private half is the agent's user's alone."""
         private = self._folder("private", name)
         for folder in (private, *private.parents):
-            if folder.is_relative_to(self.box.path):
+            if folder.is_relative_to(self.datasite.syftbox):
                 folder.chmod(0o700)
         for path in private.iterdir():
             path.chmod(0o600)
@@ -185,17 +201,17 @@ class Catalogue:
         from syft_perms import SyftPermContext
 
         expected = {
-            ("public", self.box.owner): True,
+            ("public", self.datasite.owner): True,
             ("public", ADMIN): True,
             ("public", STRANGER): False,
-            ("private", self.box.owner): True,
+            ("private", self.datasite.owner): True,
             ("private", ADMIN): False,
             ("private", STRANGER): False,
         }
         with pysyft(f"The rules of data set {name!r}", remedy=_AGAIN):
-            rules = SyftPermContext(datasite=self.box.site)
+            rules = SyftPermContext(datasite=self.datasite.folder)
             for (half, who), may in expected.items():
-                path = (self._folder(half, name) / DATA).relative_to(self.box.site)
+                path = (self._folder(half, name) / DATA).relative_to(self.datasite.folder)
                 if rules.open(path).has_read_access(who) is not may:
                     verb = "cannot read" if may else "can read"
                     raise DataRefused(f"By PySyft's rules {who} {verb} the {half} half of {name!r}.", remedy=_AGAIN)
@@ -205,14 +221,14 @@ class Catalogue:
     def _storage(self) -> DatasetStorage:
         from syft_datasets.dataset_manager import SyftDatasetManager
 
-        return SyftDatasetManager(self.box.path, self.box.owner).storage
+        return SyftDatasetManager(self.datasite.syftbox, self.datasite.owner).storage
 
     def _folder(self, half: str, name: str) -> Path:
-        return dataset_folder(self.box.path, self.box.owner, half, name)
+        return dataset_folder(self.datasite.syftbox, self.datasite.owner, half, name)
 
-    def _entry(self, name: str, record: _Record, summary: str) -> Entry:
+    def _entry(self, name: str, record: _Record, summary: str) -> CatalogueEntry:
         private, mock = (self._folder(half, name) / DATA for half in _HALVES)
-        return Entry(name, record.uid, record.schema, record.commitment, summary, private, mock)
+        return CatalogueEntry(name, record.uid, record.schema, record.commitment, summary, private, mock)
 
     def _record(self, name: str) -> _Record:
         check_name(name)
@@ -232,7 +248,7 @@ class Catalogue:
 
     def _check_private(self, path: Path) -> None:
         """Raise DataRefused for a private file that is a link, lies behind one, or is open to others."""
-        self.box.check_place(path)
+        self.datasite.check_place(path)
         what = f"{path.name} of data set {path.parent.name!r}"
         with disk(what):
             mode = path.stat().st_mode & 0o777

@@ -42,38 +42,39 @@ def silo_of(address: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """``path``: PySyft's folder. ``owner``: the address whose datasite, ``path/owner``, is this silo's."""
+class Datasite:
+    """``syftbox``: PySyft's folder in the home. ``owner``: the data owner's address in PySyft."""
 
-    path: Path
+    syftbox: Path
     owner: str
 
     @classmethod
-    def of(cls, home: SiloHome, silo: str) -> Box:
-        return cls(home.box_folder, owner_address(silo))
+    def of(cls, home: SiloHome, silo: str) -> Datasite:
+        return cls(home.syftbox_folder, owner_address(silo))
 
     @property
-    def site(self) -> Path:
-        return self.path / self.owner
+    def folder(self) -> Path:
+        """PySyft's own name for it is the datasite."""
+        return self.syftbox / self.owner
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Make missing folders and hold the lock: job processes and the owner's commands take turns."""
-        with disk(f"The box of {self.owner}"):
-            for folder in (self.path, self.site):
+        with disk(f"The PySyft folder of {self.owner}"):
+            for folder in (self.syftbox, self.folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 self.check_place(folder)
-            lock = durable.lock(self.path / ".lock", follow=False)
+            lock = durable.lock(self.syftbox / ".lock", follow=False)
         try:
             yield
         finally:
             os.close(lock)
 
     def check_place(self, path: Path) -> None:
-        """Raise DataRefused for a path of the box that a link leads elsewhere."""
-        if path.resolve() != self.path.parent.resolve() / path.relative_to(self.path.parent):
+        """Raise DataRefused for a path of PySyft's folder that is, or lies behind, a symbolic link."""
+        if path.resolve() != self.syftbox.parent.resolve() / path.relative_to(self.syftbox.parent):
             raise DataRefused(
-                f"{path.name!r} in the silo's box is a link, or lies behind one.",
+                f"{path.name!r} in the silo's PySyft folder is a link, or lies behind one.",
                 remedy="Data stay in the silo's home: put the folder itself there.",
             )
 

@@ -1,6 +1,6 @@
 """A data set's public half: its schema and its mock. Nobody but the data owner sees more of it.
 
-A mock is a data set of invented rows with the schema of the real ones. An admin whose PySyft box has the public
+A mock is a data set of invented rows with the schema of the real ones. An admin whose PySyft folder has the public
 halves of several silos develops on their mocks: ``fed simulate --mock``.
 """
 
@@ -40,9 +40,9 @@ class Schema:
         return {array: x if array.startswith("x") else y for array in ARRAYS if array != "classes"}
 
 
-def dataset_folder(box: Path, owner: str, half: str, name: str) -> Path:
+def dataset_folder(syftbox: Path, owner: str, half: str, name: str) -> Path:
     """PySyft's folder of a data set. ``half``: private or public."""
-    return box / owner / half / "syft_datasets" / f"v{PROTOCOL}" / name
+    return syftbox / owner / half / "syft_datasets" / f"v{PROTOCOL}" / name
 
 
 def arrays_of(data: DataSet) -> dict[str, np.ndarray]:
@@ -50,25 +50,25 @@ def arrays_of(data: DataSet) -> dict[str, np.ndarray]:
     return {array: np.asarray(getattr(data, array)) for array in ARRAYS}
 
 
-def read_mock(box: Path, owner: str, name: str) -> dict[str, np.ndarray]:
+def read_mock(syftbox: Path, owner: str, name: str) -> dict[str, np.ndarray]:
     """The mock arrays of one owner's data set, from the public half alone."""
     check_name(name)
-    return arrays_of(load(dataset_folder(box, owner, "public", name) / DATA, f"mock of {name}"))
+    return arrays_of(load(dataset_folder(syftbox, owner, "public", name) / DATA, f"mock of {name}"))
 
 
-def read_mocks(box: Path, name: str) -> dict[str, dict[str, np.ndarray]]:
-    """Silo → mock arrays, of every owner in an admin's box whose public half has this data set."""
+def read_mocks(syftbox: Path, name: str) -> dict[str, dict[str, np.ndarray]]:
+    """Silo → mock arrays, of every owner in an admin's PySyft folder whose public half has this data set."""
     check_name(name)
-    owners = {silo: path.name for path in sorted(box.glob("*@*")) if (silo := silo_of(path.name))}
+    owners = {silo: path.name for path in sorted(syftbox.glob("*@*")) if (silo := silo_of(path.name))}
     found = {
-        silo: read_mock(box, owner, name)
+        silo: read_mock(syftbox, owner, name)
         for silo, owner in owners.items()
-        if dataset_folder(box, owner, "public", name).is_dir()
+        if dataset_folder(syftbox, owner, "public", name).is_dir()
     }
     if not found:
         raise DataRefused(
-            f"No silo's public half in {box.name!r} has data set {name!r}.",
-            remedy="Put the public halves of the silos' boxes there.",
+            f"No silo's public half in {syftbox.name!r} has data set {name!r}.",
+            remedy="Put the public halves of the silos' PySyft folders there.",
         )
     return found
 

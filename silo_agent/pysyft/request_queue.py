@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from crypto import durable, transcript
 from crypto.errors import DataRefused, FederationError, NoSpace, SpecError
 from silo_agent.home import SiloHome
-from silo_agent.pysyft.datasite import ADMIN, Box, disk, pysyft, remove
+from silo_agent.pysyft.datasite import ADMIN, Datasite, disk, pysyft, remove
 
 if TYPE_CHECKING:
     from syft_job.client import JobClient
@@ -49,7 +49,7 @@ _AGAIN = "The admin submits the job again, or sends its file: `fed approve --job
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class QueuedRequest:
     """A queued job. ``shown``: PySyft's status, which anybody with the silo's disk can write. ``asked``: when."""
 
     name: str
@@ -71,7 +71,7 @@ class RequestQueue:
     """``silo``: the id. Raises SpecError for what is no job, NoSpace where there is no room."""
 
     def __init__(self, home: SiloHome, silo: str) -> None:
-        self.box = Box.of(home, silo)
+        self.datasite = Datasite.of(home, silo)
 
     # --- the agent's side ------------------------------------------------------------------------------------------
 
@@ -81,16 +81,16 @@ class RequestQueue:
         Raises NoSpace when the queue is full of undecided jobs.
         """
         name = request_name(job)
-        with self.box.writing(), disk(f"Request {name}"):
+        with self.datasite.writing(), disk(f"Request {name}"):
             inbox = self._folder("inbox")
-            self.box.check_place(inbox / name)
+            self.datasite.check_place(inbox / name)
             if self._text(inbox / name) == job:
                 return name
             self._drop(name)  # half written, or edited since: what is submitted now counts
             self._make_room(inbox)
             try:
                 with pysyft(f"Request {name}", remedy=_AGAIN):
-                    folder = self._client(ADMIN).submit_bash_job(self.box.owner, _REFUSE, name)
+                    folder = self._client(ADMIN).submit_bash_job(self.datasite.owner, _REFUSE, name)
                 for script in folder.rglob("*.sh"):
                     script.chmod(0o600)
                 durable.create(folder / "code" / _JOB, job.encode())
@@ -115,14 +115,14 @@ class RequestQueue:
 
     # --- the owner's side ------------------------------------------------------------------------------------------
 
-    def all(self) -> tuple[list[Request], list[Tampered]]:
+    def all(self) -> tuple[list[QueuedRequest], list[Tampered]]:
         """Every request, oldest first, and everything else in the queue."""
         found = [self._read(ref) for ref in self._refs()]
-        requests = [item for item in found if isinstance(item, Request)]
+        requests = [item for item in found if isinstance(item, QueuedRequest)]
         tampered = [item for item in found if isinstance(item, Tampered)]
         return sorted(requests, key=lambda request: (request.asked, request.name)), tampered
 
-    def pending(self) -> list[Request]:
+    def pending(self) -> list[QueuedRequest]:
         """Requests that PySyft shows as undecided."""
         return [request for request in self.all()[0] if request.shown == "pending"]
 
@@ -135,7 +135,7 @@ class RequestQueue:
         names = [path.name for path in inbox.iterdir() if REQUEST_NAME.fullmatch(path.name)] if inbox.is_dir() else []
         return sum(1 for name in names if not _decided(review / name / "state.yaml"))
 
-    def find(self, prefix: str) -> Request:
+    def find(self, prefix: str) -> QueuedRequest:
         """The one request whose digest begins so, in hexadecimal. Raises SpecError for none or several."""
         found = [request for request in self.all()[0] if request.digest.hex().startswith(prefix)]
         if len(found) != 1:
@@ -153,15 +153,15 @@ class RequestQueue:
 
         if decision not in DECISIONS:
             raise ValueError(f"decision: got {decision!r}, want one of {DECISIONS}")
-        now, owner = datetime.now(UTC), self.box.owner
+        now, owner = datetime.now(UTC), self.datasite.owner
         if decision == "approved":
             state = JobState(status=JobStatus.APPROVED, approved_by=owner, approved_at=now)
         else:
             state = JobState(status=JobStatus.REJECTED, rejected_by=owner, rejected_at=now)
-        with self.box.writing(), pysyft("The request queue", remedy=_AGAIN):
+        with self.datasite.writing(), pysyft("The request queue", remedy=_AGAIN):
             for ref in self._refs():
                 found = self._read(ref)
-                if isinstance(found, Request) and found.digest == digest:
+                if isinstance(found, QueuedRequest) and found.digest == digest:
                     self._client(owner).manager.write_state(ref, state)
 
     # --- where things lie ------------------------------------------------------------------------------------------
@@ -169,23 +169,23 @@ class RequestQueue:
     def _client(self, who: str) -> JobClient:
         from syft_job.client import get_client
 
-        return get_client(str(self.box.path), who, self.box.owner)
+        return get_client(str(self.datasite.syftbox), who, self.datasite.owner)
 
     def _refs(self) -> list[JobRef]:
         """Everything that PySyft finds in the inbox."""
-        if not self.box.site.is_dir():
+        if not self.datasite.folder.is_dir():
             return []
         with pysyft("The request queue", remedy=_AGAIN):
-            return list(self._client(self.box.owner).manager.iter_submission_refs(self.box.owner))
+            return list(self._client(self.datasite.owner).manager.iter_submission_refs(self.datasite.owner))
 
     def _folder(self, side: str) -> Path:
-        return self.box.site / "app_data" / "job" / side / ADMIN / "v1"
+        return self.datasite.folder / "app_data" / "job" / side / ADMIN / "v1"
 
     def _drop(self, name: str) -> None:
         for side in ("review", "inbox"):
             remove(self._folder(side) / name)
 
-    def _read(self, ref: JobRef) -> Request | Tampered:
+    def _read(self, ref: JobRef) -> QueuedRequest | Tampered:
         if ref.ds_email != ADMIN or not REQUEST_NAME.fullmatch(ref.job_name):
             return Tampered(ascii(ref.job_name), "it was not queued by this silo's agent")
         name = ref.job_name
@@ -195,9 +195,9 @@ class RequestQueue:
         try:
             if request_name(text) != name:
                 return Tampered(name, "its job was edited: the digest is another")
-            self.box.check_place(self._folder("review") / name)
+            self.datasite.check_place(self._folder("review") / name)
             with pysyft(f"Request {name}", remedy=_AGAIN):
-                client = self._client(self.box.owner)
+                client = self._client(self.datasite.owner)
                 asked = client.manager.read_submission(ref).submitted_at
                 try:
                     state = client.manager.read_state(ref)
@@ -208,13 +208,13 @@ class RequestQueue:
         shown = "denied" if state.status.value == "rejected" else str(state.status.value)
         if asked.tzinfo is None:  # PySyft writes it with one, but its file is anyone's
             asked = asked.replace(tzinfo=UTC)
-        return Request(name, transcript.digest("job", text), text, asked, shown)
+        return QueuedRequest(name, transcript.digest("job", text), text, asked, shown)
 
     def _text(self, folder: Path) -> str | None:
         """The job's text in a request's folder, if it can be read at all."""
         path = folder / "code" / _JOB
         try:
-            self.box.check_place(path)
+            self.datasite.check_place(path)
             with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
                 return file.read(MOST_TEXT + 1).decode()
         except (OSError, UnicodeDecodeError, DataRefused):

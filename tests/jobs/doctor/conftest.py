@@ -11,7 +11,7 @@ from jobs.demo.federation import Federation
 from jobs.doctor.target import Role
 from jobs.flare.kits import Kits, free_port, provision
 from jobs.owner import decisions
-from jobs.owner.review import Desk
+from jobs.owner.review import OwnerView
 from silo_agent.home import SiloHome
 from tests import local
 from tests.jobs.doctor.patient import Patient, copy_of
@@ -25,7 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Kits]:
     local.run_job(spec, federation.aggregator, federation.homes)
     for demonstration in federation.silo("silo-1").glob("approvals/*"):
         demonstration.unlink()  # for a day only
-    decisions.approve(Desk(SiloHome(federation.silo("silo-1"))), spec, max_runs=3)
+    decisions.approve(OwnerView(SiloHome(federation.silo("silo-1"))), spec, max_runs=3)
     kits = provision(
         root / "kits",
         name="test",

@@ -21,7 +21,7 @@ from jobs.doctor import records
 from jobs.doctor.check import Status
 from jobs.flare.kits import Kits
 from jobs.owner import decisions
-from jobs.owner.review import Desk
+from jobs.owner.review import OwnerView
 from jobs.security_log.writer import SecurityLog
 from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
@@ -203,7 +203,7 @@ def test_approvals_that_hold_no_more(silo: Patient, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patched:
         patched.setattr("jobs.release.digest", lambda: bytes(32))
         amiss(silo, "approvals", "1 void", warns=True)
-    decisions.deny(Desk(SiloHome(silo.house)), local.spec().digest.hex(), "no")
+    decisions.deny(OwnerView(SiloHome(silo.house)), local.spec().digest.hex(), "no")
     amiss(silo, "approvals", "1 taken back", warns=True)
     shutil.rmtree(silo.house / "approvals")
     amiss(silo, "approvals", "none", warns=True, remedy="fed requests")

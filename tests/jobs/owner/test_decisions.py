@@ -1,4 +1,4 @@
-"""The data owner's desk: what a request is shown to do, what a signature covers, and when it no longer does."""
+"""The data owner's view: what a review shows of a job, what an approval covers, and when it no longer does."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from jobs.demo.federation import Federation, made_up
 from jobs.job import JobSpec
 from jobs.owner import approval_terms, decisions
 from jobs.owner.approval_terms import DAY
-from jobs.owner.render import account_lines, day, standing_line
-from jobs.owner.review import Desk, Standing
+from jobs.owner.render import day, review_lines, state_line
+from jobs.owner.review import OwnerView
 from jobs.runtime.compose import answering_agent, open_agent
 from jobs.security_log.writer import check_log
 from jobs.security_log.writer import files as log_files
 from silo_agent.agent import Agent, Refusing
+from silo_agent.approvals import ApprovalState
 from silo_agent.home import SiloHome
 from tests import local
 
@@ -66,8 +67,8 @@ def home(federation: Federation) -> Path:
     return federation.silo("silo-1")
 
 
-def standing(home: Path, spec: JobSpec = SPEC, **when: int) -> Standing:
-    return Desk(SiloHome(home), **when).standing(spec)
+def approval_state(home: Path, spec: JobSpec = SPEC, **when: int) -> ApprovalState:
+    return OwnerView(SiloHome(home), **when).approval_state(spec)
 
 
 def events(home: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -80,28 +81,28 @@ def events(home: Path) -> list[tuple[str, dict[str, Any]]]:
 # --- what a request is shown to do -----------------------------------------------------------------------------------
 
 
-def test_an_account_says_what_would_leave(home: Path) -> None:
-    account = Desk(SiloHome(home)).account(LANES)
+def test_a_review_shows_what_would_leave(home: Path) -> None:
+    review = OwnerView(SiloHome(home)).review(LANES)
     plan = LANES.plan(Home(home).charter())
-    assert (account["job"], account["plan"]) == (LANES.digest.hex(), plan.digest.hex())
-    assert (account["method"], account["dataset"], account["purpose"]) == ("fedavg-lanes", "digits", "a test")
-    assert account["charter"]["silos"] == 4 and account["charter"]["epoch"] == 1
-    assert account["rounds"] == 2 and len(account["leaves"]["steps"]) == len(plan.steps)
-    assert {lane["name"]: (lane["holdings"], lane["floor"]) for lane in account["leaves"]["lanes"]} == {
+    assert (review["job"], review["plan"]) == (LANES.digest.hex(), plan.digest.hex())
+    assert (review["method"], review["dataset"], review["purpose"]) == ("fedavg-lanes", "digits", "a test")
+    assert review["charter"]["silos"] == 4 and review["charter"]["epoch"] == 1
+    assert review["rounds"] == 2 and len(review["leaves"]["steps"]) == len(plan.steps)
+    assert {lane["name"]: (lane["holdings"], lane["floor"]) for lane in review["leaves"]["lanes"]} == {
         "trunk": ("everyone", 3),
         "expert-0": ("visible", 3),
         "expert-1": ("hidden", 3),
     }
     assert {"rows", "test.rows", "global.correct"} <= {
-        slot for step in account["leaves"]["steps"] for slot in step["slots"]
+        slot for step in review["leaves"]["steps"] for slot in step["slots"]
     }
-    assert account["registered"]["features"] == 5
-    assert json.loads(json.dumps(account)) == account
+    assert review["registered"]["features"] == 5
+    assert json.loads(json.dumps(review)) == review
 
 
-def test_an_account_as_lines(home: Path) -> None:
-    text = "\n".join(account_lines(Desk(SiloHome(home)).account(LANES) | {"asked": "2027-01-02T03:04:05+00:00"}))
-    for said in (
+def test_a_review_as_lines(home: Path) -> None:
+    text = "\n".join(review_lines(OwnerView(SiloHome(home)).review(LANES) | {"asked": "2027-01-02T03:04:05+00:00"}))
+    for line in (
         "fedavg-lanes-test  waiting: nobody has decided",
         f"{LANES.digest.hex()}, asked for 2027-01-02 03:04 UTC",
         "4 silos of test, charter of epoch 1",
@@ -112,10 +113,10 @@ def test_an_account_as_lines(home: Path) -> None:
         "all masked uploads",
         "registered here: 5 features, 3 classes",
     ):
-        assert said in text, said
+        assert line in text, line
 
 
-def test_no_account_tells_how_many_rows_there_are(home: Path) -> None:
+def test_no_review_shows_how_many_rows_there_are(home: Path) -> None:
     def numbers(value: object) -> set[object]:
         if isinstance(value, dict):
             return set().union(*map(numbers, value.values()))
@@ -124,88 +125,88 @@ def test_no_account_tells_how_many_rows_there_are(home: Path) -> None:
         return {value}
 
     rows = {37, 11, 48}
-    assert not rows & numbers(Desk(SiloHome(home)).account(SPEC))
-    assert not rows & numbers(decisions.list_data(Desk(SiloHome(home))))
+    assert not rows & numbers(OwnerView(SiloHome(home)).review(SPEC))
+    assert not rows & numbers(decisions.list_data(OwnerView(SiloHome(home))))
 
 
 def test_floors_are_the_strictest_of_charter_plan_and_policy(home: Path) -> None:
     (home / "policy.toml").write_text("[floors]\ntrunk = 4\n")
-    desk = Desk(SiloHome(home))
-    assert {lane["name"]: lane["floor"] for lane in desk.account(LANES)["leaves"]["lanes"]} == {
+    view = OwnerView(SiloHome(home))
+    assert {lane["name"]: lane["floor"] for lane in view.review(LANES)["leaves"]["lanes"]} == {
         "trunk": 4,
         "expert-0": 3,
         "expert-1": 3,
     }
-    strict = Desk(SiloHome(home))
+    strict = OwnerView(SiloHome(home))
     strict.__dict__["charter"] = replace(strict.charter, lane_floor=5, honest=2, colluders=1)
     assert strict.floor(Lane(name="a", scope=Scope.HELD, floor=1)) == 5
     assert strict.floor(Lane(name="a", scope=Scope.ALL, floor=1)) == 3, "m + c, whatever the plan says"
     assert strict.floor(Lane(name="a", scope=Scope.HELD, floor=6)) == 6
 
 
-def test_what_was_asked_for_is_listed_with_what_is_amiss(home: Path) -> None:
-    desk = Desk(SiloHome(home))
-    desk.queue.put(SPEC.text)
-    desk.queue.put(SPEC.text.replace('"method":"fedavg"', '"method":"unheard-of"'))
-    tampered = desk.queue.put(local.spec(features=5, classes=3, seed=8).text)
+def test_requests_are_listed_and_invalid_ones_named(home: Path) -> None:
+    view = OwnerView(SiloHome(home))
+    view.queue.put(SPEC.text)
+    view.queue.put(SPEC.text.replace('"method":"fedavg"', '"method":"unheard-of"'))
+    tampered = view.queue.put(local.spec(features=5, classes=3, seed=8).text)
     [job] = home.rglob(f"{tampered}/code/job.json")
     job.write_text(SPEC.text)
-    found = decisions.requests(desk)
+    found = decisions.requests(view)
     assert found["silo"] == "silo-1"
     assert [request.get("name") for request in found["requests"]] == ["fedavg-test", None]
     assert "method" in found["requests"][1]["amiss"]
-    assert "cannot be read here" in "\n".join(account_lines(found["requests"][1]))
+    assert "cannot be read here" in "\n".join(review_lines(found["requests"][1]))
     assert found["tampered"] == [{"name": tampered, "why": "its job was edited: the digest is another"}]
     assert all(request["pysyft"] == "pending" for request in found["requests"])
 
 
-def test_what_was_approved_besides_is_listed(home: Path) -> None:
-    desk = Desk(SiloHome(home))
-    signed = decisions.approve(desk, SPEC)
-    assert [item["job"] for item in decisions.requests(desk)["approved_besides"]] == [SPEC.digest.hex()]
-    assert decisions.requests(Desk(SiloHome(home), now=signed.not_after + 1))["approved_besides"] == []
-    desk.queue.put(SPEC.text)
-    assert decisions.requests(desk)["approved_besides"] == []
-    decisions.approve(desk, LANES)
-    assert len(decisions.requests(desk)["approved_besides"]) == 1
-    decisions.deny(desk, LANES.digest.hex(), "no")
-    assert decisions.requests(desk)["approved_besides"] == []
+def test_what_was_approved_but_not_queued_is_listed(home: Path) -> None:
+    view = OwnerView(SiloHome(home))
+    signed = decisions.approve(view, SPEC)
+    assert [item["job"] for item in decisions.requests(view)["approved_besides"]] == [SPEC.digest.hex()]
+    assert decisions.requests(OwnerView(SiloHome(home), now=signed.not_after + 1))["approved_besides"] == []
+    view.queue.put(SPEC.text)
+    assert decisions.requests(view)["approved_besides"] == []
+    decisions.approve(view, LANES)
+    assert len(decisions.requests(view)["approved_besides"]) == 1
+    decisions.deny(view, LANES.digest.hex(), "no")
+    assert decisions.requests(view)["approved_besides"] == []
 
 
-# --- yes -------------------------------------------------------------------------------------------------------------
+# --- approvals -------------------------------------------------------------------------------------------------------
 
 
 def test_an_approval_covers_everything_that_decides(home: Path) -> None:
-    desk = Desk(SiloHome(home))
-    signed = decisions.approve(desk, SPEC)
-    assert (signed.max_runs, signed.not_after - desk.now) == (decisions.DEFAULT_RUNS, 30 * DAY)
-    [(kept, approval)] = desk.approvals.all()
+    view = OwnerView(SiloHome(home))
+    signed = decisions.approve(view, SPEC)
+    assert (signed.max_runs, signed.not_after - view.now) == (decisions.DEFAULT_RUNS, 30 * DAY)
+    [(kept, approval)] = view.approvals.all()
     assert approval_digest(kept).hex() == signed.approval
-    assert approval.terms == approval_terms.terms_here(SiloHome(home), SPEC)
+    assert approval.terms == approval_terms.current_terms(SiloHome(home), SPEC)
     assert (approval.terms.purpose, approval.terms.code) == ("a test", release.digest())
-    assert standing(home) == Standing(
-        "approved", "", signed.approval, desk.now, signed.not_after, max_runs=signed.max_runs
+    assert approval_state(home) == ApprovalState(
+        "approved", "", signed.approval, view.now, signed.not_after, max_runs=signed.max_runs
     )
-    assert desk.approvals.grant(desk.terms(SPEC), now=desk.now, uses=lambda _: 0) == kept
+    assert view.approvals.grant(view.terms(SPEC), now=view.now, uses=lambda _: 0) == kept
 
 
 def test_the_terms_of_two_jobs_on_one_data_set_are_their_own(home: Path) -> None:
-    desk = Desk(SiloHome(home))
-    assert desk.terms(SPEC) == approval_terms.terms_here(SiloHome(home), SPEC)
-    assert desk.terms(LANES) == approval_terms.terms_here(SiloHome(home), LANES) != desk.terms(SPEC)
+    view = OwnerView(SiloHome(home))
+    assert view.terms(SPEC) == approval_terms.current_terms(SiloHome(home), SPEC)
+    assert view.terms(LANES) == approval_terms.current_terms(SiloHome(home), LANES) != view.terms(SPEC)
 
 
 def test_until_and_the_end_of_the_charter(home: Path) -> None:
-    desk = Desk(SiloHome(home))
-    last = desk.charter.not_after
-    assert decisions.approve(Desk(SiloHome(home), now=last - DAY), SPEC).not_after == last
-    assert decisions.approve(desk, SPEC, until=last, max_runs=5).max_runs == 5
-    for wrong in (last + 1, desk.now, desk.now - 1):
+    view = OwnerView(SiloHome(home))
+    last = view.charter.not_after
+    assert decisions.approve(OwnerView(SiloHome(home), now=last - DAY), SPEC).not_after == last
+    assert decisions.approve(view, SPEC, until=last, max_runs=5).max_runs == 5
+    for wrong in (last + 1, view.now, view.now - 1):
         with pytest.raises(SpecError, match="--until"):
-            decisions.approve(desk, SPEC, until=wrong)
+            decisions.approve(view, SPEC, until=wrong)
     with pytest.raises(SpecError, match=r"charter\.not_after"):
-        decisions.approve(Desk(SiloHome(home), now=last + 1), SPEC)
-    assert len(desk.approvals.all()) == 2
+        decisions.approve(OwnerView(SiloHome(home), now=last + 1), SPEC)
+    assert len(view.approvals.all()) == 2
 
 
 @pytest.mark.parametrize("text", ["2027-13-01", "tomorrow", "", "9999-12-31"])
@@ -219,27 +220,27 @@ def test_a_day_ends_at_its_end() -> None:
 
 
 def test_an_approval_lapses_in_the_ways_it_says(home: Path) -> None:
-    desk = Desk(SiloHome(home))
-    assert standing(home).state == "waiting"
-    signed = decisions.approve(desk, SPEC, max_runs=2)
+    view = OwnerView(SiloHome(home))
+    assert approval_state(home).state == "waiting"
+    signed = decisions.approve(view, SPEC, max_runs=2)
     journal = home / "journal.jsonl"
     for used in (1, 2):
         with journal.open("a") as out:
             out.write(json.dumps({"kind": "joined", "run": f"{used}", "approval": signed.approval}) + "\n")
             out.write(json.dumps({"kind": "released", "run": f"{used}"}) + "\n")
-        now = standing(home)
+        now = approval_state(home)
         assert (now.state, now.used) == (("approved", 1) if used == 1 else ("used-up", 2))
-    assert "2 of 2 runs used" in standing_line(
+    assert "2 of 2 runs used" in state_line(
         {name: getattr(now, name) for name in ("state", "why", "approval", "not_after", "max_runs", "used")}
     )
     with journal.open("a") as out:
         out.write('[7]\n{"kind":\n')
-    assert standing(home).used == 2, "half a line is no use"
+    assert approval_state(home).used == 2, "an incomplete line is not a use"
     journal.unlink()
-    assert standing(home, now=signed.not_after).state == "approved"
-    late = standing(home, now=signed.not_after + 1)
+    assert approval_state(home, now=signed.not_after).state == "approved"
+    late = approval_state(home, now=signed.not_after + 1)
     assert (late.state, late.why) == ("expired", "its approval has expired")
-    early = standing(home, now=signed.not_before - 1)
+    early = approval_state(home, now=signed.not_before - 1)
     assert (early.state, early.why) == ("waiting", "its approval is not valid yet")
 
 
@@ -259,7 +260,7 @@ def homes_data(home: Path, arrays: dict[str, np.ndarray]) -> None:
     private, mock = home / "p.npz", home / "m.npz"
     np.savez(private, allow_pickle=False, **arrays)
     np.savez(mock, allow_pickle=False, **made_up(arrays))
-    decisions.add_data(Desk(SiloHome(home)), "digits", private, mock, replace=True)
+    decisions.add_data(OwnerView(SiloHome(home)), "digits", private, mock, replace=True)
 
 
 def next_epoch(home: Path) -> None:
@@ -285,47 +286,47 @@ def no_data(home: Path) -> None:
     ids=lambda item: getattr(item, "__name__", ""),
 )
 def test_an_approval_is_void_when_anything_it_covers_changes(home: Path, change, why: str) -> None:  # type: ignore[no-untyped-def]
-    decisions.approve(Desk(SiloHome(home)), SPEC)
+    decisions.approve(OwnerView(SiloHome(home)), SPEC)
     change(home)
-    now = standing(home)
+    now = approval_state(home)
     assert now.state == "void" and why in now.why
     with pytest.raises((NotApproved, DataRefused)):
         open_agent(SPEC.text, SiloHome(home))
     if change is not no_data:
-        decisions.approve(Desk(SiloHome(home)), SPEC)
-        assert standing(home).state == "approved", "signed again, it is covered again"
+        decisions.approve(OwnerView(SiloHome(home)), SPEC)
+        assert approval_state(home).state == "approved", "signed again, it is covered again"
 
 
 def test_other_software_voids_approvals(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decisions.approve(Desk(SiloHome(home)), SPEC)
+    decisions.approve(OwnerView(SiloHome(home)), SPEC)
     monkeypatch.setattr(release, "digest", lambda: bytes(32))
-    now = standing(home)
+    now = approval_state(home)
     assert (now.state, now.why) == ("void", "the software has changed since")
 
 
 def test_a_data_set_that_is_not_there_cannot_be_approved(home: Path) -> None:
     no_data(home)
     with pytest.raises(DataRefused, match="fed data add"):
-        decisions.approve(Desk(SiloHome(home)), SPEC)
-    assert Desk(SiloHome(home)).account(SPEC)["registered"] is None
-    assert "not registered here" in "\n".join(account_lines(Desk(SiloHome(home)).account(SPEC)))
+        decisions.approve(OwnerView(SiloHome(home)), SPEC)
+    assert OwnerView(SiloHome(home)).review(SPEC)["registered"] is None
+    assert "not registered here" in "\n".join(review_lines(OwnerView(SiloHome(home)).review(SPEC)))
 
 
 @pytest.mark.parametrize(
-    "decide", [lambda desk, **key: decisions.approve(desk, SPEC, **key), lambda desk, **key: no(desk, **key)]
+    "decide", [lambda view, **key: decisions.approve(view, SPEC, **key), lambda view, **key: no(view, **key)]
 )
 def test_only_the_owner_the_charter_names_decides(home: Path, tmp_path: Path, decide) -> None:  # type: ignore[no-untyped-def]
     other = Identity.generate()
     other.save(tmp_path / "other.key")
     for wrong in (tmp_path / "other.key", home / "keys" / "agent.key"):
         with pytest.raises(SpecError, match="silo-1 owner key") as refused:
-            decide(Desk(SiloHome(home)), key=wrong)
+            decide(OwnerView(SiloHome(home)), key=wrong)
         assert "new epoch" in refused.value.remedy
     (home / "keys" / "owner.key").rename(tmp_path / "mine.key")
     with pytest.raises(SpecError, match="no file"):
-        decide(Desk(SiloHome(home)))
+        decide(OwnerView(SiloHome(home)))
     assert not (home / "approvals").exists()
-    decide(Desk(SiloHome(home)), key=tmp_path / "mine.key")
+    decide(OwnerView(SiloHome(home)), key=tmp_path / "mine.key")
     assert list((home / "approvals").iterdir())
     assert [event for event, _ in events(home)[:2]] == ["key-mismatch"] * 2
 
@@ -333,86 +334,86 @@ def test_only_the_owner_the_charter_names_decides(home: Path, tmp_path: Path, de
 def test_an_approval_that_cannot_be_logged_is_not_signed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "security.jsonl").mkdir()
     with pytest.raises(NoSpace, match="approval-granted must not happen"):
-        decisions.approve(Desk(SiloHome(home)), SPEC)
+        decisions.approve(OwnerView(SiloHome(home)), SPEC)
     assert not (home / "approvals").exists()
 
 
-# --- no --------------------------------------------------------------------------------------------------------------
+# --- denials ---------------------------------------------------------------------------------------------------------
 
 
-def no(desk: Desk, reason: str = "not this year", **key: Path) -> None:
-    decisions.deny(desk, SPEC.digest.hex(), reason, **key)
+def no(view: OwnerView, reason: str = "not this year", **key: Path) -> None:
+    decisions.deny(view, SPEC.digest.hex(), reason, **key)
 
 
-def test_the_newer_word_counts_even_in_the_same_second(home: Path) -> None:
-    now = Desk(SiloHome(home)).now
+def test_the_newer_decision_is_valid_even_in_the_same_second(home: Path) -> None:
+    now = OwnerView(SiloHome(home)).now
     for _ in range(2):
-        decisions.approve(Desk(SiloHome(home), now=now), SPEC)
-        assert standing(home, now=now + 5).state == "approved"
-        no(Desk(SiloHome(home), now=now))
-        assert standing(home, now=now + 5) == Standing("denied", "not this year")
+        decisions.approve(OwnerView(SiloHome(home), now=now), SPEC)
+        assert approval_state(home, now=now + 5).state == "approved"
+        no(OwnerView(SiloHome(home), now=now))
+        assert approval_state(home, now=now + 5) == ApprovalState("denied", "not this year")
         with pytest.raises(NotApproved, match="denied"):
-            desk = Desk(SiloHome(home), now=now + 5)
-            desk.approvals.grant(desk.terms(SPEC), now=desk.now, uses=lambda _: 0)
+            view = OwnerView(SiloHome(home), now=now + 5)
+            view.approvals.grant(view.terms(SPEC), now=view.now, uses=lambda _: 0)
 
 
 def test_a_denial_without_its_data_set_is_shown_as_one(home: Path) -> None:
-    no(Desk(SiloHome(home)))
+    no(OwnerView(SiloHome(home)))
     no_data(home)
-    assert standing(home).state == "denied"
+    assert approval_state(home).state == "denied"
 
 
 @pytest.mark.parametrize("reason", ["", "x" * 501, "a\nb", "\x1b[2J"])
 def test_a_reason_is_a_sentence(home: Path, reason: str) -> None:
     with pytest.raises(SpecError, match="--reason"):
-        no(Desk(SiloHome(home)), reason)
+        no(OwnerView(SiloHome(home)), reason)
 
 
 def test_a_job_is_named_by_its_beginning(home: Path) -> None:
-    desk, digest = Desk(SiloHome(home)), SPEC.digest.hex()
-    desk.queue.put(SPEC.text)
-    assert decisions.find(desk, digest[:8]) == SPEC
+    view, digest = OwnerView(SiloHome(home)), SPEC.digest.hex()
+    view.queue.put(SPEC.text)
+    assert decisions.find(view, digest[:8]) == SPEC
     for wrong in (digest[:7], digest[:8].upper() + "A", "../../etc", "", digest + "0"):
         with pytest.raises(SpecError, match="at least 8"):
-            decisions.find(desk, wrong)
+            decisions.find(view, wrong)
         with pytest.raises(SpecError, match="at least 8"):
-            decisions.deny(desk, wrong, "no")
-    for act in (lambda: decisions.find(desk, "00000000"), lambda: decisions.deny(desk, "00000000", "no")):
+            decisions.deny(view, wrong, "no")
+    for act in (lambda: decisions.find(view, "00000000"), lambda: decisions.deny(view, "00000000", "no")):
         with pytest.raises(SpecError, match="DIGEST"):
             act()
-    assert decisions.deny(desk, digest[:8], "no").job == SPEC.digest
-    decisions.approve(desk, LANES)  # not queued, but approved
-    assert decisions.deny(desk, LANES.digest.hex()[:8], "no").job == LANES.digest
-    assert decisions.deny(desk, "ab" * 32, "no").job == bytes.fromhex("ab" * 32), "a whole digest needs neither"
+    assert decisions.deny(view, digest[:8], "no").job == SPEC.digest
+    decisions.approve(view, LANES)  # not queued, but approved
+    assert decisions.deny(view, LANES.digest.hex()[:8], "no").job == LANES.digest
+    assert decisions.deny(view, "ab" * 32, "no").job == bytes.fromhex("ab" * 32), "a whole digest needs neither"
 
 
-def test_pysyft_is_told_and_its_trouble_changes_nothing(home: Path) -> None:
-    desk = Desk(SiloHome(home))
-    desk.queue.put(SPEC.text)
-    decisions.approve(desk, SPEC)
-    assert decisions.requests(Desk(SiloHome(home)))["requests"][0]["pysyft"] == "approved"
-    decisions.deny(Desk(SiloHome(home)), SPEC.digest.hex(), "confidential grounds")
-    assert decisions.requests(Desk(SiloHome(home)))["requests"][0]["pysyft"] == "denied"
+def test_pysyft_shows_the_decision_and_its_trouble_changes_nothing(home: Path) -> None:
+    view = OwnerView(SiloHome(home))
+    view.queue.put(SPEC.text)
+    decisions.approve(view, SPEC)
+    assert decisions.requests(OwnerView(SiloHome(home)))["requests"][0]["pysyft"] == "approved"
+    decisions.deny(OwnerView(SiloHome(home)), SPEC.digest.hex(), "confidential grounds")
+    assert decisions.requests(OwnerView(SiloHome(home)))["requests"][0]["pysyft"] == "denied"
     for path in (home / "syft").rglob("*"):
         assert path.is_dir() or b"confidential" not in path.read_bytes(), path
     shutil.rmtree(home / "syft" / "owner@silo-1.invalid" / "app_data")
     (home / "syft" / "owner@silo-1.invalid" / "app_data").write_text("")
-    decisions.deny(Desk(SiloHome(home)), SPEC.digest.hex(), "still")
-    assert standing(home).why == "still"
+    decisions.deny(OwnerView(SiloHome(home)), SPEC.digest.hex(), "still")
+    assert approval_state(home).why == "still"
 
 
 def test_what_the_owner_does_is_in_the_security_log(home: Path) -> None:
-    before = Desk(SiloHome(home)).catalogue.entry("digits").commitment.hex()
+    before = OwnerView(SiloHome(home)).catalogue.entry("digits").commitment.hex()
     other_data(home)
-    after = Desk(SiloHome(home)).catalogue.entry("digits").commitment.hex()
-    decisions.add_data(Desk(SiloHome(home)), "more", home / "p.npz", home / "m.npz")
-    signed = decisions.approve(Desk(SiloHome(home)), SPEC)
-    no(Desk(SiloHome(home)), "confidential grounds")
-    told = events(home)
-    assert told[0] == ("data-replaced", {"name": "digits", "before": before, "after": after})
-    assert told[1] == ("data-registered", {"name": "more", "data": after})
-    assert told[2][0] == "approval-granted" and told[2][1]["approval"] == signed.approval
-    assert told[3] == ("approval-denied", {"job": SPEC.digest.hex()})
+    after = OwnerView(SiloHome(home)).catalogue.entry("digits").commitment.hex()
+    decisions.add_data(OwnerView(SiloHome(home)), "more", home / "p.npz", home / "m.npz")
+    signed = decisions.approve(OwnerView(SiloHome(home)), SPEC)
+    no(OwnerView(SiloHome(home)), "confidential grounds")
+    logged = events(home)
+    assert logged[0] == ("data-replaced", {"name": "digits", "before": before, "after": after})
+    assert logged[1] == ("data-registered", {"name": "more", "data": after})
+    assert logged[2][0] == "approval-granted" and logged[2][1]["approval"] == signed.approval
+    assert logged[3] == ("approval-denied", {"job": SPEC.digest.hex()})
     assert not any(b"confidential" in path.read_bytes() for path in log_files(Home(home)))
 
 
@@ -421,9 +422,9 @@ def test_what_the_owner_does_is_in_the_security_log(home: Path) -> None:
 
 def test_submitted_shown_approved_and_on(home: Path) -> None:
     assert isinstance(answering_agent(SPEC.text, SiloHome(home)), Refusing)
-    [request] = decisions.requests(Desk(SiloHome(home)))["requests"]
+    [request] = decisions.requests(OwnerView(SiloHome(home)))["requests"]
     assert request["standing"]["state"] == "waiting"
-    decisions.approve(Desk(SiloHome(home)), decisions.find(Desk(SiloHome(home)), request["job"][:8]))
+    decisions.approve(OwnerView(SiloHome(home)), decisions.find(OwnerView(SiloHome(home)), request["job"][:8]))
     agent = answering_agent(SPEC.text, SiloHome(home))
     assert isinstance(agent, Agent)
     agent.close()
@@ -431,18 +432,18 @@ def test_submitted_shown_approved_and_on(home: Path) -> None:
 
 def forge_state(federation: Federation, home: Path) -> None:
     """``rejected`` → ``approved`` in PySyft's own file."""
-    decisions.deny(Desk(SiloHome(home)), SPEC.digest.hex(), "no")
+    decisions.deny(OwnerView(SiloHome(home)), SPEC.digest.hex(), "no")
     [state] = home.rglob("state.yaml")
     state.write_text(state.read_text().replace("rejected", "approved"))
-    assert decisions.requests(Desk(SiloHome(home)))["requests"][0]["pysyft"] == "approved"
+    assert decisions.requests(OwnerView(SiloHome(home)))["requests"][0]["pysyft"] == "approved"
 
 
 def overwrite_code(federation: Federation, home: Path) -> None:
     """PySyft approves, then the script is another: PySyft's own runner would run it."""
     from syft_job.client import get_client
 
-    box = Desk(SiloHome(home)).queue.box
-    [shown] = list(get_client(str(box.path), box.owner).jobs)
+    datasite = OwnerView(SiloHome(home)).queue.datasite
+    [shown] = list(get_client(str(datasite.syftbox), datasite.owner).jobs)
     shown.approve()
     for script in home.rglob("*.sh"):
         script.write_text("#!/bin/sh\ntrue\n")
@@ -450,12 +451,12 @@ def overwrite_code(federation: Federation, home: Path) -> None:
 
 def copy_from_another_silo(federation: Federation, home: Path) -> None:
     other = federation.silo("silo-2")
-    decisions.approve(Desk(SiloHome(other)), SPEC)
+    decisions.approve(OwnerView(SiloHome(other)), SPEC)
     shutil.copytree(other / "approvals", home / "approvals")
 
 
 def copy_from_another_job(federation: Federation, home: Path) -> None:
-    decisions.approve(Desk(SiloHome(home)), LANES)
+    decisions.approve(OwnerView(SiloHome(home)), LANES)
     [kept] = (home / "approvals").iterdir()
     kept.rename(kept.with_name(f"{SPEC.digest.hex()}.approval"))
 
@@ -463,7 +464,7 @@ def copy_from_another_job(federation: Federation, home: Path) -> None:
 def sign_with_the_agents_key(federation: Federation, home: Path) -> None:
     agent = Identity.load(home / "keys" / "agent.key")
     signed = approval_terms.sign(
-        Desk(SiloHome(home)).terms(SPEC), agent, max_runs=9, not_after=Desk(SiloHome(home)).charter.not_after
+        OwnerView(SiloHome(home)).terms(SPEC), agent, max_runs=9, not_after=OwnerView(SiloHome(home)).charter.not_after
     )
     (home / "approvals").mkdir()
     (home / "approvals" / f"{approval_digest(signed).hex()}.approval").write_bytes(signed)
@@ -471,7 +472,7 @@ def sign_with_the_agents_key(federation: Federation, home: Path) -> None:
 
 def stretch(federation: Federation, home: Path) -> None:
     """A genuine approval that has expired, its last day edited."""
-    early = Desk(SiloHome(home), now=Desk(SiloHome(home)).charter.not_before + 1)
+    early = OwnerView(SiloHome(home), now=OwnerView(SiloHome(home)).charter.not_before + 1)
     decisions.approve(early, SPEC, until=early.now + 60)
     [kept] = (home / "approvals").iterdir()
     approval = Approval.open(kept.read_bytes(), lambda _: early.approvals.owner)
@@ -495,10 +496,10 @@ def test_a_forgery_starts_no_agent(federation: Federation, home: Path, forge) ->
     forge(federation, home)
     with pytest.raises(NotApproved):
         open_agent(SPEC.text, SiloHome(home))
-    assert standing(home).state in ("waiting", "denied")
+    assert approval_state(home).state in ("waiting", "denied")
 
 
-# --- the verbs -------------------------------------------------------------------------------------------------------
+# --- the commands ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -515,7 +516,7 @@ def fed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hom
     return run
 
 
-def test_the_story_by_verbs(fed, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_story_by_commands(fed, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert fed("requests")[:2] == (0, "No requests.\n")
     assert isinstance(answering_agent(SPEC.text, SiloHome(home)), Refusing)
     short = SPEC.digest.hex()[:8]
@@ -534,10 +535,10 @@ def test_the_story_by_verbs(fed, home: Path, tmp_path: Path) -> None:  # type: i
     by_mail = JobSpec.load(tmp_path / "job.toml").digest.hex()
     code, out, _ = fed("approve", by_mail[:8], "--job", str(tmp_path / "job.toml"), "--json")
     assert code == 0 and json.loads(out)["signed"]["job"] == json.loads(out)["account"]["job"] == by_mail
-    assert "approved besides: job " + by_mail[:16] in fed("requests")[1]
+    assert "Approved, not in the queue: job " + by_mail[:16] in fed("requests")[1]
 
 
-def test_data_by_verbs(fed, home: Path) -> None:  # type: ignore[no-untyped-def]
+def test_data_by_commands(fed, home: Path) -> None:  # type: ignore[no-untyped-def]
     np.savez(home / "p.npz", allow_pickle=False, **tiny(5))
     np.savez(home / "m.npz", allow_pickle=False, **tiny(6))
     add = ("data", "add", "heart", "--private", str(home / "p.npz"), "--mock", str(home / "m.npz"))
@@ -548,10 +549,12 @@ def test_data_by_verbs(fed, home: Path) -> None:  # type: ignore[no-untyped-def]
     first = json.loads(fed("data", "list", "--json")[1])["datasets"]
     assert [entry["name"] for entry in first] == ["digits", "heart"]
     assert json.loads(fed(*add, "--replace", "--json")[1])["uid"] not in [entry["uid"] for entry in first]
-    Path(Desk(SiloHome(home)).catalogue.entry("heart").private).write_bytes(b"gone")
+    Path(OwnerView(SiloHome(home)).catalogue.entry("heart").private).write_bytes(b"gone")
     code, out, _ = fed("data", "list")
     assert (
-        code == 0 and "heart  amiss: " in out and "digits\n  schema" in out.replace("  made by the demonstration", "")
+        code == 0
+        and "heart  cannot be used: " in out
+        and "digits\n  schema" in out.replace("  made by the demonstration", "")
     )
 
 
@@ -570,7 +573,7 @@ def test_data_by_verbs(fed, home: Path) -> None:  # type: ignore[no-untyped-def]
         (("data", "add", "x", "--private", "a", "--mock", "b"), 30, "no file 'a'"),
     ],
 )
-def test_bad_words(fed, words: tuple[str, ...], code: int, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_arguments(fed, words: tuple[str, ...], code: int, says: str) -> None:  # type: ignore[no-untyped-def]
     ended, _, err = fed(*words)
     assert ended == code and says in err
 

@@ -21,7 +21,7 @@ from silo_agent.data import check, commitment
 from silo_agent.home import SiloHome
 from silo_agent.pysyft import catalogue as module
 from silo_agent.pysyft.catalogue import Catalogue
-from silo_agent.pysyft.datasite import ADMIN, STRANGER, Box, owner_address, silo_of
+from silo_agent.pysyft.datasite import ADMIN, STRANGER, Datasite, owner_address, silo_of
 from silo_agent.pysyft.mock import Schema, check_mock, read_mocks
 
 SALT = bytes(range(32))
@@ -76,7 +76,8 @@ def tree(home: Path) -> dict[str, bytes]:
 
 def test_a_data_set_is_registered_and_resolved(heart: Catalogue) -> None:
     entry = heart.entry("heart")
-    data, uid = heart.resolve("heart")
+    resolved = heart.resolve("heart")
+    data, uid = resolved.data, resolved.id.uid
     assert (entry.name, entry.uid, entry.summary) == ("heart", uid, "Echocardiograms, 2019")
     assert entry.schema == Schema(features=3, classes=3)
     assert entry.commitment == commitment(check("heart", arrays(1)), SALT) == commitment(data, SALT)
@@ -88,22 +89,22 @@ def test_pysyft_knows_the_same_data_set(heart: Catalogue) -> None:
     from syft_datasets.dataset_manager import SyftDatasetManager
     from syft_perms import SyftPermContext
 
-    entry, box = heart.entry("heart"), heart.box
-    dataset = SyftDatasetManager(box.path, box.owner).get("heart")
-    assert (str(dataset.uid), dataset.summary, dataset.owner) == (entry.uid, entry.summary, box.owner)
+    entry, datasite = heart.entry("heart"), heart.datasite
+    dataset = SyftDatasetManager(datasite.syftbox, datasite.owner).get("heart")
+    assert (str(dataset.uid), dataset.summary, dataset.owner) == (entry.uid, entry.summary, datasite.owner)
     assert [path for path in dataset.private_files if path.name == "data.npz"] == [entry.private]
     assert [path.resolve() for path in dataset.mock_files] == [entry.mock.resolve()]
     assert str(dataset.private_config.uid) == entry.uid
-    rules = SyftPermContext(datasite=box.site)
+    rules = SyftPermContext(datasite=datasite.folder)
     may = {
-        (half, who): rules.open(path.relative_to(box.site)).has_read_access(who)
+        (half, who): rules.open(path.relative_to(datasite.folder)).has_read_access(who)
         for half, path in (("mock", entry.mock), ("private", entry.private))
-        for who in (box.owner, ADMIN, STRANGER)
+        for who in (datasite.owner, ADMIN, STRANGER)
     }
     assert [key for key, allowed in may.items() if allowed] == [
-        ("mock", box.owner),
+        ("mock", datasite.owner),
         ("mock", ADMIN),
-        ("private", box.owner),
+        ("private", datasite.owner),
     ]
 
 
@@ -119,7 +120,7 @@ def test_private_files_are_the_agents_users_alone_and_nowhere_else(
     row = arrays(1)["x_train"][3].tobytes()
     assert [name for name, content in tree(home).items() if row in content] == [str(entry.private.relative_to(home))]
     assert row in files[0].read_bytes(), "the original stays"
-    assert not (heart.box.path / ".adding").exists()
+    assert not (heart.datasite.syftbox / ".adding").exists()
 
 
 def test_only_the_five_arrays_are_copied(heart: Catalogue) -> None:
@@ -146,7 +147,7 @@ def test_a_name_that_is_taken_needs_replace_and_gets_a_new_uid(
     assert heart.entry("heart") == old
     new = heart.add("heart", npz(tmp_path / "next.npz", 3), files[1], replace=True)
     assert new.uid != old.uid and new.commitment != old.commitment
-    assert heart.resolve("heart")[1] == new.uid
+    assert heart.resolve("heart").id.uid == new.uid
     assert heart.add("heart", npz(tmp_path / "next.npz", 3), files[1], replace=True).uid not in (old.uid, new.uid)
 
 
@@ -159,9 +160,9 @@ def test_several_data_sets_of_one_silo(heart: Catalogue, files: tuple[Path, Path
 def test_mocks_are_read_from_public_halves_alone(heart: Catalogue, files: tuple[Path, Path], tmp_path: Path) -> None:
     shown = heart.mock("heart")
     assert all(np.array_equal(shown[name], array) for name, array in arrays(2).items())
-    admin = tmp_path / "admin"  # an admin's box: the public halves of two silos, and nothing else
-    shutil.copytree(heart.box.site / "public", admin / owner_address("north") / "public")
-    shutil.copytree(heart.box.site / "public", admin / owner_address("south.1") / "public")
+    admin = tmp_path / "admin"  # an admin's PySyft folder: the public halves of two silos, and nothing else
+    shutil.copytree(heart.datasite.folder / "public", admin / owner_address("north") / "public")
+    shutil.copytree(heart.datasite.folder / "public", admin / owner_address("south.1") / "public")
     (admin / "somebody@example.org").mkdir()
     (admin / owner_address("west")).mkdir()
     assert list(read_mocks(admin, "heart")) == ["north", "south.1"]
@@ -293,8 +294,10 @@ def test_half_a_registration_counts_for_nothing_and_is_made_good(
     for refuse in (catalogue.resolve, catalogue.entry):
         with pytest.raises(DataRefused, match="half registered"):
             refuse("heart")
-    assert catalogue.add("heart", *files).uid == catalogue.resolve("heart")[1]  # no --replace: nothing was registered
-    assert not (catalogue.box.path / ".adding").exists()
+    assert (
+        catalogue.add("heart", *files).uid == catalogue.resolve("heart").id.uid
+    )  # no --replace: nothing was registered
+    assert not (catalogue.datasite.syftbox / ".adding").exists()
 
 
 def test_what_lies_in_the_staging_places_way_is_removed_not_followed(
@@ -303,10 +306,10 @@ def test_what_lies_in_the_staging_places_way_is_removed_not_followed(
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "kept").touch()
     catalogue = Catalogue(SiloHome(home), "north")
-    catalogue.box.site.mkdir(parents=True)
-    (catalogue.box.path / ".adding").symlink_to(tmp_path / "outside")
+    catalogue.datasite.folder.mkdir(parents=True)
+    (catalogue.datasite.syftbox / ".adding").symlink_to(tmp_path / "outside")
     catalogue.add("heart", *files)
-    assert (tmp_path / "outside" / "kept").exists() and not (catalogue.box.path / ".adding").is_symlink()
+    assert (tmp_path / "outside" / "kept").exists() and not (catalogue.datasite.syftbox / ".adding").is_symlink()
 
 
 def test_rules_that_pysyft_does_not_keep_stop_the_registration(
@@ -314,7 +317,7 @@ def test_rules_that_pysyft_does_not_keep_stop_the_registration(
 ) -> None:
     import syft_datasets.dataset_manager as manager
 
-    def open_to_all(box: Path, owner: str, private: Path) -> None:
+    def open_to_all(syftbox: Path, owner: str, private: Path) -> None:
         (private / "syft.pub.yaml").write_text("rules: [{pattern: '**', access: {read: ['*']}}]\n")
 
     monkeypatch.setattr(manager, "set_private_dataset_permissions", open_to_all)
@@ -421,7 +424,7 @@ def test_a_data_set_that_pysyft_registered_anew_is_another(heart: Catalogue, fil
 
     record = heart.entry("heart").private.parent / "record.json"
     kept = record.read_bytes()
-    manager = SyftDatasetManager(heart.box.path, heart.box.owner)
+    manager = SyftDatasetManager(heart.datasite.syftbox, heart.datasite.owner)
     manager.delete("heart", require_confirmation=False)
     with pytest.raises(DataRefused, match="not in this silo's catalogue"):
         heart.resolve("heart")
@@ -440,7 +443,7 @@ def test_damaged_pysyft_files_are_named(heart: Catalogue, yaml: str) -> None:
     (entry.mock.parent / "dataset.yaml").write_text(yaml)
     with pytest.raises(DataRefused, match="ata set 'heart'"):
         heart.entry("heart")
-    assert heart.resolve("heart")[1] == entry.uid, "jobs don't stand on PySyft's files"
+    assert heart.resolve("heart").id.uid == entry.uid, "jobs don't stand on PySyft's files"
 
 
 def test_rules_edited_since_are_noticed(heart: Catalogue) -> None:
@@ -453,15 +456,15 @@ def test_rules_edited_since_are_noticed(heart: Catalogue) -> None:
 @pytest.mark.parametrize("half", ["private", "public"])
 def test_nothing_is_written_through_a_link(home: Path, files: tuple[Path, Path], tmp_path: Path, half: str) -> None:
     catalogue = Catalogue(SiloHome(home), "north")
-    catalogue.box.site.mkdir(parents=True)
+    catalogue.datasite.folder.mkdir(parents=True)
     (tmp_path / "outside").mkdir()
-    (catalogue.box.site / half).symlink_to(tmp_path / "outside")
+    (catalogue.datasite.folder / half).symlink_to(tmp_path / "outside")
     with pytest.raises(DataRefused, match="is a link"):
         catalogue.add("heart", *files)
     assert not list((tmp_path / "outside").iterdir())
 
 
-def test_a_linked_box_is_refused(home: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_linked_folder_is_refused(home: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (home / "syft").symlink_to(tmp_path / "outside")
     with pytest.raises(DataRefused, match="is a link"):
@@ -469,7 +472,7 @@ def test_a_linked_box_is_refused(home: Path, files: tuple[Path, Path], tmp_path:
     assert not list((tmp_path / "outside").iterdir())
 
 
-# --- the box ---------------------------------------------------------------------------------------------------------
+# --- the datasite ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("silo", ["silo-1", "st-mary.org", "a", "a..b", "0" * 63])
@@ -488,14 +491,14 @@ def test_other_addresses_are_no_silos(address: str) -> None:
 def test_one_writer_at_a_time(home: Path) -> None:
     import fcntl
 
-    box = Box.of(SiloHome(home), "north")
-    with box.writing():
-        lock = os.open(box.path / ".lock", os.O_RDWR)
+    datasite = Datasite.of(SiloHome(home), "north")
+    with datasite.writing():
+        lock = os.open(datasite.syftbox / ".lock", os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(lock)
-    assert box.path.stat().st_mode & 0o777 == 0o700
+    assert datasite.syftbox.stat().st_mode & 0o777 == 0o700
 
 
 def test_job_processes_resolve_without_pysyft(heart: Catalogue, home: Path) -> None:

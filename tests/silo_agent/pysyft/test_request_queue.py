@@ -21,7 +21,7 @@ from silo_agent.approvals import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.pysyft import request_queue as module
 from silo_agent.pysyft.datasite import ADMIN
-from silo_agent.pysyft.request_queue import Request, RequestQueue, Tampered, request_name
+from silo_agent.pysyft.request_queue import QueuedRequest, RequestQueue, Tampered, request_name
 
 OWNER = Identity(bytes(range(32)))
 
@@ -43,10 +43,10 @@ def queue(home: Path) -> RequestQueue:
 
 
 def folder(queue: RequestQueue, name: str, side: str = "inbox") -> Path:
-    return queue.box.site / "app_data" / "job" / side / ADMIN / "v1" / name
+    return queue.datasite.folder / "app_data" / "job" / side / ADMIN / "v1" / name
 
 
-def only(queue: RequestQueue) -> Request | Tampered:
+def only(queue: RequestQueue) -> QueuedRequest | Tampered:
     """The one thing in the queue."""
     requests, tampered = queue.all()
     [found] = [*requests, *tampered]
@@ -60,7 +60,7 @@ def test_a_job_is_queued_once_and_read_back(queue: RequestQueue) -> None:
     assert queue.all() == ([], []) and queue.pending() == []
     name = queue.put(job())
     first = only(queue)
-    assert isinstance(first, Request)
+    assert isinstance(first, QueuedRequest)
     assert (first.name, first.text, first.digest) == (name, job(), transcript.digest("job", job()))
     assert name == f"study-{first.digest.hex()[:16]}" and first.shown == "pending" and first.asked.tzinfo
     assert queue.put(job()) == name and only(queue) == first
@@ -73,7 +73,7 @@ def test_pysyft_shows_the_same_requests(queue: RequestQueue) -> None:
     from syft_job.client import get_client
 
     name = queue.put(job())
-    [shown] = list(get_client(str(queue.box.path), queue.box.owner).jobs)
+    [shown] = list(get_client(str(queue.datasite.syftbox), queue.datasite.owner).jobs)
     assert (shown.name, shown.submitted_by, shown.status) == (name, ADMIN, "pending")
     assert (shown.code_dir / "job.json").read_text() == job()
 
@@ -121,8 +121,8 @@ def test_what_is_no_job_touches_no_path(queue: RequestQueue, home: Path, text: s
 
 def test_nothing_is_queued_through_a_link(queue: RequestQueue, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
-    queue.box.site.mkdir(parents=True)
-    (queue.box.site / "app_data").symlink_to(tmp_path / "outside")
+    queue.datasite.folder.mkdir(parents=True)
+    (queue.datasite.folder / "app_data").symlink_to(tmp_path / "outside")
     with pytest.raises(DataRefused, match="is a link"):
         queue.put(job())
     assert not list((tmp_path / "outside").iterdir())
@@ -189,7 +189,7 @@ def test_pysyft_is_told_what_the_owner_decided_but_not_why(queue: RequestQueue) 
     for decision, status in (("denied", "rejected"), ("approved", "approved"), ("denied", "rejected")):
         queue.mark(digest, decision)
         assert [request.shown for request in queue.all()[0]] == [decision]
-        [shown] = list(get_client(str(queue.box.path), queue.box.owner).jobs)
+        [shown] = list(get_client(str(queue.datasite.syftbox), queue.datasite.owner).jobs)
         assert shown.status == status and shown.review_reason is None
     assert queue.pending() == []
     queue.mark(bytes(32), "approved")  # never queued: an approval of a job file that came by mail
@@ -295,9 +295,11 @@ def test_what_others_put_into_the_inbox_is_no_request(queue: RequestQueue) -> No
     from syft_job.client import get_client
 
     queue.put(job())
-    stranger = get_client(str(queue.box.path), "mallory@example.org", queue.box.owner)
-    stranger.submit_bash_job(queue.box.owner, "echo hello", request_name(job()))
-    get_client(str(queue.box.path), ADMIN, queue.box.owner).submit_bash_job(queue.box.owner, "echo hello", "a b\x1b[2J")
+    stranger = get_client(str(queue.datasite.syftbox), "mallory@example.org", queue.datasite.owner)
+    stranger.submit_bash_job(queue.datasite.owner, "echo hello", request_name(job()))
+    get_client(str(queue.datasite.syftbox), ADMIN, queue.datasite.owner).submit_bash_job(
+        queue.datasite.owner, "echo hello", "a b\x1b[2J"
+    )
     requests, tampered = queue.all()
     assert len(requests) == 1
     assert {item.why for item in tampered} == {"it was not queued by this silo's agent"}
@@ -309,8 +311,8 @@ def test_a_path_in_a_request_is_never_followed(queue: RequestQueue, home: Path) 
     from syft_job.client import get_client
 
     queue.put(job())
-    admin = get_client(str(queue.box.path), ADMIN, queue.box.owner)
-    admin.submit_bash_job(queue.box.owner, "echo hello", "../../evil")
+    admin = get_client(str(queue.datasite.syftbox), ADMIN, queue.datasite.owner)
+    admin.submit_bash_job(queue.datasite.owner, "echo hello", "../../evil")
     requests, tampered = queue.all()
     assert len(requests) == 1 and all(item.why == "it was not queued by this silo's agent" for item in tampered)
 
@@ -354,7 +356,7 @@ def edit_state(queue: RequestQueue, name: str) -> None:
 def approve_in_pysyft(queue: RequestQueue, name: str) -> None:
     from syft_job.client import get_client
 
-    [shown] = list(get_client(str(queue.box.path), queue.box.owner).jobs)
+    [shown] = list(get_client(str(queue.datasite.syftbox), queue.datasite.owner).jobs)
     shown.approve(reason="whatever")
 
 

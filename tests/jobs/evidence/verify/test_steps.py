@@ -84,9 +84,11 @@ def test_an_approval_for_another_purpose_that_the_silo_let_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = local.federation(tmp_path / "f")
-    terms = approval_terms.terms_here
+    terms = approval_terms.current_terms
     monkeypatch.setattr(Approval, "check", lambda self, terms, *, now, used: None)
-    monkeypatch.setattr(approval_terms, "terms_here", lambda home, spec: replace(terms(home, spec), purpose="gossip"))
+    monkeypatch.setattr(
+        approval_terms, "current_terms", lambda home, spec: replace(terms(home, spec), purpose="gossip")
+    )
     run = tampering.finish(federation.root, local.spec(rounds=1), federation=federation)
     monkeypatch.undo()
     error = refused(run)
