@@ -1,10 +1,10 @@
-"""Does MLflow still say what the ledger says? Reads it back and names every difference.
+"""Compares MLflow with the ledger and names every difference.
 
-MLflow's database is anybody's who has its password: a metric, a tag or an alias can be changed there and nobody would
-see it. The ledger is signed, so the pages are computed from it again (``mlflow_pages``, ``model_card``,
-``mlflow_model``) and compared: runs and their state, parameters, tags, every point of every metric, inputs, artifacts
-byte by byte, versions with source, description and tags, aliases. People's own tags (any that do not begin with
-``consilium.``) and names they gave to runs are theirs and not looked at.
+Anyone with the password of MLflow's database can change a metric, a tag or an alias there, and no signature would show
+it. The ledger is signed, so the pages are computed from it again (``run_page``, ``version_page``, ``pyfunc``) and
+compared: runs and their state, parameters, tags, every point of every metric, inputs, artifacts byte by byte, versions
+with source, description and tags, aliases. Tags that do not begin with ``consilium.`` and names that people gave to
+runs are not compared.
 """
 
 from __future__ import annotations
@@ -23,17 +23,15 @@ from sqlalchemy.engine import make_url
 from aggregator.ledger.records import CharterRecorded, RunFailed, RunFinished
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking import run_page as pages
-from aggregator.tracking import version_page
 from aggregator.tracking.check_models import ModelComparison, ours
 from aggregator.tracking.client import DOWN, MlflowClient, MlflowException, connect
 from aggregator.tracking.dataset import SiloSource
 from aggregator.tracking.diff import NOTHING, Difference, named, same, sets, tables
 from aggregator.tracking.follower import LOCK_FILE, default_uri, load_cursor
-from aggregator.tracking.model_card import CARD_FILE, Card, card
-from aggregator.tracking.registry import run_tags
+from aggregator.tracking.model_card import CARD_FILE
 from aggregator.tracking.run_page import Page
 from aggregator.tracking.runs import APPROVALS, JOB, LEDGER, lines_of
-from aggregator.verify.approvals import approvals, as_json
+from aggregator.tracking.version_page import VersionPage
 from aggregator.verify.models import Models, checked_ledger
 from crypto import durable
 from crypto.errors import EvidenceError
@@ -63,7 +61,7 @@ def compare(home: Path, uri: str | None = None, run: str | None = None) -> list[
 def _still(home: Path) -> Iterator[None]:
     """No follower writes meanwhile: a step half copied is no difference."""
     lock = home / LOCK_FILE
-    if not lock.exists():  # nobody has ever followed this home, or it is somebody's copy
+    if not lock.exists():  # this home was never followed, or it is a copy
         yield
         return
     with durable.locked(lock, shared=True, create=False):
@@ -103,26 +101,25 @@ class _Comparison:
         parent = yield from self._one(name, pages.job_mark(run.run))
         if parent is None:
             return
-        page = pages.job_page(run)
+        shown = pages.job_page(run)
         version = self._versions.made_by(run.run)
-        can_predict = run.started.record.predictor is not None
-        made = card(self._versions, version) if version else None
-        tags = dict(page.tags) | (run_tags(self._versions.ledger, version, made) if version and made else {})
-        contributed = tuple(version_page.shares(run.closed).values()) if can_predict and version else ()
-        page = replace(page, tags=tags, figures=page.figures + contributed)
-        yield from self._page(name, page, parent)
+        page = VersionPage.of(self._versions, version) if version is not None else None
+        if page is not None:
+            contributed = tuple(page.shares.values()) if page.can_predict else ()
+            shown = replace(shown, tags={**shown.tags, **page.run_tags}, figures=shown.figures + contributed)
+        yield from self._page(name, shown, parent)
         for entry in run.outcomes:
             where = f"{name}, step {entry.record.name}"
             child = yield from self._one(where, pages.step_mark(entry.record))
             if child is not None:
                 yield from self._page(where, pages.step_page(entry, parent.info.run_id), child)
         yield from self._extra_children(run.run, parent, len(run.outcomes))
-        yield from self._artifacts(run, parent, made)
-        if version is not None and made is not None and can_predict:
-            yield from self._models.of(version, parent, made)
+        yield from self._artifacts(run, parent, page)
+        if page is not None and page.can_predict:
+            yield from self._models.of(page, parent)
 
     def _one(self, where: str, mark: Mapping[str, str]) -> Iterator[Difference] | Any:
-        """The one run with these tags, or None after naming what is amiss."""
+        """The one run with these tags, or None after naming the difference."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in mark.items())
         every = [found.experiment_id for found in self._experiments.values()]
         found = list(self._client.search_runs(every, query, ViewType.ALL)) if every else []
@@ -156,15 +153,12 @@ class _Comparison:
         if len(found) > steps:
             yield Difference(f"run {run}, steps", f"{steps}", f"{len(found)}")
 
-    def _artifacts(self, run: RunRecord, parent: Run, made: Card | None) -> Iterator[Difference]:
+    def _artifacts(self, run: RunRecord, parent: Run, page: VersionPage | None) -> Iterator[Difference]:
         wanted = {JOB: run.started.record.job.encode()}
         if ends := [entry for entry in run.entries if isinstance(entry.record, RunFinished | RunFailed)]:
             wanted[LEDGER] = lines_of(run, ends[-1])
-        if made is not None:
-            wanted |= {
-                APPROVALS: as_json(approvals(run, self._ledger.charters)).encode(),
-                CARD_FILE: made.text.encode(),
-            }
+        if page is not None:
+            wanted |= {APPROVALS: page.approvals.encode(), CARD_FILE: page.card.text.encode()}
         for path, content in wanted.items():
             with tempfile.TemporaryDirectory() as place:
                 try:

@@ -1,4 +1,4 @@
-"""The second half of ``mlflow_check``: logged models, their files byte by byte, registered versions and aliases."""
+"""The second half of ``check``: logged models, their files byte by byte, registered versions and aliases."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import mlflow.artifacts
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion as Registered
 
-from aggregator.tracking import run_page as pages
-from aggregator.tracking import version_page
 from aggregator.tracking.client import MlflowClient, MlflowException
 from aggregator.tracking.diff import Difference, named, same, sets, tables
-from aggregator.tracking.model_card import CARD_FILE, Card
+from aggregator.tracking.model_card import CARD_FILE
 from aggregator.tracking.pyfunc import model_files
-from aggregator.tracking.registry import model_points, model_tags
-from aggregator.verify.models import Models, ModelVersion
+from aggregator.tracking.registry import model_points
+from aggregator.tracking.version_page import VersionPage
+from aggregator.verify.models import Models
 
 #: MLflow writes this file beside what it downloads.
 _NOT_OURS = "registered_model_meta"
@@ -32,35 +31,28 @@ class ModelComparison:
         self._client = client
         self._uri = uri
 
-    def of(self, version: ModelVersion, parent: Run, made: Card) -> Iterator[Difference]:
-        where = f"logged model of run {version.run}"
+    def of(self, page: VersionPage, parent: Run) -> Iterator[Difference]:
+        """The logged model and the registered version of a run that can predict. ``parent``: the job's MLflow run."""
+        version, where = page.version, f"logged model of run {page.version.run}"
         query = f"tags.`consilium.run` = '{version.run}'"
         found = list(self._client.search_logged_models([parent.info.experiment_id], query))
         if len(found) != 1:
             yield Difference(where, "one in MLflow", f"{len(found)}")
             return
         model = found[0]
-        run = self._models.ledger.run(version.run)
-        tags = version_page.version_tags(self._models, version)
         yield from same(f"{where}, name", version.name, model.name)
         yield from same(f"{where}, status", str(LoggedModelStatus.READY), str(model.status))
         yield from same(f"{where}, source run", parent.info.run_id, model.source_run_id)
-        shown = model_tags(tags, version, made)
-        yield from tables(f"{where}, tag", shown, ours(model.tags, shown))
-        yield from tables(f"{where}, parameter", pages.job_params(run.started.record), model.params or {})
-        wanted = {_point(metric) for metric in model_points(run.closed, model.model_id)}
+        yield from tables(f"{where}, tag", page.model_tags, ours(model.tags, page.model_tags))
+        yield from tables(f"{where}, parameter", page.params, model.params or {})
+        wanted = {_point(metric) for metric in model_points(page, model.model_id)}
         yield from sets(f"{where}, metrics", wanted, {_point(metric) for metric in model.metrics or ()})
-        yield from self._files(where, version, model, parent.info.run_id, made)
-        yield from self._registered(version, model, parent, tags, made)
+        yield from self._files(where, page, model, parent.info.run_id)
+        yield from self._registered(page, model, parent)
 
-    def _files(
-        self, where: str, version: ModelVersion, model: LoggedModel, run_id: str, made: Card
-    ) -> Iterator[Difference]:
-        files: dict[str, bytes | Path] = {CARD_FILE: made.text.encode()}
-        wanted = {
-            name: named(content)
-            for name, content in (files | model_files(self._models.ledger, version, model.model_id, run_id)).items()
-        }
+    def _files(self, where: str, page: VersionPage, model: LoggedModel, run_id: str) -> Iterator[Difference]:
+        files = model_files(self._models.ledger, page.version, model.model_id, run_id)
+        wanted = {name: named(content) for name, content in {**files, CARD_FILE: page.card.text.encode()}.items()}
         with tempfile.TemporaryDirectory() as place:
             try:
                 root = Path(
@@ -75,11 +67,9 @@ class ModelComparison:
             there.pop(_NOT_OURS, None)
             yield from tables(f"{where}, file", wanted, {name: named(path) for name, path in there.items()})
 
-    def _registered(
-        self, version: ModelVersion, model: LoggedModel, parent: Run, tags: Mapping[str, str], made: Card
-    ) -> Iterator[Difference]:
-        name, where = version.name, f"version {version.label}"
-        query = f"name = '{name}' and run_id = '{parent.info.run_id}'"
+    def _registered(self, page: VersionPage, model: LoggedModel, parent: Run) -> Iterator[Difference]:
+        version, where = page.version, f"version {page.version.label}"
+        query = f"name = '{version.name}' and run_id = '{parent.info.run_id}'"
         found: list[Registered] = list(self._client.search_model_versions(query))
         if len(found) != 1:
             yield Difference(where, "one version of the run in MLflow", f"{len(found)}")
@@ -87,14 +77,14 @@ class ModelComparison:
         one = found[0]
         yield from same(where, version.version, str(one.version))
         yield from same(f"{where}, source", f"models:/{model.model_id}", one.source)
-        location = self._client.get_model_version_download_uri(name, one.version)
+        location = self._client.get_model_version_download_uri(version.name, one.version)
         yield from same(f"{where}, files loaded from", model.artifact_location, location)
-        yield from same(f"{where}, description", made.brief, one.description)
-        tags = dict(tags) | {"consilium.model_id": model.model_id}
+        yield from same(f"{where}, description", page.card.brief, one.description)
+        tags = {**page.tags, "consilium.model_id": model.model_id}
         yield from tables(f"{where}, tag", tags, ours(one.tags, tags))
 
     def names(self, name: str) -> Iterator[Difference]:
-        """Every alias points where the ledger says, and there is none besides; no version that no run made."""
+        """Aliases are those of the ledger, no more and no fewer; every version was made by a run."""
         wanted = {
             alias: version.version
             for version in self._models.versions

@@ -36,7 +36,7 @@ with warnings.catch_warnings():  # MLflow warns about its own type hints
 __all__ = ["DOWN", "MlflowClient", "MlflowException", "check_address", "connect", "log", "shown_address"]
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
-# It logs the traceback of what it then raises; whoever catches that says it in a line.
+# It logs the traceback of what it then raises; the caller reports that in one line.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 #: What "MLflow is down" looks like: retried. Anything else is a fault of ours or of the ledger, and is raised.
@@ -49,7 +49,7 @@ _METRICS, _TAGS = 800, 100  # MLflow's limits for one log_batch: 100 tags, 100 p
 
 
 def check_address(uri: str) -> None:
-    """Raise SpecError for what MLflow should not be used with: its file store, or somebody's cloud."""
+    """Raise SpecError for what MLflow should not be used with: its file store, or an address of another kind."""
     if not uri.startswith(_SERVERS):
         want = "sqlite:///…, postgresql+psycopg2://… or http(s)://…"
         raise SpecError("tracking_uri", got=uri.split("://")[0], want=want)
@@ -71,7 +71,7 @@ def _ask(uri: str) -> None:
         path = make_url(uri).database or ":memory:"
         database = sqlite3.connect(path, timeout=ANSWER_S, isolation_level=None)
         try:
-            database.execute("BEGIN IMMEDIATE")  # whoever can start to write holds no lock against us
+            database.execute("BEGIN IMMEDIATE")  # if a write can begin, no other process holds the lock
             database.execute("ROLLBACK")
         finally:
             database.close()
@@ -97,7 +97,7 @@ def log(
     params: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> None:
-    """One ``log_batch``; more only where there is more than MLflow takes at once (a hundred silos)."""
+    """One ``log_batch``; more than one where there is more than MLflow takes at once (a hundred silos)."""
     pairs = [RunTag(key, value) for key, value in (tags or {}).items()]
     texts = [Param(key, value) for key, value in (params or {}).items()]
     for batch in range(max(1, -(-len(metrics) // _METRICS), -(-max(len(pairs), len(texts)) // _TAGS))):

@@ -1,6 +1,6 @@
 """How far the ledger has been copied into MLflow: ``lineage.json`` in the aggregator's home.
 
-Apart from ``lineage``, because whoever asks how far it is need not import MLflow.
+Kept apart from ``follower`` so that reading the cursor does not import MLflow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Differences between what is expected and what is found: named one by one, in words that fit a line."""
+"""Differences between expected and found values, each in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """``where`` in MLflow; what the ledger makes of it; what is there."""
+    """``where``: the place in MLflow; ``expected``: computed from the ledger; ``found``: in MLflow."""
 
     where: str
     expected: str
@@ -54,6 +54,6 @@ def _listed(rows: set[Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A long text by how it begins; two that begin alike are told apart by their digests."""
+    """A long text is shown by its beginning and its digest."""
     text = str(value)
     return text if len(text) <= 160 else f"{text[:120]}… (SHA-256 {sha256(text.encode()).hexdigest()[:16]})"

@@ -2,9 +2,9 @@
 
     python -m aggregator.tracking.follower --home DIR --follow
 
-The ledger is the truth; this process reads it and writes MLflow, and nothing waits for it. When MLflow is down it
-tries again later; when it is killed half-way it goes on from its cursor, and finds by tag what it had already made, so
-nothing is there twice: metrics carry the time of their ledger line, inputs and tags are sets.
+The ledger is authoritative; this process reads it and writes MLflow, and no other process waits for it. When MLflow is
+down it tries again later. After a crash it goes on from its cursor and finds by tag what it had already made, so
+nothing is written twice: metrics carry the time of their ledger line, inputs and tags are sets.
 
     job        → parent run   tags: consilium.{run, job_digest, …}, consilium.data.<silo>, consilium.approval.<silo>
     step       → child run    metrics: slots/*, *.accuracy, cohort/*, lanes/*, upload/*, phase_ms/*; tags: who, lost
@@ -14,7 +14,7 @@ nothing is there twice: metrics carry the time of their ledger line, inputs and 
     withdrawal → marks        consilium.withdrawn_silos on every version that has the silo's data, and on their runs
     charter    → experiment   consilium.charter.<epoch>
 
-What the pages say is in ``mlflow_pages``; ``mlflow_check`` compares them with what MLflow holds.
+What the pages say is in ``run_page`` and ``version_page``; ``check`` compares them with what MLflow holds.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry, is_of, ledger_path, read
 from aggregator.ledger.records import (
     ApprovalShown,
@@ -56,7 +55,6 @@ from aggregator.verify.models import MLFLOW_FILE, checked_ledger
 from crypto import durable
 from crypto.charter import SignedCharter
 from crypto.errors import FederationError
-from crypto.keys import PublicIdentity
 
 __all__ = [
     "ALIAS",
@@ -77,13 +75,6 @@ log = logging.getLogger("consilium.lineage")
 LOCK_FILE = "lineage.lock"
 
 
-@contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """One follower at a time; a second one waits."""
-    with durable.locked(home / LOCK_FILE):
-        yield
-
-
 # --- following ---------------------------------------------------------------------------------------------------
 
 
@@ -97,11 +88,11 @@ def sync(home: Path, tracking_uri: str | None = None) -> Cursor:
     uri = tracking_uri or default_uri(home)
     check_address(uri)
     ledger = ledger_path(home)
-    with _alone(home):
+    with durable.locked(home / LOCK_FILE):  # one follower at a time; a second one waits
         cursor = load_cursor(home, uri)
         writer: _Writer | None = None
         for entry in read(ledger, after=(cursor.seq, cursor.digest, cursor.end)) if ledger.exists() else ():
-            writer = writer or _Writer(home, uri)
+            writer = writer or _Writer(AggregatorHome(home), uri)
             writer.write(entry)
             cursor = Cursor(entry.seq, entry.digest, entry.end)
             save_cursor(home, uri, cursor)
@@ -145,10 +136,10 @@ class _Writer:
     """Turns ledger entries into MLflow writes, each of which may be repeated. Raises one of ``DOWN`` at once if MLflow
     is down."""
 
-    def __init__(self, home: Path, uri: str) -> None:
+    def __init__(self, home: AggregatorHome, uri: str) -> None:
         self._home = home
         client = connect(uri)
-        self._runs = Runs(client, None if uri.startswith("http") else home / "mlartifacts")
+        self._runs = Runs(client, None if uri.startswith("http") else home.artifacts_folder)
         self._registry = Registry(client, home, uri, self._runs)
         self._checked: CheckedLedger | None = None
 
@@ -177,12 +168,11 @@ class _Writer:
     def _ledger(self, entry: Entry[Record]) -> CheckedLedger:
         """The whole ledger, checked; once for all the entries that it has."""
         if self._checked is None or entry.seq >= len(self._checked.entries):
-            self._checked = checked_ledger(self._home)
+            self._checked = checked_ledger(self._home.root)
         return self._checked
 
     def _charter(self, record: CharterRecorded) -> None:
-        consortium = PublicIdentity((self._home / "consortium.pub").read_bytes())
-        charter = SignedCharter.open(bytes.fromhex(record.charter), consortium)
+        charter = SignedCharter.open(bytes.fromhex(record.charter), self._home.pinned.consortium())
         self._runs.tag_experiment(charter.federation, pages.charter_tags(record))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from aggregator.ledger.records import Refusal, RunStarted
 from aggregator.run_record import RunRecord
 from aggregator.tracking.run_page import job_fields, safe
-from aggregator.tracking.version_page import cohort, last_ratios, moves, parent_version, remedies_of, withdrawals
+from aggregator.tracking.version_facts import cohort, last_ratios, moves, parent_version, remedies_of, withdrawals
 from aggregator.verify.approvals import approvals
 from aggregator.verify.models import Models, ModelVersion
 from crypto.charter import Charter
@@ -191,10 +191,10 @@ def _privacy(start: RunStarted, charter: Charter | None) -> str:
 
 _RISKS = """\
 - A secure sum is not differential privacy: no noise was added and no ε is claimed.
-- The model may reveal what it learnt to whoever can query it (membership inference, inversion).
-- Two sums over cohorts that differ by few silos tell something of those; the budgets bound this, they don't close it.
+- The model may reveal training data to anyone who can query it (membership inference, inversion).
+- Two sums over cohorts that differ by few silos reveal something of those; budgets bound this, they do not prevent it.
 - c colluding silos shrink every cohort by c. More than c, and nothing of the above is claimed.
-- A member may have trained on false data within its clip and weight; nobody sees that in a sum.
+- A member may have trained on false data within its clip and weight; a sum does not show it.
 - The silos' machines and the software they run are trusted by their owners; digests name it, they don't prove it ran.
 - How well it serves people other than those in these silos' data was not measured."""
 

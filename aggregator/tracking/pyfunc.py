@@ -5,9 +5,9 @@
     artifacts/<step>.safetensors                                   the weights, bound by theirs
     artifacts/published.json · artifacts/input_example.json        opened sums and settings · a row of zeros
 
-We write these files ourselves. MLflow's own way imports the predictor to log it, names paths of this machine and the
-moment of writing; so nobody could make the same files again, and ``mlflow_check`` does just that. The room has no
-torch: the predictor imports its method when a version is loaded, somewhere else. What pip installs for a model is other
+These files are written here and not by MLflow: its own way imports the predictor, and records paths of this machine
+and the time of writing, so that the same files could not be made again. ``check`` makes them again and compares.
+The room has no torch: the predictor imports its method when a version is loaded, somewhere else. What pip installs for a model is other
 people's packages; ours is on no index, and the predictor says how to get it.
 """
 
@@ -39,8 +39,7 @@ _LOADER = "mlflow.pyfunc.loaders.code_model"
 
 
 def model_files(ledger: CheckedLedger, version: ModelVersion, model_id: str, run_id: str) -> dict[str, bytes | Path]:
-    """Path in the model's folder → its bytes, or where the weights are. ``home``: the aggregator's; the ids are
-    MLflow's.
+    """Path in the model's folder → its bytes, or where the weights are. The ids are MLflow's.
 
     Raises EvidenceError where code or weights are not what the ledger says.
     """
@@ -118,7 +117,7 @@ def _mlmodel(run: RunRecord, facts: Mapping[str, Any], model_id: str, run_id: st
         "state_digest": end.record.state_digest,
         "chain": end.record.chain,
     }
-    told = Model(
+    described = Model(
         run_id=run_id,
         utc_time_created=end.time,
         model_uuid=model_id,
@@ -135,7 +134,7 @@ def _mlmodel(run: RunRecord, facts: Mapping[str, Any], model_id: str, run_id: st
     )
     files = {"weights": f"artifacts/{weights.name}", "published": "artifacts/published.json"}
     files["input_example"] = "artifacts/input_example.json"
-    told.add_flavor(
+    described.add_flavor(
         "python_function",
         loader_module=_LOADER,
         model_code_path=facts["file"],
@@ -145,7 +144,7 @@ def _mlmodel(run: RunRecord, facts: Mapping[str, Any], model_id: str, run_id: st
         streamable=False,
         code=None,
     )
-    return str(told.to_yaml())
+    return str(described.to_yaml())
 
 
 _CONDA = """\

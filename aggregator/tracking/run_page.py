@@ -1,7 +1,7 @@
 """What MLflow shows of a ledger, computed from the ledger: a page for each job and each step (see also version_page).
 
-Nothing here talks to MLflow. ``lineage`` writes these pages and ``mlflow_check`` compares them with what is there, so
-there is one place that says what a tag means. Pages hold what the ledger holds, which is what the aggregator may know:
+Nothing here talks to MLflow. ``runs`` writes these pages and ``check`` compares them with what is there, so
+the meaning of a tag is defined once. Pages hold what the ledger holds, which is what the aggregator may know:
 sums, and of one silo its id, presence, data commitment and approval.
 """
 
@@ -81,7 +81,7 @@ def texts(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def safe(text: object) -> str:
-    """Somebody's words as Markdown text: one line, no markup, nothing that ends a table's cell."""
+    """Untrusted text as Markdown: one line, markup escaped, safe in a table cell."""
     flat = " ".join(str(text).encode(errors="replace").decode().replace("\0", "�").split())
     return _SPECIAL.sub(r"\\\1", flat)
 
@@ -126,8 +126,8 @@ def job_tags(entry: Entry[Record]) -> dict[str, str]:
         case RunFailed() as record:
             facts |= _named(record, ("code", "phase", "missing"), "consilium.failed")
         case ModelPublished() | RunResumed() as record:
-            said = {name: value for name, value in record.fields().items() if name != "run"}
-            facts[f"consilium.{entry.kind}.{entry.seq}"] = said
+            shown = {name: value for name, value in record.fields().items() if name != "run"}
+            facts[f"consilium.{entry.kind}.{entry.seq}"] = shown
         case StepVoid():
             pass
         case _:  # step-opened, silo-lost, refusal: the closing record of the step repeats them

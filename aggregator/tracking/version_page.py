@@ -1,60 +1,80 @@
-"""What MLflow shows of a model version, computed from the ledger: where it comes from, whose data it has, who moved an
-alias to it, who has withdrawn since.
+"""All that MLflow shows of a model version and of its logged model, computed from the ledger as one value.
+
+``registry`` writes it and ``check`` compares it with what is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from aggregator.ledger.format import Entry, ratios
-from aggregator.ledger.records import ModelPublished, StepClosed, Withdrawal
+from aggregator.ledger.format import Entry, canonical
+from aggregator.ledger.records import StepClosed
 from aggregator.run_record import CheckedLedger, RunRecord
-from aggregator.tracking.run_page import DIGESTS, Figure, job_tags, metric_name, millis, texts
-from aggregator.verify.models import Models, ModelVersion, registered_name
+from aggregator.tracking.model_card import Card, card
+from aggregator.tracking.run_page import DIGESTS, NOTE, Figure, job_params, job_tags, metric_name, millis, texts
+from aggregator.tracking.version_facts import cohort, last_ratios, moves, parent_version, remedies_of, withdrawals
+from aggregator.verify.approvals import approvals, as_json
+from aggregator.verify.models import Models, ModelVersion
 
-_VERSION = (*DIGESTS, "method", "protocol", "purpose")
+#: MLflow shows this tag of a logged model as its versions.
+VERSIONS = "mlflow.modelVersions"
+_START = (*DIGESTS, "method", "protocol", "purpose")
 _END = ("run", "weights_sha256", "state_digest", "chain")
 _BY_SILO = ("consilium.data.", "consilium.approval.")
 
 
-def last_ratios(closed: Iterable[Entry[StepClosed]]) -> dict[str, tuple[int, int, StepClosed]]:
-    """Name → (part, whole, the step that opened it last)."""
-    found: dict[str, tuple[int, int, StepClosed]] = {}
-    for entry in closed:
-        found |= {name: (*pair, entry.record) for name, pair in ratios(entry.record.slots).items()}
-    return found
+@dataclass(frozen=True, slots=True)
+class VersionPage:
+    """``run``: what the ledger says of the version's run. ``tags``: of the registered version; none where the run
+    cannot predict. ``run_tags``: marks on the job's run. ``model_tags``, ``params``, ``figures``, ``shares``: of the
+    logged model. ``approvals``: the text of the artifact."""
+
+    version: ModelVersion
+    run: RunRecord
+    card: Card
+    tags: Mapping[str, str]
+    run_tags: Mapping[str, str]
+    model_tags: Mapping[str, str]
+    params: Mapping[str, str]
+    figures: tuple[Figure, ...]
+    shares: Mapping[tuple[str, str], Figure]
+    approvals: str
+
+    @classmethod
+    def of(cls, models: Models, version: ModelVersion) -> VersionPage:
+        """``models``: all there are, for parents and aliases."""
+        ledger, run = models.ledger, models.ledger.run(version.run)
+        made = card(models, version)
+        tags = _tags(models, version, run) if run.started.record.predictor is not None else {}
+        named = {"consilium.model_version": version.label} if version.version else {}
+        listed = canonical([{"name": version.name, "version": version.version}]).decode()
+        return cls(
+            version=version,
+            run=run,
+            card=made,
+            tags=tags,
+            run_tags=texts({**_withdrawal_tags(ledger, version), NOTE: made.brief, **named}),
+            model_tags={**tags, NOTE: made.brief, **({VERSIONS: listed} if version.version else {})},
+            params=job_params(run.started.record),
+            figures=_figures(run.closed),
+            shares=_shares(run.closed),
+            approvals=as_json(approvals(run, ledger.charters)),
+        )
+
+    @property
+    def can_predict(self) -> bool:
+        """Whether the run has a logged model and a registered version."""
+        return self.run.started.record.predictor is not None
 
 
-def model_figures(closed: Sequence[Entry[StepClosed]]) -> tuple[Figure, ...]:
-    """What a logged model shows: the ratios that were opened last."""
-    at = {entry.record.k: millis(entry) for entry in closed}
-    return tuple(
-        Figure(metric_name(name), part / whole, at[step.k], step.k)
-        for name, (part, whole, step) in last_ratios(closed).items()
-    )
-
-
-def shares(closed: Sequence[Entry[StepClosed]]) -> dict[tuple[str, str], Figure]:
-    """(silo, commitment) → in how many steps it is summed: ties a logged model to the data sets in it, by a figure
-    that says nothing of the data."""
-    steps: dict[tuple[str, str], list[Entry[StepClosed]]] = {}
-    for entry in closed:
-        for pair in entry.record.data_commitments.items():
-            steps.setdefault(pair, []).append(entry)
-    return {
-        pair: Figure(f"steps_contributed/{pair[0]}", float(len(found)), millis(found[-1]), found[-1].record.k)
-        for pair, found in steps.items()
-    }
-
-
-def version_tags(models: Models, version: ModelVersion) -> dict[str, str]:
-    """The tags of a version and of its logged model. ``models``: all there are, for parents and aliases."""
-    run = models.ledger.run(version.run)
+def _tags(models: Models, version: ModelVersion, run: RunRecord) -> dict[str, str]:
+    """The tags of a version and of its logged model."""
     start = run.started.record
     end = run.finished
     assert end is not None and start.predictor is not None  # else there is no logged model
-    facts: dict[str, Any] = {f"consilium.{key}": value for key, value in start.fields().items() if key in _VERSION}
+    facts: dict[str, Any] = {f"consilium.{key}": value for key, value in start.fields().items() if key in _START}
     facts |= {f"consilium.{key}": value for key, value in end.record.fields().items() if key in _END}
     facts |= {"consilium.ledger_head": end.digest, "consilium.silos": start.silos}
     facts["consilium.predictor_sha256"] = start.predictor["sha256"]
@@ -65,45 +85,7 @@ def version_tags(models: Models, version: ModelVersion) -> dict[str, str]:
     facts |= {f"consilium.{name}": f"{part / whole:.4f}" for name, (part, whole, _) in scores.items()}
     if parent := parent_version(models, version):
         facts["consilium.parent_version"], facts["consilium.parent_relation"] = parent
-    return texts(facts | _alias_tags(models.ledger, version) | withdrawal_tags(models.ledger, version))
-
-
-def cohort(run: RunRecord) -> str:
-    """How many silos a step summed, in words."""
-    counts = [len(entry.record.survivors) for entry in run.closed] or [0]
-    span = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    return f"{span} of {len(run.started.record.silos)} silos in a step"
-
-
-def parent_version(models: Models, version: ModelVersion) -> tuple[str, str] | None:
-    """(label, what it is to this version): what the run started from; else the champion when it started; else the
-    version before."""
-    if version.parent is not None and (parent := models.made_by(version.parent)):
-        return parent.label, "its run started from it"
-    began = models.ledger.run(version.run).started.seq
-    champions = [
-        entry.record.run
-        for entry in models.ledger.of(ModelPublished)
-        if entry.seq < began and entry.record.alias == "champion" and entry.record.model_name == version.name
-    ]
-    if champions and (champion := models.made_by(champions[-1])):
-        return champion.label, "champion when its run started"
-    before = [one for one in models.versions if one.name == version.name and one.seq < version.seq]
-    return (before[-1].label, "the version before") if before else None
-
-
-def moves(ledger: CheckedLedger, version: ModelVersion) -> dict[str, tuple[str, str, str | None]]:
-    """Alias → (by, at, until) for each alias that was ever moved to this version. ``until``: None while it is here."""
-    found: dict[str, tuple[str, str, str | None]] = {}
-    for entry in ledger.of(ModelPublished):
-        record = entry.record
-        if registered_name(record.model_name) != version.name:
-            continue
-        if record.run == version.run:
-            found[record.alias] = (record.by or "not recorded", entry.time, None)
-        elif record.alias in found and found[record.alias][2] is None:
-            found[record.alias] = (*found[record.alias][:2], entry.time)
-    return found
+    return texts(facts | _alias_tags(models.ledger, version) | _withdrawal_tags(models.ledger, version))
 
 
 def _alias_tags(ledger: CheckedLedger, version: ModelVersion) -> dict[str, str]:
@@ -114,17 +96,7 @@ def _alias_tags(ledger: CheckedLedger, version: ModelVersion) -> dict[str, str]:
     return tags
 
 
-def withdrawals(ledger: CheckedLedger, version: ModelVersion) -> list[Entry[Withdrawal]]:
-    """The withdrawals that touch a version, itself or through its parents."""
-    return [entry for entry in ledger.of(Withdrawal) if entry.record.silo in version.withdrawn_silos]
-
-
-def remedies_of(record: Withdrawal, version: ModelVersion) -> tuple[str, ...]:
-    """What a withdrawal plans for a version."""
-    return record.remedies.get(version.label, record.remedies.get(version.run, ()))
-
-
-def withdrawal_tags(ledger: CheckedLedger, version: ModelVersion) -> dict[str, Any]:
+def _withdrawal_tags(ledger: CheckedLedger, version: ModelVersion) -> dict[str, Any]:
     """For the version and its job's run; none where nobody has withdrawn."""
     if not version.withdrawn_silos:
         return {}
@@ -134,3 +106,25 @@ def withdrawal_tags(ledger: CheckedLedger, version: ModelVersion) -> dict[str, A
         said = {"silo": record.silo, "reason": record.reason, "epoch": record.epoch}
         facts[f"consilium.withdrawal.{entry.seq}"] = {**said, "remedy": remedies_of(record, version)}
     return facts
+
+
+def _figures(closed: Sequence[Entry[StepClosed]]) -> tuple[Figure, ...]:
+    """What a logged model shows: the ratios that were opened last."""
+    at = {entry.record.k: millis(entry) for entry in closed}
+    return tuple(
+        Figure(metric_name(name), part / whole, at[step.k], step.k)
+        for name, (part, whole, step) in last_ratios(closed).items()
+    )
+
+
+def _shares(closed: Sequence[Entry[StepClosed]]) -> dict[tuple[str, str], Figure]:
+    """(silo, commitment) → in how many steps it is summed: ties a logged model to the data sets in it, by a figure
+    that says nothing of the data."""
+    steps: dict[tuple[str, str], list[Entry[StepClosed]]] = {}
+    for entry in closed:
+        for pair in entry.record.data_commitments.items():
+            steps.setdefault(pair, []).append(entry)
+    return {
+        pair: Figure(f"steps_contributed/{pair[0]}", float(len(found)), millis(found[-1]), found[-1].record.k)
+        for pair, found in steps.items()
+    }
