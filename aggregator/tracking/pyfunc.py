@@ -6,9 +6,9 @@
     artifacts/published.json · artifacts/input_example.json        opened sums and settings · a row of zeros
 
 These files are written here and not by MLflow: its own way imports the predictor, and records paths of this machine
-and the time of writing, so that the same files could not be made again. ``check`` makes them again and compares.
-The room has no torch: the predictor imports its method when a version is loaded, somewhere else. What pip installs for a model is other
-people's packages; ours is on no index, and the predictor says how to get it.
+and the time of writing, so that the same files could not be made again. ``check`` makes them again and compares. The
+room has no torch: the predictor imports its method when a version is loaded, somewhere else. What pip installs for a
+model is other projects' packages; ours is on no index, and the predictor says how to get it.
 """
 
 from __future__ import annotations
