@@ -142,7 +142,7 @@ def test_two_jobs_are_submitted_and_the_second_waits(
     until(lambda: admin_jobs.job_status(watch, told["first"])["state"] == "running", "the first runs")
     waits = admin_jobs.job_status(watch, told["second"])
     assert (waits["state"], waits["nvflare"], waits["status"]) == ("queued", "SUBMITTED", None)
-    rows = {row["job_id"]: row for row in fed("status", "--kit", kit)["jobs"]}
+    rows = {row["job_id"]: row for row in fed("jobs", "--kit", kit)["jobs"]}
     assert rows[told["first"]]["state"] == "running" and rows[told["second"]]["state"] == "queued"
     assert rows[told["first"]]["run"]
 

@@ -42,7 +42,7 @@ def whole_id(session: AdminSession, prefix: str) -> str:
         return prefix
     if len(found) != 1:
         raise JobUnknown(
-            f"{len(found) or 'No'} jobs begin with {one_line(prefix)!r}.", remedy="List the jobs with `fed status`."
+            f"{len(found) or 'No'} jobs begin with {one_line(prefix)!r}.", remedy="List the jobs with `fed jobs`."
         )
     return found[0]
 

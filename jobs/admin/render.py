@@ -1,4 +1,4 @@
-"""How ``fed status`` prints a list of jobs and one job. Everything a server sent is printable already."""
+"""How ``fed jobs`` and ``fed status`` print. Everything a server sent is printable already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The administrator's day: submit, status, logs, abort."""
+"""For the administrator, with a kit: submit, jobs, status, logs, abort."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JobId = Annotated[str, typer.Argument(help="NVFlare's id of the job; its first d
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to ``fed``."""
-    for verb in (submit, status, logs, abort):
+    for verb in (submit, jobs, status, logs, abort):
         app.command()(verb)
 
 
@@ -65,29 +65,37 @@ def submit(
         raise typer.Exit(admin_jobs.exit_code(done))
 
 
-def status(
-    kit: AdminKit,
-    job_id: Annotated[str, typer.Argument(help="One job, by NVFlare's id; without it the newest jobs.")] = "",
-    why: Annotated[bool, typer.Option("--why", help="Who is missing, in which phase, for which reason.")] = False,
-    as_json: Json = False,
-) -> None:
-    """The jobs and their states, or one job: step, phase, who is missing, who refused, how it ended."""
+def jobs(kit: AdminKit, as_json: Json = False) -> None:
+    """The newest submitted jobs and their states. `fed catalog` lists the jobs that come with the package."""
     from jobs.admin import jobs as admin_jobs
-    from jobs.admin.render import job_lines, table_lines
+    from jobs.admin.render import table_lines
     from jobs.flare.session import AdminSession
 
     with AdminSession(kit) as session:
-        found: dict[str, Any]
-        if job_id:
-            found = admin_jobs.job_status(session, admin_jobs.whole_id(session, job_id))
-            lines = job_lines(found, why=why)
-        else:
-            found = {"jobs": admin_jobs.overview(session)}
-            lines = table_lines(found["jobs"])
+        found = admin_jobs.overview(session)
+    if as_json:
+        emit({"jobs": found}, True)
+    else:
+        print("\n".join(table_lines(found)))
+
+
+def status(
+    job_id: JobId,
+    kit: AdminKit,
+    why: Annotated[bool, typer.Option("--why", help="Who is missing, in which phase, for which reason.")] = False,
+    as_json: Json = False,
+) -> None:
+    """One job: its step and phase, which silos are missing, which refused, how it ended."""
+    from jobs.admin import jobs as admin_jobs
+    from jobs.admin.render import job_lines
+    from jobs.flare.session import AdminSession
+
+    with AdminSession(kit) as session:
+        found = admin_jobs.job_status(session, admin_jobs.whole_id(session, job_id))
     if as_json:
         emit(found, True)
     else:
-        print("\n".join(lines))
+        print("\n".join(job_lines(found, why=why)))
 
 
 def logs(

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from crypto.errors import FederationError, SpecError
 from jobs.cli import admin, doctor, evidence, lineage, membership, owner, provisioning, retention
 from jobs.cli.options import Json, emit
 
+
+class Verbs(typer.core.TyperGroup):
+    """The verbs of ``fed``. A verb under its former name fails with the new one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[:1] == ["join"]:
+            ctx.fail("`fed join` is renamed to `fed try`.")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="fed",
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -238,8 +250,8 @@ def mlflow(
 
 
 @app.command()
-def jobs(as_json: Json = False) -> None:
-    """The jobs that come with the package."""
+def catalog(as_json: Json = False) -> None:
+    """The jobs that come with the package, each with its method."""
     from jobs.job import JobSpec, catalogue
 
     found = {name: JobSpec.load(name).method for name in catalogue()}

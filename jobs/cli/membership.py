@@ -1,4 +1,4 @@
-"""For the consortium and its members: keys, who joins and who withdraws; ``charter`` has the epochs."""
+"""For the consortium and its members: keys, trying a model, withdrawal; ``charter`` has the epochs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command()(keygen)
     charter.register(app)
     app.command()(withdraw)
-    app.command()(join)
+    app.command("try")(try_model)
 
 
 def keygen(
@@ -110,15 +110,16 @@ def withdraw(
     )
 
 
-def join(
+def try_model(
     home: SiloHomePath,
     model: Annotated[Path, typer.Option("--model", help="A bundle of a model, or a run's folder.", exists=True)],
     data: Annotated[str, typer.Option("--data", help="A data set of this silo's catalogue.")],
     as_json: Json = False,
 ) -> None:
-    """At a new silo, before its first round: check a model's evidence, and try it on this silo's own test rows.
+    """A model checked and tried on this silo's rows: its evidence is verified, then it predicts the test rows cold.
 
-    The way in: `fed keygen`, the consortium's `fed charter add`, `fed charter accept` at every home, `fed data add`.
+    Meant for a new silo before its first round. To become a member: `fed keygen`, the consortium's `fed charter add`,
+    `fed charter accept` at every home, `fed data add`.
     """
     from jobs.evidence.try_model import cold
     from silo_agent.home import SiloHome

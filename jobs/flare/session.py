@@ -81,7 +81,7 @@ _MEANING: tuple[tuple[tuple[type[BaseException], ...], type[SessionError], str],
     (
         (api_spec.JobNotFound, api_spec.JobNotDone, api_spec.JobNotRunning),
         JobUnknown,
-        "List the jobs with `fed status`.",
+        "List the jobs with `fed jobs`.",
     ),
     ((api_spec.InvalidJobDefinition,), JobRejected, "Write the folder with `fed export` and leave it as it is."),
     (
@@ -234,7 +234,10 @@ class AdminSession:
         found = self._call(lambda s: s.get_job_logs(job_id, "server"))
         text = found.get("logs", {}).get("server")
         if text is None:
-            raise JobUnknown(f"Job {job_id} has no log yet.", remedy="A job gets one when it starts: `fed status`.")
+            raise JobUnknown(
+                f"Job {job_id} has no log yet.",
+                remedy="A job gets one when it starts: `fed status JOB_ID` shows its state.",
+            )
         return str(text)
 
     def list_jobs(self, prefix: str = "") -> list[dict[str, Any]]:

@@ -189,7 +189,7 @@ def test_an_abort_closes_the_run_by_name_and_it_can_go_on(
     found = record(federation)
     last = found.entries[-1]
     assert last.kind is Kind.RUN_FAILED and found.finished is None
-    assert (last.record.code, last.record.phase, last.record.missing) == ("ABORTED", phase, [])
+    assert (last.record.code, last.record.phase, last.record.missing) == ("ABORTED", phase, ())
     assert driver.failures == [], "an abort is no failure of the server"  # type: ignore[attr-defined]
     status = left(status_file(AggregatorHome(federation.aggregator), JOB_ID))
     assert status is not None and (status["state"], status["phase"]) == ("aborted", phase)

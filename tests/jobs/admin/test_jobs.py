@@ -289,8 +289,10 @@ def test_the_day_in_verbs(
     code, out, _ = fed(monkeypatch, capsys, *words)
     assert code == 0 and f"submitted as {ID.format(9)}" in out
     pretended.jobs[ID.format(9)] |= {"consilium": as_json(replace(ABORTED, state=State.FINISHED))}
-    code, out, err = fed(monkeypatch, capsys, "status", *kit)
+    code, out, err = fed(monkeypatch, capsys, "jobs", *kit)
     assert code == 0 and len(out.splitlines()) == 3
+    code, out, _ = fed(monkeypatch, capsys, "jobs", *kit, "--json")
+    assert code == 0 and len(json.loads(out)["jobs"]) == 2
     code, out, _ = fed(monkeypatch, capsys, "status", ID.format(1), *kit, "--why", "--json")
     assert code == 0 and json.loads(out)["status"]["missing"] == ["silo-1"]
     code, out, _ = fed(monkeypatch, capsys, "logs", ID.format(1), *kit)

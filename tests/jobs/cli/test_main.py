@@ -33,8 +33,23 @@ def fed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
 def test_help_names_the_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = fed(monkeypatch, capsys, "--help")
     assert code == 0
-    for verb in ("up", "simulate", "silo", "aggregator", "egress", "export", "verify", "jobs"):
+    for verb in ("up", "simulate", "silo", "aggregator", "egress", "export", "verify", "jobs", "catalog", "try"):
         assert verb in out
+
+
+def test_a_renamed_verb_fails_with_the_new_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = fed(monkeypatch, capsys, "join", "--home", "silo-1")
+    assert code == 2 and "renamed to `fed try`" in err
+    assert "join" not in fed(monkeypatch, capsys, "--help")[1].split()
+
+
+def test_catalog_lists_the_jobs_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = fed(monkeypatch, capsys, "catalog", "--json")
+    assert code == 0 and json.loads(out)["fedcoe-digits"] == "fedcoe"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +209,7 @@ class Block:
         if name.split(".")[0] in {FORBIDDEN!r}:
             raise ImportError("forbidden: " + name)
 sys.meta_path.insert(0, Block())
-from jobs import cli
+from jobs.cli import main as cli
 sys.argv = ["fed", "verify", *{words[target]!r}]
 cli.main()
 """
@@ -215,7 +230,7 @@ def test_verify_needs_the_base_install_only(tmp_path: Path) -> None:
 import sys
 for name in ("torch", "nvflare", "mlflow", "prometheus_client", "sklearn", "jinja2", "matplotlib"):
     sys.modules[name] = None
-from jobs import cli
+from jobs.cli import main as cli
 sys.argv = ["fed", "verify", {str(evidence(federation))!r}, "--charter", {str(home / "charter.bin")!r}]
 sys.argv += ["--consortium", {str(home / "consortium.pub")!r}]
 cli.main()

@@ -204,8 +204,8 @@ def test_the_consortium_removes_and_the_aggregator_writes_the_withdrawal(fed: Fe
             10,
             "the members have pinned",
         ),
-        (("join", "--home", "silo-1", "--model", "one.bin", "--data", "digits"), 30, "digits"),
-        (("join", "--home", "aggregator", "--model", "one.bin", "--data", "digits"), 10, "silo's home"),
+        (("try", "--home", "silo-1", "--model", "one.bin", "--data", "digits"), 30, "digits"),
+        (("try", "--home", "aggregator", "--model", "one.bin", "--data", "digits"), 10, "silo's home"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_written(fed: Fed, words: tuple[str, ...], code: int, says: str) -> None:

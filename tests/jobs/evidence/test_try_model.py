@@ -80,7 +80,7 @@ def test_the_verb_shows_the_figures_and_that_nothing_was_sent(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tried = cold(SiloHome(newcomer), trained[1], "digits")
-    words = ["fed", "join", "--home", str(newcomer), "--model", str(trained[1]), "--data", "digits"]
+    words = ["fed", "try", "--home", str(newcomer), "--model", str(trained[1]), "--data", "digits"]
     for more in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", words + more)
         with pytest.raises(SystemExit) as ended:
