@@ -1,8 +1,10 @@
 """A run: the job's steps in order, each opened, voided or lost, each on the ledger before the next begins.
 
-A generator like its steps (see ``round``). It keeps the state chain, stops inviting on credit (a silo that
-stayed away is offered every step, with what it missed, but no longer waited for), and ends with the silos'
-countersignatures over the final state and the ledger's head.
+A generator like its steps (see ``attempt``). It keeps the state chain and ends with the silos' countersignatures over
+the final state and the ledger's head. A silo that stayed away is offered every step, with the results it missed, but
+is no longer waited for.
+
+This module is one file because the order of its writes is the crash safety of a run: store, record, then go on.
 """
 
 from __future__ import annotations
