@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -35,27 +35,18 @@ LEAST_RELEVANCE = 0.01
 #: scikit-learn's digits: every third image is public, and a demonstration deals the others.
 PUBLIC_EVERY = 3
 
-T = TypeVar("T")
-
 
 @runtime_checkable
 class UsesPool(Protocol):
     """A method that needs a public data set beside the silo's own. ``pool``: its name, "" if it comes with a package.
 
-    ``with_public_pool`` reads that data set in the silo's catalogue and provides it.
+    Where a pool is named, ``provide`` gets it from the silo's catalogue before the first step.
     """
 
     @property
     def pool(self) -> str: ...
 
     def provide(self, pool: DataSet) -> None: ...
-
-
-def with_public_pool(method: T, read: Callable[[str], DataSet]) -> T:
-    """The method, with its public data set if it needs one. ``read``: of this silo's catalogue, by name."""
-    if isinstance(method, UsesPool) and method.pool:
-        method.provide(read(method.pool))
-    return method
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A job becomes a run at the aggregator and an agent at each silo: the two functions that couriers call.
 
-``server_run`` and ``open_agent`` are all that NVFlare's controller and executor know of the rest. The aggregator's
-half loads no torch and no method: the plan comes with the job, and every silo recomputes it.
+NVFlare's controller calls ``server_run``, its executor ``answering_agent``. The aggregator's half loads no torch and
+no method: the plan comes with the job, and every silo recomputes it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from silo_agent.agent import Agent, Refusing, Site
 from silo_agent.approvals import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
-from silo_agent.language.base_model import with_base_model
-from silo_agent.methods import method
+from silo_agent.language.base_model import NeedsBase
+from silo_agent.methods import Method, method
 from silo_agent.methods.flex_plan import BASE
-from silo_agent.proxies import with_public_pool
+from silo_agent.proxies import UsesPool
 from silo_agent.pysyft.catalogue import Catalogue
 from silo_agent.pysyft.request_queue import RequestQueue
 
@@ -46,8 +46,8 @@ log = logging.getLogger("consilium.aggregator")
 TURN_S = 20.0
 LOOK_S = 0.1
 
-#: How long notes of a run that this silo has countersigned are kept: the server might still come back. Seconds.
-NOTES_S = 86400
+#: How long the progress file of a run that this silo has countersigned is kept: the server might come back. Seconds.
+KEEP_PROGRESS_S = 86400
 
 #: What a follower of the run reads: one JSON object per exchange, in the run's folder.
 EVENTS = "events.jsonl"
@@ -131,20 +131,20 @@ def open_site(home: SiloHome) -> Site:
     silo = home.silo
     identity = home.identity()
     policy = home.policy()
-    told = SecurityLog(home)
+    security_log = SecurityLog(home)
     if charter.member(silo).agent != identity.public:
         want, found = charter.member(silo).agent.fingerprint, identity.public.fingerprint
-        told(Event.KEY_MISMATCH, role="agent", expected=want, found=found)
+        security_log(Event.KEY_MISMATCH, role="agent", expected=want, found=found)
         raise SpecError(
             f"{silo} agent key",
             got=identity.public.fingerprint,
             want=charter.member(silo).agent.fingerprint,
             remedy="The charter names another key for this silo: restore the key, or have a new epoch signed.",
         )
-    _drop_old_notes(home)
+    _drop_old_progress(home)
     journal = Journal(home.journal_path)
-    told.policy(policy.digest.hex())
-    told(
+    security_log.policy(policy.digest.hex())
+    security_log(
         Event.AGENT_STARTED,
         fingerprint=identity.public.fingerprint,
         charter=charter.digest.hex(),
@@ -164,57 +164,59 @@ def open_site(home: SiloHome) -> Site:
         now=lambda: int(time.time()),
         keep=home.keep_evidence,
         file=home.keep_receipt,
-        security=told,
+        security=security_log,
         leaving=lambda: drain.begun(home),
     )
 
 
-def _drop_old_notes(home: SiloHome) -> None:
-    """Notes of runs that this silo has countersigned, after a day in which the server might still have come back."""
-    for notes in home.runs_folder.glob("*.safetensors"):
-        receipt = home.receipts_folder / f"{notes.stem}.bin"
-        if receipt.exists() and receipt.stat().st_mtime < time.time() - NOTES_S:
-            notes.unlink()
+def _drop_old_progress(home: SiloHome) -> None:
+    """Remove the progress files of runs that this silo countersigned more than a day ago."""
+    for progress in home.runs_folder.glob("*.safetensors"):
+        receipt = home.receipts_folder / f"{progress.stem}.bin"
+        if receipt.exists() and receipt.stat().st_mtime < time.time() - KEEP_PROGRESS_S:
+            progress.unlink()
 
 
 def open_agent(job: str, home: SiloHome, kind: type[Agent] = Agent) -> Agent:
-    """The agent of one silo for one job: plan, data and code hashed anew, and approved by the data owner.
-    ``kind``: the class of the agent; the demonstration's draws its own updates.
+    """The agent of one silo for one approved job; plan, data and software are hashed again before approval is checked.
 
-    A job that lacks approval is put before the owner (``fed requests``) and refused. Loads torch once it is approved.
+    ``job``: canonical text. ``home``: the silo's. ``kind``: the class of the agent. Loads torch only for an approved
+    job. Raises NotApproved, DataRefused for data that are missing, changed or unfit, SpecError for a home or a base
+    model that doesn't fit.
     """
     spec = JobSpec.from_text(job)
     _take_turn(home)
     site = open_site(home)
     try:
-        resolved = Catalogue(home, site.silo).resolve(spec.dataset)
+        catalogue = Catalogue(home, site.silo)
+        resolved = catalogue.resolve(spec.dataset)
         plan = spec.plan(site.charter)
         wanted = terms(spec, plan, silo=site.silo, charter=site.charter, policy=site.policy, data=resolved.id)
         site.approvals.grant(wanted, now=site.now(), uses=site.journal.uses)
-        return kind(
-            site,
-            terms=wanted,
-            plan=plan,
-            method=with_public_pool(
-                with_base_model(method(spec.method)(spec.params, site.silo), home.models_folder),
-                lambda name: Catalogue(home, site.silo).resolve(name).data,
-            ),
-            data=resolved.data,
-        )
-    except (NotApproved, DataRefused) as refused:
-        site.journal.close()
-        _ask_owner(home, site.silo, spec, refused)
-        raise
+        trainer = with_inputs(method(spec.method)(spec.params, site.silo), home.models_folder, catalogue)
+        return kind(site, terms=wanted, plan=plan, method=trainer, data=resolved.data)
     except BaseException:
         site.journal.close()
         raise
+
+
+def with_inputs(made: Method, models: Path, catalogue: Catalogue) -> Method:
+    """The method, with the base model and the public data set that its job names, if it needs them.
+
+    ``models``: the silo's folder of base models. Raises SpecError for the model, DataRefused for the data set.
+    """
+    if isinstance(made, NeedsBase):
+        made.use(models)
+    if isinstance(made, UsesPool) and made.pool:
+        made.provide(catalogue.resolve(made.pool).data)
+    return made
 
 
 def _take_turn(home: SiloHome) -> None:
     """Wait, for a while, until the agent of the job before has let go of the journal.
 
     NVFlare starts the next job as soon as the server's process of an aborted one has ended; a silo's may take 10 s
-    longer. Who waits in vain is told by the journal what is wrong.
+    longer. After the wait, opening the journal raises the error.
     """
     path, end = home.journal_path, time.monotonic() + TURN_S
     while path.exists() and time.monotonic() < end:
@@ -223,30 +225,31 @@ def _take_turn(home: SiloHome) -> None:
         time.sleep(LOOK_S)
 
 
-def _ask_owner(home: SiloHome, silo: str, spec: JobSpec, refused: NotApproved | DataRefused) -> None:
-    """Put a job before the data owner: it lacks an approval, or data that the owner has yet to register.
-
-    What the owner's queue can't take is said in the log: the job is refused for its own reason either way.
-    """
-    told = SecurityLog(home)
-    if isinstance(refused, NotApproved):
-        told(lacking(refused), job=refused.digest)
-    try:
-        RequestQueue(home, silo).put(spec.text)
-    except FederationError as full:
-        log.error("the request for job %s could not be queued: [%s] %s", spec.digest.hex(), full.code, full)
-    else:
-        told(Event.REQUEST_QUEUED, job=spec.digest.hex())
-
-
 def answering_agent(job: str, home: SiloHome, kind: type[Agent] = Agent) -> Agent | Refusing:
-    """``open_agent``, or a stand-in that declines by name: bad data at one silo is a refusal, not a silence."""
+    """``open_agent``, or a stand-in that declines every request with the error's code.
+
+    A job that lacks an approval, or whose data set the owner has yet to register, goes to ``fed requests``.
+    """
     try:
         return open_agent(job, home, kind)
     except FederationError as refused:
-        silo = home.silo
+        if isinstance(refused, NotApproved | DataRefused):
+            _ask_owner(home, JobSpec.from_text(job), refused)
         SecurityLog(home)(Event.REFUSAL, step=0, phase="open", code=refused.code)
-        return Refusing(silo, home.identity(), refused)
+        return Refusing(home.silo, home.identity(), refused)
+
+
+def _ask_owner(home: SiloHome, spec: JobSpec, refused: NotApproved | DataRefused) -> None:
+    """Put a job into the data owner's queue. A queue that can't take it is logged; the job is refused either way."""
+    security_log = SecurityLog(home)
+    if isinstance(refused, NotApproved):
+        security_log(lacking(refused), job=refused.digest)
+    try:
+        RequestQueue(home, home.silo).put(spec.text)
+    except FederationError as full:
+        log.error("the request for job %s could not be queued: [%s] %s", spec.digest.hex(), full.code, full)
+    else:
+        security_log(Event.REQUEST_QUEUED, job=spec.digest.hex())
 
 
 class Events:

@@ -82,29 +82,6 @@ def test_a_pool_that_nobody_has_is_refused_with_the_remedy() -> None:
     assert "fed data add" in refused.value.remedy and "digits-public" in refused.value.remedy
 
 
-def test_a_registered_pool_is_read_for_methods_that_ask() -> None:
-    asked: list[str] = []
-
-    class Needs:
-        pool = "ours"
-
-        def provide(self, pool: DataSet) -> None:
-            self.given = pool
-
-    def read(name: str) -> DataSet:
-        asked.append(name)
-        return pool()
-
-    assert proxies.with_public_pool(Needs(), read).given.rows == 599 and asked == ["ours"]
-    ships = Needs()
-    ships.pool = ""
-    assert (
-        not hasattr(proxies.with_public_pool(ships, read), "given")
-        and proxies.with_public_pool(3, read) == 3
-        and asked == ["ours"]
-    )
-
-
 # --- relevance and choice --------------------------------------------------------------------------------------------
 
 

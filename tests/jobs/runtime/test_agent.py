@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from jobs.runtime import compose as composition
 from jobs.runtime.compose import answering_agent, open_site
 from jobs.runtime.in_process import InProcess, run_job
 from jobs.security_log.writer import SecurityLog
+from silo_agent.agent import Refusing
 from silo_agent.home import MOST_EVIDENCE, SiloHome
 from silo_agent.pysyft.request_queue import RequestQueue
 from tests import local
@@ -60,6 +62,31 @@ def test_bad_data_never_becomes_an_agent(federation: Federation, change, error) 
         local.open_agent(local.spec().text, SiloHome(federation.silo("silo-1")))
     with pytest.raises(error):  # and the journal's lock was let go, so it is the data again that is refused
         local.open_agent(local.spec().text, SiloHome(federation.silo("silo-1")))
+
+
+def test_a_registered_pool_is_read_for_methods_that_ask(tmp_path: Path) -> None:
+    asked: list[str] = []
+    pool = object()
+
+    class Needs:
+        pool = "ours"
+
+        def provide(self, pool: object) -> None:
+            self.given = pool
+
+    class Registered:
+        def resolve(self, name: str) -> SimpleNamespace:
+            asked.append(name)
+            return SimpleNamespace(data=pool)
+
+    assert composition.with_inputs(Needs(), tmp_path, Registered()).given is pool and asked == ["ours"]
+    ships = Needs()
+    ships.pool = ""
+    assert (
+        not hasattr(composition.with_inputs(ships, tmp_path, Registered()), "given")
+        and composition.with_inputs(3, tmp_path, Registered()) == 3
+        and asked == ["ours"]
+    )
 
 
 def test_a_missing_data_set_is_named(federation: Federation) -> None:
@@ -286,6 +313,7 @@ def test_a_job_on_data_that_is_not_registered_is_put_before_the_owner_too(federa
     raw = json.loads(local.spec().text) | {"dataset": "wards"}
     with pytest.raises(DataRefused, match="wards"):
         composition.open_agent(JobSpec.parse(raw).text, SiloHome(home))
+    assert isinstance(answering_agent(JobSpec.parse(raw).text, SiloHome(home)), Refusing)
     assert [request.digest for request in RequestQueue(SiloHome(home), "silo-1").pending()] == [
         JobSpec.parse(raw).digest
     ]
