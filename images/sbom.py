@@ -64,8 +64,8 @@ def bill(image: str, found: dict[str, Any], system: list[dict[str, Any]]) -> dic
     }
 
 
-def amiss(image: str, made: dict[str, Any]) -> list[str]:
-    """What the bill lacks, and what it tells and must not."""
+def faults(image: str, made: dict[str, Any]) -> list[str]:
+    """What is missing from the bill, and what must not be in it."""
     versions = {one["name"].lower(): one.get("version") for one in made["components"]}
     found = [f"it names no version of {name}" for name in sorted(NAMED[image]) if not versions.get(name)]
     return found + ["it tells a path of the machine that built it"] * ("file:" in json.dumps(made))
@@ -82,7 +82,7 @@ def against_schema(made: dict[str, Any]) -> str:
 
 def main(image: str, python: str, out: str) -> None:
     made = bill(image, python_packages(python), debian_packages())
-    if wrong := [*amiss(image, made), *filter(None, [against_schema(made)])]:
+    if wrong := [*faults(image, made), *filter(None, [against_schema(made)])]:
         sys.exit(f"{image}: the bill of materials can't be used: {'; '.join(wrong)}")
     Path(out).write_text(json.dumps(made, indent=1, sort_keys=True) + "\n")
     print(f"{image}: {len(made['components'])} components in the bill of materials")

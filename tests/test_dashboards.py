@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from aggregator.rounds import metrics as hub
-from helm import dashboards
-from helm.dashboards import Dashboard
+from helm import dashboards, grafana
+from helm.grafana import Dashboard
 from jobs.services import site_metrics
 from silo_agent import metrics as silo
 from tests import metrics_page
@@ -45,7 +45,7 @@ def used(query: str) -> set[str]:
 
 @ALL
 def test_the_files_are_those_of_the_code(dashboard: Dashboard) -> None:
-    assert dashboard.path.read_text(encoding="utf-8") == dashboards.text(dashboard), "run: python -m helm.dashboards"
+    assert dashboard.path.read_text(encoding="utf-8") == grafana.text(dashboard), "run: python -m helm.dashboards"
     assert list(dashboard.path.parent.iterdir()) == [dashboard.path]
 
 
@@ -59,15 +59,15 @@ def test_grafana_can_import_it(dashboard: Dashboard) -> None:
     assert whole["schemaVersion"] >= 36 and re.fullmatch(r"[a-z-]{1,40}", whole["uid"]) and "id" not in whole
     variables = {variable["name"]: variable for variable in whole["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource" and variables["datasource"]["query"] == "prometheus"
-    assert variables["instance"]["datasource"] == dashboards.SOURCE
+    assert variables["instance"]["datasource"] == grafana.SOURCE
     shown = panels(dashboard)
     assert [panel["id"] for panel in shown] == list(range(1, len(shown) + 1))
     for panel in shown:
         if panel["type"] == "row":
             continue
         assert panel["description"] and panel["targets"], panel["title"]
-        assert panel["datasource"] == dashboards.SOURCE
-        assert all(target["datasource"] == dashboards.SOURCE for target in panel["targets"])
+        assert panel["datasource"] == grafana.SOURCE
+        assert all(target["datasource"] == grafana.SOURCE for target in panel["targets"])
         defaults = panel["fieldConfig"]["defaults"]
         assert defaults["unit"] in UNITS, panel["title"]
         first, *others = defaults["thresholds"]["steps"]
@@ -83,7 +83,7 @@ def test_panels_fill_the_grid_without_overlap(dashboard: Dashboard) -> None:
         at = panel["gridPos"]
         cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
         assert not cells & taken, panel["title"]
-        assert at["x"] + at["w"] <= dashboards.COLUMNS, panel["title"]
+        assert at["x"] + at["w"] <= grafana.COLUMNS, panel["title"]
         taken |= cells
 
 

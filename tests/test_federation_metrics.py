@@ -13,7 +13,7 @@ import pytest
 
 from aggregator.ledger.records import Kind
 from helm import dashboards
-from helm.dashboards import Dashboard, Panel
+from helm.grafana import Dashboard, Panel
 from jobs.job import JobSpec
 from jobs.owner.decisions import deny
 from jobs.owner.review import OwnerView

@@ -1,4 +1,4 @@
-"""The administrator's day, in functions: submit a job, see where it stands and why, read its log, abort it.
+"""What the administrator does: submit a job, see its state and why, read its log, abort it.
 
 An administrator's machine has a kit and, to submit, the charter; it has no home and no ledger. So what it learns comes
 through NVFlare's session: the status of a running job from its process, of an ended one from NVFlare's record of it.
@@ -17,7 +17,7 @@ from crypto.errors import BY_CODE, FederationError, RoundLost, SpecError
 from crypto.home import Home
 from crypto.text import printable
 from jobs.job import JobSpec
-from jobs.runtime.status import State, Status, from_json, one_line
+from jobs.runtime.status import RunState, RunStatus, from_json, one_line
 
 if TYPE_CHECKING:
     from jobs.flare.session import AdminSession
@@ -115,7 +115,7 @@ def overview(session: AdminSession) -> list[dict[str, Any]]:
     return found
 
 
-def _row(meta: Mapping[str, Any], status: Status | None) -> dict[str, Any]:
+def _row(meta: Mapping[str, Any], status: RunStatus | None) -> dict[str, Any]:
     """One job of the list. ``nvflare``: its word for the job; ``state``: ours."""
     return {
         "job_id": one_line(str(meta.get("job_id", ""))),
@@ -136,8 +136,7 @@ def job_status(session: AdminSession, job_id: str) -> dict[str, Any]:
     meta = session.meta(job_id)
     status = _kept(meta)
     if status is None and str(meta.get("status", "")) == "RUNNING":
-        told = session.stats(job_id)
-        status = _status(told)
+        status = _status(session.stats(job_id))
         if status is None and (meta := session.meta(job_id)) and str(meta.get("status", "")).startswith(ENDED):
             status = _kept(meta)  # it ended meanwhile
     return {
@@ -152,7 +151,7 @@ def log_text(session: AdminSession, job_id: str) -> str:
     return "\n".join(printable(line, " ") for line in session.log(job_id).splitlines())
 
 
-def _kept(meta: Mapping[str, Any]) -> Status | None:
+def _kept(meta: Mapping[str, Any]) -> RunStatus | None:
     """The status that a job's record keeps, once it has ended."""
     from jobs.flare.outcomes import META_KEY
 
@@ -160,7 +159,7 @@ def _kept(meta: Mapping[str, Any]) -> Status | None:
     return _status(found) if isinstance(found, Mapping) else None
 
 
-def _status(found: Mapping[str, Any]) -> Status | None:
+def _status(found: Mapping[str, Any]) -> RunStatus | None:
     if not found:
         return None
     try:
@@ -183,7 +182,7 @@ _PLAIN: Final = {
 }
 
 
-def _state(meta: Mapping[str, Any], status: Status | None) -> str:
+def _state(meta: Mapping[str, Any], status: RunStatus | None) -> str:
     from jobs.flare.session import ENDED
 
     word = str(meta.get("status", ""))
@@ -195,18 +194,18 @@ def _state(meta: Mapping[str, Any], status: Status | None) -> str:
     return status.state.value
 
 
-def reasons(meta: Mapping[str, Any], status: Status | None) -> list[str]:
+def reasons(meta: Mapping[str, Any], status: RunStatus | None) -> list[str]:
     """Why a job is where it is: who is missing in which phase, who refused by which code, what to do."""
     state = _state(meta, status)
     if status is None:
         return [*_of_nvflare(meta, state)]
     lines = []
-    if state == State.RUNNING and status.missing:
+    if state == RunState.RUNNING and status.missing:
         silos = ", ".join(status.missing)
         lines.append(f"step {status.step}, phase {status.phase} since {status.since}: waiting for {silos}")
     for silo, why in sorted(status.absent.items()):
-        said = f"refused: {why.code}" if why.code else "did not answer"
-        lines.append(f"{silo} {said}, in step {why.step}, phase {why.phase}")
+        reason = f"refused: {why.code}" if why.code else "did not answer"
+        lines.append(f"{silo} {reason}, in step {why.step}, phase {why.phase}")
     if status.closed is not None and status.closed.shut:
         lines.append(f"stayed shut in step {status.closed.name}: {', '.join(status.closed.shut)}")
     if status.void:
@@ -221,7 +220,7 @@ def reasons(meta: Mapping[str, Any], status: Status | None) -> list[str]:
 
 
 def _of_nvflare(meta: Mapping[str, Any], state: str) -> list[str]:
-    """What NVFlare wrote of a job that has told us nothing."""
+    """What NVFlare's record says about a job without a run's status."""
     lines = []
     if state == "queued":
         lines.append("it waits for the job before it, or for silos to connect: one job runs at a time")

@@ -135,7 +135,7 @@ def abort(
 
 
 def _ended(session: Any, job_id: str, as_json: bool) -> dict[str, Any]:
-    """What became of a job that has ended, said too."""
+    """How a job ended; printed too."""
     from jobs.admin import jobs as admin_jobs
     from jobs.admin.render import job_lines
 

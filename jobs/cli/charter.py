@@ -158,7 +158,7 @@ def charter_accept(
     if not as_json:
         print("\n".join(changes.lines()))
         if changes.old is None and key is not None:
-            print(f"consortium {key.fingerprint}: compare it with what the consortium told you")
+            print(f"consortium {key.fingerprint}: compare it with the fingerprint that the consortium gave you")
         if not yes and not changes.done and not typer.confirm("Accept it?"):
             print("not accepted")
             raise typer.Exit(1)

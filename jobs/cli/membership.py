@@ -55,7 +55,7 @@ def keygen(
         facts = {"consortium": membership_keygen.keygen_consortium(home).fingerprint}
     if not as_json:
         print("\n".join(f"{name:<10} {value}" for name, value in facts.items()))
-        print(f"send {file} to the others; tell them these fingerprints by another way")
+        print(f"send {file} to the others; give them these fingerprints out of band (by telephone, for example)")
     emit({**facts, "file": str(file)}, as_json)
 
 
@@ -67,7 +67,7 @@ def withdraw(
     ] = False,
     reason: Annotated[
         str | None,
-        typer.Option("--reason", help="Why, for the ledger, which others read and keep: never anything of a patient."),
+        typer.Option("--reason", help="Why, for the ledger, which others read and keep: never personal data."),
     ] = None,
     consortium_key: Annotated[
         Path | None,

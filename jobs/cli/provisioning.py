@@ -1,4 +1,4 @@
-"""For whoever provisions the federation: NVFlare startup kits."""
+"""For the provisioner of the federation: NVFlare startup kits."""
 
 from __future__ import annotations
 

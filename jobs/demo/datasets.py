@@ -50,7 +50,7 @@ def _digits(silos: int | None, seed: int, data: Path | None) -> Deal:
         everyone = digits_data.make(count, seed)
     except ValueError as bad:
         raise SpecError("--silos", got=count, want=str(bad)) from bad
-    return _parted(everyone)
+    return _newcomers_apart(everyone)
 
 
 def _heart(silos: int | None, seed: int, data: Path | None) -> Deal:
@@ -72,7 +72,7 @@ def _language(silos: int | None, seed: int, data: Path | None) -> Deal:
     if count < language_data.DIALECTS:
         raise SpecError("--silos", got=count, want=f"{language_data.DIALECTS} or more")
     everyone = language_data.make(count, seed)
-    return _parted(everyone)
+    return _newcomers_apart(everyone)
 
 
 def _domains(silos: int | None, seed: int, data: Path | None) -> Deal:
@@ -80,10 +80,10 @@ def _domains(silos: int | None, seed: int, data: Path | None) -> Deal:
     if silos not in (None, LEAST_SILOS):
         raise SpecError("--silos", got=silos, want=f"{LEAST_SILOS}: the job names the silos of each group")
     everyone = domain_data.make(LEAST_SILOS, seed)
-    return _parted(everyone)
+    return _newcomers_apart(everyone)
 
 
-def _parted(everyone: Mapping[str, Arrays]) -> Deal:
+def _newcomers_apart(everyone: Mapping[str, Arrays]) -> Deal:
     silos = {name: arrays for name, arrays in everyone.items() if name.startswith("silo-")}
     return Deal(silos, {name: arrays for name, arrays in everyone.items() if name not in silos})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jobs.demo.stratified_split import parted
+from jobs.demo.stratified_split import stratified_split
 
 #: Subtracted from every pixel/16. A public constant: a mean computed from the data would be one more thing to leak.
 CENTRE = 0.3
@@ -50,7 +50,7 @@ def make(silos: int, seed: int, newcomers: int = 2) -> dict[str, dict[str, np.nd
     for at, (name, hand) in enumerate(zip(names, hands, strict=True)):
         turned = np.rot90(pictures[hand], style(at, silos), axes=(1, 2)).reshape(len(hand), -1)
         x, y = np.ascontiguousarray(turned, dtype=np.float32), labels[hand].astype(np.int64)
-        sets[name] = parted(x, y, CLASSES, TEST_SHARE, split_rng)
+        sets[name] = stratified_split(x, y, CLASSES, TEST_SHARE, split_rng)
     return sets
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from jobs.demo.digits_data import CENTRE, CLASSES, TEST_SHARE
-from jobs.demo.stratified_split import parted
+from jobs.demo.stratified_split import stratified_split
 from silo_agent.proxies import PUBLIC_EVERY
 
 #: Groups of silos; their classes are neighbours: 0 to 4 and 5 to 9.
@@ -44,7 +44,7 @@ def make(silos: int, seed: int, newcomers: int = 2) -> dict[str, dict[str, np.nd
     for name in sorted(hands, key=lambda name: (name.startswith("newcomer"), int(name.rpartition("-")[2]))):
         hand = hands[name]
         y = labels[hand].astype(np.int64)
-        sets[name] = parted(pictures[hand], y, CLASSES, TEST_SHARE, split_rng)
+        sets[name] = stratified_split(pictures[hand], y, CLASSES, TEST_SHARE, split_rng)
     return sets
 
 

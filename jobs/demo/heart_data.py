@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from crypto.errors import DataRefused
-from jobs.demo.stratified_split import parted
+from jobs.demo.stratified_split import stratified_split
 
 #: Columns used: slope, ca and thal are left out, which most rows of three hospitals lack. The label is the last.
 COLUMNS = ("age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak")
@@ -71,7 +71,7 @@ def make(folder: Path, seed: int, known: Mapping[str, Known] = HOSPITALS) -> dic
     """Hospital → the arrays of its npz: about a third of each class for the test. One of a class stays in training."""
     sets = {}
     for place, (hospital, (x, y)) in enumerate(read(folder, known).items()):
-        sets[hospital] = parted(x, y, 2, TEST_SHARE, np.random.default_rng([seed, place]))
+        sets[hospital] = stratified_split(x, y, 2, TEST_SHARE, np.random.default_rng([seed, place]))
     return sets
 
 

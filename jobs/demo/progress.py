@@ -65,7 +65,7 @@ class Follower:
                     self.ended = True
 
     def exchange(self, exchange: Exchange | None, note: str) -> None:
-        """The same, told directly by a run in this process."""
+        """The same for a run in this process, which calls this directly."""
         if exchange is None:
             self.ended = True
         else:

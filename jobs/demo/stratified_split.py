@@ -1,12 +1,14 @@
-"""Rows parted into training and test, class by class: what every demonstration's data sets are made with."""
+"""Split rows into training and test rows, class by class, as every data set of the demonstrations is."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def parted(x: np.ndarray, y: np.ndarray, classes: int, share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The arrays of a data set's npz. ``share`` of each class's rows, by lot, are for the test."""
+def stratified_split(
+    x: np.ndarray, y: np.ndarray, classes: int, share: float, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The arrays of a data set's npz. ``share``: part of each class's rows, drawn at random, that are test rows."""
     test = np.zeros(len(y), dtype=bool)
     for label in range(classes):
         rows = rng.permutation(np.flatnonzero(y == label))

@@ -2,23 +2,18 @@
 
 Real means: NVFlare processes with mTLS on 127.0.0.1, started by the same long-lived commands that institutions run,
 a job submitted through NVFlare's session API, a ledger, an MLflow database, two /metrics. Only the hospitals' names
-are pretended. Whatever ends it, everything it started is stopped, by pid.
+are made up. Whatever ends it, everything it started is stopped (``processes``).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -34,6 +29,7 @@ from jobs.demo.break_lane import Breaker, Silenced, kill_jobs, targets
 from jobs.demo.datasets import deal
 from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import check_libraries, ground
+from jobs.demo.processes import Running, local_federation, terminable, until_stopped
 from jobs.demo.progress import Follower, View
 from jobs.evidence.run_summary import (
     cold_score,
@@ -123,136 +119,14 @@ def _next(runs: Path, stem: str) -> Path:
 # --- fed up -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def local_federation(demo: Demo, *, say: Callable[[str], None]) -> Iterator[Any]:
-    """Kits, server and silos as processes, and an open admin session; all of it stopped at the end."""
-    from jobs.flare.kits import free_port, provision
-    from jobs.flare.session import AdminSession
-
-    federation = demo.federation
-    with ExitStack() as stack:
-        port = free_port()
-        kits = provision(
-            federation.root / "kits",
-            name=federation.name,
-            silos=federation.silos,
-            port=port,
-            server_home=federation.aggregator,
-            silo_homes=federation.homes,
-        )
-        processes = Processes()
-        stack.callback(processes.stop)
-        say(f"server on 127.0.0.1:{port} (mTLS)")
-        processes.start("aggregator", kits.server, Home(federation.aggregator))
-        processes.wait_for_port("aggregator", port)
-        for silo in federation.silos:
-            processes.start("silo", kits.silos[silo], Home(federation.silo(silo)))
-        session = stack.enter_context(AdminSession(kits.admin, kits.admin_name, timeout_s=60))
-        session.wait_for_silos(len(federation.silos), timeout_s=90)
-        (federation.root / "federation.json").write_text(
-            json.dumps(
-                {
-                    "name": federation.name,
-                    "port": port,
-                    "admin": kits.admin_name,
-                    "silos": list(federation.silos),
-                    "metrics": {
-                        name: read_port(Home(home))
-                        for name, home in {"aggregator": federation.aggregator, **federation.homes}.items()
-                    },
-                },
-                indent=2,
-            )
-            + "\n"
-        )
-        say(f"{len(federation.silos)} silos registered")
-        yield Running(kits, session, processes)
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A federation that is up."""
-
-    kits: Any
-    session: Any
-    processes: Processes
-
-
-class Processes:
-    """The long-lived processes, started as institutions start them, ended by pid."""
-
-    def __init__(self) -> None:
-        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
-
-    def start(self, kind: str, kit: Path, home: Home) -> None:
-        command = [sys.executable, "-m", "jobs.cli", kind, "run", "--kit", str(kit), "--drain-seconds", "0"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-        with home.log_path.open("ab") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
-            )
-        self._running.append((home.name, process))
-
-    def wait_for_port(self, name: str, port: int, timeout_s: float = 60.0) -> None:
-        import socket
-
-        end = time.monotonic() + timeout_s
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return
-            self.check()
-            if time.monotonic() > end:
-                raise RoundLost("start", (name,), detail=f"Nothing listens on port {port} after {timeout_s:.0f} s.")
-            time.sleep(0.05)
-
-    def pid(self, name: str) -> int:
-        """The process of a home, by the home's name."""
-        return next(process.pid for home, process in self._running if home == name)
-
-    def check(self) -> None:
-        """Raise RoundLost if a process has ended by itself."""
-        for name, process in self._running:
-            if process.poll() is not None:
-                raise RoundLost(
-                    "start",
-                    (name,),
-                    detail=f"Its process ended with code {process.returncode}.",
-                    remedy="See log.txt in its folder.",
-                )
-
-    def stop(self) -> None:
-        """SIGTERM to the silos, then to the server; SIGKILL to whoever does not go."""
-        for name, process in reversed(self._running):
-            if name != "aggregator" and process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for name, process in reversed(self._running):
-            if name == "aggregator" and process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        self._running = []
-
-
-def read_port(home: Home) -> int | None:
-    """The port of a home's /metrics, once its process has written it."""
-    try:
-        return int(home.metrics_port_path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def up(options: Options, view: View) -> dict[str, Any]:
     """Everything ``fed up`` does; returns the object that --json prints."""
     began = time.monotonic()
-    with _terminable():
+    with terminable():
         demo = prepare(options)
         view.say(f"federation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
         with ExitStack() as stack:
-            running = stack.enter_context(local_federation(demo, say=view.say))
+            running = stack.enter_context(local_federation(demo.federation, say=view.say))
             approve_for_demonstration(map(SiloHome, demo.federation.homes.values()), demo.spec)
             view.say(f"approved as the data owner of all {len(demo.silos)} silos: this demonstration owns their keys")
             pids = {silo: running.processes.pid(silo) for silo in demo.silos}
@@ -277,7 +151,7 @@ def up(options: Options, view: View) -> dict[str, Any]:
             view.result(report, demo.federation.root)
             if options.keep:
                 view.say("the federation stays up; Ctrl-C stops it")
-                _until_stopped(running.processes)
+                until_stopped(running.processes)
     return report
 
 
@@ -337,29 +211,6 @@ def _wait_for_lineage(demo: Demo, record: RunRecord, running: Running, timeout_s
         time.sleep(0.1)
     found: dict[str, Any] = json.loads(place.read_text())
     return found
-
-
-def _until_stopped(processes: Processes) -> None:
-    try:
-        while True:
-            processes.check()
-            time.sleep(1)
-    except KeyboardInterrupt:
-        return
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends us as Ctrl-C does: through the clean-up."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # --- fed simulate -------------------------------------------------------------------------------------------------

@@ -80,8 +80,8 @@ def build(roster: Roster, root: bytes | None = None) -> Iterator[Built]:
         notes = _Notes()
         context = Provisioner(str(place), builders).provision(project, logger=notes)
         if context.get(CtxKey.BUILD_ERROR):
-            said = " ".join(notes.errors)
-            raise FederationError(f"NVFlare could not provision: {said}", remedy="Check names and disk.")
+            problems = " ".join(notes.errors)
+            raise FederationError(f"NVFlare could not provision: {problems}", remedy="Check names and disk.")
         yield Built(place / roster.name / "prod_00", _root_only((state / "cert.json").read_bytes()))
     finally:
         shutil.rmtree(place, ignore_errors=True)

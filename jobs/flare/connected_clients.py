@@ -1,4 +1,4 @@
-"""Which silos NVFlare's server has a connection with, as its own list says: for /metrics, which shows how many.
+"""Which silos are connected, by the list of NVFlare's server; /metrics shows how many.
 
 A silo is on the list from its registration until it leaves, or has sent no heartbeat for two minutes.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 
-class Census:
-    """``watch`` is told the server's list of clients once the server has one."""
+class ConnectedClients:
+    """``watch`` gets the server's list of clients once the server has one."""
 
     def __init__(self) -> None:
         self._manager: Any = None
@@ -25,4 +25,4 @@ class Census:
 
 
 #: Of this process's server: there is one.
-CENSUS = Census()
+CONNECTED_CLIENTS = ConnectedClients()

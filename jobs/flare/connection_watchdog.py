@@ -1,9 +1,9 @@
-"""The silo's tie to the server, as NVFlare's client sees it: is it registered, does the server take its heartbeats?
+"""Whether the silo is connected: is it registered, does the server accept its heartbeats?
 
-NVFlare's client ends when its registration is refused. When the server does not take its token any more it sends
-heartbeats into the void for ever: they are refused if the charter no longer names the silo, and not even answered if
-the server has a new key. Neither mends itself. ``Link`` is a component of every silo's kit; it tells the long-lived
-process, which starts the client again (``parent``), and /readyz.
+NVFlare's client ends when its registration is refused. If the server stops accepting its token, the client keeps
+sending heartbeats for ever: they are refused if the charter no longer names the silo, and not answered if the server
+has a new key. Neither recovers by itself. ``ConnectionWatchdog`` is a component of every silo's kit; it informs the
+long-lived process, which starts the client again (``parent``), and /readyz.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jobs.flare.processes import job_processes
 
 log = logging.getLogger("consilium.silo")
 
-#: So many heartbeats refused in a row (they come every 10 s, or 5 s after a failure) mean that the token is void.
+#: So many heartbeats refused in a row mean an invalid token. One is sent every 10 s, or 5 s after a failure.
 MOST_REFUSED: Final = 2
 #: Without an answer to a heartbeat for so long this silo counts as cut off. Seconds.
 SILENT_S: Final = 45.0
@@ -32,8 +32,8 @@ SILENT_S: Final = 45.0
 LOST_S: Final = 60.0
 
 
-class State:
-    """What is known of the tie. ``lost``: called once when it can only be mended by a new start."""
+class Connection:
+    """What is known of the connection. ``lost``: called once, with the reason, when only a new start can restore it."""
 
     def __init__(self) -> None:
         self.lost: Callable[[str], None] = lambda why: None
@@ -43,7 +43,7 @@ class State:
         self._heard = 0.0
 
     def taken(self, client: Any) -> None:
-        """The server took our registration."""
+        """The server accepted the registration."""
         self._client = client
         self.registered = True
         self._heard = time.monotonic()
@@ -70,8 +70,8 @@ class State:
             self._heard = time.monotonic()
             self.lost(f"the server has answered no heartbeat for {LOST_S:.0f} s")
 
-    def amiss(self) -> str:
-        """Why no job can reach this silo, or nothing."""
+    def problem(self) -> str:
+        """Why no job can reach this silo; empty if one can."""
         if not self.registered:
             return "not registered with the aggregator's server"
         if time.monotonic() - self._heard > SILENT_S:
@@ -79,7 +79,7 @@ class State:
         return ""
 
     def quit(self) -> None:
-        """Log out, so that the server counts on us no longer. Best effort."""
+        """Log out, so that the server no longer lists this silo. Best effort."""
         client, self._client = self._client, None
         if client is not None:
             client.communicator.maint_msg_timeout = 2.0
@@ -90,16 +90,16 @@ class State:
 
 
 #: Of this process's client: there is one.
-STATE: Final = State()
+CONNECTION: Final = Connection()
 
 
-class Link(Widget):
-    """Client component; ``STATE`` learns from it that the registration was taken, and when a heartbeat is due."""
+class ConnectionWatchdog(Widget):
+    """Client component: tells ``CONNECTION`` when the registration was accepted and when a heartbeat is due."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if event_type == EventType.AFTER_CLIENT_REGISTER:
             client = fl_ctx.get_prop(FLContextKey.SITE_OBJ)
             if client is not None and client.token:
-                STATE.taken(client)
+                CONNECTION.taken(client)
         elif event_type == EventType.BEFORE_CLIENT_HEARTBEAT:
-            STATE.beats()
+            CONNECTION.beats()

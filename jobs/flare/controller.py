@@ -1,14 +1,14 @@
 """The aggregator's side of a job: drives the run generator over NVFlare.
 
 The run (``jobs.runtime.compose.server_run``) is a generator that yields an ``Exchange`` and is sent the replies; it
-does no I/O. This controller is its courier. Whom to ask, what to make of an absent silo and when a step is lost is the
-run's business, not ours. Each silo gets a request of its own (never a ``broadcast``, which in NVFlare 2.9 hands one
+does no I/O. This controller is its courier. Which silos are asked, what an absent silo means and when a step is
+lost is decided by the run. Each silo gets a request of its own (never a ``broadcast``, which in NVFlare 2.9 hands one
 client's payload to all). NVFlare's threads only stash answers; everything is unwrapped and computed in the control
 flow.
 
-What an abort is: NVFlare stops the silos' processes, then raises the abort signal here. The run is told by an exception
-thrown into it and writes its closing record. A process that is stopped with its service never gets so far, and its run
-stays open, to be resumed.
+What an abort is: NVFlare stops the silos' processes, then raises the abort signal here. The controller throws an
+exception into the run, which writes its closing record. A process that is stopped with its service does not get that
+far: its run stays open and can be resumed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from jobs.flare.processes import job_home
 from jobs.flare.wire import unwrap
 
 if TYPE_CHECKING:
-    from jobs.runtime.status_tracker import Board
+    from jobs.runtime.status_tracker import StatusTracker
 
 #: How long the abort signal may lag behind silos that were told to stop. Seconds: NVFlare gives them 2 to confirm.
 ABORT_LAG_S: Final = 4.0
@@ -50,11 +50,11 @@ LOOK_S: Final = 0.05
 Run = Generator[Any, Mapping[str, Message], Any]
 
 
-def open_run(job: str, plan: str, home: AggregatorHome, resume: str, board: Board) -> Run:
+def open_run(job: str, plan: str, home: AggregatorHome, resume: str, tracker: StatusTracker) -> Run:
     """The run generator of a job. The one place where this module meets the rest of ``jobs``; tests replace it."""
     from jobs.runtime.compose import server_run  # heavy (ledger, numpy): imported in the job process only
 
-    run: Run = server_run(job, plan, home, resume, board)
+    run: Run = server_run(job, plan, home, resume, tracker)
     return run
 
 
@@ -90,15 +90,15 @@ class SecureController(Controller):
         self.plan = plan
         self.grace_s = grace_s
         self.resume = resume
-        self._board: Board | None = None
+        self._tracker: StatusTracker | None = None
         self._panic = ""  #: why NVFlare itself ended the job, if it did
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Statistics are asked for, or NVFlare gives the job up: fewer silos alive than the job folder wants."""
-        if self._board is not None:
+        if self._tracker is not None:
             from jobs.runtime.status import as_json
 
-            status_reply.answer(event_type, fl_ctx, as_json(self._board.status))
+            status_reply.answer(event_type, fl_ctx, as_json(self._tracker.status))
         if event_type == EventType.FATAL_SYSTEM_ERROR:
             self._panic = str(fl_ctx.get_prop(FLContextKey.EVENT_DATA, ""))
 
@@ -110,24 +110,24 @@ class SecureController(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Runs the job to its outcome. Any failure is logged with our code and ends the job as failed."""
-        from jobs.runtime.status_tracker import Board
+        from jobs.runtime.status_tracker import StatusTracker
 
         home = AggregatorHome(job_home().root)
-        board = self._board = Board(status_file(home, fl_ctx.get_job_id()))
+        tracker = self._tracker = StatusTracker(status_file(home, fl_ctx.get_job_id()))
         run: Run | None = None
         try:
             _check_sites(home, sites_of(fl_ctx))
-            run = open_run(decode_job(self.job), self.plan, home, self.resume, board)
-            courier = Courier(fl_ctx.get_engine(), abort_signal, self.grace_s, board.answered)
+            run = open_run(decode_job(self.job), self.plan, home, self.resume, tracker)
+            courier = Courier(fl_ctx.get_engine(), abort_signal, self.grace_s, tracker.answered)
             self._drive(run, courier, abort_signal, fl_ctx)
         except RunAborted as aborted:
-            board.stopped(aborted)
+            tracker.stopped(aborted)
             self.log_info(fl_ctx, f"[{aborted.code}] {aborted}", fire_event=False)
         except FederationError as error:
-            board.stopped(error)
+            tracker.stopped(error)
             self._fail(f"[{error.code}] {error}", fl_ctx)
         except Exception as error:  # the border: NVFlare must learn of it, and the trace stays in our log
-            board.stopped(error)
+            tracker.stopped(error)
             self.logger.exception("the run failed with an error that is not ours")
             self._fail(f"[INTERNAL] {type(error).__name__}: {error}", fl_ctx)
         finally:
@@ -155,7 +155,7 @@ class SecureController(Controller):
             self.log_info(fl_ctx, f"the run ended: {done.value}", fire_event=False)
 
     def _why(self, phase: str) -> RunStopped:
-        """The abort signal is up: NVFlare gave the job up, and said so, or the administrator asked for it."""
+        """The reason for the abort signal: NVFlare gave the job up (``_panic``), or the administrator asked for it."""
         return RunGivenUp(phase, self._panic) if self._panic else RunAborted(phase)
 
     def _message(self, silo: str, answer: Shareable, fl_ctx: FLContext) -> Message | None:
@@ -183,8 +183,8 @@ class SecureController(Controller):
 
 def _stopping(answers: Mapping[str, Shareable], abort: Signal) -> bool:
     """Whether the job is being ended. Silos are stopped first: where one says so, the signal gets time to come."""
-    told = any(answer.get_return_code() == ReturnCode.TASK_ABORTED for answer in answers.values())
-    end = time.monotonic() + (ABORT_LAG_S if told else 0.0)
+    stopped = any(answer.get_return_code() == ReturnCode.TASK_ABORTED for answer in answers.values())
+    end = time.monotonic() + (ABORT_LAG_S if stopped else 0.0)
     while not abort.triggered and time.monotonic() < end:
         time.sleep(LOOK_S)
     return bool(abort.triggered)

@@ -99,7 +99,7 @@ class Answers:
 class Courier:
     """One run's courier. ``engine``: NVFlare's server engine. ``grace_s``: wait for the rest after ``enough``.
 
-    ``answered``: told of each silo whose answer came, by the courier's threads.
+    ``answered``: called with each silo whose answer came, by the courier's threads.
     """
 
     def __init__(

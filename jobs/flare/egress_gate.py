@@ -5,13 +5,13 @@ own checks trust the server: an administrator's command is authorised at the sit
 it should be, so a server that does not say so may list, search and read every file of the agent's user (``sys.shell``),
 see statistics and error texts, change log levels, delete run folders or stop the site; ``_net_manager`` answers
 anybody; events, streams, logs and metrics go out on topics of their own choosing. None of that is on the list, so none
-of it passes, whoever asks. What is on it is what a run needs: our tasks, and NVFlare's reserved topics for starting,
-ending and watching a job.
+of it passes, no matter who asks. What is on it is what a run needs: our tasks, and NVFlare's reserved topics for
+starting, ending and watching a job.
 
 The gate sits in the cell, where every message of a process passes, from the cell's first moment: ``guard_cells`` is
 called by ``fed silo run`` for the long-lived process and by the forced site filter for a job's process, each before
-NVFlare makes the cell. A message that is not on the list is dropped or answered with a bare code, and told once to the
-security log. A silo talks to the server and to its own processes, never to another silo.
+NVFlare makes the cell. A message that is not on the list is dropped or answered with a bare code, and recorded once in
+the security log. A silo talks to the server and to its own processes, never to another silo.
 """
 
 from __future__ import annotations

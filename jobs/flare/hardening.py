@@ -2,8 +2,8 @@
 
 Provisioning alone allows 88 NVFlare classes, custom code for leads, log streaming to the server and shell commands for
 the administrator. Hardening is safe to run on any NVFlare 2.9 kit, also on one that was made elsewhere. What a hardened
-silo still shows the server: liveness, job status, our messages. A kit for a site elsewhere names no home: whoever
-starts it does, and ``localise`` then writes what depends on it into the site's own copy.
+silo still shows the server: liveness, job status, our messages. A kit for a site elsewhere names no home: the
+command that starts it does, and ``localise`` then writes what depends on it into the site's own copy.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _VIEWER: Final = {**_DENIED, "submit_job": _NONE, "manage_job": _NONE, "download
 
 
 def harden_server(kit: Path, *, home: Path | None, org: str) -> None:
-    """The server's rules: our classes, launcher, reconciler and doorkeeper, no log receiver; 127.0.0.1 only."""
+    """The server's rules: our classes, launcher, reconciler and admission, no log receiver; 127.0.0.1 only."""
     resources = _default(kit)
     _allow_ours(resources)
     resources["servers"][0].update(
@@ -71,7 +71,7 @@ def harden_server(kit: Path, *, home: Path | None, org: str) -> None:
     components["process_launcher"] = _component("process_launcher", "jobs.flare.launcher.AggregatorLauncher")
     components["job_reconciler"] = _component("job_reconciler", "jobs.flare.reconciler.JobReconciler")
     components["job_outcomes"] = _component("job_outcomes", "jobs.flare.outcomes.JobOutcomes")
-    components["doorkeeper"] = _component("doorkeeper", "jobs.flare.admission.Doorkeeper")
+    components["admission"] = _component("admission", "jobs.flare.admission.Admission")
     resources["components"] = list(components.values())
     _write(kit, "resources.json", resources)
     _write(kit, "authorization.json", _policy(_SERVER_ROLE, _WATCHING))
@@ -102,13 +102,15 @@ def localise(kit: Path, home: Path | None, listen: str = LOOPBACK) -> None:
 
 
 def harden_silo(kit: Path, *, home: Path | None, site: str, org: str) -> None:
-    """A silo's rules: our classes, launcher and link, the forced filter, nothing of its logs leaves."""
+    """A silo's rules: our classes, launcher and connection watchdog, the forced filter, nothing of its logs leaves."""
     resources = _default(kit)
     _allow_ours(resources)
     resources["allow_log_streaming"] = False
     components = {one["id"]: one for one in resources["components"] if one["id"] != "site_log_streamer"}
     components["process_launcher"] = _component("process_launcher", "jobs.flare.launcher.SiloLauncher")
-    components["link"] = _component("link", "jobs.flare.connection_watchdog.Link")
+    components["connection_watchdog"] = _component(
+        "connection_watchdog", "jobs.flare.connection_watchdog.ConnectionWatchdog"
+    )
     resources["components"] = list(components.values())
     scope = {
         "name": SCOPE,

@@ -28,7 +28,7 @@ HOST: Final = "localhost"
 
 @dataclass(frozen=True, slots=True)
 class Kits:
-    """Where the kits of one federation lie. ``admin_name`` is who the admin kit logs in as."""
+    """The folders of one federation's kits. ``admin_name``: the user that the admin kit logs in as."""
 
     root: Path
     port: int
@@ -71,7 +71,7 @@ def provision(
     """Kits for a federation on this machine: ``out/server``, ``out/<silo>``, ``out/admin``, ``out/ca`` (0700).
 
     The server listens on 127.0.0.1:``port`` only (its kit's target is localhost). ``out/ca`` holds the root key of the
-    TLS certificates; it belongs to whoever provisions, not to the aggregator. Raises SpecError for a taken port, a bad
+    TLS certificates; it belongs to the provisioner, not to the aggregator. Raises SpecError for a taken port, a bad
     name or a path that NVFlare cannot start processes in.
     """
     _check(out, silos, silo_homes)

@@ -47,17 +47,17 @@ class DropoutHandle(JobHandleSpec):
     def wait(self) -> None:
         """Until the process has ended. A bad end is logged, and its return code file (which would win) removed."""
         self._handle.wait()
-        code, said = self._handle.poll(), self._said()
-        if said != JobReturnCode.SUCCESS:
+        code, own = self._handle.poll(), self._own_code()
+        if own != JobReturnCode.SUCCESS:
             self._rc_file.unlink(missing_ok=True)
-        if self._stopped_by_us or (code == JobReturnCode.SUCCESS and said in (None, JobReturnCode.SUCCESS)):
+        if self._stopped_by_us or (code == JobReturnCode.SUCCESS and own in (None, JobReturnCode.SUCCESS)):
             return
         self._logger.error(
-            f"[SILO_CRASHED] The process of job {self._job_id} ended badly (launcher code {code}, own code {said}). "
+            f"[SILO_CRASHED] The process of job {self._job_id} ended badly (launcher code {code}, own code {own}). "
             "This silo drops out of the run; the others go on if enough are left. See its log in the job's folder."
         )
 
-    def _said(self) -> int | None:
+    def _own_code(self) -> int | None:
         try:
             return int(self._rc_file.read_text().split()[0])
         except (FileNotFoundError, ValueError, IndexError):

@@ -54,8 +54,8 @@ class _Again(BaseException):
 class Parent:
     """``which``: ``client`` or ``server``. ``idle``: whether the step under way has ended, asked while draining.
 
-    ``draining``: told once. ``ended``: told the exit code, last of all. ``leave``: the logout. ``registered``: whether
-    this client ever was; None for a server, which never starts itself again.
+    ``draining``: called once. ``ended``: called with the exit code, last of all. ``leave``: the logout.
+    ``registered``: whether this client ever was; None for a server, which never starts itself again.
     """
 
     which: str
@@ -150,7 +150,7 @@ def run_client(
     kit: Path, home: Home, *, drain_s: float, draining: Callable[[], None], ended: Callable[[int], None]
 ) -> NoReturn:
     """A silo's NVFlare parent until SIGTERM, in the main thread; then calls ``ended`` and ends the process."""
-    from jobs.flare.connection_watchdog import STATE
+    from jobs.flare.connection_watchdog import CONNECTION
 
     found = processes.settings(kit)
 
@@ -173,10 +173,10 @@ def run_client(
         idle=idle,
         draining=draining,
         ended=ended,
-        leave=STATE.quit,
-        registered=lambda: STATE.registered,
+        leave=CONNECTION.quit,
+        registered=lambda: CONNECTION.registered,
     )
-    STATE.lost = parent.lost
+    CONNECTION.lost = parent.lost
     parent.run()
 
 

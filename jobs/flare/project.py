@@ -127,13 +127,13 @@ class _Table:
         self._below.append(below)
         return below
 
-    def tables(self, name: str, amiss: Callable[[str], str]) -> list[tuple[str, _Table]]:
-        """The tables in a table, by their names. ``amiss``: what a name should be, or nothing if it is."""
+    def tables(self, name: str, problem: Callable[[str], str]) -> list[tuple[str, _Table]]:
+        """The tables in a table, by their names. ``problem``: what a name should be; empty for a valid one."""
         outer = self.table(name)
         if not outer._left:
             raise SpecError(f"{self._path}: {name}", got="nothing", want="one or more")
         for key in outer._left:
-            if want := amiss(key):
+            if want := problem(key):
                 raise SpecError(f"{self._path}: {name}", got=key, want=want)
         return [(key, outer.table(key)) for key in list(outer._left)]
 

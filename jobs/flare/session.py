@@ -28,7 +28,7 @@ from jobs.flare.status_reply import GROUP
 
 T = TypeVar("T")
 
-#: The part of NVFlare's refusal that says who may not do what.
+#: The part of NVFlare's refusal that names the user and the right.
 _DENIAL = re.compile(r"user '[^']*' is not authorized for '[^']*'")
 #: How NVFlare's words for the state of a job begin once it has ended.
 ENDED = ("FINISHED", "FAILED", "ABANDONED")
@@ -72,7 +72,7 @@ class JobRejected(SessionError):
 
 
 class NotAllowed(SessionError):
-    """The role in this kit's certificate lacks the right, or the job is somebody else's."""
+    """The role in this kit's certificate lacks the right, or the job was submitted by another user."""
 
     code = "NOT_ALLOWED"
 
@@ -87,8 +87,8 @@ _MEANING: tuple[tuple[tuple[type[BaseException], ...], type[SessionError], str],
     (
         (api_spec.AuthorizationError,),
         NotAllowed,
-        "A lead submits jobs and aborts those that it submitted; an org_admin or member looks on. "
-        "The role stands in the kit's certificate: use another kit, or have one provisioned with that role.",
+        "A lead submits jobs and aborts those that it submitted; an org_admin or member can only look. "
+        "The role is part of the kit's certificate: use another kit, or have one provisioned with that role.",
     ),
     (
         (api_spec.NoConnection, api_spec.SessionClosed, api_spec.AuthenticationError, ConnectionError),
@@ -194,7 +194,7 @@ class AdminSession:
     def wait(
         self, job_id: str, timeout_s: float, look_s: float = 0.5, seen: Callable[[str], None] | None = None
     ) -> str:
-        """Until the job has finished; its status. ``seen`` is told each new status. Raises TooSlow."""
+        """Until the job has finished; its status. ``seen`` gets each new status. Raises TooSlow."""
         end, last = time.monotonic() + timeout_s, ""
         while not (status := self.status(job_id)).startswith(ENDED):
             if seen is not None and status != last:
@@ -226,8 +226,8 @@ class AdminSession:
         except JobUnknown:
             return {}
         server = found.get("server") if isinstance(found, dict) else None
-        told = server.get(GROUP) if isinstance(server, dict) else None
-        return told if isinstance(told, dict) else {}
+        status = server.get(GROUP) if isinstance(server, dict) else None
+        return status if isinstance(status, dict) else {}
 
     def log(self, job_id: str) -> str:
         """The aggregator's log of a job. No silo is asked, and none would answer. Raises JobUnknown where none is."""
@@ -299,9 +299,9 @@ def _ours(error: BaseException) -> BaseException:
     if isinstance(error, FederationError):
         return error
     if isinstance(error, ConfigError):
-        return NoServer(f"{error}.", remedy="The kit is not whole: have it provisioned again.")
+        return NoServer(f"{error}.", remedy="The kit is incomplete: have it provisioned again.")
     for kinds, ours, remedy in _MEANING:
         if isinstance(error, kinds):
-            said = _DENIAL.search(str(error))
-            return ours(f"{said[0] if said else f'{type(error).__name__}: {error}'}.", remedy=remedy)
+            denial = _DENIAL.search(str(error))
+            return ours(f"{denial[0] if denial else f'{type(error).__name__}: {error}'}.", remedy=remedy)
     return SessionError(f"{type(error).__name__}: {error}.")

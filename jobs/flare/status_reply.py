@@ -1,4 +1,4 @@
-"""What a running job tells an administrator: NVFlare's ``show_stats`` carries our run's status.
+"""A running job's answer to an administrator: NVFlare's ``show_stats`` carries our run's status.
 
 The aggregator's job process answers; silos are not asked, and their gate lets no such question in.
 """

@@ -26,7 +26,7 @@ from jobs.job import JobSpec, decode_plan
 from jobs.membership.accept import record_charter, running
 from jobs.owner.approval_terms import terms
 from jobs.runtime import drain
-from jobs.runtime.status_tracker import Board
+from jobs.runtime.status_tracker import StatusTracker
 from jobs.security_log.events import Event, lacking
 from jobs.security_log.writer import SecurityLog
 from silo_agent.agent import Agent, Refusing, Site
@@ -67,17 +67,17 @@ def predictor_settings(spec: JobSpec) -> str:
 
 
 def server_run(
-    job: str, plan: str, home: AggregatorHome, resume: str = "", board: Board | None = None
+    job: str, plan: str, home: AggregatorHome, resume: str = "", tracker: StatusTracker | None = None
 ) -> Generator[Exchange, Replies, Outcome]:
     """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's.
 
-    ``resume``: the run to go on with, where the admin asked for that. ``board``: where its status hangs. The charter
-    stands still meanwhile.
+    ``resume``: the run to go on with, where the admin asked for that. ``tracker``: follows the run's status. The
+    charter can't change meanwhile.
     """
     with running(home):
         run = open_run(job, plan, home, resume=resume or None)
-        if board is not None:
-            board.follow(run)
+        if tracker is not None:
+            tracker.follow(run)
         return (yield from run.run())
 
 
@@ -112,7 +112,7 @@ def open_run(
         resume=resume,
     )
     run.folder.mkdir(parents=True, exist_ok=resume is not None)
-    run.watch = Events(run.folder / EVENTS)
+    run.watch = EventFile(run.folder / EVENTS)
     features = spec.params.get("features")
     if isinstance(features, int) and resume is None:
         run.predictor = stage_predictor(
@@ -252,8 +252,8 @@ def _ask_owner(home: SiloHome, spec: JobSpec, refused: NotApproved | DataRefused
         security_log(Event.REQUEST_QUEUED, job=spec.digest.hex())
 
 
-class Events:
-    """Appends what the run does to a file, for whoever follows it on this machine. Best effort: never on the path."""
+class EventFile:
+    """Appends what the run does to a file, for followers on this machine. Best effort: an error is logged."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""How a service tells the processes of its jobs that it leaves: the folder ``<home>/drain``, there while it does.
+"""How a service tells the processes of its jobs that it is about to end: the folder ``<home>/drain`` exists meanwhile.
 
 The long-lived process makes it on SIGTERM; a job's process looks before it takes part in a step, and leaves its own
 number in it once it takes part in nothing any more. Files, so that it does not matter how the two were started, and a
@@ -35,6 +35,6 @@ def note_left(home: Home) -> None:
 
 
 def left(home: Home) -> set[int]:
-    """The processes that said so."""
+    """The processes that called ``note_left``."""
     folder = home.drain_folder
     return {int(path.name) for path in folder.iterdir()} if folder.is_dir() else set()

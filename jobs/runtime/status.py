@@ -1,7 +1,7 @@
 """What a run is doing, as one value, and the pure function that brings it up to date.
 
 ``after(status, event)`` folds what happens: requests going out, answers coming in, lines of the ledger. The
-aggregator's job process keeps the value (``board``), NVFlare carries it to whoever asks (``fed status``), and a job
+aggregator's job process keeps the value (``status_tracker``), NVFlare carries it to ``fed status``, and a job
 that has ended keeps it in its NVFlare record. It holds what the aggregator may know: steps, and of one silo its id,
 whether it answered, and the code of its refusal (``fed egress`` lists what that is). No sum, no figure.
 """
@@ -34,7 +34,7 @@ from jobs.job import decode_plan
 MOST_TEXT: Final = 2000
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     STARTING = "starting"  #: nothing is on the ledger yet
     RUNNING = "running"
     FINISHED = "finished"
@@ -52,7 +52,7 @@ class Absent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
+class LastClosed:
     """The last step that closed. ``shut``: its lanes that stayed shut."""
 
     k: int
@@ -64,8 +64,8 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How it ended: on the ledger (``recorded``), or before a run was there. No code: well."""
+class RunEnd:
+    """How it ended. ``recorded``: on the ledger; otherwise before the run was on it. No code: it finished."""
 
     time: str
     recorded: bool
@@ -76,15 +76,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """Where a run stands. ``since``: when the phase began, UTC. ``absent``: silos that are out, until they are back.
+class RunStatus:
+    """The state of a run. ``since``: when the phase began, UTC. ``absent``: silos that are out, until they are back.
 
     ``steps``: how many the plan has; ``released`` and ``void`` of them are behind. ``attempt`` counts from 0.
     """
 
     run: str = ""
     job: str = ""
-    state: State = State.STARTING
+    state: RunState = RunState.STARTING
     steps: int = 0
     k: int = 0
     step: str = ""
@@ -96,8 +96,8 @@ class Status:
     absent: Mapping[str, Absent] = field(default_factory=dict)
     released: int = 0
     void: int = 0
-    closed: Closed | None = None
-    outcome: Outcome | None = None
+    closed: LastClosed | None = None
+    outcome: RunEnd | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -136,16 +136,16 @@ class Stopped:
     detail: str
 
 
-Event = Asked | Answered | Stopped | Entry[Record]
+StatusEvent = Asked | Answered | Stopped | Entry[Record]
 
 
-def after(status: Status, event: Event) -> Status:
+def after(status: RunStatus, event: StatusEvent) -> RunStatus:
     """The status after one more event. Ledger lines of other runs are the caller's to leave out."""
     match event:
         case Asked():
             return replace(
                 status,
-                state=State.RUNNING,
+                state=RunState.RUNNING,
                 phase=event.phase,
                 since=event.time,
                 k=event.k,
@@ -161,21 +161,23 @@ def after(status: Status, event: Event) -> Status:
         case Stopped():
             if status.outcome is not None:
                 return status
-            outcome = Outcome(time=event.time, recorded=False, code=event.code, detail=event.detail)
+            outcome = RunEnd(time=event.time, recorded=False, code=event.code, detail=event.detail)
             return _ended(status, _state_of(event.code), outcome)
         case Entry():
             return _recorded(status, event)
 
 
-def _recorded(status: Status, entry: Entry[Record]) -> Status:
+def _recorded(status: RunStatus, entry: Entry[Record]) -> RunStatus:
     match entry.record:
         case RunStarted() as record:
             steps = len(decode_plan(record.plan).steps)
             return replace(
-                status, run=record.run, job=record.job_digest, state=State.RUNNING, steps=steps, since=entry.time
+                status, run=record.run, job=record.job_digest, state=RunState.RUNNING, steps=steps, since=entry.time
             )
         case RunResumed() as record:
-            return replace(status, state=State.RUNNING, outcome=None, k=record.k, since=entry.time, asked=(), phase="")
+            return replace(
+                status, state=RunState.RUNNING, outcome=None, k=record.k, since=entry.time, asked=(), phase=""
+            )
         case StepOpened() as record:
             return replace(status, k=record.k, step=record.name, attempt=record.attempt or 0)
         case SiloLost() | Refusal() as record:
@@ -185,7 +187,7 @@ def _recorded(status: Status, entry: Entry[Record]) -> Status:
         case StepVoid():
             return replace(status, void=status.void + 1)
         case StepClosed() as record:
-            closed = Closed(
+            closed = LastClosed(
                 k=record.k,
                 name=record.name,
                 time=entry.time,
@@ -196,9 +198,9 @@ def _recorded(status: Status, entry: Entry[Record]) -> Status:
             still = {silo: why for silo, why in status.absent.items() if silo not in record.survivors}
             return replace(status, released=status.released + 1, closed=closed, absent=still)
         case RunFinished():
-            return _ended(status, State.FINISHED, Outcome(time=entry.time, recorded=True))
+            return _ended(status, RunState.FINISHED, RunEnd(time=entry.time, recorded=True))
         case RunFailed() as record:
-            outcome = Outcome(
+            outcome = RunEnd(
                 time=entry.time,
                 recorded=True,
                 code=record.code,
@@ -211,19 +213,19 @@ def _recorded(status: Status, entry: Entry[Record]) -> Status:
             return status
 
 
-def _ended(status: Status, state: State, outcome: Outcome) -> Status:
-    """``phase``, ``asked`` and ``answered`` stay: they say where it stood."""
+def _ended(status: RunStatus, state: RunState, outcome: RunEnd) -> RunStatus:
+    """``phase``, ``asked`` and ``answered`` stay: they say where it ended."""
     return replace(status, state=state, outcome=outcome, since=outcome.time)
 
 
-def _state_of(code: str) -> State:
-    return State.ABORTED if code == RunAborted.code else State.FAILED
+def _state_of(code: str) -> RunState:
+    return RunState.ABORTED if code == RunAborted.code else RunState.FAILED
 
 
 # --- as JSON -----------------------------------------------------------------------------------------------------
 
 
-def as_json(status: Status) -> dict[str, Any]:
+def as_json(status: RunStatus) -> dict[str, Any]:
     """The object of ``fed status --json``: text, whole numbers, lists and objects."""
     closed, outcome = status.closed, status.outcome
     return {
@@ -264,14 +266,14 @@ def as_json(status: Status) -> dict[str, Any]:
     }
 
 
-def from_json(found: Mapping[str, Any]) -> Status:
+def from_json(found: Mapping[str, Any]) -> RunStatus:
     """The value again. A server is another machine: what is no status raises ValueError, text is made printable."""
     try:
         step, closed, outcome = found["step"], found["last_closed"], found["outcome"]
-        return Status(
+        return RunStatus(
             run=_text(found["run"]),
             job=_text(found["job"]),
-            state=State(found["state"]),
+            state=RunState(found["state"]),
             steps=int(step["of"]),
             k=int(step["k"]),
             step=_text(step["name"]),
@@ -288,7 +290,7 @@ def from_json(found: Mapping[str, Any]) -> Status:
             void=int(found["steps_void"]),
             closed=None
             if closed is None
-            else Closed(
+            else LastClosed(
                 k=int(closed["k"]),
                 name=_text(closed["name"]),
                 time=_text(closed["time"]),
@@ -298,7 +300,7 @@ def from_json(found: Mapping[str, Any]) -> Status:
             ),
             outcome=None
             if outcome is None
-            else Outcome(
+            else RunEnd(
                 time=_text(outcome["time"]),
                 recorded=bool(outcome["on_ledger"]),
                 code=_text(outcome["code"]),

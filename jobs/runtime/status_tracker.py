@@ -1,7 +1,7 @@
-"""Where a running job's status hangs: kept up to date by the aggregator's job process, read from other threads.
+"""A running job's status: kept up to date by the aggregator's job process, read from other threads.
 
 It watches the run (every exchange), hears of each answer, and reads the run's new lines from the ledger, which is the
-truth. With a file it also leaves the status there, so that it can be told after the process is gone.
+truth. With a file it also leaves the status there, so that it can be read after the process has ended.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from aggregator.ledger.records import Record, run_of
 from aggregator.rounds.attempt import Exchange
 from aggregator.rounds.run import Run
 from crypto.errors import FederationError
-from jobs.runtime.status import Absent, Answered, Asked, Event, Status, Stopped, after, as_json
+from jobs.runtime.status import Absent, Answered, Asked, RunStatus, StatusEvent, Stopped, after, as_json
 
 log = logging.getLogger("consilium.aggregator")
 
 
-class Board:
+class StatusTracker:
     """``path``: the file to leave the status in, written whole; None for none."""
 
     def __init__(self, path: Path | None = None, *, clock: Callable[[], str] = utc_now) -> None:
         self._path = path
         self._clock = clock
         self._lock = Lock()
-        self._status = Status()
+        self._status = RunStatus()
         self._run: Run | None = None
         self._last: Entry[Record] | None = None
 
     @property
-    def status(self) -> Status:
+    def status(self) -> RunStatus:
         with self._lock:
             return self._status
 
     def follow(self, run: Run) -> None:
-        """Watch a run, beside whoever watches it already."""
+        """Watch a run, beside those that watch it already."""
         self._run, before = run, run.watch
 
         def watch(exchange: Exchange | None, note: str) -> None:
@@ -85,7 +85,7 @@ class Board:
             if run_of(entry.record) == run.name:
                 self._take(entry)
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: StatusEvent) -> None:
         with self._lock:
             self._status = after(self._status, event)
 
@@ -103,7 +103,7 @@ class Board:
 
 
 def left(path: Path) -> dict[str, Any] | None:
-    """The status that a board left in a file; None where there is none that can be read."""
+    """The status that a tracker left in a file; None if no status can be read."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -41,7 +41,7 @@ RESTART_S = 10
 
 def run_silo(request: Request, host: str, port: int, *, drain_s: float = DRAIN_S) -> int:
     """NVFlare's client in this process, behind the gate, until SIGTERM and a drain of ``drain_s`` at most; ends it."""
-    from jobs.flare.connection_watchdog import STATE
+    from jobs.flare.connection_watchdog import CONNECTION
     from jobs.flare.egress_gate import guard_cells
     from jobs.flare.parent import AGAIN_VAR, run_client
 
@@ -50,7 +50,7 @@ def run_silo(request: Request, host: str, port: int, *, drain_s: float = DRAIN_S
     guard_cells()
     if AGAIN_VAR not in os.environ:
         _log_start(site.home, "silo")
-    _serve(Service(SILO, site.home, site.kit), host, port, STATE.amiss)
+    _serve(Service(SILO, site.home, site.kit), host, port, CONNECTION.problem)
     return run_client(
         site.kit,
         site.home,
@@ -64,16 +64,16 @@ def run_aggregator(
     request: Request, host: str, port: int, tracking_uri: str | None = None, *, drain_s: float = DRAIN_S
 ) -> int:
     """NVFlare's server in this process and the lineage follower beside it, until SIGTERM. Ends the process."""
-    from jobs.flare.connected_clients import CENSUS
+    from jobs.flare.connected_clients import CONNECTED_CLIENTS
     from jobs.flare.parent import run_server
 
-    def amiss() -> str:
-        return "NVFlare's server has not started yet" if CENSUS.connected() is None else ""
+    def not_ready() -> str:
+        return "NVFlare's server has not started yet" if CONNECTED_CLIENTS.connected() is None else ""
 
     site = install(request)
     drain.clear(site.home)
     _log_start(site.home, "aggregator")
-    _serve(Service(AGGREGATOR, site.home, site.kit, tracking_uri, CENSUS.connected), host, port, amiss)
+    _serve(Service(AGGREGATOR, site.home, site.kit, tracking_uri, CONNECTED_CLIENTS.connected), host, port, not_ready)
     command = [sys.executable, "-m", "aggregator.tracking.follower", "--home", str(site.home.root), "--follow"]
     # By the environment: an address may hold a password, and command lines are for all to read.
     environment = {**os.environ, **({"CONSILIUM_TRACKING_URI": tracking_uri} if tracking_uri else {})}

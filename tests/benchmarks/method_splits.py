@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.demo.stratified_split import parted
+from jobs.demo.stratified_split import stratified_split
 from silo_agent.data import MIN_TRAIN_ROWS, DataSet, check
 
 TEST_SHARE = 0.3
@@ -170,7 +170,7 @@ def deal(
 
 def dataset(name: str, x: np.ndarray, y: np.ndarray, rng: np.random.Generator, classes: int = 10) -> DataSet:
     """About 30 % of each class of these rows are the test rows."""
-    return check(name, parted(x, y, classes, TEST_SHARE, rng))
+    return check(name, stratified_split(x, y, classes, TEST_SHARE, rng))
 
 
 def _hands(labels: np.ndarray, hands: int, skew: float | str, rng: np.random.Generator) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ class EvilController(controller.SecureController):
         self.game = game
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        def open_run(job: str, plan: str, home: AggregatorHome, resume: str, board: object) -> controller.Run:
+        def open_run(job: str, plan: str, home: AggregatorHome, resume: str, tracker: object) -> controller.Run:
             return evil_run(self.game, job, plan, home.root)
 
         controller.open_run = open_run

@@ -20,7 +20,7 @@ from crypto import equivocation
 from crypto.home import Home
 from jobs.demo.digits_data import make
 from jobs.demo.federation import Federation
-from jobs.demo.up import Processes
+from jobs.demo.processes import Processes
 from jobs.flare.folder import CONTROLLER, export
 from jobs.flare.kits import Kits, free_port, provision
 from jobs.flare.session import AdminSession

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from images.sbom import NAMED, OURS, amiss, bill
+from images.sbom import NAMED, OURS, bill, faults
 
 SYSTEM = [{"type": "library", "bom-ref": "pkg:deb/debian/libc6@2.36?arch=amd64", "name": "libc6", "version": "2.36"}]
 
@@ -37,7 +37,7 @@ def test_a_bill_names_the_image_its_interpreter_and_the_packages_of_its_base(ima
     assert {OURS, "cpython", "libc6"} <= {one["name"] for one in made["components"]}
     (needs,) = (one["dependsOn"] for one in made["dependencies"] if one["ref"] == f"consilium-{image}")
     assert needs == [f"{OURS}==1.0", "cpython", SYSTEM[0]["bom-ref"]]
-    assert amiss(image, made) == []
+    assert faults(image, made) == []
 
 
 def test_it_tells_no_path() -> None:
@@ -45,10 +45,10 @@ def test_it_tells_no_path() -> None:
     kept = [one["externalReferences"] for one in made["components"] if "externalReferences" in one]
     assert kept == [[{"type": "website", "url": "https://consilium.example"}]]
     made["components"][0]["description"] = "file:///somewhere"
-    assert amiss("aggregator", made) == ["it tells a path of the machine that built it"]
+    assert faults("aggregator", made) == ["it tells a path of the machine that built it"]
 
 
 def test_a_bill_without_a_version_of_torch_is_none() -> None:
     made = bill("silo-agent", found("silo-agent"), SYSTEM)
     del next(one for one in made["components"] if one["name"] == "torch")["version"]
-    assert amiss("silo-agent", made) == ["it names no version of torch"]
+    assert faults("silo-agent", made) == ["it names no version of torch"]

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.admin.jobs import _PLAIN
 from jobs.job import TIMEOUTS, JobSpec, catalogue
-from jobs.runtime.status import State
+from jobs.runtime.status import RunState
 from silo_agent.methods import TrainingParams
 from tests import jobs_page
 
@@ -30,5 +30,5 @@ def test_nothing_lacks_words() -> None:
     assert set(TIMEOUTS) == set(jobs_page.TIMES)
     assert {one.name for one in fields(TrainingParams)} == set(jobs_page.PARAMETERS)
     assert all(f"| `{name}` |" in jobs_page.catalogue_table() for name in catalogue())
-    assert set(jobs_page.STATES) == {*_PLAIN.values(), *State, "failed", "interrupted", "unknown"}
+    assert set(jobs_page.STATES) == {*_PLAIN.values(), *RunState, "failed", "interrupted", "unknown"}
     assert all(line.count("|") >= 4 and "|  |" not in line for line in jobs_page.catalogue_table().splitlines())

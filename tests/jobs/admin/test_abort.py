@@ -31,7 +31,7 @@ from jobs.flare.outcomes import status_file
 from jobs.flare.wire import unwrap, wrap
 from jobs.job import encode_plan
 from jobs.runtime.in_process import InProcess
-from jobs.runtime.status import State, as_json
+from jobs.runtime.status import RunState, as_json
 from jobs.runtime.status_tracker import left
 from silo_agent.agent import Agent
 from silo_agent.home import SiloHome
@@ -175,7 +175,7 @@ def test_a_job_that_is_left_alone_finishes_and_leaves_its_status(
     driver = run(federation, monkeypatch)
     assert driver._board is not None
     status = driver._board.status
-    assert status.state is State.FINISHED and status.released == status.steps == 3
+    assert status.state is RunState.FINISHED and status.released == status.steps == 3
     assert status.answered and status.missing == ()
     assert left(status_file(AggregatorHome(federation.aggregator), JOB_ID)) == as_json(status)
     assert record(federation).finished is not None

@@ -32,7 +32,7 @@ from jobs.flare.kits import Kits, free_port, provision
 from jobs.flare.session import AdminSession, JobEnded, JobUnknown, NoServer, NotAllowed, SessionError, kit_admin
 from jobs.job import JobSpec
 from jobs.runtime.compose import _take_turn
-from jobs.runtime.status import Absent, Closed, Outcome, State, Status, as_json
+from jobs.runtime.status import Absent, LastClosed, RunEnd, RunState, RunStatus, as_json
 from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
 from tests import local
@@ -46,10 +46,10 @@ def meta(number: int, status: str = "SUBMITTED", **more: Any) -> dict[str, Any]:
     return {**facts, "submit_time_iso": f"2026-01-01T00:00:0{number}", **more}
 
 
-RUNNING = Status(
+RUNNING = RunStatus(
     run="r1",
     job="ab",
-    state=State.RUNNING,
+    state=RunState.RUNNING,
     steps=4,
     k=1,
     step="train/0",
@@ -61,14 +61,12 @@ RUNNING = Status(
     absent={"silo-3": Absent("train/0", "open", "NOT_APPROVED"), "silo-4": Absent("rows/0", "fetch")},
     released=1,
     void=1,
-    closed=Closed(k=0, name="rows/0", time="t", invited=8, survivors=7, shut=("expert-0",)),
+    closed=LastClosed(k=0, name="rows/0", time="t", invited=8, survivors=7, shut=("expert-0",)),
 )
 ABORTED = replace(
     RUNNING,
-    state=State.ABORTED,
-    outcome=Outcome(
-        time="t2", recorded=True, code="ABORTED", phase="deal", detail="The administrator aborted the job."
-    ),
+    state=RunState.ABORTED,
+    outcome=RunEnd(time="t2", recorded=True, code="ABORTED", phase="deal", detail="The administrator aborted the job."),
 )
 
 
@@ -206,7 +204,7 @@ def test_the_charter_is_checked_and_must_be_that_of_the_kit(federation: Federati
         (meta(1, "A NEW WORD"), None, "unknown", ""),
     ],
 )
-def test_where_a_job_stands_and_why(record: dict[str, Any], stats: Status | None, state: str, why: str) -> None:
+def test_where_a_job_stands_and_why(record: dict[str, Any], stats: RunStatus | None, state: str, why: str) -> None:
     one = Pretended(record, stats=as_json(stats) if stats else None)
     found = admin_jobs.job_status(one, ID.format(1))  # type: ignore[arg-type]
     assert found["state"] == state and why in "\n".join(found["why"])
@@ -288,7 +286,7 @@ def test_the_day_in_verbs(
     words = ("submit", "fedavg-digits", *kit, "--charter", str(federation.root))
     code, out, _ = fed(monkeypatch, capsys, *words)
     assert code == 0 and f"submitted as {ID.format(9)}" in out
-    pretended.jobs[ID.format(9)] |= {"consilium": as_json(replace(ABORTED, state=State.FINISHED))}
+    pretended.jobs[ID.format(9)] |= {"consilium": as_json(replace(ABORTED, state=RunState.FINISHED))}
     code, out, err = fed(monkeypatch, capsys, "jobs", *kit)
     assert code == 0 and len(out.splitlines()) == 3
     code, out, _ = fed(monkeypatch, capsys, "jobs", *kit, "--json")
@@ -302,14 +300,14 @@ def test_the_day_in_verbs(
     assert ("abort", ID.format(1)) in pretended.done and ("wait", admin_jobs.ABORT_S) in pretended.done
 
 
-@pytest.mark.parametrize(("kept", "code"), [(None, 40), (ABORTED, 40), (replace(ABORTED, state=State.FINISHED), 0)])
+@pytest.mark.parametrize(("kept", "code"), [(None, 40), (ABORTED, 40), (replace(ABORTED, state=RunState.FINISHED), 0)])
 def test_submit_and_wait_ends_with_the_outcome(
     pretended: Pretended,
     kits: Kits,
     federation: Federation,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    kept: Status | None,
+    kept: RunStatus | None,
     code: int,
 ) -> None:
     ended = {"status": "FINISHED:EXECUTION_EXCEPTION"} | ({"consilium": as_json(kept)} if kept else {})

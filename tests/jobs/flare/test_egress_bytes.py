@@ -113,8 +113,8 @@ def play(root: Path, name: str) -> Ran:
     spec = ground(spec, federation)
     watched = {silo: Watched() for silo in federation.silos}
 
-    def agent(job: str, home: Path) -> Agent:
-        found = local.open_agent(job, SiloHome(home))
+    def agent(job: str, home: SiloHome) -> Agent:
+        found = local.open_agent(job, home)
         watch(found, watched[found.site.silo])
         return found
 

@@ -402,8 +402,8 @@ def test_no_byte_of_what_the_plan_does_not_list_leaves(tmp_path: Path, extra: st
     adds, code = EXTRAS[extra] if extra else ((lambda c: c), "")
     kept: dict[str, list[bytes]] = {silo: [] for silo in federation.homes}
 
-    def talkative(job: str, home: Path) -> Agent:
-        agent = open_agent(job, SiloHome(home))
+    def talkative(job: str, home: SiloHome) -> Agent:
+        agent = open_agent(job, home)
         agent.__class__ = Unmasked
         if home.name == "silo-3":
             agent.method = Talkative(agent.method, adds)  # type: ignore[assignment]

@@ -20,7 +20,7 @@ from nvflare.private.fed.server.client_manager import ClientManager
 from crypto.home import Home
 from crypto.keys import Identity
 from jobs.flare import connection_watchdog
-from jobs.flare.admission import Doorkeeper
+from jobs.flare.admission import Admission
 from tests.members import Bare
 
 #: A parent whose NVFlare is a stand-in: what it does is the first argument, what happens comes out as lines.
@@ -158,7 +158,7 @@ def test_what_another_start_would_not_mend_ends(tmp_path: Path, what: str) -> No
 
 
 def test_two_refused_heartbeats_in_a_row_are_a_lost_tie() -> None:
-    state, told = connection_watchdog.State(), []
+    state, told = connection_watchdog.Connection(), []
     state.lost = told.append
     for code in (ReturnCode.UNAUTHENTICATED, ReturnCode.OK, ReturnCode.TIMEOUT, ReturnCode.UNAUTHENTICATED):
         state.heartbeat(code)
@@ -169,21 +169,21 @@ def test_two_refused_heartbeats_in_a_row_are_a_lost_tie() -> None:
 
 
 def test_a_silo_is_ready_once_registered_and_while_it_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    state, now = connection_watchdog.State(), [100.0]
+    state, now = connection_watchdog.Connection(), [100.0]
     monkeypatch.setattr(connection_watchdog.time, "monotonic", lambda: now[0])
-    assert "not registered" in state.amiss()
+    assert "not registered" in state.problem()
     state.taken(Client())
-    assert state.amiss() == ""
+    assert state.problem() == ""
     now[0] += connection_watchdog.SILENT_S + 1
-    assert "does not answer" in state.amiss()
+    assert "does not answer" in state.problem()
     state.heartbeat(ReturnCode.OK)
-    assert state.amiss() == ""
+    assert state.problem() == ""
     state.quit()
     state.quit()
 
 
 def test_a_silent_server_is_a_lost_tie_once_no_job_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    state, told, now, jobs = connection_watchdog.State(), [], [100.0], [4711]
+    state, told, now, jobs = connection_watchdog.Connection(), [], [100.0], [4711]
     state.lost = told.append
     monkeypatch.setattr(connection_watchdog.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(connection_watchdog, "job_processes", lambda which: jobs)
@@ -223,14 +223,14 @@ class Client:
 
 def test_the_component_tells_of_a_registration_that_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[object] = []
-    monkeypatch.setattr(connection_watchdog.STATE, "taken", taken.append)
+    monkeypatch.setattr(connection_watchdog.CONNECTION, "taken", taken.append)
     context, client = FLContext(), Client()
     context.set_prop(FLContextKey.SITE_OBJ, client, private=True)
-    connection_watchdog.Link().handle_event(EventType.SYSTEM_START, context)
+    connection_watchdog.ConnectionWatchdog().handle_event(EventType.SYSTEM_START, context)
     assert taken == []
-    connection_watchdog.Link().handle_event(EventType.AFTER_CLIENT_REGISTER, context)
+    connection_watchdog.ConnectionWatchdog().handle_event(EventType.AFTER_CLIENT_REGISTER, context)
     client.token = ""
-    connection_watchdog.Link().handle_event(EventType.AFTER_CLIENT_REGISTER, context)
+    connection_watchdog.ConnectionWatchdog().handle_event(EventType.AFTER_CLIENT_REGISTER, context)
     assert taken == [client]
 
 
@@ -240,7 +240,7 @@ def test_the_component_tells_of_a_registration_that_was_taken(monkeypatch: pytes
 def test_only_members_of_the_charter_are_let_in(tmp_path: Path) -> None:
     members = Bare(tmp_path, 3)
     manager = ClientManager("test")
-    Doorkeeper().guard(manager, Home(members.aggregator))
+    Admission().guard(manager, Home(members.aggregator))
     assert not any(manager.is_client_disabled(silo) for silo in members.silos)
     assert manager.is_client_disabled("silo-4")
     assert not manager.is_client_disabled("kim@example.org")
@@ -253,7 +253,7 @@ def test_only_members_of_the_charter_are_let_in(tmp_path: Path) -> None:
 
 
 def test_nobody_else_asks_at_the_door() -> None:
-    """Registration and heartbeat both ask the function that the doorkeeper answers for."""
+    """Registration and heartbeat both ask the function that Admission replaces."""
     manager = ClientManager("test")
     manager.is_client_disabled = lambda name: True  # type: ignore[method-assign]
     request = type("Request", (), {"get_header": lambda self, key: "silo-1", "payload": None})()

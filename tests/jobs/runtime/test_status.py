@@ -16,8 +16,8 @@ from aggregator.ledger.records import Kind
 from crypto.keys import Identity
 from jobs.job import encode_plan
 from jobs.runtime import status
-from jobs.runtime.status import Absent, Answered, Asked, State, Status, Stopped, after, as_json, from_json
-from jobs.runtime.status_tracker import Board
+from jobs.runtime.status import Absent, Answered, Asked, RunState, RunStatus, Stopped, after, as_json, from_json
+from jobs.runtime.status_tracker import StatusTracker
 from silo_agent.methods import Limits, method
 from tests import local
 from tests.records import as_record
@@ -56,17 +56,17 @@ def closed(line: Line, survivors: list[str], shut: list[str] | None = None) -> E
     )
 
 
-def folded(*events: status.Event) -> Status:
-    found = Status()
+def folded(*events: status.StatusEvent) -> RunStatus:
+    found = RunStatus()
     for event in events:
         found = after(found, event)
     return found
 
 
 def test_it_starts_with_nothing_and_runs_once_the_ledger_says_so(line: Line) -> None:
-    assert Status().state is State.STARTING
+    assert RunStatus().state is RunState.STARTING
     found = folded(started(line))
-    assert (found.state, found.run, found.job, found.steps) == (State.RUNNING, "r1", "00", 4)
+    assert (found.state, found.run, found.job, found.steps) == (RunState.RUNNING, "r1", "00", 4)
 
 
 def test_who_is_missing_in_the_phase_that_is_under_way(line: Line) -> None:
@@ -107,8 +107,8 @@ def test_the_attempt_and_void_steps_are_counted(line: Line) -> None:
     assert (found.attempt, found.void) == (2, 1)
 
 
-@pytest.mark.parametrize(("code", "state"), [("ROUND_LOST", State.FAILED), ("ABORTED", State.ABORTED)])
-def test_the_outcome_is_the_ledgers(line: Line, code: str, state: State) -> None:
+@pytest.mark.parametrize(("code", "state"), [("ROUND_LOST", RunState.FAILED), ("ABORTED", RunState.ABORTED)])
+def test_the_outcome_is_the_ledgers(line: Line, code: str, state: RunState) -> None:
     failed = line(Kind.RUN_FAILED, code=code, phase="deal", missing=["silo-1"], detail="why", k=1)
     found = folded(asked("deal", *SILOS), failed)
     assert found.state is state and found.outcome is not None
@@ -116,25 +116,25 @@ def test_the_outcome_is_the_ledgers(line: Line, code: str, state: State) -> None
     assert found.outcome.recorded and found.outcome.detail == "why"
     assert as_json(found)["missing"] == [] and found.phase == "deal"
     resumed = after(found, line(Kind.RUN_RESUMED, k=1, state_digest="00"))
-    assert resumed.state is State.RUNNING and resumed.outcome is None and resumed.missing == ()
+    assert resumed.state is RunState.RUNNING and resumed.outcome is None and resumed.missing == ()
 
 
 def test_a_finished_run_is_finished(line: Line) -> None:
     texts = {"state_digest": "00", "chain": "00", "weights_sha256": "00", "checkpoint": "c"}
     found = folded(line(Kind.RUN_FINISHED, countersignatures={}, **texts))
-    assert found.state is State.FINISHED and found.outcome is not None and found.outcome.code == ""
+    assert found.state is RunState.FINISHED and found.outcome is not None and found.outcome.code == ""
 
 
 def test_an_end_without_a_line_is_told_unless_the_ledger_has_one(line: Line) -> None:
     found = folded(Stopped(NOW, "SPEC", "another charter"))
-    assert found.state is State.FAILED and found.outcome is not None
+    assert found.state is RunState.FAILED and found.outcome is not None
     assert (found.outcome.code, found.outcome.recorded) == ("SPEC", False)
-    assert folded(Stopped(NOW, "ABORTED", "")).state is State.ABORTED
+    assert folded(Stopped(NOW, "ABORTED", "")).state is RunState.ABORTED
     failed = line(Kind.RUN_FAILED, code="ROUND_LOST", phase="deal", missing=[])
     assert folded(failed, Stopped(NOW, "INTERNAL", "x")) == folded(failed)
 
 
-def everything(line: Line) -> Status:
+def everything(line: Line) -> RunStatus:
     out = {"silo-1": Absent("train/0", "open", "NOT_APPROVED")}
     failed = line(Kind.RUN_FAILED, code="ROUND_LOST", phase="deal", missing=["silo-1"], detail="d")
     return folded(started(line), closed(line, ["silo-2"], ["a"]), asked("deal", *SILOS, absent=out), failed)
@@ -144,7 +144,7 @@ def test_it_travels_as_json(line: Line) -> None:
     found = everything(line)
     again = from_json(json.loads(json.dumps(as_json(found))))
     assert again == found
-    assert from_json(as_json(Status())) == Status()
+    assert from_json(as_json(RunStatus())) == RunStatus()
 
 
 @pytest.mark.parametrize(
@@ -169,13 +169,13 @@ def test_what_a_server_sends_cannot_steer_a_terminal(line: Line) -> None:
     assert found.phase == "deal [2J " and len(found.run) == status.MOST_TEXT
 
 
-# --- the board ---------------------------------------------------------------------------------------------------
+# --- the tracker -------------------------------------------------------------------------------------------------
 
 
 def test_a_board_that_cannot_write_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    board = Board(tmp_path / "file" / "job.json")
-    board.stopped(ValueError("a secret"))
-    assert board.status.outcome is not None
-    assert (board.status.outcome.code, board.status.outcome.detail) == ("INTERNAL", "ValueError")
-    assert replace(board.status, outcome=None, state=State.STARTING, since="") == Status()
+    tracker = StatusTracker(tmp_path / "file" / "job.json")
+    tracker.stopped(ValueError("a secret"))
+    assert tracker.status.outcome is not None
+    assert (tracker.status.outcome.code, tracker.status.outcome.detail) == ("INTERNAL", "ValueError")
+    assert replace(tracker.status, outcome=None, state=RunState.STARTING, since="") == RunStatus()

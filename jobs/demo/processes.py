@@ -1,0 +1,165 @@
+"""The processes of a federation on this machine: started as institutions start them, and always stopped, by pid."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from crypto.errors import RoundLost
+from crypto.home import Home
+from jobs.demo.federation import Federation
+
+
+@contextmanager
+def local_federation(federation: Federation, *, say: Callable[[str], None]) -> Iterator[Running]:
+    """Kits, server and silos as processes, and an open admin session; all of it stopped at the end."""
+    from jobs.flare.kits import free_port, provision
+    from jobs.flare.session import AdminSession
+
+    with ExitStack() as stack:
+        port = free_port()
+        kits = provision(
+            federation.root / "kits",
+            name=federation.name,
+            silos=federation.silos,
+            port=port,
+            server_home=federation.aggregator,
+            silo_homes=federation.homes,
+        )
+        processes = Processes()
+        stack.callback(processes.stop)
+        say(f"server on 127.0.0.1:{port} (mTLS)")
+        processes.start("aggregator", kits.server, Home(federation.aggregator))
+        processes.wait_for_port("aggregator", port)
+        for silo in federation.silos:
+            processes.start("silo", kits.silos[silo], Home(federation.silo(silo)))
+        session = stack.enter_context(AdminSession(kits.admin, kits.admin_name, timeout_s=60))
+        session.wait_for_silos(len(federation.silos), timeout_s=90)
+        (federation.root / "federation.json").write_text(
+            json.dumps(
+                {
+                    "name": federation.name,
+                    "port": port,
+                    "admin": kits.admin_name,
+                    "silos": list(federation.silos),
+                    "metrics": {
+                        name: read_port(Home(home))
+                        for name, home in {"aggregator": federation.aggregator, **federation.homes}.items()
+                    },
+                },
+                indent=2,
+            )
+            + "\n"
+        )
+        say(f"{len(federation.silos)} silos registered")
+        yield Running(kits, session, processes)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A federation that is up."""
+
+    kits: Any
+    session: Any
+    processes: Processes
+
+
+class Processes:
+    """The long-lived processes, started as institutions start them, ended by pid."""
+
+    def __init__(self) -> None:
+        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def start(self, kind: str, kit: Path, home: Home) -> None:
+        command = [sys.executable, "-m", "jobs.cli", kind, "run", "--kit", str(kit), "--drain-seconds", "0"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+        with home.log_path.open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
+        self._running.append((home.name, process))
+
+    def wait_for_port(self, name: str, port: int, timeout_s: float = 60.0) -> None:
+        import socket
+
+        end = time.monotonic() + timeout_s
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            self.check()
+            if time.monotonic() > end:
+                raise RoundLost("start", (name,), detail=f"Nothing listens on port {port} after {timeout_s:.0f} s.")
+            time.sleep(0.05)
+
+    def pid(self, name: str) -> int:
+        """The process of a home, by the home's name."""
+        return next(process.pid for home, process in self._running if home == name)
+
+    def check(self) -> None:
+        """Raise RoundLost if a process has ended by itself."""
+        for name, process in self._running:
+            if process.poll() is not None:
+                raise RoundLost(
+                    "start",
+                    (name,),
+                    detail=f"Its process ended with code {process.returncode}.",
+                    remedy="See log.txt in its folder.",
+                )
+
+    def stop(self) -> None:
+        """SIGTERM to the silos, then to the server; SIGKILL to those that do not end."""
+        for name, process in reversed(self._running):
+            if name != "aggregator" and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for name, process in reversed(self._running):
+            if name == "aggregator" and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._running = []
+
+
+def read_port(home: Home) -> int | None:
+    """The port of a home's /metrics, once its process has written it."""
+    try:
+        return int(home.metrics_port_path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def until_stopped(processes: Processes) -> None:
+    """Return on Ctrl-C. Raises RoundLost if a process ends by itself."""
+    try:
+        while True:
+            processes.check()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        return
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends us as Ctrl-C does: through the clean-up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
