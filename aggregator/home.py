@@ -11,6 +11,8 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+from urllib.parse import quote
 
 from crypto import durable
 from crypto.charter import Charter
@@ -18,7 +20,92 @@ from crypto.errors import SpecError
 from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
 
+#: In a run's folder: what MLflow calls its model. Written by the follower, signed by nobody.
+MLFLOW_FILE: Final = "mlflow.json"
+#: In a run's folder: the code that a published version runs. Its digest is on the ledger.
+PREDICTOR_FILE: Final = "predictor.py"
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """``jobs/<run>``: what is kept of one run. ``root``: the folder. Steps are numbered from 0.
+
+    checkpoints/000007.safetensors   the blocks after step 7, float32
+    checkpoints/000007.json          what step 7 was, the digests of the blocks, of the file and of itself
+    evidence/000007.bin              the signed messages of step 7: see crypto.evidence
+    uploads/000007/<silo>/<lane>.u32 masked words of one silo: noise to anybody without the shares
+    sums/000007/<number>.u32         opened sums that some silo still lacks
+    predictor.py                     the code that a published version runs, bound by its digest in the ledger
+    mlflow.json, model-card.md       the name and number of the version, and its card; signed by nobody
+    events.jsonl, report.html        the run's progress while it is watched; the demonstration's report
+    """
+
+    root: Path
+
+    @property
+    def run(self) -> str:
+        """The run's short id."""
+        return self.root.name
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        return self.root / "checkpoints"
+
+    def weights_path(self, step: int) -> Path:
+        """The blocks after a step, safetensors."""
+        return self.checkpoints_folder / f"{step:06d}.safetensors"
+
+    def checkpoint_path(self, step: int) -> Path:
+        """The description of a checkpoint. A checkpoint exists when this file does."""
+        return self.checkpoints_folder / f"{step:06d}.json"
+
+    def evidence_path(self, step: int) -> Path:
+        return self.root / "evidence" / f"{step:06d}.bin"
+
+    @property
+    def uploads_folder(self) -> Path:
+        return self.root / "uploads"
+
+    def step_uploads(self, step: int) -> Path:
+        """The masked uploads of one step: a folder for each silo."""
+        return self.uploads_folder / f"{step:06d}"
+
+    def upload_path(self, step: int, silo: str, lane: str) -> Path:
+        """The masked words of one silo's lane, little-endian uint32. Raises SpecError for an unsafe name."""
+        lane_file = quote(file_name("lane", lane), safe="") + ".u32"
+        return self.step_uploads(step) / file_name("silo", silo) / lane_file
+
+    @property
+    def sums_folder(self) -> Path:
+        return self.root / "sums"
+
+    def step_sums(self, step: int) -> Path:
+        """The opened sums of one step, a file each."""
+        return self.sums_folder / f"{step:06d}"
+
+    @property
+    def predictor_path(self) -> Path:
+        return self.root / PREDICTOR_FILE
+
+    @property
+    def mlflow_path(self) -> Path:
+        return self.root / MLFLOW_FILE
+
+    @property
+    def model_card_path(self) -> Path:
+        return self.root / "model-card.md"
+
+    @property
+    def events_path(self) -> Path:
+        """What a follower of the run reads: one JSON object per exchange."""
+        return self.root / "events.jsonl"
+
+    @property
+    def report_path(self) -> Path:
+        """The demonstration's report."""
+        return self.root / "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +147,9 @@ class AggregatorHome(Home):
     def jobs_folder(self) -> Path:
         return self.root / "jobs"
 
-    def run_folder(self, run: str) -> Path:
-        """Checkpoints, uploads and evidence of a run. Raises SpecError for a name that isn't safe as a file name."""
-        return self.jobs_folder / file_name("run", run)
+    def run_folder(self, run: str) -> RunFolder:
+        """What is kept of a run. Raises SpecError for a name that isn't safe as a file name."""
+        return RunFolder(self.jobs_folder / file_name("run", run))
 
     @property
     def run_lock_path(self) -> Path:

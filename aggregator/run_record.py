@@ -13,11 +13,11 @@ from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 from aggregator.epochs import Epochs
-from aggregator.ledger.format import Entry, at, is_of, ledger_path, of_kind, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import Entry, at, is_of, of_kind, read
 from aggregator.ledger.records import (
     ApprovalShown,
     ModelPublished,
@@ -51,10 +51,10 @@ class RunRecord:
     entries: tuple[Entry[Record], ...]
 
     @classmethod
-    def read(cls, home: Path, run: str) -> RunRecord:
+    def read(cls, home: AggregatorHome, run: str) -> RunRecord:
         """The run on the ledger of an aggregator's home. Signatures are not checked. Raises EvidenceError for a run
         that the ledger does not know, or a line without form."""
-        return cls.among(read(ledger_path(home)), run)
+        return cls.among(read(home.ledger_path), run)
 
     @classmethod
     def among(cls, entries: Iterable[Entry[Record]], run: str) -> RunRecord:
@@ -205,12 +205,12 @@ _ENDS = (RunFinished, RunFailed, RunResumed)
 
 @dataclass(frozen=True)
 class CheckedLedger:
-    """A ledger whose chain, signatures and charters have been checked, whole. ``home``: the aggregator's.
+    """A ledger whose chain, signatures and charters have been checked, whole.
 
     ``epochs``: each epoch that is at hand, signed by the consortium; ``signers``: whose key signed each line.
     """
 
-    home: Path
+    home: AggregatorHome
     epochs: Epochs
     entries: tuple[Entry[Record], ...]
     signers: tuple[PublicIdentity, ...] = ()

@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from aggregator.ledger.format import Entry, ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import Entry, read
 from aggregator.ledger.records import Kind
 from crypto.errors import SpecError
 from crypto.floors import Floors
@@ -157,7 +158,7 @@ class Deployed:
         return before, session.submit(export(spec, charter, self.root / f"job-{name}", resume=resume))
 
     def ledger(self, since: int = 0) -> list[Entry]:
-        path = ledger_path(self.home("server"))
+        path = AggregatorHome(self.home("server")).ledger_path
         return [entry for entry in read(path) if entry.seq >= since] if path.exists() else []
 
     def recorded(self, since: int, kind: Kind, **fields: Any) -> list[Entry]:

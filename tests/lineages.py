@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import Entry, ledger_path, plain, read
+from aggregator.ledger.format import Entry, plain, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind, run_of
 from crypto import transcript
@@ -81,17 +81,17 @@ def rows(silo: int) -> dict[str, np.ndarray]:
 class Past:
     """``home``: the aggregator's; ``silos``: silo → its home; ``run``: the one that took place."""
 
-    home: Path
+    home: AggregatorHome
     silos: Mapping[str, Path]
     run: str
 
     @property
     def ledger(self) -> Ledger:
-        return Ledger.open(ledger_path(self.home), Identity.load(self.home / "keys" / "aggregator.key"))
+        return Ledger.open(self.home.ledger_path, self.home.identity())
 
     def entries(self, kind: Kind, run: str = "") -> list[Entry]:
         of = run or self.run
-        return [one for one in read(ledger_path(self.home)) if one.kind is kind and run_of(one.record) == of]
+        return [one for one in read(self.home.ledger_path) if one.kind is kind and run_of(one.record) == of]
 
     def record(self, kind: Kind, run: str = "") -> dict[str, Any]:
         """The first record of a kind."""
@@ -99,18 +99,18 @@ class Past:
 
     def copy(self, to: Path) -> Past:
         """The same past in another place, to be spoiled."""
-        shutil.copytree(self.home, to)
-        return Past(to, self.silos, self.run)
+        shutil.copytree(self.home.root, to)
+        return Past(AggregatorHome(to), self.silos, self.run)
 
     def rewrite(self, change: Callable[[Kind, dict[str, Any]], dict[str, Any] | None]) -> None:
         """Another ledger with the aggregator's own key: ``change`` gives each record anew, or None to leave it out.
 
         What silos signed over the old one is gone.
         """
-        path = ledger_path(self.home)
+        path = self.home.ledger_path
         old = list(read(path))
         shutil.rmtree(path.parent)
-        ledger = Ledger.open(path, Identity.load(self.home / "keys" / "aggregator.key"), clock=lambda: old[-1].time)
+        ledger = Ledger.open(path, self.home.identity(), clock=lambda: old[-1].time)
         for entry in old:
             gone: dict[str, Any] = {"countersignatures": {}} if entry.kind is Kind.RUN_FINISHED else {}
             record = change(entry.kind, {**plain(entry.record.fields()), **gone})
@@ -120,7 +120,7 @@ class Past:
     def number(self, version: str, run: str = "", name: str = "rows") -> None:
         """What the lineage follower leaves in a run's folder."""
         facts = {"tracking_uri": "sqlite:///mlflow.db", "model": name, "version": version, "run_id": "0" * 32}
-        (self.home / "jobs" / (run or self.run) / "mlflow.json").write_text(json.dumps(facts))
+        (self.home.root / "jobs" / (run or self.run) / "mlflow.json").write_text(json.dumps(facts))
 
     def start(self, nonce: bytes, **changes: Any) -> str:
         """A run-started record like the first run's, of another run; its id."""
@@ -141,11 +141,11 @@ class Past:
         ledger.append(as_record(Kind.STEP_CLOSED, {**closed, "run": run, "state_digest": "ab" * 32}))
         last = {"run": run, "countersignatures": {}, "state_digest": "ab" * 32, "weights_sha256": "cd" * 32}
         ledger.append(as_record(Kind.RUN_FINISHED, {**end, **last}))
-        (self.home / "jobs" / run).mkdir()
+        (self.home.root / "jobs" / run).mkdir()
         return run
 
     def withdraw(self, silo: str, models: list[str] | None = None) -> None:
-        charter = Home(self.home).charter()
+        charter = self.home.charter()
         facts = {"silo": silo, "reason": "consent revoked", "epoch": 2, "charter_digest": charter.digest.hex()}
         remedies = {model: ["retrain the whole model from its first state"] for model in models or []}
         self.ledger.append(as_record(Kind.WITHDRAWAL, {**facts, "models": models or [], "remedies": remedies}))
@@ -162,4 +162,4 @@ def make(root: Path) -> Past:
         Home(home).pinned.pin(charter, consortium.public)
         add_data(SiloHome(home), silo, "tiny", rows(number))
     _, run, _ = local.run_job(JOB, root / "aggregator", places, courier=Faults)
-    return Past(root / "aggregator", places, run.name)
+    return Past(AggregatorHome(root / "aggregator"), places, run.name)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.ledger.format import Entry, ledger_path
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import Entry
 from aggregator.ledger.log import Ledger
-from aggregator.rounds.storage import run_folder, save_checkpoint, stage_predictor
+from aggregator.rounds.storage import save_checkpoint, stage_predictor
 from crypto.approval import Approval, Terms, approval_digest
 from crypto.blocks import initial_state, state_digest
 from crypto.charter import Charter, Member, SignedCharter
@@ -89,7 +90,7 @@ def make_home(home: Path) -> Ledger:
     (home / "charter.bin").write_bytes(SIGNED_CHARTER)
     (home / "keys").mkdir()
     ME.save(home / "keys" / "aggregator.key")
-    ledger = Ledger.open(ledger_path(home), ME, clock=Clock())
+    ledger = Ledger.open(AggregatorHome(home).ledger_path, ME, clock=Clock())
     facts = {"epoch": 1, "charter_digest": CHARTER.digest.hex(), "charter": SIGNED_CHARTER.hex()}
     ledger.append(as_record("charter", facts))
     return ledger
@@ -100,7 +101,9 @@ def start(home: Path, ledger: Ledger, run: str = RUN, **more: str | None) -> Non
     settings = json.dumps({"method": "fedavg", "params": PARAMS | {"learning_rate": 0.05}, "release": RELEASE})
     code = ROOT / "jobs" / "evidence" / "predictor.py"
     needs = ["numpy", "torch>=2.13"]
-    predictor = stage_predictor(run_folder(home, run), code, requirements=needs, settings=settings, shape=(6,))
+    predictor = stage_predictor(
+        AggregatorHome(home).run_folder(run), code, requirements=needs, settings=settings, shape=(6,)
+    )
     facts = {
         "run": run, "job": json.dumps({**JOB, "params": PARAMS}), "job_digest": "11" * 32, "plan_digest":
         PLAN.digest.hex(), "plan": base64.b64encode(bytes(PLAN)).decode(), "charter_digest": CHARTER.digest.hex(),
@@ -137,7 +140,7 @@ def closed(k: int, run: str = RUN) -> dict[str, Any]:
 
 def finish(home: Path, ledger: Ledger, run: str = RUN, k: int = 0) -> Entry:
     """The end of a run after step ``k``, with its checkpoint."""
-    saved = save_checkpoint(run_folder(home, run), k, STATE, {"chain": "cd" * 32})
+    saved = save_checkpoint(AggregatorHome(home).run_folder(run), k, STATE, {"chain": "cd" * 32})
     facts = {
         "run": run, "state_digest": state_digest(STATE).hex(), "chain": "cd" * 32, "checkpoint": saved.path,
         "countersignatures": dict.fromkeys(SILOS, "ef" * 64), "weights_sha256": saved.weights_sha256,
@@ -173,7 +176,7 @@ def make_job(home: Path) -> Ledger:
 
 def published(home: Path, ledger: Ledger, run: str, version: str, alias: str = "champion", by: str = "board") -> None:
     """Somebody moved an alias."""
-    weights = save_checkpoint(run_folder(home, run), 0, STATE, {"chain": "cd" * 32}).weights_sha256
+    weights = save_checkpoint(AggregatorHome(home).run_folder(run), 0, STATE, {"chain": "cd" * 32}).weights_sha256
     facts = {"run": run, "model_name": "digits", "version": version, "alias": alias, "weights_sha256": weights}
     ledger.append(as_record("model-published", {**facts, "by": by}))
 

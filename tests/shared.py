@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
 from aggregator.run_record import RunRecord
 from crypto.home import Home
@@ -53,7 +54,7 @@ class Up:
 
     @property
     def record(self) -> RunRecord:
-        return RunRecord.read(self.federation.aggregator, self.report["run_id"])
+        return RunRecord.read(AggregatorHome(self.federation.aggregator), self.report["run_id"])
 
     def tree(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -104,7 +105,7 @@ def submit(up: Up, job: str, tmp_path: Path) -> int:
     folder = tmp_path / "exported"
     fed("export", job, "--out", str(folder), "--federation", str(up.federation.root))
     assert not list(folder.rglob("custom"))
-    before = sum(1 for _ in read(ledger_path(up.federation.aggregator)))
+    before = sum(1 for _ in read(AggregatorHome(up.federation.aggregator).ledger_path))
     admin = json.loads((up.federation.root / "federation.json").read_text())["admin"]
     nvflare = str(Path(sys.executable).with_name("nvflare"))
     kit = up.federation.root / "kits" / "admin"
@@ -132,7 +133,7 @@ def follow(up: Up, before: int, until: set[Kind], name: str = "", timeout_s: flo
     """The ledger's entries since ``before``, once one of these kinds (of the step ``name``) is among them."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
-        new = [entry for entry in read(ledger_path(up.federation.aggregator)) if entry.seq >= before]
+        new = [entry for entry in read(AggregatorHome(up.federation.aggregator).ledger_path) if entry.seq >= before]
         if any(entry.kind in until and name in ("", entry.record.name) for entry in new):
             return new
         assert up.process.poll() is None

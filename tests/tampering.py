@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from aggregator.ledger.format import ledger_path, plain, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import plain, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.verify.checks import verify_run
@@ -42,17 +43,17 @@ class Finished:
     run: str
 
     @property
-    def home(self) -> Path:
-        return self.federation.aggregator
+    def home(self) -> AggregatorHome:
+        return AggregatorHome(self.federation.aggregator)
 
     @property
     def folder(self) -> Path:
-        return self.home / "jobs" / self.run
+        return self.home.root / "jobs" / self.run
 
     @property
     def aggregator(self) -> Identity:
         """The aggregator's key."""
-        return Identity.load(self.home / "keys" / "aggregator.key")
+        return self.home.identity()
 
     def copy(self, root: Path) -> Finished:
         """The same homes in another place, to be spoilt."""
@@ -104,16 +105,16 @@ def flip(path: Path, place: int | None = None) -> None:
     path.write_bytes(data)
 
 
-def rewrite(home: Path, change: Callable[[Lines], object], identity: Identity | None = None) -> None:
+def rewrite(home: AggregatorHome, change: Callable[[Lines], object], identity: Identity | None = None) -> None:
     """Write the ledger anew after ``change``: chained, signed with the aggregator's key (or ``identity``), head and
     all, with the old times. What an aggregator can do that no longer likes its history."""
-    path = ledger_path(home)
+    path = home.ledger_path
     lines: Lines = [[str(entry.kind), plain(entry.record.fields()), entry.time] for entry in read(path)]
     change(lines)
     path.unlink()
     path.with_name(f"{path.name}.head").unlink()
     times = iter([time for _, _, time in lines])
-    identity = identity or Identity.load(home / "keys" / "aggregator.key")
+    identity = identity or home.identity()
     ledger = Ledger.open(path, identity, clock=lambda: next(times))
     for kind, record, _ in lines:
         ledger.append(as_record(kind, record))
@@ -121,7 +122,7 @@ def rewrite(home: Path, change: Callable[[Lines], object], identity: Identity | 
 
 def countersign(run: Finished) -> None:
     """Have every silo that countersigned sign the history that now is: nobody is honest any more."""
-    entries = list(read(ledger_path(run.home)))
+    entries = list(read(run.home.ledger_path))
     started = next(entry.record for entry in entries if entry.kind is Kind.RUN_STARTED)
     ended = next(entry for entry in entries if entry.kind is Kind.RUN_FINISHED)
     whole = run_id(*(bytes.fromhex(getattr(started, name)) for name in ("job_digest", "charter_digest", "nonce")))
@@ -139,9 +140,9 @@ def countersign(run: Finished) -> None:
     rewrite(run.home, change)
 
 
-def line_of(home: Path, kind: Kind, which: int = 0) -> int:
+def line_of(home: AggregatorHome, kind: Kind, which: int = 0) -> int:
     """The number of a line, from 1, as errors name it."""
-    return [entry.seq + 1 for entry in read(ledger_path(home)) if entry.kind is kind][which]
+    return [entry.seq + 1 for entry in read(home.ledger_path) if entry.kind is kind][which]
 
 
 def records(lines: Lines, kind: Kind) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import ledger_path, verify
+from aggregator.ledger.format import verify
 from aggregator.ledger.records import Kind, StepClosed
 from aggregator.run_record import RunRecord
 from crypto import blocks, transcript
@@ -51,7 +51,7 @@ def test_what_is_printed(up: Up) -> None:
 
 def test_the_ledger_verifies_and_every_silo_signed_it(up: Up) -> None:
     charter, identity = AggregatorHome(up.federation.aggregator).open()
-    assert verify(ledger_path(up.federation.aggregator), identity.public)
+    assert verify(AggregatorHome(up.federation.aggregator).ledger_path, identity.public)
     finished = up.record.finished
     assert finished is not None
     assert sorted(finished.record.countersignatures) == list(up.federation.silos)
@@ -229,7 +229,7 @@ def test_a_lane_whose_holders_are_killed_stays_shut_and_the_others_are_exact(up:
     late = shut.pop("train/1") == []  # killed when their uploads were in: then it shuts one step later
     assert [name for name, lanes in shut.items() if lanes] == ["train/2", "train/3"]
     assert shut["train/2"] == shut["train/3"] == ["expert-0"]
-    states = recomputed(up, RunRecord.read(up.federation.aggregator, new[-1].record.run))
+    states = recomputed(up, RunRecord.read(AggregatorHome(up.federation.aggregator), new[-1].record.run))
     for name, block in states["eval/0"].items():
         stood = np.array_equal(block, states["train/1" if late else "train/0"][name])
         assert stood == name.startswith("expert-0."), name

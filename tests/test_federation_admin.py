@@ -21,7 +21,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import ledger_path, read, verify
+from aggregator.ledger.format import read, verify
 from aggregator.ledger.records import Kind
 from aggregator.tracking.follower import default_uri
 from crypto.home import Home
@@ -108,7 +108,9 @@ def processes_of(up: Up, job_id: str) -> list[psutil.Process]:
 
 
 def last_line(up: Up, run: str) -> Any:
-    return [entry for entry in read(ledger_path(up.federation.aggregator)) if entry.record.run == run][-1]
+    return [entry for entry in read(AggregatorHome(up.federation.aggregator).ledger_path) if entry.record.run == run][
+        -1
+    ]
 
 
 def ended(up: Up, job_id: str, found: dict[str, Any]) -> None:
@@ -119,7 +121,7 @@ def ended(up: Up, job_id: str, found: dict[str, Any]) -> None:
     assert last.kind is Kind.RUN_FAILED and last.record.code == "ABORTED"
     assert found["status"]["outcome"]["on_ledger"] and found["status"]["outcome"]["phase"] == last.record.phase
     until(lambda: not processes_of(up, job_id), f"no process of {job_id}")
-    uri = default_uri(up.federation.aggregator)
+    uri = default_uri(AggregatorHome(up.federation.aggregator))
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiments = [one.experiment_id for one in client.search_experiments()]
     mark = f"tags.`consilium.run` = '{run}' and tags.`consilium.record` = 'job'"
@@ -168,7 +170,7 @@ def test_an_abort_ends_it_everywhere_although_a_silo_hangs(up: Up, kit: str, tol
     found = fed("abort", told["first"], "--kit", kit)
     ended(up, told["first"], found)
     _, identity = AggregatorHome(up.federation.aggregator).open()
-    verify(ledger_path(up.federation.aggregator), identity.public)
+    verify(AggregatorHome(up.federation.aggregator).ledger_path, identity.public)
     assert fed("abort", told["first"], "--kit", kit, code=60)["error"] == "JOB_ENDED"
 
 

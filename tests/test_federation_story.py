@@ -15,7 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
 from aggregator.tracking.client import MlflowClient  # from there: it sets MLflow's environment first
 from aggregator.tracking.follower import default_uri
@@ -124,7 +125,9 @@ def registered(up: Up, run: str, timeout_s: float = 90.0) -> str:
 
 
 def test_without_approval_every_silo_declines_with_its_signature(up: Up, told: dict[str, str]) -> None:
-    entries = [e for e in read(ledger_path(up.federation.aggregator)) if e.record.run == told["declined"]]
+    entries = [
+        e for e in read(AggregatorHome(up.federation.aggregator).ledger_path) if e.record.run == told["declined"]
+    ]
     refusals = [entry.record for entry in entries if entry.kind is Kind.REFUSAL]
     assert {record["silo"] for record in refusals} == set(up.federation.silos)
     assert {record["code"] for record in refusals} == {"NOT_APPROVED"} and all(record["decline"] for record in refusals)
@@ -140,7 +143,7 @@ def test_the_request_says_what_the_job_would_do(told: dict[str, str]) -> None:
 
 
 def test_the_trained_run_names_each_silos_approval(up: Up, told: dict[str, str]) -> None:
-    entries = [e for e in read(ledger_path(up.federation.aggregator)) if e.record.run == told["run"]]
+    entries = [e for e in read(AggregatorHome(up.federation.aggregator).ledger_path) if e.record.run == told["run"]]
     approvals = {e.record.silo: e.record.digest for e in entries if e.kind is Kind.APPROVAL}
     assert set(approvals) == set(up.federation.silos) - {"silo-8"}
     closed = [entry.record for entry in entries if entry.kind is Kind.STEP_CLOSED]
@@ -151,13 +154,15 @@ def test_the_trained_run_names_each_silos_approval(up: Up, told: dict[str, str])
 
 def test_mlflow_leads_to_approvals_data_and_cohort_and_back(up: Up, told: dict[str, str]) -> None:
     home = up.federation.aggregator
-    client = MlflowClient(tracking_uri=default_uri(home), registry_uri=default_uri(home))
+    client = MlflowClient(
+        tracking_uri=default_uri(AggregatorHome(home)), registry_uri=default_uri(AggregatorHome(home))
+    )
     name, _, number = told["model"].partition("/")
     version = client.get_model_version(name, number)
     run = client.get_run(version.run_id)
     assert run.data.tags["consilium.run"] == told["run"]
     assert run.data.tags["consilium.purpose"] == "A test that tells the whole story."
-    receipts = sorted(e.record.digest for e in read(ledger_path(home)) if e.kind is Kind.APPROVAL)
+    receipts = sorted(e.record.digest for e in read(AggregatorHome(home).ledger_path) if e.kind is Kind.APPROVAL)
     tags = json.dumps(dict(run.data.tags))
     assert sum(digest in tags for digest in receipts) == SILOS - 1
     assert len(run.inputs.dataset_inputs) == SILOS - 1
@@ -198,7 +203,7 @@ def flip(path: Path, place: int = -20) -> None:
 
 
 def edit_line(home: Path, kind: Kind, change: Callable[[str], str], nth: int = 0) -> None:
-    path = ledger_path(home)
+    path = AggregatorHome(home).ledger_path
     lines = path.read_text().splitlines(keepends=True)
     hits = [at for at, line in enumerate(lines) if f'"kind":"{kind}"' in line]
     lines[hits[nth]] = change(lines[hits[nth]])
@@ -217,13 +222,13 @@ def swap_plan(home: Path) -> None:
 
 
 def drop_line(home: Path) -> None:
-    path = ledger_path(home)
+    path = AggregatorHome(home).ledger_path
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:5] + lines[6:]))
 
 
 def reorder(home: Path) -> None:
-    path = ledger_path(home)
+    path = AggregatorHome(home).ledger_path
     lines = path.read_text().splitlines(keepends=True)
     lines[4], lines[5] = lines[5], lines[4]
     path.write_text("".join(lines))
@@ -244,7 +249,9 @@ TAMPERED: dict[str, tuple[Callable[[Path, str], object], str]] = {
     "a line taken out": (lambda home, run: drop_line(home), "ledger.jsonl line 6"),
     "two lines swapped": (lambda home, run: reorder(home), "ledger.jsonl line 5"),
     "half a line": (
-        lambda home, run: ledger_path(home).write_bytes(ledger_path(home).read_bytes()[:-7]),
+        lambda home, run: AggregatorHome(home).ledger_path.write_bytes(
+            AggregatorHome(home).ledger_path.read_bytes()[:-7]
+        ),
         "ledger.jsonl line",
     ),
     "another plan": (lambda home, run: swap_plan(home), "ledger.jsonl line"),
@@ -321,10 +328,13 @@ def test_a_withdrawn_silo_is_in_no_next_roster_and_its_models_are_listed(
     # The withdrawal is on the ledger and in the lineage of what has its data; not of what has not.
     later = registered(up, new[-1].record.run)
     assert "silo-3" in json.dumps(fed("lineage", told["model"], "--home", home)["model"])
-    (withdrawal,) = [e.record for e in read(ledger_path(federation.aggregator)) if e.kind is Kind.WITHDRAWAL]
+    (withdrawal,) = [
+        e.record for e in read(AggregatorHome(federation.aggregator).ledger_path) if e.kind is Kind.WITHDRAWAL
+    ]
     assert told["model"] in withdrawal["models"] and later not in withdrawal["models"]
     client = MlflowClient(
-        tracking_uri=default_uri(federation.aggregator), registry_uri=default_uri(federation.aggregator)
+        tracking_uri=default_uri(AggregatorHome(federation.aggregator)),
+        registry_uri=default_uri(AggregatorHome(federation.aggregator)),
     )
     name, _, number = told["model"].partition("/")
     assert "silo-3" in json.dumps(dict(client.get_model_version(name, number).tags))

@@ -13,7 +13,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 
-from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Kind, Record, is_count, is_hex, parse_record
 from crypto.errors import BadSignature, EvidenceError, SpecError
 
@@ -112,11 +111,6 @@ def of_kind(entries: Iterable[Entry[Record]], kind: type[S]) -> Iterator[Entry[S
 def at(entry: Entry[Record], field: str = "") -> str:
     """Names a line of the ledger for an error."""
     return f"ledger.jsonl line {entry.seq + 1} ({entry.kind}){f', {field}' if field else ''}"
-
-
-def ledger_path(home: Path) -> Path:
-    """The federation's one ledger in the aggregator's home."""
-    return AggregatorHome(home).ledger_path
 
 
 def ratios(slots: Mapping[str, int]) -> dict[str, tuple[int, int]]:

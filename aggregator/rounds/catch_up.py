@@ -7,11 +7,11 @@ request: it applies a part and answers ``CATCHING_UP`` until the last. Sums stay
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from aggregator.home import RunFolder
 from aggregator.rounds.resume import Result
 from aggregator.rounds.storage import drop_sums, keep_sums
 from crypto.errors import SpecError
@@ -44,7 +44,9 @@ class Backlog:
     """``folder``: the run's. ``results``: those of a run that goes on, of the steps from ``oldest`` on; silos have what
     is older."""
 
-    def __init__(self, folder: Path, silos: Iterable[str], results: Sequence[Result] = (), oldest: int = 0) -> None:
+    def __init__(
+        self, folder: RunFolder, silos: Iterable[str], results: Sequence[Result] = (), oldest: int = 0
+    ) -> None:
         self._folder = folder
         self._results = dict(enumerate(results, oldest))
         self._first = dict.fromkeys(silos, oldest)  #: silo → first step whose result it has not confirmed

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
+from aggregator.home import RunFolder
 from aggregator.ledger.records import Record, RunResumed, StepAttested, StepClosed, StepOpened, StepVoid
 from aggregator.rounds.storage import checkpoint_steps, drop_checkpoint, kept_sums, load_checkpoint
 from aggregator.run_record import RunRecord
@@ -64,7 +64,7 @@ class RunState:
 
 
 def replay(
-    record: RunRecord, folder: Path, plan: Plan, *, job: bytes, charter: bytes, code: bytes
+    record: RunRecord, folder: RunFolder, plan: Plan, *, job: bytes, charter: bytes, code: bytes
 ) -> tuple[RunState, list[Result], int]:
     """Where the run in ``folder`` is, the results of its last steps, and the first step of those; every silo has the
     results before it. Raises SpecError for a run that can't be resumed (finished, or of another job, charter or code),
@@ -125,7 +125,7 @@ def _same(run: str, name: str, then: str, now: bytes) -> None:
         )
 
 
-def _result(folder: Path, plan: Plan, record: StepClosed | StepVoid) -> Result | None:
+def _result(folder: RunFolder, plan: Plan, record: StepClosed | StepVoid) -> Result | None:
     """A step's result again, or None where its sums are gone: then every silo had them."""
     k, t3 = record.k, bytes.fromhex(record.transcript or "")
     if isinstance(record, StepVoid):
@@ -143,5 +143,5 @@ def _result(folder: Path, plan: Plan, record: StepClosed | StepVoid) -> Result |
     )
     for lane, words in opened:
         if words.size != (want := plan.words_of(step, lane)):
-            raise EvidenceError(f"{folder.name}/sums/{k:06d}, lane {lane}", expected=f"{want} words", found=words.size)
+            raise EvidenceError(f"{folder.run}/sums/{k:06d}, lane {lane}", expected=f"{want} words", found=words.size)
     return result, sums

@@ -1,10 +1,8 @@
 """A run: the job's steps in order, each opened, voided or lost, each on the ledger before the next begins.
 
-A generator like its steps (see ``attempt``). It keeps the state chain and ends with the silos' countersignatures over
-the final state and the ledger's head. A silo that stayed away is offered every step, with the results it missed, but
-is no longer waited for.
-
-This module is one file because the order of its writes is the crash safety of a run: store, record, then go on.
+A generator like its steps (see ``round``). It keeps the state chain, stops inviting on credit (a silo that
+stayed away is offered every step, with what it missed, but no longer waited for), and ends with the silos'
+countersignatures over the final state and the ledger's head.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from aggregator.errors import RunAborted
+from aggregator.home import RunFolder
 from aggregator.ledger.format import read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import run_of
@@ -121,15 +120,15 @@ class Run:
         digests = {"job": spec.job_digest, "charter": charter.digest}
         if resume is None:
             self._at = RunState.start(spec.plan, **digests, nonce=os.urandom(32) if nonce is None else nonce)
-            self.folder = jobs / self._at.id.hex()[:16]
+            self.folder = RunFolder(jobs / self._at.id.hex()[:16])
             self._backlog = Backlog(self.folder, charter.silos)
         else:
-            self.folder = jobs / resume
+            self.folder = RunFolder(jobs / resume)
             record = _record(ledger, resume)
             self._at, results, oldest = replay(record, self.folder, spec.plan, **digests, code=spec.code)
             self._backlog = Backlog(self.folder, charter.silos, results, oldest)
         self._goes_on = resume is not None
-        self._recorder = Recorder(ledger, self.folder.name)
+        self._recorder = Recorder(ledger, self.folder.run)
         #: Called with every exchange before it is made, and with (None, note) at the end.
         self.watch: Callable[[Exchange | None, str], None] = lambda exchange, note: None
         #: The ``predictor`` object of the ledger's run-started record, if versions of this run can predict.
@@ -140,7 +139,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.folder.run
 
     @property
     def id(self) -> bytes:
@@ -158,7 +157,7 @@ class Run:
         A driver ends it early by throwing a ``RunStopped`` in: recorded alike, and the run may be resumed. One that
         just closes the generator, as a process that is stopped does, leaves the run open on the ledger.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.root.mkdir(parents=True, exist_ok=True)
         spec, at = self.spec, self._at
         metrics.run_started()
         try:
@@ -375,7 +374,14 @@ class Run:
         metrics.run_ended("finished")
         self.watch(None, "finished")
         return Outcome(
-            self.name, self.folder, at.released, at.void, at.shut, at.refusals, checkpoint.digest.hex(), at.upload_bytes
+            self.name,
+            self.folder.root,
+            at.released,
+            at.void,
+            at.shut,
+            at.refusals,
+            checkpoint.digest.hex(),
+            at.upload_bytes,
         )
 
     def _countersigned(self, head: bytes) -> Generator[Exchange, Replies, dict[str, bytes]]:

@@ -1,10 +1,6 @@
-"""A run's folder on disk: ``jobs/<run>/``.
+"""What a run writes to its folder and reads again: checkpoints, masked uploads, evidence, opened sums, the predictor.
 
-    checkpoints/000007.safetensors   the blocks after step 7, float32
-    checkpoints/000007.json          what step 7 was, the digests of the blocks, of the file and of itself
-    evidence/000007.bin              the signed messages of step 7: see crypto.evidence
-    uploads/000007/<silo>/<lane>.u32 masked words of one silo: noise to anybody without the shares
-    predictor.py                     the code that a published version will run, bound by its digest in the ledger
+``aggregator.home.RunFolder`` names the files.
 
 A checkpoint exists when its JSON does: blocks are written, synced and renamed first. Masked lanes are staged before
 shares are asked for: one vector a lane is in memory, however many silos there are.
@@ -23,14 +19,14 @@ from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from aggregator.home import AggregatorHome, file_name
+from aggregator.home import PREDICTOR_FILE, RunFolder, file_name
 from aggregator.ledger.format import canonical, plain
 from crypto import durable
 from crypto.blocks import State, state_digest
@@ -38,11 +34,6 @@ from crypto.errors import EvidenceError, LayoutMismatch, NoSpace, SpecError
 
 FORMAT = 1
 _CHECKPOINT = re.compile(r"(\d{6,})\.json")
-
-
-def run_folder(home: Path, run: str) -> Path:
-    """``<home>/jobs/<run>``. Raises SpecError for a run id that is no plain name."""
-    return AggregatorHome(home).run_folder(run)
 
 
 @contextmanager
@@ -82,7 +73,7 @@ class Checkpoint:
     path: str
 
 
-def save_checkpoint(folder: Path, step: int, state: State, meta: Mapping[str, Any]) -> Checkpoint:
+def save_checkpoint(folder: RunFolder, step: int, state: State, meta: Mapping[str, Any]) -> Checkpoint:
     """Write the state after a step. The same state again is fine; another one for the same step is EvidenceError.
 
     Raises SpecError for meta that has no canonical form, LayoutMismatch for blocks that are not float32, NoSpace.
@@ -93,18 +84,18 @@ def save_checkpoint(folder: Path, step: int, state: State, meta: Mapping[str, An
         if block.dtype != np.float32:
             raise LayoutMismatch(f"Block {name!r} is {block.dtype}; a checkpoint holds float32.")
     digest = state_digest(state)
-    if _sidecar(folder, step).exists():
+    if folder.checkpoint_path(step).exists():
         return load_checkpoint(folder, step, expect=digest)
     data = save_tensors({name: np.ascontiguousarray(state[name]) for name in sorted(state)})
     facts = {"format": FORMAT, "step": step, "state_digest": digest.hex(), "weights_sha256": sha256(data).hexdigest()}
     facts["meta"] = plain(meta, "meta")
     text = canonical({**facts, "digest": sha256(canonical(facts)).hexdigest()}) + b"\n"
-    _replace(_weights(folder, step), data)
-    _replace(_sidecar(folder, step), text)
+    _replace(folder.weights_path(step), data)
+    _replace(folder.checkpoint_path(step), text)
     return load_checkpoint(folder, step, expect=digest)
 
 
-def load_checkpoint(folder: Path, step: int | None = None, *, expect: bytes | None = None) -> Checkpoint:
+def load_checkpoint(folder: RunFolder, step: int | None = None, *, expect: bytes | None = None) -> Checkpoint:
     """Read a checkpoint (the newest without ``step``), blocks read-only.
 
     ``expect``: the state digest the ledger or the transcript names. Raises EvidenceError for a missing, torn or
@@ -112,11 +103,11 @@ def load_checkpoint(folder: Path, step: int | None = None, *, expect: bytes | No
     """
     if step is None:
         if not (steps := checkpoint_steps(folder)):
-            raise EvidenceError(f"{folder.name}/checkpoints", expected="a checkpoint", found="none")
+            raise EvidenceError(f"{folder.run}/checkpoints", expected="a checkpoint", found="none")
         step = steps[-1]
-    facts = _read_sidecar(folder, step)
-    weights = _weights(folder, step)
-    where = f"{folder.name}/checkpoints/{weights.name}"
+    facts = _read_description(folder, step)
+    weights = folder.weights_path(step)
+    where = f"{folder.run}/checkpoints/{weights.name}"
     try:
         data = weights.read_bytes()
     except FileNotFoundError:
@@ -134,17 +125,17 @@ def load_checkpoint(folder: Path, step: int | None = None, *, expect: bytes | No
         raise EvidenceError(where, expected=f"state {expect.hex()}", found=digest.hex())
     for block in state.values():
         block.flags.writeable = False
-    path = weights.relative_to(folder).as_posix()
+    path = weights.relative_to(folder.root).as_posix()
     return Checkpoint(step, state, facts["meta"], digest, facts["weights_sha256"], path)
 
 
-def checkpoint_steps(folder: Path) -> list[int]:
+def checkpoint_steps(folder: RunFolder) -> list[int]:
     """The steps with a complete checkpoint, ascending."""
-    names = os.listdir(folder / "checkpoints") if (folder / "checkpoints").is_dir() else []
+    names = os.listdir(folder.checkpoints_folder) if folder.checkpoints_folder.is_dir() else []
     return sorted(int(match[1]) for name in names if (match := _CHECKPOINT.fullmatch(name)))
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
+def prune_checkpoints(folder: RunFolder, keep: int) -> None:
     """Remove all but the newest ``keep`` (at least 1). The JSON goes first, so no half is ever taken for a whole."""
     if keep < 1:
         raise SpecError("checkpoints to keep", got=keep, want="at least 1")
@@ -152,22 +143,14 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
         drop_checkpoint(folder, step)
 
 
-def drop_checkpoint(folder: Path, step: int) -> None:
-    _sidecar(folder, step).unlink()
-    _weights(folder, step).unlink(missing_ok=True)
+def drop_checkpoint(folder: RunFolder, step: int) -> None:
+    folder.checkpoint_path(step).unlink()
+    folder.weights_path(step).unlink(missing_ok=True)
 
 
-def _weights(folder: Path, step: int) -> Path:
-    return folder / "checkpoints" / f"{step:06d}.safetensors"
-
-
-def _sidecar(folder: Path, step: int) -> Path:
-    return folder / "checkpoints" / f"{step:06d}.json"
-
-
-def _read_sidecar(folder: Path, step: int) -> dict[str, Any]:
-    path = _sidecar(folder, step)
-    where = f"{folder.name}/checkpoints/{path.name}"
+def _read_description(folder: RunFolder, step: int) -> dict[str, Any]:
+    path = folder.checkpoint_path(step)
+    where = f"{folder.run}/checkpoints/{path.name}"
     try:
         text = path.read_bytes()
         fields = json.loads(text)
@@ -207,13 +190,14 @@ class UploadStore:
     for again from ``staged`` words on.
     """
 
-    def __init__(self, folder: Path, step: int, retention: Retention | str = Retention.NONE) -> None:
+    def __init__(self, folder: RunFolder, step: int, retention: Retention | str = Retention.NONE) -> None:
         try:
             self.retention = Retention(retention)
         except ValueError:
             raise SpecError("upload retention", got=retention, want=f"one of {', '.join(Retention)}") from None
-        self._all = folder / "uploads"
-        self._folder = self._all / f"{step:06d}"
+        self._run, self._step = folder, step
+        self._all = folder.uploads_folder
+        self._folder = folder.step_uploads(step)
 
     def append(self, silo: str, lane: str, chunk: np.ndarray) -> int:
         """Add ring words (uint32) behind those that are there; returns how many are staged now.
@@ -284,7 +268,7 @@ class UploadStore:
                 shutil.rmtree(folder)
 
     def _whole(self, silo: str, lane: str) -> Path:
-        return self._folder / file_name("silo", silo) / (quote(file_name("lane", lane), safe="") + ".u32")
+        return self._run.upload_path(self._step, silo, lane)
 
     def _part(self, silo: str, lane: str) -> Path:
         return self._whole(silo, lane).with_suffix(".u32.part")
@@ -293,21 +277,17 @@ class UploadStore:
 # --- evidence ----------------------------------------------------------------------------------------------------
 
 
-def save_evidence(folder: Path, step: int, evidence: bytes) -> None:
+def save_evidence(folder: RunFolder, step: int, evidence: bytes) -> None:
     """The signed messages of a released step (``crypto.evidence``), beside the ledger line that has their digest."""
-    _replace(evidence_path(folder, step), evidence)
-
-
-def evidence_path(folder: Path, step: int) -> Path:
-    return folder / "evidence" / f"{step:06d}.bin"
+    _replace(folder.evidence_path(step), evidence)
 
 
 # --- opened sums that some silo still lacks ------------------------------------------------------------------------
 
 
-def keep_sums(folder: Path, step: int, sums: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+def keep_sums(folder: RunFolder, step: int, sums: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     """Write opened sums (uint32) beside the run; the same as read-only maps: no memory for a silo that is away."""
-    place = folder / "sums" / f"{step:06d}"
+    place = folder.step_sums(step)
     kept = []
     for number, words in enumerate(sums):
         if not isinstance(words, np.memmap):
@@ -318,28 +298,28 @@ def keep_sums(folder: Path, step: int, sums: Sequence[np.ndarray]) -> tuple[np.n
     return tuple(kept)
 
 
-def kept_sums(folder: Path, step: int) -> tuple[np.ndarray, ...]:
+def kept_sums(folder: RunFolder, step: int) -> tuple[np.ndarray, ...]:
     """The sums of a step that ``keep_sums`` wrote, in order; nothing where they were dropped or never were."""
-    place = folder / "sums" / f"{step:06d}"
+    place = folder.step_sums(step)
     names = sorted(place.glob("*.u32"), key=lambda path: int(path.stem)) if place.is_dir() else []
     return tuple(np.memmap(path, dtype="<u4", mode="r") for path in names)
 
 
-def drop_sums(folder: Path, step: int) -> None:
+def drop_sums(folder: RunFolder, step: int) -> None:
     """Everyone has them."""
-    shutil.rmtree(folder / "sums" / f"{step:06d}", ignore_errors=True)
+    shutil.rmtree(folder.step_sums(step), ignore_errors=True)
 
 
-def drop_all_sums(folder: Path) -> None:
+def drop_all_sums(folder: RunFolder) -> None:
     """The run is over."""
-    shutil.rmtree(folder / "sums", ignore_errors=True)
+    shutil.rmtree(folder.sums_folder, ignore_errors=True)
 
 
 # --- the predictor -----------------------------------------------------------------------------------------------
 
 
 def stage_predictor(
-    folder: Path,
+    folder: RunFolder,
     source: Path,
     *,
     requirements: Sequence[str],
@@ -355,6 +335,6 @@ def stage_predictor(
     method and has no torch.
     """
     code = source.read_bytes()
-    _replace(folder / "predictor.py", code)
-    facts = {"file": "predictor.py", "sha256": sha256(code).hexdigest(), "requirements": list(requirements)}
+    _replace(folder.predictor_path, code)
+    facts = {"file": PREDICTOR_FILE, "sha256": sha256(code).hexdigest(), "requirements": list(requirements)}
     return facts | {"settings": settings, "shape": list(shape), "dtype": dtype, "modes": list(modes)}

@@ -20,6 +20,7 @@ from typing import Any
 from mlflow.entities import Run, ViewType
 from sqlalchemy.engine import make_url
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.records import CharterRecorded, RunFailed, RunFinished
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking import run_page as pages
@@ -43,11 +44,11 @@ def compare(home: Path, uri: str | None = None, run: str | None = None) -> list[
     Reads only; a follower at work is waited for. Raises EvidenceError where the ledger, a checkpoint or the predictor
     does not check, for a run that the ledger does not know, and when MLflow does not answer.
     """
-    address = uri or default_uri(home)
+    address = uri or default_uri(AggregatorHome(home))
     if address.startswith("sqlite:") and not Path(make_url(address).database or "").is_file():
         raise EvidenceError("MLflow", expected="a database", found=f"no file {make_url(address).database}")
     with _still(home):
-        ledger = checked_ledger(home)
+        ledger = checked_ledger(AggregatorHome(home))
         if run is not None and run not in ledger.runs:
             have = ", ".join(ledger.runs)
             raise EvidenceError("ledger", expected=f"a run {run}", found="none", remedy=f"There are: {have}.")

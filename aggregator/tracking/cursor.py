@@ -1,6 +1,6 @@
 """How far the ledger has been copied into MLflow: ``lineage.json`` in the aggregator's home.
 
-Kept apart from ``follower`` so that reading the cursor does not import MLflow.
+Reading it does not import MLflow.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import json
 import logging
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
-from aggregator.ledger.format import GENESIS, canonical, ledger_path, length
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import GENESIS, canonical, length
 from crypto import durable
 
 log = logging.getLogger("consilium.lineage")
@@ -26,15 +26,15 @@ class Cursor:
     end: int = 0
 
 
-def default_uri(home: Path) -> str:
+def default_uri(home: AggregatorHome) -> str:
     """SQLite in the aggregator's home."""
-    return f"sqlite:///{home.resolve() / 'mlflow.db'}"
+    return f"sqlite:///{home.mlflow_path.resolve()}"
 
 
-def load_cursor(home: Path, tracking_uri: str) -> Cursor:
+def load_cursor(home: AggregatorHome, tracking_uri: str) -> Cursor:
     """The stored cursor; the start for another MLflow than last time, or when there is none."""
     try:
-        fields = json.loads((home / "lineage.json").read_bytes())
+        fields = json.loads(home.cursor_path.read_bytes())
         if fields["server"] == _server(tracking_uri):
             return Cursor(fields["seq"], fields["digest"], fields["end"])
     except FileNotFoundError:
@@ -44,15 +44,15 @@ def load_cursor(home: Path, tracking_uri: str) -> Cursor:
     return Cursor()
 
 
-def save_cursor(home: Path, tracking_uri: str, cursor: Cursor) -> None:
+def save_cursor(home: AggregatorHome, tracking_uri: str, cursor: Cursor) -> None:
     """Whole or not at all, and durable."""
     data = canonical({"server": _server(tracking_uri), "seq": cursor.seq, "digest": cursor.digest, "end": cursor.end})
-    durable.replace(home / "lineage.json", data + b"\n")
+    durable.replace(home.cursor_path, data + b"\n")
 
 
-def backlog(home: Path, tracking_uri: str | None = None) -> int:
+def backlog(home: AggregatorHome, tracking_uri: str | None = None) -> int:
     """Records of the ledger that are not in MLflow yet. Raises EvidenceError for a ledger without a readable head."""
-    path = ledger_path(home)
+    path = home.ledger_path
     if not path.exists():
         return 0
     return max(0, length(path) - 1 - load_cursor(home, tracking_uri or default_uri(home)).seq)

@@ -28,8 +28,8 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-from aggregator.home import AggregatorHome
-from aggregator.ledger.format import Entry, is_of, ledger_path, read
+from aggregator.home import MLFLOW_FILE, AggregatorHome
+from aggregator.ledger.format import Entry, is_of, read
 from aggregator.ledger.records import (
     ApprovalShown,
     CharterRecorded,
@@ -51,7 +51,7 @@ from aggregator.tracking.dataset import SiloSource
 from aggregator.tracking.registry import Registry
 from aggregator.tracking.runs import Runs
 from aggregator.verify.models import CANDIDATE as ALIAS
-from aggregator.verify.models import MLFLOW_FILE, checked_ledger
+from aggregator.verify.models import checked_ledger
 from crypto import durable
 from crypto.charter import SignedCharter
 from crypto.errors import FederationError
@@ -85,17 +85,17 @@ def sync(home: Path, tracking_uri: str | None = None) -> Cursor:
     cannot be reached (the stored cursor then names the last line that is complete), EvidenceError when the ledger or a
     checkpoint does not check, SpecError for a tracking address MLflow should not be used with.
     """
-    uri = tracking_uri or default_uri(home)
+    uri = tracking_uri or default_uri(AggregatorHome(home))
     check_address(uri)
-    ledger = ledger_path(home)
+    ledger = AggregatorHome(home).ledger_path
     with durable.locked(home / LOCK_FILE):  # one follower at a time; a second one waits
-        cursor = load_cursor(home, uri)
+        cursor = load_cursor(AggregatorHome(home), uri)
         writer: _Writer | None = None
         for entry in read(ledger, after=(cursor.seq, cursor.digest, cursor.end)) if ledger.exists() else ():
             writer = writer or _Writer(AggregatorHome(home), uri)
             writer.write(entry)
             cursor = Cursor(entry.seq, entry.digest, entry.end)
-            save_cursor(home, uri, cursor)
+            save_cursor(AggregatorHome(home), uri, cursor)
     return cursor
 
 
@@ -112,7 +112,7 @@ def follow(home: Path, tracking_uri: str | None, stop: Stop, *, poll_s: float = 
 
     While MLflow is down: again after 1, 2, 4 … ``longest_s``.
     """
-    ledger = ledger_path(home)
+    ledger = AggregatorHome(home).ledger_path
     done, pause = -1, 1.0
     while True:
         last = stop.is_set()
@@ -168,7 +168,7 @@ class _Writer:
     def _ledger(self, entry: Entry[Record]) -> CheckedLedger:
         """The whole ledger, checked; once for all the entries that it has."""
         if self._checked is None or entry.seq >= len(self._checked.entries):
-            self._checked = checked_ledger(self._home.root)
+            self._checked = checked_ledger(self._home)
         return self._checked
 
     def _charter(self, record: CharterRecorded) -> None:

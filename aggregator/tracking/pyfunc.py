@@ -26,7 +26,6 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from aggregator.ledger.records import RunStarted
-from aggregator.rounds.storage import run_folder
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.models import ModelVersion, check_weights
 from crypto.errors import EvidenceError
@@ -57,7 +56,7 @@ def model_files(ledger: CheckedLedger, version: ModelVersion, model_id: str, run
         "python_env.yaml": _PYTHON_ENV.format(python=PYTHON),
         "MLmodel": _mlmodel(run, facts, model_id, run_id, weights),
     }
-    code = predictor(run_folder(ledger.home, version.run), facts)
+    code = predictor(ledger.home.run_folder(version.run).root, facts)
     named = {name: text.encode() for name, text in small.items()}
     return {**named, code.name: code.read_bytes(), f"artifacts/{weights.name}": weights}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Run
 from mlflow.entities.model_registry import ModelVersion as Registered
 
-from aggregator.home import AggregatorHome
+from aggregator.home import MLFLOW_FILE, AggregatorHome
 from aggregator.ledger.format import canonical
 from aggregator.ledger.records import ModelPublished
 from aggregator.run_record import CheckedLedger
@@ -23,7 +23,7 @@ from aggregator.tracking.run_page import DIGEST_CHARS
 from aggregator.tracking.runs import APPROVALS, Runs, points
 from aggregator.tracking.version_facts import moves
 from aggregator.tracking.version_page import VersionPage
-from aggregator.verify.models import CANDIDATE, MLFLOW_FILE, Models, ModelVersion, registered_name
+from aggregator.verify.models import CANDIDATE, Models, ModelVersion, registered_name
 from crypto import durable
 from crypto.errors import EvidenceError
 
@@ -82,7 +82,7 @@ class Registry:
     def _renew(self, page: VersionPage) -> None:
         """Tags, description, card and aliases of one version, and the marks on its run, as the ledger has them now."""
         version, made = page.version, page.card
-        _replace(self._home.run_folder(version.run) / CARD_FILE, made.text.encode())
+        _replace(self._home.run_folder(version.run).model_card_path, made.text.encode())
         parent = self._runs.parent(version.run, version.label).info.run_id
         self._client.log_text(parent, made.text, CARD_FILE)
         log(self._client, parent, tags=page.run_tags)
@@ -142,9 +142,8 @@ class Registry:
     def _announce(self, version: ModelVersion, parent: Run) -> None:
         """Write into the run's folder what MLflow calls its model; a command may be waiting for the file."""
         facts = {"tracking_uri": shown_address(self._uri), "model": version.name, "version": version.version}
-        _replace(
-            self._home.run_folder(version.run) / MLFLOW_FILE, canonical(facts | {"run_id": parent.info.run_id}) + b"\n"
-        )
+        path = self._home.run_folder(version.run).mlflow_path
+        _replace(path, canonical(facts | {"run_id": parent.info.run_id}) + b"\n")
 
     # --- renewing them --------------------------------------------------------------------------------------------
 

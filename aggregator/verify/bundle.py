@@ -11,7 +11,6 @@ whole ledger goes along, since a part of a chain proves nothing: it names the fe
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,26 +23,28 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 from zlib import crc32
 
-from aggregator.ledger.format import canonical, ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import canonical, read
 from aggregator.ledger.records import run_of
-from aggregator.rounds.storage import run_folder
 from aggregator.run_record import RunRecord
 from aggregator.verify.checks import verify_in
 from aggregator.verify.report import Line, Report
 from aggregator.verify.run import read_ledger, snapshot
 from aggregator.verify.zip_format import CHUNK, Checker, Member, directory, measure, total
+from crypto import durable
 from crypto.errors import EvidenceError, FederationError, SpecError
+from crypto.pinned_charter import CHARTER_FILE, CONSORTIUM_FILE
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 #: Longest manifest: of as many members as fit.
 MOST_MANIFEST = 1 << 24
-#: What goes along although nobody signed it; the report says so.
-UNSIGNED = ("mlflow.json", "model-card.md")
 
 _ABOUT = "A run of a Consilium federation with its evidence. Verify it: fed verify FILE --consortium FINGERPRINT"
 _RUN = re.compile(r"[0-9a-f]{16}")
-_FEDERATION = r"consortium\.pub|charter\.bin|charters/\d{6}\.bin|ledger/ledger\.jsonl(?:\.head)?"
+_FEDERATION = (
+    rf"{re.escape(CONSORTIUM_FILE)}|{re.escape(CHARTER_FILE)}|charters/\d{{6}}\.bin|ledger/ledger\.jsonl(?:\.head)?"
+)
 _PARTS = (
     r"checkpoints/\d{6,9}\.(?:safetensors|json)|evidence/\d{6,9}\.bin|predictor\.py|mlflow\.json|model-card\.md"
     r"|uploads/\d{6,9}/[a-z0-9][a-z0-9.-]{0,62}/[A-Za-z0-9][A-Za-z0-9._%-]{0,126}\.u32"
@@ -63,12 +64,12 @@ class Bundle:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def write_bundle(home: Path, run: str, out: Path, *, uploads: bool = True) -> Bundle:
+def write_bundle(home: AggregatorHome, run: str, out: Path, *, uploads: bool = True) -> Bundle:
     """Write the bundle of a finished run, 0600, whole or not at all. ``uploads``: with those that were kept.
 
     Raises SpecError for a run that has no end on the ledger, a file that exists, or more than a zip can hold.
     """
-    with snapshot(ledger_path(home)) as ledger:
+    with snapshot(home.ledger_path) as ledger:
         files = {
             "ledger/ledger.jsonl": ledger,
             "ledger/ledger.jsonl.head": ledger.with_name("ledger.jsonl.head"),
@@ -83,17 +84,17 @@ def write_bundle(home: Path, run: str, out: Path, *, uploads: bool = True) -> Bu
         return _write(out, members, {MANIFEST: manifest}, files)
 
 
-def _federation_files(home: Path) -> dict[str, Path]:
-    paths = (home / "consortium.pub", home / "charter.bin", *(home / "charters").glob("*.bin"))
-    return {path.relative_to(home).as_posix(): path for path in paths if path.is_file()}
+def _federation_files(home: AggregatorHome) -> dict[str, Path]:
+    paths = (home.pinned.consortium_path, home.pinned.path, *home.pinned.epoch_files())
+    return {path.relative_to(home.root).as_posix(): path for path in paths if path.is_file()}
 
 
-def _run_files(home: Path, run: str, ledger: Path, uploads: bool) -> dict[str, Path]:
+def _run_files(home: AggregatorHome, run: str, ledger: Path, uploads: bool) -> dict[str, Path]:
     """Path in the bundle → file, of those parts of the run's folder that the ledger speaks of."""
     record = RunRecord(run, tuple(entry for entry in read(ledger) if run_of(entry.record) == run))
     if record.finished is None:
         raise SpecError("run", got=run, want="a run that has finished on this ledger")
-    folder, known = run_folder(home, run), re.compile(_PARTS)
+    folder, known = home.run_folder(run).root, re.compile(_PARTS)
     lanes = {entry.record.k: entry.record.lanes_open for entry in record.closed}
     opened = {(f"{k:06d}", f"{quote(lane, safe='')}.u32") for k in lanes for lane in lanes[k]}
     found = {}
@@ -114,18 +115,14 @@ def _manifest(run: str, members: Mapping[str, tuple[int, str]]) -> bytes:
 
 def _write(out: Path, members: list[Member], made: Mapping[str, bytes], files: Mapping[str, Path]) -> Bundle:
     try:
-        fd = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise SpecError(str(out), got="a file that exists", want="a new name") from None
-    try:
-        with os.fdopen(fd, "wb") as file:
+        with durable.creating(out) as file:
             for member in members:
                 file.write(member.local())
                 with BytesIO(made[member.name]) if member.name in made else files[member.name].open("rb") as source:
                     _copy(member, source, file)
             file.write(directory(members))
-            file.flush()
-            os.fsync(file.fileno())
+    except FileExistsError:
+        raise SpecError(str(out), got="a file that exists", want="a new name") from None
     except BaseException:
         out.unlink(missing_ok=True)
         raise
@@ -157,13 +154,14 @@ def verify_bundle(
     with unpacked(path, report) as (home, run):
         report.target = f"run {run}"
         verify_in(read_ledger(home, consortium, report), run, report, code=code)
-        if unsigned := [name for name in UNSIGNED if (run_folder(home, run) / name).exists()]:
+        folder = home.run_folder(run)
+        if unsigned := [path.name for path in (folder.mlflow_path, folder.model_card_path) if path.exists()]:
             report.not_checked("unsigned", f"{', '.join(unsigned)}: for people and for MLflow, signed by nobody")
     return report
 
 
 @contextmanager
-def unpacked(path: Path, report: Report) -> Iterator[tuple[Path, str]]:
+def unpacked(path: Path, report: Report) -> Iterator[tuple[AggregatorHome, str]]:
     """(home, run) of a bundle: its files in a private folder that goes away, each byte of the archive compared.
 
     Nothing is written before the manifest names it, and no name can leave the folder: only those of a home are known.
@@ -183,7 +181,7 @@ def unpacked(path: Path, report: Report) -> Iterator[tuple[Path, str]]:
                 checker.member(name, length, digest, out)
         checker.end()
         report.ok("bundle", f"{path.name}: {size} bytes, {len(members)} files as the manifest says")
-        yield Path(place), run
+        yield AggregatorHome(Path(place)), run
 
 
 def _read_manifest(bundle: str, data: bytes, size: int) -> tuple[str, list[tuple[str, int, str]]]:

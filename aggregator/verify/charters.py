@@ -20,6 +20,7 @@ from aggregator.ledger.records import CharterRecorded, Record
 from aggregator.verify.report import Report, checking, same
 from crypto.charter import Charter, SignedCharter
 from crypto.errors import BadSignature, EvidenceError, FederationError, SpecError
+from crypto.home import Home
 from crypto.keys import KEY_BYTES, PublicIdentity
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
@@ -27,10 +28,10 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _COMPARE = "compare it with the one the consortium told you"
 
 
-def consortium_key(home: Path, given: str | Path | None, report: Report) -> PublicIdentity:
+def consortium_key(home: Home, given: str | Path | None, report: Report) -> PublicIdentity:
     """The consortium's key: the one ``given`` (a file, or a fingerprint that the home's key must have), else the
     home's own, which proves nothing about who made the home: then the report says so."""
-    path = home / "consortium.pub"
+    path = home.pinned.consortium_path
     if given is not None and not isinstance(given, Path) and not os.path.isfile(given):
         wanted = re.sub(r"[\s:]", "", given).lower()
         if not _FINGERPRINT.fullmatch(wanted):
@@ -65,7 +66,7 @@ def _spaced(digits: str) -> str:
     return " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
 
 
-def read_epochs(home: Path, entries: Iterable[Entry[Record]], consortium: PublicIdentity, report: Report) -> Epochs:
+def read_epochs(home: Home, entries: Iterable[Entry[Record]], consortium: PublicIdentity, report: Report) -> Epochs:
     """Check every charter of ledger and home. EvidenceError names the first that is not signed or out of line."""
     found: dict[int, tuple[str, Charter]] = {}
     for where, data, told in _sources(home, entries):
@@ -98,19 +99,19 @@ def read_epochs(home: Path, entries: Iterable[Entry[Record]], consortium: Public
     return Epochs(consortium, charters)
 
 
-def _sources(home: Path, entries: Iterable[Entry[Record]]) -> Iterator[tuple[str, bytes, tuple[int, str] | None]]:
+def _sources(home: Home, entries: Iterable[Entry[Record]]) -> Iterator[tuple[str, bytes, tuple[int, str] | None]]:
     """(where, signed bytes, the epoch and digest that the place itself claims)."""
     for entry in entries:
         record = entry.record
         if isinstance(record, CharterRecorded):
             told = (record.epoch, record.charter_digest)
             yield f"ledger.jsonl line {entry.seq + 1} (charter)", bytes.fromhex(record.charter), told
-    for path in (*sorted((home / "charters").glob("*.bin")), home / "charter.bin"):
+    for path in (*home.pinned.epoch_files(), home.pinned.path):
         if path.is_file():
-            yield path.relative_to(home).as_posix(), path.read_bytes(), None
+            yield path.relative_to(home.root).as_posix(), path.read_bytes(), None
 
 
-def signing_charters(home: Path, ledger: Path, consortium: PublicIdentity) -> list[Charter]:
+def signing_charters(home: Home, ledger: Path, consortium: PublicIdentity) -> list[Charter]:
     """The charters whose aggregators may have signed the ledger, by epoch, while its lines are still to be checked.
 
     A file that the consortium did not sign is EvidenceError. A line that doesn't read is left out here: whoever

@@ -21,11 +21,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from aggregator.home import MLFLOW_FILE, AggregatorHome
 from aggregator.ledger.format import at
 from aggregator.ledger.records import ApprovalShown, Withdrawal
 from aggregator.rounds.storage import checkpoint_steps, load_checkpoint
 from aggregator.run_record import CheckedLedger
-from aggregator.verify.models import MLFLOW_FILE, versions
+from aggregator.verify.models import versions
 from aggregator.verify.replay import Walk
 from aggregator.verify.report import Line, Report, checking, same
 from aggregator.verify.run import VerifiedRun, open_run, read_ledger
@@ -36,7 +37,7 @@ from crypto.transcript import DIGEST_BYTES
 
 
 def verify_run(
-    home: Path,
+    home: AggregatorHome,
     run: str,
     *,
     consortium: str | Path | None = None,

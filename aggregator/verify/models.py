@@ -13,20 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aggregator.ledger.format import Entry, ledger_path
+from aggregator.home import MLFLOW_FILE, AggregatorHome
+from aggregator.ledger.format import Entry
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import ModelPublished, RunFinished, RunStarted, StepClosed, Withdrawal, run_of
-from aggregator.rounds.storage import load_checkpoint, run_folder
+from aggregator.rounds.storage import load_checkpoint
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.report import Report
 from aggregator.verify.run import read_ledger
 from crypto.errors import EvidenceError, SpecError
-from crypto.keys import Identity
 
 #: The alias that each new version of a name takes over, without anybody's doing.
 CANDIDATE = "candidate"
-#: In a run's folder: what MLflow calls its model.
-MLFLOW_FILE = "mlflow.json"
 #: Fewest digits of a digest or a run id that stand for the whole.
 LEAST_DIGITS = 8
 
@@ -84,17 +82,17 @@ class Models:
 # --- versions ----------------------------------------------------------------------------------------------------
 
 
-def checked_ledger(home: Path, *, under_way: bool = False) -> CheckedLedger:
+def checked_ledger(home: AggregatorHome, *, under_way: bool = False) -> CheckedLedger:
     """The home's ledger and charters, checked whole. Raises EvidenceError where there is no ledger, and at the first
     line or charter that doesn't check: altered, missing, reordered, half-written, cut off, or under another key.
     ``under_way``: as in ``read_ledger``."""
-    if not (path := ledger_path(home)).is_file():
+    if not (path := home.ledger_path).is_file():
         remedy = "Give the aggregator's home with --home: the folder with charter.bin and ledger/."
         raise EvidenceError(path.name, expected="an aggregator's ledger", found="no file", remedy=remedy)
     return read_ledger(home, None, Report("ledger"), under_way=under_way)
 
 
-def models(home: Path) -> list[ModelVersion]:
+def models(home: AggregatorHome) -> list[ModelVersion]:
     """Every finished run as a model version, oldest first. Raises what ``checked_ledger`` raises, and EvidenceError
     where MLflow's number of a run contradicts the ledger."""
     return versions(checked_ledger(home))
@@ -130,7 +128,7 @@ def versions(ledger: CheckedLedger) -> list[ModelVersion]:
     ]
 
 
-def find(home: Path, text: str) -> ModelVersion:
+def find(home: AggregatorHome, text: str) -> ModelVersion:
     """The model version that ``name/version``, ``name@alias`` or a run's id (8 digits of it will do) names.
 
     Raises SpecError that lists what there is; otherwise as ``models``.
@@ -163,7 +161,7 @@ def registered_name(model_name: str) -> str:
     return _NO_NAME.sub("-", model_name)
 
 
-def _name(home: Path, started: Entry[RunStarted], signed: set[tuple[str, str]]) -> tuple[str, str]:
+def _name(home: AggregatorHome, started: Entry[RunStarted], signed: set[tuple[str, str]]) -> tuple[str, str]:
     """(name, version) of a finished run; the version is empty where nobody has numbered it. ``signed``: what the
     ledger calls it."""
     run, name = started.record.run, registered_name(started.record.model_name)
@@ -178,10 +176,10 @@ def _name(home: Path, started: Entry[RunStarted], signed: set[tuple[str, str]]) 
     return next(iter(signed), noted or (name, ""))
 
 
-def _noted(home: Path, run: str) -> tuple[str, str] | None:
+def _noted(home: AggregatorHome, run: str) -> tuple[str, str] | None:
     """What MLflow called the model of a run: written by the lineage follower."""
     try:
-        facts = json.loads((run_folder(home, run) / MLFLOW_FILE).read_bytes())
+        facts = json.loads(home.run_folder(run).mlflow_path.read_bytes())
         name, version = facts["model"], facts["version"]
     except FileNotFoundError:
         return None
@@ -261,7 +259,7 @@ def ancestry(run: str, above: Mapping[str, str | None]) -> list[str]:
 # --- promoting ---------------------------------------------------------------------------------------------------
 
 
-def promote(home: Path, text: str, alias: str, by: str, *, force: bool = False) -> ModelVersion:
+def promote(home: AggregatorHome, text: str, alias: str, by: str, *, force: bool = False) -> ModelVersion:
     """Move an alias to a version: who did it goes on the ledger, signed with the aggregator's key; MLflow follows.
 
     The version's weights are read again and must be those of the ledger. Raises SpecError for a version that MLflow
@@ -284,7 +282,7 @@ def promote(home: Path, text: str, alias: str, by: str, *, force: bool = False) 
         raise SpecError("model", got=f"{version.label}, which holds data of {left}", want="no silo of it withdrawn",
                         remedy=remedy)  # fmt: skip
     check_weights(ledger, version)
-    identity = Identity.load(home / "keys" / "aggregator.key")
+    identity = home.identity()
     if identity.public != ledger.charter.aggregator:
         raise SpecError("aggregator key", got=identity.public.fingerprint, want=ledger.charter.aggregator.fingerprint)
     record = ModelPublished(
@@ -295,7 +293,7 @@ def promote(home: Path, text: str, alias: str, by: str, *, force: bool = False) 
         weights_sha256=version.weights_sha256,
         by=by.strip(),
     )
-    Ledger.open(ledger_path(home), identity).append(record)
+    Ledger.open(home.ledger_path, identity).append(record)
     return find(home, version.run)
 
 
@@ -303,11 +301,11 @@ def check_weights(ledger: CheckedLedger, version: ModelVersion) -> Path:
     """The file with a version's weights, once its bytes and its state are what the ledger says; else EvidenceError."""
     end = ledger.run(version.run).finished
     assert end is not None  # a version is a finished run
-    folder = run_folder(ledger.home, version.run)
+    folder = ledger.home.run_folder(version.run)
     step = int(Path(end.record.checkpoint).stem)
     checkpoint = load_checkpoint(folder, step, expect=bytes.fromhex(version.state_digest))
     if checkpoint.weights_sha256 != version.weights_sha256:
         raise EvidenceError(
             f"{version.run}/{checkpoint.path}", expected=version.weights_sha256, found=checkpoint.weights_sha256
         )
-    return folder / checkpoint.path
+    return folder.root / checkpoint.path

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
@@ -120,7 +119,7 @@ class Walk:
     def _from_checkpoint(self, entry: Entry[StepClosed]) -> Mapping[str, np.ndarray] | None:
         """The blocks after a step that could not be recomputed, if a checkpoint of them was kept."""
         k = entry.record.k
-        if not (self.run.folder / "checkpoints" / f"{k:06d}.json").exists():
+        if not self.run.folder.checkpoint_path(k).exists():
             return None
         return load_checkpoint(self.run.folder, k, expect=bytes.fromhex(entry.record.state_digest)).state
 
@@ -168,18 +167,13 @@ class Walk:
 # --- 6: what was summed ------------------------------------------------------------------------------------------
 
 
-def upload_path(folder: Path, k: int, silo: str, lane: str) -> Path:
-    """Where a masked lane lies, if it was kept (``aggregator.rounds.storage``)."""
-    return folder / "uploads" / f"{k:06d}" / silo / f"{quote(lane, safe='')}.u32"
-
-
 def not_kept(run: VerifiedRun, checked: Checked, lanes: Iterable[str]) -> tuple[str, ...]:
     """The open lanes of a step whose uploads are gone: none of the step's, or EvidenceError, since some without the
     others is no policy."""
     k, missing, kept = checked.context.k, [], 0
     for lane in lanes:
         for silo in checked.survivors.dealt.cohort.holders(lane, checked.survivors.signed):
-            path = upload_path(run.folder, k, silo, lane)
+            path = run.folder.upload_path(k, silo, lane)
             if path.exists():
                 kept += 1
             else:
@@ -195,7 +189,7 @@ def replay_lane(run: VerifiedRun, checked: Checked, lane: str) -> np.ndarray:
     want = 4 * checked.context.plan.wire_words_of(checked.context.step, lane)
     uploads: dict[str, np.ndarray] = {}
     for silo in survivors.dealt.cohort.holders(lane, survivors.signed):
-        path = upload_path(run.folder, k, silo, lane)
+        path = run.folder.upload_path(k, silo, lane)
         same(_where(run, path), f"{want} bytes", f"{path.stat().st_size} bytes")
         uploads[silo] = np.memmap(path, dtype="<u4", mode="r")
     with checking(f"{run.run}, step {k}, lane {lane}", "uploads and shares that open it"):
@@ -204,10 +198,10 @@ def replay_lane(run: VerifiedRun, checked: Checked, lane: str) -> np.ndarray:
         except TranscriptMismatch as bad:
             signed = {silo: dict(survivors.headers[silo].lanes)[lane] for silo in uploads}
             silo = next(silo for silo, words in uploads.items() if words_digest(words) != signed[silo])
-            where = f"{_where(run, upload_path(run.folder, k, silo, lane))}, signed by {silo}"
+            where = f"{_where(run, run.folder.upload_path(k, silo, lane))}, signed by {silo}"
             found = f"SHA-256 {words_digest(uploads[silo]).hex()}"
             raise EvidenceError(where, expected=f"SHA-256 {signed[silo].hex()}", found=found) from bad
 
 
 def _where(run: VerifiedRun, path: Path) -> str:
-    return f"{run.run}/{path.relative_to(run.folder).as_posix()}"
+    return f"{run.run}/{path.relative_to(run.folder.root).as_posix()}"

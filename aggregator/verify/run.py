@@ -6,7 +6,6 @@ bytes that a signature covers, or is recomputed.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from aggregator.ledger.format import Entry, at, ledger_path, read, verify
+from aggregator.home import PREDICTOR_FILE, AggregatorHome, RunFolder
+from aggregator.ledger.format import Entry, at, read, verify
 from aggregator.ledger.records import (
     ApprovalShown,
     Record,
@@ -30,11 +30,10 @@ from aggregator.ledger.records import (
     StepVoid,
     run_of,
 )
-from aggregator.rounds.storage import run_folder
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.charters import KeyRing, consortium_key, read_epochs, signing_charters
 from aggregator.verify.report import Report, same
-from crypto import transcript
+from crypto import durable, transcript
 from crypto.blocks import initial_state, state_digest
 from crypto.charter import Charter
 from crypto.errors import EvidenceError
@@ -68,21 +67,23 @@ class VerifiedRun:
         return self.record.plan
 
     @property
-    def folder(self) -> Path:
-        return run_folder(self.ledger.home, self.run)
+    def folder(self) -> RunFolder:
+        return self.ledger.home.run_folder(self.run)
 
 
 # --- 1 and 2: ledger and charters --------------------------------------------------------------------------------
 
 
-def read_ledger(home: Path, consortium: str | Path | None, report: Report, *, under_way: bool = False) -> CheckedLedger:
+def read_ledger(
+    home: AggregatorHome, consortium: str | Path | None, report: Report, *, under_way: bool = False
+) -> CheckedLedger:
     """Check the ledger whole (form, order, chain, signatures, head file) and every charter that is on it or beside it.
 
     ``consortium``: see ``charters.consortium_key``. ``under_way``: a run may be writing, so bytes behind the last whole
     line are left alone; else they are an error. Raises EvidenceError that names the line or the file.
     """
     key = consortium_key(home, consortium, report)
-    with snapshot(ledger_path(home)) as copy:
+    with snapshot(home.ledger_path) as copy:
         if under_way:
             data = copy.read_bytes()
             copy.write_bytes(data[: data.rfind(b"\n") + 1])
@@ -103,9 +104,8 @@ def snapshot(path: Path) -> Iterator[Path]:
         copy = Path(folder) / path.name
         head = path.with_name(f"{path.name}.head")
         try:
-            with open(path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH)
-                copy.write_bytes(file.read())
+            with durable.locked(path, shared=True, create=False):
+                copy.write_bytes(path.read_bytes())
                 if head.exists():
                     copy.with_name(head.name).write_bytes(head.read_bytes())
         except OSError as missing:
@@ -153,11 +153,11 @@ def open_run(ledger: CheckedLedger, run: str, report: Report) -> VerifiedRun:
     return VerifiedRun(ledger=ledger, record=record, id=run_id, charter=charter)
 
 
-def _initial(home: Path, started: Entry[RunStarted], plan: Plan) -> None:
+def _initial(home: AggregatorHome, started: Entry[RunStarted], plan: Plan) -> None:
     """The first state is the plan's. A few bytes of plan may name more blocks than any memory holds: they are made
     only where a checkpoint shows that there is such a model."""
     need = 4 * sum(block.size for block in plan.blocks if plan.lane_of(block.name).scope is not Scope.LOCAL)
-    kept = (run_folder(home, started.record.run) / "checkpoints").glob("*.safetensors")
+    kept = home.run_folder(started.record.run).checkpoints_folder.glob("*.safetensors")
     if need > UNSEEN and need > (most := max((path.stat().st_size for path in kept), default=0)):
         expected = f"a checkpoint of at least {need} bytes, for the plan's blocks"
         raise EvidenceError(at(started, "plan"), expected=expected, found=f"{most} bytes")
@@ -179,14 +179,14 @@ def _in_force(charter: Charter, since: int, until: int, where: str) -> None:
         raise EvidenceError(where, expected=expected, found=f"{since} to {until}")
 
 
-def _predictor(home: Path, started: Entry[RunStarted]) -> None:
+def _predictor(home: AggregatorHome, started: Entry[RunStarted]) -> None:
     facts = started.record.predictor
     if facts is None:
         return
-    where = f"{started.record.run}/predictor.py"
-    same(at(started, "predictor.file"), "predictor.py", facts.get("file"))
+    where = f"{started.record.run}/{PREDICTOR_FILE}"
+    same(at(started, "predictor.file"), PREDICTOR_FILE, facts.get("file"))
     try:
-        code = (run_folder(home, started.record.run) / "predictor.py").read_bytes()
+        code = home.run_folder(started.record.run).predictor_path.read_bytes()
     except OSError as missing:
         raise EvidenceError(where, expected=f"SHA-256 {facts.get('sha256')}", found=missing.strerror) from missing
     same(where, f"SHA-256 {facts.get('sha256')}", f"SHA-256 {sha256(code).hexdigest()}")

@@ -11,7 +11,6 @@ from hashlib import sha256
 
 from aggregator.ledger.format import Entry, at
 from aggregator.ledger.records import StepClosed, StepVoid
-from aggregator.rounds.storage import evidence_path
 from aggregator.verify.report import checking, same
 from aggregator.verify.run import VerifiedRun
 from crypto import transcript
@@ -32,7 +31,7 @@ def open_step(run: VerifiedRun, entry: Entry[StepClosed], chain: bytes) -> tuple
     if record.evidence_sha256 is None:
         raise EvidenceError(at(entry), expected="the digest of the step's evidence", found="none")
     try:
-        data = evidence_path(run.folder, k).read_bytes()
+        data = run.folder.evidence_path(k).read_bytes()
     except OSError as missing:
         raise EvidenceError(where, expected=f"SHA-256 {record.evidence_sha256}", found=missing.strerror) from missing
     same(where, f"SHA-256 {record.evidence_sha256}", f"SHA-256 {sha256(data).hexdigest()}")

@@ -68,7 +68,7 @@ def verify(
         if mlflow is not None:
             if home is None or not home.is_dir():
                 raise SpecError("--mlflow", got="no aggregator's home", want="its home with --home")
-            check_mlflow(home, target, mlflow, report)
+            check_mlflow(AggregatorHome(home), target, mlflow, report)
     except EvidenceError as bad:
         if home is not None and AggregatorHome(home).exists():
             SecurityLog(AggregatorHome(home))(Event.VERIFICATION_FAILED, subject="ledger", code=bad.code)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.cli.options import AggregatorHomePath, Json, emit
+
+if TYPE_CHECKING:
+    from aggregator.home import AggregatorHome
 
 Model = Annotated[str | None, typer.Argument(help="name/version, name@alias or a run id; without it, what there is.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write one page with the graph here (needs jinja2).")]
@@ -38,6 +41,7 @@ def lineage(
     as_json: Json = False,
 ) -> None:
     """Where a model comes from: run, steps, cohort, data and approvals; or, the other way, where data went."""
+    from aggregator.home import AggregatorHome
     from crypto.errors import SpecError
 
     backwards = {what: text for what, text in (("data", data), ("silo", silo), ("approval", approval)) if text}
@@ -46,12 +50,14 @@ def lineage(
     if (html or bundle) and model is None:
         raise SpecError("--html" if html else "--bundle", got="no model", want="a model or run to write about")
     if model is not None:
-        _model(home, model, html, bundle, uploads, as_json)
+        _model(AggregatorHome(home), model, html, bundle, uploads, as_json)
     else:
-        _overview(home, backwards, as_json)
+        _overview(AggregatorHome(home), backwards, as_json)
 
 
-def _model(home: Path, model: str, html: Path | None, bundle: Path | None, uploads: bool, as_json: bool) -> None:
+def _model(
+    home: AggregatorHome, model: str, html: Path | None, bundle: Path | None, uploads: bool, as_json: bool
+) -> None:
     from jobs.evidence.lineage.terminal import show, tree
     from jobs.evidence.lineage.trace import trace
 
@@ -77,7 +83,7 @@ def _model(home: Path, model: str, html: Path | None, bundle: Path | None, uploa
         show(tree(found))
 
 
-def _overview(home: Path, backwards: dict[str, str], as_json: bool) -> None:
+def _overview(home: AggregatorHome, backwards: dict[str, str], as_json: bool) -> None:
     from aggregator.verify.models import checked_ledger, versions
     from jobs.evidence.lineage.reverse import uses
     from jobs.evidence.lineage.terminal import models_tree, show, uses_tree
@@ -102,9 +108,10 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Move an alias to a version: signed on the ledger, with who and when. MLflow follows."""
+    from aggregator.home import AggregatorHome
     from jobs.evidence.lineage.export import promote as move
 
-    version = move(home, model, alias, by, force=force)
+    version = move(AggregatorHome(home), model, alias, by, force=force)
     emit({"label": version.label, **asdict(version)}, as_json)
     if not as_json:
         print(f"{version.name}@{alias} is version {version.version} now, by {version.aliases[alias][0]}")

@@ -80,11 +80,13 @@ def withdraw(
     as_json: Json = False,
 ) -> None:
     """Take a silo out of the federation: no roster has it any more, and each model says what it holds of it."""
+    from aggregator.home import AggregatorHome
     from crypto.keys import Identity
     from jobs.membership import withdraw as leaving
+    from silo_agent.home import SiloHome
 
     if plan:
-        found = leaving.plan(home, silo)
+        found = leaving.plan(AggregatorHome(home), silo)
         if not as_json:
             print("\n".join(found.lines()))
         emit(found.facts(), as_json)
@@ -92,13 +94,13 @@ def withdraw(
     if reason is None:
         raise SpecError("--reason", got="none", want="why it leaves, or --plan to look first")
     done = leaving.withdraw(
-        home,
+        AggregatorHome(home),
         silo,
         reason,
         consortium=None if consortium_key is None else Identity.load(consortium_key),
         members=()
         if federation is None
-        else sorted(path for path in (federation / "silos").iterdir() if path.is_dir()),
+        else [SiloHome(path) for path in sorted((federation / "silos").iterdir()) if path.is_dir()],
     )
     if not as_json:
         print("\n".join([*done.changes.lines(), *done.plan.lines()]))

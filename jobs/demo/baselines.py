@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from aggregator.home import AggregatorHome
 from aggregator.run_record import RunRecord
 from crypto import blocks
 from jobs.demo import language_baselines
@@ -85,8 +86,8 @@ def _fedavg(
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
         approve_for_demonstration(map(SiloHome, federation.homes.values()), spec)
         outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
-        record = RunRecord.read(federation.aggregator, outcome.run)
-        published = published_by(federation.aggregator, record)
+        record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
+        published = published_by(AggregatorHome(federation.aggregator), record)
         cold = per_cent(cold_score(spec, published, newcomers)) if newcomers else None
         return per_cent(scores(record)["global"]), cold
 

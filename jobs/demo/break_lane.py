@@ -127,7 +127,7 @@ class Breaker:
 
     def _holders(self, run: str) -> dict[str, frozenset[str]]:
         """Lane → the silos that would have a weight in it next, as their methods say."""
-        record = RunRecord.read(self._home.root, run)
+        record = RunRecord.read(self._home, run)
         closed = next(entry.record for entry in record.closed if entry.record.name == BEFORE)
         folder, digest = self._home.run_folder(run), bytes.fromhex(closed.state_digest)
         state = load_checkpoint(folder, closed.k, expect=digest).state

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from aggregator.home import AggregatorHome
 from aggregator.run_record import RunRecord
 from crypto import blocks
 from jobs.demo.federation import Federation
@@ -81,7 +82,7 @@ def _fedavg(
             place(SiloHome(home), models / str(spec.params[BASE]))
         approve_for_demonstration(map(SiloHome, federation.homes.values()), spec)
         outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
-        record = RunRecord.read(federation.aggregator, outcome.run)
-        published = published_by(federation.aggregator, record)
+        record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
+        published = published_by(AggregatorHome(federation.aggregator), record)
         cold = per_cent(cold_score(spec, published, newcomers, models)) if newcomers else None
         return per_cent(scores(record)["global"]), cold

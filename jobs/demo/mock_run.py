@@ -41,7 +41,7 @@ def rehearse(job: str, box: Path, view: View) -> dict[str, Any]:
             outcome, _, _ = run_job(spec, federation.aggregator, federation.homes, watch=follower.exchange)
         finally:
             view.done()
-        record = RunRecord.read(federation.aggregator, outcome.run)
+        record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     found: dict[str, Any] = {
         "job": spec.digest.hex(),
         "silos": sorted(mocks),

@@ -13,7 +13,6 @@ from aggregator.ledger.format import read
 from aggregator.ledger.records import RunStarted
 from aggregator.rounds.attempt import Exchange
 from jobs.job import JobSpec
-from jobs.runtime.compose import EVENTS
 
 
 class View(Protocol):
@@ -51,7 +50,7 @@ class Follower:
         """Show what is new. Cheap: called ten times a second."""
         if not self.run and not self._find():
             return
-        path = self._home.run_folder(self.run) / EVENTS
+        path = self._home.run_folder(self.run).events_path
         if not path.exists():
             return
         with path.open() as events:

@@ -15,8 +15,8 @@ from typing import Any
 
 import jinja2
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.records import StepClosed
-from aggregator.rounds.storage import run_folder
 from aggregator.verify.models import checked_ledger
 from crypto.plan import Scope, Step
 from jobs.demo import report_charts
@@ -39,11 +39,11 @@ def write_report(
     ``accuracy`` is read (per cent; what is missing is a dash). ``out``: by default report.html in the run's folder.
     Raises EvidenceError for a run that is not on the ledger and for a ledger or probe that doesn't check.
     """
-    home = federation / "aggregator"
+    home = AggregatorHome(federation / "aggregator")
     shown = RunView.of(checked_ledger(home, under_way=True), run)
     silos = {silo: SiloHome(federation / "silos" / silo) for silo in shown.charter.silos}
     probes = {silo: probe for silo, place in silos.items() if (probe := read_probe(place, run))}
-    folder = run_folder(home, run)
+    folder = home.run_folder(run)
     picture = report_charts.picture(shown, probes, folder)
     accuracy = (table or {}).get("accuracy", {})
     view = {
@@ -64,7 +64,7 @@ def write_report(
     page = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).get_template("report.html.j2")
-    path = out or folder / "report.html"
+    path = out or folder.report_path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page.render(view), encoding="utf-8")
     return path

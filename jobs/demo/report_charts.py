@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 
+from aggregator.home import RunFolder
 from aggregator.ledger.records import Refusal
 from crypto.messages import STEP_PHASES
 from crypto.plan import Lane, Scope
@@ -147,19 +147,19 @@ def _who(lane: Lane) -> str:
     return "every silo" if lane.scope is Scope.ALL else "named silos"
 
 
-def picture(run: RunView, probes: Mapping[str, Probe], folder: Path) -> dict[str, Any] | None:
+def picture(run: RunView, probes: Mapping[str, Probe], folder: RunFolder) -> dict[str, Any] | None:
     """One silo's lane before and after masking, and as the aggregator stored it. None: neither probe nor upload."""
     drawn = _drawn(run, probes)
     silo, shown = drawn if drawn else ("", None)
     if shown is None:
-        kept = sorted((folder / "uploads").glob("*/*/*.u32"), key=lambda path: (-path.stat().st_size, path))
+        kept = sorted(folder.uploads_folder.glob("*/*/*.u32"), key=lambda path: (-path.stat().st_size, path))
         path = next((path for path in kept if path.parent.name in run.charter.silos), None)
         if path is None:
             return None
         silo, k, lane = path.parent.name, int(path.parts[-3]), unquote(path.stem)
     else:
         k, lane = shown.k, shown.lane
-        path = folder / "uploads" / f"{k:06d}" / silo / f"{quote(lane, safe='')}.u32"
+        path = folder.upload_path(k, silo, lane)
     stored = np.memmap(path, dtype="<u4", mode="r") if path.exists() else None
     after = shown.after if shown is not None else tuple(bin_words(stored)) if stored is not None else ()
     words = sum(after)

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import ledger_path
 from aggregator.rounds.attempt import Exchange
 from aggregator.run_record import RunRecord
 from crypto.errors import FederationError, RoundLost
@@ -190,7 +189,7 @@ def _run_job(
                     )
         time.sleep(0.1)
     view.done()
-    record = RunRecord.read(home, follower.run)
+    record = RunRecord.read(AggregatorHome(home), follower.run)
     if record.failed is not None:
         failed = record.failed.record
         raise RoundLost(failed.phase, failed.missing, detail=failed.detail or "")
@@ -199,7 +198,7 @@ def _run_job(
 
 def _wait_for_lineage(demo: Demo, record: RunRecord, running: Running, timeout_s: float = 60.0) -> dict[str, Any]:
     """Until the follower has registered the model. MLflow never stalls a run; the demonstration waits to show it."""
-    place = demo.federation.aggregator / "jobs" / record.run / "mlflow.json"
+    place = AggregatorHome(demo.federation.aggregator).run_folder(record.run).mlflow_path
     end = time.monotonic() + timeout_s
     while not place.exists():
         running.processes.check()
@@ -243,7 +242,7 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
         watch=watch,
     )
     view.done()
-    record = RunRecord.read(demo.federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(demo.federation.aggregator), outcome.run)
     report = _report(demo, record, breaker, nvflare=None)
     report["mlflow"] = None
     _finish(demo, record, report)
@@ -265,7 +264,7 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
     """The object of --json, less mlflow, report and seconds. Runs the baselines."""
     from jobs.demo.baselines import measure
 
-    published = published_by(demo.federation.aggregator, record)
+    published = published_by(AggregatorHome(demo.federation.aggregator), record)
     found = scores(record)
     if demo.newcomers:
         found["cold"] = cold_score(demo.spec, published, demo.newcomers, demo.federation.root / MODELS)
@@ -287,7 +286,7 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
         **({} if breaker is None else {"broken": breaker.outcome(record)}),
         "accuracy": accuracy,
         "correct": exact,
-        "ledger": str(ledger_path(demo.federation.aggregator)),
+        "ledger": str(AggregatorHome(demo.federation.aggregator).ledger_path),
     }
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from aggregator.ledger.format import ledger_path
+from aggregator.home import AggregatorHome
 from crypto.errors import FederationError
 from jobs.doctor.check import ALL, Finding, check, fail, ok, warn
 from jobs.doctor.target import Place
@@ -72,7 +72,7 @@ def _signed(place: Place) -> Iterator[tuple[str, float]]:
     if place.home is not None:
         for what, path, key in (
             ("the security log", place.home / "security.jsonl", "at"),
-            ("the ledger", ledger_path(place.home), "time"),
+            ("the ledger", AggregatorHome(place.home).ledger_path, "time"),
         ):
             if (when := _last(path, key)) is not None:
                 yield what, when

@@ -74,7 +74,7 @@ def ledger(place: Place) -> Finding | None:
     after=("home",),
 )
 def mlflow(place: Place) -> Finding | None:
-    uri = os.environ.get(TRACKING_VAR) or default_uri(place.house.root)
+    uri = os.environ.get(TRACKING_VAR) or default_uri(place.aggregator_home)
     try:
         where = shown(uri)
     except ValueError:  # it would quote what it takes for the port: with an unquoted password, a part of that
@@ -100,7 +100,7 @@ def mlflow(place: Place) -> Finding | None:
     after=("home", "ledger"),
 )
 def mlflow_backlog(place: Place) -> Finding | None:
-    count = backlog(place.house.root, os.environ.get(TRACKING_VAR) or None)
+    count = backlog(place.aggregator_home, os.environ.get(TRACKING_VAR) or None)
     return Finding(Status.WARN if count > MOST_BEHIND else Status.PASS, f"{count} records behind")
 
 

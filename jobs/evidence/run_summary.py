@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.rounds.storage import load_checkpoint, run_folder
+from aggregator.home import AggregatorHome
+from aggregator.rounds.storage import load_checkpoint
 from aggregator.run_record import RunRecord
 from crypto.errors import EvidenceError
 from jobs.job import JobSpec
@@ -27,12 +28,12 @@ def spec_of(record: RunRecord) -> JobSpec:
     return JobSpec.from_text(record.started.record.job)
 
 
-def published_by(home: Path, record: RunRecord) -> Published:
+def published_by(home: AggregatorHome, record: RunRecord) -> Published:
     """The final state, as anybody who holds the checkpoint and the ledger has it."""
     if record.finished is None:
         raise EvidenceError(f"run {record.run}", expected="a finished run", found="none")
     digest = bytes.fromhex(record.finished.record.state_digest)
-    return Published(load_checkpoint(run_folder(home, record.run), expect=digest).state, record.slots)
+    return Published(load_checkpoint(home.run_folder(record.run), expect=digest).state, record.slots)
 
 
 def secure_aggregation(record: RunRecord) -> dict[str, Any]:

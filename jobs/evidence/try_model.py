@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aggregator.home import AggregatorHome
 from aggregator.verify.bundle import unpacked
 from aggregator.verify.checks import verify_in
 from aggregator.verify.report import Report
@@ -83,13 +84,13 @@ def cold(home: SiloHome, source: Path, data: str) -> Cold:
 
 
 @contextmanager
-def _opened(source: Path, report: Report) -> Iterator[tuple[Path, str]]:
+def _opened(source: Path, report: Report) -> Iterator[tuple[AggregatorHome, str]]:
     """(a folder laid out as an aggregator's home, the run)."""
     if source.is_file():
         with unpacked(source, report) as found:
             yield found
     elif source.is_dir() and source.resolve().parent.name == "jobs":
-        yield source.resolve().parent.parent, source.resolve().name
+        yield AggregatorHome(source.resolve().parent.parent), source.resolve().name
     else:
         want = "a bundle, or a run's folder: jobs/<run> in a copy of the aggregator's home"
         raise SpecError("--model", got=str(source), want=want)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aggregator.epochs import Epochs
-from aggregator.ledger.format import ledger_path
+from aggregator.home import AggregatorHome
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.bundle import unpacked, verify_bundle
 from aggregator.verify.charters import consortium_key, read_epochs
@@ -31,6 +31,7 @@ from crypto.charter import Charter, SignedCharter
 from crypto.equivocation import Proven
 from crypto.equivocation import verify as verify_pair
 from crypto.errors import EvidenceError, FederationError, SpecError
+from crypto.home import Home
 from crypto.keys import PublicIdentity
 from jobs import release
 
@@ -47,12 +48,12 @@ def is_contradiction(target: str) -> bool:
 
 def contradiction(path: Path, consortium: str | None, charter: Path | None) -> tuple[Charter, Proven]:
     """Who signed two things in one place. Without ``charter`` and ``consortium`` those of the home around it count."""
-    around = path.resolve().parent.parent
-    pinned = _charter(charter or around / "charter.bin", Path(consortium) if consortium else around / "consortium.pub")
-    return pinned, verify_pair(path.read_bytes(), pinned)
+    pins = Home(path.resolve().parent.parent).pinned
+    trusted = _charter(charter or pins.path, Path(consortium) if consortium else pins.consortium_path)
+    return trusted, verify_pair(path.read_bytes(), trusted)
 
 
-def check_mlflow(home: Path, target: str, address: str, report: Report) -> None:
+def check_mlflow(home: AggregatorHome, target: str, address: str, report: Report) -> None:
     """What MLflow shows of a run against the ledger. ``address``: of MLflow; "home": the database in the home.
 
     Raises EvidenceError with the first difference and all of them in the remedy, SpecError without MLflow installed.
@@ -62,7 +63,7 @@ def check_mlflow(home: Path, target: str, address: str, report: Report) -> None:
     except ImportError as missing:
         raise SpecError("--mlflow", got="no MLflow here", want="our package with the extra aggregator") from missing
     run = find_run(read_ledger(home, None, Report(target)), Path(target).name if os.path.isdir(target) else target)
-    found = compare_mlflow(home, None if address == "home" else address, run)
+    found = compare_mlflow(home.root, None if address == "home" else address, run)
     if found:
         first, rest = found[0], "; ".join(str(one) for one in found[1:])
         remedy = f"Also: {rest}." if rest else ""
@@ -80,7 +81,8 @@ def audit(target: str, *, home: Path | None, consortium: str | None = None, show
         folder = path.resolve()
         if folder.parent.name != "jobs":
             raise SpecError("target", got=target, want="a run's folder: jobs/<run> in an aggregator's home")
-        return verify_run(folder.parent.parent, folder.name, consortium=consortium, code=code, show=show)
+        around = AggregatorHome(folder.parent.parent)
+        return verify_run(around, folder.name, consortium=consortium, code=code, show=show)
     if is_file and _is_bundle(path):
         return verify_bundle(path, consortium=consortium, code=code, show=show)
     report = Report(target, show)
@@ -107,11 +109,10 @@ def find_run(ledger: CheckedLedger, text: str) -> str:
 
 def _receipt(path: Path, home: Path | None, consortium: str | None, report: Report) -> Report:
     """A receipt lies in its silo's home: what that pins is what the silo trusts."""
-    around = path.resolve().parent.parent
-    pins = around if (around / "consortium.pub").is_file() else None
-    trusted = consortium or (str(pins / "consortium.pub") if pins else None)
-    if home is None or not (home.is_file() or ledger_path(home).exists()):
-        pins = home or pins
+    around = Home(path.resolve().parent.parent)
+    pinned_here = around.pinned.consortium_path.is_file()
+    if home is None or not (home.is_file() or AggregatorHome(home).ledger_path.exists()):
+        pins = Home(home) if home is not None else around if pinned_here else None
         if pins is None:
             remedy = (
                 "Leave it in the silo's home, or give with --home the home of a silo or an aggregator, or a bundle."
@@ -120,24 +121,25 @@ def _receipt(path: Path, home: Path | None, consortium: str | None, report: Repo
         check_receipt(path, _pinned(pins, consortium, report), report)
         report.not_checked("history", "against the aggregator's ledger: give its home, or a bundle, with --home")
         return report
+    trusted = consortium or (around.pinned.consortium_path if pinned_here else None)
     with _opened(home, report) as place:
         ledger = read_ledger(place, trusted, report)
         compare(ledger, check_receipt(path, ledger.epochs, report), report)
     return report
 
 
-def _pinned(home: Path, consortium: str | None, report: Report) -> Epochs:
+def _pinned(home: Home, consortium: str | None, report: Report) -> Epochs:
     return read_epochs(home, (), consortium_key(home, consortium, report), report)
 
 
 @contextmanager
-def _opened(home: Path, report: Report) -> Iterator[Path]:
+def _opened(home: Path, report: Report) -> Iterator[AggregatorHome]:
     """An aggregator's home as it is, or the one inside a bundle."""
     if home.is_file():
         with unpacked(home, report) as (place, _):
             yield place
     else:
-        yield home
+        yield AggregatorHome(home)
 
 
 def _is_bundle(path: Path) -> bool:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.records import StepClosed
-from aggregator.rounds.storage import checkpoint_steps, run_folder
+from aggregator.rounds.storage import checkpoint_steps
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.models import Models, ModelVersion, parents
 from crypto.plan import Apply, Lane, Plan, Scope
@@ -83,7 +83,7 @@ def contributions(ledger: CheckedLedger) -> tuple[RunHistory, ...]:
     return tuple(_run(ledger.home, record, models.made_by(run), above[run]) for run, record in ledger.runs.items())
 
 
-def _run(home: Path, record: RunRecord, model: ModelVersion | None, parent: str | None) -> RunHistory:
+def _run(home: AggregatorHome, record: RunRecord, model: ModelVersion | None, parent: str | None) -> RunHistory:
     plan, closed = record.plan, [entry.record for entry in record.closed]
     took_part: dict[str, tuple[int, ...]] = {}
     for step in closed:
@@ -98,7 +98,7 @@ def _run(home: Path, record: RunRecord, model: ModelVersion | None, parent: str 
         steps=tuple(step.name for step in plan.steps),
         took_part=took_part,
         lanes=tuple(_lane(plan, lane, closed) for lane in plan.lanes if lane.scope is not Scope.LOCAL),
-        checkpoints=tuple(checkpoint_steps(run_folder(home, record.run))),
+        checkpoints=tuple(checkpoint_steps(home.run_folder(record.run))),
     )
 
 

@@ -14,28 +14,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.format import read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Withdrawal
 from crypto.charter import Charter
 from crypto.errors import FederationError, SpecError
-from crypto.home import Home
-from crypto.keys import Identity, PublicIdentity
+from crypto.keys import Identity
 from jobs.membership.accept import accept, accept_between_runs, between_runs, record_charter
 from jobs.membership.diff import Changes
 from jobs.membership.propose import next_epoch, sign
 from jobs.membership.withdrawal_plan import WithdrawalPlan, plan_for
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
+from silo_agent.home import SiloHome
 
 #: Longest reason, in characters.
 MOST_REASON = 500
 
 
-def plan(home: Path, silo: str) -> WithdrawalPlan:
+def plan(home: AggregatorHome, silo: str) -> WithdrawalPlan:
     """What withdrawing the silo would mean. Raises SpecError for a silo that never was a member, EvidenceError for a
     ledger that doesn't check."""
-    _known(Home(home).pinned.epochs(), silo)
+    _known(home.pinned.epochs(), silo)
     return plan_for(home, silo)
 
 
@@ -51,7 +51,12 @@ class Withdrawn:
 
 
 def withdraw(
-    home: Path, silo: str, reason: str, *, consortium: Identity | None = None, members: Sequence[Path] = ()
+    home: AggregatorHome,
+    silo: str,
+    reason: str,
+    *,
+    consortium: Identity | None = None,
+    members: Sequence[SiloHome] = (),
 ) -> Withdrawn:
     """Take the silo out of the federation, from the aggregator's home, between runs.
 
@@ -62,19 +67,19 @@ def withdraw(
     """
     if not 1 <= len(reason) <= MOST_REASON or not reason.isprintable() or not reason.strip():
         raise SpecError("reason", got=f"{len(reason)} characters", want=f"1 to {MOST_REASON}, on one line")
-    if not (home / "aggregator.json").exists():
-        raise SpecError(str(home), got="no aggregator.json", want="the aggregator's home")
-    with between_runs(Home(home)):
-        epochs = Home(home).pinned.epochs()
+    if not home.exists():
+        raise SpecError(str(home.root), got=f"no {home.settings_path.name}", want="the aggregator's home")
+    with between_runs(home):
+        epochs = home.pinned.epochs()
         _known(epochs, silo)
         _not_twice(home, epochs, silo)
         found = plan_for(home, silo)
         if silo in epochs[-1][0].silos:
             signed = _epoch_without(home, epochs[-1][0], silo, consortium)
-            accept_between_runs(Home(home), signed)
-            epochs = Home(home).pinned.epochs()
-        ledger = Ledger.open(ledger_path(home), Identity.load(home / "keys" / "aggregator.key"))
-        record_charter(ledger, AggregatorHome(home))
+            accept_between_runs(home, signed)
+            epochs = home.pinned.epochs()
+        ledger = Ledger.open(home.ledger_path, home.identity())
+        record_charter(ledger, home)
         accepted = {member.name: _hand_out(member, epochs) for member in members}
         removal = _removal(epochs, silo)
         assert removal is not None
@@ -88,12 +93,12 @@ def withdraw(
                 remedies={one.label: one.remedies for one in found.models},
             )
         )
-        SecurityLog(Home(home))(Event.SILO_WITHDRAWN, silo=silo, epoch=removal.epoch)
+        SecurityLog(home)(Event.SILO_WITHDRAWN, silo=silo, epoch=removal.epoch)
     before = next((charter for charter, _ in epochs if charter.digest == removal.previous), None)
-    return Withdrawn(found, Changes(removal, before), Home(home).pinned.epoch_path(removal.epoch), accepted)
+    return Withdrawn(found, Changes(removal, before), home.pinned.epoch_path(removal.epoch), accepted)
 
 
-def _epoch_without(home: Path, old: Charter, silo: str, consortium: Identity | None) -> bytes:
+def _epoch_without(home: AggregatorHome, old: Charter, silo: str, consortium: Identity | None) -> bytes:
     new = next_epoch(old, remove=[silo], now=int(time.time()))
     if consortium is None:
         raise SpecError(
@@ -102,7 +107,7 @@ def _epoch_without(home: Path, old: Charter, silo: str, consortium: Identity | N
             want="the consortium's key, to sign the epoch without it",
             remedy="Or have it signed elsewhere (`fed charter remove`, `fed charter sign`) and accepted here first.",
         )
-    return bytes(sign(new, consortium, pinned=PublicIdentity((home / "consortium.pub").read_bytes())))
+    return bytes(sign(new, consortium, pinned=home.pinned.consortium()))
 
 
 def _known(epochs: Sequence[tuple[Charter, bytes]], silo: str) -> None:
@@ -119,27 +124,27 @@ def _removal(epochs: Sequence[tuple[Charter, bytes]], silo: str) -> Charter | No
     return gone
 
 
-def _not_twice(home: Path, epochs: Sequence[tuple[Charter, bytes]], silo: str) -> None:
+def _not_twice(home: AggregatorHome, epochs: Sequence[tuple[Charter, bytes]], silo: str) -> None:
     removal = _removal(epochs, silo)
-    if removal is None or not ledger_path(home).exists():
+    if removal is None or not home.ledger_path.exists():
         return
-    for entry in read(ledger_path(home)):
+    for entry in read(home.ledger_path):
         if isinstance(entry.record, Withdrawal) and (entry.record.silo, entry.record.epoch) == (silo, removal.epoch):
             raise SpecError(
                 "silo",
                 got=f"{silo}, withdrawn with epoch {removal.epoch}",
                 want="a member",
-                remedy=f"The others accept {Home(home).pinned.epoch_path(removal.epoch).name}, if they have not yet.",
+                remedy=f"The others accept {home.pinned.epoch_path(removal.epoch).name}, if they have not yet.",
             )
 
 
-def _hand_out(member: Path, epochs: Sequence[tuple[Charter, bytes]]) -> str:
+def _hand_out(member: SiloHome, epochs: Sequence[tuple[Charter, bytes]]) -> str:
     """Accept at a silo's home on this machine whatever it lacks, in order. Why it would not, or nothing."""
     try:
-        at = Home(member).charter().epoch
+        at = member.charter().epoch
         for charter, signed in epochs:
             if charter.epoch > at:
-                accept(Home(member), signed)
+                accept(member, signed)
     except FederationError as refused:
         return str(refused)
     return ""

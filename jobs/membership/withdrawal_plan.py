@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from aggregator.ledger.format import ledger_path
+from aggregator.home import AggregatorHome
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.models import ancestry, checked_ledger
 from crypto.plan import Scope
@@ -141,7 +140,7 @@ class WithdrawalPlan:
 # --- the plan ----------------------------------------------------------------------------------------------------
 
 
-def plan_for(home: Path, silo: str) -> WithdrawalPlan:
+def plan_for(home: AggregatorHome, silo: str) -> WithdrawalPlan:
     """What the silo was part of, from the aggregator's home. Raises EvidenceError for a ledger that doesn't check."""
     ledger = _ledger(home)
     runs = contributions(ledger) if ledger else ()
@@ -156,9 +155,9 @@ def plan_for(home: Path, silo: str) -> WithdrawalPlan:
     return WithdrawalPlan(silo, tuple(models), tuple(untouched))
 
 
-def _ledger(home: Path) -> CheckedLedger | None:
+def _ledger(home: AggregatorHome) -> CheckedLedger | None:
     """The ledger, checked; None where nothing was ever written."""
-    path = ledger_path(home)
+    path = home.ledger_path
     return checked_ledger(home) if path.exists() and path.stat().st_size else None
 
 

@@ -49,9 +49,6 @@ LOOK_S = 0.1
 #: How long the progress file of a run that this silo has countersigned is kept: the server might come back. Seconds.
 KEEP_PROGRESS_S = 86400
 
-#: What a follower of the run reads: one JSON object per exchange, in the run's folder.
-EVENTS = "events.jsonl"
-
 
 def predictor_requirements(spec: JobSpec) -> list[str]:
     """pip lines of what a published model imports, other than our own package, which is on no index."""
@@ -111,8 +108,8 @@ def open_run(
         nonce=nonce,
         resume=resume,
     )
-    run.folder.mkdir(parents=True, exist_ok=resume is not None)
-    run.watch = EventFile(run.folder / EVENTS)
+    run.folder.root.mkdir(parents=True, exist_ok=resume is not None)
+    run.watch = EventFile(run.folder.events_path)
     features = spec.params.get("features")
     if isinstance(features, int) and resume is None:
         run.predictor = stage_predictor(

@@ -22,8 +22,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Kind as Record
 from crypto.errors import FederationError, SpecError
+from crypto.pinned_charter import CONSORTIUM_FILE
 from jobs.security_log.events import FIELDS, Event
 from jobs.security_log.writer import SecurityLog
 
@@ -65,6 +67,7 @@ def _kind(name: str, of: Class, pattern: str, why: str) -> Kind:
 
 
 _UPLOADS = "uploads"
+_CONSORTIUM = re.escape(CONSORTIUM_FILE)
 _RUN = r"jobs/[0-9a-f]{16}"
 _JOB = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -73,7 +76,7 @@ KINDS: Final = (
     _kind("settings", Class.SITE, r"(silo|aggregator)\.json|policy\.toml", "what this site is and allows"),
     _kind("enrolment", Class.SITE, r"member\.json|aggregator\.pub", "public keys to be enrolled"),
     _kind("key", Class.SITE, r"keys/[^/]+\.key", "made here, never moved; replaced by a new epoch"),
-    _kind("charter", Class.AUDIT, r"charter\.bin|consortium\.pub|charters/\d{6}\.bin", "who was who, for old records"),
+    _kind("charter", Class.AUDIT, rf"charter\.bin|{_CONSORTIUM}|charters/\d{{6}}\.bin", "who was who, for old records"),
     _kind("security-log", Class.SECURITY, r"security(-\d{4}-\d{2}(\.\d+)?)?\.jsonl", "who did what here"),
     _kind("security-head", Class.SITE, r"security\.head", "where the security log ends"),
     _kind("log", Class.TELEMETRY, r"(error_)?log(_fl)?\.(txt|json)(\.\d+)?|pid\.fl", "debug output of processes"),
@@ -138,7 +141,7 @@ class Expired:
     last: float
 
 
-def verified_run(home: Path, run: str) -> None:
+def verified_run(home: AggregatorHome, run: str) -> None:
     """Raise EvidenceError unless a run verifies as it lies here, its uploads replayed."""
     from aggregator.verify.checks import verify_run
 
@@ -153,32 +156,32 @@ def kind_of(path: str) -> Kind:
     return found[0]
 
 
-def contents(home: Path) -> Iterator[tuple[Path, Kind | None]]:
+def contents(root: Path) -> Iterator[tuple[Path, Kind | None]]:
     """Every file of a home with its kind; None for what is of none, which is nobody's to remove."""
-    for folder, _, names in os.walk(home):
+    for folder, _, names in os.walk(root):
         for name in sorted(names):
             path = Path(folder) / name
             try:
-                yield path, kind_of(path.relative_to(home).as_posix())
+                yield path, kind_of(path.relative_to(root).as_posix())
             except SpecError:
                 yield path, None
 
 
 def plan(
-    home: Path,
+    root: Path,
     now: float,
     *,
-    verified: Callable[[Path, str], None] = verified_run,
+    verified: Callable[[AggregatorHome, str], None] = verified_run,
     held: Callable[[Path, FederationError], None] = lambda path, why: None,
 ) -> list[Expired]:
     """What has outlived its class. ``verified`` raises for a run that does not verify; ``held`` is told of uploads that
     stay for that reason. Nothing is removed. Raises SpecError for what is no folder."""
-    if not home.is_dir():
-        raise SpecError(str(home), got="no folder", want="a silo's or aggregator's home, or a kit")
+    if not root.is_dir():
+        raise SpecError(str(root), got="no folder", want="a silo's or aggregator's home, or a kit")
     units: dict[Path, list[tuple[Kind, Path, os.stat_result]]] = {}
-    for path, kind in contents(home):
+    for path, kind in contents(root):
         if kind is not None and not _in_use(path):
-            units.setdefault(_unit(home, path, kind), []).append((kind, path, path.lstat()))
+            units.setdefault(_unit(root, path, kind), []).append((kind, path, path.lstat()))
     found = []
     for path, files in sorted(units.items()):
         kind, days = files[0][0], CLASSES[files[0][0].of][0]
@@ -187,7 +190,7 @@ def plan(
             continue
         if path.name == _UPLOADS:
             try:
-                verified(home, path.parent.name)
+                verified(AggregatorHome(root), path.parent.name)
             except FederationError as why:
                 held(path, why)
                 continue
@@ -195,18 +198,18 @@ def plan(
     return found
 
 
-def apply(home: Path, expired: list[Expired], log: SecurityLog) -> int:
+def apply(root: Path, expired: list[Expired], log: SecurityLog) -> int:
     """Remove them; how many bytes that were. Each is told in the security log. Raises SpecError for a record that is
     of a class which the clock does not end, before anything is removed."""
     for one in expired:
-        if CLASSES[one.kind.of][0] is None or kind_of(_inside(home, one)) is not one.kind:
+        if CLASSES[one.kind.of][0] is None or kind_of(_inside(root, one)) is not one.kind:
             raise SpecError(str(one.path), got=one.kind.of, want="a file that a clock may remove")
     for one in expired:
         if one.path.is_dir():
             shutil.rmtree(_aside(one.path) if one.path.name == _UPLOADS else one.path)
         else:
             one.path.unlink(missing_ok=True)
-        shown = one.path.relative_to(home).as_posix()
+        shown = one.path.relative_to(root).as_posix()
         fits = FIELDS["path"][1]
         log(Event.RECORD_REMOVED, kind=one.kind.name, path=shown if fits(shown) else one.kind.name, bytes=one.bytes)
     return sum(one.bytes for one in expired)
@@ -219,16 +222,16 @@ def _aside(uploads: Path) -> Path:
     return uploads.rename(gone)
 
 
-def _unit(home: Path, path: Path, kind: Kind) -> Path:
+def _unit(root: Path, path: Path, kind: Kind) -> Path:
     """The folder that goes as a whole with this file, or the file."""
     if not kind.pattern.groupindex:
         return path
-    return home / kind.pattern.sub(r"\g<unit>", path.relative_to(home).as_posix())
+    return root / kind.pattern.sub(r"\g<unit>", path.relative_to(root).as_posix())
 
 
-def _inside(home: Path, one: Expired) -> str:
+def _inside(root: Path, one: Expired) -> str:
     """A path that has the kind: of a file, or of a file that a folder could hold."""
-    inside = one.path.relative_to(home).as_posix()
+    inside = one.path.relative_to(root).as_posix()
     return f"{inside}/a" if one.kind.pattern.groupindex else inside
 
 

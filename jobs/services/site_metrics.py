@@ -142,9 +142,10 @@ def _queued(look: Look) -> Reading:
 
 
 def _backlog(look: Look) -> Reading:
+    from aggregator.home import AggregatorHome
     from aggregator.tracking.cursor import backlog
 
-    return float(backlog(look.service.home.root, look.service.tracking_uri))
+    return float(backlog(AggregatorHome(look.service.home.root), look.service.tracking_uri))
 
 
 #: Every gauge, in the order in which it is served.

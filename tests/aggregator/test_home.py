@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.home import AggregatorHome
+from aggregator.home import AggregatorHome, RunFolder
 from crypto.errors import SpecError
 
 
@@ -33,6 +33,6 @@ def test_a_home_opens_under_a_charter_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("run", ["", "..", "a/b", "/etc", ".hidden", "a" * 64, "a b"])
 def test_a_run_is_a_folder_inside_the_home(tmp_path: Path, run: str) -> None:
     home = AggregatorHome(tmp_path)
-    assert home.run_folder("0123abcd") == tmp_path / "jobs" / "0123abcd"
+    assert home.run_folder("0123abcd") == RunFolder(tmp_path / "jobs" / "0123abcd")
     with pytest.raises(SpecError, match="run name"):
         home.run_folder(run)

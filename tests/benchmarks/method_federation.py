@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.rounds.attempt import Timeouts
@@ -156,14 +157,14 @@ def federate(kind: type[Method], params: Mapping[str, object], cohort: Mapping[s
     )
     with memory_folder() as place, ExitStack() as stack, shared_checks(), quiet():
         aggregator = identity("aggregator")
-        ledger = Ledger.open(ledger_path(place), aggregator)
+        ledger = Ledger.open(AggregatorHome(place).ledger_path, aggregator)
         run = Run(spec, members, aggregator, ledger, place / "jobs")
         agents = {}
         for silo, data in cohort.items():
             agents[silo] = _agent(place / silo, silo, spec, members, kind(params, silo), data)
             stack.callback(agents[silo].close)
         drive(run.run(), {silo: InProcess(agent) for silo, agent in agents.items()})
-        closed = [entry.record for entry in read(ledger_path(place)) if entry.kind is Kind.STEP_CLOSED]
+        closed = [entry.record for entry in read(AggregatorHome(place).ledger_path) if entry.kind is Kind.STEP_CLOSED]
         slots = {record.name: dict(record.slots) for record in closed}
         published = Published({name: np.array(block) for name, block in run.state.items()}, slots)
     return Federated(

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.home import AggregatorHome
+from aggregator.home import AggregatorHome, RunFolder
 from aggregator.rounds.attempt import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
 from aggregator.rounds.storage import UploadStore
 from crypto import blocks, transcript
@@ -146,7 +146,7 @@ class EvilServer:
             attempt=number,
             chain=self.chain if chain is None else chain,
         )
-        store = UploadStore(self._folder / str(number), context.k)
+        store = UploadStore(RunFolder(self._folder / str(number)), context.k)
         return Attempt(context, self.identity, store, self._timeouts, Attendance(), job=self.job, code=release.digest())
 
     def offer(self, attempt: Attempt, *, results: Iterable[Result] | None = None, **lies: bytes) -> Message:

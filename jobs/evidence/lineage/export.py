@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aggregator.home import AggregatorHome
 from aggregator.verify import models
 from aggregator.verify.bundle import Bundle, write_bundle
 from aggregator.verify.models import ModelVersion
-from crypto.home import Home
 from jobs.evidence.lineage.model import Lineage
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
 
 
-def promote(home: Path, model: str, alias: str, by: str, *, force: bool = False) -> ModelVersion:
+def promote(home: AggregatorHome, model: str, alias: str, by: str, *, force: bool = False) -> ModelVersion:
     """``aggregator.verify.models.promote``, told to the security log."""
     version = models.promote(home, model, alias, by, force=force)
-    SecurityLog(Home(home))(Event.ALIAS_MOVED, model=version.name, version=version.version, alias=alias)
+    SecurityLog(home)(Event.ALIAS_MOVED, model=version.name, version=version.version, alias=alias)
     return version
 
 
-def export(home: Path, lineage: Lineage, out: Path, *, uploads: bool = True) -> Bundle:
+def export(home: AggregatorHome, lineage: Lineage, out: Path, *, uploads: bool = True) -> Bundle:
     """``aggregator.verify.bundle.write_bundle`` of a lineage's run. At the aggregator itself the export is told first
     to the security log: one that can't be told does not happen (NoSpace). A copy of the evidence has no such log."""
     bundle = write_bundle(home, lineage.run.run, out, uploads=uploads)
     try:
-        if (home / "aggregator.json").exists():
+        if home.exists():
             model = lineage.model
             which = {"model": model.name, "version": model.version} if model is not None and model.version else {}
-            SecurityLog(Home(home))(Event.BUNDLE_EXPORTED, sha256=bundle.sha256, **which)
+            SecurityLog(home)(Event.BUNDLE_EXPORTED, sha256=bundle.sha256, **which)
     except BaseException:
         out.unlink()
         raise

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger import records
-from aggregator.rounds.storage import run_folder
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.models import LEAST_DIGITS, Models, ModelVersion, ancestry, checked_ledger, parents, pick
 from crypto.charter import Charter
@@ -23,7 +22,7 @@ from jobs.evidence.lineage.model import Lineage, Part, RunFacts, Withdrawal
 from jobs.evidence.lineage.steps import Steps, steps_of
 
 
-def trace(home: Path, text: str) -> Lineage:
+def trace(home: AggregatorHome, text: str) -> Lineage:
     """The lineage of a model (name/version, name@alias) or of a run, finished or not, by its id.
 
     Raises EvidenceError for a ledger, approval or countersignature that doesn't check, SpecError for an unknown name.
@@ -128,11 +127,11 @@ def _withdrawals(ledger: CheckedLedger) -> tuple[Withdrawal, ...]:
     )
 
 
-def _run(home: Path, record: RunRecord, charter: Charter | None) -> RunFacts:
+def _run(home: AggregatorHome, record: RunRecord, charter: Charter | None) -> RunFacts:
     start, finished = record.started.record, record.finished
     ended = finished or record.failed
     summed = [entry.record.k for entry in record.closed if entry.record.lanes_open]
-    uploads = run_folder(home, record.run) / "uploads"
+    folder = home.run_folder(record.run)
     return RunFacts(
         run=record.run,
         job=start.model_name,
@@ -151,6 +150,6 @@ def _run(home: Path, record: RunRecord, charter: Charter | None) -> RunFacts:
         threshold=start.threshold,
         chain=finished.record.chain if finished else None,
         ledger_head=finished.record.ledger_head if finished else None,
-        replayable=sum((uploads / f"{k:06d}").is_dir() for k in summed),
+        replayable=sum(folder.step_uploads(k).is_dir() for k in summed),
         summed=len(summed),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.home import RunFolder
 from aggregator.rounds.catch_up import Backlog
 from crypto.cohort import words_digest
 from crypto.messages import StepResult
@@ -41,7 +42,7 @@ def on_disk(folder: Path) -> list[int]:
 
 
 def test_a_silo_gets_what_it_has_not_confirmed(tmp_path: Path) -> None:
-    backlog = Backlog(tmp_path, SILOS)
+    backlog = Backlog(RunFolder(tmp_path), SILOS)
     assert steps(backlog, "silo-1") == []
     fill(backlog, 0, 2)
     backlog.confirmed("silo-1")
@@ -51,11 +52,11 @@ def test_a_silo_gets_what_it_has_not_confirmed(tmp_path: Path) -> None:
 
 
 def test_parts_are_whole_steps_and_never_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backlog = Backlog(tmp_path, SILOS)
+    backlog = Backlog(RunFolder(tmp_path), SILOS)
     fill(backlog, 0, 5)
     for words, want in ((9, [0]), (19, [0]), (20, [0, 1]), (49, [0, 1, 2, 3]), (50, [0, 1, 2, 3, 4])):
         monkeypatch.setattr("aggregator.rounds.catch_up.PART_WORDS", words)
-        assert steps(Backlog(tmp_path, SILOS, [(result(k), sums(k)) for k in range(5)]), "silo-1") == want
+        assert steps(Backlog(RunFolder(tmp_path), SILOS, [(result(k), sums(k)) for k in range(5)]), "silo-1") == want
     monkeypatch.setattr("aggregator.rounds.catch_up.PART_STEPS", 3)
     assert steps(backlog, "silo-1") == [0, 1, 2]
     backlog.took("silo-1")
@@ -66,7 +67,7 @@ def test_parts_are_whole_steps_and_never_none(tmp_path: Path, monkeypatch: pytes
 
 
 def test_sums_stay_on_disk_until_every_silo_has_them(tmp_path: Path) -> None:
-    backlog = Backlog(tmp_path, SILOS)
+    backlog = Backlog(RunFolder(tmp_path), SILOS)
     fill(backlog, 0, 3)
     backlog.confirmed("silo-1")
     backlog.confirmed("silo-2")
@@ -79,6 +80,6 @@ def test_sums_stay_on_disk_until_every_silo_has_them(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_has_what_was_kept(tmp_path: Path) -> None:
-    backlog = Backlog(tmp_path, SILOS, [(result(k), sums(k)) for k in (7, 8)], oldest=7)
+    backlog = Backlog(RunFolder(tmp_path), SILOS, [(result(k), sums(k)) for k in (7, 8)], oldest=7)
     fill(backlog, 9, 10)
     assert steps(backlog, "silo-1") == [7, 8, 9]

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger.format import ledger_path
-from aggregator.rounds.storage import run_folder
+from aggregator.home import AggregatorHome
 from aggregator.run_record import CheckedLedger
 from aggregator.tracking import check
 from aggregator.tracking import follower as tracking_follower
@@ -283,7 +282,7 @@ def two(pair: Path, tmp_path: Path) -> Path:
 
 def test_an_alias_moved_back_is_found(two: Path) -> None:
     assert compare(two) == []
-    connect(tracking_follower.default_uri(two)).set_registered_model_alias("digits", "champion", "2")
+    connect(tracking_follower.default_uri(AggregatorHome(two))).set_registered_model_alias("digits", "champion", "2")
     assert compare(two) == [Difference("model digits, alias champion", "1", "2")]
     assert str(compare(two)[0]) == "model digits, alias champion: expected 1, found 2"
 
@@ -296,13 +295,13 @@ def test_one_run_can_be_looked_at_alone(two: Path) -> None:
 
 
 def test_a_version_that_no_run_made_is_found(two: Path) -> None:
-    mlflow = connect(tracking_follower.default_uri(two))
+    mlflow = connect(tracking_follower.default_uri(AggregatorHome(two)))
     mlflow.create_model_version("digits", "file:///nowhere")
     assert where(compare(two)) == ["version digits/3"]
 
 
 def test_a_step_made_up_is_found(two: Path) -> None:
-    mlflow = connect(tracking_follower.default_uri(two))
+    mlflow = connect(tracking_follower.default_uri(AggregatorHome(two)))
     experiment = mlflow.get_experiment_by_name("demo").experiment_id
     (parent,) = mlflow.search_runs([experiment], "tags.`consilium.run`='aaaa0001' and tags.`consilium.record`='job'")
     mlflow.create_run(experiment, tags={"mlflow.parentRunId": parent.info.run_id})
@@ -310,7 +309,7 @@ def test_a_step_made_up_is_found(two: Path) -> None:
 
 
 def test_peoples_own_tags_are_theirs(two: Path) -> None:
-    mlflow = connect(tracking_follower.default_uri(two))
+    mlflow = connect(tracking_follower.default_uri(AggregatorHome(two)))
     for version in mlflow.search_model_versions():
         mlflow.set_model_version_tag(version.name, version.version, "reviewed", "yes")
         mlflow.set_tag(version.run_id, "ticket", "42")
@@ -332,7 +331,7 @@ def test_a_follower_waits_until_the_comparison_is_done(two: Path, monkeypatch: p
     def reads(home: Path) -> CheckedLedger:
         with (home / tracking_follower.LOCK_FILE).open("rb") as follower, pytest.raises(BlockingIOError):
             fcntl.flock(follower, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return checked_ledger(home)
+        return checked_ledger(AggregatorHome(home))
 
     monkeypatch.setattr(check, "checked_ledger", reads)
     assert compare(two) == []
@@ -343,10 +342,10 @@ def test_a_follower_waits_until_the_comparison_is_done(two: Path, monkeypatch: p
 
 def test_what_does_not_check_is_no_difference(copy: Path) -> None:
     """The ledger and the run's own files are the measure: where they are altered, nothing is compared."""
-    flip(run_folder(copy, RUN) / "predictor.py")
+    flip(AggregatorHome(copy).run_folder(RUN).predictor_path)
     with pytest.raises(EvidenceError, match=r"predictor\.py"):
         compare(copy)
-    flip(ledger_path(copy))
+    flip(AggregatorHome(copy).ledger_path)
     with pytest.raises(EvidenceError, match="ledger"):
         compare(copy)
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from aggregator.ledger.format import ledger_path
+from aggregator.home import AggregatorHome
 from aggregator.ledger.log import Ledger
-from aggregator.rounds.storage import run_folder
 from aggregator.tracking import client as tracking_client
 from aggregator.tracking import follower
 from aggregator.tracking.check import compare
@@ -30,7 +29,7 @@ pytestmark = [pytest.mark.slow, *made.MLFLOW_WARNINGS]
 
 
 def client(home: Path) -> MlflowClient:
-    return connect(follower.default_uri(home))
+    return connect(follower.default_uri(AggregatorHome(home)))
 
 
 def runs(home: Path, record: str) -> list[Any]:
@@ -133,7 +132,7 @@ def test_approvals_lead_to_the_runs_and_back(job: Path) -> None:
 def test_the_evidence_is_in_the_runs_artifacts(job: Path) -> None:
     run_id = runs(job, "job")[0].info.run_id
     path = client(job).download_artifacts(run_id, "evidence/ledger.jsonl")
-    lines = ledger_path(job).read_bytes().splitlines(keepends=True)
+    lines = AggregatorHome(job).ledger_path.read_bytes().splitlines(keepends=True)
     assert Path(path).read_bytes() == b"".join(lines[1:])  # one run in this ledger: all but the charter
 
 
@@ -141,7 +140,7 @@ def test_the_evidence_is_in_the_runs_artifacts(job: Path) -> None:
 
 
 def test_syncing_again_changes_nothing(job: Path) -> None:
-    before, cursor = census(job), follower.load_cursor(job, follower.default_uri(job))
+    before, cursor = census(job), follower.load_cursor(AggregatorHome(job), follower.default_uri(AggregatorHome(job)))
     assert follower.sync(job) == cursor and census(job) == before
     (job / "lineage.json").unlink()  # the cursor is a help, not the memory
     points = len(client(job).get_metric_history(runs(job, "job")[0].info.run_id, "global.accuracy"))
@@ -174,7 +173,12 @@ def test_a_crash_at_any_write_doubles_nothing(home: Path, monkeypatch: pytest.Mo
         def call(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
             calls[verb] = calls.get(verb, 0) + 1
             answer = real(self, *args, **kwargs)
-            if (place := (verb, follower.load_cursor(home, follower.default_uri(home)).seq)) not in done:
+            if (
+                place := (
+                    verb,
+                    follower.load_cursor(AggregatorHome(home), follower.default_uri(AggregatorHome(home))).seq,
+                )
+            ) not in done:
                 done.add(place)
                 raise Killed
             return answer
@@ -232,8 +236,8 @@ def test_every_kind_of_record_is_taken(home: Path) -> None:
     step = {"run": RUN, "k": 0, "name": "train/0", "silo": "silo-3"}
     ledger.append(as_record("silo-lost", {**step, "phase": "open"}))
     ledger.append(as_record("refusal", {**step, "phase": "open", "code": "NOT_APPROVED", "decline": "00"}))
-    ledger_path(home).open("ab").write(b"half a line")
-    Ledger.open(ledger_path(home), made.ME, clock=Clock())  # says so in a record
+    AggregatorHome(home).ledger_path.open("ab").write(b"half a line")
+    Ledger.open(AggregatorHome(home).ledger_path, made.ME, clock=Clock())  # says so in a record
     assert follower.sync(home).seq == 4 and census(home) == (1, 0, 0, 0)
 
 
@@ -266,9 +270,9 @@ def test_texts_are_cut_and_cleaned() -> None:
 def test_another_ledger_behind_the_cursor_is_noticed(home: Path) -> None:
     start(home, make_home(home))
     follower.sync(home)
-    shutil.rmtree(ledger_path(home).parent)
+    shutil.rmtree(AggregatorHome(home).ledger_path.parent)
     with pytest.raises(EvidenceError):  # shorter than what was read
-        Ledger.open(ledger_path(home), made.ME, clock=Clock())
+        Ledger.open(AggregatorHome(home).ledger_path, made.ME, clock=Clock())
         follower.sync(home)
 
 
@@ -292,7 +296,7 @@ def test_a_charter_that_the_consortium_did_not_sign_is_not_tagged(home: Path) ->
     ledger.append(as_record("charter", {"epoch": 2, "charter_digest": "ab" * 32, "charter": forged}))
     with pytest.raises(follower.FederationError):
         follower.sync(home)
-    assert follower.load_cursor(home, follower.default_uri(home)).seq == 0
+    assert follower.load_cursor(AggregatorHome(home), follower.default_uri(AggregatorHome(home))).seq == 0
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "databricks"])
@@ -392,8 +396,11 @@ def test_a_password_in_the_address_is_not_stored(home: Path, monkeypatch: pytest
     make_run(home, ledger)
     monkeypatch.setattr(follower, "connect", lambda _: client(home))  # the address is another, the database is ours
     follower.sync(home, uri)
-    for file in (home / "lineage.json", run_folder(home, RUN) / follower.MLFLOW_FILE):
+    for file in (home / "lineage.json", AggregatorHome(home).run_folder(RUN).mlflow_path):
         assert b"hunter2" not in file.read_bytes()
     assert json.loads(file.read_bytes())["tracking_uri"] == "postgresql+psycopg2://localhost/mlflow"
-    assert follower.load_cursor(home, uri).seq == ledger_path(home).read_bytes().count(b"\n") - 1
-    assert follower.load_cursor(home, uri + "2").seq == -1
+    assert (
+        follower.load_cursor(AggregatorHome(home), uri).seq
+        == AggregatorHome(home).ledger_path.read_bytes().count(b"\n") - 1
+    )
+    assert follower.load_cursor(AggregatorHome(home), uri + "2").seq == -1

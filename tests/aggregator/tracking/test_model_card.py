@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.tracking.model_card import BRIEF_LIMIT, Card, card
 from aggregator.tracking.run_page import safe
 from aggregator.verify.approvals import Approved, approvals
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def card_of(home: Path) -> Card:
-    found = Models.of(checked_ledger(home))
+    found = Models.of(checked_ledger(AggregatorHome(home)))
     return card(found, found.versions[-1])
 
 
@@ -30,7 +31,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Card:
 
 
 def approved(home: Path) -> tuple[Approved, ...]:
-    ledger = checked_ledger(home)
+    ledger = checked_ledger(AggregatorHome(home))
     return approvals(ledger.run(RUN), ledger.charters)
 
 

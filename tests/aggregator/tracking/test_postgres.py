@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.tracking import follower
 from aggregator.tracking.check import compare
 from aggregator.tracking.client import MlflowClient, connect
@@ -45,7 +46,7 @@ def test_postgresql_holds_what_sqlite_holds(postgres: Server, home: Path) -> Non
     make_job(home)
     follower.sync(home)
     follower.sync(home, postgres.uri)
-    here, there = facts(follower.default_uri(home)), facts(postgres.uri)
+    here, there = facts(follower.default_uri(AggregatorHome(home))), facts(postgres.uri)
     assert len(there) == 1 + 22 + 1  # the experiment; a job and its steps; a version
     assert there == here
     assert compare(home, postgres.uri) == [] and compare(home) == []

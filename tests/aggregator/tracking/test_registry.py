@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
-from aggregator.rounds.storage import run_folder
 from aggregator.tracking import follower, pyfunc
 from aggregator.tracking.check import compare
 from aggregator.tracking.client import MlflowClient, connect
@@ -35,7 +35,7 @@ OURS = {"consilium", "consilium-fl", "consilium_fl", "crypto", "silo_agent", "ag
 
 
 def client(home: Path) -> MlflowClient:
-    return connect(follower.default_uri(home))
+    return connect(follower.default_uri(AggregatorHome(home)))
 
 
 def candidate(home: Path) -> Any:
@@ -58,20 +58,20 @@ def test_the_version_names_its_evidence(job: Path) -> None:
     assert tags["consilium.state_digest"] == made.state_digest(STATE).hex() and tags["consilium.chain"] == "cd" * 32
     assert tags["consilium.global.accuracy"] == "0.5900" and tags["consilium.cohort"] == "2 to 3 of 3 silos in a step"
     assert tags["consilium.purpose"] == made.PURPOSE and tags["consilium.code_digest"] == made.CODE
-    weights = (run_folder(job, RUN) / "checkpoints" / "000019.safetensors").read_bytes()
+    weights = AggregatorHome(job).run_folder(RUN).weights_path(19).read_bytes()
     assert tags["consilium.weights_sha256"] == sha256(weights).hexdigest()
     for silo in SILOS:
         assert tags[f"consilium.data.{silo}"] == made.commitment(silo)
         assert tags[f"consilium.approval.{silo}"] == made.APPROVALS[silo]
     assert "consilium.parent_version" not in tags and "consilium.withdrawn_silos" not in tags
-    noted = json.loads((run_folder(job, RUN) / follower.MLFLOW_FILE).read_bytes())
+    noted = json.loads(AggregatorHome(job).run_folder(RUN).mlflow_path.read_bytes())
     assert (noted["model"], noted["version"], noted["run_id"]) == ("digits", "1", version.run_id)
     assert parent(job).data.tags["consilium.model_version"] == "digits/1"
 
 
 def test_the_version_shows_its_card(job: Path) -> None:
     """The same text for the version, the run and the model; the whole of it as a file of each."""
-    version, card = candidate(job), (run_folder(job, RUN) / "model-card.md").read_text()
+    version, card = candidate(job), AggregatorHome(job).run_folder(RUN).model_card_path.read_text()
     assert version.description == parent(job).data.tags["mlflow.note.content"]
     assert version.description.startswith("# digits/1") and len(version.description) < 5000
     for silo in SILOS:
@@ -132,7 +132,7 @@ def test_the_version_predicts_in_a_fresh_process_without_pickle(job: Path, tmp_p
     environment = {**os.environ, "PYTHONPATH": str(made.ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     done = subprocess.run(
-        [sys.executable, "-c", _PREDICT, follower.default_uri(job), str(job)],
+        [sys.executable, "-c", _PREDICT, follower.default_uri(AggregatorHome(job)), str(job)],
         env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -188,7 +188,7 @@ def test_where_our_package_is_missing_the_model_says_which_release_to_install(jo
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, "-c", _LOAD_WITHOUT_OURS, follower.default_uri(job)],
+        [sys.executable, "-c", _LOAD_WITHOUT_OURS, follower.default_uri(AggregatorHome(job))],
         env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -203,8 +203,8 @@ def test_a_job_that_cannot_predict_has_a_card_and_no_version(home: Path) -> None
     ledger.append(as_record("step-closed", closed(0)))
     finish(home, ledger)
     follower.sync(home)
-    assert client(home).search_model_versions() == [] and not (run_folder(home, RUN) / follower.MLFLOW_FILE).exists()
-    assert (run_folder(home, RUN) / "model-card.md").read_text().startswith("# 0123abcd")
+    assert client(home).search_model_versions() == [] and not AggregatorHome(home).run_folder(RUN).mlflow_path.exists()
+    assert AggregatorHome(home).run_folder(RUN).model_card_path.read_text().startswith("# 0123abcd")
     assert compare(home) == []
 
 
@@ -213,7 +213,7 @@ def test_altered_weights_or_code_are_not_registered(home: Path) -> None:
     start(home, ledger)
     ledger.append(as_record("step-closed", closed(0)))
     finish(home, ledger)
-    folder = run_folder(home, RUN)
+    folder = AggregatorHome(home).run_folder(RUN).root
     for file in (folder / "predictor.py", folder / "checkpoints" / "000000.safetensors"):
         good = file.read_bytes()
         file.write_bytes(good + b"#")
@@ -264,19 +264,19 @@ def test_a_second_job_is_a_second_version_and_takes_the_alias(home: Path) -> Non
 
 def test_a_promotion_moves_the_alias_and_says_who_and_when(home: Path) -> None:
     two_versions(home)
-    promote(home, "digits/1", "champion", "ethics board")
+    promote(AggregatorHome(home), "digits/1", "champion", "ethics board")
     follower.sync(home)
     first = client(home).get_model_version_by_alias("digits", "champion")
     assert (first.tags["consilium.run"], first.tags["consilium.champion.by"]) == (FIRST, "ethics board")
     assert "Alias champion: set by ethics board" in first.description
-    promote(home, "digits/2", "champion", "chief of medicine")
+    promote(AggregatorHome(home), "digits/2", "champion", "chief of medicine")
     follower.sync(home)
     first, second = version(home, 1), version(home, 2)
     assert sorted(second.aliases) == ["candidate", "champion"] and first.aliases == []
     assert second.tags["consilium.champion.by"] == "chief of medicine"
     assert first.tags["consilium.champion.until"] == second.tags["consilium.champion.at"]
     assert compare(home) == []
-    promote(home, "digits/1", "champion", "ethics board")  # and back
+    promote(AggregatorHome(home), "digits/1", "champion", "ethics board")  # and back
     follower.sync(home)
     assert "consilium.champion.until" not in version(home, 1).tags
     assert "consilium.champion.until" in version(home, 2).tags and compare(home) == []
@@ -285,8 +285,8 @@ def test_a_promotion_moves_the_alias_and_says_who_and_when(home: Path) -> None:
 def test_a_follower_that_starts_over_moves_no_alias_back(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever loads the champion meanwhile never gets the one before."""
     two_versions(home)
-    promote(home, "digits/1", "champion", "board")
-    promote(home, "digits/2", "champion", "board")
+    promote(AggregatorHome(home), "digits/1", "champion", "board")
+    promote(AggregatorHome(home), "digits/2", "champion", "board")
     follower.sync(home)
     moved = []
     real = MlflowClient.set_registered_model_alias
@@ -300,7 +300,7 @@ def test_a_follower_that_starts_over_moves_no_alias_back(home: Path, monkeypatch
 
 def test_the_champion_at_the_start_is_the_parent(home: Path) -> None:
     ledger = two_versions(home)
-    promote(home, "digits/1", "champion", "board")
+    promote(AggregatorHome(home), "digits/1", "champion", "board")
     make_run(home, ledger, "cccc0003")
     follower.sync(home)
     tags = version(home, 3).tags
@@ -321,7 +321,7 @@ def test_a_withdrawal_marks_every_version_with_the_silos_data(home: Path) -> Non
         assert found.tags["consilium.withdrawn_silos"] == '["silo-3"]'
         assert parent(home, run).data.tags["consilium.withdrawn_silos"] == '["silo-3"]'
         assert "**silo-3 has withdrawn**" in found.description and "consent was withdrawn" in found.description
-        assert "has withdrawn" in (run_folder(home, run) / "model-card.md").read_text()
+        assert "has withdrawn" in AggregatorHome(home).run_folder(run).model_card_path.read_text()
     assert "retrain expert-2" in version(home, 1).description
     (marks,) = (value for key, value in found.tags.items() if key.startswith("consilium.withdrawal."))
     assert json.loads(marks)["epoch"] == 2 and compare(home) == []
@@ -337,7 +337,7 @@ def test_a_withdrawal_of_somebody_else_marks_nothing(home: Path) -> None:
 
 def test_a_new_mlflow_gets_everything_again_with_the_same_numbers(home: Path, tmp_path: Path, empty_db: Path) -> None:
     two_versions(home)
-    promote(home, "digits/1", "champion", "board")
+    promote(AggregatorHome(home), "digits/1", "champion", "board")
     other = f"sqlite:///{tmp_path / 'other.db'}"
     (tmp_path / "other.db").write_bytes(empty_db.read_bytes())
     follower.sync(home, other)
@@ -350,7 +350,7 @@ def test_another_number_than_before_is_refused(home: Path, tmp_path: Path, empty
     """Somebody registered a version by hand in the new MLflow, so it would call ours by another number."""
     two_versions(home)
     if signed:
-        promote(home, "digits/1", "champion", "board")
+        promote(AggregatorHome(home), "digits/1", "champion", "board")
     other = f"sqlite:///{tmp_path / 'other.db'}"
     (tmp_path / "other.db").write_bytes(empty_db.read_bytes())
     connect(other).create_registered_model("digits")
@@ -358,13 +358,13 @@ def test_another_number_than_before_is_refused(home: Path, tmp_path: Path, empty
     with pytest.raises(EvidenceError, match="digits/1, as the ledger" if signed else "as mlflow.json") as caught:
         follower.sync(home, other)
     assert caught.value.found == "digits/2"
-    assert json.loads((run_folder(home, FIRST) / follower.MLFLOW_FILE).read_bytes())["version"] == "1"
+    assert json.loads(AggregatorHome(home).run_folder(FIRST).mlflow_path.read_bytes())["version"] == "1"
 
 
 def test_whoever_waits_for_the_version_finds_it_complete(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mlflow.json is there once alias, description and tags are."""
     make_run(home, make_home(home))
-    place = run_folder(home, RUN) / follower.MLFLOW_FILE
+    place = AggregatorHome(home).run_folder(RUN).mlflow_path
     seen = []
 
     def watched(real: Any) -> Any:

@@ -16,7 +16,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import ledger_path, verify
+from aggregator.ledger.format import verify
 from aggregator.ledger.records import Kind, SiloLost, StepVoid
 from aggregator.run_record import RunRecord
 from aggregator.verify.checks import verify_run
@@ -164,9 +164,9 @@ def run(
 def record(federation: Federation) -> RunRecord:
     """The one run, and its ledger checks."""
     _, identity = AggregatorHome(federation.aggregator).open()
-    verify(ledger_path(federation.aggregator), identity.public)
+    verify(AggregatorHome(federation.aggregator).ledger_path, identity.public)
     (folder,) = (federation.aggregator / "jobs").iterdir()
-    return RunRecord.read(federation.aggregator, folder.name)
+    return RunRecord.read(AggregatorHome(federation.aggregator), folder.name)
 
 
 def test_a_job_that_is_left_alone_finishes_and_leaves_its_status(
@@ -199,13 +199,16 @@ def test_an_abort_closes_the_run_by_name_and_it_can_go_on(
     assert again.entries[-1].kind is Kind.RUN_FINISHED and len(again.finished.record.countersignatures) == 8  # type: ignore[index]
     spent = phase in ("unmask-slots", "unmask-lanes")
     assert sum(1 for _ in again.of(StepVoid)) == (1 if spent else 0)
-    verify_run(federation.aggregator, found.run)
+    verify_run(AggregatorHome(federation.aggregator), found.run)
 
 
 def test_a_new_job_runs_after_an_abort(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     run(federation, monkeypatch, at("contribute"))
     run(federation, monkeypatch)
-    ends = [RunRecord.read(federation.aggregator, f.name) for f in (federation.aggregator / "jobs").iterdir()]
+    ends = [
+        RunRecord.read(AggregatorHome(federation.aggregator), f.name)
+        for f in (federation.aggregator / "jobs").iterdir()
+    ]
     assert sorted(one.finished is not None for one in ends) == [False, True]
 
 

@@ -171,7 +171,7 @@ def test_verify_prints_each_check_and_ends_with_what_it_did_not_look_at(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     run = tampering.finish(tmp_path / "f", replace(local.spec(rounds=1), keep_uploads="none"))
-    words = ("verify", run.run[:8], "--home", str(run.home))
+    words = ("verify", run.run[:8], "--home", str(run.home.root))
     code, out, _ = fed(monkeypatch, capsys, *words)
     lines = out.splitlines()
     assert code == 0 and lines[0].startswith("ok           charters") and any("steps" in line for line in lines)
@@ -189,7 +189,7 @@ def test_verify_prints_each_check_and_ends_with_what_it_did_not_look_at(
     assert code == 50 and "evidence/000001.bin" in err and "holds" not in out
     code, out, _ = fed(monkeypatch, capsys, *words, "--json")
     assert code == 50 and json.loads(out)["error"] == "EVIDENCE"
-    assert fed(monkeypatch, capsys, "verify", "no-such/1", "--home", str(run.home))[0] == 10
+    assert fed(monkeypatch, capsys, "verify", "no-such/1", "--home", str(run.home.root))[0] == 10
 
 
 @pytest.mark.parametrize("target", ["run", "bundle", "receipt"])
@@ -198,7 +198,7 @@ def test_a_run_a_bundle_and_a_receipt_verify_with_the_base_install_only(tmp_path
     bundle = write_bundle(run.home, run.run, tmp_path / "b.zip").path
     receipt = run.federation.silo("silo-2") / "receipts" / f"{run.run}.bin"
     words = {
-        "run": [run.run, "--home", str(run.home)],
+        "run": [run.run, "--home", str(run.home.root)],
         "bundle": [str(bundle)],
         "receipt": [str(receipt), "--home", str(bundle)],
     }

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
 from crypto.home import Home
 from jobs.cli import main as cli
@@ -145,7 +146,7 @@ def test_a_silo_withdraws(fed: Fed) -> None:
     done = fed.json("withdraw", "silo-3", "--reason", "consent withdrawn", "--home", "aggregator",
                     "--consortium-key", "offline/consortium.key")  # fmt: skip
     assert (done["silo"], done["leaves"], done["epoch"]) == ("silo-3", ["silo-3"], 2)
-    kinds = [entry.kind for entry in read(ledger_path(fed.root / "aggregator"))]
+    kinds = [entry.kind for entry in read(AggregatorHome(fed.root / "aggregator").ledger_path)]
     assert kinds == [Kind.CHARTER, Kind.CHARTER, Kind.WITHDRAWAL]
     told = fed("charter", "accept", done["file"], "--home", "silo-3", "--yes")
     assert "NOT a member" in told

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
 from aggregator.rounds.run import Run
 from crypto import blocks
@@ -159,7 +159,7 @@ def test_before_counts_the_plain_words(done: Done) -> None:
 def test_after_counts_the_words_that_the_aggregator_stored(done: Done) -> None:
     for silo in SILOS[:4]:
         for one in done.probe(silo).histograms:
-            stored = np.fromfile(done.run.folder / "uploads" / f"{one.k:06d}" / silo / f"{one.lane}.u32", dtype="<u4")
+            stored = np.fromfile(done.run.folder.upload_path(one.k, silo, one.lane), dtype="<u4")
             assert list(one.after) == bin_words(stored)
             assert sum(one.after) == one.words == stored.size
             plain = np.load(vector_path(SiloHome(done.home(silo)), one.k, one.lane))
@@ -169,7 +169,9 @@ def test_after_counts_the_words_that_the_aggregator_stored(done: Done) -> None:
 def test_the_plain_vectors_add_up_to_what_opened(done: Done) -> None:
     """Sums of the silos' vectors, applied step by step with the ledger's slots, give the run's state bit for bit."""
     plan, state = done.first.spec.plan, blocks.initial_state(done.first.spec.plan)
-    closed = [e.record for e in read(ledger_path(done.root / "aggregator")) if e.kind is Kind.STEP_CLOSED]
+    closed = [
+        e.record for e in read(AggregatorHome(done.root / "aggregator").ledger_path) if e.kind is Kind.STEP_CLOSED
+    ]
     for record in (record for record in closed if record.run == done.first.name):
         step = plan.steps[record.k]
         lanes = [lane.name for lane in plan.lanes_of(step)]
@@ -189,7 +191,9 @@ def test_a_new_run_clears_the_vectors_and_keeps_the_figures(done: Done) -> None:
 
 
 def test_weights_in_the_probe_add_up_to_what_opened(done: Done) -> None:
-    closed = [e.record for e in read(ledger_path(done.root / "aggregator")) if e.kind is Kind.STEP_CLOSED]
+    closed = [
+        e.record for e in read(AggregatorHome(done.root / "aggregator").ledger_path) if e.kind is Kind.STEP_CLOSED
+    ]
     train = next(record for record in closed if record.run == done.run.name and record.name == "train/0")
     weights = [{k: lanes for k, _, lanes in done.probe(silo).weights}[train.k] for silo in SILOS[:4]]
     assert all(lane["everyone"] for lane in weights)
@@ -198,7 +202,7 @@ def test_weights_in_the_probe_add_up_to_what_opened(done: Done) -> None:
 
 def test_a_broken_probe_and_no_probe_change_nothing(done: Done) -> None:
     """silo-5 said in its log that it could not draw, silo-6 runs the production agent; both countersigned."""
-    entries = read(ledger_path(done.root / "aggregator"))
+    entries = read(AggregatorHome(done.root / "aggregator").ledger_path)
     end = next(e.record for e in entries if e.kind is Kind.RUN_FINISHED and e.record.run == done.run.name)
     assert sorted(end.countersignatures) == sorted(SILOS)
     assert "the probe could not be written" in done.log

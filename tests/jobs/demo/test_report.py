@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import Entry, ledger_path, plain, read
+from aggregator.ledger.format import Entry, plain, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from crypto.errors import EvidenceError, NonFinite
@@ -97,7 +97,9 @@ class Made:
         return self.federation / "aggregator"
 
     def entries(self, kind: Kind) -> list[Entry]:
-        return [e for e in read(ledger_path(self.aggregator)) if e.kind is kind and e.record.run == self.run]
+        return [
+            e for e in read(AggregatorHome(self.aggregator).ledger_path) if e.kind is kind and e.record.run == self.run
+        ]
 
 
 class Faults(InProcess):
@@ -241,7 +243,7 @@ def test_a_hostile_name_is_text(made: Made, tmp_path: Path) -> None:
     """The job's name, a silo's refusal and a slot come from others: on the page they are letters."""
     aggregator = tmp_path / "aggregator"
     shutil.copytree(made.aggregator, aggregator)
-    ledger = Ledger.open(ledger_path(aggregator), Identity.load(aggregator / "keys" / "aggregator.key"))
+    ledger = Ledger.open(AggregatorHome(aggregator).ledger_path, Identity.load(aggregator / "keys" / "aggregator.key"))
     started, closed = (
         plain(made.entries(kind)[at].record.fields()) for kind, at in ((Kind.RUN_STARTED, 0), (Kind.STEP_CLOSED, 2))
     )
@@ -284,7 +286,7 @@ def test_a_ledger_or_a_probe_that_does_not_check_makes_no_report(made: Made, tmp
     with pytest.raises(EvidenceError, match="silo-1"):
         write_report(federation, made.run, out=tmp_path / "none.html")
     probe.write_bytes(good)
-    path = ledger_path(federation / "aggregator")
+    path = AggregatorHome(federation / "aggregator").ledger_path
     lines = path.read_bytes().splitlines(keepends=True)
     signature = json.loads(lines[-1])["signature"]
     lines[-1] = lines[-1].replace(
@@ -299,7 +301,7 @@ def test_a_ledger_or_a_probe_that_does_not_check_makes_no_report(made: Made, tmp
 def test_a_line_being_written_is_left_alone(made: Made, tmp_path: Path) -> None:
     aggregator = tmp_path / "aggregator"
     shutil.copytree(made.aggregator, aggregator)
-    with ledger_path(aggregator).open("ab") as file:
+    with AggregatorHome(aggregator).ledger_path.open("ab") as file:
         file.write(b'{"seq":')
     assert made.run in write_report(tmp_path, made.run).read_text()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger.format import ledger_path
+from aggregator.home import AggregatorHome
 from crypto.charter import Charter, SignedCharter
 from crypto.errors import EvidenceError
 from crypto.home import Home
@@ -239,7 +239,7 @@ def test_a_security_log_that_was_altered(silo: Patient) -> None:
 
 
 def test_a_ledger_that_was_changed(aggregator: Patient) -> None:
-    path = ledger_path(aggregator.house)
+    path = AggregatorHome(aggregator.house).ledger_path
     whole = path.read_bytes()
     assert well(aggregator, "ledger").startswith("whole")
     path.write_bytes(whole.replace(b'"epoch":1', b'"epoch":2', 1))
@@ -293,7 +293,7 @@ def test_what_a_driver_says_does_not_hold_the_password(aggregator: Patient, monk
 
 
 def test_a_ledger_that_grows_while_it_is_read(aggregator: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = ledger_path(aggregator.house)
+    path = AggregatorHome(aggregator.house).ledger_path
     whole, key, line = records.verify, Identity.load(aggregator.house / "keys" / "aggregator.key"), b""
     readings = []
 
@@ -320,7 +320,7 @@ def test_records_that_mlflow_lacks(aggregator: Patient, monkeypatch: pytest.Monk
 
 
 def test_a_ledger_without_its_head(aggregator: Patient) -> None:
-    (ledger_path(aggregator.house).parent / "ledger.jsonl.head").unlink()
+    (AggregatorHome(aggregator.house).ledger_path.parent / "ledger.jsonl.head").unlink()
     found = visit(aggregator)
     assert found["ledger"].status is Status.FAIL and "signed head" in found["ledger"].found
     assert found["mlflow.backlog"].found == "not checked, because ledger failed"

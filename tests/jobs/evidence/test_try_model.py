@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome, RunFolder
 from aggregator.rounds.storage import checkpoint_steps
 from aggregator.run_record import RunRecord
 from aggregator.verify.bundle import write_bundle
@@ -65,9 +66,11 @@ def test_it_is_useful_before_its_first_round_and_says_so_at_home_only(
     y = ROWS["newcomer-1"]["y_train"], ROWS["newcomer-1"]["y_test"]
     assert tried.rows == len(y[1]) and tried.majority == int((y[1] == np.bincount(y[0]).argmax()).sum())
     assert tried.right > 2 * tried.majority
-    record = RunRecord.read(federation.aggregator, folder.name)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), folder.name)
     data = {"silo-9": check("digits", ROWS["newcomer-1"])}
-    assert (tried.right, tried.rows) == cold_score(JOB, published_by(federation.aggregator, record), data)
+    assert (tried.right, tried.rows) == cold_score(
+        JOB, published_by(AggregatorHome(federation.aggregator), record), data
+    )
     assert files(federation.root) == before
     assert (tried.model, tried.method, tried.silo) == ("fedcoe-test", "fedcoe", "silo-9")
     assert {"charters", "ledger", "steps", "sums", "model"} <= {line.name for line in tried.report.lines}
@@ -97,7 +100,7 @@ def test_the_verb_shows_the_figures_and_that_nothing_was_sent(
 
 def test_a_bundle_does_as_well(trained: tuple[Federation, Path], newcomer: Path, tmp_path: Path) -> None:
     federation, folder = trained
-    bundle = write_bundle(federation.aggregator, folder.name, tmp_path / "model.zip").path
+    bundle = write_bundle(AggregatorHome(federation.aggregator), folder.name, tmp_path / "model.zip").path
     tried = cold(SiloHome(newcomer), bundle, "digits")
     assert (tried.right, tried.run) == (cold(SiloHome(newcomer), folder, "digits").right, folder.name)
     assert tried.report.lines[0].name == "bundle"
@@ -116,7 +119,7 @@ def test_a_model_whose_weights_were_changed_is_not_used(
     for name, kept in files(federation.aggregator).items():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes(kept)
-    weights = copy / "jobs" / folder.name / "checkpoints" / f"{checkpoint_steps(folder)[-1]:06d}.safetensors"
+    weights = copy / "jobs" / folder.name / "checkpoints" / f"{checkpoint_steps(RunFolder(folder))[-1]:06d}.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))

@@ -57,7 +57,7 @@ def test_a_run_by_id_and_a_model_by_name(run: Finished, target: str, where: str)
     shown: list[Line] = []
     report = audit(
         target.format(run=run.run, short=run.run[:6]),
-        home=run.home if where == "home" else bundle(run), show=shown.append,
+        home=run.home.root if where == "home" else bundle(run), show=shown.append,
     )  # fmt: skip
     assert report.target == f"run {run.run}" and shown == report.lines
     assert {"ledger", "steps", "model", "code"} <= names(report)
@@ -80,25 +80,25 @@ def test_a_receipt_alone_and_against_what_the_aggregator_says(run: Finished, tmp
     alone = audit(str(receipt(run)), home=None)
     assert alone.target == f"the receipt of silo-1 for run {run.run}"
     assert names(alone) == {"charters", "receipt"} and "history" in names(alone, Outcome.NOT_CHECKED)
-    for home in (run.home, bundle(run)):
+    for home in (run.home.root, bundle(run)):
         report = audit(str(receipt(run)), home=home)
         assert {"consortium", "ledger", "receipt", "history"} <= names(report)  # the silo's own pin is compared
 
     moved = tmp_path / "r.bin"
     shutil.copy(receipt(run), moved)
     assert "receipt" in names(audit(str(moved), home=run.federation.silo("silo-2")))
-    assert "history" in names(audit(str(moved), home=run.home))
+    assert "history" in names(audit(str(moved), home=run.home.root))
     with pytest.raises(SpecError, match="--home"):
         audit(str(moved), home=None)
 
 
 def test_what_another_federation_says(run: Finished, other: Finished) -> None:
-    key = str(other.home / "consortium.pub")
-    for target, home in ((run.run, run.home), (str(run.folder), None), (str(bundle(run)), None)):
+    key = str(other.home.root / "consortium.pub")
+    for target, home in ((run.run, run.home.root), (str(run.folder), None), (str(bundle(run)), None)):
         with pytest.raises(EvidenceError, match=r"consortium\.pub"):
             audit(target, home=home, consortium=key)
     with pytest.raises(EvidenceError, match=r"consortium\.pub"):
-        audit(str(receipt(run)), home=other.home)
+        audit(str(receipt(run)), home=other.home.root)
     with pytest.raises(EvidenceError, match=r"consortium\.pub"):
         audit(str(receipt(run)), home=None, consortium=key)
 
@@ -108,7 +108,7 @@ def test_what_another_federation_says(run: Finished, other: Finished) -> None:
 )
 def test_what_is_not_there(run: Finished, target: str) -> None:
     with pytest.raises(SpecError) as caught:
-        audit(target, home=run.home)
+        audit(target, home=run.home.root)
     assert "fedavg-test/3" in caught.value.remedy
     with pytest.raises(SpecError, match="--home"):
         audit(target, home=None)
@@ -116,7 +116,7 @@ def test_what_is_not_there(run: Finished, target: str) -> None:
 
 def test_a_folder_that_is_no_run(run: Finished) -> None:
     with pytest.raises(SpecError, match="jobs/<run>"):
-        audit(str(run.home), home=None)
+        audit(str(run.home.root), home=None)
     with pytest.raises(EvidenceError, match="expected a ledger"):
         audit(run.run, home=run.federation.silo("silo-1"))
 
@@ -133,7 +133,7 @@ def test_the_beginning_of_two_ids(run: Finished) -> None:
 
 
 def test_contradictions_are_what_is_neither_bundle_nor_receipt(run: Finished, other: Finished) -> None:
-    aggregator = Identity.load(run.home / "keys" / "aggregator.key")
+    aggregator = Identity.load(run.home.root / "keys" / "aggregator.key")
     one = Request(run=bytes(32), step=0, attempt=0, phase="attest", payload=b"one")
     folder = run.federation.silo("silo-2") / "evidence"
     folder.mkdir(exist_ok=True)
@@ -145,7 +145,7 @@ def test_contradictions_are_what_is_neither_bundle_nor_receipt(run: Finished, ot
     pinned, proven = contradiction(path, None, None)  # by what the home around it pins
     assert (pinned.federation, proven.signer) == ("test", "aggregator")
     with pytest.raises(EvidenceError):
-        contradiction(path, str(other.home / "consortium.pub"), other.home / "charter.bin")
+        contradiction(path, str(other.home.root / "consortium.pub"), other.home.root / "charter.bin")
     moved = run.federation.root / "x.bin"
     shutil.copy(path, moved)
     with pytest.raises(SpecError, match="--charter"):
@@ -155,6 +155,6 @@ def test_contradictions_are_what_is_neither_bundle_nor_receipt(run: Finished, ot
 def test_a_receipt_in_a_home_without_a_charter(run: Finished, tmp_path: Path) -> None:
     home = tmp_path / "silo"
     shutil.copytree(receipt(run).parent, home / "receipts")
-    shutil.copy(run.home / "consortium.pub", home / "consortium.pub")
+    shutil.copy(run.home.root / "consortium.pub", home / "consortium.pub")
     with pytest.raises(EvidenceError, match=r"charter\.bin: .*found none"):
         audit(str(home / "receipts" / receipt(run).name), home=None)

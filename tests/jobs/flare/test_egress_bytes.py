@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.run_record import RunRecord
 from crypto.blocks import Contribution, Encoded
 from crypto.home import Home
@@ -129,7 +130,9 @@ def play(root: Path, name: str) -> Ran:
             return answer
 
     outcome, run, agents = local.run_job(spec, federation.aggregator, federation.homes, agent=agent, courier=Carrying)
-    published = published_by(federation.aggregator, RunRecord.read(federation.aggregator, outcome.run))
+    published = published_by(
+        AggregatorHome(federation.aggregator), RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
+    )
     for silo, one in agents.items():
         after(one, watched[silo], published)
     return Ran(run.spec.plan, federation, watched, published)

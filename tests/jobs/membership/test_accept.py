@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import ledger_path, read, verify
+from aggregator.ledger.format import read, verify
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from crypto.charter import SignedCharter
@@ -37,7 +37,7 @@ def bare(tmp_path: Path) -> Bare:
 
 
 def epochs_on(home: Path) -> list[tuple[int, str]]:
-    path = ledger_path(home)
+    path = AggregatorHome(home).ledger_path
     records = [entry.record for entry in read(path) if entry.kind is Kind.CHARTER] if path.exists() else []
     return [(record.epoch, record.charter_digest) for record in records]
 
@@ -89,14 +89,18 @@ def test_the_aggregator_writes_every_epoch_to_the_ledger_once(bare: Bare) -> Non
     accept(Home(bare.aggregator), more)
     digests = [charter.digest.hex() for charter in (bare.first, second, third)]
     assert epochs_on(bare.aggregator) == list(zip((1, 2, 3), digests, strict=True))
-    verify(ledger_path(bare.aggregator), bare.first.aggregator)
-    (last,) = [e.record for e in read(ledger_path(bare.aggregator)) if e.kind is Kind.CHARTER and e.record.epoch == 3]
+    verify(AggregatorHome(bare.aggregator).ledger_path, bare.first.aggregator)
+    (last,) = [
+        e.record
+        for e in read(AggregatorHome(bare.aggregator).ledger_path)
+        if e.kind is Kind.CHARTER and e.record.epoch == 3
+    ]
     assert SignedCharter.open(bytes.fromhex(last.charter), bare.consortium.public) == third
 
 
 def test_a_run_records_the_epoch_it_is_under_if_nobody_has(bare: Bare) -> None:
     home = bare.aggregator
-    ledger = Ledger.open(ledger_path(home), Identity.load(home / "keys" / "aggregator.key"))
+    ledger = Ledger.open(AggregatorHome(home).ledger_path, Identity.load(home / "keys" / "aggregator.key"))
     record_charter(ledger, AggregatorHome(home))
     record_charter(ledger, AggregatorHome(home))
     assert epochs_on(home) == [(1, bare.first.digest.hex())]

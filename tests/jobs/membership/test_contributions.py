@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aggregator.epochs import Epochs
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import Kind
 from aggregator.rounds.storage import save_checkpoint
@@ -46,7 +47,7 @@ NAMES = [step.name for step in STEPS]
 class Story:
     """A ledger's lines, written down one by one."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: AggregatorHome) -> None:
         self.home = home
         self.entries: list[Entry] = []
 
@@ -78,7 +79,7 @@ class Story:
 
     def finish(self, run: str, state: str, version: str = "") -> None:
         self.line(Kind.RUN_FINISHED, run=run, state_digest=state, weights_sha256=state * 2)
-        folder = self.home / "jobs" / run
+        folder = self.home.run_folder(run).root
         folder.mkdir(parents=True, exist_ok=True)
         if version:
             (folder / "mlflow.json").write_text(json.dumps({"model": "job", "version": version}))
@@ -93,7 +94,7 @@ class Story:
 
 @pytest.fixture
 def story(tmp_path: Path) -> Story:
-    return Story(tmp_path)
+    return Story(AggregatorHome(tmp_path))
 
 
 def known(run: RunHistory, lane: str, silo: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -216,7 +217,7 @@ def test_a_lane_is_retrained_from_a_checkpoint_that_still_has_its_clean_blocks(p
     planned.finish("r", "aa", "1")
     state = {"w": np.zeros(2, np.float32)}
     for k in (1, 3, 4):
-        save_checkpoint(planned.home / "jobs" / "r", k, state, {})
+        save_checkpoint(planned.home.run_folder("r"), k, state, {})
     lane = lanes_of(plan_for(planned.home, "silo-3"))["secret"]
     assert (lane.clean, lane.checkpoint, lane.remedy) == (2, 3, Remedy.RETRAIN)
     assert lane.words == "retrain secret without silo-3 from run r, train/0 (checkpoint of train/1 is there)"
@@ -226,7 +227,7 @@ def test_what_it_was_in_from_the_start_is_reset_to_the_initial_blocks(planned: S
     planned.start("r")
     planned.close("r", 2, opened={"secret": 2})
     planned.finish("r", "aa")
-    save_checkpoint(planned.home / "jobs" / "r", 1, {"w": np.zeros(2, np.float32)}, {})
+    save_checkpoint(planned.home.run_folder("r"), 1, {"w": np.zeros(2, np.float32)}, {})
     found = plan_for(planned.home, "silo-3")
     lane = lanes_of(found)["secret"]
     assert (lane.clean, lane.checkpoint, lane.remedy) == (-1, None, Remedy.RESET)
@@ -302,7 +303,7 @@ def test_the_plan_says_what_it_does_not_undo(planned: Story) -> None:
 
 def test_before_the_first_run_there_is_nothing(tmp_path: Path) -> None:
     bare = Bare(tmp_path)
-    assert plan_for(bare.aggregator, "silo-3").models == ()
+    assert plan_for(AggregatorHome(bare.aggregator), "silo-3").models == ()
 
 
 def test_steps_are_told_shortly() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import Entry, ledger_path, read, verify
+from aggregator.ledger.format import Entry, read, verify
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import CharterRecorded, Kind, RunStarted, StepClosed, Withdrawal
 from aggregator.run_record import RunRecord
@@ -56,7 +56,7 @@ class Story:
     keys: tuple[dict[str, dict[str, bytes]], ...]  # of every home: before, after the withdrawal, after the join
 
     def of(self, kind: Kind) -> list[Entry]:
-        return [entry for entry in read(ledger_path(self.home)) if entry.kind is kind]
+        return [entry for entry in read(AggregatorHome(self.home).ledger_path) if entry.kind is kind]
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
     before = keys()
     first, _, _ = local.run_job(JOB, home, homes_of)
-    plan = withdraw.plan(home, "silo-3")
-    done = withdraw.withdraw(home, "silo-3", "consent withdrawn", consortium=consortium)
+    plan = withdraw.plan(AggregatorHome(home), "silo-3")
+    done = withdraw.withdraw(AggregatorHome(home), "silo-3", "consent withdrawn", consortium=consortium)
     for silo in LEFT:
         accept(Home(homes_of[silo]), done.file.read_bytes())
     after = keys()
@@ -104,7 +104,7 @@ def test_the_next_roster_lacks_the_one_that_left_and_has_the_one_that_came(story
         tuple(sorted([*LEFT, "silo-9"])),
     ]
     for run, there, away in ((story.runs[1], "silo-4", "silo-3"), (story.runs[2], "silo-9", "silo-3")):
-        closed = list(RunRecord.read(story.home, run).of(StepClosed))
+        closed = list(RunRecord.read(AggregatorHome(story.home), run).of(StepClosed))
         assert closed and all(there in one.record.survivors and away not in one.record.survivors for one in closed)
 
 
@@ -124,11 +124,11 @@ def test_the_ledger_has_every_epoch_and_the_withdrawal_and_still_checks(story: S
     assert record["models"] == [story.runs[0]] and record["remedies"].keys() == {story.runs[0]}
     runs = {entry.record.run: entry.record.charter_digest for entry in story.of(RunStarted)}
     assert [runs[run] for run in story.runs] == [digests[1], digests[2], digests[3]]
-    verify(ledger_path(story.home), Home(story.home).charter().aggregator)
+    verify(AggregatorHome(story.home).ledger_path, Home(story.home).charter().aggregator)
 
 
 def test_versions_know_whose_data_they_hold_that_has_left(story: Story) -> None:
-    assert [one.withdrawn_silos for one in models(story.home)] == [("silo-3",), (), ()]
+    assert [one.withdrawn_silos for one in models(AggregatorHome(story.home))] == [("silo-3",), (), ()]
 
 
 def test_the_plan_names_the_lanes_it_touched_and_how_sure_that_is(story: Story) -> None:
@@ -148,7 +148,7 @@ def test_the_plan_names_the_lanes_it_touched_and_how_sure_that_is(story: Story) 
 
 
 def test_afterwards_the_plan_is_the_same_and_the_later_models_are_untouched(story: Story) -> None:
-    now = withdraw.plan(story.home, "silo-3")
+    now = withdraw.plan(AggregatorHome(story.home), "silo-3")
     assert now.models == story.plan.models == story.done.plan.models
     assert now.untouched == story.runs[1:]
 
@@ -167,14 +167,14 @@ def bare(tmp_path: Path) -> Bare:
 
 
 def lines(home: Path) -> list[tuple[str, str]]:
-    return [(entry.kind, str(entry.record.silo)) for entry in read(ledger_path(home))]
+    return [(entry.kind, str(entry.record.silo)) for entry in read(AggregatorHome(home).ledger_path)]
 
 
 DONE = [(Kind.CHARTER, ""), (Kind.CHARTER, ""), (Kind.WITHDRAWAL, "silo-3")]
 
 
 def test_an_epoch_without_the_silo_is_pinned_and_handed_out(bare: Bare) -> None:
-    done = withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
+    done = withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium)
     new = Home(bare.aggregator).charter()
     assert new.silos == ("silo-1", "silo-2", "silo-4") and done.changes.leaves == ("silo-3",)
     assert SignedCharter.open(done.file.read_bytes(), bare.consortium.public) == new
@@ -209,48 +209,52 @@ def test_what_a_crash_left_half_done_is_finished_by_calling_it_again(
             case _:
                 patched.setattr(membership_accept, at, dies)
         with pytest.raises(Crash):
-            withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
+            withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium)
     assert not _ledger(bare) or Kind.WITHDRAWAL not in [kind for kind, _ in lines(bare.aggregator)]
-    withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
+    withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium)
     assert lines(bare.aggregator) == DONE
     assert Home(bare.aggregator).charter().epoch == 2
 
 
 def _ledger(bare: Bare) -> bool:
-    return ledger_path(bare.aggregator).exists()
+    return AggregatorHome(bare.aggregator).ledger_path.exists()
 
 
 def test_an_epoch_signed_elsewhere_needs_no_key_here(bare: Bare) -> None:
     _, signed = bare.following(remove=["silo-3"])
     accept(Home(bare.aggregator), signed)
-    done = withdraw.withdraw(bare.aggregator, "silo-3", "why")
+    done = withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why")
     assert lines(bare.aggregator) == DONE and done.file.read_bytes() == signed
 
 
 def test_the_demonstrations_silos_accept_at_once_and_who_would_not_is_named(bare: Bare) -> None:
     accept(Home(bare.home("silo-2")), bare.following(remove=["silo-3"])[1])
-    members = [bare.home(silo) for silo in bare.silos]
+    members = [SiloHome(bare.home(silo)) for silo in bare.silos]
     with Journal(bare.home("silo-4") / "journal.jsonl"):
-        done = withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium, members=members)
+        done = withdraw.withdraw(
+            AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium, members=members
+        )
     assert [silo for silo, refused in done.accepted.items() if not refused] == ["silo-1", "silo-2", "silo-3"]
     assert "a run under way" in done.accepted["silo-4"]
-    assert [Home(home).charter().epoch for home in members] == [2, 2, 2, 1]
+    assert [home.charter().epoch for home in members] == [2, 2, 2, 1]
     assert lines(bare.aggregator) == DONE
 
 
 def test_a_silo_may_come_back_and_leave_again(bare: Bare) -> None:
-    withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
+    withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium)
     again = [read_member(bare.home("silo-3") / "member.json")]
     accept(Home(bare.aggregator), bare.following(Home(bare.aggregator).charter(), add=again)[1])
-    done = withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
+    done = withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium)
     assert done.changes.new.epoch == 4 and done.changes.leaves == ("silo-3",)
-    withdrawals = [e.record.epoch for e in read(ledger_path(bare.aggregator)) if e.kind is Kind.WITHDRAWAL]
+    withdrawals = [
+        e.record.epoch for e in read(AggregatorHome(bare.aggregator).ledger_path) if e.kind is Kind.WITHDRAWAL
+    ]
     assert withdrawals == [2, 4]
 
 
 def test_a_silo_that_came_later_leaves_like_any_other(bare: Bare, tmp_path: Path) -> None:
     accept(Home(bare.aggregator), bare.following(add=[keygen_silo(SiloHome(tmp_path / "ninth"), "silo-9")])[1])
-    done = withdraw.withdraw(bare.aggregator, "silo-9", "why", consortium=bare.consortium)
+    done = withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-9", "why", consortium=bare.consortium)
     assert done.changes.new.epoch == 3 and done.file.name == "000003.bin"
 
 
@@ -260,7 +264,7 @@ def test_a_silo_that_came_later_leaves_like_any_other(bare: Bare, tmp_path: Path
 @pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "bell\a", "x" * 501])
 def test_a_reason_is_a_line_of_words(bare: Bare, reason: str) -> None:
     with pytest.raises(SpecError, match="reason"):
-        withdraw.withdraw(bare.aggregator, "silo-3", reason, consortium=bare.consortium)
+        withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", reason, consortium=bare.consortium)
     assert not _ledger(bare)
 
 
@@ -275,34 +279,34 @@ def test_what_can_not_be_done_is_refused_before_anything_is_written(bare: Bare, 
     for federation, silo, key, error, says in cases:
         before = files(federation.root, but=["run.lock"])
         with pytest.raises(error, match=says):
-            withdraw.withdraw(federation.aggregator, silo, "why", consortium=key)
+            withdraw.withdraw(AggregatorHome(federation.aggregator), silo, "why", consortium=key)
         assert files(federation.root, but=["run.lock"]) == before
     with pytest.raises(SpecError, match="one of silo-1"):
-        withdraw.plan(bare.aggregator, "silo-9")
+        withdraw.plan(AggregatorHome(bare.aggregator), "silo-9")
 
 
 def test_nobody_is_withdrawn_twice(bare: Bare) -> None:
-    withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
+    withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium)
     with pytest.raises(SpecError, match=r"withdrawn with epoch 2.*000002\.bin"):
-        withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
+        withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium)
     assert lines(bare.aggregator) == DONE
 
 
 def test_only_between_runs_and_only_at_the_aggregator(bare: Bare) -> None:
     with running(AggregatorHome(bare.aggregator)), pytest.raises(SpecError, match="a run under way"):
-        withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
+        withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium)
     with pytest.raises(SpecError, match="aggregator's home"):
-        withdraw.withdraw(bare.home("silo-1"), "silo-3", "why", consortium=bare.consortium)
+        withdraw.withdraw(AggregatorHome(bare.home("silo-1")), "silo-3", "why", consortium=bare.consortium)
     assert Home(bare.aggregator).charter() == bare.first
 
 
 def test_a_ledger_that_does_not_check_stops_it(bare: Bare) -> None:
     accept(Home(bare.aggregator), bare.following(remove=["silo-4"])[1])
-    path = ledger_path(bare.aggregator)
+    path = AggregatorHome(bare.aggregator).ledger_path
     path.write_bytes(path.read_bytes().replace(b'"epoch":1', b'"epoch":7'))
     before = files(bare.root, but=["run.lock"])
     with pytest.raises(FederationError, match="ledger"):
-        withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
+        withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium)
     assert files(bare.root, but=["run.lock"]) == before
 
 
@@ -310,4 +314,4 @@ def test_a_charter_that_was_swapped_in_the_home_stops_it(bare: Bare) -> None:
     other = SignedCharter.sign(bare.first, Identity.generate())
     (bare.aggregator / "charter.bin").write_bytes(bytes(other))
     with pytest.raises(BadSignature):
-        withdraw.withdraw(bare.aggregator, "silo-3", "why", consortium=bare.consortium)
+        withdraw.withdraw(AggregatorHome(bare.aggregator), "silo-3", "why", consortium=bare.consortium)

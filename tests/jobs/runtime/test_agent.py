@@ -121,7 +121,7 @@ def test_a_job_that_is_not_approved_is_declined_and_the_others_go_on(federation:
         if silo != "silo-2":
             local.approve(SiloHome(federation.silo(silo)), local.spec(rounds=1))
     outcome, _, _ = run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert {(one.record.silo, one.record.phase, one.record.code) for one in record.of(Refusal)} == {
         ("silo-2", "open", "NOT_APPROVED")
     }
@@ -251,7 +251,7 @@ def test_bad_data_at_one_silo_is_its_refusal_and_the_others_go_on(federation: Fe
 
     change_data(federation, "silo-6", change)
     outcome, _, _ = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes, agent=answering_agent)
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert {(one.record.silo, one.record.phase, one.record.code) for one in record.of(Refusal)} == {
         ("silo-6", "open", code)
     }
@@ -302,7 +302,7 @@ def test_no_share_leaves_that_the_security_log_cannot_tell_of(
     monkeypatch.setattr(SecurityLog, "__call__", full)
     outcome, _, _ = local.run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
     assert outcome.steps_released == 0 and outcome.steps_void > 0
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert {one.record.code for one in record.of(Refusal)} >= {"NO_SPACE"}
     for home in federation.homes.values():
         assert '"released"' not in (home / "journal.jsonl").read_text()

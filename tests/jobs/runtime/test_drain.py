@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from crypto.home import Home
@@ -40,7 +41,7 @@ def run(root: Path, phase: str) -> tuple[list[dict[str, object]], Agent]:
         return local.Faulty(agent, fault if silo == "silo-3" else lambda message, answer: answer())
 
     local.run_job(local.spec(), federation.aggregator, federation.homes, courier=courier)
-    entries = read(ledger_path(federation.aggregator))
+    entries = read(AggregatorHome(federation.aggregator).ledger_path)
     return [dict(entry.record) for entry in entries if entry.kind is Kind.REFUSAL], agents["silo-3"]
 
 
@@ -93,7 +94,7 @@ def test_the_aggregator_waits_for_the_record_that_ends_a_step(tmp_path: Path) ->
     federation = local.federation(tmp_path / "fed")
     recorded = services._Recorded(Home(federation.aggregator))
     assert not recorded(), "no ledger yet"
-    ledger = Ledger.open(ledger_path(federation.aggregator), Identity.generate())
+    ledger = Ledger.open(AggregatorHome(federation.aggregator).ledger_path, Identity.generate())
     opened = {"run": "r", "k": 0, "name": "train/0", "invited": [], "attempt": 0}
     ledger.append(as_record(Kind.STEP_OPENED, opened))
     assert not recorded()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.records import StepClosed
 from aggregator.run_record import RunRecord
 from crypto import blocks
@@ -48,7 +49,7 @@ def test_fitness_router_and_hidden_choices_are_in_no_byte_that_leaves(tmp_path: 
                 assert np.ascontiguousarray(row.reshape(-1)[-4:], dtype=kind).tobytes() not in everything
         assert np.array(units(own.fitness[1]), dtype="<u8").tobytes() not in everything
     held = {silo: members[silo].held(1, unmasked, cohort[silo]) for silo in members}
-    closed = RunRecord.read(federation.aggregator, outcome.run).of(StepClosed)
+    closed = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run).of(StepClosed)
     shown = {str(record["name"]): record["holdings"] for record in closed}
     sizes = [sum(map(len, parts)) for parts in sent.values()]
     if holdings == "hidden":

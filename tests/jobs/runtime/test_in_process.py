@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.home import AggregatorHome
-from aggregator.ledger.format import ledger_path, read, verify
+from aggregator.home import AggregatorHome, RunFolder
+from aggregator.ledger.format import read, verify
 from aggregator.ledger.records import Kind, Refusal, SiloLost, StepClosed, StepVoid
 from aggregator.rounds.attempt import Exchange, Replies
 from aggregator.rounds.run import Outcome, Run
-from aggregator.rounds.storage import evidence_path
 from aggregator.run_record import RunRecord
 from crypto import blocks, transcript
 from crypto.cohort import Context, words_digest
@@ -58,7 +57,7 @@ def test_a_job_runs_to_its_end(fedcoe: tuple[Federation, Outcome, Run, dict[str,
     federation, outcome, run, _ = fedcoe
     steps = len(run.spec.plan.steps)
     assert (outcome.steps_released, outcome.steps_void, outcome.refusals) == (steps, 0, 0)
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     figures = secure_aggregation(record)
     assert figures["steps_released"] == steps
     assert figures["masked_bytes_per_parameter"] == 4.0
@@ -71,7 +70,7 @@ def test_every_silo_reaches_the_aggregators_state_and_signs_it(
     federation, outcome, _run, agents = fedcoe
     for agent in agents.values():
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert record.finished is not None
     charter = Home(federation.aggregator).charter()
     for silo, signed in record.finished.record.countersignatures.items():
@@ -83,7 +82,7 @@ def test_every_silo_reaches_the_aggregators_state_and_signs_it(
 def test_the_ledger_verifies(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
     federation, _, _, _ = fedcoe
     _, identity = AggregatorHome(federation.aggregator).open()
-    assert verify(ledger_path(federation.aggregator), identity.public)
+    assert verify(AggregatorHome(federation.aggregator).ledger_path, identity.public)
 
 
 def test_opened_sums_are_the_plain_integer_sums_bit_for_bit(
@@ -91,7 +90,7 @@ def test_opened_sums_are_the_plain_integer_sums_bit_for_bit(
 ) -> None:
     """The chain on the ledger is recomputed from the silos' plain integers: one other bit, another chain."""
     federation, outcome, run, agents = fedcoe
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     plan = run.spec.plan
     state = blocks.initial_state(plan)
     chain = transcript.initial_chain(run.id, blocks.state_digest(state))
@@ -143,7 +142,7 @@ def _any_key(request: Message):  # type: ignore[no-untyped-def]
 def test_a_silo_that_dies_in_any_phase_is_a_dropout(tmp_path: Path, phase: str) -> None:
     federation, outcome, _, agents = play(tmp_path / "f", local.spec(), {"silo-3": silent_from(phase, 1)})
     assert (outcome.steps_released, outcome.steps_void) == (4, 0)
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     lost = [entry for entry in record.of(SiloLost) if entry.record.k == 1]
     assert [(entry.record.silo, entry.record.phase) for entry in lost] == [("silo-3", phase)]
     closed = next(entry for entry in record.of(StepClosed) if entry.record.k == 1)
@@ -160,7 +159,7 @@ def test_a_silo_that_was_away_catches_up(tmp_path: Path) -> None:
         return None if Request.open(request.body, _any_key).step == 1 else answer()
 
     federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=3), {"silo-5": away_in_step_one})
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert [closed.record.k for closed in record.of(StepClosed) if "silo-5" in closed.record.survivors] == [0, 2, 3, 4]
     assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
 
@@ -178,7 +177,7 @@ def test_one_message_carries_all_that_a_silo_missed(tmp_path: Path, monkeypatch:
     for place in ("crypto.messages.MESSAGE_ARRAYS", "aggregator.rounds.attempt.MESSAGE_ARRAYS"):
         monkeypatch.setattr(place, 2)
     federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=6), {"silo-5": away(1, 6)})
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert [closed.record.k for closed in record.of(StepClosed) if "silo-5" in closed.record.survivors] == [0, 6, 7]
     assert not list(record.of(Refusal))
     assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
@@ -195,7 +194,7 @@ def test_a_silo_that_was_away_for_long_catches_up_in_parts(tmp_path: Path, monke
 
     faults = {"silo-5": away(1, 6), "silo-6": away(3, 4)}
     federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=12), faults, watch=watch)
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     refusals = [(entry.record.k, entry.record.silo, entry.record.code) for entry in record.of(Refusal)]
     assert refusals == [(k, "silo-5", "CATCHING_UP") for k in (6, 7, 8)]
     took_part = [closed.record.k for closed in record.of(StepClosed) if "silo-5" in closed.record.survivors]
@@ -216,7 +215,7 @@ def test_whoever_is_still_behind_at_the_end_does_not_countersign(
         return answer() if request.phase == "close" else away(1, 99)(request, answer)
 
     federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=3), {"silo-5": back_at_the_close})
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert record.finished is not None
     assert set(record.finished.record.countersignatures) == set(federation.silos) - {"silo-5"}
     assert "silo-5 does not countersign: CATCHING_UP" in caplog.text
@@ -226,7 +225,7 @@ def test_silos_with_more_lanes_than_one_message_has_arrays(tmp_path: Path, monke
     for place in ("crypto.messages.MESSAGE_ARRAYS", "aggregator.rounds.attempt.MESSAGE_ARRAYS"):
         monkeypatch.setattr(place, 2)
     federation, outcome, _, agents = play(tmp_path / "f", local.spec("fedcoe"))
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert max(len(closed.record.lanes_open) for closed in record.of(StepClosed)) > 2
     assert {len(closed.record.survivors) for closed in record.of(StepClosed)} == {local.SILOS}
     for agent in agents.values():
@@ -258,7 +257,7 @@ def test_a_step_that_no_message_can_carry_is_refused_before_the_run(
     with pytest.raises(SpecError, match=r"step train/0.*1210 words") as refused:
         local.run_job(local.spec(), federation.aggregator, federation.homes)
     assert "smaller model" in refused.value.remedy
-    assert not [e for e in read(ledger_path(federation.aggregator)) if e.kind is Kind.RUN_STARTED]
+    assert not [e for e in read(AggregatorHome(federation.aggregator).ledger_path) if e.kind is Kind.RUN_STARTED]
 
 
 def test_a_repeated_request_gets_the_same_bytes(tmp_path: Path) -> None:
@@ -281,7 +280,7 @@ def test_a_corrupted_upload_costs_its_silo_the_step_and_nobody_else(tmp_path: Pa
         return replace(reply, arrays=(words, *reply.arrays[1:]))
 
     federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": flip})
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     refusals = list(record.of(Refusal))
     assert [(one.record.silo, one.record.phase, one.record.code) for one in refusals] == [
         ("silo-2", "fetch", "TRANSCRIPT_MISMATCH")
@@ -297,7 +296,7 @@ def test_garbage_is_a_named_refusal(tmp_path: Path, phase: str) -> None:
         return Message(phase, b"\x00\x01\x02") if request.phase == phase else answer()
 
     federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": garbage})
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     codes = {(one.record.phase, one.record.code) for one in record.of(Refusal)}
     assert codes == {(phase, "MALFORMED")}
     assert outcome.steps_void == 0
@@ -326,7 +325,7 @@ def test_a_step_whose_shares_may_have_left_is_void_and_the_chain_goes_on(tmp_pat
     faults = {f"silo-{i}": mute for i in range(1, 6)}
     federation, outcome, _run, agents = play(tmp_path / "f", local.spec(), faults)
     assert (outcome.steps_released, outcome.steps_void) == (3, 1)
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     (void,) = record.of(StepVoid)
     assert (void.record.k, void.record.phase) == (1, "unmask-slots")
     for agent in agents.values():
@@ -352,7 +351,7 @@ def test_after_a_void_step_a_cohort_that_differs_by_one_is_refused(tmp_path: Pat
             courier=lambda silo, agent: local.Faulty(agent, faults[silo]) if silo in faults else InProcess(agent),
         )
     (run,) = {e.name for e in (federation.aggregator / "jobs").iterdir()}
-    codes = {one.record.code for one in RunRecord.read(federation.aggregator, run).of(Refusal)}
+    codes = {one.record.code for one in RunRecord.read(AggregatorHome(federation.aggregator), run).of(Refusal)}
     assert codes == {"COHORT_DIFFERENCE"}
 
 
@@ -387,7 +386,7 @@ def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
 ) -> None:
     """Charter, plan and chain from the ledger; signed messages and masked words from the run's folder; nothing else."""
     federation, outcome, _, agents = fedcoe
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     charter, plan = Home(federation.aggregator).charter(), record.plan
     folder = federation.aggregator / "jobs" / outcome.run
     run = next(iter(agents.values()))._run
@@ -395,7 +394,7 @@ def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
     for closed in record.of(StepClosed):
         k = int(closed.record.k)
         context = Context(charter=charter, plan=plan, run=run, k=k, attempt=int(closed.record.attempt), chain=chain)
-        data = evidence_path(folder, k).read_bytes()
+        data = RunFolder(folder).evidence_path(k).read_bytes()
         assert sha256(data).hexdigest() == closed.record.evidence_sha256
         evidence = StepEvidence.from_bytes(data)
         assert evidence.survivors(context).t3.hex() == closed.record.transcript
@@ -419,9 +418,9 @@ def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
 
 def test_evidence_with_a_flipped_byte_never_passes(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
     federation, outcome, _run, agents = fedcoe
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     closed = next(record.of(StepClosed))
-    data = evidence_path(federation.aggregator / "jobs" / outcome.run, 0).read_bytes()
+    data = AggregatorHome(federation.aggregator).run_folder(outcome.run).evidence_path(0).read_bytes()
     agent = next(iter(agents.values()))
     chain = transcript.initial_chain(agent._run, bytes.fromhex(record.started.record.state_digest))
     context = Context(charter=agent.site.charter, plan=agent.plan, run=agent._run, k=0, attempt=0, chain=chain)
@@ -477,7 +476,7 @@ def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exac
     federation, outcome, run, agents = play(
         tmp_path / "f", local.spec(ring_bits=24), {"silo-3": silent_from("fetch", 2)}
     )
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert secure_aggregation(record)["masked_bytes_per_parameter"] == pytest.approx(3.0, abs=0.01)
     plan, state = run.spec.plan, blocks.initial_state(run.spec.plan)
     for closed in record.of(StepClosed):

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.home import AggregatorHome, RunFolder
 from aggregator.ledger.records import StepClosed
 from aggregator.rounds.run import Outcome
-from aggregator.rounds.storage import evidence_path
 from aggregator.run_record import RunRecord
 from crypto import blocks, shamir, transcript
 from crypto.cohort import Context, Survivors, commitment, mask_key, words_digest
@@ -125,7 +125,7 @@ class Played:
 
     @cached_property
     def record(self) -> RunRecord:
-        return RunRecord.read(self.federation.aggregator, self.outcome.run)
+        return RunRecord.read(AggregatorHome(self.federation.aggregator), self.outcome.run)
 
     @cached_property
     def plan(self) -> Plan:
@@ -220,7 +220,7 @@ class Attack:
         self.colluders = tuple(colluders)
         self.secrets = played.seen.secrets[k]
         folder = played.federation.aggregator / "jobs" / played.outcome.run
-        evidence = evidence_path(folder, k).read_bytes()
+        evidence = RunFolder(folder).evidence_path(k).read_bytes()
         kept = [path.read_bytes() for path in (folder / "uploads" / f"{k:06d}").rglob("*.u32")]
         assert kept
         had = [bytes(self.secrets[silo]) for silo in self.colluders]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.ledger.format import ledger_path
+from aggregator.home import AggregatorHome
 from aggregator.tracking import follower
 from aggregator.tracking.check import compare
 from aggregator.tracking.client import DOWN, connect
@@ -37,7 +37,7 @@ def test_a_real_federation_goes_on_while_the_server_is_down(postgres: Server, tm
     assert outcome.steps_void == 0 and outcome.refusals == 0 and seen["up"] > 3 < seen["down"]
     postgres.start()
     cursor = follower.sync(home, postgres.uri)
-    assert cursor.seq + 1 == ledger_path(home).read_bytes().count(b"\n")
+    assert cursor.seq + 1 == AggregatorHome(home).ledger_path.read_bytes().count(b"\n")
     assert compare(home, postgres.uri) == []
     version = connect(postgres.uri).get_model_version_by_alias("fedavg-test", "candidate")
     assert {key for key in version.tags if key.startswith("consilium.approval.")} == {

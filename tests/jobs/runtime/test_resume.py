@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import ledger_path, verify
+from aggregator.ledger.format import verify
 from aggregator.ledger.records import Refusal, RunResumed, StepClosed, StepVoid
 from aggregator.rounds.attempt import Exchange
 from aggregator.run_record import RunRecord
@@ -70,16 +70,16 @@ def broken(federation: Federation, step: int, phase: str) -> str:
 def resume(federation: Federation, run: str, **how: object) -> RunRecord:
     outcome, _, _ = local.run_job(JOB, federation.aggregator, federation.homes, resume=run, **how)
     assert outcome.run == run
-    record = RunRecord.read(federation.aggregator, run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), run)
     assert record.finished is not None and len(record.finished.record.countersignatures) == 8
     assert sum(1 for _ in record.of(RunResumed)) >= 1
     _, identity = AggregatorHome(federation.aggregator).open()
-    verify(ledger_path(federation.aggregator), identity.public)
+    verify(AggregatorHome(federation.aggregator).ledger_path, identity.public)
     return record
 
 
 def state_of(federation: Federation, record: RunRecord) -> dict[str, np.ndarray]:
-    return dict(published_by(federation.aggregator, record).blocks)
+    return dict(published_by(AggregatorHome(federation.aggregator), record).blocks)
 
 
 @pytest.mark.parametrize(("step", "phase"), [(0, "open"), (1, "deal"), (2, "fetch"), (2, "attest"), (4, "open")])
@@ -169,7 +169,7 @@ def test_a_silo_on_old_notes_lags_behind_and_is_refused_or_catches_up(federation
         local.run_job(JOB, federation.aggregator, federation.homes, resume=run, watch=kill_at(4, "open"))
     (federation.silo("silo-1") / "runs" / f"{run}.safetensors").write_bytes(old)
     outcome, _, _ = local.run_job(JOB, federation.aggregator, federation.homes, resume=run)
-    record = RunRecord.read(federation.aggregator, outcome.run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     refused = {(one.record.silo, one.record.code) for one in record.of(Refusal)}
     assert refused <= {("silo-1", "MODEL_MISMATCH")}
     assert record.finished is not None and len(record.finished.record.countersignatures) == 7

@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from aggregator.home import AggregatorHome
 from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind as Record
 from aggregator.verify.checks import verify_run
@@ -82,7 +83,7 @@ PATHS: dict[str, list[str]] = {
 }
 
 
-def trust(home: Path, run: str) -> None:
+def trust(home: AggregatorHome, run: str) -> None:
     """A run that verifies."""
 
 
@@ -272,7 +273,7 @@ def test_each_removal_is_told(tmp_path: Path) -> None:
 
 
 def lines_of(home: Path, run: str) -> list[str]:
-    return [str(line) for line in verify_run(home, run).lines]
+    return [str(line) for line in verify_run(AggregatorHome(home), run).lines]
 
 
 def test_uploads_go_once_the_run_verifies_and_the_run_still_verifies_without(real: Federation) -> None:
@@ -326,7 +327,7 @@ def test_uploads_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_removal_that_was_cut_short_is_finished_without_another_look(tmp_path: Path) -> None:
     put(tmp_path, f"jobs/{RUN}/uploads.removed/000001/silo-1/a.u32", days=100)
 
-    def never(home: Path, run: str) -> None:
+    def never(home: AggregatorHome, run: str) -> None:
         raise AssertionError("a part of a run's uploads cannot verify")
 
     (one,) = plan(tmp_path, NOW, verified=never)
@@ -379,4 +380,4 @@ def test_fed_security_log_checks_and_counts(fed: Callable[..., tuple[int, str]],
 
 def test_what_the_verb_verifies_is_what_fed_verify_does() -> None:
     with pytest.raises(FederationError):
-        keep.verified_run(Path("nowhere"), RUN)
+        keep.verified_run(AggregatorHome(Path("nowhere")), RUN)

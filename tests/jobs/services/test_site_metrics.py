@@ -164,7 +164,6 @@ def test_space_is_that_of_the_home(homes: Homes) -> None:
 
 
 def test_mlflows_backlog_is_what_the_ledger_has_more(homes: Homes) -> None:
-    from aggregator.ledger.format import ledger_path
     from aggregator.ledger.log import Ledger
     from aggregator.ledger.records import Kind
     from aggregator.tracking.cursor import Cursor, default_uri, save_cursor
@@ -172,11 +171,11 @@ def test_mlflows_backlog_is_what_the_ledger_has_more(homes: Homes) -> None:
 
     home, of = homes[AGGREGATOR], service(homes, AGGREGATOR)
     assert value(of, "mlflow_backlog_records") == 0
-    ledger = Ledger.open(ledger_path(home), Identity.load(home / "keys" / "aggregator.key"))
+    ledger = Ledger.open(AggregatorHome(home).ledger_path, Identity.load(home / "keys" / "aggregator.key"))
     for number in range(3):
         ledger.append(as_record(Kind.RECOVERED, {"bytes": number, "sha256": "00" * 32}))
     assert value(of, "mlflow_backlog_records") == 3
-    save_cursor(home, default_uri(home), Cursor(1, "00" * 32, 100))
+    save_cursor(AggregatorHome(home), default_uri(AggregatorHome(home)), Cursor(1, "00" * 32, 100))
     assert value(of, "mlflow_backlog_records") == 1
     moved = service(homes, AGGREGATOR, tracking_uri="postgresql+psycopg2://elsewhere/mlflow")
     assert value(moved, "mlflow_backlog_records") == 3, "another MLflow has nothing yet"

@@ -293,6 +293,6 @@ def test_without_jinja2_it_says_what_to_do(made: Past, tmp_path: Path, monkeypat
 
 def test_the_command_line_writes_it(made: Past, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    done = CliRunner().invoke(app, ["lineage", made.run, "--html", str(path), "--home", str(made.home)])
+    done = CliRunner().invoke(app, ["lineage", made.run, "--html", str(path), "--home", str(made.home.root)])
     assert (done.exception, done.stdout) == (None, f"{path}\n")
     assert path.read_text().startswith("<!doctype html>")

@@ -14,13 +14,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from aggregator.ledger.format import Entry, ledger_path
+from aggregator.ledger.format import Entry
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.verify.models import checked_ledger
 from crypto.approval import Approval, approval_digest
 from crypto.errors import EvidenceError, NoSpace, SpecError
-from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
 from crypto.messages import Closing
 from jobs.cli.main import app
@@ -81,7 +80,7 @@ def test_it_says_of_each_step_who_was_in_it_and_why_others_were_not(made: Past) 
 def test_it_says_of_each_silo_its_data_approval_and_policy(made: Past) -> None:
     lineage = trace(made.home, made.run)
     closed, started = made.record(Kind.STEP_CLOSED), made.record(Kind.RUN_STARTED)
-    charter = Home(made.home).charter()
+    charter = made.home.charter()
     assert [part.silo for part in lineage.silos] == list(SILOS)
     for part in lineage.silos:
         owner = charter.member(part.silo).owner
@@ -242,7 +241,7 @@ def test_a_silo_that_gave_nothing_took_nothing_away(past: Past) -> None:
 
 def forged(past: Past, sign_as: str = "silo-1", silo: str = "silo-1", **terms: Any) -> bytes:
     """silo-1's approval with other terms, signed with a data owner's key."""
-    owner = Home(past.home).charter().member("silo-1").owner
+    owner = past.home.charter().member("silo-1").owner
     approval = Approval.open(shown(past, "silo-1"), lambda _: owner)
     limits = {key: terms.pop(key) for key in ("max_runs", "not_before", "not_after") if key in terms}
     changed = replace(approval, terms=replace(approval.terms, silo=silo, **terms), **limits)
@@ -343,7 +342,7 @@ def test_data_that_changed_under_way_are_said(past: Past) -> None:
 def closing_of(past: Past, silo: str = "silo-1", key: str = "silo-1", **changes: Any) -> str:
     """A countersignature of the run's end, in hex."""
     end = past.record(Kind.RUN_FINISHED)
-    charter = Home(past.home).charter()
+    charter = past.home.charter()
     closing = Closing.open(bytes.fromhex(end["countersignatures"][silo]), lambda m: charter.member(m.silo).agent)
     return replace(closing, **changes).sign(Identity.load(past.silos[key] / "keys" / "agent.key")).hex()
 
@@ -375,12 +374,12 @@ def test_the_same_end_again_checks(past: Past) -> None:
 
 def replace_end(past: Past, end: dict[str, Any]) -> None:
     """The same ledger up to the end of the run, which then is this one."""
-    path = ledger_path(past.home)
+    path = past.home.ledger_path
     lines = path.read_bytes().splitlines(keepends=True)
     keep = past.entries(Kind.RUN_FINISHED)[0].seq
     path.with_name(f"{path.name}.head").unlink()
     path.write_bytes(b"")
-    ledger = Ledger.open(path, Identity.load(past.home / "keys" / "aggregator.key"))
+    ledger = Ledger.open(path, Identity.load(past.home.root / "keys" / "aggregator.key"))
     path.write_bytes(b"".join(lines[:keep]))
     ledger.append(as_record(Kind.RUN_FINISHED, end))
 
@@ -462,7 +461,7 @@ def test_without_the_charter_nothing_that_needs_it_is_claimed(past: Past) -> Non
 def test_limits_of_every_model_and_of_this_one(past: Past) -> None:
     past.number("1")
     lineage = trace(past.home, "rows/1")
-    key = PublicIdentity((past.home / "consortium.pub").read_bytes()).fingerprint
+    key = PublicIdentity((past.home.root / "consortium.pub").read_bytes()).fingerprint
     for words in (
         f"The consortium's key came with this ledger: {key}",
         "is MLflow's",
@@ -472,7 +471,7 @@ def test_limits_of_every_model_and_of_this_one(past: Past) -> None:
     ):
         assert words in said(lineage)
     assert "bit for bit" not in said(lineage)
-    for folder in (past.home / "jobs" / past.run / "uploads").iterdir():
+    for folder in (past.home.root / "jobs" / past.run / "uploads").iterdir():
         folder.rename(folder.with_name(f"gone-{folder.name}"))
     export.promote(past.home, "rows/1", "champion", "the board")
     later = trace(past.home, "rows/1")
@@ -490,7 +489,7 @@ def test_hidden_holders_are_said(past: Past) -> None:
     params = {"features": 4, "classes": 2, "hidden": 2, "experts": 2, "rounds": 2}
     plan: Plan = method("fedcoe").plan(params, Limits(n_max=8, colluders=1, honest=2, lane_floor=3))
     started: Entry = past.entries(Kind.RUN_STARTED)[0]
-    sentences = " ".join(unproven(lineage, started, Home(past.home).charter(), plan))
+    sentences = " ".join(unproven(lineage, started, past.home.charter(), plan))
     assert "Who taught cluster-0, cluster-1, expert-0 and expert-1 is hidden from the aggregator" in sentences
 
 
@@ -599,7 +598,7 @@ def test_the_list_of_models(past: Past) -> None:
 def test_a_moved_alias_is_in_the_security_log(past: Past) -> None:
     past.number("1")
     export.promote(past.home, "rows/1", "champion", "the board")
-    line = SecurityLog(Home(past.home)).last(Event.ALIAS_MOVED)
+    line = SecurityLog(past.home).last(Event.ALIAS_MOVED)
     assert line is not None
     assert line.fields == {"model": "rows", "version": "1", "alias": "champion"}
 
@@ -608,7 +607,7 @@ def test_a_bundle_is_told_to_the_security_log_or_not_made(past: Past, tmp_path: 
     past.number("1")
     lineage = trace(past.home, "rows/1")
     made = export.export(past.home, lineage, tmp_path / "out.zip")
-    line = SecurityLog(Home(past.home)).last(Event.BUNDLE_EXPORTED)
+    line = SecurityLog(past.home).last(Event.BUNDLE_EXPORTED)
     assert line is not None
     assert line.fields == {"sha256": made.sha256, "model": "rows", "version": "1"}
 
@@ -622,9 +621,9 @@ def test_a_bundle_is_told_to_the_security_log_or_not_made(past: Past, tmp_path: 
 
 
 def test_evidence_that_is_a_copy_has_no_security_log(past: Past, tmp_path: Path) -> None:
-    (past.home / "aggregator.json").unlink()
+    (past.home.root / "aggregator.json").unlink()
     export.export(past.home, trace(past.home, past.run), tmp_path / "out.zip")
-    assert not (past.home / "security.jsonl").exists()
+    assert not (past.home.root / "security.jsonl").exists()
 
 
 def fed(*words: str) -> Any:
@@ -632,7 +631,7 @@ def fed(*words: str) -> Any:
 
 
 def test_the_command_line_asks_one_question_at_a_time(past: Past) -> None:
-    home = ("--home", str(past.home))
+    home = ("--home", str(past.home.root))
     for words in (
         ("lineage", past.run, "--silo", "silo-1"),
         ("lineage", "--silo", "silo-1", "--data", "12345678"),
@@ -644,7 +643,7 @@ def test_the_command_line_asks_one_question_at_a_time(past: Past) -> None:
 
 def test_the_command_line_answers_in_json(past: Past, tmp_path: Path) -> None:
     past.number("1")
-    home = ("--home", str(past.home), "--json")
+    home = ("--home", str(past.home.root), "--json")
     listed = json.loads(fed("lineage", *home).stdout)
     assert [one["label"] for one in listed["models"]] == ["rows/1"]
     out = tmp_path / "out.zip"
@@ -658,7 +657,7 @@ def test_the_command_line_answers_in_json(past: Past, tmp_path: Path) -> None:
 
 def test_the_command_line_prints(past: Past) -> None:
     past.number("1")
-    home = ("--home", str(past.home))
+    home = ("--home", str(past.home.root))
     assert "rows/1" in fed("lineage", *home).stdout
     assert "not proven" in fed("lineage", "rows/1", *home).stdout
     assert "in 7 sums" in fed("lineage", "--silo", "silo-1", *home).stdout
@@ -675,8 +674,8 @@ def test_the_tree_needs_the_base_install_only(made: Past) -> None:
         f"        if name.split('.')[0] in {extras!r}: raise ImportError('forbidden: ' + name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "from jobs.cli.main import app\n"
-        f"app(['lineage', {made.run!r}, '--home', {str(made.home)!r}], standalone_mode=False)\n"
-        f"app(['lineage', '--silo', 'silo-1', '--home', {str(made.home)!r}], standalone_mode=False)\n"
+        f"app(['lineage', {made.run!r}, '--home', {str(made.home.root)!r}], standalone_mode=False)\n"
+        f"app(['lineage', '--silo', 'silo-1', '--home', {str(made.home.root)!r}], standalone_mode=False)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT

@@ -89,7 +89,7 @@ def bundle_sha(data: bytes) -> str:
 
 def test_a_bundle_holds_without_its_home(run: Finished, whole: Path, tmp_path: Path) -> None:
     moved = shutil.copy(whole, tmp_path / "handed over.zip")
-    key = PublicIdentity((run.home / "consortium.pub").read_bytes())
+    key = PublicIdentity((run.home.root / "consortium.pub").read_bytes())
     shown: list[str] = []
     report = verify_bundle(
         Path(moved), consortium=key.fingerprint, code=release.digest(), show=lambda line: shown.append(line.name)
@@ -126,7 +126,7 @@ def test_without_uploads_it_says_so(small: Path) -> None:
 def test_nothing_stays_behind(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with unpacked(small, Report("")) as (home, _):
-        assert stat.S_IMODE(home.stat().st_mode) == 0o700 and home.parent == tmp_path
+        assert stat.S_IMODE(home.root.stat().st_mode) == 0o700 and home.root.parent == tmp_path
     verify_bundle(small)
     assert list(tmp_path.iterdir()) == []
 
@@ -362,7 +362,7 @@ def test_what_may_be_left_out_and_what_not(run: Finished, small: Path, tmp_path:
 def test_a_bundle_of_another_federation(run: Finished, small: Path, tmp_path: Path) -> None:
     other = tampering.finish(tmp_path / "other", replace(local.spec(rounds=1), keep_uploads="none"))
     with pytest.raises(EvidenceError) as caught:
-        verify_bundle(small, consortium=str(other.home / "consortium.pub"))
+        verify_bundle(small, consortium=str(other.home.root / "consortium.pub"))
     assert caught.value.where == "consortium.pub"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.format import read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.verify.checks import verify_run
@@ -100,22 +100,28 @@ LEDGER = "ledger/ledger.jsonl"
 
 
 TAMPERED: dict[str, tuple[Callable[[Finished], object], str]] = {
-    "a line edited": (lambda run: flip(run.home / LEDGER, 300), r"ledger\.jsonl line 1\b"),
-    "a line missing": (lambda run: _edit(run.home / LEDGER, lambda rows: rows[:4] + rows[5:]), r"ledger\.jsonl line 5"),
+    "a line edited": (lambda run: flip(run.home.root / LEDGER, 300), r"ledger\.jsonl line 1\b"),
+    "a line missing": (
+        lambda run: _edit(run.home.root / LEDGER, lambda rows: rows[:4] + rows[5:]),
+        r"ledger\.jsonl line 5",
+    ),
     "lines reordered": (
-        lambda run: _edit(run.home / LEDGER, lambda rows: [*rows[:3], rows[4], rows[3], *rows[5:]]),
+        lambda run: _edit(run.home.root / LEDGER, lambda rows: [*rows[:3], rows[4], rows[3], *rows[5:]]),
         r"ledger\.jsonl line 4",
     ),
     "a line half-written": (
-        lambda run: _edit(run.home / LEDGER, lambda rows: [*rows[:-1], rows[-1][:50]]),
+        lambda run: _edit(run.home.root / LEDGER, lambda rows: [*rows[:-1], rows[-1][:50]]),
         r"ledger\.jsonl line {last}$",
     ),
-    "the last line gone": (lambda run: _edit(run.home / LEDGER, lambda rows: rows[:-1]), r"ledger\.jsonl line {last}$"),
-    "the head file": (lambda run: flip(run.home / f"{LEDGER}.head"), r"ledger\.jsonl\.head"),
-    "no head file": (lambda run: (run.home / f"{LEDGER}.head").unlink(), r"ledger\.jsonl\.head"),
-    "no ledger": (lambda run: (run.home / LEDGER).unlink(), r"ledger\.jsonl"),
+    "the last line gone": (
+        lambda run: _edit(run.home.root / LEDGER, lambda rows: rows[:-1]),
+        r"ledger\.jsonl line {last}$",
+    ),
+    "the head file": (lambda run: flip(run.home.root / f"{LEDGER}.head"), r"ledger\.jsonl\.head"),
+    "no head file": (lambda run: (run.home.root / f"{LEDGER}.head").unlink(), r"ledger\.jsonl\.head"),
+    "no ledger": (lambda run: (run.home.root / LEDGER).unlink(), r"ledger\.jsonl"),
     "an empty ledger": (
-        lambda run: (shutil.rmtree(run.home / "ledger"), Ledger.open(run.home / LEDGER, run.aggregator)),
+        lambda run: (shutil.rmtree(run.home.root / "ledger"), Ledger.open(run.home.root / LEDGER, run.aggregator)),
         r"ledger\.jsonl$",
     ),
     "signed again by another key": (
@@ -146,14 +152,14 @@ TAMPERED: dict[str, tuple[Callable[[Finished], object], str]] = {
     ),
     "the predictor": (lambda run: flip(run.folder / "predictor.py"), "predictor.py"),
     "no predictor": (lambda run: (run.folder / "predictor.py").unlink(), "predictor.py"),
-    "the charter": (lambda run: flip(run.home / "charter.bin"), "charter.bin"),
+    "the charter": (lambda run: flip(run.home.root / "charter.bin"), "charter.bin"),
     "the consortium's key": (
-        lambda run: (run.home / "consortium.pub").write_bytes(Identity(bytes(32)).public.raw),
+        lambda run: (run.home.root / "consortium.pub").write_bytes(Identity(bytes(32)).public.raw),
         r"charters/000001\.bin|charter\.bin|ledger\.jsonl line 1",
     ),
-    "no key of the consortium": (lambda run: (run.home / "consortium.pub").unlink(), "consortium.pub"),
+    "no key of the consortium": (lambda run: (run.home.root / "consortium.pub").unlink(), "consortium.pub"),
     "half a key of the consortium": (
-        lambda run: (run.home / "consortium.pub").write_bytes(bytes(31)),
+        lambda run: (run.home.root / "consortium.pub").write_bytes(bytes(31)),
         "consortium.pub",
     ),
     "mlflow.json of another model": (_forge_mlflow, "mlflow.json"),
@@ -163,7 +169,7 @@ TAMPERED: dict[str, tuple[Callable[[Finished], object], str]] = {
 @pytest.mark.parametrize("name", TAMPERED)
 def test_what_a_stranger_changes_is_found_and_named(run: Finished, name: str) -> None:
     change, where = TAMPERED[name]
-    last = len((run.home / LEDGER).read_bytes().splitlines())
+    last = len((run.home.root / LEDGER).read_bytes().splitlines())
     change(run)
     assert re.search(where.replace("{last}", str(last)), refused(run).where), name
 
@@ -326,7 +332,7 @@ def test_what_the_aggregator_writes_anew_is_found_and_named(run: Finished, name:
 def test_a_countersignature_of_something_else(run: Finished, changes: dict[str, Any], found: str) -> None:
     """Signed by the silo's own key, and yet not what it should have signed."""
     agent = Identity.load(run.federation.silo("silo-1") / "keys" / "agent.key")
-    signed = next(entry.record for entry in read(ledger_path(run.home)) if entry.kind is Kind.RUN_FINISHED)
+    signed = next(entry.record for entry in read(run.home.ledger_path) if entry.kind is Kind.RUN_FINISHED)
     closing = Closing.open(bytes.fromhex(signed["countersignatures"]["silo-1"]), lambda _: agent.public)
     other = replace(closing, **changes).sign(agent).hex()
     rewrite(run.home, lambda lines: ended(lines)["countersignatures"].update({"silo-1": other}))
@@ -457,11 +463,11 @@ def test_a_refusal_without_a_signature_is_the_aggregators_word(declined: Finishe
 
 
 def _append(run: Finished, kind: Kind, record: dict[str, Any]) -> None:
-    Ledger.open(ledger_path(run.home), run.aggregator).append(as_record(kind, record))
+    Ledger.open(run.home.ledger_path, run.aggregator).append(as_record(kind, record))
 
 
 def _published(run: Finished, **changes: str) -> dict[str, Any]:
-    ended = next(entry.record for entry in read(ledger_path(run.home)) if entry.kind is Kind.RUN_FINISHED)
+    ended = next(entry.record for entry in read(run.home.ledger_path) if entry.kind is Kind.RUN_FINISHED)
     facts = {"run": run.run, "model_name": "fedavg-test", "version": "1", "alias": "champion", "by": "an admin"}
     return {**facts, "weights_sha256": ended["weights_sha256"], **changes}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.ledger.format import ledger_path
+from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Kind
 from aggregator.verify.models import ancestry, check_weights, checked_ledger, find, models, parents, promote
 from crypto.errors import EvidenceError, SpecError
@@ -93,13 +93,13 @@ def test_a_number_that_is_not_the_signed_one_is_refused(past: Past) -> None:
     past.number("7")
     with pytest.raises(EvidenceError, match="expected rows/1, as the ledger says, found rows/7"):
         models(past.home)
-    (past.home / "jobs" / past.run / "mlflow.json").unlink()
+    (past.home.root / "jobs" / past.run / "mlflow.json").unlink()
     assert find(past.home, "rows/1").run == past.run, "the ledger needs no note"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"model": "rows"}', '"rows"'])
 def test_a_note_that_cannot_be_read_is_named(past: Past, text: str) -> None:
-    (past.home / "jobs" / past.run / "mlflow.json").write_text(text)
+    (past.home.root / "jobs" / past.run / "mlflow.json").write_text(text)
     with pytest.raises(EvidenceError, match=f"{past.run}/mlflow.json"):
         models(past.home)
 
@@ -227,7 +227,7 @@ def test_a_ledger_that_names_other_weights_than_its_state_is_not_promoted(past: 
 
 def test_only_the_aggregators_key_promotes(past: Past) -> None:
     past.number("1")
-    key = past.home / "keys" / "aggregator.key"
+    key = past.home.root / "keys" / "aggregator.key"
     key.unlink()
     with pytest.raises(SpecError, match="no file"):
         promote(past.home, "rows/1", "champion", "me")
@@ -242,11 +242,11 @@ def test_only_the_aggregators_key_promotes(past: Past) -> None:
 def test_a_folder_without_a_ledger(past: Past, tmp_path: Path) -> None:
     for home in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(EvidenceError, match=r"an aggregator's ledger.*--home"):
-            checked_ledger(home)
+            checked_ledger(AggregatorHome(home))
 
 
 def test_an_altered_line_is_named(past: Past) -> None:
-    path = ledger_path(past.home)
+    path = past.home.ledger_path
     lines = path.read_bytes().splitlines(keepends=True)
     record = json.loads(lines[5])
     assert json.loads(lines[5])["seq"] == 5
@@ -258,7 +258,7 @@ def test_an_altered_line_is_named(past: Past) -> None:
 
 
 def test_a_half_written_line_is_named(past: Past) -> None:
-    path = ledger_path(past.home)
+    path = past.home.ledger_path
     count = len(path.read_bytes().splitlines())
     with path.open("ab") as file:
         file.write(b'{"kind":')
@@ -267,7 +267,7 @@ def test_a_half_written_line_is_named(past: Past) -> None:
 
 
 def test_a_cut_ledger_is_noticed(past: Past) -> None:
-    path = ledger_path(past.home)
+    path = past.home.ledger_path
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))
     with pytest.raises(EvidenceError, match=f"expected {len(lines)} lines"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.ledger.format import ledger_path, read
+from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
 from aggregator.run_record import RunRecord
 from aggregator.verify.checks import verify_run
@@ -70,7 +70,7 @@ def test_a_run_that_went_on_from_another_state(run: Finished, tmp_path: Path) ->
         place = next(place for place, line in enumerate(lines) if line[0] == Kind.STEP_CLOSED) + 1
         lines.insert(place, [str(Kind.RUN_RESUMED), {"run": run.run, "k": 1, "state_digest": state}, lines[place][2]])
 
-    first = next(entry.record for entry in read(ledger_path(run.home)) if entry.kind is Kind.STEP_CLOSED)
+    first = next(entry.record for entry in read(run.home.ledger_path) if entry.kind is Kind.STEP_CLOSED)
     other = run.copy(tmp_path / "other")
     rewrite(other.home, lambda lines: resume(lines, "ab" * 32))
     assert refused(other).where.endswith("(run-resumed), state_digest")
