@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from aggregator.rounds.run import Outcome, Run
+from aggregator.rounds.run import Run, RunOutcome
 from crypto.blocks import Encoded
 from crypto.errors import FederationError
 from crypto.messages import Message
@@ -60,7 +60,7 @@ def approve(home: SiloHome, job: JobSpec) -> None:
 
 def run_job(
     job: JobSpec, aggregator: Path, silos: Mapping[str, Path], **how: Any
-) -> tuple[Outcome, Run, dict[str, Any]]:
+) -> tuple[RunOutcome, Run, dict[str, Any]]:
     """``jobs.runtime.in_process.run_job`` of a job that every data owner has approved."""
     for home in silos.values():
         approve(SiloHome(home), job)

@@ -16,7 +16,7 @@ from aggregator.ledger.format import plain, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.verify.checks import verify_run
-from aggregator.verify.report import Outcome, Report
+from aggregator.verify.report import CheckOutcome, VerificationReport
 from crypto.encoding import Reader
 from crypto.errors import EvidenceError
 from crypto.keys import Identity
@@ -171,11 +171,11 @@ def shift(lines: Lines, **by: int) -> None:
 # --- what the verifier says --------------------------------------------------------------------------------------
 
 
-def names(report: Report, outcome: Outcome) -> list[str]:
+def names(report: VerificationReport, outcome: CheckOutcome) -> list[str]:
     return [line.name for line in report.of(outcome)]
 
 
-def detail(report: Report, name: str) -> str:
+def detail(report: VerificationReport, name: str) -> str:
     return next(line.detail for line in report.lines if line.name == name)
 
 

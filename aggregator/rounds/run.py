@@ -71,7 +71,7 @@ class RunSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """How a run ended. ``results`` of each step are on the ledger; this is what a caller prints."""
 
     run: str
@@ -151,7 +151,7 @@ class Run:
         """The blocks after the last step."""
         return self._at.blocks
 
-    def run(self) -> Generator[Exchange, Replies, Outcome]:
+    def run(self) -> Generator[Exchange, Replies, RunOutcome]:
         """Every step, then the countersignatures. Raises RoundLost; the ledger then ends with ``run-failed``.
 
         A driver ends it early by throwing a ``RunStopped`` in: recorded alike, and the run may be resumed. One that
@@ -365,7 +365,7 @@ class Run:
 
     # --- the end --------------------------------------------------------------------------------------------------
 
-    def _finish(self) -> Generator[Exchange, Replies, Outcome]:
+    def _finish(self) -> Generator[Exchange, Replies, RunOutcome]:
         at, head = self._at, self._recorder.head
         signatures = yield from self._countersigned(bytes.fromhex(head))
         checkpoint = save_checkpoint(self.folder, at.k - 1, at.blocks, {"chain": at.chain.hex()})
@@ -373,7 +373,7 @@ class Run:
         drop_all_sums(self.folder)
         metrics.run_ended("finished")
         self.watch(None, "finished")
-        return Outcome(
+        return RunOutcome(
             self.name,
             self.folder.root,
             at.released,

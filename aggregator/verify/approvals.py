@@ -1,7 +1,7 @@
-"""Approvals of a run, readable: who let their data be used, for what, how often and until when.
+"""Approvals of a run in readable form: who allowed the use of which data, for what, how often and until when.
 
-The ledger has the signed bytes; these are their contents, each with a note where a signature or digest fails. The
-proof is `fed verify`; this is what people browse.
+The ledger has the signed bytes; these are their contents, with the reason where a signature or digest fails. This is
+for reading; `fed verify` is the proof.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from crypto.errors import EvidenceError, FederationError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approved:
     """``digest`` names the signed approval; ``owner`` is the fingerprint of the key that signed it. Times are UTC.
-    ``problem``: why it does not check; the other fields are then empty."""
+    ``problem``: why the check failed; the other fields are then empty."""
 
     silo: str
     digest: str

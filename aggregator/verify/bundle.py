@@ -3,9 +3,9 @@
 A bundle is a zip (``aggregator.verify.zip_format``) of the parts of the aggregator's home that one finished run rests
 on, at the same paths, behind ``manifest.json``, which names each with size and SHA-256. Equal homes make equal bundles.
 
-The manifest is not signed and need not be: it finds damage, wherever it is. What finds a forger are the signatures
-inside: of the consortium on the charters, of the aggregator on the ledger, of silos and data owners on the rest. The
-whole ledger goes along, since a part of a chain proves nothing: it names the federation's other runs too.
+The manifest is not signed and need not be: it detects damage. Forgery is detected by the signatures inside: of the
+consortium on the charters, of the aggregator on the ledger, of silos and data owners on the rest. A bundle has the
+whole ledger, since a part of a chain proves nothing; so it names the federation's other runs too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from aggregator.ledger.format import canonical, read
 from aggregator.ledger.records import run_of
 from aggregator.run_record import RunRecord
 from aggregator.verify.checks import verify_in
-from aggregator.verify.report import Line, Report
+from aggregator.verify.report import CheckLine, VerificationReport
 from aggregator.verify.run import read_ledger, snapshot
 from aggregator.verify.zip_format import CHUNK, Checker, Member, directory, measure, total
 from crypto import durable
@@ -53,7 +53,7 @@ _PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A written bundle. ``sha256``: of the whole file, to tell the receiver by another way."""
+    """A written bundle. ``sha256``: of the whole file, to be given to the receiver out of band."""
 
     path: Path
     members: int
@@ -90,7 +90,7 @@ def _federation_files(home: AggregatorHome) -> dict[str, Path]:
 
 
 def _run_files(home: AggregatorHome, run: str, ledger: Path, uploads: bool) -> dict[str, Path]:
-    """Path in the bundle → file, of those parts of the run's folder that the ledger speaks of."""
+    """Path in the bundle → file, of the files in the run's folder that the ledger refers to."""
     record = RunRecord(run, tuple(entry for entry in read(ledger) if run_of(entry.record) == run))
     if record.finished is None:
         raise SpecError("run", got=run, want="a run that has finished on this ledger")
@@ -136,7 +136,7 @@ def _copy(member: Member, source: BinaryIO, file: BinaryIO) -> None:
         file.write(chunk)
         size, crc = size + len(chunk), crc32(chunk, crc)
     if (size, crc) != (member.size, member.crc):
-        raise EvidenceError(member.name, expected="a file that nobody writes", found="a file that changed meanwhile")
+        raise EvidenceError(member.name, expected="an unchanged file", found="a file that changed while it was copied")
 
 
 # --- verifying ---------------------------------------------------------------------------------------------------
@@ -147,24 +147,25 @@ def verify_bundle(
     *,
     consortium: str | Path | None = None,
     code: bytes | None = None,
-    show: Callable[[Line], None] = lambda line: None,
-) -> Report:
+    show: Callable[[CheckLine], None] = lambda line: None,
+) -> VerificationReport:
     """Check every byte of a bundle, then its run as ``verify_run`` does. Parameters and errors are the same."""
-    report = Report(path.name, show)
+    report = VerificationReport(path.name, show)
     with unpacked(path, report) as (home, run):
         report.target = f"run {run}"
         verify_in(read_ledger(home, consortium, report), run, report, code=code)
         folder = home.run_folder(run)
         if unsigned := [path.name for path in (folder.mlflow_path, folder.model_card_path) if path.exists()]:
-            report.not_checked("unsigned", f"{', '.join(unsigned)}: for people and for MLflow, signed by nobody")
+            report.not_checked("unsigned", f"{', '.join(unsigned)}: for people and for MLflow, not signed")
     return report
 
 
 @contextmanager
-def unpacked(path: Path, report: Report) -> Iterator[tuple[AggregatorHome, str]]:
-    """(home, run) of a bundle: its files in a private folder that goes away, each byte of the archive compared.
+def unpacked(path: Path, report: VerificationReport) -> Iterator[tuple[AggregatorHome, str]]:
+    """(home, run) of a bundle: its files in a private temporary folder, every byte of the archive checked.
 
-    Nothing is written before the manifest names it, and no name can leave the folder: only those of a home are known.
+    A file is written only if the manifest names it, and only names of a home's files are accepted, so none leaves the
+    folder.
     Raises EvidenceError that names the member, or the byte of the zip's own structure.
     """
     try:
@@ -197,7 +198,7 @@ def _read_manifest(bundle: str, data: bytes, size: int) -> tuple[str, list[tuple
     if version != FORMAT:
         raise EvidenceError(where, expected=f"format {FORMAT}", found=f"format {version}")
     if expected != data or fields.keys() != {"about", "run", "versions", "members"}:
-        raise EvidenceError(where, expected="a manifest as bundles have it", found="other fields or another spelling")
+        raise EvidenceError(where, expected="a manifest in canonical form", found="other fields or another encoding")
     if not isinstance(run, str) or not _RUN.fullmatch(run):
         raise EvidenceError(where, expected="a run id", found=repr(run))
     known = re.compile(rf"{_FEDERATION}|jobs/{run}/(?:{_PARTS})")
@@ -208,7 +209,7 @@ def _read_manifest(bundle: str, data: bytes, size: int) -> tuple[str, list[tuple
         if not 0 <= length <= size:
             raise EvidenceError(f"{where}, {name}", expected=f"at most {size} bytes", found=f"{length} bytes")
     if names != sorted(set(names)):
-        raise EvidenceError(where, expected="each name once, in order", found="names doubled or in disorder")
+        raise EvidenceError(where, expected="each name once, sorted", found="a name twice, or names not sorted")
     wanted = total([(MANIFEST, len(data)), *((name, length) for name, length, _ in members)])
     if wanted != size:
         raise EvidenceError(bundle, expected=f"{wanted} bytes, by its manifest", found=f"{size} bytes")

@@ -1,7 +1,7 @@
-"""The charters of a federation as an auditor finds them: each signed by the consortium, each naming the one before.
+"""The charters of a federation, checked: each is signed by the consortium and names the one before it.
 
-They lie on the ledger (``charter`` records), in ``charters/`` and in ``charter.bin``. Nothing of the aggregator's is
-trusted here: the consortium's key comes from the auditor, or else its fingerprint is shown to be compared.
+They are on the ledger (``charter`` records), in ``charters/`` and in ``charter.bin``. The aggregator is not trusted:
+the consortium's key comes from the auditor, or else its fingerprint is shown, to be compared out of band.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ from pathlib import Path
 from aggregator.epochs import Epochs
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import CharterRecorded, Record
-from aggregator.verify.report import Report, checking, same
+from aggregator.verify.report import VerificationReport, checking, same
 from crypto.charter import Charter, SignedCharter
 from crypto.errors import BadSignature, EvidenceError, FederationError, SpecError
 from crypto.home import Home
 from crypto.keys import KEY_BYTES, PublicIdentity
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
-#: Where members and auditors find the right fingerprint.
-_COMPARE = "compare it with the one the consortium told you"
+#: What members and auditors do with a fingerprint that is only shown.
+_COMPARE = "compare it with the fingerprint that the consortium gave you"
 
 
-def consortium_key(home: Home, given: str | Path | None, report: Report) -> PublicIdentity:
-    """The consortium's key: the one ``given`` (a file, or a fingerprint that the home's key must have), else the
-    home's own, which proves nothing about who made the home: then the report says so."""
+def consortium_key(home: Home, given: str | Path | None, report: VerificationReport) -> PublicIdentity:
+    """The consortium's key.
+
+    ``given``: its file, or its fingerprint, which the home's key must then have. Without it the key pinned in the home
+    is taken; that proves nothing about who made the home, and the report says so. Raises EvidenceError for a key that
+    is missing or another one, SpecError for a ``given`` that is neither a file nor a fingerprint.
+    """
     path = home.pinned.consortium_path
     if given is not None and not isinstance(given, Path) and not os.path.isfile(given):
         wanted = re.sub(r"[\s:]", "", given).lower()
@@ -66,14 +70,17 @@ def _spaced(digits: str) -> str:
     return " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
 
 
-def read_epochs(home: Home, entries: Iterable[Entry[Record]], consortium: PublicIdentity, report: Report) -> Epochs:
-    """Check every charter of ledger and home. EvidenceError names the first that is not signed or out of line."""
+def read_epochs(
+    home: Home, entries: Iterable[Entry[Record]], consortium: PublicIdentity, report: VerificationReport
+) -> Epochs:
+    """Check every charter of ledger and home. Raises EvidenceError for the first that the consortium did not sign or
+    that does not follow the one before."""
     found: dict[int, tuple[str, Charter]] = {}
-    for where, data, told in _sources(home, entries):
+    for where, data, claimed in _sources(home, entries):
         with checking(where, "a charter that the consortium signed"):
             charter = SignedCharter.open(data, consortium)
-        if told is not None:
-            same(where, told, (charter.epoch, charter.digest.hex()))
+        if claimed is not None:
+            same(where, claimed, (charter.epoch, charter.digest.hex()))
         place, known = found.setdefault(charter.epoch, (where, charter))
         if known.digest != charter.digest:
             expected = f"one charter of epoch {charter.epoch}: {known.digest.hex()}, as in {place}"
@@ -95,7 +102,7 @@ def read_epochs(home: Home, entries: Iterable[Entry[Record]], consortium: Public
     names = ", ".join(f"{charter.epoch} ({charter.digest.hex()[:16]})" for charter in charters)
     report.ok("charters", f"federation {charters[-1].federation!r}, epoch {names}: signed by the consortium")
     if gaps:
-        report.not_checked("charters", f"epochs {', '.join(gaps)} are not here, so nothing shows who followed whom")
+        report.not_checked("charters", f"epochs {', '.join(gaps)} are missing: succession across them not checked")
     return Epochs(consortium, charters)
 
 
@@ -104,8 +111,8 @@ def _sources(home: Home, entries: Iterable[Entry[Record]]) -> Iterator[tuple[str
     for entry in entries:
         record = entry.record
         if isinstance(record, CharterRecorded):
-            told = (record.epoch, record.charter_digest)
-            yield f"ledger.jsonl line {entry.seq + 1} (charter)", bytes.fromhex(record.charter), told
+            claimed = (record.epoch, record.charter_digest)
+            yield f"ledger.jsonl line {entry.seq + 1} (charter)", bytes.fromhex(record.charter), claimed
     for path in (*home.pinned.epoch_files(), home.pinned.path):
         if path.is_file():
             yield path.relative_to(home.root).as_posix(), path.read_bytes(), None
@@ -114,8 +121,8 @@ def _sources(home: Home, entries: Iterable[Entry[Record]]) -> Iterator[tuple[str
 def signing_charters(home: Home, ledger: Path, consortium: PublicIdentity) -> list[Charter]:
     """The charters whose aggregators may have signed the ledger, by epoch, while its lines are still to be checked.
 
-    A file that the consortium did not sign is EvidenceError. A line that doesn't read is left out here: whoever
-    verifies the ledger names it.
+    Raises EvidenceError for a file that the consortium did not sign. A line that cannot be decoded is skipped here: the
+    verification of the ledger reports it.
     """
     found = []
     for where, data, _ in _sources(home, ()):

@@ -12,8 +12,8 @@
     10 code        whether the software that is installed here is the run's
     11 versions    what was published, and which silos have withdrawn since
 
-Each check is one line of the report. The first thing that fails raises EvidenceError: where, expected, found. What this
-proves, and what not, is in docs/compliance.md.
+Each check is one line of the report. The first one that fails raises EvidenceError: where, expected, found. What this
+proves and what it does not is in docs/compliance.md.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from aggregator.ledger.records import ApprovalShown, Withdrawal
 from aggregator.rounds.storage import checkpoint_steps, load_checkpoint
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.models import versions
-from aggregator.verify.replay import Walk
-from aggregator.verify.report import Line, Report, checking, same
+from aggregator.verify.replay import RunReplay
+from aggregator.verify.report import CheckLine, VerificationReport, checking, same
 from aggregator.verify.run import VerifiedRun, open_run, read_ledger
 from crypto.approval import Approval
 from crypto.errors import EvidenceError
@@ -42,28 +42,28 @@ def verify_run(
     *,
     consortium: str | Path | None = None,
     code: bytes | None = None,
-    show: Callable[[Line], None] = lambda line: None,
-) -> Report:
-    """Every check of one run. ``consortium``: the key's file or its fingerprint, from somewhere else than ``home``;
-    ``code``: digest of the software that is installed here; ``show`` sees each line as it is found.
+    show: Callable[[CheckLine], None] = lambda line: None,
+) -> VerificationReport:
+    """Every check of one run. ``consortium``: the key's file or its fingerprint, obtained from another source than
+    ``home``; ``code``: digest of the software that is installed here; ``show`` is called with each line at once.
 
-    Raises EvidenceError at the first thing that doesn't check, SpecError for a consortium that is neither.
+    Raises EvidenceError at the first check that fails, SpecError for a ``consortium`` that is neither.
     """
-    report = Report(f"run {run}", show)
+    report = VerificationReport(f"run {run}", show)
     verify_in(read_ledger(home, consortium, report), run, report, code=code)
     return report
 
 
-def verify_in(ledger: CheckedLedger, run: str, report: Report, *, code: bytes | None = None) -> VerifiedRun:
+def verify_in(ledger: CheckedLedger, run: str, report: VerificationReport, *, code: bytes | None = None) -> VerifiedRun:
     """The checks from the third on, of a ledger that has been read."""
     verified = open_run(ledger, run, report)
-    walk = Walk.start(verified)
+    replay = RunReplay.start(verified)
     for entry in verified.record.outcomes:
-        walk.take(entry)
-    check_uses(verified, walk.approvals, report)
+        replay.take(entry)
+    check_uses(verified, replay.approvals, report)
     closers = countersigned(verified)
-    walk.tell(report, closers)
-    check_closing(verified, walk, closers, report)
+    replay.report_to(report, closers)
+    check_closing(verified, replay, closers, report)
     check_model(verified, report)
     check_refusals(verified, report)
     check_code(verified, code, report)
@@ -74,7 +74,7 @@ def verify_in(ledger: CheckedLedger, run: str, report: Report, *, code: bytes | 
 # --- 4: approvals (each was checked with its step) ---------------------------------------------------------------
 
 
-def check_uses(run: VerifiedRun, approvals: Mapping[str, Approval], report: Report) -> None:
+def check_uses(run: VerifiedRun, approvals: Mapping[str, Approval], report: VerificationReport) -> None:
     """No approval was used for more runs, of all on this ledger, than its owner allowed."""
     for digest, approval in approvals.items():
         lines = [entry for entry in run.ledger.of(ApprovalShown) if entry.record.digest == digest]
@@ -92,7 +92,7 @@ def check_uses(run: VerifiedRun, approvals: Mapping[str, Approval], report: Repo
 
 
 def countersigned(run: VerifiedRun) -> tuple[str, ...]:
-    """The silos whose closing signatures hold, over the last chain value and a head of this ledger."""
+    """The silos that signed the last chain value and a head of this ledger; each signature is checked."""
     if run.record.finished is None:
         return ()
     record, where = run.record.finished.record, at(run.record.finished)
@@ -110,13 +110,13 @@ def countersigned(run: VerifiedRun) -> tuple[str, ...]:
     return tuple(sorted(record.countersignatures))
 
 
-def check_closing(run: VerifiedRun, walk: Walk, closers: tuple[str, ...], report: Report) -> None:
+def check_closing(run: VerifiedRun, replay: RunReplay, closers: tuple[str, ...], report: VerificationReport) -> None:
     if run.record.finished is None:
         failed = run.record.failed.record if run.record.failed is not None else None
         why = f"it failed in step {failed.k}: {failed.code}" if failed else "it is under way"
-        report.not_checked("closing", f"the run has no end on this ledger ({why}), so nobody countersigned it")
+        report.not_checked("closing", f"the run has no end on this ledger ({why}): no silo countersigned it")
         return
-    same(at(run.record.finished, "chain"), walk.chain.hex(), run.record.finished.record.chain)
+    same(at(run.record.finished, "chain"), replay.chain.hex(), run.record.finished.record.chain)
     if closers:
         head = (run.record.finished.record.ledger_head or "")[:16]
         report.ok("closing", f"{len(closers)} silos countersigned the final chain and ledger head {head}")
@@ -127,7 +127,7 @@ def check_closing(run: VerifiedRun, walk: Walk, closers: tuple[str, ...], report
 # --- 8: model ----------------------------------------------------------------------------------------------------
 
 
-def check_model(run: VerifiedRun, report: Report) -> None:
+def check_model(run: VerifiedRun, report: VerificationReport) -> None:
     """Every checkpoint in the run's folder is the state of its step, and the last one is what the run ended with."""
     digests = {entry.record.k: entry.record.state_digest for entry in run.record.closed}
     ended = run.record.finished
@@ -157,8 +157,8 @@ def check_model(run: VerifiedRun, report: Report) -> None:
 # --- 9: refusals -------------------------------------------------------------------------------------------------
 
 
-def check_refusals(run: VerifiedRun, report: Report) -> None:
-    """A refusal with the silo's own bytes is that silo's, with that code; the others are what the aggregator noted."""
+def check_refusals(run: VerifiedRun, report: VerificationReport) -> None:
+    """Check the refusals with a silo's signed bytes: silo, code, run, step. The others are the aggregator's notes."""
     refusals = run.record.refusals
     signed = early = 0
     for entry in refusals:
@@ -187,20 +187,20 @@ def check_refusals(run: VerifiedRun, report: Report) -> None:
 # --- 10: code ----------------------------------------------------------------------------------------------------
 
 
-def check_code(run: VerifiedRun, code: bytes | None, report: Report) -> None:
+def check_code(run: VerifiedRun, code: bytes | None, report: VerificationReport) -> None:
     used = run.record.started.record.code_digest or ""
     if code is not None and code.hex() == used:
         report.ok("code", f"{used[:16]}: the software that is installed here")
     else:
-        here = f"here is {code.hex()[:16]}" if code is not None else "nobody said what is installed here"
-        report.not_checked("code", f"the run used {used[:16]}, {here}: what that software does was not looked at")
+        here = f"here is {code.hex()[:16]}" if code is not None else "what is installed here was not given"
+        report.not_checked("code", f"the run used {used[:16]}, {here}: what that software does was not checked")
 
 
 # --- 11: versions ------------------------------------------------------------------------------------------------
 
 
-def check_versions(run: VerifiedRun, report: Report) -> None:
-    """What was published of this run has its weights; MLflow's note agrees; who has withdrawn since is said aloud."""
+def check_versions(run: VerifiedRun, report: VerificationReport) -> None:
+    """Published versions have this run's weights, and MLflow's note agrees; silos that withdrew since are warnings."""
     published = run.record.published
     for entry in published:
         if run.record.finished is None or entry.seq < run.record.finished.seq:
@@ -209,7 +209,7 @@ def check_versions(run: VerifiedRun, report: Report) -> None:
     for model in versions(run.ledger):
         if model.run == run.run and model.version:
             if not published:
-                report.not_checked("versions", f"that this is {model.label}: an unsigned note says so, {MLFLOW_FILE}")
+                report.not_checked("versions", f"{model.label}: only the unsigned {MLFLOW_FILE} names this version")
                 continue
             names = ", ".join(f"{alias} by {by}" for alias, (by, _) in sorted(model.aliases.items()))
             report.ok("versions", f"{model.label} ({names}) has these weights")

@@ -2,7 +2,7 @@
 
 The ledger says which runs finished, with which weights, and who moved an alias (``model-published``). MLflow numbers
 the versions; the number of a run lies unsigned in ``jobs/<run>/mlflow.json`` and becomes signed with the first record
-that names it. Where the two differ nothing is guessed: EvidenceError.
+that names it. Where the two differ, EvidenceError is raised.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import ModelPublished, RunFinished, RunStarted, StepClosed, Withdrawal, run_of
 from aggregator.rounds.storage import load_checkpoint
 from aggregator.run_record import CheckedLedger
-from aggregator.verify.report import Report
+from aggregator.verify.report import VerificationReport
 from aggregator.verify.run import read_ledger
 from crypto.errors import EvidenceError, SpecError
 
-#: The alias that each new version of a name takes over, without anybody's doing.
+#: The alias that each new version of a name gets by itself.
 CANDIDATE = "candidate"
 #: Fewest digits of a digest or a run id that stand for the whole.
 LEAST_DIGITS = 8
@@ -58,7 +58,7 @@ class ModelVersion:
 
     @property
     def label(self) -> str:
-        """What a person types: name/version, or the run's id."""
+        """How users name it: name/version, or the run's id."""
         return f"{self.name}/{self.version}" if self.version else self.run
 
 
@@ -89,7 +89,7 @@ def checked_ledger(home: AggregatorHome, *, under_way: bool = False) -> CheckedL
     if not (path := home.ledger_path).is_file():
         remedy = "Give the aggregator's home with --home: the folder with charter.bin and ledger/."
         raise EvidenceError(path.name, expected="an aggregator's ledger", found="no file", remedy=remedy)
-    return read_ledger(home, None, Report("ledger"), under_way=under_way)
+    return read_ledger(home, None, VerificationReport("ledger"), under_way=under_way)
 
 
 def models(home: AggregatorHome) -> list[ModelVersion]:
@@ -215,7 +215,7 @@ def parents(ledger: CheckedLedger) -> dict[str, str | None]:
 
 
 def _aliases(ledger: CheckedLedger, names: Mapping[str, tuple[str, str]]) -> Mapping[str, dict[str, tuple[str, str]]]:
-    """run → alias → (by, at). A new version takes ``candidate``; after that the last word on an alias holds."""
+    """run → alias → (by, at). A new version takes ``candidate``; after that the last record of an alias counts."""
     holders: dict[tuple[str, str], tuple[str, str, str]] = {}
     for entry in ledger.entries:
         run = run_of(entry.record)
@@ -263,8 +263,8 @@ def promote(home: AggregatorHome, text: str, alias: str, by: str, *, force: bool
     """Move an alias to a version: who did it goes on the ledger, signed with the aggregator's key; MLflow follows.
 
     The version's weights are read again and must be those of the ledger. Raises SpecError for a version that MLflow
-    has not numbered, a name for alias or person that won't do, and, without ``force``, for a version that holds data
-    of a silo that has withdrawn.
+    has not numbered, an invalid alias or person's name, and, without ``force``, for a version that holds data of a silo
+    that has withdrawn.
     """
     if not _ALIAS.fullmatch(alias) or alias == CANDIDATE:
         want = f"lower-case letters, digits, _ and -, not v1, latest or {CANDIDATE}, which the newest version has"

@@ -1,7 +1,7 @@
 """A silo's receipt of a run: verified alone, and against the ledger that it countersigned.
 
-Alone it proves that this silo's agent said so: the run's id and the whole chain follow from it. Against a ledger or a
-bundle it shows whether the aggregator still tells the story that it told the silo.
+Alone it proves what this silo's agent signed: the run's id and the whole chain follow from it. Against a ledger or a
+bundle it shows whether the aggregator's record is the one that the silo saw.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from aggregator.epochs import Epochs
 from aggregator.ledger.format import at
 from aggregator.ledger.records import StepClosed, StepVoid
 from aggregator.run_record import CheckedLedger
-from aggregator.verify.report import Report, checking, same
+from aggregator.verify.report import VerificationReport, checking, same
 from aggregator.verify.run import VerifiedRun, open_run
 from crypto import transcript
 from crypto.encoding import Reader
@@ -33,11 +33,11 @@ def looks_like_receipt(data: bytes) -> bool:
     return body[1:2] == bytes([Receipt.KIND])
 
 
-def check_receipt(path: Path, epochs: Epochs, report: Report) -> Receipt:
+def check_receipt(path: Path, epochs: Epochs, report: VerificationReport) -> Receipt:
     """The receipt of a file: signed by its silo's agent under the charter it names, and consistent in itself."""
     with checking(path.name, "a receipt that a silo of this federation signed"):
         receipt = Receipt.open(
-            path.read_bytes(), lambda said: epochs.find(said.charter.hex(), path.name).member(said.silo).agent
+            path.read_bytes(), lambda body: epochs.find(body.charter.hex(), path.name).member(body.silo).agent
         )
         receipt.check()
     report.target = f"the receipt of {receipt.silo} for run {receipt.run.hex()[:16]}"
@@ -47,14 +47,14 @@ def check_receipt(path: Path, epochs: Epochs, report: Report) -> Receipt:
     return receipt
 
 
-def compare(ledger: CheckedLedger, receipt: Receipt, report: Report) -> VerifiedRun:
-    """Whether the ledger tells this run as the receipt does. Raises EvidenceError at the first line that doesn't."""
+def compare(ledger: CheckedLedger, receipt: Receipt, report: VerificationReport) -> VerifiedRun:
+    """Compare the ledger's record of the run with the receipt. Raises EvidenceError at the first line that differs."""
     short = receipt.run.hex()[:16]
     if short not in ledger.runs:
         expected = f"run {short}, in which {receipt.silo} took part"
         raise EvidenceError("ledger.jsonl", expected=expected, found="no line of it")
     run = open_run(ledger, short, report)
-    for field, said in (
+    for field, claimed in (
         ("job_digest", receipt.job),
         ("plan_digest", receipt.plan),
         ("charter_digest", receipt.charter),
@@ -62,7 +62,7 @@ def compare(ledger: CheckedLedger, receipt: Receipt, report: Report) -> Verified
         ("nonce", receipt.nonce),
         ("state_digest", receipt.initial),
     ):
-        same(at(run.record.started, field), said.hex(), getattr(run.record.started.record, field))
+        same(at(run.record.started, field), claimed.hex(), getattr(run.record.started.record, field))
     _steps(run, receipt)
     _consent(run, receipt)
     _end(run, receipt, report)
@@ -102,7 +102,7 @@ def _consent(run: VerifiedRun, receipt: Receipt) -> None:
             same(at(entry, f"data_commitments, {receipt.silo}"), receipt.data.hex(), data[receipt.silo])
 
 
-def _end(run: VerifiedRun, receipt: Receipt, report: Report) -> None:
+def _end(run: VerifiedRun, receipt: Receipt, report: VerificationReport) -> None:
     """The final chain value, and the head that the silo countersigned: a line of this ledger."""
     head = run.ledger.line(receipt.ledger.hex())
     if head is None or (run.record.finished is not None and head.seq >= run.record.finished.seq):

@@ -1,10 +1,10 @@
-"""The steps of a run in order: the state chain carried along, and the sums replayed from the kept uploads.
+"""The steps of a run in order: the state chain recomputed, and the sums replayed from the kept uploads.
 
-Check 6 of ``aggregator.verify.checks``; 4 and 5 (``aggregator.verify.steps``) are called for each step on the way. A
+Check 6 of ``aggregator.verify.checks``; 4 and 5 (``aggregator.verify.steps``) are made for each step. A
 step's adverts sign T0, which is made from the chain so far, so a step whose evidence holds also confirms every step
 before it. Where the masked uploads were kept, each lane's sum is replayed bit for bit, the step applied, and chain and
 state digest recomputed. Where they were not, the ledger's own value goes into the next T0, and the report says which
-silos signed that and what it leaves open.
+silos signed it and what stays unchecked.
 
 Memory, at most: 8 bytes a word of the model, 28 more a word of its largest block, 4 a word of one lane. Uploads are
 read from disk in place, about 1 GB a second and core.
@@ -21,7 +21,7 @@ import numpy as np
 from aggregator.ledger.format import Entry, at, is_of
 from aggregator.ledger.records import StepClosed, StepVoid
 from aggregator.rounds.storage import load_checkpoint
-from aggregator.verify.report import Report, checking, same
+from aggregator.verify.report import VerificationReport, checking, same
 from aggregator.verify.run import VerifiedRun
 from aggregator.verify.steps import check_approvals, check_attested, check_record, open_step
 from crypto import blocks, transcript
@@ -33,11 +33,11 @@ from crypto.messages import StepResult
 
 
 @dataclass
-class Walk:
-    """Goes through the steps in order. ``chain``: S after the last step; ``state``: its blocks, where they are known.
+class RunReplay:
+    """The state of the replay. ``chain``: S after the last step; ``state``: its blocks, where they are known.
 
-    ``unreplayed``: step → its open lanes whose sums could not be replayed. ``binders``: step → the silos whose signed
-    advert of a later step stands on its result.
+    ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos whose
+    signed advert of a later step covers its result.
     """
 
     run: VerifiedRun
@@ -51,10 +51,10 @@ class Walk:
     recomputed: int = 0
     approvals: dict[str, Approval] = field(default_factory=dict)
     unreplayed: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    binders: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    confirmed_by: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, run: VerifiedRun) -> Walk:
+    def start(cls, run: VerifiedRun) -> RunReplay:
         state = blocks.initial_state(run.plan)
         return cls(run, transcript.initial_chain(run.id, blocks.state_digest(state)), state)
 
@@ -81,7 +81,7 @@ class Walk:
         check_record(entry, checked)
         check_approvals(self.run, entry, checked, self.approvals)
         for k in self.unreplayed:
-            self.binders.setdefault(k, tuple(checked.survivors.dealt.cohort.signed))
+            self.confirmed_by.setdefault(k, tuple(checked.survivors.dealt.cohort.signed))
         self.released += 1
         self.messages += sum(map(len, (evidence.adverts, evidence.deals, evidence.headers, evidence.attestations)))
         self.messages += len(evidence.slot_shares) + len(evidence.lane_shares)
@@ -123,10 +123,10 @@ class Walk:
             return None
         return load_checkpoint(self.run.folder, k, expect=bytes.fromhex(entry.record.state_digest)).state
 
-    # --- what it says in the end ----------------------------------------------------------------------------------
+    # --- the report -----------------------------------------------------------------------------------------------
 
-    def tell(self, report: Report, closers: Sequence[str]) -> None:
-        """``closers``: the silos that countersigned the last chain value."""
+    def report_to(self, report: VerificationReport, closers: Sequence[str]) -> None:
+        """Add the lines of checks 5 and 6. ``closers``: the silos that countersigned the last chain value."""
         void = f", {self.void} void" if self.void else ""
         report.ok(
             "steps",
@@ -140,27 +140,27 @@ class Walk:
         if self.recomputed:
             report.ok("state", f"the blocks after {self.recomputed} of {self.released} steps recomputed from the sums")
         if self.unreplayed:
-            self._tell_unreplayed(report, closers)
+            self._report_unreplayed(report, closers)
 
-    def _tell_unreplayed(self, report: Report, closers: Sequence[str]) -> None:
-        """What the missing uploads leave open, and who signed what stands on those sums."""
+    def _report_unreplayed(self, report: VerificationReport, closers: Sequence[str]) -> None:
+        """What could not be checked without the uploads, and which silos signed a later chain value."""
         policy = self.run.record.job.get("keep_uploads", "none")
         steps = ", ".join(map(str, self.unreplayed))
         report.not_checked("sums", f"steps {steps} not replayed: uploads not kept (policy {policy})")
-        bound = {k: self.binders.get(k, tuple(closers)) for k in self.unreplayed}
-        if signed := [silos for silos in bound.values() if silos]:
+        confirmed = {k: self.confirmed_by.get(k, tuple(closers)) for k in self.unreplayed}
+        if signed := [silos for silos in confirmed.values() if silos]:
             least = min(map(len, signed))
             report.ok(
                 "binding",
                 f"at least {least} silos signed, after each of {len(signed)} unreplayed steps, a chain with its sums",
             )
-        if loose := [k for k, silos in bound.items() if not silos]:
+        if loose := [k for k, silos in confirmed.items() if not silos]:
             report.not_checked("binding", f"steps {', '.join(map(str, loose))}: no silo signed anything after them")
         if self.recomputed < self.released:
             report.not_checked(
                 "state",
-                f"that the blocks follow from the sums is shown for {self.recomputed} of {self.released} steps; else "
-                "it is the aggregator's word, until a silo compares the model with its own",
+                f"blocks were recomputed from the sums for {self.recomputed} of {self.released} steps; for the others "
+                "there is only the aggregator's statement, until a silo compares the model with its own",
             )
 
 
@@ -168,8 +168,8 @@ class Walk:
 
 
 def not_kept(run: VerifiedRun, checked: Checked, lanes: Iterable[str]) -> tuple[str, ...]:
-    """The open lanes of a step whose uploads are gone: none of the step's, or EvidenceError, since some without the
-    others is no policy."""
+    """The open lanes of a step whose uploads were removed. Raises EvidenceError where only some of the step's uploads
+    are missing: retention keeps all of a step or none."""
     k, missing, kept = checked.context.k, [], 0
     for lane in lanes:
         for silo in checked.survivors.dealt.cohort.holders(lane, checked.survivors.signed):
@@ -184,7 +184,7 @@ def not_kept(run: VerifiedRun, checked: Checked, lanes: Iterable[str]) -> tuple[
 
 
 def replay_lane(run: VerifiedRun, checked: Checked, lane: str) -> np.ndarray:
-    """The opened sum of a lane, each upload being the one that its silo signed."""
+    """The opened sum of a lane, from uploads that are each checked against the digest that its silo signed."""
     survivors, k = checked.survivors, checked.context.k
     want = 4 * checked.context.plan.wire_words_of(checked.context.step, lane)
     uploads: dict[str, np.ndarray] = {}

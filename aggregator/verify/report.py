@@ -1,7 +1,7 @@
 """What a verification found: one line a check, in order, and one sentence at the end.
 
-A check that fails raises EvidenceError and there is no verdict. What could not be checked is a line of its own with
-the reason, so that silence never passes for proof.
+A check that fails raises EvidenceError and there is no verdict. What could not be checked is a line of its own, with
+the reason: a missing line never counts as a check that passed.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from crypto.errors import EvidenceError, FederationError
 from crypto.text import printable
 
 
-class Outcome(StrEnum):
+class CheckOutcome(StrEnum):
     OK = "ok"
     WARNING = "warning"
     NOT_CHECKED = "not checked"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One check. ``detail``: what held, or why it could not be looked at."""
+class CheckLine:
+    """One check. ``detail``: what was checked, or why it could not be."""
 
     name: str
-    outcome: Outcome
+    outcome: CheckOutcome
     detail: str
 
     def __str__(self) -> str:
@@ -35,33 +35,33 @@ class Line:
 
 
 @dataclass
-class Report:
-    """The lines of one verification. ``show`` is called with each as it is found: big runs take their time."""
+class VerificationReport:
+    """The lines of one verification. ``show`` is called with each line at once: a large run takes long."""
 
     target: str
-    show: Callable[[Line], None] = lambda line: None
-    lines: list[Line] = field(default_factory=list)
+    show: Callable[[CheckLine], None] = lambda line: None
+    lines: list[CheckLine] = field(default_factory=list)
 
     def ok(self, name: str, detail: str) -> None:
-        self._add(Line(name, Outcome.OK, detail))
+        self._add(CheckLine(name, CheckOutcome.OK, detail))
 
     def warn(self, name: str, detail: str) -> None:
-        self._add(Line(name, Outcome.WARNING, detail))
+        self._add(CheckLine(name, CheckOutcome.WARNING, detail))
 
     def not_checked(self, name: str, why: str) -> None:
-        self._add(Line(name, Outcome.NOT_CHECKED, why))
+        self._add(CheckLine(name, CheckOutcome.NOT_CHECKED, why))
 
-    def _add(self, line: Line) -> None:
+    def _add(self, line: CheckLine) -> None:
         self.lines.append(line)
         self.show(line)
 
-    def of(self, outcome: Outcome) -> list[Line]:
+    def of(self, outcome: CheckOutcome) -> list[CheckLine]:
         return [line for line in self.lines if line.outcome is outcome]
 
     @property
     def verdict(self) -> str:
-        """One sentence. It says "holds" only beside the number of things nobody looked at."""
-        held, warned, left = (len(self.of(outcome)) for outcome in Outcome)
+        """One sentence. "Holds" never comes without the number of things that were not checked."""
+        held, warned, left = (len(self.of(outcome)) for outcome in CheckOutcome)
         warnings = f" {warned} warning{'s' * (warned != 1)}." if warned else ""
         rest = f"{left} not checked" if left else "none skipped"
         return f"{self.target} holds: {held} checks passed, {rest}.{warnings}"
@@ -69,13 +69,13 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         lines = [{"name": line.name, "outcome": str(line.outcome), "detail": line.detail} for line in self.lines]
-        unchecked = [f"{line.name}: {line.detail}" for line in self.of(Outcome.NOT_CHECKED)]
+        unchecked = [f"{line.name}: {line.detail}" for line in self.of(CheckOutcome.NOT_CHECKED)]
         return {"target": self.target, "verdict": self.verdict, "lines": lines, "not_checked": unchecked}
 
 
 @contextmanager
 def checking(where: str, expected: object) -> Iterator[None]:
-    """Whatever the protocol finds amiss inside becomes EvidenceError at ``where``; one that names its place goes by."""
+    """Turn a FederationError raised inside into EvidenceError at ``where``; an EvidenceError passes unchanged."""
     try:
         yield
     except EvidenceError:

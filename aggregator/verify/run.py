@@ -1,6 +1,6 @@
-"""What the checks of one run stand on: the ledger's lines, the charters, and the run's own first record.
+"""The basis of the checks of one run: the ledger's lines, the charters, and the run's own first record.
 
-Checks 1 to 3 of ``aggregator.verify.checks``. Whatever comes later compares with these values, so each is made from
+Checks 1 to 3 of ``aggregator.verify.checks``. The later checks compare with these values, so each is decoded from
 bytes that a signature covers, or is recomputed.
 """
 
@@ -32,21 +32,21 @@ from aggregator.ledger.records import (
 )
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.charters import KeyRing, consortium_key, read_epochs, signing_charters
-from aggregator.verify.report import Report, same
+from aggregator.verify.report import VerificationReport, same
 from crypto import durable, transcript
 from crypto.blocks import initial_state, state_digest
 from crypto.charter import Charter
 from crypto.errors import EvidenceError
 from crypto.plan import Plan, Scope
 
-#: The records that only a run under way makes: signed by the aggregator of the run's own charter.
+#: Records written only while a run is under way: signed by the aggregator of the run's own charter.
 _UNDER_WAY = (
     RunStarted, RunResumed, ApprovalShown, StepOpened, StepAttested, SiloLost, Refusal, StepVoid, StepClosed,
     RunFinished, RunFailed,
 )  # fmt: skip
 
-#: Largest initial state, in bytes, that is computed without a checkpoint of at least that size.
-UNSEEN = 1 << 28
+#: Largest initial state, in bytes, that is computed without a checkpoint of at least that size on disk.
+MOST_UNPROVEN = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,12 @@ class VerifiedRun:
 
 
 def read_ledger(
-    home: AggregatorHome, consortium: str | Path | None, report: Report, *, under_way: bool = False
+    home: AggregatorHome, consortium: str | Path | None, report: VerificationReport, *, under_way: bool = False
 ) -> CheckedLedger:
-    """Check the ledger whole (form, order, chain, signatures, head file) and every charter that is on it or beside it.
+    """Check the whole ledger (form, order, chain, signatures, head file) and every charter on it or in the home.
 
-    ``consortium``: see ``charters.consortium_key``. ``under_way``: a run may be writing, so bytes behind the last whole
-    line are left alone; else they are an error. Raises EvidenceError that names the line or the file.
+    ``consortium``: see ``charters.consortium_key``. ``under_way``: a run may be writing, so bytes after the last
+    complete line are ignored; otherwise they are an error. Raises EvidenceError that names the line or the file.
     """
     key = consortium_key(home, consortium, report)
     with snapshot(home.ledger_path) as copy:
@@ -99,7 +99,7 @@ def read_ledger(
 
 @contextmanager
 def snapshot(path: Path) -> Iterator[Path]:
-    """Ledger and head as they were between two writes: writers hold the lock that is shared here."""
+    """A copy of ledger and head, taken between two writes: writers hold exclusively the lock that is shared here."""
     with TemporaryDirectory(prefix="consilium-") as folder:
         copy = Path(folder) / path.name
         head = path.with_name(f"{path.name}.head")
@@ -117,9 +117,9 @@ def snapshot(path: Path) -> Iterator[Path]:
 # --- 3: the run --------------------------------------------------------------------------------------------------
 
 
-def open_run(ledger: CheckedLedger, run: str, report: Report) -> VerifiedRun:
-    """Check that the run is what its first line says: id, job, plan, charter, predictor; and that its lines are all
-    there, in order, under the right key."""
+def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> VerifiedRun:
+    """Check what the run's first line says (id, job, plan, charter, predictor), and that its lines are complete, in
+    order and signed with the right key. Raises EvidenceError."""
     record = ledger.run(run)
     started, first = record.started, record.started.record
     _once(record, RunStarted)
@@ -154,11 +154,11 @@ def open_run(ledger: CheckedLedger, run: str, report: Report) -> VerifiedRun:
 
 
 def _initial(home: AggregatorHome, started: Entry[RunStarted], plan: Plan) -> None:
-    """The first state is the plan's. A few bytes of plan may name more blocks than any memory holds: they are made
-    only where a checkpoint shows that there is such a model."""
+    """The first state is the plan's. A small plan can name more blocks than fit into memory, so a large state is
+    computed only where a checkpoint of that size exists."""
     need = 4 * sum(block.size for block in plan.blocks if plan.lane_of(block.name).scope is not Scope.LOCAL)
     kept = home.run_folder(started.record.run).checkpoints_folder.glob("*.safetensors")
-    if need > UNSEEN and need > (most := max((path.stat().st_size for path in kept), default=0)):
+    if need > MOST_UNPROVEN and need > (most := max((path.stat().st_size for path in kept), default=0)):
         expected = f"a checkpoint of at least {need} bytes, for the plan's blocks"
         raise EvidenceError(at(started, "plan"), expected=expected, found=f"{most} bytes")
     same(at(started, "state_digest"), state_digest(initial_state(plan)).hex(), started.record.state_digest)
@@ -173,7 +173,7 @@ def _run_id(record: RunRecord) -> bytes:
 
 
 def _in_force(charter: Charter, since: int, until: int, where: str) -> None:
-    """A silo looked at its own clock between these two times of the aggregator's."""
+    """The charter was valid at some time between these two, by the aggregator's clock."""
     if until < charter.not_before or since > charter.not_after:
         expected = f"a time within the charter's validity, {charter.not_before} to {charter.not_after}"
         raise EvidenceError(where, expected=expected, found=f"{since} to {until}")
@@ -200,7 +200,7 @@ def _signed_by(ledger: CheckedLedger, run: str, charter: Charter) -> None:
 
 
 def _resumed(record: RunRecord) -> None:
-    """Wherever the run went on, it did so from the state of the last step that the ledger had released."""
+    """Each time the run was resumed, it was from the state after the last released step."""
     state = record.started.record.state_digest
     for entry in record.entries:
         if isinstance(entry.record, RunResumed):
@@ -217,7 +217,7 @@ def _once(record: RunRecord, kind: type[Record]) -> None:
 
 
 def _steps(record: RunRecord) -> None:
-    """One line ended each step, in order: one for each k, from 0, none after the run's end."""
+    """Exactly one line ends each step: k counts from 0 without gaps, and no step follows the run's end."""
     planned, ended = record.plan.steps, record.finished
     for k, entry in enumerate(record.outcomes):
         same(at(entry, "k"), k, entry.record.k)

@@ -44,14 +44,14 @@ def open_step(run: VerifiedRun, entry: Entry[StepClosed], chain: bytes) -> tuple
 
 
 def check_record(entry: Entry[StepClosed], checked: Checked) -> None:
-    """Everything the ledger says of a released step that the signed messages say too."""
+    """Compare the ledger's line of a released step with the signed messages, field by field."""
     survivors, context = checked.survivors, checked.context
     adverts = survivors.dealt.cohort.adverts
     slots = dict(zip((slot.name for slot in context.plan.slots_of(context.step)), checked.slots, strict=True))
     opened = tuple(checked.lanes_open())
     lanes = [lane.name for lane in context.plan.lanes_of(context.step)]
     uploads = {silo: transcript.digest("upload", header).hex() for silo, header in survivors.signed.items()}
-    said: dict[str, object] = {
+    signed_values: dict[str, object] = {
         "transcript": survivors.t3.hex(),
         "survivors": tuple(survivors.signed),
         "slots": slots,
@@ -62,7 +62,7 @@ def check_record(entry: Entry[StepClosed], checked: Checked) -> None:
         "approvals": {silo: adverts[silo].approval.hex() for silo in survivors.signed},
         "holdings": {silo: tuple(adverts[silo].held) for silo in survivors.signed if adverts[silo].held},
     }
-    for name, value in said.items():
+    for name, value in signed_values.items():
         same(at(entry, name), value, getattr(entry.record, name))
     for lane in context.plan.lanes_of(context.step):
         if lane.name in opened:
@@ -78,7 +78,7 @@ def check_floor(entry: Entry[StepClosed], lane: Lane, checked: Checked, slots: M
 
 
 def check_attested(run: VerifiedRun, entry: Entry[StepClosed] | Entry[StepVoid]) -> None:
-    """Shares of a step left under one transcript only: the one that the step ended with."""
+    """Every attempt at a step that went on to the shares did so under the transcript that the step ended with."""
     ended = entry.record
     for line in run.record.attested:
         if line.record.k == ended.k:

@@ -1,9 +1,8 @@
-"""The one dialect of zip that bundles are written in, so that no byte of a bundle is free.
+"""The subset of zip that bundles are written in: names, sizes and contents determine every byte of the file.
 
-Any tool opens it: plain members, stored, in one order, without extra fields or comments, all dated 1980-01-01. A
-reader that knows names, sizes and contents knows every byte of such a file, and ``Checker`` compares each. Stored and
-not deflated: masked uploads and weights do not shrink, and two versions of a compressor write different bytes. And no
-member can grow when it is read, so there are no zip bombs.
+Any tool opens it: members are stored in a fixed order, without extra fields or comments, all dated 1980-01-01.
+``Checker`` compares every byte. Members are stored and not deflated: masked uploads and weights do not shrink, two
+versions of a compressor write different bytes, and a stored member cannot be a zip bomb.
 """
 
 from __future__ import annotations
@@ -94,21 +93,21 @@ class Checker:
         self._members: list[Member] = []
 
     def first(self, name: str, most: int) -> bytes:
-        """The first member's data: the only one whose size nobody has said before, so ``most`` bounds it."""
+        """The first member's data: the only one whose size is not known before, so ``most`` bounds it."""
         head = self._file.read(_LOCAL.size + len(name))
         if head[:4] != _LOCAL_MARK or len(head) < _LOCAL.size + len(name):
-            raise self._amiss(expected="a zip file", found=f"{head[:4]!r}, {self._size} bytes")
+            raise self._error(expected="a zip file", found=f"{head[:4]!r}, {self._size} bytes")
         _, _, flags, method, _, _, crc, _, size, _, _ = _LOCAL.unpack(head[: _LOCAL.size])
         if flags & 1 or method:
             found = "encryption" if flags & 1 else f"compression (method {method})"
-            raise self._amiss(expected=f"a bundle of stored files, {name} first", found=found)
+            raise self._error(expected=f"a bundle of stored files, {name} first", found=found)
         if head[_LOCAL.size :] != name.encode():
-            raise self._amiss(expected=f"a bundle, {name} first", found=repr(head[_LOCAL.size :]))
+            raise self._error(expected=f"a bundle, {name} first", found=repr(head[_LOCAL.size :]))
         if size > most or size > self._size:
-            raise self._amiss(name, expected=f"at most {min(most, self._size)} bytes", found=f"{size} bytes")
+            raise self._error(name, expected=f"at most {min(most, self._size)} bytes", found=f"{size} bytes")
         data = self._file.read(size)
         if (found_crc := crc32(data)) != crc or len(data) != size:
-            raise self._amiss(name, expected=f"CRC-32 {crc:08x} over {size} bytes", found=f"{found_crc:08x}")
+            raise self._error(name, expected=f"CRC-32 {crc:08x} over {size} bytes", found=f"{found_crc:08x}")
         self._accept(Member(name, size, crc), head)
         return data
 
@@ -121,7 +120,7 @@ class Checker:
             found.update(chunk)
             out.write(chunk)
         if found.hexdigest() != digest:
-            raise self._amiss(name, expected=f"SHA-256 {digest}", found=found.hexdigest())
+            raise self._error(name, expected=f"SHA-256 {digest}", found=found.hexdigest())
         self._accept(Member(name, size, crc), head)
 
     def end(self) -> None:
@@ -141,7 +140,7 @@ class Checker:
         place = next((i for i, (one, other) in enumerate(zip(wanted, found, strict=False)) if one != other), None)
         place = min(len(wanted), len(found)) if place is None else place
         expected, got = wanted[place : place + 8].hex() or "the end", found[place : place + 8].hex() or "the end"
-        raise self._amiss(f"zip structure at byte {at + place} ({what})", expected=expected, found=got)
+        raise self._error(f"zip structure at byte {at + place} ({what})", expected=expected, found=got)
 
-    def _amiss(self, place: str = "", *, expected: str, found: str) -> EvidenceError:
+    def _error(self, place: str = "", *, expected: str, found: str) -> EvidenceError:
         return EvidenceError(f"{self._name}{f', {place}' if place else ''}", expected=expected, found=found)

@@ -46,7 +46,7 @@ def verify(
     from dataclasses import asdict
 
     from aggregator.home import AggregatorHome
-    from aggregator.verify.report import Line, Outcome
+    from aggregator.verify.report import CheckLine, CheckOutcome
     from crypto.text import printable
     from jobs.evidence.verify import audit, check_mlflow, contradiction, is_contradiction
     from jobs.security_log.events import Event
@@ -59,8 +59,8 @@ def verify(
             print(f"proven, under the charter of {pinned.federation!r}, epoch {pinned.epoch}: {proven}")
         return
 
-    def show(line: Line) -> None:
-        if not as_json and line.outcome is not Outcome.NOT_CHECKED:
+    def show(line: CheckLine) -> None:
+        if not as_json and line.outcome is not CheckOutcome.NOT_CHECKED:
             print(line, flush=True)
 
     try:
@@ -76,5 +76,5 @@ def verify(
     emit(report.as_dict(), as_json)
     if not as_json:
         print(f"\n{printable(report.verdict)}")
-        for line in report.of(Outcome.NOT_CHECKED):
+        for line in report.of(CheckOutcome.NOT_CHECKED):
             print(line)

@@ -1,1 +1,1 @@
-"""Evidence read by people: verify it, sum a run up, try a model on rows that are new to it."""
+"""Evidence for people: verify it, summarise a run, try a model on rows that it has not seen."""

@@ -1,4 +1,4 @@
-"""What a run came to, read from the ledger and the final checkpoint: the figures that people see first.
+"""The results of a run in figures, from the ledger and the final checkpoint.
 
 Accuracies of one silo are not here: the aggregator has sums only. Newcomers are outside the roster; their figures are
 computed where their data is.
@@ -29,7 +29,7 @@ def spec_of(record: RunRecord) -> JobSpec:
 
 
 def published_by(home: AggregatorHome, record: RunRecord) -> Published:
-    """The final state, as anybody who holds the checkpoint and the ledger has it."""
+    """The final state, as everyone with the checkpoint and the ledger has it."""
     if record.finished is None:
         raise EvidenceError(f"run {record.run}", expected="a finished run", found="none")
     digest = bytes.fromhex(record.finished.record.state_digest)

@@ -1,7 +1,7 @@
 """A newcomer before its first round: a finished model, checked and then tried on the silo's own test rows.
 
 Everything happens at the silo. The model comes as a bundle, or as a run's folder in a copy of the aggregator's home;
-its evidence is verified against the consortium's key that this silo has pinned before a number of it is used. The
+its evidence is verified against the consortium's key that this silo has pinned before the model is used. The
 prediction is *cold*: from published state and the batch alone. Nothing leaves the silo, and no other silo is asked.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from aggregator.home import AggregatorHome
 from aggregator.verify.bundle import unpacked
 from aggregator.verify.checks import verify_in
-from aggregator.verify.report import Report
+from aggregator.verify.report import VerificationReport
 from aggregator.verify.run import read_ledger
 from crypto.errors import EvidenceError, SpecError
 from jobs import release
@@ -29,10 +29,9 @@ from silo_agent.pysyft.catalogue import Catalogue
 
 
 @dataclass(frozen=True, slots=True)
-class Cold:
-    """``right`` of ``rows`` test rows of this silo; ``majority``: right for whoever always says its commonest label.
-
-    Figures of one silo: shown here, sent nowhere.
+class ColdTrial:
+    """``right``: correct predictions on the ``rows`` test rows of this silo; ``majority``: correct predictions of the
+    majority-class baseline. Figures of one silo: shown here, sent nowhere.
     """
 
     silo: str
@@ -43,20 +42,20 @@ class Cold:
     rows: int
     right: int
     majority: int
-    report: Report
+    report: VerificationReport
 
 
-def cold(home: SiloHome, source: Path, data: str) -> Cold:
+def cold(home: SiloHome, source: Path, data: str) -> ColdTrial:
     """Verify the model and try it on this silo's data set ``data``.
 
     ``source``: a bundle (zip), or ``jobs/<run>`` in an aggregator's home. Raises EvidenceError for evidence that
-    doesn't check or is of another federation, SpecError for a home without a charter, DataRefused for data that the
-    model can't read.
+    fails a check or is of another federation, SpecError for a home without a charter, DataRefused for data that the
+    model cannot read.
     """
     silo = home.silo
     charter = home.charter()
     rows = Catalogue(home, silo).resolve(data).data
-    report = Report(source.name)
+    report = VerificationReport(source.name)
     with _opened(source, report) as (place, run):
         report.target = f"run {run}"
         ledger = read_ledger(place, home.pinned.consortium_path, report)
@@ -68,23 +67,23 @@ def cold(home: SiloHome, source: Path, data: str) -> Cold:
     if {"features", "classes"} <= spec.params.keys():
         fits(rows, int(spec.params["features"]), int(spec.params["classes"]))
     predictor = with_base_model(method(spec.method)(spec.params, silo), home.models_folder)
-    said = predictor.predict(published, rows.x_test, "cold").argmax(axis=1)
+    predictions = predictor.predict(published, rows.x_test, "cold").argmax(axis=1)
     commonest = int(np.bincount(rows.y_train, minlength=rows.classes).argmax())
-    return Cold(
+    return ColdTrial(
         silo=silo,
         model=spec.name,
         run=run,
         method=spec.method,
         data=data,
         rows=len(rows.y_test),
-        right=int((said == rows.y_test).sum()),
+        right=int((predictions == rows.y_test).sum()),
         majority=int((rows.y_test == commonest).sum()),
         report=report,
     )
 
 
 @contextmanager
-def _opened(source: Path, report: Report) -> Iterator[tuple[AggregatorHome, str]]:
+def _opened(source: Path, report: VerificationReport) -> Iterator[tuple[AggregatorHome, str]]:
     """(a folder laid out as an aggregator's home, the run)."""
     if source.is_file():
         with unpacked(source, report) as found:

@@ -1,4 +1,4 @@
-"""What ``fed verify`` is given, told apart by what it contains, and checked.
+"""``fed verify``: what the target is follows from its contents; then it is checked.
 
     a run id or a prefix of it, name/version, name@alias      in the aggregator's home (or bundle) of ``home``
     a run's folder                                            jobs/<run> in an aggregator's home
@@ -25,7 +25,7 @@ from aggregator.verify.charters import consortium_key, read_epochs
 from aggregator.verify.checks import verify_in, verify_run
 from aggregator.verify.models import pick, versions
 from aggregator.verify.receipts import check_receipt, compare, looks_like_receipt
-from aggregator.verify.report import Line, Report
+from aggregator.verify.report import CheckLine, VerificationReport
 from aggregator.verify.run import read_ledger
 from crypto.charter import Charter, SignedCharter
 from crypto.equivocation import Proven
@@ -37,7 +37,7 @@ from jobs import release
 
 _RUN = re.compile(r"[0-9a-f]{4,16}")
 _ZIP = b"PK"
-Show = Callable[[Line], None]
+Show = Callable[[CheckLine], None]
 
 
 def is_contradiction(target: str) -> bool:
@@ -47,13 +47,14 @@ def is_contradiction(target: str) -> bool:
 
 
 def contradiction(path: Path, consortium: str | None, charter: Path | None) -> tuple[Charter, Proven]:
-    """Who signed two things in one place. Without ``charter`` and ``consortium`` those of the home around it count."""
+    """The charter, and who signed two contradicting messages. Without ``charter`` and ``consortium`` those of the home
+    that the file lies in are used."""
     pins = Home(path.resolve().parent.parent).pinned
     trusted = _charter(charter or pins.path, Path(consortium) if consortium else pins.consortium_path)
     return trusted, verify_pair(path.read_bytes(), trusted)
 
 
-def check_mlflow(home: AggregatorHome, target: str, address: str, report: Report) -> None:
+def check_mlflow(home: AggregatorHome, target: str, address: str, report: VerificationReport) -> None:
     """What MLflow shows of a run against the ledger. ``address``: of MLflow; "home": the database in the home.
 
     Raises EvidenceError with the first difference and all of them in the remedy, SpecError without MLflow installed.
@@ -62,7 +63,9 @@ def check_mlflow(home: AggregatorHome, target: str, address: str, report: Report
         from aggregator.tracking.check import compare as compare_mlflow
     except ImportError as missing:
         raise SpecError("--mlflow", got="no MLflow here", want="our package with the extra aggregator") from missing
-    run = find_run(read_ledger(home, None, Report(target)), Path(target).name if os.path.isdir(target) else target)
+    run = find_run(
+        read_ledger(home, None, VerificationReport(target)), Path(target).name if os.path.isdir(target) else target
+    )
     found = compare_mlflow(home.root, None if address == "home" else address, run)
     if found:
         first, rest = found[0], "; ".join(str(one) for one in found[1:])
@@ -71,10 +74,12 @@ def check_mlflow(home: AggregatorHome, target: str, address: str, report: Report
     report.ok("mlflow", f"run, versions and files of {run} are what the ledger makes of them")
 
 
-def audit(target: str, *, home: Path | None, consortium: str | None = None, show: Show = lambda line: None) -> Report:
-    """Verify anything but a contradiction. ``home``: an aggregator's, or a bundle; for a receipt it may be missing.
+def audit(
+    target: str, *, home: Path | None, consortium: str | None = None, show: Show = lambda line: None
+) -> VerificationReport:
+    """Verify any target other than a contradiction. ``home``: an aggregator's home or a bundle; a receipt needs none.
 
-    Raises EvidenceError at the first thing that doesn't check, SpecError for a target that names nothing.
+    Raises EvidenceError at the first check that fails, SpecError for a target that does not exist.
     """
     path, code, is_file = Path(target), release.digest(), os.path.isfile(target)
     if os.path.isdir(target):
@@ -85,7 +90,7 @@ def audit(target: str, *, home: Path | None, consortium: str | None = None, show
         return verify_run(around, folder.name, consortium=consortium, code=code, show=show)
     if is_file and _is_bundle(path):
         return verify_bundle(path, consortium=consortium, code=code, show=show)
-    report = Report(target, show)
+    report = VerificationReport(target, show)
     if is_file:
         return _receipt(path, home, consortium, report)
     if home is None:
@@ -107,8 +112,8 @@ def find_run(ledger: CheckedLedger, text: str) -> str:
     return hits[0] if hits else pick(versions(ledger), text).run
 
 
-def _receipt(path: Path, home: Path | None, consortium: str | None, report: Report) -> Report:
-    """A receipt lies in its silo's home: what that pins is what the silo trusts."""
+def _receipt(path: Path, home: Path | None, consortium: str | None, report: VerificationReport) -> VerificationReport:
+    """A receipt lies in its silo's home, and the key pinned there is the one that the silo trusts."""
     around = Home(path.resolve().parent.parent)
     pinned_here = around.pinned.consortium_path.is_file()
     if home is None or not (home.is_file() or AggregatorHome(home).ledger_path.exists()):
@@ -128,12 +133,12 @@ def _receipt(path: Path, home: Path | None, consortium: str | None, report: Repo
     return report
 
 
-def _pinned(home: Home, consortium: str | None, report: Report) -> Epochs:
+def _pinned(home: Home, consortium: str | None, report: VerificationReport) -> Epochs:
     return read_epochs(home, (), consortium_key(home, consortium, report), report)
 
 
 @contextmanager
-def _opened(home: Path, report: Report) -> Iterator[AggregatorHome]:
+def _opened(home: Path, report: VerificationReport) -> Iterator[AggregatorHome]:
     """An aggregator's home as it is, or the one inside a bundle."""
     if home.is_file():
         with unpacked(home, report) as (place, _):

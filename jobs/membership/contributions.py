@@ -1,10 +1,10 @@
-"""What each run's experts got from whom, from the ledger: as much as the aggregator can know, and not more.
+"""Which silos contributed to which lanes of each run, as far as the aggregator's ledger shows.
 
 A survivor of a step is in all sums that its uploads went into, but a weight may be 0, and weights are hidden. Three
 things are known: who uploaded a lane (everyone, its holders, its group), how many of them had a weight (a slot, opened
-with every step), and, where holdings are visible, each holder's signed word that it has one. So a silo *contributed*
-to an opened lane if it said so or if all who uploaded it had a weight; else it *may have*. A lane that stayed shut took
-nothing from anybody; the slots of a released step took something from each of its survivors.
+with every step), and, where holdings are visible, each holder's signed statement that it has one. So a silo
+*contributed* to an opened lane if it stated so or if all who uploaded it had a weight; otherwise it *may have*. A lane
+that stayed shut took nothing from anybody; the slots of a released step took something from each of its survivors.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LaneHistory:
         return min((*self.sure(silo), *self.maybe(silo)), default=None)
 
     def before(self, silo: str) -> int:
-        """The last step whose opening the silo was certainly no part of, before its first; −1: the initial blocks."""
+        """The last step, before the silo's first, whose sum provably excludes it; −1: the initial blocks."""
         first = self.first(silo)
         return max((one.k for one in self.openings if first is None or one.k < first), default=-1)
 
@@ -78,7 +78,7 @@ class RunHistory:
 
 
 def contributions(ledger: CheckedLedger) -> tuple[RunHistory, ...]:
-    """Every run that was started, oldest first. Raises EvidenceError for a plan that doesn't check."""
+    """Every run that was started, oldest first. Raises EvidenceError for a plan that fails a check."""
     models, above = Models.of(ledger), parents(ledger)
     return tuple(_run(ledger.home, record, models.made_by(run), above[run]) for run, record in ledger.runs.items())
 

@@ -1,8 +1,8 @@
-"""A silo leaves: from the next run on it is in no roster, and the ledger says what it had been part of.
+"""A silo leaves: from the next run on it is in no roster, and the ledger records what it took part in.
 
 An epoch of the charter without it is pinned at the aggregator and handed out to the others, and the withdrawal is
-written down with its plan (``remedies``). It fails before anything is written; what a crash left half done is finished
-by calling it again. Where the consortium's key is not on this machine, an epoch that it signed elsewhere is accepted
+recorded with its plan (``withdrawal_plan``). All checks come before the first write; after a crash the same call
+finishes the rest. Where the consortium's key is not on this machine, an epoch that it signed elsewhere is accepted
 first (``fed charter accept``), and the withdrawal written after.
 """
 
@@ -34,7 +34,7 @@ MOST_REASON = 500
 
 def plan(home: AggregatorHome, silo: str) -> WithdrawalPlan:
     """What withdrawing the silo would mean. Raises SpecError for a silo that never was a member, EvidenceError for a
-    ledger that doesn't check."""
+    ledger that fails a check."""
     _known(home.pinned.epochs(), silo)
     return plan_for(home, silo)
 
@@ -62,8 +62,8 @@ def withdraw(
 
     ``consortium``: signs the epoch without it; not needed where such an epoch has been accepted here already.
     ``members``: silos' homes on this machine, the demonstration's, that accept the epoch at once. Raises SpecError for
-    a silo that is no member or has been withdrawn, a reason that won't do, another consortium's key, too few silos
-    left, or a run under way; EvidenceError for a ledger that doesn't check.
+    a silo that is no member or has been withdrawn, an invalid reason, another consortium's key, too few silos
+    left, or a run under way; EvidenceError for a ledger that fails a check.
     """
     if not 1 <= len(reason) <= MOST_REASON or not reason.isprintable() or not reason.strip():
         raise SpecError("reason", got=f"{len(reason)} characters", want=f"1 to {MOST_REASON}, on one line")
@@ -139,11 +139,11 @@ def _not_twice(home: AggregatorHome, epochs: Sequence[tuple[Charter, bytes]], si
 
 
 def _hand_out(member: SiloHome, epochs: Sequence[tuple[Charter, bytes]]) -> str:
-    """Accept at a silo's home on this machine whatever it lacks, in order. Why it would not, or nothing."""
+    """Accept, at a silo's home on this machine, the epochs that it lacks, in order. Returns the refusal, or ""."""
     try:
-        at = member.charter().epoch
+        current = member.charter().epoch
         for charter, signed in epochs:
-            if charter.epoch > at:
+            if charter.epoch > current:
                 accept(member, signed)
     except FederationError as refused:
         return str(refused)

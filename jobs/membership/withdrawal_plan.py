@@ -1,4 +1,4 @@
-"""What a silo was part of, and the narrowest remedy for each part: the plan of a withdrawal.
+"""What a silo took part in, and the narrowest remedy for each: the plan of a withdrawal.
 
 For each model version and each lane: in which steps the silo contributed or may have (``contributions``), from which
 state on the lane holds something of it, and what would take that out again. A remedy is a proposal; carrying it out is
@@ -48,7 +48,8 @@ class LanePlan:
 
     ``clean``: the last step that the lane opened in without it, −1 for the initial blocks; ``checkpoint``: a step
     whose stored state still has the lane's blocks as they were then. ``indirect``: the lane opened after the silo's
-    first step in the run, so what others gave to it was computed beside what the silo had given.
+    first step in the run, so the others' contributions were computed on a model that the silo had influenced.
+    ``advice``: the remedy as a sentence.
     """
 
     lane: str
@@ -58,7 +59,7 @@ class LanePlan:
     checkpoint: int | None
     indirect: bool
     remedy: Remedy
-    words: str
+    advice: str
 
     @property
     def touched(self) -> bool:
@@ -106,7 +107,7 @@ class WithdrawalPlan:
                             "clean_parent": one.steps[lane.clean] if lane.clean >= 0 else "initial",
                             "checkpoint": lane.checkpoint,
                             "remedy": lane.remedy.value,
-                            "words": lane.words,
+                            "words": lane.advice,
                         }
                         for lane in one.lanes
                     ],
@@ -120,28 +121,28 @@ class WithdrawalPlan:
 
     def lines(self) -> list[str]:
         """For people."""
-        said = []
+        text: list[str] = []
         for one in self.models:
             through = f", through {', '.join(one.through)}" if one.through else ""
             part = f"in {spans(one.steps, one.took_part)}" if one.took_part else "not itself"
             name = f"{one.label} (run {one.run})" if one.label != one.run else f"run {one.run}"
-            said += [f"{name}: {self.silo} took part {part}{through}"]
+            text += [f"{name}: {self.silo} took part {part}{through}"]
             for lane in one.lanes:
-                said += [f"  {lane.lane:<14} {_how(one.steps, lane)}", f"  {'':<14} → {lane.words}"]
+                text += [f"  {lane.lane:<14} {_how(one.steps, lane)}", f"  {'':<14} → {lane.advice}"]
             if not one.lanes:
-                said += [f"  → {words}" for words in one.remedies]
-        if not said:
-            said = [f"no model and no run holds anything of {self.silo}"]
+                text += [f"  → {remedy}" for remedy in one.remedies]
+        if not text:
+            text = [f"no model and no run holds anything of {self.silo}"]
         if self.untouched:
-            said += [f"untouched: {', '.join(self.untouched)}"]
-        return [*said, "what no remedy undoes:", *(f"  - {words}" for words in UNDONE)]
+            text += [f"untouched: {', '.join(self.untouched)}"]
+        return [*text, "what no remedy undoes:", *(f"  - {limit}" for limit in UNDONE)]
 
 
 # --- the plan ----------------------------------------------------------------------------------------------------
 
 
 def plan_for(home: AggregatorHome, silo: str) -> WithdrawalPlan:
-    """What the silo was part of, from the aggregator's home. Raises EvidenceError for a ledger that doesn't check."""
+    """What the silo took part in, from the aggregator's home. Raises EvidenceError for a ledger that fails a check."""
     ledger = _ledger(home)
     runs = contributions(ledger) if ledger else ()
     by_run, above = {one.run: one for one in runs}, {one.run: one.parent for one in runs}
@@ -165,7 +166,7 @@ def _model(one: RunHistory, silo: str, through: Sequence[RunHistory]) -> ModelPl
     mine = one.took_part.get(silo, ())
     lanes = tuple(_lane(one, lane, silo, mine, through) for lane in one.lanes)
     names = tuple(parent.label for parent in through)
-    remedies = [f"{lane.lane}: {lane.words}" for lane in lanes if lane.remedy is not Remedy.NOTHING]
+    remedies = [f"{lane.lane}: {lane.advice}" for lane in lanes if lane.remedy is not Remedy.NOTHING]
     if through:
         remedies.insert(0, f"it descends from {names[0]}: remedy that first, then run it again")
     if not remedies:
@@ -191,7 +192,7 @@ def _lane(
         checkpoint=checkpoint,
         indirect=bool(through) or any(opening.k > since for opening in lane.openings),
         remedy=remedy,
-        words=_words(remedy, one, lane, silo, clean, checkpoint),
+        advice=_advice(remedy, one, lane, silo, clean, checkpoint),
     )
 
 
@@ -205,7 +206,7 @@ def _remedy(lane: LaneHistory, first: int | None, clean: int, checkpoint: int | 
     return Remedy.RESET if clean < 0 or checkpoint is None else Remedy.RETRAIN
 
 
-def _words(remedy: Remedy, one: RunHistory, lane: LaneHistory, silo: str, clean: int, checkpoint: int | None) -> str:
+def _advice(remedy: Remedy, one: RunHistory, lane: LaneHistory, silo: str, clean: int, checkpoint: int | None) -> str:
     name = lane.lane.name
     match remedy:
         case Remedy.NOTHING if lane.openings:
@@ -243,10 +244,10 @@ def _how(steps: Sequence[str], lane: LanePlan) -> str:
 
 def spans(steps: Sequence[str], wanted: Sequence[int]) -> str:
     """Step names, runs of neighbours shortened: "rows/0, train/0 … train/11"."""
-    said = []
+    shown = []
     for _, group in groupby(enumerate(wanted), lambda pair: pair[1] - pair[0]):
         names = [steps[k] for _, k in group]
         for _, same in groupby(names, lambda name: name.partition("/")[0]):
             part = list(same)
-            said.append(part[0] if len(part) == 1 else f"{part[0]} … {part[-1]}")
-    return ", ".join(said)
+            shown.append(part[0] if len(part) == 1 else f"{part[0]} … {part[-1]}")
+    return ", ".join(shown)

@@ -17,7 +17,7 @@ from pathlib import Path
 from aggregator.home import AggregatorHome
 from aggregator.ledger.log import Ledger
 from aggregator.rounds.attempt import Exchange, Replies, Timeouts
-from aggregator.rounds.run import Outcome, Run, RunSpec
+from aggregator.rounds.run import Run, RunOutcome, RunSpec
 from aggregator.rounds.storage import stage_predictor
 from crypto import durable
 from crypto.errors import DataRefused, FederationError, NotApproved, SpecError
@@ -65,7 +65,7 @@ def predictor_settings(spec: JobSpec) -> str:
 
 def server_run(
     job: str, plan: str, home: AggregatorHome, resume: str = "", tracker: StatusTracker | None = None
-) -> Generator[Exchange, Replies, Outcome]:
+) -> Generator[Exchange, Replies, RunOutcome]:
     """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's.
 
     ``resume``: the run to go on with, where the admin asked for that. ``tracker``: follows the run's status. The

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from aggregator.home import AggregatorHome
 from aggregator.rounds.attempt import Exchange, Replies
-from aggregator.rounds.run import Outcome, Run
+from aggregator.rounds.run import Run, RunOutcome
 from crypto.messages import Message
 from jobs.job import JobSpec, encode_plan
 from jobs.membership.accept import running
@@ -38,7 +38,7 @@ class InProcess:
         return self.agent.handle(request)
 
 
-def drive(run: Generator[Exchange, Replies, Outcome], couriers: Mapping[str, Courier]) -> Outcome:
+def drive(run: Generator[Exchange, Replies, RunOutcome], couriers: Mapping[str, Courier]) -> RunOutcome:
     """Run to the end. Whatever the run raises comes out; the generator is closed either way.
 
     Nothing is carried that NVFlare's courier would not carry.
@@ -49,7 +49,7 @@ def drive(run: Generator[Exchange, Replies, Outcome], couriers: Mapping[str, Cou
             try:
                 exchange = run.send(replies) if replies is not None else next(run)
             except StopIteration as done:
-                outcome: Outcome = done.value
+                outcome: RunOutcome = done.value
                 return outcome
             replies = {}
             for silo, request in exchange.requests.items():
@@ -71,7 +71,7 @@ def run_job(
     watch: Callable[[Exchange | None, str], None] | None = None,
     nonce: bytes | None = None,
     resume: str | None = None,
-) -> tuple[Outcome, Run, dict[str, Agent | Refusing]]:
+) -> tuple[RunOutcome, Run, dict[str, Agent | Refusing]]:
     """A whole job over homes on this machine. Returns the outcome, the run (its final state) and the closed agents."""
     home = AggregatorHome(aggregator)
     plan = encode_plan(spec.plan(home.charter()))

@@ -1,13 +1,13 @@
-"""How long each thing that lies in a home, or stands on the ledger, is kept; and removing what has outlived that.
+"""How long each file of a home and each record of the ledger is kept; and removing what has expired.
 
 Every file of a silo's home, an aggregator's home and an NVFlare kit is of exactly one kind, every kind of one class.
-Audit records are not logs: they are kept for the life of the models and never removed here. What is removed is told in
-the security log, file by file, or folder by folder where files only mean something together (a run's uploads).
+Audit records are not logs: they are kept for the life of the models and never removed here. The security log records
+each removal, file by file, or folder by folder where files only mean something together (a run's uploads).
 ``table`` is the documentation.
 
-Masked uploads are kept to replay a run's sums. They go when the run verifies with them, bit for bit, and 30 days are
-over since the last was written; afterwards ``fed verify`` says that they were not kept. Uploads that do not verify
-stay: they are evidence.
+Masked uploads are kept to replay a run's sums. They are removed when the run verifies with them, bit for bit, and
+the last was written more than 30 days ago; afterwards ``fed verify`` says that they were not kept. Uploads that do not
+verify stay: they are evidence.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Class(StrEnum):
     SITE = "site"
 
 
-#: Days after which a file of a class may go; None: not by the clock. And why.
+#: Days after which a file of a class may be removed; None: never by the clock. And why.
 CLASSES: Final[dict[Class, tuple[int | None, str]]] = {
     Class.AUDIT: (None, "ten years and more, for the life of the models; never removed here"),
     Class.SECURITY: (365, "12 months after the month they are of"),
     Class.UPLOAD: (30, "until the run verifies with them, and 30 days"),
     Class.WORK: (30, "30 days after they were last needed; usually dropped long before"),
-    Class.TELEMETRY: (30, "30 days: for operators, no record of anything"),
+    Class.TELEMETRY: (30, "30 days: for operators, not a record"),
     Class.SITE: (None, "while the site takes part: removed by people, not by a clock"),
 }
 
@@ -76,7 +76,12 @@ KINDS: Final = (
     _kind("settings", Class.SITE, r"(silo|aggregator)\.json|policy\.toml", "what this site is and allows"),
     _kind("enrolment", Class.SITE, r"member\.json|aggregator\.pub", "public keys to be enrolled"),
     _kind("key", Class.SITE, r"keys/[^/]+\.key", "made here, never moved; replaced by a new epoch"),
-    _kind("charter", Class.AUDIT, rf"charter\.bin|{_CONSORTIUM}|charters/\d{{6}}\.bin", "who was who, for old records"),
+    _kind(
+        "charter",
+        Class.AUDIT,
+        rf"charter\.bin|{_CONSORTIUM}|charters/\d{{6}}\.bin",
+        "members and keys, for old records",
+    ),
     _kind("security-log", Class.SECURITY, r"security(-\d{4}-\d{2}(\.\d+)?)?\.jsonl", "who did what here"),
     _kind("security-head", Class.SITE, r"security\.head", "where the security log ends"),
     _kind("log", Class.TELEMETRY, r"(error_)?log(_fl)?\.(txt|json)(\.\d+)?|pid\.fl", "debug output of processes"),
@@ -84,11 +89,11 @@ KINDS: Final = (
     _kind("unfinished", Class.WORK, r"(?!jobs/|syft/|nvflare/|mlartifacts/)([^/]+/)*[^/]+\.(new|part)", "half written"),
     # a silo's
     _kind("salt", Class.AUDIT, r"salt", "without it no data commitment can be opened to an auditor"),
-    _kind("approval", Class.AUDIT, r"approvals/[^/]+\.(approval|denial)", "the data owner's signed word"),
+    _kind("approval", Class.AUDIT, r"approvals/[^/]+\.(approval|denial)", "the data owner's signed decision"),
     _kind("receipt", Class.AUDIT, r"receipts/[^/]+\.bin", "what the silo agreed to and saw, signed"),
-    _kind("contradiction", Class.AUDIT, r"evidence/[^/]+\.bin", "proof against somebody who signed two things"),
+    _kind("contradiction", Class.AUDIT, r"evidence/[^/]+\.bin", "proof that a party signed a contradiction"),
     _kind("journal", Class.AUDIT, r"journal\.jsonl", "what was promised and released, ever"),
-    _kind("run-notes", Class.WORK, r"runs/[^/]+\.safetensors", "where the silo stands in a run, its local expert"),
+    _kind("run-notes", Class.WORK, r"runs/[^/]+\.safetensors", "the silo's progress in a run, its local expert"),
     _kind("catalogue", Class.SITE, r"(syft|data)/.+", "data sets, mock data and requests: the data owner's to remove"),
     _kind("probe", Class.WORK, r"probe\.json|probe/.+", "the demonstration's own figures"),
     # an aggregator's
@@ -100,7 +105,7 @@ KINDS: Final = (
     _kind("run-index", Class.AUDIT, rf"{_RUN}/(mlflow\.json|report\.html)", "which registry entry a run became"),
     _kind("upload", Class.UPLOAD, rf"(?P<unit>{_RUN}/uploads(\.removed)?)/.+", "masked words, to replay a run's sums"),
     _kind("sums", Class.WORK, rf"{_RUN}/sums/.+", "opened sums that some silo still lacks"),
-    _kind("events", Class.TELEMETRY, rf"{_RUN}/events\.jsonl", "a run's progress, for whoever watches"),
+    _kind("events", Class.TELEMETRY, rf"{_RUN}/events\.jsonl", "a run's progress, for those who watch it"),
     _kind("run-unfinished", Class.WORK, rf"{_RUN}/[^/]+\.(new|part)", "half written"),
     _kind("registry", Class.AUDIT, r"mlflow\.db(-\w+)?|mlartifacts/.+", "model versions, cards, aliases, lineage"),
     _kind("registry-index", Class.SITE, r"lineage\.(json|lock)|run\.lock", "locks, and how far MLflow has caught up"),
@@ -115,7 +120,7 @@ KINDS: Final = (
 RECORDS: Final[dict[Record, tuple[Class, str]]] = {
     Record.CHARTER: (Class.AUDIT, "under whose rules, with whose keys"),
     Record.RUN_STARTED: (Class.AUDIT, "which job, plan, code and purpose"),
-    Record.RUN_RESUMED: (Class.AUDIT, "that and where a run went on"),
+    Record.RUN_RESUMED: (Class.AUDIT, "that a run was resumed, and from which step"),
     Record.APPROVAL: (Class.AUDIT, "what the data owner signed"),
     Record.STEP_OPENED: (Class.AUDIT, "who was invited"),
     Record.SILO_LOST: (Class.AUDIT, "who stayed away, and when"),
@@ -126,14 +131,14 @@ RECORDS: Final[dict[Record, tuple[Class, str]]] = {
     Record.RUN_FINISHED: (Class.AUDIT, "the final state and who countersigned it"),
     Record.RUN_FAILED: (Class.AUDIT, "what ended a run"),
     Record.MODEL_PUBLISHED: (Class.AUDIT, "which weights got which alias, by whom"),
-    Record.WITHDRAWAL: (Class.AUDIT, "who left, and which models stand on their data"),
+    Record.WITHDRAWAL: (Class.AUDIT, "who left, and which models contain their data"),
     Record.RECOVERED: (Class.AUDIT, "that half a line was cut off"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """A file, or a folder of files that go together, that has outlived its class. ``last``: when it was written."""
+    """An expired file, or a folder of files that are removed together. ``last``: when it was last written."""
 
     kind: Kind
     path: Path
@@ -149,7 +154,7 @@ def verified_run(home: AggregatorHome, run: str) -> None:
 
 
 def kind_of(path: str) -> Kind:
-    """The kind of a path inside a home or kit, with ``/``. Raises SpecError for what is of none."""
+    """The kind of a path inside a home or kit, with ``/``. Raises SpecError for a file of no kind."""
     found = [kind for kind in KINDS if kind.pattern.fullmatch(path)]
     if len(found) != 1:
         raise SpecError(path, got=[kind.name for kind in found], want="a file of one kind: see `fed retention`")
@@ -157,7 +162,7 @@ def kind_of(path: str) -> Kind:
 
 
 def contents(root: Path) -> Iterator[tuple[Path, Kind | None]]:
-    """Every file of a home with its kind; None for what is of none, which is nobody's to remove."""
+    """Every file of a home with its kind; None for a file of no kind, which is never removed."""
     for folder, _, names in os.walk(root):
         for name in sorted(names):
             path = Path(folder) / name
@@ -174,8 +179,8 @@ def plan(
     verified: Callable[[AggregatorHome, str], None] = verified_run,
     held: Callable[[Path, FederationError], None] = lambda path, why: None,
 ) -> list[Expired]:
-    """What has outlived its class. ``verified`` raises for a run that does not verify; ``held`` is told of uploads that
-    stay for that reason. Nothing is removed. Raises SpecError for what is no folder."""
+    """What has expired. ``verified`` raises for a run that does not verify; ``held`` is called with uploads that stay
+    for that reason. Nothing is removed. Raises SpecError for what is no folder."""
     if not root.is_dir():
         raise SpecError(str(root), got="no folder", want="a silo's or aggregator's home, or a kit")
     units: dict[Path, list[tuple[Kind, Path, os.stat_result]]] = {}
@@ -199,8 +204,8 @@ def plan(
 
 
 def apply(root: Path, expired: list[Expired], log: SecurityLog) -> int:
-    """Remove them; how many bytes that were. Each is told in the security log. Raises SpecError for a record that is
-    of a class which the clock does not end, before anything is removed."""
+    """Remove them; how many bytes were freed. The security log records each. Raises SpecError, before anything is
+    removed, for a file of a class that does not expire."""
     for one in expired:
         if CLASSES[one.kind.of][0] is None or kind_of(_inside(root, one)) is not one.kind:
             raise SpecError(str(one.path), got=one.kind.of, want="a file that a clock may remove")
@@ -216,7 +221,7 @@ def apply(root: Path, expired: list[Expired], log: SecurityLog) -> int:
 
 
 def _aside(uploads: Path) -> Path:
-    """A run's uploads by a name that nobody looks for: they go all at once, since a part of them would be a fault."""
+    """Rename a run's uploads first, so that they disappear at once: a part of them would fail verification."""
     gone = uploads.with_name(f"{_UPLOADS}.removed")
     shutil.rmtree(gone, ignore_errors=True)
     return uploads.rename(gone)

@@ -1,4 +1,4 @@
-"""What a lineage doesn't prove, in sentences: what is missing from this one, then what none of them can show."""
+"""What a lineage does not prove, in sentences: first what this one lacks, then the limits that all have."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def unproven(made: Lineage, start: RunStarted, charter: Charter | None, plan: Pl
     if run.status != "finished":
         yield f"The run made no model ({run.status}), and no silo signed its end."
     elif missing := [part.silo for part in parts if not part.countersigned]:
-        yield f"Not countersigned by {in_words(missing)}: of these only the signed uploads tell that they took part."
+        yield f"Not countersigned by {listed(missing)}: only their signed uploads show that they took part."
     if without := [part.silo for part in parts if part.approval is None]:
-        yield f"Approvals of {in_words(without)} are not recorded on this ledger."
+        yield f"Approvals of {listed(without)} are not recorded on this ledger."
     for part in parts:
         if part.approval and part.consent is None and charter is not None:
             yield f"{part.silo} named the approval {part.approval[:16]}, which is not on this ledger."
@@ -34,34 +34,35 @@ def unproven(made: Lineage, start: RunStarted, charter: Charter | None, plan: Pl
         if len(part.data) > 1:
             yield f"{part.silo} committed to {len(part.data)} different data sets within the run."
     absent = [
-        words
-        for key, words in (("purpose", "purpose"), ("code_digest", "software"), ("nonce", "nonce of the run's id"))
+        name
+        for key, name in (("purpose", "purpose"), ("code_digest", "software"), ("nonce", "nonce of the run's id"))
         if getattr(start, key) is None
     ]
     if absent:
-        yield f"Not recorded when this run was made: {in_words(absent)}."
+        yield f"Not recorded when this run was made: {listed(absent)}."
     if made.model and made.model.version and not made.model.numbered:
         yield f"The number {made.model.version} is MLflow's; the ledger signs the run and the weights, not the number."
     if aliases := [alias for alias in (made.model.aliases if made.model else {}) if alias != "candidate"]:
-        yield f"Who moved {in_words(aliases)} is what was typed; the aggregator's key signed it, no person's."
+        yield f"Who moved {listed(aliases)} is what was typed; the aggregator's key signed it, not a person's."
     if left := run.summed - run.replayable:
         yield f"{left} of {run.summed} sums can't be replayed bit for bit: their masked uploads were not kept."
     if hidden := [lane.name for lane in plan.lanes if lane.hidden and lane.scope is Scope.HELD]:
-        yield f"Who taught {in_words(hidden)} is hidden from the aggregator: it knows the cohort, not its holders."
+        yield f"Who taught {listed(hidden)} is hidden from the aggregator: it knows the cohort, not its holders."
     yield (
-        f"The consortium's key came with this ledger: {made.consortium}. Whoever replaced both could have made all of "
-        "this up: compare the key with what the consortium told you."
+        f"The consortium's key came with this ledger: {made.consortium}. An attacker who replaced both could "
+        "have forged everything here: compare the key with the fingerprint that the consortium gave you."
     )
     yield (
-        "This view checked the ledger's chain and signatures, the approvals and the countersignatures. It opened no "
-        f"evidence and replayed no sum: {made.commands[0]} does."
+        "This view checked the ledger's chain and signatures, the approvals and the countersignatures. It did not "
+        f"check the steps' evidence and did not replay sums: {made.commands[0]} does."
     )
     yield (
-        "A data commitment shows that a silo named the same data each time. That the data are good, lawful or really "
-        "trained on shows nowhere; its salt, disclosed by the silo, lets an auditor compare them."
+        "A data commitment shows that a silo named the same data each time. It does not show that the data are good, "
+        "lawful or really trained on; with the salt, which the silo can disclose, an auditor can compare them."
     )
     yield "A sum over silos is not differential privacy: a model may remember rows it was trained on."
 
 
-def in_words(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def listed(names: Sequence[str]) -> str:
+    """Names as one phrase: "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

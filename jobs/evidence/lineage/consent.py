@@ -1,6 +1,6 @@
-"""Who agreed and who signed: approvals of data owners and countersignatures of silos, each checked under the charter.
+"""Approvals of data owners and countersignatures of silos, each checked under the charter.
 
-One that doesn't check is never shown as if it did: EvidenceError names it.
+One that fails its check is never shown: EvidenceError names it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Consent:
 
 
 def consents(ledger: CheckedLedger, record: RunRecord, charter: Charter | None) -> dict[str, Consent]:
-    """Digest → each approval shown in the run, its signature, run and data checked; EvidenceError for one that doesn't
-    fit."""
+    """Digest → each approval shown in the run; signature, run and data are checked. Raises EvidenceError for one that
+    fails."""
     if charter is None:
         return {}
     started = record.started
@@ -78,7 +78,7 @@ def consents(ledger: CheckedLedger, record: RunRecord, charter: Charter | None) 
 
 
 def _terms(approval: Approval, start: RunStarted) -> Terms:
-    """What the run says an approval had to cover; where the ledger is silent, what the approval says."""
+    """What an approval of this run had to cover; where an older ledger lacks a field, the approval's own value."""
     terms = approval.terms
     return replace(
         terms,
@@ -91,7 +91,7 @@ def _terms(approval: Approval, start: RunStarted) -> Terms:
 
 
 def countersigned(ledger: CheckedLedger, record: RunRecord, charter: Charter | None) -> frozenset[str]:
-    """Silos whose signature over the end of the run checks; EvidenceError for one that doesn't."""
+    """Silos whose signature over the end of the run is valid. Raises EvidenceError for one that is not."""
     end = record.finished
     if end is None or charter is None:
         return frozenset()

@@ -1,4 +1,4 @@
-"""What people do with a model version that the security log must tell: move an alias, take its evidence away."""
+"""Actions on a model version that the security log must record: move an alias, export its evidence."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from jobs.security_log.writer import SecurityLog
 
 
 def promote(home: AggregatorHome, model: str, alias: str, by: str, *, force: bool = False) -> ModelVersion:
-    """``aggregator.verify.models.promote``, told to the security log."""
+    """``aggregator.verify.models.promote``, recorded in the security log."""
     version = models.promote(home, model, alias, by, force=force)
     SecurityLog(home)(Event.ALIAS_MOVED, model=version.name, version=version.version, alias=alias)
     return version
 
 
 def export(home: AggregatorHome, lineage: Lineage, out: Path, *, uploads: bool = True) -> Bundle:
-    """``aggregator.verify.bundle.write_bundle`` of a lineage's run. At the aggregator itself the export is told first
-    to the security log: one that can't be told does not happen (NoSpace). A copy of the evidence has no such log."""
+    """``aggregator.verify.bundle.write_bundle`` of a lineage's run. In the aggregator's own home the security log
+    records it; if it cannot, the bundle is removed again (NoSpace). A copy of the evidence has no such log."""
     bundle = write_bundle(home, lineage.run.run, out, uploads=uploads)
     try:
         if home.exists():

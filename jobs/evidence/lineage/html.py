@@ -1,8 +1,8 @@
 """One model's lineage on one page that loads nothing and runs nothing: for a compliance officer, on screen or paper.
 
 The graph on top is a table of contents: silos and their data flow into steps, steps into the run, the run into the
-model; each box leads to its rows below. All text goes through the template's escaping: names and purposes are other
-people's.
+model; each box leads to its rows below. Names and purposes are untrusted text: the template escapes
+them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crypto.errors import SpecError
-from jobs.evidence.lineage.caveats import in_words
-from jobs.evidence.lineage.model import Lineage, Part
+from jobs.evidence.lineage.caveats import listed
+from jobs.evidence.lineage.model import Lineage, SiloPart
 from jobs.evidence.lineage.steps import RELEASED, VOID
 from jobs.evidence.lineage.svg import HIGH, WIDTH, draw
 from jobs.evidence.lineage.terminal import minute, step_line, trouble
@@ -63,8 +63,8 @@ def render(lineage: Lineage) -> str:
     )
 
 
-def _title(lineage: Lineage, taking: Sequence[Part]) -> str:
-    """What there is to know, in a sentence or two."""
+def _title(lineage: Lineage, taking: Sequence[SiloPart]) -> str:
+    """The summary, one or two sentences."""
     many = f"{len(taking)} silo{'' if len(taking) == 1 else 's'}"
     if lineage.model is None:
         return f"Run {lineage.run.run} made no model: {lineage.run.status}. {many} were in its sums."
@@ -72,11 +72,11 @@ def _title(lineage: Lineage, taking: Sequence[Part]) -> str:
     method = display_name(lineage.run.method)
     above = f", starting from {lineage.parents[0].label}" if lineage.parents else ""
     left = lineage.model.withdrawn_silos
-    gone = f" {in_words(left)} withdrew since." if left else ""
+    gone = f" {listed(left)} withdrew since." if left else ""
     return f"{name} was trained with {method} on the data of {many}{above}.{gone}"
 
 
-def _figures(lineage: Lineage, taking: Sequence[Part]) -> list[tuple[str, str]]:
+def _figures(lineage: Lineage, taking: Sequence[SiloPart]) -> list[tuple[str, str]]:
     """(figure, label): the four that a reader looks for first."""
     released = sum(len(group.names) for group in lineage.steps if group.outcome == RELEASED)
     void = sum(len(group.names) for group in lineage.steps if group.outcome == VOID)

@@ -1,6 +1,6 @@
 """The lineage of one model as a value: version → run → steps → cohort → data commitments and approvals.
 
-``trace`` draws it up. None stands for what an older ledger did not record.
+``trace`` makes it. None stands for what an older ledger did not record.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from aggregator.verify.models import ModelVersion
 from jobs.evidence.lineage.consent import Consent
-from jobs.evidence.lineage.steps import Steps
+from jobs.evidence.lineage.steps import StepGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What one silo had to do with a run. ``data``: its commitments, usually one. ``approval``: digest named by the
-    steps; ``consent``: what it says, where the ledger has it."""
+class SiloPart:
+    """One silo in a run. ``data``: its data commitments, usually one. ``approval``: the digest that the steps name;
+    ``consent``: its contents, where the ledger has them. ``steps``: sums it is in. ``withdrew``: when, if it did."""
 
     silo: str
     data: tuple[str, ...]
@@ -30,8 +30,8 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawal:
-    """``seq``: its ledger line. ``remedies``: model → what is to be done about it, as planned when the silo left."""
+class WithdrawalFacts:
+    """A withdrawal on the ledger. ``seq``: number of its line. ``remedies``: model → what was planned then."""
 
     silo: str
     seq: int
@@ -76,12 +76,12 @@ class Lineage:
     consortium: str
     model: ModelVersion | None
     run: RunFacts
-    steps: tuple[Steps, ...]
-    silos: tuple[Part, ...]
+    steps: tuple[StepGroup, ...]
+    silos: tuple[SiloPart, ...]
     parents: tuple[ModelVersion, ...]
     descendants: tuple[ModelVersion, ...]
     newer: str | None
-    withdrawals: tuple[Withdrawal, ...]
+    withdrawals: tuple[WithdrawalFacts, ...]
     lines: int
     head: str
     unproven: tuple[str, ...]
@@ -92,7 +92,7 @@ class Lineage:
 
     @property
     def commands(self) -> tuple[str, str]:
-        """What to type to check this here, and to check it elsewhere."""
+        """The commands that check this here, and on another machine."""
         subject = self.subject
         bundle = f"{subject.replace('/', '-')}.zip"
         return f"fed verify {subject} --home AGGREGATOR", f"fed lineage {subject} --bundle {bundle} --home AGGREGATOR"

@@ -10,13 +10,13 @@ from aggregator.verify.models import LEAST_DIGITS, PREFIX, ancestry, parents, ve
 from crypto.errors import SpecError
 from jobs.evidence.lineage.steps import spans
 
-#: How many values a refusal lists.
+#: How many values an error lists.
 MOST_LISTED = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One silo's part in one run. ``steps``: in whose sums it is; of an approval that was shown and never used, none.
+    """One silo's part in one run. ``steps``: those whose sums it is in; none for an approval that was never used.
 
     ``model``: what came of the run, ``descendants``: the versions that started from it.
     """
@@ -81,7 +81,7 @@ _Part = dict[str, dict[str, list[str]]]
 
 
 def _parts(ledger: CheckedLedger) -> dict[tuple[str, str], _Part]:
-    """(run, silo) → what it brought into which steps."""
+    """(run, silo) → what the silo contributed to which steps."""
     found: dict[tuple[str, str], _Part] = {}
     for entry in ledger.entries:
         record = entry.record
@@ -105,7 +105,7 @@ def _part(found: dict[tuple[str, str], _Part], run: str, silo: str) -> _Part:
 
 
 def _known(what: str, text: str, known: list[str]) -> str:
-    """The whole value that ``text`` stands for."""
+    """The full value that ``text`` abbreviates."""
     if what == "silo":
         hits = [text] if text in known else []
     elif PREFIX.fullmatch(text):

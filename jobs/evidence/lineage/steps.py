@@ -1,4 +1,4 @@
-"""The steps of a run as a reader wants them: those that went alike as one line, whatever went wrong named."""
+"""The steps of a run for a reader: steps with the same outcome as one group, and each fault named."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Absence:
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
-    """Steps of one kind that went alike. ``cohort``: whose uploads are in the sums. ``shut``: lane → why it stayed
-    shut, as far as the opened counts tell. ``reason``: of a void step."""
+class StepGroup:
+    """Steps of one task with the same outcome. ``cohort``: whose uploads are in the sums. ``shut``: lane → why it
+    stayed shut, as far as the opened counts show. ``reason``: of a void step."""
 
     names: tuple[str, ...]
     outcome: str
@@ -47,11 +47,11 @@ class Steps:
         return bool(self.absent or self.shut) or self.outcome != RELEASED
 
 
-def steps_of(run: RunRecord) -> tuple[Steps, ...]:
-    """The steps in order, those of one task that went alike as one."""
+def steps_of(run: RunRecord) -> tuple[StepGroup, ...]:
+    """The steps in order; those of one task with the same outcome are one group."""
     plan = run.plan
     latest: dict[str, int] = {}
-    groups: list[Steps] = []
+    groups: list[StepGroup] = []
     for k, step in _single_steps(run).items():
         task = plan.steps[k].task if k < len(plan.steps) else step.names[0]
         at = latest.get(task)
@@ -63,12 +63,12 @@ def steps_of(run: RunRecord) -> tuple[Steps, ...]:
     return tuple(groups)
 
 
-def _single_steps(run: RunRecord) -> dict[int, Steps]:
-    found: dict[int, Steps] = {}
+def _single_steps(run: RunRecord) -> dict[int, StepGroup]:
+    found: dict[int, StepGroup] = {}
     for entry in run.entries:
         match entry.record:
             case StepOpened() as record:
-                found[record.k] = Steps((record.name,), OPEN, record.invited, (), (), (), {})
+                found[record.k] = StepGroup((record.name,), OPEN, record.invited, (), (), (), {})
             case SiloLost() | Refusal() as record:
                 absence = Absence(record.silo, record.phase, record.code if isinstance(record, Refusal) else "")
                 found[record.k] = replace(found[record.k], absent=(*found[record.k].absent, absence))
@@ -76,7 +76,7 @@ def _single_steps(run: RunRecord) -> dict[int, Steps]:
                 reason = f"{record.reason} in {record.phase}"
                 found[record.k] = replace(found[record.k], outcome=VOID, reason=reason, absent=_absent(record))
             case StepClosed() as record:
-                found[record.k] = Steps(
+                found[record.k] = StepGroup(
                     names=(record.name,),
                     outcome=RELEASED,
                     invited=record.invited,

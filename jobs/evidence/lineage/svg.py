@@ -1,6 +1,6 @@
 """The graph of a lineage as boxes and curves, in units of a picture 1000 wide: silos → steps → run → model.
 
-Each box leads to a row of the page and says in words what it shows. What a box can't hold is cut; the row has it all.
+Each box links to a row of the page and has a text description. Text that does not fit is cut; the row has all of it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from aggregator.verify.models import ModelVersion
-from jobs.evidence.lineage.model import Lineage, Part
-from jobs.evidence.lineage.steps import RELEASED, Steps
+from jobs.evidence.lineage.model import Lineage, SiloPart
+from jobs.evidence.lineage.steps import RELEASED, StepGroup
 from jobs.evidence.lineage.terminal import UNKNOWN, short, step_line
 
 WIDTH, HIGH, GAP = 1000, 50, 12
@@ -22,7 +22,7 @@ _NAME, _NOTE = 26, 36  # letters that fit
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """``target``: the anchor it leads to. ``said``: for a reader who doesn't see. ``kind``: odd, idle, chief or "".
+    """``target``: the anchor it leads to. ``description``: for screen readers. ``kind``: odd, idle, chief or "".
 
     ``top``: its upper edge. ``edges``: curves to the boxes it flows into. ``run`` and ``parent``: of the last column's
     boxes, which run they stand for and which it started from.
@@ -31,7 +31,7 @@ class Box:
     name: str
     note: str
     target: str
-    said: str
+    description: str
     kind: str = ""
     top: float = 0
     edges: tuple[str, ...] = ()
@@ -128,18 +128,21 @@ def _curve(source: Column, box: Box, goal: Column, to: Box) -> str:
 # --- boxes -------------------------------------------------------------------------------------------------------
 
 
-def _silo_box(number: int, part: Part) -> Box:
+def _silo_box(number: int, part: SiloPart) -> Box:
     data = short(part.data[0])[:8] if part.data else UNKNOWN
     approval = f"approval {part.approval[:8]}" if part.approval else "no approval recorded"
     note = f"data {data} · {approval}" if part.steps else "in no sum"
-    said = f"{part.silo}: {note}; in {part.steps} sums"
+    description = f"{part.silo}: {note}; in {part.steps} sums"
     if part.withdrew:
-        note, said = f"data {data} · withdrew {part.withdrew[:10]}", f"{said}; withdrew {part.withdrew[:10]}"
+        note, description = (
+            f"data {data} · withdrew {part.withdrew[:10]}",
+            f"{description}; withdrew {part.withdrew[:10]}",
+        )
     kind = "odd" if part.withdrew else "" if part.steps else "idle"
-    return Box(_cut(part.silo, _NAME), _cut(note, _NOTE), f"silo-{number}", said, kind)
+    return Box(_cut(part.silo, _NAME), _cut(note, _NOTE), f"silo-{number}", description, kind)
 
 
-def _step_box(number: int, group: Steps) -> Box:
+def _step_box(number: int, group: StepGroup) -> Box:
     note = f"{len(group.cohort)} of {len(group.invited)} silos"
     if group.outcome != RELEASED:
         note = group.outcome
@@ -167,15 +170,17 @@ def _family(lineage: Lineage) -> list[Box]:
     else:
         aliases = " ".join(f"@{alias}" for alias in sorted(model.aliases)) or "no alias"
         label = model.label if model.version else model.name
-        said = f"model {label}, {aliases}"
-        made = Box(_cut(label, _NAME), _cut(aliases, _NOTE), "model", said, "chief", run=run.run, parent=this.run)
+        description = f"model {label}, {aliases}"
+        made = Box(
+            _cut(label, _NAME), _cut(aliases, _NOTE), "model", description, "chief", run=run.run, parent=this.run
+        )
     return [*above, this, made, *below]
 
 
 def _model_box(model: ModelVersion, how: str) -> Box:
     kind = "odd" if model.withdrawn_silos else ""
-    said = f"{how} {model.label}"
-    return Box(_cut(model.label, _NAME), how, "family", said, kind, run=model.run, parent=model.parent or "")
+    description = f"{how} {model.label}"
+    return Box(_cut(model.label, _NAME), how, "family", description, kind, run=model.run, parent=model.parent or "")
 
 
 def _more(count: int, what: str, target: str) -> Box:

@@ -1,4 +1,4 @@
-"""Lineage on a terminal. Names and purposes are other people's: what a terminal would obey is shown as a dot."""
+"""Lineage on a terminal. Names and purposes are untrusted text: control characters are shown as a dot."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.tree import Tree
 
 from aggregator.verify.models import ModelVersion
 from crypto.text import printable
-from jobs.evidence.lineage.model import Lineage, Part, RunFacts
+from jobs.evidence.lineage.model import Lineage, RunFacts, SiloPart
 from jobs.evidence.lineage.reverse import Uses
-from jobs.evidence.lineage.steps import VOID, Steps
+from jobs.evidence.lineage.steps import VOID, StepGroup
 
 #: Digits of a digest that people compare; --json has them all.
 SHORT = 16
-#: Columns where there is no terminal to wrap for.
+#: Columns where the output is no terminal.
 WIDE = 400
 UNKNOWN = "not recorded"
 
@@ -110,7 +110,7 @@ def run_lines(run: RunFacts) -> Iterator[tuple[str, str]]:
     yield "software", short(run.code_digest) if run.code_digest else UNKNOWN
 
 
-def step_line(group: Steps) -> str:
+def step_line(group: StepGroup) -> str:
     many = f"{len(group.names)} steps, each " if len(group.names) > 1 else ""
     if group.outcome == VOID:
         return f"{many}void: {group.reason}; no result, the weights stayed"
@@ -120,21 +120,21 @@ def step_line(group: Steps) -> str:
     return f"{many}{len(group.cohort)} of {len(group.invited)} silos; {lanes}"
 
 
-def trouble(group: Steps) -> Iterator[str]:
-    """What went otherwise than planned, a sentence each."""
+def trouble(group: StepGroup) -> Iterator[str]:
+    """The faults of these steps, a sentence each."""
     for lane, why in group.shut.items():
         yield f"lane {lane} stayed shut: {why}"
     for absence in group.absent:
         yield str(absence)
 
 
-def part_line(part: Part) -> str:
+def part_line(part: SiloPart) -> str:
     signed = "countersigned" if part.countersigned else "did not countersign"
     left = f", withdrew {minute(part.withdrew)}" if part.withdrew else ""
     return f"in {part.steps} sums, {signed}{left}" if part.steps else f"in no sum, {signed}"
 
 
-def part_facts(part: Part) -> Iterator[tuple[str, str]]:
+def part_facts(part: SiloPart) -> Iterator[tuple[str, str]]:
     for commitment in part.data or (UNKNOWN,):
         yield "data", short(commitment)
     consent = part.consent
@@ -159,7 +159,7 @@ def minute(time: str | None) -> str:
     return f"{time[:10]} {time[11:16]} UTC" if time else "–"
 
 
-# --- small change ------------------------------------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------------------------
 
 
 def _family(root: Tree, label: str, members: Sequence[ModelVersion], none: str) -> None:
@@ -181,7 +181,7 @@ def _leaf(root: Tree, label: str, text: str) -> None:
 
 
 def _line(label: str, text: str = "", style: str = "") -> Text:
-    """Label and text, without markup, and without anything that a terminal obeys."""
+    """Label and text, without markup and control characters."""
     return Text.assemble((printable(label, "·"), "bold"), "  " if label and text else "", (printable(text, "·"), style))
 
 

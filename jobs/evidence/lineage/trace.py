@@ -18,8 +18,8 @@ from crypto.charter import Charter
 from crypto.errors import SpecError
 from jobs.evidence.lineage.caveats import unproven
 from jobs.evidence.lineage.consent import consents, countersigned, each
-from jobs.evidence.lineage.model import Lineage, Part, RunFacts, Withdrawal
-from jobs.evidence.lineage.steps import Steps, steps_of
+from jobs.evidence.lineage.model import Lineage, RunFacts, SiloPart, WithdrawalFacts
+from jobs.evidence.lineage.steps import StepGroup, steps_of
 
 
 def trace(home: AggregatorHome, text: str) -> Lineage:
@@ -63,7 +63,7 @@ def trace_in(ledger: CheckedLedger, text: str) -> Lineage:
 
 
 def _subject(ledger: CheckedLedger, found: Sequence[ModelVersion], text: str) -> tuple[ModelVersion | None, str]:
-    """(version, run). A run that made no model stands for itself."""
+    """(version, run). Without a version the subject is the run."""
     try:
         model = pick(found, text)
     except SpecError:
@@ -78,9 +78,9 @@ def _silos(
     ledger: CheckedLedger,
     record: RunRecord,
     charter: Charter | None,
-    steps: Sequence[Steps],
-    withdrawals: Sequence[Withdrawal],
-) -> tuple[Part, ...]:
+    steps: Sequence[StepGroup],
+    withdrawals: Sequence[WithdrawalFacts],
+) -> tuple[SiloPart, ...]:
     closed = [entry.record for entry in record.closed]
     signed = countersigned(ledger, record, charter)
     given = consents(ledger, record, charter)
@@ -89,15 +89,15 @@ def _silos(
     for group in steps:
         counted.update({silo: len(group.names) for silo in group.cohort})
         for absence in group.absent:
-            said = f"{group.label}: {str(absence).removeprefix(absence.silo).strip()}"
-            absences.setdefault(absence.silo, []).append(said)
+            text = f"{group.label}: {str(absence).removeprefix(absence.silo).strip()}"
+            absences.setdefault(absence.silo, []).append(text)
     parts = []
     for silo in sorted({*record.started.record.silos, *counted, *absences}):
         approvals = each((step.approvals or {}).get(silo) for step in closed)
         policies = each((step.policies or {}).get(silo) for step in closed)
         consent = next((given[digest] for digest in approvals if digest in given), None)
         parts.append(
-            Part(
+            SiloPart(
                 silo=silo,
                 data=tuple(each(step.data_commitments.get(silo) for step in closed)),
                 approval=approvals[0] if approvals else None,
@@ -112,9 +112,9 @@ def _silos(
     return tuple(parts)
 
 
-def _withdrawals(ledger: CheckedLedger) -> tuple[Withdrawal, ...]:
+def _withdrawals(ledger: CheckedLedger) -> tuple[WithdrawalFacts, ...]:
     return tuple(
-        Withdrawal(
+        WithdrawalFacts(
             silo=entry.record.silo,
             seq=entry.seq,
             at=entry.time,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.verify.bundle import write_bundle
-from aggregator.verify.report import Line, Outcome, Report
+from aggregator.verify.report import CheckLine, CheckOutcome, VerificationReport
 from aggregator.verify.run import read_ledger
 from crypto.equivocation import Pair
 from crypto.errors import EvidenceError, SpecError
@@ -47,14 +47,14 @@ def receipt(run: Finished) -> Path:
     return run.federation.silo("silo-1") / "receipts" / f"{run.run}.bin"
 
 
-def names(report: Report, outcome: Outcome = Outcome.OK) -> set[str]:
+def names(report: VerificationReport, outcome: CheckOutcome = CheckOutcome.OK) -> set[str]:
     return {line.name for line in report.of(outcome)}
 
 
 @pytest.mark.parametrize("target", ["{run}", "{short}", "fedavg-test/3", "fedavg-test@candidate"])
 @pytest.mark.parametrize("where", ["home", "bundle"])
 def test_a_run_by_id_and_a_model_by_name(run: Finished, target: str, where: str) -> None:
-    shown: list[Line] = []
+    shown: list[CheckLine] = []
     report = audit(
         target.format(run=run.run, short=run.run[:6]),
         home=run.home.root if where == "home" else bundle(run), show=shown.append,
@@ -79,7 +79,7 @@ def test_a_runs_folder_and_a_bundle_need_no_home(
 def test_a_receipt_alone_and_against_what_the_aggregator_says(run: Finished, tmp_path: Path) -> None:
     alone = audit(str(receipt(run)), home=None)
     assert alone.target == f"the receipt of silo-1 for run {run.run}"
-    assert names(alone) == {"charters", "receipt"} and "history" in names(alone, Outcome.NOT_CHECKED)
+    assert names(alone) == {"charters", "receipt"} and "history" in names(alone, CheckOutcome.NOT_CHECKED)
     for home in (run.home.root, bundle(run)):
         report = audit(str(receipt(run)), home=home)
         assert {"consortium", "ledger", "receipt", "history"} <= names(report)  # the silo's own pin is compared
@@ -122,7 +122,7 @@ def test_a_folder_that_is_no_run(run: Finished) -> None:
 
 
 def test_the_beginning_of_two_ids(run: Finished) -> None:
-    book = read_ledger(run.home, None, Report(""))
+    book = read_ledger(run.home, None, VerificationReport(""))
     entries = book.history.entries
     started = next(entry for entry in entries if entry.kind == "run-started")
     twin = replace(started, record={**started.record, "run": run.run[:8] + "00000000"})

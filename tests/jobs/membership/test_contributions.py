@@ -198,8 +198,8 @@ def test_each_lane_has_the_narrowest_remedy(planned: Story) -> None:
     }
     assert (lanes["seen"].contributed, lanes["seen"].possible, lanes["seen"].clean) == ((3,), (), 2)
     assert (lanes["secret"].contributed, lanes["secret"].possible) == ((), (3,))
-    assert "train/0, has no checkpoint any more" in lanes["seen"].words
-    assert lanes["pair"].words == "pair never opened: nothing of anybody is in it"
+    assert "train/0, has no checkpoint any more" in lanes["seen"].advice
+    assert lanes["pair"].advice == "pair never opened: nothing of anybody is in it"
     text = "\n".join(found.lines())
     assert "seen           contributed in train/1 (weights are hidden)" in text
     assert "secret         may have contributed in train/1 (holdings or weights are hidden)" in text
@@ -220,7 +220,7 @@ def test_a_lane_is_retrained_from_a_checkpoint_that_still_has_its_clean_blocks(p
         save_checkpoint(planned.home.run_folder("r"), k, state, {})
     lane = lanes_of(plan_for(planned.home, "silo-3"))["secret"]
     assert (lane.clean, lane.checkpoint, lane.remedy) == (2, 3, Remedy.RETRAIN)
-    assert lane.words == "retrain secret without silo-3 from run r, train/0 (checkpoint of train/1 is there)"
+    assert lane.advice == "retrain secret without silo-3 from run r, train/0 (checkpoint of train/1 is there)"
 
 
 def test_what_it_was_in_from_the_start_is_reset_to_the_initial_blocks(planned: Story) -> None:
@@ -231,7 +231,7 @@ def test_what_it_was_in_from_the_start_is_reset_to_the_initial_blocks(planned: S
     found = plan_for(planned.home, "silo-3")
     lane = lanes_of(found)["secret"]
     assert (lane.clean, lane.checkpoint, lane.remedy) == (-1, None, Remedy.RESET)
-    assert lane.words == "reset secret to its initial blocks and retrain it without silo-3"
+    assert lane.advice == "reset secret to its initial blocks and retrain it without silo-3"
     assert found.models[0].label == "r"  # MLflow has not numbered it
 
 

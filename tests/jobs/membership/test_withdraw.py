@@ -20,7 +20,7 @@ from crypto.keys import Identity
 from crypto.pinned_charter import PinnedCharter
 from jobs.demo.digits_data import make
 from jobs.demo.federation import add_data
-from jobs.evidence.try_model import Cold, cold
+from jobs.evidence.try_model import ColdTrial, cold
 from jobs.job import JobSpec
 from jobs.membership import accept as membership_accept
 from jobs.membership import withdraw
@@ -52,7 +52,7 @@ class Story:
     runs: tuple[str, str, str]
     plan: WithdrawalPlan
     done: Withdrawn
-    cold: Cold
+    cold: ColdTrial
     keys: tuple[dict[str, dict[str, bytes]], ...]  # of every home: before, after the withdrawal, after the join
 
     def of(self, kind: Kind) -> list[Entry]:

@@ -15,7 +15,7 @@ from aggregator.home import AggregatorHome, RunFolder
 from aggregator.ledger.format import read, verify
 from aggregator.ledger.records import Kind, Refusal, SiloLost, StepClosed, StepVoid
 from aggregator.rounds.attempt import Exchange, Replies
-from aggregator.rounds.run import Outcome, Run
+from aggregator.rounds.run import Run, RunOutcome
 from aggregator.run_record import RunRecord
 from crypto import blocks, transcript
 from crypto.cohort import Context, words_digest
@@ -36,7 +36,7 @@ Fault = Callable[[Message, Callable[[], Message]], Message | None]
 
 def play(
     root: Path, job: JobSpec, faults: Mapping[str, Fault] | None = None, silos: int = local.SILOS, **how: Any
-) -> tuple[Federation, Outcome, Run, dict[str, Agent]]:
+) -> tuple[Federation, RunOutcome, Run, dict[str, Agent]]:
     federation = local.federation(root, silos)
 
     def courier(silo: str, agent: Agent) -> InProcess:
@@ -49,11 +49,11 @@ def play(
 
 
 @pytest.fixture(scope="module")
-def fedcoe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Outcome, Run, dict[str, Agent]]:
+def fedcoe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, RunOutcome, Run, dict[str, Agent]]:
     return play(tmp_path_factory.mktemp("fedcoe") / "f", local.spec("fedcoe"))
 
 
-def test_a_job_runs_to_its_end(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
+def test_a_job_runs_to_its_end(fedcoe: tuple[Federation, RunOutcome, Run, dict[str, Agent]]) -> None:
     federation, outcome, run, _ = fedcoe
     steps = len(run.spec.plan.steps)
     assert (outcome.steps_released, outcome.steps_void, outcome.refusals) == (steps, 0, 0)
@@ -65,7 +65,7 @@ def test_a_job_runs_to_its_end(fedcoe: tuple[Federation, Outcome, Run, dict[str,
 
 
 def test_every_silo_reaches_the_aggregators_state_and_signs_it(
-    fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]],
+    fedcoe: tuple[Federation, RunOutcome, Run, dict[str, Agent]],
 ) -> None:
     federation, outcome, _run, agents = fedcoe
     for agent in agents.values():
@@ -79,14 +79,14 @@ def test_every_silo_reaches_the_aggregators_state_and_signs_it(
     assert sorted(record.finished.record.countersignatures) == list(federation.silos)
 
 
-def test_the_ledger_verifies(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
+def test_the_ledger_verifies(fedcoe: tuple[Federation, RunOutcome, Run, dict[str, Agent]]) -> None:
     federation, _, _, _ = fedcoe
     _, identity = AggregatorHome(federation.aggregator).open()
     assert verify(AggregatorHome(federation.aggregator).ledger_path, identity.public)
 
 
 def test_opened_sums_are_the_plain_integer_sums_bit_for_bit(
-    fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]],
+    fedcoe: tuple[Federation, RunOutcome, Run, dict[str, Agent]],
 ) -> None:
     """The chain on the ledger is recomputed from the silos' plain integers: one other bit, another chain."""
     federation, outcome, run, agents = fedcoe
@@ -240,7 +240,7 @@ def test_nothing_is_carried_here_that_nvflare_would_not_carry(side: str) -> None
         def send(self, request: Message) -> Message:
             return heavy if side == "answer" else plain
 
-    def one() -> Generator[Exchange, Replies, Outcome]:
+    def one() -> Generator[Exchange, Replies, RunOutcome]:
         request = heavy if side == "request" else plain
         yield Exchange("fetch", 0, "train/0", {"silo-1": request}, 1.0, 1)
         raise AssertionError("it was carried")
@@ -382,7 +382,7 @@ def test_a_server_that_tells_one_silo_another_result_is_exposed(tmp_path: Path) 
 
 
 def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
-    fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]],
+    fedcoe: tuple[Federation, RunOutcome, Run, dict[str, Agent]],
 ) -> None:
     """Charter, plan and chain from the ledger; signed messages and masked words from the run's folder; nothing else."""
     federation, outcome, _, agents = fedcoe
@@ -416,7 +416,9 @@ def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
         chain = bytes.fromhex(closed.record.chain)
 
 
-def test_evidence_with_a_flipped_byte_never_passes(fedcoe: tuple[Federation, Outcome, Run, dict[str, Agent]]) -> None:
+def test_evidence_with_a_flipped_byte_never_passes(
+    fedcoe: tuple[Federation, RunOutcome, Run, dict[str, Agent]],
+) -> None:
     federation, outcome, _run, agents = fedcoe
     record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     closed = next(record.of(StepClosed))

@@ -17,7 +17,7 @@ import pytest
 
 from aggregator.home import AggregatorHome, RunFolder
 from aggregator.ledger.records import StepClosed
-from aggregator.rounds.run import Outcome
+from aggregator.rounds.run import RunOutcome
 from aggregator.run_record import RunRecord
 from crypto import blocks, shamir, transcript
 from crypto.cohort import Context, Survivors, commitment, mask_key, words_digest
@@ -119,7 +119,7 @@ class Wire(InProcess):
 class Played:
     lane: str
     federation: Federation
-    outcome: Outcome
+    outcome: RunOutcome
     agents: Mapping[str, Agent]
     seen: Seen
 

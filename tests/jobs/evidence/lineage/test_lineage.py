@@ -26,7 +26,7 @@ from jobs.cli.main import app
 from jobs.evidence.lineage import export
 from jobs.evidence.lineage.model import Lineage
 from jobs.evidence.lineage.reverse import uses
-from jobs.evidence.lineage.steps import RELEASED, VOID, Absence, Steps, spans
+from jobs.evidence.lineage.steps import RELEASED, VOID, Absence, StepGroup, spans
 from jobs.evidence.lineage.terminal import models_tree, tree, uses_tree
 from jobs.evidence.lineage.trace import trace
 from jobs.security_log.events import Event
@@ -190,7 +190,7 @@ def test_a_step_that_is_tried_again_keeps_its_last_attempt(past: Past) -> None:
 
 def test_names_of_steps_in_short() -> None:
     assert spans(["a/0", "b/0", "a/1", "a/2", "c"]) == ["a/0 … a/2 (3)", "b/0", "c"]
-    alike = Steps(("a/0", "a/1"), RELEASED, (), (), (), (), {})
+    alike = StepGroup(("a/0", "a/1"), RELEASED, (), (), (), (), {})
     assert (alike.label, replace(alike, names=("a/0",)).label) == ("a/0 … a/1", "a/0")
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from aggregator.ledger.format import canonical
 from aggregator.verify import bundle, zip_format
 from aggregator.verify.bundle import MANIFEST, unpacked, verify_bundle, write_bundle
-from aggregator.verify.report import Outcome, Report
+from aggregator.verify.report import CheckOutcome, VerificationReport
 from crypto.errors import EvidenceError, SpecError
 from crypto.keys import PublicIdentity
 from jobs import release
@@ -95,7 +95,7 @@ def test_a_bundle_holds_without_its_home(run: Finished, whole: Path, tmp_path: P
         Path(moved), consortium=key.fingerprint, code=release.digest(), show=lambda line: shown.append(line.name)
     )
     assert report.target == f"run {run.run}"
-    assert [line.name for line in report.of(Outcome.NOT_CHECKED)] == ["versions", "unsigned"]
+    assert [line.name for line in report.of(CheckOutcome.NOT_CHECKED)] == ["versions", "unsigned"]
     assert "mlflow.json, model-card.md" in report.lines[-1].detail
     assert {"bundle", "consortium", "sums", "state", "closing", "model", "code", "versions"} <= set(shown)
 
@@ -120,12 +120,12 @@ def test_equal_homes_make_equal_bundles(run: Finished, whole: Path, tmp_path: Pa
 
 
 def test_without_uploads_it_says_so(small: Path) -> None:
-    assert "sums" in [line.name for line in verify_bundle(small).of(Outcome.NOT_CHECKED)]
+    assert "sums" in [line.name for line in verify_bundle(small).of(CheckOutcome.NOT_CHECKED)]
 
 
 def test_nothing_stays_behind(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with unpacked(small, Report("")) as (home, _):
+    with unpacked(small, VerificationReport("")) as (home, _):
         assert stat.S_IMODE(home.root.stat().st_mode) == 0o700 and home.root.parent == tmp_path
     verify_bundle(small)
     assert list(tmp_path.iterdir()) == []
@@ -159,7 +159,7 @@ def test_a_file_that_changes_meanwhile_leaves_no_bundle(
         return measured(sizes)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bundle, "total", change)
-    with pytest.raises(EvidenceError, match=r"predictor\.py: .*changed meanwhile"):
+    with pytest.raises(EvidenceError, match=r"predictor\.py: .*changed while it was copied"):
         write_bundle(spoilt.home, spoilt.run, tmp_path / "out.zip")
     assert not (tmp_path / "out.zip").exists()
 
@@ -301,12 +301,12 @@ def test_names_twice_or_in_disorder(small: Path, tmp_path: Path) -> None:
         ({"run": 5}, "a run id"),
         ({"versions": {"bundle": 2, "consilium": "9"}}, "format 1"),
         ({"versions": []}, "a bundle's manifest"),
-        ({"about": "else"}, "a manifest as bundles have it"),
-        ({"more": 1}, "a manifest as bundles have it"),
+        ({"about": "else"}, "a manifest in canonical form"),
+        ({"more": 1}, "a manifest in canonical form"),
         ({"members": [{"name": "consortium.pub", "size": -1, "sha256": ""}]}, "at most"),
         ({"members": [{"name": "consortium.pub", "size": 10**12, "sha256": ""}]}, "at most"),
         ({"members": [{"name": "consortium.pub", "size": 31, "sha256": ""}]}, "by its manifest"),
-        ({"members": [{"name": "consortium.pub", "size": 32, "sha256": "", "x": 1}]}, "a manifest as bundles have it"),
+        ({"members": [{"name": "consortium.pub", "size": 32, "sha256": "", "x": 1}]}, "a manifest in canonical form"),
         ({"members": "x"}, "a bundle's manifest"),
     ],
 )

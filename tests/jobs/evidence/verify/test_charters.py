@@ -14,7 +14,7 @@ from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.verify.charters import read_epochs
 from aggregator.verify.checks import verify_run
-from aggregator.verify.report import Report
+from aggregator.verify.report import VerificationReport
 from crypto.charter import SignedCharter
 from crypto.errors import SpecError
 from crypto.keys import Identity, PublicIdentity
@@ -63,7 +63,7 @@ def test_a_home_without_the_consortiums_key_and_one_without_the_first_epochs(run
 
     for path in (*(run.home.root / "charters").glob("*.bin"), run.home.root / "charter.bin"):
         path.write_bytes(bytes(signed))
-    report = Report("")
+    report = VerificationReport("")
     read_epochs(run.home, (), PublicIdentity(key.read_bytes()), report)
     assert "epochs 1 to 2 are not here" in report.lines[-1].detail
 

@@ -16,7 +16,7 @@ from aggregator.ledger.format import read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.verify.checks import verify_run
-from aggregator.verify.report import Line, Outcome
+from aggregator.verify.report import CheckLine, CheckOutcome
 from crypto.keys import Identity
 from crypto.messages import Closing, Decline, Message, Request
 from crypto.transcript import digest
@@ -49,7 +49,7 @@ def test_every_check_of_an_honest_run_holds(honest: Finished) -> None:
         code=release.digest(), show=lambda line: shown.append(line.name),
     )  # fmt: skip
     order = ["consortium", "charters", "ledger", "run", "approvals", "steps", "sums", "state", "closing", "model"]
-    assert names(report, Outcome.OK) == [*order, "code"] == shown
+    assert names(report, CheckOutcome.OK) == [*order, "code"] == shown
     assert report.verdict == f"run {honest.run} holds: 11 checks passed, none skipped."
     assert detail(report, "sums").startswith("2 lane sums")
     assert detail(report, "state").startswith("the blocks after 4 of 4 steps")
@@ -59,8 +59,8 @@ def test_every_check_of_an_honest_run_holds(honest: Finished) -> None:
 
 def test_what_was_not_checked_is_said(honest: Finished) -> None:
     report = verify_run(honest.home, honest.run)
-    assert names(report, Outcome.NOT_CHECKED) == ["consortium", "code"]
-    assert "compare" in detail(report, "consortium") and "nobody said" in detail(report, "code")
+    assert names(report, CheckOutcome.NOT_CHECKED) == ["consortium", "code"]
+    assert "compare" in detail(report, "consortium") and "not given" in detail(report, "code")
     assert report.verdict.endswith("9 checks passed, 2 not checked.")
     assert len(report.as_dict()["not_checked"]) == 2
     other = verify_run(honest.home, honest.run, code=bytes(32))
@@ -69,7 +69,7 @@ def test_what_was_not_checked_is_said(honest: Finished) -> None:
 
 
 def test_a_terminal_is_not_drawn_upon() -> None:
-    line = Line("x", Outcome.OK, "one\x1b[2K\rok  all is well\n")
+    line = CheckLine("x", CheckOutcome.OK, "one\x1b[2K\rok  all is well\n")
     assert "\x1b" not in str(line) and "\r" not in str(line) and "\n" not in str(line)
 
 
@@ -79,7 +79,7 @@ def test_a_silo_refused_another_fell_silent_and_lanes_are_hidden(tmp_path: Path)
     )
     report = verify_run(run.home, run.run)
     assert "signed by the silo that refused" in detail(report, "refusals")
-    assert "no countersignature of silo-3" in [line.detail for line in report.of(Outcome.NOT_CHECKED)]
+    assert "no countersignature of silo-3" in [line.detail for line in report.of(CheckOutcome.NOT_CHECKED)]
     assert detail(report, "closing").startswith("7 silos")
     assert "silo-3" not in detail(report, "approvals")
 
@@ -350,7 +350,7 @@ def test_an_end_that_the_steps_do_not_lead_to(run: Finished) -> None:
 def test_nobody_countersigned(run: Finished) -> None:
     rewrite(run.home, lambda lines: ended(lines)["countersignatures"].clear())
     report = verify_run(run.home, run.run)
-    assert "closing" not in names(report, Outcome.OK)
+    assert "closing" not in names(report, CheckOutcome.OK)
     assert detail(report, "closing").startswith("no countersignature of silo-1, silo-2")
 
 
@@ -491,5 +491,5 @@ def test_who_withdrew_is_said_aloud(run: Finished) -> None:
     for silo in ("silo-2", "silo-99"):
         _append(run, Kind.WITHDRAWAL, {"silo": silo, **facts})
     report = verify_run(run.home, run.run)
-    assert [line.detail.split()[0] for line in report.of(Outcome.WARNING)] == ["silo-2"]
+    assert [line.detail.split()[0] for line in report.of(CheckOutcome.WARNING)] == ["silo-2"]
     assert report.verdict.endswith("1 warning.")

@@ -14,7 +14,7 @@ from aggregator.ledger.records import Kind
 from aggregator.verify.charters import Epochs
 from aggregator.verify.checks import verify_run
 from aggregator.verify.receipts import check_receipt, compare, looks_like_receipt
-from aggregator.verify.report import Report
+from aggregator.verify.report import VerificationReport
 from aggregator.verify.run import read_ledger
 from crypto.encoding import Reader
 from crypto.errors import EvidenceError
@@ -49,8 +49,8 @@ def epochs(run: Finished) -> Epochs:
     return Epochs(PublicIdentity((home / "consortium.pub").read_bytes()), (Home(home).charter(),))
 
 
-def against(run: Finished, silo: str = "silo-1") -> Report:
-    report = Report("receipt")
+def against(run: Finished, silo: str = "silo-1") -> VerificationReport:
+    report = VerificationReport("receipt")
     receipt = check_receipt(receipt_of(run, silo), epochs(run), report)
     compare(read_ledger(run.home, None, report), receipt, report)
     return report
@@ -69,7 +69,7 @@ def change(path: Path, silo_home: Path, **fields: Any) -> None:
 
 
 def test_a_receipt_holds_alone_and_against_the_ledger(honest: Finished) -> None:
-    report = Report("")
+    report = VerificationReport("")
     receipt = check_receipt(receipt_of(honest), epochs(honest), report)
     assert report.target == f"the receipt of silo-1 for run {honest.run}"
     assert receipt.silo == "silo-1" and "4 steps, 0 of them void" in report.lines[0].detail
@@ -90,7 +90,7 @@ def test_every_flipped_byte_of_a_receipt_is_found(run: Finished) -> None:
     for place in range(len(good)):
         flip(path, place)
         with pytest.raises(EvidenceError) as caught:
-            check_receipt(path, known, Report(""))
+            check_receipt(path, known, VerificationReport(""))
         assert caught.value.where.startswith((path.name, "receipt of"))
         path.write_bytes(good)
 
@@ -98,13 +98,13 @@ def test_every_flipped_byte_of_a_receipt_is_found(run: Finished) -> None:
 def test_a_receipt_of_another_federation(run: Finished, tmp_path: Path) -> None:
     other = tampering.finish(tmp_path / "other", replace(local.spec(), keep_uploads="none"))
     with pytest.raises(EvidenceError, match=r"\.bin: expected a charter that the consortium signed"):
-        check_receipt(receipt_of(other), epochs(run), Report(""))
+        check_receipt(receipt_of(other), epochs(run), VerificationReport(""))
 
 
 def test_a_receipt_that_its_own_steps_do_not_bear_out(run: Finished) -> None:
     change(receipt_of(run), run.federation.silo("silo-1"), chain=bytes(32))
     with pytest.raises(EvidenceError, match="receipt of silo-1, chain"):
-        check_receipt(receipt_of(run), epochs(run), Report(""))
+        check_receipt(receipt_of(run), epochs(run), VerificationReport(""))
 
 
 def test_a_run_that_the_ledger_no_longer_knows(run: Finished) -> None:

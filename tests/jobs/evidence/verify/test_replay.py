@@ -14,7 +14,7 @@ import pytest
 
 from aggregator.ledger.records import Kind
 from aggregator.verify.checks import verify_run
-from aggregator.verify.report import Outcome
+from aggregator.verify.report import CheckOutcome
 from crypto import blocks
 from tests import local, tampering
 from tests.tampering import (
@@ -39,19 +39,19 @@ def test_a_24_bit_ring_and_the_last_uploads(tmp_path: Path, bits: int, keep: str
     report = verify_run(run.home, run.run)
     if keep == "all":
         assert detail(report, "sums").startswith("3 lane sums")
-        assert "sums" not in names(report, Outcome.NOT_CHECKED)
+        assert "sums" not in names(report, CheckOutcome.NOT_CHECKED)
     else:  # the last step has slots only, so nothing of the steps before it was kept
-        assert "sums" in names(report, Outcome.NOT_CHECKED)
+        assert "sums" in names(report, CheckOutcome.NOT_CHECKED)
 
 
 def test_without_uploads_it_says_what_still_binds_the_sums(tmp_path: Path) -> None:
     run = tampering.finish(tmp_path / "f", replace(local.spec(), keep_uploads="none"))
     report = verify_run(run.home, run.run)
-    assert "sums" not in names(report, Outcome.OK)
-    assert names(report, Outcome.NOT_CHECKED) == ["consortium", "sums", "state", "code"]
+    assert "sums" not in names(report, CheckOutcome.OK)
+    assert names(report, CheckOutcome.NOT_CHECKED) == ["consortium", "sums", "state", "code"]
     assert "steps 1, 2 not replayed: uploads not kept (policy none)" in detail(report, "sums")
     assert detail(report, "binding").startswith("at least 8 silos signed, after each of 2")
-    assert "2 of 4 steps" in next(line for line in report.of(Outcome.NOT_CHECKED) if line.name == "state").detail
+    assert "2 of 4 steps" in next(line for line in report.of(CheckOutcome.NOT_CHECKED) if line.name == "state").detail
 
     # The ledger's chain is what the next adverts were signed over: another one is found there.
     def change(lines: Lines) -> None:
@@ -81,7 +81,7 @@ def test_sums_that_nobody_signed_anything_after(honest: Finished, tmp_path: Path
     report = verify_run(run.home, run.run)
     bindings = [(line.outcome, line.detail) for line in report.lines if line.name == "binding"]
     assert bindings[0][1].startswith("at least 8 silos signed, after each of 1 unreplayed steps")
-    assert bindings[1] == (Outcome.NOT_CHECKED, "steps 2: no silo signed anything after them")
+    assert bindings[1] == (CheckOutcome.NOT_CHECKED, "steps 2: no silo signed anything after them")
 
     rewrite(run.home, lambda lines: closed(lines, 2).pop("chain"))
     assert refused(run).expected == "a chain value"
