@@ -1,4 +1,4 @@
-"""Every epoch of a federation's charter that is at hand, as a value; ``aggregator.verify.charters`` reads them."""
+"""The epochs of a federation's charter that were found, as a value; ``aggregator.verify.charters`` reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is ended from outside. Not in the tree of ``crypto.errors``: no silo ever says so on the wire.
+"""A run that is ended from outside. Not in the tree of ``crypto.errors``: no silo sends these codes.
 
 A driver throws one of these into the run, which writes its closing record. Unlike ``RoundLost`` no step is tried again.
 """
@@ -11,7 +11,7 @@ from crypto.errors import FederationError
 
 
 class RunStopped(FederationError):
-    """Ended in ``phase``; what closed before stays closed, and the run may go on later."""
+    """Ended in ``phase``. Released steps stay released, and the run can be resumed."""
 
     def __init__(self, phase: str, detail: str, remedy: str) -> None:
         self.phase = phase
@@ -30,7 +30,7 @@ class RunAborted(RunStopped):
 
 
 class RunGivenUp(RunStopped):
-    """NVFlare gave the job up, and ``why``: for instance fewer silos are alive than the job folder wants."""
+    """NVFlare gave up the job. ``why``: for instance fewer silos are connected than the job folder requires."""
 
     code: ClassVar[str] = "GIVEN_UP"
     exit_code: ClassVar[int] = 40

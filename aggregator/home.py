@@ -20,7 +20,7 @@ from crypto.errors import SpecError
 from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
 
-#: In a run's folder: what MLflow calls its model. Written by the follower, signed by nobody.
+#: In a run's folder: what MLflow calls its model. Written by the follower, not signed.
 MLFLOW_FILE: Final = "mlflow.json"
 #: In a run's folder: the code that a published version runs. Its digest is on the ledger.
 PREDICTOR_FILE: Final = "predictor.py"
@@ -35,10 +35,10 @@ class RunFolder:
     checkpoints/000007.safetensors   the blocks after step 7, float32
     checkpoints/000007.json          what step 7 was, the digests of the blocks, of the file and of itself
     evidence/000007.bin              the signed messages of step 7: see crypto.evidence
-    uploads/000007/<silo>/<lane>.u32 masked words of one silo: noise to anybody without the shares
+    uploads/000007/<silo>/<lane>.u32 masked words of one silo: noise without the shares
     sums/000007/<number>.u32         opened sums that some silo still lacks
     predictor.py                     the code that a published version runs, bound by its digest in the ledger
-    mlflow.json, model-card.md       the name and number of the version, and its card; signed by nobody
+    mlflow.json, model-card.md       the name and number of the version, and its card; not signed
     events.jsonl, report.html        the run's progress while it is watched; the demonstration's report
     """
 

@@ -1,4 +1,4 @@
-"""What the ledger says of one run, decoded once; and a ledger whose chain, signatures and charters have been checked.
+"""The ledger's lines of one run, decoded once; and a ledger whose chain, signatures and charters have been checked.
 
 Everything that draws conclusions from a run reads it here: verification, replay, lineage, MLflow's pages, reports,
 status, withdrawal, retention. ``aggregator.verify.run.read_ledger`` does the checking; a ``RunRecord`` by itself checks
@@ -207,7 +207,7 @@ _ENDS = (RunFinished, RunFailed, RunResumed)
 class CheckedLedger:
     """A ledger whose chain, signatures and charters have been checked, whole.
 
-    ``epochs``: each epoch that is at hand, signed by the consortium; ``signers``: whose key signed each line.
+    ``epochs``: each epoch that was found, signed by the consortium; ``signers``: whose key signed each line.
     """
 
     home: AggregatorHome

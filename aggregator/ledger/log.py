@@ -1,4 +1,4 @@
-"""The ledger: what happened, once, in order, signed. MLflow holds the copy people browse; this file is the truth.
+"""The ledger: what happened, once, in order, signed. MLflow holds a copy for people; this file is authoritative.
 
 **File.** One JSON object a line, appended and synced to disk before ``append`` returns, never rewritten. A line is
 ``canonical(object) + b"\\n"`` with exactly the keys ``seq`` (from 0), ``kind``, ``time`` (UTC, milliseconds), ``prev``,
@@ -13,13 +13,13 @@ before (``GENESIS`` for the first), so the last digest, the *head*, stands for t
 "signature"))``, as lower-case hex.
 
 **Head file.** ``<path>.head`` names how many lines are on disk at least, and their head, signed with the label
-``consilium/1/ledger-head``. It is written after each line, so a ledger cut at a line boundary is noticed. Whoever can
-restore an old pair of files is caught by the heads that silos countersign at the end of each run: pass one to
-``verify``.
+``consilium/1/ledger-head``. It is written after each line, so a ledger cut at a line boundary is noticed. An
+attacker who restores an old pair of files is detected by the heads that silos countersign at the end of each run: pass
+one to ``verify``.
 
 **Writers.** Every append holds an exclusive ``flock`` and re-reads what others added: several job processes may share
-one ledger. A process killed in the middle of a write leaves bytes without a newline, never acknowledged to anybody;
-the next writer cuts them off and says so in a ``recovered`` record.
+one ledger. A process killed in the middle of a write leaves bytes without a newline, never acknowledged; the next
+writer cuts them off and adds a ``recovered`` record.
 
 **Records**: see ``records``.
 """
@@ -123,7 +123,7 @@ class Ledger:
         return entry
 
     def _mend(self, fd: int) -> None:
-        """Cut off what a killed writer left half-written (we hold the lock, so nobody is writing it now)."""
+        """Cut off what a killed writer left half-written. The lock is held, so no other writer is at work."""
         if torn := durable.cut(fd, self._last[2]):
             self._append(fd, Kind.RECOVERED, Recovered(bytes=len(torn), sha256=sha256(torn).hexdigest()).fields())
 

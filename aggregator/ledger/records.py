@@ -1,9 +1,9 @@
 """The records of the ledger: one frozen class a kind, each field with the shape that its JSON value must have.
 
-A record is what a line says; ``format`` has the line around it. Digests are lower-case hex, counts and milliseconds are
-whole numbers, codes and reasons come from a closed list (``REASONS``), times are the line's. A field whose default is
-None is optional: None means that the line does not have it. Anything else (an unknown kind, a missing or an unknown
-field, another shape) is refused at append and at verification.
+A record is the contents of a line; ``format`` has the line around it. Digests are lower-case hex, counts and
+milliseconds are whole numbers, codes and reasons come from a closed list (``REASONS``), times are the line's. A field
+whose default is None is optional: None means that the line does not have it. Anything else (an unknown kind, a missing
+or an unknown field, another shape) is refused at append and at verification.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ TextsOf = Annotated[Mapping[str, tuple[str, ...]], _map(_texts)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What one line says. Maps are by silo unless their field says otherwise."""
+    """The contents of one line. Maps are by silo unless their field says otherwise."""
 
     kind: ClassVar[Kind]
 
@@ -219,7 +219,8 @@ class SiloLost(OfStep):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal(OfStep):
-    """A silo refused in ``phase``. ``decline``: the bytes that it signed, if it was the silo that said so."""
+    """A silo refused in ``phase``. ``decline``: the bytes that it signed, None where the aggregator noted the
+    refusal."""
 
     kind = Kind.REFUSAL
 

@@ -1,8 +1,8 @@
-"""One attempt at one step, as a value: a generator that yields what to ask and is sent what was answered.
+"""One attempt at one step: a generator that yields requests and is sent the replies.
 
-It does no I/O but staging uploads: a driver (in-process, or NVFlare's controller) carries the messages, so tests and
-production run the same code. A silo that refuses, answers wrongly or stays away is out of the session, by name and
-phase; the others go on if they may.
+Its only I/O is staging uploads: a driver (in-process, or NVFlare's controller) carries the messages, so tests and
+production run the same code. A silo that refuses, sends a bad reply or none is dropped from the session and noted
+with its phase; the others go on if there are enough.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ FETCH_WORDS = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Ask these silos, wait for all; once ``enough`` have answered a short grace will do; at most ``timeout_s``."""
+    """Send these requests and wait for every silo, at most ``timeout_s``; once ``enough`` have answered, only
+    briefly."""
 
     phase: str
     step: int
@@ -76,7 +77,7 @@ class Timeouts:
 
 @dataclass(slots=True)
 class Attendance:
-    """Who was asked, lost and refused in this attempt, and how long each phase took: what the ledger will say."""
+    """Who was invited, lost and refused in this attempt, and how long each phase took. It goes on the ledger."""
 
     invited: tuple[str, ...] = ()
     lost: dict[str, str] = field(default_factory=dict)
@@ -211,7 +212,8 @@ class Attempt:
     def _ask(
         self, phase: str, requests: Mapping[str, Message], *, enough: int | None = None, timeout_s: float | None = None
     ) -> Talk:
-        """Exchange, minus those who declined or stayed away, each noted once with its phase."""
+        """The replies, without the silos that declined or did not answer: each of these is noted once, with its
+        phase."""
         began = time.monotonic()
         asked = {silo: message for silo, message in requests.items() if silo not in self._out}
         if not asked:
@@ -249,7 +251,7 @@ class Attempt:
             self.attendance.blamed.setdefault(refused.blame, set()).add(silo)
 
     def _take(self, silo: str, phase: str, check: Callable[..., object], *given: object) -> bool:
-        """Feed one silo's answer to the session; a bad one costs that silo its place, nobody else."""
+        """Give one silo's reply to the session. A bad one drops that silo only."""
         try:
             check(*given)
         except NoSpace:

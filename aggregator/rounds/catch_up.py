@@ -1,4 +1,4 @@
-"""Opened results that some silo still lacks: of what step each silo has them, and the next part of them for it.
+"""Released results that some silo still lacks: how far each silo is, and the next part for it.
 
 A silo that is up lacks the last step's result. One that stayed away lacks many, and gets them in parts, one with each
 request: it applies a part and answers ``CATCHING_UP`` until the last. Sums stay on disk until every silo has them.
@@ -67,11 +67,11 @@ class Backlog:
         self._first[silo] = self._next
 
     def took(self, silo: str) -> None:
-        """The silo has applied the part that was its next."""
+        """The silo has applied its next part."""
         self._first[silo] += len(self.part(silo)[0])
 
     def part(self, silo: str) -> Part:
-        """What the silo gets next. Silos that stand at the same step share one copy."""
+        """What the silo gets next. Silos at the same step share one copy."""
         first = self._first[silo]
         if first not in self._parts:
             self._parts[first] = self._pack(first)

@@ -1,4 +1,4 @@
-"""What the aggregator tells Prometheus: how rounds go, never what a silo is like.
+"""The aggregator's metrics for Prometheus: about rounds, never about a silo.
 
 Only figures of the whole cohort are shown and only fixed words are labels; silos, runs and steps are not, so this file
 bounds the number of series. The aggregator does know which silo was missing (``fed status --why``); Prometheus does
@@ -23,11 +23,11 @@ PREFIX: Final = "consilium_aggregator_"
 OUTCOMES = ("closed", "void", "lost")
 ENDS = ("finished", "failed", "aborted")
 STATES = ("open", "shut")
-#: Label for a word that is not on its list: a peer cannot make series up.
+#: Label for a value that is not on its list, so that a peer cannot create series.
 OTHER = "other"
 #: The most accuracy series; a plan has a handful.
 MAX_SCORES = 16
-#: The words that a label may have. Each of them, and ``OTHER``, is one series.
+#: The values that a label may have. Each of them, and ``OTHER``, is one series.
 WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "outcome": OUTCOMES,
     "end": ENDS,
@@ -98,7 +98,7 @@ def refused(code: str) -> None:
 
 
 def silo_lost(phase: str) -> None:
-    """A silo that answered until now did not in this phase. Which silo is on the ledger and not here."""
+    """A silo that answered until now did not in this phase. The ledger has its name, the metrics do not."""
     _lost.labels(phase if phase in PHASES else OTHER).inc()
 
 
@@ -130,10 +130,10 @@ def step_closed(
 
 
 def step_void() -> None:
-    """A step was spent without a result."""
+    """A step became void."""
     _steps.labels("void").inc()
 
 
 def step_lost() -> None:
-    """A step was given up, and the run with it."""
+    """A step was lost, and the run failed with it."""
     _steps.labels("lost").inc()

@@ -1,4 +1,4 @@
-"""Where an interrupted run stands, from the ledger: replay its records, and what they say is where it goes on.
+"""The state of an interrupted run, rebuilt from its records on the ledger.
 
 The ledger is the truth. A step counts when it is closed or void there; a step whose survivor set was attested but
 which has neither is spent, since shares may have left, so it becomes void. Blocks come from the checkpoint that the
@@ -47,7 +47,7 @@ class RunState:
     attempt: int = 0
     #: T3 of step k, if shares may have left for it.
     spent: bytes | None = None
-    #: How often the run went on after it had broken off.
+    #: How often the run was resumed.
     resumed: int = 0
 
     @classmethod
@@ -66,9 +66,9 @@ class RunState:
 def replay(
     record: RunRecord, folder: RunFolder, plan: Plan, *, job: bytes, charter: bytes, code: bytes
 ) -> tuple[RunState, list[Result], int]:
-    """Where the run in ``folder`` is, the results of its last steps, and the first step of those; every silo has the
-    results before it. Raises SpecError for a run that can't be resumed (finished, or of another job, charter or code),
-    EvidenceError where ledger and folder don't fit."""
+    """The state of the run in ``folder``, the results of its last steps, and the first step of those; every silo has
+    the results before it. Raises SpecError for a run that can't be resumed (finished, or of another job, charter or
+    code), EvidenceError where ledger and folder do not match."""
     run, start = record.run, record.started.record
     if record.finished is not None:
         raise SpecError("--resume", got=run, want="a run that has not finished", remedy="Submit the job as a new run.")

@@ -1,7 +1,7 @@
 """A run: the job's steps in order, each opened, voided or lost, each on the ledger before the next begins.
 
-A generator like its steps (see ``round``). It keeps the state chain, stops inviting on credit (a silo that
-stayed away is offered every step, with what it missed, but no longer waited for), and ends with the silos'
+A generator, as each attempt at a step is (``aggregator.rounds.attempt``). It keeps the state chain. A silo that stayed
+away is offered every step, with the results that it missed, but is not waited for. The run ends with the silos'
 countersignatures over the final state and the ledger's head.
 """
 
@@ -56,7 +56,7 @@ PROTOCOL = "consilium/1"
 class RunSpec:
     """What a run is about. ``job``: the job's text and ``job_digest`` its digest; ``name`` names the model too.
 
-    ``code``: digest of the software; ``versions``: of what it stands on. ``purpose``: what the job says it is for.
+    ``code``: digest of the software; ``versions``: of the packages it uses. ``purpose``: what the job says it is for.
     """
 
     job: str
@@ -195,7 +195,8 @@ class Run:
         return 0
 
     def _resumed(self) -> int:
-        """A run that goes on: what was spent becomes void. The number of the first attempt that nobody heard of."""
+        """Record the resumption; a step whose shares may have left becomes void. Returns the number of the first
+        attempt that no silo has seen."""
         at = self._at
         self._recorder.resumed(at.k, at.digest)
         if at.spent is None:
@@ -220,7 +221,7 @@ class Run:
             attendance = self.attendance = Attendance()
             store = UploadStore(self.folder, at.k, self.spec.keep_uploads)
             for silo in self.charter.silos if number else ():
-                store.drop(silo)  # what an attempt before left there
+                store.drop(silo)  # left by an earlier attempt
             attempt = self._attempt(context, store, attendance, step)
             offers = {silo: self._offer(attempt, silo) for silo in self.charter.silos if silo not in excluded}
             self._recorder.opened(at.k, step, number, tuple(offers))
@@ -262,7 +263,7 @@ class Run:
         )
 
     def _watched(self, attempt: Generator[Exchange, Replies, Opened]) -> Generator[Exchange, Replies, Opened]:
-        """Pass exchanges through and tell the watcher of each."""
+        """Pass exchanges through; the watcher is called with each."""
         replies: Replies | None = None
         while True:
             try:
@@ -289,7 +290,7 @@ class Run:
         )
 
     def _note(self, step: Step, attendance: Attendance) -> None:
-        """Refusals and absences are records too; whoever stayed away is not waited for next time."""
+        """Record approvals, refusals and absences. A silo that stayed away is not waited for in the next step."""
         at = self._at
         for silo, approval in sorted(attendance.approvals.items()):
             if (digest := approval_digest(approval).hex()) not in at.shown:

@@ -2,8 +2,8 @@
 
 ``aggregator.home.RunFolder`` names the files.
 
-A checkpoint exists when its JSON does: blocks are written, synced and renamed first. Masked lanes are staged before
-shares are asked for: one vector a lane is in memory, however many silos there are.
+A checkpoint exists when its JSON file does: blocks are written, synced and renamed first. Masked lanes are staged
+before shares are asked for: one vector a lane is in memory, however many silos there are.
 """
 
 from __future__ import annotations

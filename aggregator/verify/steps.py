@@ -1,7 +1,7 @@
 """One released step: what was signed, and who approved it.
 
 Checks 4 and 5 of ``aggregator.verify.checks``. A step's evidence is opened under a context made from charter, plan, run
-and the chain so far; then everything that the ledger says of the step and that the signed messages say too is compared.
+and the chain so far; then the ledger's line of the step is compared with the signed messages.
 """
 
 from __future__ import annotations

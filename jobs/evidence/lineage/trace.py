@@ -1,6 +1,6 @@
 """From a checked ledger to a ``Lineage``.
 
-The ledger is checked whole before a word of it is believed; approvals and countersignatures are checked under the
+The whole ledger is checked first; approvals and countersignatures are checked under the
 charter's keys. What is not proven by any of it is part of the answer: ``Lineage.unproven``.
 """
 
