@@ -466,7 +466,7 @@ def test_limits_of_every_model_and_of_this_one(past: Past) -> None:
         f"The consortium's key came with this ledger: {key}",
         "is MLflow's",
         "fed verify rows/1 --home AGGREGATOR does",
-        "really trained on shows nowhere",
+        "does not show that the data are good, lawful or really trained on",
         "not differential privacy",
     ):
         assert words in said(lineage)

@@ -65,7 +65,7 @@ def test_a_home_without_the_consortiums_key_and_one_without_the_first_epochs(run
         path.write_bytes(bytes(signed))
     report = VerificationReport("")
     read_epochs(run.home, (), PublicIdentity(key.read_bytes()), report)
-    assert "epochs 1 to 2 are not here" in report.lines[-1].detail
+    assert "epochs 1 to 2 are missing" in report.lines[-1].detail
 
 
 # --- epochs -----------------------------------------------------------------------------------------------------------
@@ -138,4 +138,4 @@ def test_epochs_that_are_not_here_are_not_checked(run: Finished) -> None:
     signed, _ = _next_epoch(run, epoch=5)
     (run.home.root / "charters" / "000005.bin").write_bytes(bytes(signed))
     report = verify_run(run.home, run.run)
-    assert "epochs 2 to 4 are not here" in [line for line in report.lines if line.name == "charters"][-1].detail
+    assert "epochs 2 to 4 are missing" in [line for line in report.lines if line.name == "charters"][-1].detail
