@@ -4,6 +4,8 @@ A record is the contents of a line; ``format`` has the line around it. Digests a
 milliseconds are whole numbers, codes and reasons come from a closed list (``REASONS``), times are the line's. A field
 whose default is None is optional: None means that the line does not have it. Anything else (an unknown kind, a missing
 or an unknown field, another shape) is refused at append and at verification.
+
+This module is one file because it is the list of all records: an auditor reads it from top to bottom.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A generator, as each attempt at a step is (``aggregator.rounds.attempt``). It keeps the state chain. A silo that stayed
 away is offered every step, with the results that it missed, but is not waited for. The run ends with the silos'
 countersignatures over the final state and the ledger's head.
+
+This module is one file because the order of its writes is the crash safety of a run: store, record, then go on.
 """
 
 from __future__ import annotations
