@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from aggregator.home import AggregatorHome
 from aggregator.rounds.run import Run, RunOutcome
 from crypto.blocks import Encoded
 from crypto.errors import FederationError
@@ -64,7 +65,8 @@ def run_job(
     """``jobs.runtime.in_process.run_job`` of a job that every data owner has approved."""
     for home in silos.values():
         approve(SiloHome(home), job)
-    return production.run_job(job, aggregator, silos, **how)
+    homes = {silo: SiloHome(home) for silo, home in silos.items()}
+    return production.run_job(job, AggregatorHome(aggregator), homes, **how)
 
 
 def open_agent(job: str, home: SiloHome) -> Agent:

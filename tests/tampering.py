@@ -81,8 +81,8 @@ def finish(
     )
     outcome, _, _ = production.run_job(
         job,
-        federation.aggregator,
-        federation.homes,
+        federation.aggregator_home,
+        federation.silo_homes,
         courier=lambda silo, agent: couriers.get(silo, production.InProcess)(agent),
     )
     return Finished(federation, outcome.run)

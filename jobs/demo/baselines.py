@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from aggregator.home import AggregatorHome
 from aggregator.run_record import RunRecord
 from crypto import blocks
 from jobs.demo import language_baselines
@@ -24,7 +23,6 @@ from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
 from silo_agent import experts
 from silo_agent.data import DataSet
-from silo_agent.home import SiloHome
 from silo_agent.methods import Limits, method
 from silo_agent.methods.flex_plan import NAME
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
@@ -84,10 +82,10 @@ def _fedavg(
 ) -> tuple[float, float | None]:
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
-        approve_for_demonstration(map(SiloHome, federation.homes.values()), spec)
-        outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
-        record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
-        published = published_by(AggregatorHome(federation.aggregator), record)
+        approve_for_demonstration(federation.silo_homes.values(), spec)
+        outcome, _, _ = run_job(spec, federation.aggregator_home, federation.silo_homes)
+        record = RunRecord.read(federation.aggregator_home, outcome.run)
+        published = published_by(federation.aggregator_home, record)
         cold = per_cent(cold_score(spec, published, newcomers)) if newcomers else None
         return per_cent(scores(record)["global"]), cold
 

@@ -13,7 +13,6 @@ import numpy as np
 from aggregator.home import AggregatorHome
 from crypto import durable
 from crypto.errors import SpecError
-from crypto.home import Home
 from crypto.keys import Identity
 from jobs.membership.propose import first_epoch, sign
 from silo_agent.home import SiloHome
@@ -37,7 +36,16 @@ class Federation:
 
     @property
     def homes(self) -> dict[str, Path]:
+        """Silo → folder of its home."""
         return {silo: self.silo(silo) for silo in self.silos}
+
+    @property
+    def aggregator_home(self) -> AggregatorHome:
+        return AggregatorHome(self.aggregator)
+
+    @property
+    def silo_homes(self) -> dict[str, SiloHome]:
+        return {silo: SiloHome(home) for silo, home in self.homes.items()}
 
     @property
     def consortium_key_path(self) -> Path:
@@ -68,13 +76,14 @@ class Federation:
         consortium = Identity.generate()
         durable.private_folder(federation.consortium_key_path.parent)
         consortium.save(federation.consortium_key_path)
-        aggregator = AggregatorHome(federation.aggregator).make()
-        members = [SiloHome(home).make(silo, settings) for silo, home in federation.homes.items()]
+        homes = federation.silo_homes
+        aggregator = federation.aggregator_home.make()
+        members = [home.make(silo, settings) for silo, home in homes.items()]
         charter = sign(first_epoch(name, members, aggregator, now=int(time.time())), consortium)
-        for home in (federation.aggregator, *federation.homes.values()):
-            Home(home).pinned.pin(charter, consortium.public)
-        for silo, home in federation.homes.items():
-            add_data(SiloHome(home), silo, dataset, data[silo])
+        for pinning in (federation.aggregator_home, *homes.values()):
+            pinning.pinned.pin(charter, consortium.public)
+        for silo, home in homes.items():
+            add_data(home, silo, dataset, data[silo])
         return federation
 
 

@@ -43,8 +43,8 @@ def ground(spec: JobSpec, federation: Federation) -> JobSpec:
     names = Shape.__dataclass_fields__
     shape = Shape(**{name: int(spec.params[name]) for name in names})
     folder = make(federation.root / MODELS, shape, int(spec.params.get("seed", 7)))
-    for home in federation.homes.values():
-        place(SiloHome(home), folder)
+    for home in federation.silo_homes.values():
+        place(home, folder)
     return spec.with_params(**{BASE: folder.name})
 
 

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from aggregator.home import AggregatorHome
 from aggregator.run_record import RunRecord
 from crypto import blocks
 from jobs.demo.federation import Federation
@@ -24,7 +23,6 @@ from jobs.job import JobSpec, Scalar
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
 from silo_agent.data import DataSet
-from silo_agent.home import SiloHome
 from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import Limits, Published
 from silo_agent.methods.flex import FLEx
@@ -78,11 +76,11 @@ def _fedavg(
 ) -> tuple[float, float | None]:
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
-        for home in federation.homes.values():
-            place(SiloHome(home), models / str(spec.params[BASE]))
-        approve_for_demonstration(map(SiloHome, federation.homes.values()), spec)
-        outcome, _, _ = run_job(spec, federation.aggregator, federation.homes)
-        record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
-        published = published_by(AggregatorHome(federation.aggregator), record)
+        for home in federation.silo_homes.values():
+            place(home, models / str(spec.params[BASE]))
+        approve_for_demonstration(federation.silo_homes.values(), spec)
+        outcome, _, _ = run_job(spec, federation.aggregator_home, federation.silo_homes)
+        record = RunRecord.read(federation.aggregator_home, outcome.run)
+        published = published_by(federation.aggregator_home, record)
         cold = per_cent(cold_score(spec, published, newcomers, models)) if newcomers else None
         return per_cent(scores(record)["global"]), cold

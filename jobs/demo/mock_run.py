@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aggregator.home import AggregatorHome
 from aggregator.run_record import RunRecord
 from jobs.demo.federation import Federation
 from jobs.demo.progress import Follower, View
@@ -20,7 +19,6 @@ from jobs.evidence.run_summary import scores, secure_aggregation
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
-from silo_agent.home import SiloHome
 from silo_agent.pysyft.mock import read_mocks
 
 
@@ -35,13 +33,13 @@ def rehearse(job: str, box: Path, view: View) -> dict[str, Any]:
     view.say(f"rehearsal of {spec.name} on the mock data of {len(mocks)} silos: {', '.join(sorted(mocks))}")
     with tempfile.TemporaryDirectory(prefix="consilium-rehearsal-") as place:
         federation = Federation.make(Path(place) / "rehearsal", "rehearsal", mocks, spec.dataset)
-        approve_for_demonstration(map(SiloHome, federation.homes.values()), spec)
-        follower = Follower(AggregatorHome(federation.aggregator), spec, federation.silos, view)
+        approve_for_demonstration(federation.silo_homes.values(), spec)
+        follower = Follower(federation.aggregator_home, spec, federation.silos, view)
         try:
-            outcome, _, _ = run_job(spec, federation.aggregator, federation.homes, watch=follower.exchange)
+            outcome, _, _ = run_job(spec, federation.aggregator_home, federation.silo_homes, watch=follower.exchange)
         finally:
             view.done()
-        record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
+        record = RunRecord.read(federation.aggregator_home, outcome.run)
     found: dict[str, Any] = {
         "job": spec.digest.hex(),
         "silos": sorted(mocks),

@@ -33,16 +33,16 @@ def local_federation(federation: Federation, *, say: Callable[[str], None]) -> I
             name=federation.name,
             silos=federation.silos,
             port=port,
-            server_home=federation.aggregator,
-            silo_homes=federation.homes,
+            server_home=federation.aggregator_home,
+            silo_homes=federation.silo_homes,
         )
         processes = Processes()
         stack.callback(processes.stop)
         say(f"server on 127.0.0.1:{port} (mTLS)")
-        processes.start("aggregator", kits.server, Home(federation.aggregator))
+        processes.start("aggregator", kits.server, federation.aggregator_home)
         processes.wait_for_port("aggregator", port)
-        for silo in federation.silos:
-            processes.start("silo", kits.silos[silo], Home(federation.silo(silo)))
+        for silo, home in federation.silo_homes.items():
+            processes.start("silo", kits.silos[silo], home)
         session = stack.enter_context(AdminSession(kits.admin, kits.admin_name, timeout_s=60))
         session.wait_for_silos(len(federation.silos), timeout_s=90)
         (federation.root / "federation.json").write_text(
@@ -53,8 +53,8 @@ def local_federation(federation: Federation, *, say: Callable[[str], None]) -> I
                     "admin": kits.admin_name,
                     "silos": list(federation.silos),
                     "metrics": {
-                        name: read_port(Home(home))
-                        for name, home in {"aggregator": federation.aggregator, **federation.homes}.items()
+                        home.name: read_port(home)
+                        for home in (federation.aggregator_home, *federation.silo_homes.values())
                     },
                 },
                 indent=2,

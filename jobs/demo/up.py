@@ -18,11 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.home import AggregatorHome
 from aggregator.rounds.attempt import Exchange
 from aggregator.run_record import RunRecord
 from crypto.errors import FederationError, RoundLost
-from crypto.home import Home
 from crypto.plan import Plan
 from jobs.demo.break_lane import Breaker, Silenced, kill_jobs, targets
 from jobs.demo.datasets import deal
@@ -41,7 +39,6 @@ from jobs.evidence.run_summary import (
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from silo_agent.data import DataSet, check
-from silo_agent.home import SiloHome
 from silo_agent.language.base_model import MODELS
 
 
@@ -104,7 +101,7 @@ def _breaker(demo: Demo, wanted: str | None, strike: Callable[[Sequence[str]], N
     """What ``--break`` asked for, if anything."""
     if wanted is None:
         return None
-    home = AggregatorHome(demo.federation.aggregator)
+    home = demo.federation.aggregator_home
     return Breaker(wanted, demo.spec, home.charter(), home, demo.silos, strike=strike, say=view.say)
 
 
@@ -126,7 +123,7 @@ def up(options: Options, view: View) -> dict[str, Any]:
         view.say(f"federation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
         with ExitStack() as stack:
             running = stack.enter_context(local_federation(demo.federation, say=view.say))
-            approve_for_demonstration(map(SiloHome, demo.federation.homes.values()), demo.spec)
+            approve_for_demonstration(demo.federation.silo_homes.values(), demo.spec)
             view.say(f"approved as the data owner of all {len(demo.silos)} silos: this demonstration owns their keys")
             pids = {silo: running.processes.pid(silo) for silo in demo.silos}
             breaker = _breaker(demo, options.breaks, lambda silos: kill_jobs({s: pids[s] for s in silos}), view)
@@ -160,12 +157,12 @@ def _run_job(
     """Submit, follow to the end by ledger and events, and read the record."""
     from jobs.flare.folder import export
 
-    home = demo.federation.aggregator
-    folder = export(demo.spec, Home(home).charter(), demo.federation.root / "submitted")
+    home = demo.federation.aggregator_home
+    folder = export(demo.spec, home.charter(), demo.federation.root / "submitted")
     submitted = time.monotonic()
     job_id = running.session.submit(folder)
     view.say(f"submitted as {job_id}")
-    follower = Follower(AggregatorHome(home), demo.spec, demo.federation.silos, view)
+    follower = Follower(home, demo.spec, demo.federation.silos, view)
     first = 0.0
     last_look = time.monotonic()
     while not follower.ended:
@@ -185,11 +182,11 @@ def _run_job(
                         "job",
                         (),
                         detail=f"NVFlare ended the job as {status} before the run was finished.",
-                        remedy=f"See {home / 'log.txt'}.",
+                        remedy=f"See {home.log_path}.",
                     )
         time.sleep(0.1)
     view.done()
-    record = RunRecord.read(AggregatorHome(home), follower.run)
+    record = RunRecord.read(home, follower.run)
     if record.failed is not None:
         failed = record.failed.record
         raise RoundLost(failed.phase, failed.missing, detail=failed.detail or "")
@@ -198,14 +195,14 @@ def _run_job(
 
 def _wait_for_lineage(demo: Demo, record: RunRecord, running: Running, timeout_s: float = 60.0) -> dict[str, Any]:
     """Until the follower has registered the model. MLflow never stalls a run; the demonstration waits to show it."""
-    place = AggregatorHome(demo.federation.aggregator).run_folder(record.run).mlflow_path
+    place = demo.federation.aggregator_home.run_folder(record.run).mlflow_path
     end = time.monotonic() + timeout_s
     while not place.exists():
         running.processes.check()
         if time.monotonic() > end:
             raise FederationError(
                 f"MLflow has not registered the model after {timeout_s:.0f} s.",
-                remedy=f"The ledger is complete. See {demo.federation.aggregator / 'log.txt'}.",
+                remedy=f"The ledger is complete. See {demo.federation.aggregator_home.log_path}.",
             )
         time.sleep(0.1)
     found: dict[str, Any] = json.loads(place.read_text())
@@ -223,8 +220,8 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
     began = time.monotonic()
     demo = prepare(options, kind="-sim")
     view.say(f"simulation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
-    approve_for_demonstration(map(SiloHome, demo.federation.homes.values()), demo.spec)
-    follower = Follower(AggregatorHome(demo.federation.aggregator), demo.spec, demo.federation.silos, view)
+    approve_for_demonstration(demo.federation.silo_homes.values(), demo.spec)
+    follower = Follower(demo.federation.aggregator_home, demo.spec, demo.federation.silos, view)
     silent: set[str] = set()
     breaker = _breaker(demo, options.breaks, silent.update, view)
 
@@ -235,14 +232,14 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
 
     outcome, _, _ = run_job(
         demo.spec,
-        demo.federation.aggregator,
-        demo.federation.homes,
+        demo.federation.aggregator_home,
+        demo.federation.silo_homes,
         agent=probed_agent,
         courier=lambda silo, agent: Silenced(silo, agent, silent),
         watch=watch,
     )
     view.done()
-    record = RunRecord.read(AggregatorHome(demo.federation.aggregator), outcome.run)
+    record = RunRecord.read(demo.federation.aggregator_home, outcome.run)
     report = _report(demo, record, breaker, nvflare=None)
     report["mlflow"] = None
     _finish(demo, record, report)
@@ -264,7 +261,7 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
     """The object of --json, less mlflow, report and seconds. Runs the baselines."""
     from jobs.demo.baselines import measure
 
-    published = published_by(AggregatorHome(demo.federation.aggregator), record)
+    published = published_by(demo.federation.aggregator_home, record)
     found = scores(record)
     if demo.newcomers:
         found["cold"] = cold_score(demo.spec, published, demo.newcomers, demo.federation.root / MODELS)
@@ -286,7 +283,7 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
         **({} if breaker is None else {"broken": breaker.outcome(record)}),
         "accuracy": accuracy,
         "correct": exact,
-        "ledger": str(AggregatorHome(demo.federation.aggregator).ledger_path),
+        "ledger": str(demo.federation.aggregator_home.ledger_path),
     }
 
 

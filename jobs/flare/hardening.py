@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from aggregator.home import AggregatorHome
+from crypto.home import Home
 from jobs.flare.folder import CONTROLLER, EXECUTOR
+from silo_agent.home import SiloHome
 
 #: The only classes a job may name. Site components (launchers, filters) are the site's own and are not looked up here.
 CLASS_ALLOW_LIST: Final = (CONTROLLER, EXECUTOR)
@@ -55,7 +58,7 @@ _WATCHING: Final = {"show_stats": "any", "get_job_log": "any"}
 _VIEWER: Final = {**_DENIED, "submit_job": _NONE, "manage_job": _NONE, "download_job": _NONE, "view": "any"}
 
 
-def harden_server(kit: Path, *, home: Path | None, org: str) -> None:
+def harden_server(kit: Path, *, home: AggregatorHome | None, org: str) -> None:
     """The server's rules: our classes, launcher, reconciler and admission, no log receiver; 127.0.0.1 only."""
     resources = _default(kit)
     _allow_ours(resources)
@@ -79,12 +82,12 @@ def harden_server(kit: Path, *, home: Path | None, org: str) -> None:
     localise(kit, home)
 
 
-def localise(kit: Path, home: Path | None, listen: str = LOOPBACK) -> None:
+def localise(kit: Path, home: AggregatorHome | None, listen: str = LOOPBACK) -> None:
     """Writes into a server's kit what depends on where it runs: the job store in ``home``, the address it listens on.
 
     NVFlare listens on 127.0.0.1 (``localhost`` as its target) or, for any other host, on all addresses.
     """
-    store = (home.resolve() if home else Path()) / _STORE
+    store = home.nvflare_folder.resolve() if home else _STORE
     if home:
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
     resources = json.loads((kit / "local" / "resources.json").read_text())
@@ -101,7 +104,7 @@ def localise(kit: Path, home: Path | None, listen: str = LOOPBACK) -> None:
     startup.write_text(json.dumps(server, indent=2) + "\n", encoding="utf-8")
 
 
-def harden_silo(kit: Path, *, home: Path | None, site: str, org: str) -> None:
+def harden_silo(kit: Path, *, home: SiloHome | None, site: str, org: str) -> None:
     """A silo's rules: our classes, launcher and connection watchdog, the forced filter, nothing of its logs leaves."""
     resources = _default(kit)
     _allow_ours(resources)
@@ -125,8 +128,8 @@ def harden_silo(kit: Path, *, home: Path | None, site: str, org: str) -> None:
     _write(kit, "consilium.json", _about(home, org, site))
 
 
-def _about(home: Path | None, org: str, site: str) -> dict[str, str]:
-    return {**({"home": str(home.resolve())} if home else {}), "org": org, "site": site}
+def _about(home: Home | None, org: str, site: str) -> dict[str, str]:
+    return {**({"home": str(home.root.resolve())} if home else {}), "org": org, "site": site}
 
 
 def _default(kit: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from aggregator.home import AggregatorHome
 from crypto import durable
 from crypto.charter import SILO_ID
 from crypto.errors import SpecError
@@ -22,6 +23,7 @@ from jobs.flare.building import Roster, build
 from jobs.flare.hardening import CLASS_ALLOW_LIST as CLASS_ALLOW_LIST
 from jobs.flare.hardening import harden_server, harden_silo
 from jobs.flare.project import RESERVED
+from silo_agent.home import SiloHome
 
 HOST: Final = "localhost"
 
@@ -63,8 +65,8 @@ def provision(
     name: str,
     silos: Sequence[str],
     port: int,
-    server_home: Path,
-    silo_homes: Mapping[str, Path],
+    server_home: AggregatorHome,
+    silo_homes: Mapping[str, SiloHome],
     org: str = "consilium",
     admin: str = "admin@consilium.example",
 ) -> Kits:
@@ -93,7 +95,7 @@ def provision(
     return kits
 
 
-def add_silo_kit(out: Path, *, silo: str, home: Path) -> Path:
+def add_silo_kit(out: Path, *, silo: str, home: SiloHome) -> Path:
     """A kit for one more silo of a federation that was provisioned into ``out``; its folder.
 
     The new certificate is signed by the same root (``out/ca``). Nobody else's kit changes by a byte and nothing is
@@ -127,7 +129,7 @@ def root_path(out: Path) -> Path:
     return out / "ca" / "cert.json"
 
 
-def _check(out: Path, silos: Sequence[str], silo_homes: Mapping[str, Path]) -> None:
+def _check(out: Path, silos: Sequence[str], silo_homes: Mapping[str, SiloHome]) -> None:
     if not silos or len(set(silos)) != len(silos) or RESERVED & set(silos):
         raise SpecError("silos", got=list(silos), want=f"one or more distinct names, none of {sorted(RESERVED)}")
     if missing := sorted(set(silos) - set(silo_homes)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Protocol
 
 from aggregator.home import AggregatorHome
@@ -63,8 +62,8 @@ def drive(run: Generator[Exchange, Replies, RunOutcome], couriers: Mapping[str, 
 
 def run_job(
     spec: JobSpec,
-    aggregator: Path,
-    silos: Mapping[str, Path],
+    home: AggregatorHome,
+    silos: Mapping[str, SiloHome],
     *,
     agent: Callable[[str, SiloHome], Agent | Refusing] = answering_agent,
     courier: Callable[[str, Agent | Refusing], Courier] = lambda silo, agent: InProcess(agent),
@@ -72,8 +71,11 @@ def run_job(
     nonce: bytes | None = None,
     resume: str | None = None,
 ) -> tuple[RunOutcome, Run, dict[str, Agent | Refusing]]:
-    """A whole job over homes on this machine. Returns the outcome, the run (its final state) and the closed agents."""
-    home = AggregatorHome(aggregator)
+    """A whole job over homes on this machine. ``home``: the aggregator's; ``silos``: silo → its home.
+
+    ``agent`` and ``courier`` make a silo's agent and its courier; ``watch`` is called at each exchange and at the end;
+    ``nonce`` and ``resume`` as in ``open_run``. Returns the outcome, the run (its final state) and the closed agents.
+    """
     plan = encode_plan(spec.plan(home.charter()))
     run = open_run(spec.text, plan, home, nonce=nonce, resume=resume)
     if watch is not None:
@@ -81,8 +83,8 @@ def run_job(
     agents: dict[str, Agent | Refusing] = {}
     with ExitStack() as stack:
         stack.enter_context(running(home))
-        for silo, folder in silos.items():
-            agents[silo] = agent(spec.text, SiloHome(folder))
+        for silo, silo_home in silos.items():
+            agents[silo] = agent(spec.text, silo_home)
             stack.callback(agents[silo].close)
         outcome = drive(run.run(), {silo: courier(silo, one) for silo, one in agents.items()})
     return outcome, run, agents

@@ -118,7 +118,7 @@ def _place_kit(request: Request, home: Home, files: archive.Files) -> Path:
 def _localise(kit: Path, home: Home, listen: str) -> None:
     from jobs.flare.hardening import localise
 
-    localise(kit, home.root, listen)
+    localise(kit, AggregatorHome(home.root), listen)
 
 
 def _check_home(role: str, home: Home) -> None:

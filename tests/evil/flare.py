@@ -71,8 +71,8 @@ def evil_federation(root: Path, silos: int, say: Say) -> Iterator[Evil]:
             name=federation.name,
             silos=federation.silos,
             port=port,
-            server_home=federation.aggregator,
-            silo_homes=federation.homes,
+            server_home=federation.aggregator_home,
+            silo_homes=federation.silo_homes,
         )
         own(kits.server)
         processes = Processes()

@@ -133,8 +133,8 @@ def kits(federation: Federation) -> Kits:
         name="test",
         silos=federation.silos,
         port=free_port(),
-        server_home=federation.aggregator,
-        silo_homes=federation.homes,
+        server_home=federation.aggregator_home,
+        silo_homes=federation.silo_homes,
     )
 
 

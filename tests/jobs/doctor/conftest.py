@@ -31,8 +31,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Kits]:
         name="test",
         silos=federation.silos,
         port=free_port(),
-        server_home=federation.aggregator,
-        silo_homes=federation.homes,
+        server_home=federation.aggregator_home,
+        silo_homes=federation.silo_homes,
     )
     return federation, kits
 

@@ -24,6 +24,7 @@ from nvflare.private.event import fire_event
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.private.fed.client.client_runner import ClientRunner, ClientRunnerConfig, TaskRouter
 
+from aggregator.home import AggregatorHome
 from crypto.errors import Malformed
 from crypto.home import Home
 from crypto.messages import Message
@@ -31,6 +32,7 @@ from jobs.flare import kits, wire
 from jobs.flare.filters import PEER_PROPS, OnlyMessagesIn, OnlyMessagesOut
 from jobs.flare.processes import HOME_VAR
 from jobs.security_log.writer import check_log
+from silo_agent.home import SiloHome
 
 MARK = "Mrs Smith, born 1961"
 JOB = "0b7a3f52-5c9c-4b0e-9a55-1f1f8b6a2c11"
@@ -81,7 +83,7 @@ class Engine:
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("federation")
-    homes = {f"silo-{i}": root / f"silo-{i}" for i in (1, 2, 3)}
+    homes = {f"silo-{i}": SiloHome(root / f"silo-{i}") for i in (1, 2, 3)}
     flare_decomposers.register()
     AuditService.initialize(str(root / "audit.log"))
     made = kits.provision(
@@ -89,7 +91,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="demo",
         silos=tuple(homes),
         port=kits.free_port(),
-        server_home=root / "aggregator",
+        server_home=AggregatorHome(root / "aggregator"),
         silo_homes=homes,
     )
     return made.silos["silo-1"]

@@ -15,9 +15,11 @@ from nvflare.private.fed.utils.identity_utils import (
     load_cert_chain_bytes,
 )
 
+from aggregator.home import AggregatorHome
 from crypto.errors import SpecError
 from jobs.flare import processes
 from jobs.flare.kits import Kits, add_silo_kit, free_port, provision
+from silo_agent.home import SiloHome
 from tests.members import files
 
 pytestmark = pytest.mark.slow
@@ -26,8 +28,8 @@ SILOS = ("silo-1", "silo-2", "silo-3")
 
 
 def made(root: Path, name: str = "demo") -> Kits:
-    homes = {silo: root / "silos" / silo for silo in SILOS}
-    aggregator = root / "aggregator"
+    homes = {silo: SiloHome(root / "silos" / silo) for silo in SILOS}
+    aggregator = AggregatorHome(root / "aggregator")
     return provision(root / "kits", name=name, silos=SILOS, port=free_port(), server_home=aggregator, silo_homes=homes)
 
 
@@ -37,7 +39,7 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> tuple[Kits, dict[str, di
     root = tmp_path_factory.mktemp("federation")
     kits = made(root)
     before = {kit.name: files(kit) for kit in (kits.server, kits.admin, *kits.silos.values())}
-    return kits, before, add_silo_kit(kits.root, silo="silo-9", home=root / "silos" / "silo-9")
+    return kits, before, add_silo_kit(kits.root, silo="silo-9", home=SiloHome(root / "silos" / "silo-9"))
 
 
 def test_nobody_elses_kit_changes_by_a_byte(joined: tuple[Kits, dict[str, dict[str, bytes]], Path]) -> None:
@@ -92,7 +94,7 @@ def test_the_root_is_the_one_it_was_and_signs_again(tmp_path: Path) -> None:
     kits = made(tmp_path)
     root = json.loads((kits.root / "ca" / "cert.json").read_text())
     for silo in ("silo-8", "silo-9"):
-        add_silo_kit(kits.root, silo=silo, home=tmp_path / "silos" / silo)
+        add_silo_kit(kits.root, silo=silo, home=SiloHome(tmp_path / "silos" / silo))
     after = json.loads((kits.root / "ca" / "cert.json").read_text())
     assert {name: after[name] for name in root} == root
     assert {path.name for path in (kits.root / "ca").iterdir()} == {"cert.json"}
@@ -105,7 +107,7 @@ def test_what_has_a_kit_or_can_have_none_is_refused(
     before = files(kits.root)
     for silo in ("silo-1", "silo-9", "server", "admin", "ca", "localhost", "", "../up", "no/slash", "Silo", "a b"):
         with pytest.raises(SpecError, match="silo"):
-            add_silo_kit(kits.root, silo=silo, home=tmp_path / "home")
+            add_silo_kit(kits.root, silo=silo, home=SiloHome(tmp_path / "home"))
     assert files(kits.root) == before
 
 
@@ -114,5 +116,5 @@ def test_a_folder_that_nobody_provisioned_is_refused(tmp_path: Path, missing: st
     kits = made(tmp_path)
     (kits.root / missing).unlink()
     with pytest.raises(SpecError, match="provisioned"):
-        add_silo_kit(kits.root, silo="silo-9", home=tmp_path / "silos" / "silo-9")
+        add_silo_kit(kits.root, silo="silo-9", home=SiloHome(tmp_path / "silos" / "silo-9"))
     assert not (kits.root / "silo-9").exists()

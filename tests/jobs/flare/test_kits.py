@@ -19,9 +19,11 @@ from nvflare.fuel.sec.authz import AuthzContext, Person
 from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 from nvflare.security.security import FLAuthorizer
 
+from aggregator.home import AggregatorHome
 from crypto.errors import SpecError
 from jobs.flare import folder, processes
 from jobs.flare.kits import Kits, check_port, free_port, provision
+from silo_agent.home import SiloHome
 
 SILOS = ("silo-1", "silo-2", "silo-3")
 JOB = json.dumps({"name": "demo", "params": {"note": "{JOB_ID} ${secret:X}"}})
@@ -30,13 +32,13 @@ JOB = json.dumps({"name": "demo", "params": {"note": "{JOB_ID} ${secret:X}"}})
 @pytest.fixture(scope="module")
 def kits(tmp_path_factory: pytest.TempPathFactory) -> Kits:
     root = tmp_path_factory.mktemp("federation")
-    homes = {silo: root / "silos" / silo for silo in SILOS}
+    homes = {silo: SiloHome(root / "silos" / silo) for silo in SILOS}
     return provision(
         root / "kits",
         name="demo",
         silos=SILOS,
         port=free_port(),
-        server_home=root / "aggregator",
+        server_home=AggregatorHome(root / "aggregator"),
         silo_homes=homes,
     )
 
@@ -162,8 +164,9 @@ def test_a_taken_port_is_named() -> None:
 
 def test_provisioning_refuses_what_would_fail_later(kits: Kits, tmp_path: Path) -> None:
     def again(out: Path, silos: tuple[str, ...]) -> None:
-        homes = {silo: tmp_path / silo for silo in silos}
-        provision(out, name="demo", silos=silos, port=free_port(), server_home=tmp_path / "agg", silo_homes=homes)
+        homes = {silo: SiloHome(tmp_path / silo) for silo in silos}
+        server_home = AggregatorHome(tmp_path / "agg")
+        provision(out, name="demo", silos=silos, port=free_port(), server_home=server_home, silo_homes=homes)
 
     for out, silos in (
         (kits.root, SILOS),

@@ -120,7 +120,7 @@ def test_a_job_that_is_not_approved_is_declined_and_the_others_go_on(federation:
     for silo in federation.silos:
         if silo != "silo-2":
             local.approve(SiloHome(federation.silo(silo)), local.spec(rounds=1))
-    outcome, _, _ = run_job(local.spec(rounds=1), federation.aggregator, federation.homes)
+    outcome, _, _ = run_job(local.spec(rounds=1), federation.aggregator_home, federation.silo_homes)
     record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert {(one.record.silo, one.record.phase, one.record.code) for one in record.of(Refusal)} == {
         ("silo-2", "open", "NOT_APPROVED")
@@ -263,7 +263,7 @@ def test_the_security_log_tells_the_story_of_a_run(federation: Federation) -> No
     job = local.spec(rounds=1)
     for silo in federation.silos[1:]:
         local.approve(SiloHome(federation.silo(silo)), job)
-    outcome, _, _ = run_job(job, federation.aggregator, federation.homes, agent=answering_agent)
+    outcome, _, _ = run_job(job, federation.aggregator_home, federation.silo_homes, agent=answering_agent)
 
     def told(silo: str) -> list[str]:
         text = (federation.silo(silo) / "security.jsonl").read_text()

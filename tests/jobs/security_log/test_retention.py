@@ -36,6 +36,7 @@ from jobs.security_log.retention import (
     table,
 )
 from jobs.security_log.writer import SecurityLog, check_log
+from silo_agent.home import SiloHome
 from tests import local
 
 RUN = "0123456789abcdef"
@@ -125,8 +126,8 @@ def test_every_file_of_a_real_kit_is_of_one_kind(tmp_path: Path) -> None:
         name="demo",
         silos=silos,
         port=kits.free_port(),
-        server_home=tmp_path / "aggregator",
-        silo_homes={silo: tmp_path / silo for silo in silos},
+        server_home=AggregatorHome(tmp_path / "aggregator"),
+        silo_homes={silo: SiloHome(tmp_path / silo) for silo in silos},
     )
     for kit in (made.server, made.silos["silo-1"]):
         assert {kind.name for _, kind in contents(kit) if kind} == {"kit"}

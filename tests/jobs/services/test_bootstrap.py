@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.home import AggregatorHome
 from crypto.errors import FederationError, NoSpace, SpecError
 from crypto.home import Home
 from crypto.keys import Identity
@@ -131,7 +132,7 @@ def test_a_server_listens_where_its_operator_says_and_keeps_jobs_in_its_home(mad
 def test_a_kit_that_names_its_home_is_used_where_it_lies(made: Sites, start: Start, tmp_path: Path) -> None:
     kit = tmp_path / "server"
     archive.write(archive.read(made.kits / "server"), kit)
-    harden_server(kit, home=made.members.aggregator, org="consortium")
+    harden_server(kit, home=AggregatorHome(made.members.aggregator), org="consortium")
     assert start(Request(role="aggregator", kit=kit)) == bootstrap.Site(kit, Home(made.members.aggregator.resolve()))
 
 
