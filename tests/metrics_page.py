@@ -78,8 +78,8 @@ def site(role: str) -> Iterator[tuple[str, str, str, str]]:
     """What the long-lived process reads at each scrape."""
     for gauge in (*site_metrics.of_role(role), site_metrics.ERROR):
         named = (gauge.label,) if gauge.label else ()
-        words = {} if gauge is site_metrics.ERROR else {gauge.label: gauge.words}
-        yield site_metrics.prefix(role) + gauge.name, "gauge", labels(named, words), gauge.text
+        values = {} if gauge is site_metrics.ERROR else {gauge.label: gauge.values}
+        yield site_metrics.prefix(role) + gauge.name, "gauge", labels(named, values), gauge.text
 
 
 def both() -> Iterator[tuple[str, str, str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.jobs.doctor.patient import Root
+from tests.jobs.doctor.site_copy import Root
 from tests.shared import Up, fed
 
 pytestmark = pytest.mark.federation
@@ -58,8 +58,8 @@ def test_the_real_server_and_a_kit_of_another_federation(up: Up, tmp_path: Path)
         if right_root:
             (kit / "startup" / "rootCA.pem").write_bytes(own)
             script = (
-                "from pathlib import Path; from jobs.doctor import server; from jobs.doctor.target import Place, Role;"
-                f"print(server.server_tls.line(Place(Role.ADMIN, None, Path({str(kit)!r}))).found)"
+                "from pathlib import Path; from jobs.doctor import server; from jobs.doctor.target import Target, Role;"
+                f"print(server.server_tls.run(Target(Role.ADMIN, None, Path({str(kit)!r}))).found)"
             )
             done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
             assert words in done.stdout, done.stdout

@@ -118,7 +118,7 @@ def charter_sign(
     from crypto import durable
     from crypto.keys import Identity
     from jobs.membership.accept import read_epoch
-    from jobs.membership.diff import Changes
+    from jobs.membership.diff import CharterDiff
     from jobs.membership.propose import parse, sign
 
     key = Identity.load(consortium_key)
@@ -127,7 +127,7 @@ def charter_sign(
     if old is not None:
         charter.check_succeeds(old)
     durable.replace(file, bytes(sign(charter, key)))
-    _tell(Changes(charter, old), file, signed=True, as_json=as_json)
+    _tell(CharterDiff(charter, old), file, signed=True, as_json=as_json)
 
 
 @charter_app.command("accept")
@@ -176,7 +176,7 @@ def charter_show(
 ) -> None:
     """Show an epoch: members, fingerprints, floors, validity."""
     from jobs.membership.accept import read_epoch
-    from jobs.membership.diff import full, full_lines
+    from jobs.membership.diff import charter_facts, charter_lines
     from jobs.membership.propose import UNSIGNED, parse
 
     if (file is None) == (home is None):
@@ -190,8 +190,8 @@ def charter_show(
         signed = parse(read_epoch(file or Path()))
         found, state = signed.charter, "not signed" if signed.signature == UNSIGNED else "signature not checked"
     if not as_json:
-        print("\n".join([*full_lines(found), state]))
-    emit({**full(found), "state": state}, as_json)
+        print("\n".join([*charter_lines(found), state]))
+    emit({**charter_facts(found), "state": state}, as_json)
 
 
 def _propose(
@@ -241,14 +241,14 @@ def _base(path: Path, key: Path | None) -> Charter:
 def _write(new: Charter, old: Charter | None, out: Path, key: Path | None, as_json: bool) -> None:
     from crypto import durable
     from crypto.keys import Identity
-    from jobs.membership.diff import Changes
+    from jobs.membership.diff import CharterDiff
     from jobs.membership.propose import sign, unsigned
 
     if out.exists():
         raise SpecError("--out", got=str(out), want="a file that is not there yet")
     signed = unsigned(new) if key is None else sign(new, Identity.load(key))
     durable.replace(out, bytes(signed))
-    _tell(Changes(new, old), out, signed=key is not None, as_json=as_json)
+    _tell(CharterDiff(new, old), out, signed=key is not None, as_json=as_json)
 
 
 def _tell(changes: Any, file: Path, *, signed: bool, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Is this site able to take part, and if not, what to do."""
+"""Whether this site can take part, and if not, what to do."""
 
 from __future__ import annotations
 
@@ -25,33 +25,34 @@ def doctor(
         Path | None, typer.Option("--kit", envvar="CONSILIUM_KIT", help="The startup kit, or its *.kit.tar.gz.")
     ] = None,
     role: Annotated[
-        str | None, typer.Option("--role", help="silo, aggregator or admin, where neither kit nor home says.")
+        str | None, typer.Option("--role", help="silo, aggregator or admin, where neither kit nor home shows it.")
     ] = None,
-    metrics_port: Annotated[int, typer.Option("--metrics-port", help="The port that /metrics is to have.")] = 0,
+    metrics_port: Annotated[int, typer.Option("--metrics-port", help="The port for /metrics.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Look at this site: packages, home, kit, server, charter, journal, data, records. Changes nothing; exit code 70
+    """Check this site: packages, home, kit, server, charter, journal, data, records. Changes nothing; exit code 70
     if anything fails."""
     from jobs.doctor.check import Status, Unfit
-    from jobs.doctor.runner import examine, find, unpacked
+    from jobs.doctor.runner import find_target, run_checks, unpacked
 
-    lines = []
+    results = []
     with unpacked(kit) as folder:
-        place = find(role, home, folder, metrics_port)
-        for line in examine(place):
-            lines.append(line)
+        target = find_target(role, home, folder, metrics_port)
+        for result in run_checks(target):
+            results.append(result)
             if not as_json:
-                print(f"{_MARKS[line.status]} {line.name:<19} {line.found}", flush=True)
-                if line.remedy:
-                    print(f"{'':<22}→ {line.remedy}", flush=True)
-    counts = {status.value: sum(line.status is status for line in lines) for status in Status}
+                print(f"{_MARKS[result.status]} {result.name:<19} {result.found}", flush=True)
+                if result.remedy:
+                    print(f"{'':<22}→ {result.remedy}", flush=True)
+    counts = {status.value: sum(result.status is status for result in results) for status in Status}
     if not as_json:
-        print(f"{place.role}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+        print(f"{target.role}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     emit(
         {
-            "role": place.role,
+            "role": target.role,
             "checks": [
-                {"name": line.name, "status": line.status, "found": line.found, "remedy": line.remedy} for line in lines
+                {"name": result.name, "status": result.status, "found": result.found, "remedy": result.remedy}
+                for result in results
             ],
         },
         as_json,

@@ -159,10 +159,10 @@ def silo_run(
     drain_seconds: Drain = 60.0,
 ) -> None:
     """The silo's long-lived agent: NVFlare's client with our rules, /metrics, /healthz, /readyz. Ends on SIGTERM."""
-    from jobs.services.bootstrap import Request
+    from jobs.services.bootstrap import ServiceOptions
     from jobs.services.run import run_silo
 
-    request = Request(role="silo", kit=kit, home=home, identity=identity, charter=charter)
+    request = ServiceOptions(role="silo", kit=kit, home=home, identity=identity, charter=charter)
     raise typer.Exit(run_silo(request, metrics_host, metrics_port, drain_s=drain_seconds))
 
 
@@ -192,10 +192,10 @@ def aggregator_run(
     drain_seconds: Drain = 60.0,
 ) -> None:
     """The aggregator: NVFlare's server, the lineage follower, /metrics, /healthz, /readyz. Ends on SIGTERM."""
-    from jobs.services.bootstrap import Request
+    from jobs.services.bootstrap import ServiceOptions
     from jobs.services.run import run_aggregator
 
-    request = Request(role="aggregator", kit=kit, home=home, identity=identity, charter=charter, listen=listen)
+    request = ServiceOptions(role="aggregator", kit=kit, home=home, identity=identity, charter=charter, listen=listen)
     raise typer.Exit(run_aggregator(request, metrics_host, metrics_port, tracking_uri, drain_s=drain_seconds))
 
 

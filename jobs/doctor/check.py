@@ -1,9 +1,9 @@
 """What a check is, and what it finds.
 
-A check is one function of a ``Place`` with a line of the table in docs/doctor.md around it. It looks and changes
-nothing. What it finds is ``pass``, ``warn`` (works, but somebody should look) or ``fail`` (does not work, or must not
-go on); None where there is nothing to look at. An error of ours is a fail with its own remedy; any other is a fail
-that says so: a doctor who stumbles must not take the patient for healthy.
+A check is one function of a ``Target`` with its row of the table in docs/doctor.md. It changes nothing. It finds
+``pass``, ``warn`` (works, but an operator should look) or ``fail`` (does not work, or must not go on), or None where
+there is nothing to check. An error of ours is a fail with its own remedy. An unexpected exception is a fail, never a
+pass.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from crypto.errors import FederationError
-from jobs.doctor.target import Place, Role
+from jobs.doctor.target import Role, Target
 
 
 class Status(StrEnum):
@@ -45,8 +45,8 @@ def fail(found: str, remedy: str = "") -> Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A finding under its check's name: what ``fed doctor`` prints. ``remedy`` is "" where all is well."""
+class CheckResult:
+    """A finding under its check's name: what ``fed doctor`` prints. ``remedy`` is "" for a pass."""
 
     name: str
     status: Status
@@ -56,22 +56,22 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """``looks``, ``fails``, ``remedy``: its row of docs/doctor.md. ``start``: roles whose start is refused for it, too.
-    ``after``: checks that must not have failed, or there is nothing here to look at."""
+    """``looks``, ``fails``, ``remedy``: its row of docs/doctor.md. ``start``: roles whose start its fail refuses.
+    ``after``: the checks it depends on; if one of them has failed, it is skipped."""
 
     name: str
     roles: frozenset[Role]
     looks: str
     fails: str
     remedy: str
-    look: Callable[[Place], Finding | None]
+    look: Callable[[Target], Finding | None]
     start: frozenset[Role] = frozenset()
     after: tuple[str, ...] = ()
 
-    def line(self, place: Place) -> Line | None:
-        """What is found here. Never raises."""
+    def run(self, target: Target) -> CheckResult | None:
+        """What the check finds at a site. Never raises."""
         try:
-            found = self.look(place)
+            found = self.look(target)
         except FederationError as bad:
             found = fail(bad.detail, bad.remedy)
         except ModuleNotFoundError as missing:
@@ -79,14 +79,14 @@ class Check:
             found = fail(f"could not be checked: {package} is not installed here", "See the check `packages`.")
         except Exception as broken:  # noqa: BLE001 - a check that breaks is a finding, not a traceback
             text = f"could not be checked: {type(broken).__name__}: {str(broken).partition(chr(10))[0][:200]}"
-            found = fail(text, "Look at what is named; if it is as it should be, this is a bug of ours: report it.")
+            found = fail(text, "Look at what is named; if it is in order, this is a bug of ours: report it.")
         if found is None:
             return None
         remedy = "" if found.status is Status.PASS else found.remedy or self.remedy
-        return Line(self.name, found.status, found.found, remedy)
+        return CheckResult(self.name, found.status, found.found, remedy)
 
 
-#: Whose check it is.
+#: The roles whose check it is.
 SILO: Final = frozenset({Role.SILO})
 AGGREGATOR: Final = frozenset({Role.AGGREGATOR})
 ADMIN: Final = frozenset({Role.ADMIN})
@@ -104,8 +104,8 @@ def check(
     remedy: str,
     start: frozenset[Role] = frozenset(),
     after: tuple[str, ...] = (),
-) -> Callable[[Callable[[Place], Finding | None]], Check]:
-    """Make a check of the function below it."""
+) -> Callable[[Callable[[Target], Finding | None]], Check]:
+    """Make a check of the decorated function."""
     return lambda look: Check(
         name=name, roles=roles, looks=looks, fails=fails, remedy=remedy, look=look, start=start, after=after
     )
@@ -117,6 +117,6 @@ class Unfit(FederationError):
     code: ClassVar[str] = "UNFIT"
     exit_code: ClassVar[int] = 70
 
-    def __init__(self, line: Line) -> None:
-        self.check = line.name
-        super().__init__(f"{line.name}: {line.found}", remedy=line.remedy)
+    def __init__(self, result: CheckResult) -> None:
+        self.check = result.name
+        super().__init__(f"{result.name}: {result.found}", remedy=result.remedy)

@@ -1,7 +1,7 @@
-"""What the institution has said: its policy, its data sets as registered, its approvals, and who waits for an answer.
+"""The institution's decisions: its policy, registered data sets, approvals, and requests that wait for a decision.
 
-Approvals are counted by what they cover: one that names another charter, policy, software or registration than there is
-now is void, and the next job finds out. Whether a given job is approved, `fed requests` says.
+Approvals are counted by what they cover: one that names another charter, policy, software or registration than the
+current one is void. `fed requests` shows whether a given job is approved.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from crypto.errors import DataRefused
 from jobs import release
 from jobs.doctor.check import SILO, Finding, check, ok, warn
 from jobs.doctor.kit import DAY
-from jobs.doctor.target import Place
+from jobs.doctor.target import Target
 from jobs.owner.review import OwnerView
 from silo_agent.pysyft.mock import dataset_folder
 
@@ -28,12 +28,12 @@ _REQUESTS = "Look at what waits with `fed requests`; the data owner signs with `
     "policy",
     SILO,
     looks="policy.toml: this silo's own floors",
-    fails="it cannot be read, or holds something else than floors",
-    remedy="Correct the line that is named; the next job is refused otherwise.",
+    fails="it cannot be read, or has an entry other than floors",
+    remedy="Correct the line that is named; otherwise the next job is refused.",
     after=("home",),
 )
-def policy(place: Place) -> Finding | None:
-    floors = place.silo_home.policy().floors
+def policy(target: Target) -> Finding | None:
+    floors = target.silo_home.policy().floors
     return ok(", ".join(f"{lane} = {floor}" for lane, floor in sorted(floors.items())) or "no floors of its own")
 
 
@@ -45,8 +45,8 @@ def policy(place: Place) -> Finding | None:
     remedy="Register a data set: `fed data add`.",
     after=("home", "home.keys"),
 )
-def data(place: Place) -> Finding | None:
-    view = OwnerView(place.silo_home, int(place.now))
+def data(target: Target) -> Finding | None:
+    view = OwnerView(target.silo_home, int(target.now))
     names = _names(view)
     if not names:
         return warn("none is registered: this silo can take no job")
@@ -59,38 +59,38 @@ def data(place: Place) -> Finding | None:
 @check(
     "approvals",
     SILO,
-    looks="signed approvals: how many hold now, for whom, and for how long",
+    looks="signed approvals: how many are in force, and for how long",
     fails=f"never: none in force, or one that ends within {SOON} days, is a warning",
     remedy=_REQUESTS,
     after=("home", "home.keys", "charter", "charter.member", "policy"),
 )
-def approvals(place: Place) -> Finding | None:
-    view = OwnerView(place.silo_home, int(place.now))
+def approvals(target: Target) -> Finding | None:
+    view = OwnerView(target.silo_home, int(target.now))
     states = Counter(_state(view, signed, approval) for signed, approval in view.approvals.all())
-    said = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
+    summary = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
     if not states["in force"]:
-        return warn(said)
+        return warn(summary)
     ends = min(
         approval.not_after for signed, approval in view.approvals.all() if _state(view, signed, approval) == "in force"
     )
-    left = math.floor((ends - place.now) / DAY)
-    return warn(f"{said}; one ends in {left} days") if left < SOON else ok(said)
+    left = math.floor((ends - target.now) / DAY)
+    return warn(f"{summary}; one ends in {left} days") if left < SOON else ok(summary)
 
 
 @check(
     "requests",
     SILO,
-    looks="jobs that wait for the data owner's word",
+    looks="jobs that wait for the data owner's decision",
     fails="never: it is for information",
     remedy=_REQUESTS,
     after=("home",),
 )
-def requests(place: Place) -> Finding | None:
-    return ok(f"{OwnerView(place.silo_home, int(place.now)).queue.waiting()} wait")
+def requests(target: Target) -> Finding | None:
+    return ok(f"{OwnerView(target.silo_home, int(target.now)).queue.waiting()} wait")
 
 
 def _names(view: OwnerView) -> list[str]:
-    """Data sets of which there is anything, whole or half, found without PySyft."""
+    """Data sets that have a folder, complete or not; found without PySyft."""
     datasite = view.catalogue.datasite
     halves = (dataset_folder(datasite.syftbox, datasite.owner, half, "") for half in ("private", "public"))
     return sorted({entry.name for half in halves if half.is_dir() for entry in os.scandir(half) if entry.is_dir()})
@@ -99,9 +99,9 @@ def _names(view: OwnerView) -> list[str]:
 def _state(view: OwnerView, signed: bytes, approval: Approval) -> str:
     """In force, or why not."""
     if not view.in_force(approval):
-        return "expired" if view.now > approval.not_after else "taken back"
+        return "expired" if view.now > approval.not_after else "denied"
     if view.now < approval.not_before:
-        return "of the future"
+        return "not valid yet"
     if view.uses[approval_digest(signed).hex()] >= approval.max_runs:
         return "used up"
     terms = approval.terms
@@ -112,7 +112,7 @@ def _state(view: OwnerView, signed: bytes, approval: Approval) -> str:
     for name in _names(view):
         try:
             registered.add(view.catalogue.entry(name).commitment)
-        except DataRefused:  # the check of the data says so
+        except DataRefused:  # reported by the check `data`
             continue
     return "in force" if terms.commitment in registered else "void"
 

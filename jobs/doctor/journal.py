@@ -1,11 +1,11 @@
-"""The journal: there, whole, and not an old copy of itself.
+"""The journal: present, undamaged, and not an old copy.
 
-A restored old journal has forgotten promises, and a silo that goes on with it could be talked into releasing twice. Its
-peers notice (they refuse a release counter that went back); here it is held against what else remembers at this site:
-the security log, which is written before shares leave and after a run is joined; the notes and receipts of runs. Who
-restores the whole home, those included, is noticed by the peers only.
+A restored old journal lacks promises, and a silo that continues with it could be made to release a step twice. Its
+peers detect that (they refuse a release counter that decreased). Here the journal is compared with this site's other
+records: the security log, which is written before shares leave and after a run is joined, and the progress files and
+receipts of runs. If the whole home was restored, with those records, only the peers can detect it.
 
-Read beside an agent that has it open; nothing is taken or written.
+The journal is read without its lock, so an agent may have it open; nothing is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from crypto.errors import JournalLost
 from jobs.doctor.check import SILO, Finding, check, fail, ok, warn
-from jobs.doctor.target import Place
+from jobs.doctor.target import Target
 from jobs.security_log.events import Event
 from jobs.security_log.reader import files
 from silo_agent.home import SiloHome
@@ -28,12 +28,12 @@ _RESTORE = (
     "(`fed keygen`) and have the consortium enrol it by a new epoch: peers refuse an old copy."
 )
 _STARTS = {Event.AGENT_STARTED, Event.SERVICE_STARTED}
-_TOLD = (Event.SHARES_RELEASED, Event.RUN_JOINED, Event.RUN_ENDED, Event.REFUSAL, *_STARTS)
+_RUN_EVENTS = (Event.SHARES_RELEASED, Event.RUN_JOINED, Event.RUN_ENDED, Event.REFUSAL, *_STARTS)
 
 
 @dataclass(slots=True)
-class Seen:
-    """What a journal says. ``released``: run → highest step released. ``torn``: half a line stands at its end."""
+class JournalContent:
+    """What a journal contains. ``released``: run → highest step released. ``torn``: its last line is incomplete."""
 
     lines: int = 0
     joined: set[str] = field(default_factory=set)
@@ -41,14 +41,14 @@ class Seen:
     releases: int = 0
     torn: bool = False
 
-    def knows(self, run: str) -> bool:
-        """``run``: its whole id or the beginning of it."""
+    def has(self, run: str) -> bool:
+        """Whether a run was joined. ``run``: its whole id or the beginning of it."""
         return any(joined.startswith(run) for joined in self.joined)
 
 
-def read_journal(path: Path) -> Seen:
+def read_journal(path: Path) -> JournalContent:
     """Raises JournalLost for a damaged line."""
-    seen = Seen()
+    seen = JournalContent()
     whole, _, torn = path.read_bytes().rpartition(b"\n")
     seen.torn = bool(torn)
     for number, raw in enumerate(whole.split(b"\n") if whole else [], start=1):
@@ -75,41 +75,41 @@ def read_journal(path: Path) -> Seen:
     start=SILO,
     after=("home",),
 )
-def journal(place: Place) -> Finding | None:
-    home = place.silo_home
+def journal(target: Target) -> Finding | None:
+    home = target.silo_home
     path = home.journal_path
     if not path.exists():
         if known := [*_notes(home), *(run for run, _ in _joined(home))]:
             return fail(f"there is none, although this silo took part in run {known[0][:16]}")
         return ok("none yet: no run was joined here")
     seen = read_journal(path)
-    said = f"{seen.lines} lines, {len(seen.joined)} runs joined, {seen.releases} releases"
-    return ok(f"{said}; half a line at its end, which the next agent cuts off" if seen.torn else said)
+    summary = f"{seen.lines} lines, {len(seen.joined)} runs joined, {seen.releases} releases"
+    return ok(f"{summary}; its last line is incomplete, the next agent removes it" if seen.torn else summary)
 
 
 @check(
     "journal.newest",
     SILO,
-    looks="the journal against the security log, and against the notes and receipts of runs",
+    looks="the journal against the security log, and against the progress files and receipts of runs",
     fails="it lacks a run that was joined or a step that was released: it is an old copy",
     remedy=_RESTORE,
     start=SILO,
     after=("home", "journal"),
 )
-def journal_newest(place: Place) -> Finding | None:
-    home = place.silo_home
+def journal_newest(target: Target) -> Finding | None:
+    home = target.silo_home
     path = home.journal_path
     if not path.exists():
         return None
-    # First what else remembers, then the journal: an agent at work writes it before what is then seen of it.
+    # First the other records, then the journal: a running agent writes the journal before them.
     notes, joined, releases = _notes(home), _joined(home), _releases(home)
     seen = read_journal(path)
     for run in notes:
-        if not seen.knows(run):
-            return fail(f"it does not know run {run}, of which there are notes or a receipt")
+        if not seen.has(run):
+            return fail(f"it lacks run {run}, of which there is a progress file or a receipt")
     for run, when in joined:
-        if not seen.knows(run):
-            return fail(f"it does not know run {run[:16]}, joined on {when[:10]} by the security log")
+        if not seen.has(run):
+            return fail(f"it lacks run {run[:16]}, joined on {when[:10]} by the security log")
     lacking = [one for one in releases if one.step > seen.released.get(one.run, -1)]
     if certain := [one for one in lacking if one.certain]:
         one = certain[-1]
@@ -119,13 +119,13 @@ def journal_newest(place: Place) -> Finding | None:
     if lacking:
         one = lacking[-1]
         found = f"step {one.step} of run {one.run[:16]} was about to be released when the agent ended"
-        return warn(found, "A crash leaves this; so would an old copy. If a backup was restored since, do not start.")
-    return ok("as new as what else remembers here")
+        return warn(found, "A crash or an old copy has this effect. If a backup was restored since, do not start.")
+    return ok("as new as this site's other records")
 
 
 @dataclass(slots=True)
 class _Release:
-    """``certain``: what the log says next shows that it was more than a try."""
+    """``certain``: the next line of the log shows that the release was carried out."""
 
     run: str
     step: int
@@ -133,14 +133,14 @@ class _Release:
 
 
 def _releases(home: SiloHome) -> list[_Release]:
-    """The releases that the security log tells of.
+    """The releases in the security log.
 
-    It is told first, then comes the journal, then the shares leave. So a release after which the agent was started
-    anew, or which it then refused, may have been a try: the others were not.
+    The log is written first, then the journal, then the shares leave. So a release that is followed by a start of the
+    agent, or by its refusal, may not have been carried out; every other one was.
     """
     found: list[_Release] = []
     open_: dict[str, _Release] = {}
-    for record in _told(home):
+    for record in _run_lines(home):
         event, fields = record["event"], record["fields"]
         run, step = str(fields.get("run", "")), int(fields.get("step", -1))
         if event in _STARTS:
@@ -156,27 +156,27 @@ def _releases(home: SiloHome) -> list[_Release]:
 
 
 def _joined(home: SiloHome) -> list[tuple[str, str]]:
-    """(run, time) of the runs that the security log says were joined; told after the journal has it."""
-    return [(str(one["fields"]["run"]), str(one["at"])) for one in _told(home) if one["event"] == Event.RUN_JOINED]
+    """(run, time) of the runs joined by the security log, which is written after the journal."""
+    return [(str(one["fields"]["run"]), str(one["at"])) for one in _run_lines(home) if one["event"] == Event.RUN_JOINED]
 
 
-def _told(home: SiloHome) -> Iterator[dict[str, Any]]:
-    """Lines of the security log that speak of runs, oldest first. What is no line is passed over: see its own check."""
-    marks = tuple(f'"event":"{event}"'.encode() for event in _TOLD)
+def _run_lines(home: SiloHome) -> Iterator[dict[str, Any]]:
+    """Lines of the security log about runs, oldest first. Invalid lines are skipped: see the check `security-log`."""
+    marks = tuple(f'"event":"{event}"'.encode() for event in _RUN_EVENTS)
     for path in files(home):
         with path.open("rb") as lines:
             for raw in lines:
                 if any(mark in raw for mark in marks):
                     try:
                         record = json.loads(raw)
-                        if record["event"] in _TOLD and record["fields"] is not None and record["at"]:
+                        if record["event"] in _RUN_EVENTS and record["fields"] is not None and record["at"]:
                             yield record
                     except (ValueError, KeyError, TypeError):
                         continue
 
 
 def _notes(home: SiloHome) -> list[str]:
-    """Runs, by the beginning of their id, of which this silo has notes or a receipt."""
+    """Runs, by the beginning of their id, of which this silo has a progress file or a receipt."""
     return sorted(
         {path.stem for path in (*home.runs_folder.glob("*.safetensors"), *home.receipts_folder.glob("*.bin"))}
     )

@@ -1,4 +1,4 @@
-"""The startup kit: there, whole, this site's, of this federation, and not out of date."""
+"""The startup kit: complete, this site's, of this federation, and not expired."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from jobs.doctor.check import ADMIN, ALL, CLIENTS, SERVICES, SILO, Finding, Status, check, fail, ok, warn
-from jobs.doctor.target import Place, Role
+from jobs.doctor.target import Role, Target
 
 DAY = 86400
 #: Fewer days left of a certificate than this is a warning, as in the alert rules.
 FEW_DAYS = 14
-_RENEW = "Ask whoever provisions for a renewed kit (`fed provision`), and put it in this one's place."
+_RENEW = "Ask the federation's administrator for a renewed kit (`fed provision`), and put it in place of this one."
 
 
 @check(
@@ -26,18 +26,18 @@ _RENEW = "Ask whoever provisions for a renewed kit (`fed provision`), and put it
     remedy="Unpack the kit that was made for this site, whole, and name its folder with --kit.",
     start=SERVICES,
 )
-def kit(place: Place) -> Finding | None:
-    if place.kit is None:
-        if place.role is Role.ADMIN:
+def kit(target: Target) -> Finding | None:
+    if target.kit is None:
+        if target.role is Role.ADMIN:
             return fail("no kit was given")
         return warn("no kit was given, so nothing of it is checked", "Name it: --kit KIT.")
-    startup = place.startup
-    if startup.role is not place.role:
-        return fail(f"{place.kit} is a kit for {startup.role}, not for {place.role}")
+    startup = target.startup
+    if startup.role is not target.role:
+        return fail(f"{target.kit} is a kit for {startup.role}, not for {target.role}")
     for path in (startup.certificate, startup.key, startup.root):
         if not path.is_file():
             return fail(f"{path} is missing")
-    if place.role is Role.AGGREGATOR:
+    if target.role is Role.AGGREGATOR:
         return ok(f"for the server, port {startup.port}")
     return ok(f"for {startup.site}, server {startup.host}:{startup.port}")
 
@@ -51,10 +51,10 @@ def kit(place: Place) -> Finding | None:
     start=SERVICES,
     after=("kit",),
 )
-def kit_key(place: Place) -> Finding | None:
-    if place.kit is None:
+def kit_key(target: Target) -> Finding | None:
+    if target.kit is None:
         return None
-    path = place.startup.key
+    path = target.startup.key
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         return fail(f"{path} has mode {mode:o}, want 600")
@@ -62,8 +62,8 @@ def kit_key(place: Place) -> Finding | None:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError):
         return fail(f"{path} is no key", "Unpack the kit again.")
-    if _raw(key.public_key()) != _raw(place.certificate.public_key()):
-        return fail(f"{path.name} is not the key of {place.startup.certificate.name}", "Unpack the kit again, whole.")
+    if _raw(key.public_key()) != _raw(target.certificate.public_key()):
+        return fail(f"{path.name} is not the key of {target.startup.certificate.name}", "Unpack the kit again, whole.")
     return ok("0600, the certificate's")
 
 
@@ -76,24 +76,24 @@ def kit_key(place: Place) -> Finding | None:
     start=SERVICES,
     after=("kit",),
 )
-def kit_certificate(place: Place) -> Finding | None:
-    if place.kit is None:
+def kit_certificate(target: Target) -> Finding | None:
+    if target.kit is None:
         return None
     try:
-        place.certificate.verify_directly_issued_by(place.root)
+        target.certificate.verify_directly_issued_by(target.root)
     except (ValueError, TypeError, InvalidSignature):
         return fail(
-            f"the certificate of {common_name(place.certificate)} was not signed by the rootCA.pem beside it",
+            f"the certificate of {common_name(target.certificate)} was not signed by the rootCA.pem beside it",
             "Parts of two kits are mixed here: unpack this site's kit again, whole.",
         )
-    for what, one in (("certificate", place.certificate), ("root certificate", place.root)):
+    for what, one in (("certificate", target.certificate), ("root certificate", target.root)):
         begins, ends = one.not_valid_before_utc.timestamp(), one.not_valid_after_utc.timestamp()
-        if place.now < begins:
-            remedy = "Set this machine's clock right; if it is, ask whoever provisions."
+        if target.now < begins:
+            remedy = "Correct this machine's clock; if it is correct, ask the federation's administrator."
             return fail(f"the {what} is not valid before {_day(one.not_valid_before_utc)}", remedy)
-        if place.now > ends:
+        if target.now > ends:
             return fail(f"the {what} expired on {_day(one.not_valid_after_utc)}")
-    return ok(f"signed by {common_name(place.root)}")
+    return ok(f"signed by {common_name(target.root)}")
 
 
 @check(
@@ -104,11 +104,11 @@ def kit_certificate(place: Place) -> Finding | None:
     remedy=_RENEW,
     after=("kit", "kit.certificate"),
 )
-def kit_days(place: Place) -> Finding | None:
-    if place.kit is None:
+def kit_days(target: Target) -> Finding | None:
+    if target.kit is None:
         return None
-    ends = min(place.certificate.not_valid_after_utc, place.root.not_valid_after_utc)
-    left = math.floor((ends.timestamp() - place.now) / DAY)
+    ends = min(target.certificate.not_valid_after_utc, target.root.not_valid_after_utc)
+    left = math.floor((ends.timestamp() - target.now) / DAY)
     return Finding(Status.WARN if left < FEW_DAYS else Status.PASS, f"{left} days left, until {_day(ends)}")
 
 
@@ -116,39 +116,39 @@ def kit_days(place: Place) -> Finding | None:
     "kit.role",
     ADMIN,
     looks="the administrator's role in the certificate",
-    fails="it names no role that sites know: lead, org_admin, member",
-    remedy="Ask whoever provisions for a kit with a role; only a lead submits and aborts.",
+    fails="it names none of the roles lead, org_admin, member",
+    remedy="Ask the federation's administrator for a kit with a role; only a lead can submit and abort.",
     after=("kit",),
 )
-def kit_role(place: Place) -> Finding | None:
-    names = place.certificate.subject.get_attributes_for_oid(x509.NameOID.UNSTRUCTURED_NAME)
+def kit_role(target: Target) -> Finding | None:
+    names = target.certificate.subject.get_attributes_for_oid(x509.NameOID.UNSTRUCTURED_NAME)
     role = str(names[0].value) if names else "none"
     if role not in ("project_admin", "lead", "org_admin", "member"):
         return fail(f"the role is {role}")
-    return ok(f"{role}: submits and aborts" if role in ("project_admin", "lead") else f"{role}: looks on")
+    return ok(f"{role}: submits and aborts" if role in ("project_admin", "lead") else f"{role}: read only")
 
 
 @check(
     "kit.site",
     CLIENTS,
-    looks="whom kit, certificate and home are for",
+    looks="the site that kit, certificate and home name",
     fails="they name different sites",
     remedy="Put this site's own kit beside this site's own home.",
     start=SILO,
     after=("kit", "home"),
 )
-def kit_site(place: Place) -> Finding | None:
-    if place.kit is None:
+def kit_site(target: Target) -> Finding | None:
+    if target.kit is None:
         return None
-    names = {"its startup file": place.startup.site, "its certificate": common_name(place.certificate)}
-    if place.role is Role.SILO:
-        if "site" in place.local:
-            names["its local/consilium.json"] = str(place.local["site"])
-        if place.home is not None:
-            names["the home"] = place.silo
+    names = {"its startup file": target.startup.site, "its certificate": common_name(target.certificate)}
+    if target.role is Role.SILO:
+        if "site" in target.local:
+            names["its local/consilium.json"] = str(target.local["site"])
+        if target.home_if_any is not None:
+            names["the home"] = target.silo
     if len(set(names.values())) > 1:
-        return fail("; ".join(f"{what} says {name}" for what, name in names.items()))
-    return ok(place.startup.site)
+        return fail("; ".join(f"{what} names {name}" for what, name in names.items()))
+    return ok(target.startup.site)
 
 
 @check(
@@ -160,12 +160,12 @@ def kit_site(place: Place) -> Finding | None:
     start=SERVICES,
     after=("kit", "home"),
 )
-def kit_federation(place: Place) -> Finding | None:
-    charter = place.charter_if_any
-    if place.kit is None or charter is None:
+def kit_federation(target: Target) -> Finding | None:
+    charter = target.charter_if_any
+    if target.kit is None or charter is None:
         return None
-    if charter.federation != place.startup.federation:
-        return fail(f"the kit is of {place.startup.federation!r}, the charter of {charter.federation!r}")
+    if charter.federation != target.startup.federation:
+        return fail(f"the kit is of {target.startup.federation!r}, the charter of {charter.federation!r}")
     return ok(charter.federation)
 
 

@@ -1,4 +1,4 @@
-"""The machine: memory and processors as this process may use them, and a GPU if there is one."""
+"""The machine: memory and processors that this process may use, and a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobs.doctor.check import SERVICES, SILO, Finding, check, fail, ok, warn
-from jobs.doctor.target import Place, Role
+from jobs.doctor.target import Role, Target
 
 MIB: Final = 1 << 20
-#: Memory still to be had, below which there is a warning, and a fail. Bytes.
+#: Available memory below which there is a warning, and a fail. Bytes.
 LITTLE: Final = {Role.SILO: 2048 * MIB, Role.AGGREGATOR: 1024 * MIB}
 TOO_LITTLE: Final = {Role.SILO: 512 * MIB, Role.AGGREGATOR: 256 * MIB}
-_NONE_SET: Final = 1 << 60  # what cgroup v1 says where there is no limit is larger
+_NONE_SET: Final = 1 << 60  # without a limit, cgroup v1 reports more than this
 
 
 @check(
     "memory",
     SERVICES,
-    looks="memory, of the machine or of this container (cgroup): in all, and still to be had",
-    fails="less than 512 MiB to be had at a silo, 256 MiB at the aggregator; less than 2 GiB and 1 GiB are warnings",
+    looks="memory of the machine or of this container (cgroup): total and available",
+    fails="less than 512 MiB available at a silo, 256 MiB at the aggregator; less than 2 GiB and 1 GiB are warnings",
     remedy="Give the container or the machine more memory, or stop what else runs there.",
 )
-def memory(place: Place) -> Finding | None:
+def memory(target: Target) -> Finding | None:
     total, free = available_memory()
-    said = f"{free // MIB} MiB to be had of {total // MIB} MiB"
-    if free < TOO_LITTLE[place.role]:
-        return fail(said)
-    return warn(said) if free < LITTLE[place.role] else ok(said)
+    summary = f"{free // MIB} MiB available of {total // MIB} MiB"
+    if free < TOO_LITTLE[target.role]:
+        return fail(summary)
+    return warn(summary) if free < LITTLE[target.role] else ok(summary)
 
 
 @check(
@@ -41,7 +41,7 @@ def memory(place: Place) -> Finding | None:
     fails="never: less than one is a warning",
     remedy="Give the container at least one processor: phases have deadlines.",
 )
-def cpu(place: Place) -> Finding | None:
+def cpu(target: Target) -> Finding | None:
     count = float(len(os.sched_getaffinity(0)))
     for folder in _cgroups("cpu"):
         try:
@@ -63,8 +63,8 @@ def cpu(place: Place) -> Finding | None:
     fails="the kit offers more GPUs than torch sees; a GPU that torch does not see is a warning",
     remedy="Install the torch that fits the GPU's driver, or set num_of_gpus in local/resources.json to what there is.",
 )
-def gpu(place: Place) -> Finding | None:
-    offered = _offered(place)
+def gpu(target: Target) -> Finding | None:
+    offered = _offered(target)
     try:
         torch: Any = importlib.import_module("torch")
     except ImportError:
@@ -78,9 +78,9 @@ def gpu(place: Place) -> Finding | None:
 
 
 def available_memory() -> tuple[int, int]:
-    """(in all, to be had) for this process: the least of the machine and of every cgroup above it. Bytes."""
+    """(total, available) for this process: the least of the machine and of every cgroup above it. Bytes."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    machine = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
+    machine = {fields[0].rstrip(":"): int(fields[1]) * 1024 for fields in lines}
     total, free = machine["MemTotal"], machine["MemAvailable"]
     for folder in _cgroups("memory"):
         modern = (folder / "memory.max").exists()
@@ -117,15 +117,15 @@ def _cgroups(controller: str) -> Iterator[Path]:
             folder = folder.parent
 
 
-def _offered(place: Place) -> int:
+def _offered(target: Target) -> int:
     """``num_of_gpus`` of the kit's resource manager."""
-    if place.kit is None:
+    if target.kit is None:
         return 0
     try:
-        rules = json.loads((place.kit / "local" / "resources.json").read_text())
+        rules = json.loads((target.kit / "local" / "resources.json").read_text())
         counts = [one.get("args", {}).get("num_of_gpus", 0) for one in rules["components"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return 0  # kit.hardened says so
+        return 0  # reported by the check `kit.hardened`
     return max([0, *(int(count) for count in counts)])
 
 

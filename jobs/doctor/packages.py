@@ -1,7 +1,7 @@
 """What is installed: the Python, the packages and their versions, and that ``crypto`` and ``jobs`` are ours.
 
-The versions wanted are those of our own package's metadata, so an institution needs no other file. Four of our names
-are names that others use too, and PyPI has a ``crypto``.
+The required versions are those of our own package's metadata, so an institution needs no other file. Other projects
+use the names of our four packages too: PyPI has a ``crypto``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from jobs.doctor.check import ALL, Finding, check, fail, ok
-from jobs.doctor.target import Place, Role
+from jobs.doctor.target import Role, Target
 from jobs.release import DISTRIBUTION, PACKAGES, digest, requirements
 
-#: The extras that a role needs beside the base.
+#: The extras that a role needs in addition to the base.
 EXTRAS: Final = {Role.SILO: ("silo", "flare"), Role.AGGREGATOR: ("aggregator", "flare"), Role.ADMIN: ("flare",)}
 _REINSTALL: Final = (
     "Install our wheel by its path into a fresh virtual environment: pip install -c constraints.txt './WHEEL[EXTRAS]'."
@@ -29,10 +29,10 @@ _BOUND = re.compile(r"\s*(>=|<=|==|!=|~=|<|>)\s*([0-9][0-9.]*)")
     "python",
     ALL,
     looks="the version of Python",
-    fails="it is not one that this release is made for",
+    fails="this release does not support it",
     remedy="Make the virtual environment with the Python that is named.",
 )
-def python(place: Place) -> Finding | None:
+def python(target: Target) -> Finding | None:
     want = metadata.metadata(DISTRIBUTION)["Requires-Python"] or ""
     have = platform.python_version()
     return ok(have) if fits(have, want) else fail(f"{have}, want {want}")
@@ -45,20 +45,20 @@ def python(place: Place) -> Finding | None:
     fails="one is missing, or of another version",
     remedy=_REINSTALL,
 )
-def packages(place: Place) -> Finding | None:
-    wanted = {name: bounds for name, bounds, extra in requirements() if extra in ("", *EXTRAS[place.role])}
-    amiss = []
+def packages(target: Target) -> Finding | None:
+    wanted = {name: bounds for name, bounds, extra in requirements() if extra in ("", *EXTRAS[target.role])}
+    problems = []
     for name, bounds in sorted(wanted.items()):
         try:
             have = metadata.version(name)
         except metadata.PackageNotFoundError:
-            amiss.append(f"{name} is missing")
+            problems.append(f"{name} is missing")
             continue
         if not fits(have, bounds):
-            amiss.append(f"{name} is {have}, want {bounds}")
-    if amiss:
-        return fail("; ".join(amiss), _REINSTALL.replace("EXTRAS", ",".join(EXTRAS[place.role])))
-    return ok(f"{len(wanted)}, all as wanted")
+            problems.append(f"{name} is {have}, want {bounds}")
+    if problems:
+        return fail("; ".join(problems), _REINSTALL.replace("EXTRAS", ",".join(EXTRAS[target.role])))
+    return ok(f"{len(wanted)}, all in the required versions")
 
 
 @check(
@@ -68,7 +68,7 @@ def packages(place: Place) -> Finding | None:
     fails="one of them is another project's, or two projects share a folder",
     remedy="Uninstall the other package, then install our wheel again by its path: some files may not be ours.",
 )
-def ours(place: Place) -> Finding | None:
+def ours(target: Target) -> Finding | None:
     root = Path(__file__).resolve().parents[2]
     owners = metadata.packages_distributions()
     for name in PACKAGES:
@@ -88,12 +88,12 @@ def ours(place: Place) -> Finding | None:
     fails="never: compare it with the other sites'",
     remedy="Install the release that the federation has agreed on.",
 )
-def software(place: Place) -> Finding | None:
+def software(target: Target) -> Finding | None:
     return ok(digest().hex())
 
 
 def fits(version: str, bounds: str) -> bool:
-    """Whether a version lies within bounds such as ">=2.13,<2.14"; what follows its numbers is not looked at."""
+    """Whether a version lies within bounds such as ">=2.13,<2.14"; what follows its numbers is ignored."""
     have = _numbers(version)
     for sign, text in _BOUND.findall(bounds):
         want = _numbers(text)

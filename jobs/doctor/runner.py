@@ -1,4 +1,4 @@
-"""All checks in their order, and a visit that makes those of a role."""
+"""All checks in their order, and the runner that makes those of a role."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from crypto.errors import SpecError
+from crypto.home import Home
 from jobs.doctor import (
     charter,
     clock,
@@ -24,8 +25,8 @@ from jobs.doctor import (
     single_instance,
     volume,
 )
-from jobs.doctor.check import Check, Line, Status
-from jobs.doctor.target import Place, Role, kit_settings, role_of_home, role_of_kit
+from jobs.doctor.check import Check, CheckResult, Status
+from jobs.doctor.target import Role, Target, kit_settings, role_of_home, role_of_kit
 from jobs.provisioning import archive
 
 CHECKS: Final[tuple[Check, ...]] = (
@@ -45,29 +46,32 @@ CHECKS: Final[tuple[Check, ...]] = (
 )
 
 
-def find(role: str | None, home: Path | None, kit: Path | None, metrics_port: int = 0) -> Place:
-    """The place that these options mean: the role is the kit's or the home's, the home may be in the kit or the kit in
-    the home. Raises SpecError where there is nothing to go by."""
+def find_target(role: str | None, home: Path | None, kit: Path | None, metrics_port: int = 0) -> Target:
+    """The site that these options of ``fed doctor`` name.
+
+    ``role``: default: the kit's, else the home's. A kit may name its home, and a home may contain its kit. Raises
+    SpecError if the options name neither a home nor a kit.
+    """
     if kit is None and home is not None and (home / "kit" / "startup").is_dir():
         kit = home / "kit"  # where a service unpacks the one it is given
     if home is None and kit is not None and (named := kit_settings(kit).get("home")):
         home = Path(str(named))
     if role is not None and role not in list(Role):
         raise SpecError("--role", got=role, want=", ".join(Role))
-    known = Role(role) if role else (kit and role_of_kit(kit)) or (home and role_of_home(home))
+    known = Role(role) if role else (kit and role_of_kit(kit)) or (home and role_of_home(Home(home)))
     if not known:
         raise SpecError(
             "--home, --kit",
             got=[str(path) for path in (home, kit) if path],
             want="the home of a silo or of the aggregator, or a startup kit",
-            remedy="Name the site's home or kit; where neither is whole, say with --role what it should be.",
+            remedy="Name the site's home or kit; if both are incomplete, give the role with --role.",
         )
-    return Place(known, home, kit, metrics_port=metrics_port)
+    return Target(known, Home(home) if home else None, kit, metrics_port=metrics_port)
 
 
 @contextmanager
 def unpacked(kit: Path | None) -> Iterator[Path | None]:
-    """The kit's folder; of a ``*.kit.tar.gz`` one that is gone afterwards. Raises SpecError for what is no kit."""
+    """The kit's folder; for a ``*.kit.tar.gz`` a temporary one. Raises SpecError for what is no kit."""
     if kit is None or not kit.is_file():
         yield kit
         return
@@ -76,24 +80,24 @@ def unpacked(kit: Path | None) -> Iterator[Path | None]:
         yield Path(folder)
 
 
-def examine(place: Place) -> Iterator[Line]:
-    """Each finding as it is made; of a place that is starting only what a start is refused for.
+def run_checks(target: Target) -> Iterator[CheckResult]:
+    """Each result as it is made; for a target that is starting only the checks of a start.
 
-    A check whose ground has failed is not made: it says so, as a warning, and the fail above it is what to mend.
+    A check that depends on a failed one is skipped, with a warning that names the failed one.
     """
-    failed: dict[str, str] = {}  # check → the one whose fail it is, itself or below
+    failed: dict[str, str] = {}  # check → the failed check behind it: itself or one it depends on
     for check in CHECKS:
-        if place.role not in check.roles or (place.starting and place.role not in check.start):
+        if target.role not in check.roles or (target.starting and target.role not in check.start):
             continue
-        if ground := [failed[name] for name in check.after if name in failed]:
-            failed[check.name] = ground[0]
-            yield Line(check.name, Status.WARN, f"not checked, because {ground[0]} failed", "Mend that first.")
+        if causes := [failed[name] for name in check.after if name in failed]:
+            failed[check.name] = causes[0]
+            yield CheckResult(check.name, Status.WARN, f"not checked, because {causes[0]} failed", "Fix that first.")
             continue
-        line = check.line(place)
-        if line is not None:
-            if line.status is Status.FAIL:
+        result = check.run(target)
+        if result is not None:
+            if result.status is Status.FAIL:
                 failed[check.name] = check.name
-            yield line
+            yield result
 
 
 def table() -> str:

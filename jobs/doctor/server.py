@@ -1,8 +1,8 @@
-"""The way to the aggregator: its name, its port, and a real TLS handshake with this kit's certificate.
+"""The connection to the aggregator: its name, its port, and a TLS handshake with this kit's certificate.
 
-The handshake is NVFlare's own, mutual: our side must find the server's certificate signed by the kit's root and made
-for the name in the kit, the server must take ours. A server tells that it does not only afterwards, so the first word
-of HTTP/2 is said and an answer awaited. Nothing is logged in to.
+The handshake is mutual, as NVFlare's: the server's certificate must be signed by the kit's root and made for the name
+in the kit, and the server must accept ours. A server reports a refusal only after the handshake, so the first bytes of
+HTTP/2 are sent and an answer is awaited. There is no login.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 
 from jobs.doctor.check import AGGREGATOR, CLIENTS, Finding, check, fail, ok, warn
 from jobs.doctor.single_instance import holders
-from jobs.doctor.target import HOME_FILE, Place, Role
+from jobs.doctor.target import Target
 
 #: How long a name, a connection, a handshake and an answer may each take. Seconds.
-PATIENCE_S: Final = 5.0
-#: HTTP/2's first words and empty SETTINGS: whoever took our certificate answers with its own.
+TIMEOUT_S: Final = 5.0
+#: HTTP/2's preface and empty SETTINGS: a server that has accepted our certificate answers with its own.
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 
 #: Why a verification fails: OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID, …_HAS_EXPIRED, …_HOSTNAME_ and …_IP_MISMATCH.
@@ -32,12 +32,12 @@ _NOT_YET, _EXPIRED, _OTHER_NAME = 9, 10, {62, 64}
     remedy="Have the name entered in this site's DNS (or /etc/hosts), or have a kit made for the right name.",
     after=("kit",),
 )
-def server_name(place: Place) -> Finding | None:
-    if place.kit is None:
+def server_name(target: Target) -> Finding | None:
+    if target.kit is None:
         return None
-    host = place.startup.host
+    host = target.startup.host
     try:
-        found = socket.getaddrinfo(host, place.startup.port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, target.startup.port, type=socket.SOCK_STREAM)
     except OSError as unknown:
         return fail(f"{host}: {unknown.strerror}")
     return ok(f"{host} is {', '.join(sorted({str(one[4][0]) for one in found}))}")
@@ -47,16 +47,16 @@ def server_name(place: Place) -> Finding | None:
     "server.port",
     CLIENTS,
     looks="a TCP connection to the server's port",
-    fails="nobody answers there, or the way is blocked",
-    remedy="Is `fed aggregator run` up? Then open this site's firewall for that one host and port, outgoing.",
+    fails="nothing answers there, or a firewall blocks the connection",
+    remedy="Check that `fed aggregator run` is up, and that this site's firewall allows that host and port, outgoing.",
     after=("kit", "server.name"),
 )
-def server_port(place: Place) -> Finding | None:
-    if place.kit is None:
+def server_port(target: Target) -> Finding | None:
+    if target.kit is None:
         return None
-    where = f"{place.startup.host}:{place.startup.port}"
+    where = f"{target.startup.host}:{target.startup.port}"
     try:
-        _connect(place).close()
+        _connect(target).close()
     except OSError as refused:
         return fail(f"{where}: {refused.strerror or refused}")
     return ok(f"{where} answers")
@@ -66,70 +66,70 @@ def server_port(place: Place) -> Finding | None:
     "server.tls",
     CLIENTS,
     looks="a mutual TLS handshake: the server's certificate against the kit's root and name, ours against the server",
-    fails="the server is another federation's or has another name, a certificate is out of date, or ours is refused",
+    fails="the server is another federation's or has another name, a certificate has expired, or ours is refused",
     remedy="Compare the kit with the one that the aggregator runs: both must come from the same provisioning.",
     after=("kit", "kit.key", "kit.certificate", "server.name", "server.port"),
 )
-def server_tls(place: Place) -> Finding | None:
-    if place.kit is None:
+def server_tls(target: Target) -> Finding | None:
+    if target.kit is None:
         return None
-    startup = place.startup
+    startup = target.startup
     context = ssl.create_default_context(cafile=str(startup.root))
     context.load_cert_chain(startup.certificate, startup.key)
     context.set_alpn_protocols(["h2"])
     try:
-        with _connect(place) as raw, context.wrap_socket(raw, server_hostname=startup.host) as spoken:
+        with _connect(target) as raw, context.wrap_socket(raw, server_hostname=startup.host) as spoken:
             version = spoken.version()
             spoken.sendall(_PREFACE)
             answered = spoken.recv(1)
     except ssl.SSLCertVerificationError as bad:
         return fail(*_why(startup.host, bad))
     except TimeoutError:
-        return warn("the server took our certificate, and then said nothing", "Look whether it is overloaded.")
+        return warn("the server accepted our certificate, and then sent nothing", "Check whether it is overloaded.")
     except ssl.SSLError as bad:
-        return fail(f"the server does not take this kit's certificate: {_reason(bad)}")
+        return fail(f"the server refuses this kit's certificate: {_reason(bad)}")
     except OSError as cut:
         return fail(f"the server ended the handshake: {cut.strerror or cut}")
     if not answered:
-        return fail("the server does not take this kit's certificate: it closed the connection")
+        return fail("the server refuses this kit's certificate: it closed the connection")
     return ok(f"{version}, certificates accepted on both sides")
 
 
 @check(
     "server.listen",
     AGGREGATOR,
-    looks="whether NVFlare's port is free, unless the service that runs here has it",
+    looks="whether NVFlare's port is free, unless the service that runs here uses it",
     fails="another process listens there",
     remedy="Stop what listens there, or provision with another port.",
     start=AGGREGATOR,
     after=("kit",),
 )
-def server_listen(place: Place) -> Finding | None:
-    if place.kit is None:
+def server_listen(target: Target) -> Finding | None:
+    if target.kit is None:
         return None
-    if place.home is not None and holders(place.home / HOME_FILE[Role.AGGREGATOR]):
-        return ok(f"port {place.startup.port} is this service's")
+    if target.home_if_any is not None and holders(target.home_file):
+        return ok(f"port {target.startup.port} is this service's")
     # NVFlare listens on the loopback address for ``localhost``, else on all.
-    return port_finding(place.startup.port, "127.0.0.1" if place.startup.host == "localhost" else "")
+    return port_finding(target.startup.port, "127.0.0.1" if target.startup.host == "localhost" else "")
 
 
 def port_finding(port: int, host: str = "127.0.0.1") -> Finding:
-    """Whether this machine's port is free. Not shared: NVFlare's server would join a port that another one has."""
+    """Whether this machine's port is free. NVFlare's server would share a port that another process listens on."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as taken:
-            return fail(f"port {port} cannot be had: {taken.strerror if isinstance(taken, OSError) else taken}")
+            return fail(f"port {port} cannot be used: {taken.strerror if isinstance(taken, OSError) else taken}")
     return ok(f"port {port} is free")
 
 
-def _connect(place: Place) -> socket.socket:
-    return socket.create_connection((place.startup.host, place.startup.port), timeout=PATIENCE_S)
+def _connect(target: Target) -> socket.socket:
+    return socket.create_connection((target.startup.host, target.startup.port), timeout=TIMEOUT_S)
 
 
 def _why(host: str, bad: ssl.SSLCertVerificationError) -> tuple[str, str]:
-    """What is wrong with the server's certificate, and what to do."""
+    """Why the server's certificate does not verify, and what to do."""
     if bad.verify_code in (_NOT_YET, _EXPIRED):
         when = "has expired" if bad.verify_code == _EXPIRED else "is not valid yet"
         remedy = "Compare this machine's clock; if it is right, the aggregator must renew its kit."

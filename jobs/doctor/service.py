@@ -1,4 +1,4 @@
-"""The service's own page: its port is free, or it answers and is ready."""
+"""The service's HTTP pages: the port is free, or the service answers and is ready."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.request import urlopen
 from jobs.doctor.check import SERVICES, Finding, check, ok, warn
 from jobs.doctor.server import port_finding
 from jobs.doctor.single_instance import holders
-from jobs.doctor.target import HOME_FILE, Place
+from jobs.doctor.target import Target
 
 PORT_VAR: Final = "CONSILIUM_METRICS_PORT"
 ANSWER_S: Final = 5.0
@@ -25,11 +25,11 @@ ANSWER_S: Final = 5.0
     remedy="Stop what listens there, or choose another port.",
     after=("home",),
 )
-def metrics_port(place: Place) -> Finding | None:
-    if holders(place.house.root / HOME_FILE[place.role]):
+def metrics_port(target: Target) -> Finding | None:
+    if holders(target.home_file):
         return None
     text = os.environ.get(PORT_VAR, "0") or "0"
-    port = place.metrics_port or int(text)
+    port = target.metrics_port or int(text)
     return port_finding(port) if port else ok("any that is free")
 
 
@@ -38,14 +38,14 @@ def metrics_port(place: Place) -> Finding | None:
     SERVICES,
     looks="/readyz of the service that runs here",
     fails="never: not ready, or no answer on 127.0.0.1, is a warning",
-    remedy="Do what the reason says; a service that just began to drain ends by itself.",
+    remedy="Act on the reason given; a service that has just begun to drain ends by itself.",
     after=("home",),
 )
-def ready(place: Place) -> Finding | None:
-    if not holders(place.house.root / HOME_FILE[place.role]):
+def ready(target: Target) -> Finding | None:
+    if not holders(target.home_file):
         return None
     try:
-        port = int(place.house.metrics_port_path.read_text())
+        port = int(target.home.metrics_port_path.read_text())
         urlopen(f"http://127.0.0.1:{port}/readyz", timeout=ANSWER_S).close()
     except HTTPError as refused:
         with refused:

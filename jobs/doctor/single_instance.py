@@ -1,8 +1,9 @@
-"""One service per home: the file that says whose home it is, ``silo.json`` or ``aggregator.json``, is locked by it.
+"""One service per home: a service locks its home's ``silo.json`` or ``aggregator.json`` while it runs.
 
-The lock is the operating system's and ends with the process, however that ends. Two services in one home would be two
-agents with one identity: each would answer the server, and the second would be proven a liar. Against the same key in
-two homes, on two machines, no lock helps; there the peers do: they refuse a release counter that went back.
+The lock is the operating system's and ends with the process, also with a killed one. Two services in one home would be
+two agents with one identity: each would answer the server, and their signed messages would contradict each other. A
+lock cannot detect the same key in two homes on two machines; the peers can: they refuse a release counter that
+decreased.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import os
 from pathlib import Path
 
 from crypto import durable
-from jobs.doctor.check import SERVICES, SILO, Finding, Line, Status, Unfit, check, fail, ok, warn
-from jobs.doctor.target import HOME_FILE, Place, Role
+from jobs.doctor.check import SERVICES, SILO, CheckResult, Finding, Status, Unfit, check, fail, ok, warn
+from jobs.doctor.target import Target
 
 _REMEDY = "Stop the other one first; one service and one agent per identity."
 _held: dict[Path, int] = {}
@@ -21,16 +22,16 @@ _held: dict[Path, int] = {}
 @check(
     "alone",
     SERVICES,
-    looks="whether a service runs in this home already: at a start, by taking the lock that it holds",
+    looks="whether a service runs in this home already: at a start, by its lock",
     fails="at a start: another process holds the lock",
     remedy=_REMEDY,
     start=SERVICES,
     after=("home",),
 )
-def alone(place: Place) -> Finding | None:
-    found = holders(place.house.root / HOME_FILE[place.role])
-    if found and place.starting:
-        return fail(f"process {found[0]} serves {place.house.root} already: two agents with one identity")
+def alone(target: Target) -> Finding | None:
+    found = holders(target.home_file)
+    if found and target.starting:
+        return fail(f"process {found[0]} serves {target.home.root} already: two agents with one identity")
     return ok(f"a service runs here, process {found[0]}" if found else "no service runs here now")
 
 
@@ -39,37 +40,37 @@ def alone(place: Place) -> Finding | None:
     SILO,
     looks="whether an agent has the journal open although no service runs in this home",
     fails="never: it is a warning",
-    remedy="An agent of this silo runs elsewhere, or one outlived its service: find that process, and stop it.",
+    remedy="An agent of this silo still runs although its service ended: find that process and stop it.",
     after=("home",),
 )
-def journal_lock(place: Place) -> Finding | None:
-    agents = holders(place.silo_home.journal_path)
-    if agents and not holders(place.house.root / HOME_FILE[Role.SILO]):
-        return warn(f"process {agents[0]} has the journal, and no service runs here")
-    return ok(f"an agent is at work, process {agents[0]}" if agents else "free")
+def journal_lock(target: Target) -> Finding | None:
+    agents = holders(target.silo_home.journal_path)
+    if agents and not holders(target.home_file):
+        return warn(f"process {agents[0]} has the journal open, and no service runs here")
+    return ok(f"an agent has it open, process {agents[0]}" if agents else "free")
 
 
-def hold(place: Place) -> None:
-    """Take the home for this process, until it ends. Raises Unfit where another one has it."""
-    path = place.house.root / HOME_FILE[place.role]
+def hold(target: Target) -> None:
+    """Lock the home for this process, until it ends. Raises Unfit if another process has it."""
+    path = target.home_file
     try:
         _held[path] = durable.lock(path, wait=False, create=False)
     except BlockingIOError as held:
         other = ", ".join(f"process {pid}" for pid in holders(path)) or "another process"
-        found = f"{other} serves {place.house.root} already: two agents with one identity"
-        raise Unfit(Line(alone.name, Status.FAIL, found, _REMEDY)) from held
+        found = f"{other} serves {target.home.root} already: two agents with one identity"
+        raise Unfit(CheckResult(alone.name, Status.FAIL, found, _REMEDY)) from held
 
 
-def let_go(place: Place) -> None:
-    """Give the home back before this process ends."""
-    if (fd := _held.pop(place.house.root / HOME_FILE[place.role], None)) is not None:
+def release(target: Target) -> None:
+    """Unlock the home before this process ends."""
+    if (fd := _held.pop(target.home_file, None)) is not None:
         os.close(fd)
 
 
 def holders(path: Path) -> list[int]:
-    """Processes that hold a lock on a file, as the system tells (Linux: /proc/locks); [] where it does not tell.
+    """Processes that hold a lock on a file, from /proc/locks; [] where there is no such file.
 
-    Asked without touching the lock: trying to take it could keep an agent from starting at that moment.
+    Read without touching the lock: trying to take it could keep an agent from starting at that moment.
     """
     try:
         found = path.stat()

@@ -1,6 +1,6 @@
-"""What the doctor looks at: a role, its home and its kit, each read once and only when a check asks.
+"""What the doctor checks: a role, its home and its kit, each read once and only when a check asks.
 
-A kit's ``startup/`` says what it is for: ``fed_client.json`` a silo's, ``fed_server.json`` the aggregator's,
+A kit's ``startup/`` shows whose it is: ``fed_client.json`` a silo's, ``fed_server.json`` the aggregator's,
 ``fed_admin.json`` an administrator's. Read here without NVFlare, so that a kit can be looked at where that is missing.
 """
 
@@ -36,7 +36,7 @@ HOME_FILE: Final = {Role.SILO: "silo.json", Role.AGGREGATOR: "aggregator.json"}
 
 @dataclass(frozen=True, slots=True)
 class Startup:
-    """What a kit says of itself. ``site``: who it is for. ``host``, ``port``: of the aggregator's NVFlare server."""
+    """A kit's startup file. ``site``: whose kit it is. ``host``, ``port``: of the aggregator's NVFlare server."""
 
     role: Role
     federation: str
@@ -81,31 +81,36 @@ class Startup:
 
 
 @dataclass(frozen=True)
-class Place:
-    """``kit``, ``home``: None where none was given. ``now``: seconds since 1970, UTC. ``metrics_port``: 0 for any.
-    ``starting``: looked at by a service that is about to start there."""
+class Target:
+    """``home_if_any``, ``kit``: None where none was given. ``now``: seconds since 1970, UTC. ``metrics_port``: 0 for
+    any. ``starting``: a service that is about to start there makes the checks."""
 
     role: Role
-    home: Path | None = None
+    home_if_any: Home | None = None
     kit: Path | None = None
     now: float = field(default_factory=time.time)
     metrics_port: int = 0
     starting: bool = False
 
     @property
-    def house(self) -> Home:
-        """The home, for checks that come after the one that finds it."""
-        if self.home is None:
+    def home(self) -> Home:
+        """The home, for checks that come after `home`. Raises SpecError where none was given."""
+        if self.home_if_any is None:
             raise SpecError("--home", got=None, want="the home of this site")
-        return Home(self.home)
+        return self.home_if_any
+
+    @property
+    def home_file(self) -> Path:
+        """The file that makes the home this role's; a running service has it locked."""
+        return self.home.root / HOME_FILE[self.role]
 
     @property
     def silo_home(self) -> SiloHome:
-        return SiloHome(self.house.root)
+        return SiloHome(self.home.root)
 
     @property
     def aggregator_home(self) -> AggregatorHome:
-        return AggregatorHome(self.house.root)
+        return AggregatorHome(self.home.root)
 
     @cached_property
     def startup(self) -> Startup:
@@ -134,13 +139,13 @@ class Place:
     @cached_property
     def charter(self) -> Charter:
         """The pinned one, its signature checked. Raises SpecError, BadSignature."""
-        return self.house.charter()
+        return self.home.charter()
 
     @property
     def charter_if_any(self) -> Charter | None:
-        """None where none is pinned, or where that cannot be read: the check of the charter says so."""
+        """None where none is pinned or it cannot be read: the check `charter` reports that."""
         try:
-            return self.charter if self.home is not None else None
+            return self.charter if self.home_if_any is not None else None
         except (FederationError, OSError):
             return None
 
@@ -149,12 +154,12 @@ def role_of_kit(kit: Path) -> Role | None:
     return next((role for role, name in KIT_FILE.items() if (kit / "startup" / name).is_file()), None)
 
 
-def role_of_home(home: Path) -> Role | None:
-    return next((role for role, name in HOME_FILE.items() if (home / name).is_file()), None)
+def role_of_home(home: Home) -> Role | None:
+    return next((role for role, name in HOME_FILE.items() if (home.root / name).is_file()), None)
 
 
 def kit_settings(kit: Path) -> dict[str, Any]:
-    """What our hardening left in a kit. Raises SpecError where that is damaged."""
+    """What our hardening wrote into a kit; empty where there is none. Raises SpecError if it is damaged."""
     path = kit / "local" / "consilium.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text())

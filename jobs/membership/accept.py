@@ -1,11 +1,11 @@
-"""How a home takes the next epoch of the charter, and how the ledger learns of it.
+"""How a home accepts the next epoch of the charter, and how it gets onto the ledger.
 
-A home takes an epoch only between runs, only the one after its own, signed by the consortium that it has pinned; a
-silo only with its own keys in it. A silo that an epoch leaves out pins it too, as its last: from then on its agent
-declines every job by name. Every epoch stays in ``charters/``: what was signed under it stays checkable.
+A home accepts an epoch only between runs, only the one after its own, signed by the consortium key that it has pinned;
+a silo only with its own keys in it. A silo that an epoch leaves out pins it too, as its last: from then on its agent
+declines every job with an error code. Every epoch stays in ``charters/``, so what was signed under it can be verified.
 
-New keys come with an epoch as well: ``enrolment.renew`` puts them beside the old ones, and accepting the epoch that
-names them puts them in their place. All of it may be repeated after a crash until it is done.
+New keys come into use with an epoch as well: ``keygen.renew`` stores them next to the old ones, and accepting the epoch
+that names them replaces the old ones. After a crash, all of it can be repeated until it is done.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from crypto.charter import SignedCharter
 from crypto.errors import BadSignature, Malformed, SpecError
 from crypto.home import Home
 from crypto.keys import Identity, PublicIdentity
-from jobs.membership.diff import Changes
+from jobs.membership.diff import CharterDiff
 from jobs.membership.propose import ROLES, UNSIGNED, check_keys, parse
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
@@ -45,11 +45,11 @@ def read_epoch(path: Path) -> bytes:
 
 def preview(
     home: Home, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
-) -> Changes:
-    """What accepting this epoch would change here. Checks all that ``accept`` checks; touches nothing.
+) -> CharterDiff:
+    """What accepting this epoch would change here. Checks all that ``accept`` checks; changes nothing.
 
-    ``consortium``: its public key, for a home that has pinned none yet. ``expect_fingerprint``: of that key, as heard
-    from the consortium itself. Raises BadSignature, SpecError.
+    ``consortium``: its public key, for a home that has pinned none yet. ``expect_fingerprint``: of that key, confirmed
+    by the consortium out of band. Raises BadSignature, SpecError.
     """
     key = _consortium(home, consortium, expect_fingerprint)
     if parse(signed).signature == UNSIGNED:
@@ -58,28 +58,28 @@ def preview(
     before = home.pinned.epochs() if home.pinned.exists() else ()
     old = before[-1][0] if before else None
     done = old is not None and old.digest == new.digest
-    changes = Changes(new, old, _silo(home), done)
+    diff = CharterDiff(new, old, _silo(home), done)
     if done:
-        return changes
+        return diff
     if old is not None:
         new.check_succeeds(old)
-    elif changes.out:
+    elif diff.out:
         raise SpecError(
             str(home.root),
-            got=f"{changes.silo}, which epoch {new.epoch} does not name",
+            got=f"{diff.silo}, which epoch {new.epoch} does not name",
             want="a member",
             remedy="Send the member file that `fed keygen` wrote to the consortium, for its next epoch.",
         )
     check_keys(new, [charter for charter, _ in before])
-    for path, want in _keys_wanted(home, changes):
+    for path, want in _keys_wanted(home, diff):
         _new_key(path, want)
-    return changes
+    return diff
 
 
 def accept(
     home: Home, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
-) -> Changes:
-    """Pin an epoch at a silo or at the aggregator, there also on the ledger. What is done already is left as it is.
+) -> CharterDiff:
+    """Pin an epoch at a silo or at the aggregator, there also on the ledger. Steps that are done already are skipped.
 
     Raises what ``preview`` raises, and SpecError while a run is under way.
     """
@@ -89,21 +89,21 @@ def accept(
 
 def accept_between_runs(
     home: Home, signed: bytes, *, consortium: PublicIdentity | None = None, expect_fingerprint: str | None = None
-) -> Changes:
+) -> CharterDiff:
     """``accept`` for a caller that holds ``between_runs``."""
-    changes = preview(home, signed, consortium=consortium, expect_fingerprint=expect_fingerprint)
-    if not changes.done:
-        told = SecurityLog(home)
-        for path, want in _keys_wanted(home, changes):
+    diff = preview(home, signed, consortium=consortium, expect_fingerprint=expect_fingerprint)
+    if not diff.done:
+        security_log = SecurityLog(home)
+        for path, want in _keys_wanted(home, diff):
             if (new := _new_key(path, want)) is not None:
-                _put_in_place(path, new, changes.new.epoch - 1)
-                told(Event.KEY_REPLACED, role=path.stem, new=want.fingerprint)
+                _replace_key(path, new, diff.new.epoch - 1)
+                security_log(Event.KEY_REPLACED, role=path.stem, new=want.fingerprint)
         home.pinned.pin(parse(signed), _consortium(home, consortium, expect_fingerprint))
-        before = {} if changes.old is None else {"before": changes.old.digest.hex()}
-        told(Event.CHARTER_ACCEPTED, epoch=changes.new.epoch, charter=changes.new.digest.hex(), **before)
+        before = {} if diff.old is None else {"before": diff.old.digest.hex()}
+        security_log(Event.CHARTER_ACCEPTED, epoch=diff.new.epoch, charter=diff.new.digest.hex(), **before)
     if aggregator := _aggregator(home):
         record_charter(Ledger.open(aggregator.ledger_path, aggregator.identity()), aggregator)
-    return changes
+    return diff
 
 
 def record_charter(ledger: Ledger, home: AggregatorHome) -> None:
@@ -120,15 +120,20 @@ def record_charter(ledger: Ledger, home: AggregatorHome) -> None:
 @contextmanager
 def running(home: AggregatorHome) -> Iterator[None]:
     """Held by each run at the aggregator for as long as it lasts. Raises SpecError while the charter is changed."""
-    with _locked(home.run_lock_path, shared=True, got="a change of the charter", want="a charter that stands still"):
+    with _locked(
+        home.run_lock_path,
+        shared=True,
+        got="a change of the charter",
+        want="a charter that does not change during a run",
+    ):
         yield
 
 
 @contextmanager
 def between_runs(home: Home) -> Iterator[None]:
-    """Nothing runs at this home, and nothing starts meanwhile; or SpecError.
+    """Held while no run is under way at this home and none can start. Raises SpecError if one is under way.
 
-    At a silo the agent's own lock is taken, on its journal; at the aggregator the one that runs hold.
+    At a silo it takes the agent's own lock, on its journal; at the aggregator the lock that runs hold.
     """
     path = aggregator.run_lock_path if (aggregator := _aggregator(home)) else SiloHome(home.root).journal_path
     with _locked(path, shared=False, got="a run under way", want="no run: a charter changes only between runs"):
@@ -149,7 +154,7 @@ def _locked(path: Path, *, shared: bool, got: str, want: str) -> Iterator[None]:
         os.close(fd)
 
 
-# --- who this home is --------------------------------------------------------------------------------------------
+# --- whose home it is --------------------------------------------------------------------------------------------
 
 
 def _aggregator(home: Home) -> AggregatorHome | None:
@@ -162,7 +167,7 @@ def _silo(home: Home) -> str:
 
 
 def _consortium(home: Home, given: PublicIdentity | None, fingerprint: str | None) -> PublicIdentity:
-    """The key that epochs are signed with: pinned, or given for the first. Another one is refused."""
+    """The key that signs epochs: the pinned one, or the given one for a first epoch. Raises SpecError for another."""
     place = home.pinned.consortium_path
     pinned = home.pinned.consortium() if place.exists() else None
     key = pinned or given
@@ -177,7 +182,7 @@ def _consortium(home: Home, given: PublicIdentity | None, fingerprint: str | Non
             "consortium",
             got=key.fingerprint,
             want=f"the fingerprint {fingerprint}",
-            remedy="Ask the consortium again, not by the way that the file came.",
+            remedy="Ask the consortium again out of band, not over the channel that the file came by.",
         )
     return key
 
@@ -185,18 +190,18 @@ def _consortium(home: Home, given: PublicIdentity | None, fingerprint: str | Non
 # --- keys --------------------------------------------------------------------------------------------------------
 
 
-def _keys_wanted(home: Home, changes: Changes) -> list[tuple[Path, PublicIdentity]]:
+def _keys_wanted(home: Home, diff: CharterDiff) -> list[tuple[Path, PublicIdentity]]:
     """Key file → the key that the epoch names for it."""
     if aggregator := _aggregator(home):
-        return [(aggregator.identity_path, changes.new.aggregator)]
-    if changes.out:
+        return [(aggregator.identity_path, diff.new.aggregator)]
+    if diff.out:
         return []
-    member = changes.new.member(changes.silo)
+    member = diff.new.member(diff.silo)
     return [(home.key_path(role), getattr(member, role)) for role in ROLES]
 
 
 def renewed_path(path: Path) -> Path:
-    """Where the key lies that is to follow the one at ``path``."""
+    """The file of the key that is to replace the one at ``path``."""
     return path.with_name(f"{path.stem}.next.key")
 
 
@@ -220,8 +225,8 @@ def _new_key(path: Path, want: PublicIdentity) -> Path | None:
     )
 
 
-def _put_in_place(path: Path, new: Path, epoch: int) -> None:
-    """The old key stays under the name of the last epoch that named it."""
+def _replace_key(path: Path, new: Path, epoch: int) -> None:
+    """Put the new key in place; the old one is kept under the name of the last epoch that named it."""
     if path.exists():
         durable.move(path, path.with_name(f"{path.stem}.epoch-{epoch:06d}.key"))
     durable.move(new, path)

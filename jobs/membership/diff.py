@@ -1,4 +1,4 @@
-"""What an epoch of the charter changes, for the people who accept it: who comes, who goes, whose keys, which floors."""
+"""What an epoch of the charter changes, for the people who accept it: members, keys, floors, budgets, dates."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from crypto.charter import Charter, Member
 from crypto.keys import PublicIdentity
 from jobs.membership.propose import ROLES
 
-#: The numbers of a charter that people should see change.
+#: The numbers of a charter whose changes are shown.
 NUMBERS = ("n_min", "colluders", "honest", "lane_floor", "void_budget", "difference_budget")
 TIMES = ("not_before", "not_after")
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """One epoch against the one before; ``old`` is None where it is the first that a home sees.
+class CharterDiff:
+    """One epoch compared with the one before; ``old`` is None for the first that a home sees.
 
     ``silo``: whose home it is for, "" at the aggregator. ``done``: it is pinned there already.
     """
@@ -87,37 +87,37 @@ class Changes:
         }
 
     def lines(self) -> list[str]:
-        """For people: what they agree to."""
-        said = [f"federation {self.new.federation!r}, epoch {self.new.epoch}, {len(self.new.silos)} silos"]
-        said += [f"charter    {grouped(self.new.digest)}", f"aggregator {self.new.aggregator.fingerprint}"]
+        """The same as text, for the people who accept the epoch."""
+        lines = [f"federation {self.new.federation!r}, epoch {self.new.epoch}, {len(self.new.silos)} silos"]
+        lines += [f"charter    {grouped(self.new.digest)}", f"aggregator {self.new.aggregator.fingerprint}"]
         for member in self.joins:
-            said += [f"joins      {member.silo}: {_keys(member)}"]
-        said += [f"leaves     {silo}" for silo in self.leaves]
-        said += [
+            lines += [f"joins      {member.silo}: {_keys(member)}"]
+        lines += [f"leaves     {silo}" for silo in self.leaves]
+        lines += [
             f"new key    {silo}, {role}: {now.fingerprint} (was {was.fingerprint})"
             for silo, role, was, now in self.keys
         ]
         if self._aggregator_before != self.new.aggregator:
             was = self._aggregator_before.fingerprint
-            said += [f"new key    aggregator: {self.new.aggregator.fingerprint} (was {was})"]
-        said += [
+            lines += [f"new key    aggregator: {self.new.aggregator.fingerprint} (was {was})"]
+        lines += [
             f"changes    {name}: {_shown(name, before)} → {_shown(name, now)}"
             for name, (before, now) in self.numbers.items()
         ]
         if self.out:
-            said += [f"this silo, {self.silo}, is NOT a member of it: its agent will decline every job"]
+            lines += [f"this silo, {self.silo}, is NOT a member of it: its agent will decline every job"]
         if self.done:
-            said += ["this home has it already"]
+            lines += ["this home has it already"]
         elif self.old is not None:
-            said += ["approvals that data owners gave under the epoch before end with it"]
-        return said
+            lines += ["approvals that data owners signed under the epoch before become void"]
+        return lines
 
 
 def described(member: Member) -> dict[str, str]:
     return {"silo": member.silo, "agent": member.agent.fingerprint, "owner": member.owner.fingerprint}
 
 
-def full(charter: Charter) -> dict[str, Any]:
+def charter_facts(charter: Charter) -> dict[str, Any]:
     """A charter for ``--json``."""
     numbers = {name: getattr(charter, name) for name in (*NUMBERS, *TIMES, "suite")}
     return {
@@ -131,14 +131,14 @@ def full(charter: Charter) -> dict[str, Any]:
     }
 
 
-def full_lines(charter: Charter) -> list[str]:
-    """A charter for people."""
-    said = [f"federation {charter.federation!r}, epoch {charter.epoch}, {len(charter.silos)} silos"]
-    said += [f"charter    {grouped(charter.digest)}", f"follows    {grouped(charter.previous)}"]
-    said += [f"aggregator {charter.aggregator.fingerprint}"]
-    said += [f"member     {member.silo}: {_keys(member)}" for member in charter.members]
-    said += [f"{name:<18} {_shown(name, getattr(charter, name))}" for name in (*NUMBERS, *TIMES)]
-    return said
+def charter_lines(charter: Charter) -> list[str]:
+    """A charter as text."""
+    lines = [f"federation {charter.federation!r}, epoch {charter.epoch}, {len(charter.silos)} silos"]
+    lines += [f"charter    {grouped(charter.digest)}", f"follows    {grouped(charter.previous)}"]
+    lines += [f"aggregator {charter.aggregator.fingerprint}"]
+    lines += [f"member     {member.silo}: {_keys(member)}" for member in charter.members]
+    lines += [f"{name:<18} {_shown(name, getattr(charter, name))}" for name in (*NUMBERS, *TIMES)]
+    return lines
 
 
 def grouped(digest: bytes) -> str:

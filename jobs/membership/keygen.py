@@ -1,10 +1,10 @@
-"""Where keys are made, and the member file that a silo sends to the consortium. Nothing in the file is secret.
+"""Making keys, and the member file that a silo sends to the consortium. Nothing in the file is secret.
 
     {"format": "consilium/1/member", "silo": id, "agent": hex, "owner": hex,
      "agent_signature": hex, "owner_signature": hex}
 
-Both keys sign the silo's id and both public keys, so nobody enrols a key that he doesn't hold. That the file is the
-hospital's and not somebody else's no signature can say: the consortium compares fingerprints by another way.
+Both keys sign the silo's id and both public keys, so a key cannot be enrolled without holding it. A signature cannot
+prove which institution sent the file: the consortium compares fingerprints out of band.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def keygen_consortium(folder: Path) -> PublicIdentity:
 
 
 def renew(home: SiloHome, roles: list[str]) -> Member:
-    """New keys beside those that are lost or no longer trusted, and a member file with them.
+    """New keys in place of those that are lost or no longer trusted, and a member file with them.
 
-    They take their places when this home accepts the epoch that names them; until then the old ones stand. Raises
-    SpecError for a role that is none, and where a renewed key already waits.
+    They come into use when this home accepts the epoch that names them; until then the old ones are used. Raises
+    SpecError for an unknown role, and if a renewed key is waiting already.
     """
     silo = home.silo
     if not roles or set(roles) - set(ROLES):
@@ -72,7 +72,7 @@ def renew(home: SiloHome, roles: list[str]) -> Member:
             )
     for role in roles:
         Identity.generate().save(renewed_path(home.key_path(role)))
-    keys = {role: _standing(home.key_path(role)).public for role in ROLES}
+    keys = {role: _newest_key(home.key_path(role)).public for role in ROLES}
     member = Member(silo, keys["agent"], keys["owner"])
     _write_member(home, member)
     return member
@@ -111,11 +111,11 @@ def _write_member(home: SiloHome, member: Member) -> None:
     for role in ROLES:
         fields[role] = getattr(member, role).raw.hex()
     for role in ROLES:
-        fields[f"{role}_signature"] = _standing(home.key_path(role)).sign(_body(member)).hex()
+        fields[f"{role}_signature"] = _newest_key(home.key_path(role)).sign(_body(member)).hex()
     home.member_path.write_text(json.dumps(fields, indent=1) + "\n")
 
 
-def _standing(path: Path) -> Identity:
+def _newest_key(path: Path) -> Identity:
     """The renewed key if there is one, else the key."""
     following = renewed_path(path)
     return Identity.load(following if following.exists() else path)
@@ -129,7 +129,7 @@ def _empty(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(
             str(folder),
-            got="something that is there already",
+            got="something that exists already",
             want="a new folder",
             remedy="Keys are never overwritten.",
         )

@@ -1,8 +1,8 @@
-"""Epochs of the charter: how the next one is made. ``changes`` shows it to people, ``charters`` puts it into homes.
+"""Epochs of the charter: how the next one is made. ``diff`` shows it to people, ``accept`` puts it into homes.
 
 The consortium's key is offline: ``next_epoch`` and ``sign`` run where it is, from the epoch before and the member
-files that silos sent (``enrolment``). An epoch in a file is a ``SignedCharter``; until it is signed its signature is
-all zeros. The numbers are never lowered in passing: a change that leaves too few silos is refused.
+files that silos sent (``keygen``). An epoch in a file is a ``SignedCharter``; until it is signed its signature is all
+zeros. Floors are lowered only on request: a change that leaves too few silos is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from crypto.transcript import DIGEST_BYTES
 
 DAY = 86400  # seconds
 
-#: The signature of an epoch that nobody has signed yet.
+#: The signature of an epoch that is not signed yet.
 UNSIGNED = bytes(SIGNATURE_BYTES)
 ROLES = ("agent", "owner")
 
@@ -68,9 +68,9 @@ def next_epoch(
 ) -> Charter:
     """The charter that follows ``old``. ``change``: members with new keys. ``floors``: all of them anew, or as before.
 
-    The smallest cohort follows from the number of silos; a stricter one than needed stays as much stricter. Raises
-    SpecError for who is not there or is there already, a key that somebody has or had, too few silos left, and an
-    epoch that would not be valid ``now``.
+    The smallest cohort follows from the number of silos; if it was stricter than needed, it stays stricter by the same
+    number. Raises SpecError for removing a silo that is no member, adding one that is, a key that another holder has
+    or had, too few silos left, and an epoch that would not be valid ``now``.
     """
     members = {member.silo: member for member in old.members}
     for silo in remove:
@@ -110,7 +110,7 @@ def next_epoch(
 
 
 def _enough(silos: int, floors: Floors, stricter: int = 0) -> None:
-    """Raise SpecError unless so many silos can sum safely, and open a lane that not everyone holds."""
+    """Raise SpecError unless this number of silos can sum safely, and open a lane that only some hold."""
     least = max(3, floors.lane_floor, floors.honest + floors.colluders)
     while floors.n_min(least) + stricter > least or not _safe(least, floors, stricter):
         least += 1
@@ -119,7 +119,7 @@ def _enough(silos: int, floors: Floors, stricter: int = 0) -> None:
             "charter.members",
             got=f"{silos} silos",
             want=f"at least {least} with c = {floors.colluders}, m = {floors.honest}, m_e = {floors.lane_floor}",
-            remedy="Enrol another silo first; the floors are never lowered by themselves.",
+            remedy="Enrol another silo first; the floors are never lowered automatically.",
         )
 
 
@@ -130,7 +130,7 @@ def _safe(silos: int, floors: Floors, stricter: int) -> bool:
 
 
 def check_keys(new: Charter, before: Sequence[Charter]) -> None:
-    """Raise SpecError if a key was another's in an earlier epoch: who held it then could sign as its holder now."""
+    """Raise SpecError if a key was another holder's in an earlier epoch: that holder could sign as the new one."""
     for old in before:
         held = {getattr(member, role): (member.silo, role) for member in old.members for role in ROLES}
         held[old.aggregator] = ("the aggregator", "aggregator")
@@ -160,12 +160,12 @@ def sign(charter: Charter, consortium: Identity, *, pinned: PublicIdentity | Non
 
 
 def unsigned(charter: Charter) -> SignedCharter:
-    """The same file, still to be signed."""
+    """The same file, not signed yet."""
     return SignedCharter(charter, UNSIGNED)
 
 
 def parse(data: bytes) -> SignedCharter:
-    """What a file says, its signature *not* checked: to show it, to sign it, to build the next one on."""
+    """A file's content, its signature *not* checked: to show it, to sign it, to make the next epoch from it."""
     src = Reader(data)
     body, signature = src.blob(), src.fixed(SIGNATURE_BYTES)
     src.end()

@@ -21,7 +21,7 @@ from crypto.charter import Charter
 from crypto.errors import FederationError, SpecError
 from crypto.keys import Identity
 from jobs.membership.accept import accept, accept_between_runs, between_runs, record_charter
-from jobs.membership.diff import Changes
+from jobs.membership.diff import CharterDiff
 from jobs.membership.propose import next_epoch, sign
 from jobs.membership.withdrawal_plan import WithdrawalPlan, plan_for
 from jobs.security_log.events import Event
@@ -45,7 +45,7 @@ class Withdrawn:
     this machine that were asked for."""
 
     plan: WithdrawalPlan
-    changes: Changes
+    changes: CharterDiff
     file: Path
     accepted: Mapping[str, str] = field(default_factory=dict)
 
@@ -95,7 +95,7 @@ def withdraw(
         )
         SecurityLog(home)(Event.SILO_WITHDRAWN, silo=silo, epoch=removal.epoch)
     before = next((charter for charter, _ in epochs if charter.digest == removal.previous), None)
-    return Withdrawn(found, Changes(removal, before), home.pinned.epoch_path(removal.epoch), accepted)
+    return Withdrawn(found, CharterDiff(removal, before), home.pinned.epoch_path(removal.epoch), accepted)
 
 
 def _epoch_without(home: AggregatorHome, old: Charter, silo: str, consortium: Identity | None) -> bytes:

@@ -1,7 +1,7 @@
-"""A kit that somebody sent, read with suspicion: a folder or a ``*.kit.tar.gz``, its files in memory, checked.
+"""A kit from outside, untrusted: a folder or a ``*.kit.tar.gz``, its files read into memory and checked.
 
-An archive is written by whoever provisions and travels. Of it only regular files below ``startup/`` and ``local/`` are
-taken, few and small, whatever else it says: no links, no way out of the folder, no modes and owners of its own.
+Only regular files below ``startup/`` and ``local/`` are taken, few and small. An archive with links or with paths that
+lead out of its folder is refused; its modes and owners are ignored.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def write(files: Files, folder: Path) -> None:
         target.chmod(0o700 if target.suffix == ".sh" else 0o600)
 
 
-_REMEDY: Final = "Get the site's kit again from whoever provisions."
+_REMEDY: Final = "Ask the federation's administrator for the site's kit again."
 
 
 def _folder(kit: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """A mounted folder may be made of links inside itself, as Kubernetes does it; none may lead out."""
+    """A mounted folder may contain links inside itself, as Kubernetes makes them; none may lead out."""
     root = kit.resolve()
     for folder in FOLDERS:
         for path in sorted((kit / folder).rglob("*")):

@@ -1,13 +1,13 @@
-"""``fed provision``: NVFlare startup kits for sites elsewhere, from a project file.
+"""``fed provision``: NVFlare startup kits for remote sites, from a project file.
 
     <out>/server/ · <silo>/ · <admin>/          a kit each, 0700
-    <out>/<site>.kit.tar.gz                     the same as one file, 0600: what is sent, or put into a Secret
+    <out>/<site>.kit.tar.gz                     the same as one file, 0600: to send, or to put into a Secret
     <out>/ca/cert.json                          the root: certificate and private key, 0600
     <out>/ca/issued.json                        what it signed: site, role, fingerprint, dates; no secret
 
-The root stays with whoever provisions, offline: it signs newcomers and renewals. NVFlare's own state would keep every
-site's private key beside it; ours does not, so that a site's key lies in its kit alone. Kits name no home: whoever
-starts one does. The same kit gives the same archive, byte for byte.
+The root stays with the federation's administrator, offline: it signs new sites and renewals. NVFlare's own state would
+keep every site's private key next to it; ours does not, so a site's key is in its kit only. Kits name no home: the
+operator who starts one does. The same kit gives the same archive, byte for byte.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from crypto.errors import SpecError
 from jobs.flare.project import Project
 
 ARCHIVE: Final = ".kit.tar.gz"
-#: One key of a Kubernetes Secret holds no more.
+#: A Kubernetes Secret holds at most this.
 MOST_BYTES: Final = 1 << 20
 SERVER: Final = "server"
 _ROOT, _ISSUED = "ca/cert.json", "ca/issued.json"
@@ -56,7 +56,7 @@ class Issued:
         return (datetime.fromisoformat(self.not_after) - datetime.now(UTC)).days
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """For ``--json``: with where the kit lies, and the digest of its archive."""
+        """For ``--json``: with the kit's paths and the digest of its archive."""
         archive = archive_path(out, self.site)
         return {
             **{name: getattr(self, name) for name in self.__slots__},
@@ -99,39 +99,39 @@ class Provisioned:
 
 
 def archive_path(out: Path, site: str) -> Path:
-    """Where the kit of a site lies as one file."""
+    """The kit of a site as one file."""
     return out / f"{site}{ARCHIVE}"
 
 
 def provision(project: Project, out: Path) -> Provisioned:
-    """Kits for all of a project, under a new root. Raises SpecError for a folder that is there already."""
+    """Kits for all sites of a project, under a new root. Raises SpecError for a folder that exists already."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(
             "--out",
             got=str(out),
             want="a new folder",
-            remedy="Kits are never overwritten: --add makes one for a newcomer, --renew renews one.",
+            remedy="Kits are never overwritten: --add makes one for a new site, --renew renews one.",
         )
     return _make(project, out, [SERVER, *project.silos, *project.admins], None)
 
 
 def add(project: Project, out: Path, site: str) -> Provisioned:
-    """A kit for one more silo or admin of the project file; the others' stay as they are, byte for byte."""
+    """A kit for one more silo or admin of the project file; the others' kits are unchanged, byte for byte."""
     issued = _issued(project, out)
     if site in issued or (out / site).exists() or archive_path(out, site).exists():
         raise SpecError(
             "--add", got=site, want="a site without a kit", remedy=f"To renew its certificate: --renew {site}."
         )
-    _known("--add", project, site)
+    _check_known("--add", project, site)
     return _make(project, out, [site], issued)
 
 
 def renew(project: Project, out: Path, site: str) -> Provisioned:
-    """A new key and certificate for one site, under the same root; its kit is replaced, nobody else's changes."""
+    """A new key and certificate for one site, under the same root; only its kit is replaced."""
     issued = _issued(project, out)
     if site not in issued:
         raise SpecError("--renew", got=site, want=f"one of {', '.join(issued)}")
-    _known("--renew", project, site)
+    _check_known("--renew", project, site)
     return _make(project, out, [site], issued)
 
 
@@ -176,10 +176,10 @@ def _make(project: Project, out: Path, sites: list[str], before: Mapping[str, Is
 
 
 def _finish(project: Project, kit: Path, site: str) -> Issued:
-    """Harden a raw kit for a site elsewhere; what its certificate says."""
+    """Harden a raw kit for a remote site; the facts of its certificate."""
     from jobs.flare.hardening import harden_server, harden_silo
 
-    org, role = _of(project, site)
+    org, role = _org_and_role(project, site)
     kind = "server" if site == SERVER else "silo" if site in project.silos else "admin"
     if kind == "server":
         harden_server(kit, home=None, org=org)
@@ -199,7 +199,7 @@ def _finish(project: Project, kit: Path, site: str) -> Issued:
 
 
 def _place(kit: Path, out: Path, site: str) -> None:
-    """Put a finished kit where it belongs, as a folder and as an archive, in place of an older one."""
+    """Store a finished kit as a folder and as an archive, replacing an older one."""
     target, new = out / site, out / f"{site}.new"
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(kit, new)
@@ -250,12 +250,15 @@ def _issued(project: Project, out: Path) -> dict[str, Issued]:
     for field in ("federation", "host", "port", "org"):
         if found[field] != (now := getattr(project, field)):
             raise SpecError(
-                field, got=now, want=f"{found[field]!r}, as in the kits that are out", remedy="Provision all anew."
+                field,
+                got=now,
+                want=f"{found[field]!r}, as in the kits made before",
+                remedy="Provision all sites again.",
             )
     return issued
 
 
-def _known(option: str, project: Project, site: str) -> None:
+def _check_known(option: str, project: Project, site: str) -> None:
     if site != SERVER and site not in project.silos and site not in project.admins:
         names = [SERVER, *project.silos, *project.admins]
         raise SpecError(
@@ -263,7 +266,7 @@ def _known(option: str, project: Project, site: str) -> None:
         )
 
 
-def _of(project: Project, site: str) -> tuple[str, str]:
+def _org_and_role(project: Project, site: str) -> tuple[str, str]:
     """Organisation and role of a site."""
     if site in project.admins:
         return project.admins[site].org, project.admins[site].role

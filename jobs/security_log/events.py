@@ -1,8 +1,8 @@
 """The events of the security log: a closed list, each with a closed set of fields.
 
-A field is an id, a digest, a fingerprint, a code, a word of a list or a whole number, each of a shape that is checked
-when it is written. There is no free text and nothing of anybody's data, so the log may go to people who must not see
-either. ``table`` is the documentation: it is made from what is checked.
+A field is an id, a digest, a fingerprint, a code, a value of a list or a whole number, each of a shape that is checked
+when it is written. There is no free text and no data, so the log may be given to people who must not see data.
+``table`` makes the documentation from the same list.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ RETENTION: Final = "security, 12 months"
 Shape = tuple[str, Callable[[object], bool]]
 
 
-def _like(pattern: str, say: str) -> Shape:
+def _like(pattern: str, text: str) -> Shape:
     whole = re.compile(pattern)
-    return say, lambda value: isinstance(value, str) and whole.fullmatch(value) is not None
+    return text, lambda value: isinstance(value, str) and whole.fullmatch(value) is not None
 
 
-def _one_of(*words: str) -> Shape:
-    return " · ".join(words), lambda value: value in words
+def _one_of(*values: str) -> Shape:
+    return " · ".join(values), lambda value: value in values
 
 
 _digest = _like(r"[0-9a-f]{64}", "SHA-256")
@@ -128,7 +128,7 @@ class Event(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """``must``: written before what it speaks of happens; if it cannot be, that does not happen (NoSpace)."""
+    """``must``: written before the event happens; if it cannot be written, the event does not happen (NoSpace)."""
 
     group: str
     when: str
@@ -145,56 +145,56 @@ EVENTS: Final[Mapping[Event, Kind]] = {
     Event.AGENT_STARTED: Kind(
         _WHO, "an agent opens its home for a job", ("fingerprint", "charter", "epoch", "policy", "software")
     ),
-    Event.KEY_MISMATCH: Kind(_WHO, "a key here is not the one the charter names", ("role", "expected", "found")),
+    Event.KEY_MISMATCH: Kind(_WHO, "a key here is not the one that the charter names", ("role", "expected", "found")),
     Event.BAD_SIGNATURE: Kind(
         _WHO, "a signature of the server or of a peer does not verify", ("signer",), ("run", "step", "phase")
     ),
-    Event.LOGIN_ACCEPTED: Kind(_WHO, "NVFlare's server took our registration"),
+    Event.LOGIN_ACCEPTED: Kind(_WHO, "NVFlare's server accepted our registration"),
     Event.LOGIN_REFUSED: Kind(_WHO, "NVFlare's server refused our registration", ("reason",)),
-    Event.REQUEST_QUEUED: Kind(_MAY, "a job without approval is put before the data owner", ("job",)),
+    Event.REQUEST_QUEUED: Kind(_MAY, "a job without approval is queued for the data owner", ("job",)),
     Event.APPROVAL_GRANTED: Kind(
-        _MAY, "the data owner signs", ("job", "approval", "plan", "data", "uses", "until"), must=True
+        _MAY, "the data owner signs an approval", ("job", "approval", "plan", "data", "uses", "until"), must=True
     ),
-    Event.APPROVAL_DENIED: Kind(_MAY, "the data owner says no", ("job",)),
+    Event.APPROVAL_DENIED: Kind(_MAY, "the data owner signs a denial", ("job",)),
     Event.APPROVAL_USED: Kind(_MAY, "a run begins on an approval", ("job", "approval", "run"), must=True),
-    Event.APPROVAL_EXPIRED: Kind(_MAY, "a job comes after its approval's end, or before its beginning", ("job",)),
-    Event.APPROVAL_USED_UP: Kind(_MAY, "a job comes once more than approved", ("job",)),
-    Event.APPROVAL_VOID: Kind(_MAY, "a job comes whose approved terms have changed", ("job",)),
-    Event.APPROVAL_MISSING: Kind(_MAY, "a job comes that nobody approved, or that was denied", ("job",)),
+    Event.APPROVAL_EXPIRED: Kind(_MAY, "a job arrives after its approval has expired, or before it is valid", ("job",)),
+    Event.APPROVAL_USED_UP: Kind(_MAY, "a job arrives whose approval is used up", ("job",)),
+    Event.APPROVAL_VOID: Kind(_MAY, "a job arrives whose approved terms have changed", ("job",)),
+    Event.APPROVAL_MISSING: Kind(_MAY, "a job arrives without an approval, or with a denial", ("job",)),
     Event.REFUSAL: Kind(_MAY, "this silo declines a request", ("step", "phase", "code"), ("run", "attempt", "blame")),
     Event.MESSAGE_REFUSED: Kind(
-        _MAY, "a message of NVFlare's that is not on the list is dropped", ("way", "channel", "topic", "peer")
+        _MAY, "an NVFlare message that is not on the list is dropped", ("way", "channel", "topic", "peer")
     ),
     Event.MESSAGE_HELD_BACK: Kind(_MAY, "the site filter refuses a task or a result", ("way", "code")),
     Event.SHARES_RELEASED: Kind(
         _OUT, "before shares of a step leave this silo", ("run", "step", "t3"), ("attempt",), must=True
     ),
     Event.RUN_JOINED: Kind(_JOB, "this site takes part in a run from its start", ("run", "job")),
-    Event.RUN_ENDED: Kind(_JOB, "a run ends for this site; code: of what ended it early", ("run",), ("chain", "code")),
+    Event.RUN_ENDED: Kind(_JOB, "a run ends for this site; code: of an early end", ("run",), ("chain", "code")),
     Event.CHARTER_ACCEPTED: Kind(_ADMIN, "an epoch of the charter is pinned", ("epoch", "charter"), ("before",)),
     Event.DATA_REGISTERED: Kind(_ADMIN, "a data set is registered", ("name", "data")),
     Event.DATA_REPLACED: Kind(_ADMIN, "a data set is registered anew", ("name", "after"), ("before",)),
-    Event.DATA_REMOVED: Kind(_ADMIN, "a data set is taken off the catalogue", ("name",)),
-    Event.POLICY_CHANGED: Kind(_ADMIN, "policy.toml is not as it was at the last start", ("after",), ("before",)),
+    Event.DATA_REMOVED: Kind(_ADMIN, "a data set is removed from the catalogue", ("name",)),
+    Event.POLICY_CHANGED: Kind(_ADMIN, "policy.toml has changed since the last start", ("after",), ("before",)),
     Event.KEY_REPLACED: Kind(_ADMIN, "a key is replaced", ("role", "new"), ("old",)),
     Event.ALIAS_MOVED: Kind(_ADMIN, "a model version gets an alias", ("model", "version", "alias")),
-    Event.SILO_WITHDRAWN: Kind(_ADMIN, "a silo is taken out of the federation", ("silo", "epoch")),
-    Event.RECORD_REMOVED: Kind(_ADMIN, "a file has outlived its retention class", ("kind", "path", "bytes")),
+    Event.SILO_WITHDRAWN: Kind(_ADMIN, "a silo is withdrawn from the federation", ("silo", "epoch")),
+    Event.RECORD_REMOVED: Kind(_ADMIN, "a file is removed at the end of its retention", ("kind", "path", "bytes")),
     Event.BUNDLE_EXPORTED: Kind(_READ, "evidence leaves as a bundle", ("sha256",), ("model", "version"), must=True),
-    Event.SALT_DISCLOSED: Kind(_READ, "the salt of a data commitment is shown", ("data",), must=True),
-    Event.VERIFICATION_FAILED: Kind(_READ, "`fed verify` finds something wrong", ("subject", "code"), ("run",)),
+    Event.SALT_DISCLOSED: Kind(_READ, "the salt of a data commitment is disclosed", ("data",), must=True),
+    Event.VERIFICATION_FAILED: Kind(_READ, "`fed verify` fails", ("subject", "code"), ("run",)),
     Event.SERVICE_STARTED: Kind(_RUNS, "a long-lived process starts", ("service", "software")),
-    Event.SERVICE_DRAINING: Kind(_RUNS, "a long-lived process was asked to end: no further step begins", ("service",)),
+    Event.SERVICE_DRAINING: Kind(_RUNS, "a long-lived process is asked to end: no further step begins", ("service",)),
     Event.SERVICE_STOPPED: Kind(_RUNS, "a long-lived process ends", ("service", "exit")),
     Event.LOG_OPENED: Kind(_LOG, "the first line of a file", ("purpose", "retention", "schema", "site")),
-    Event.LOG_RECOVERED: Kind(_LOG, "half a line was found and cut off", ("bytes", "sha256")),
-    Event.LOG_FLOODED: Kind(_LOG, "so many events in an hour that others are left out until it is over"),
-    Event.LOG_ALTERED: Kind(_LOG, "the log does not end where it was left", ("wanted", "there")),
+    Event.LOG_RECOVERED: Kind(_LOG, "an incomplete last line was removed", ("bytes", "sha256")),
+    Event.LOG_FLOODED: Kind(_LOG, "too many events in an hour: others are left out until it is over"),
+    Event.LOG_ALTERED: Kind(_LOG, "the log does not end with the line that was written last", ("wanted", "there")),
 }
 
 
 def check(event: str, fields: Mapping[str, object]) -> Kind:
-    """Raise SpecError for an event, field or value that is not of the list."""
+    """Raise SpecError for an event, field or value that is not in the list."""
     try:
         kind = EVENTS[Event(event)]
     except ValueError:
@@ -202,15 +202,15 @@ def check(event: str, fields: Mapping[str, object]) -> Kind:
     if missing := set(kind.fields) - fields.keys():
         raise SpecError(f"security log: {event}", got=sorted(fields), want=f"also {', '.join(sorted(missing))}")
     if more := fields.keys() - {*kind.fields, *kind.optional}:
-        raise SpecError(f"security log: {event}", got=sorted(more), want="no field beside those of the list")
+        raise SpecError(f"security log: {event}", got=sorted(more), want="no field other than those of the list")
     for name, value in fields.items():
-        say, fits = FIELDS[name]
+        text, fits = FIELDS[name]
         if not fits(value):
-            raise SpecError(f"security log: {event}.{name}", got=type(value).__name__, want=say)
+            raise SpecError(f"security log: {event}.{name}", got=type(value).__name__, want=text)
     return kind
 
 
-#: What ``NotApproved`` says → the event; in this order, for a reason that holds two.
+#: Part of NotApproved's reason → the event; the first that matches.
 _LACKING = (
     ("expired", Event.APPROVAL_EXPIRED),
     ("not valid yet", Event.APPROVAL_EXPIRED),
@@ -221,12 +221,12 @@ _LACKING = (
 
 
 def lacking(refused: NotApproved) -> Event:
-    """Which event a job without a good approval is. Its field is ``job``, the refusal's ``digest``."""
-    return next((event for words, event in _LACKING if words in refused.reason), Event.APPROVAL_VOID)
+    """The event for a job without a valid approval. Its field is ``job``, the refusal's ``digest``."""
+    return next((event for text, event in _LACKING if text in refused.reason), Event.APPROVAL_VOID)
 
 
 def wire_name(name: object) -> str:
-    """NVFlare's name of a channel, topic or cell as a field: what does not look like one is ``?``."""
+    """NVFlare's name of a channel, topic or cell as a field; ``?`` for anything else."""
     return str(name) if _wire[1](name) else "?"
 
 

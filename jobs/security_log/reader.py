@@ -1,4 +1,4 @@
-"""Reading the security log of a home, and checking it: see ``security_log`` for what it is and who writes it."""
+"""Reading and checking the security log of a home. ``writer`` describes its format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ASIDE: Final = re.compile(r"security-(\d{4}-\d{2})(\.\d+)?\.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """``digest``: SHA-256 of the line, which the next one carries."""
 
     seq: int
@@ -37,8 +37,8 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """Where a log ends: ``month`` of its last line, "" where that is unknown."""
+class LogEnd:
+    """The last line of a log: its number, digest and month, "" if that is unknown."""
 
     seq: int = -1
     digest: str = START
@@ -53,8 +53,8 @@ def files(home: Home) -> list[Path]:
 
 
 @dataclass(slots=True)
-class Summary:
-    """``first``, ``last``: time of the first and last line. ``torn``: half a line stands at the end."""
+class LogSummary:
+    """``first``, ``last``: time of the first and last line. ``torn``: the last line is incomplete."""
 
     files: int = 0
     lines: int = 0
@@ -64,28 +64,28 @@ class Summary:
     events: dict[str, int] = field(default_factory=dict)
 
 
-def check_log(home: Home) -> Summary:
+def check_log(home: Home) -> LogSummary:
     """Read the whole log and check it: form, schema, numbers, chain, head. Raises EvidenceError at the first fault.
 
-    The oldest file may begin with any number: those before it have outlived their class.
+    The oldest file may begin with any number: older ones were removed at the end of their retention.
     """
-    found = Summary()
-    head, met = read_head(home), False
-    last: Line | None = None
+    found = LogSummary()
+    head, head_found = read_head(home), False
+    last: LogLine | None = None
     for path in files(home):
         found.files += 1
         data = path.read_bytes()
         whole, _, torn = data.rpartition(b"\n")
         if torn:
             if path != home.security_log:
-                raise EvidenceError(path.name, expected="whole lines", found="half a line at its end")
+                raise EvidenceError(path.name, expected="whole lines", found="an incomplete last line")
             found.torn = True
         for number, raw in enumerate(whole.split(b"\n") if whole else [], start=1):
             where = f"{path.name} line {number}"
             line = _parse(raw, where)
             _follows(line, last, where, first=number == 1)
             if head is not None and line.seq == head.seq:
-                met = True
+                head_found = True
                 if line.digest != head.digest:
                     raise EvidenceError(where, expected=f"the line that {SECURITY_HEAD} names", found="another")
             found.lines += 1
@@ -94,13 +94,13 @@ def check_log(home: Home) -> Summary:
             last = line
     if last is None:
         raise EvidenceError(str(home.root), expected=SECURITY_LOG, found="no log")
-    if not met:
-        raise EvidenceError(SECURITY_HEAD, expected="the number and digest of a line", found="none that is there")
+    if not head_found:
+        raise EvidenceError(SECURITY_HEAD, expected="the number and digest of a line", found="no such line")
     found.last = last.at
     return found
 
 
-def _follows(line: Line, last: Line | None, where: str, *, first: bool) -> None:
+def _follows(line: LogLine, last: LogLine | None, where: str, *, first: bool) -> None:
     if first != (line.event is Event.LOG_OPENED):
         raise EvidenceError(where, expected="log-opened on the first line of a file and nowhere else", found=line.event)
     if last is not None and line.seq != last.seq + 1:
@@ -113,7 +113,7 @@ def _follows(line: Line, last: Line | None, where: str, *, first: bool) -> None:
         )
 
 
-def _parse(raw: bytes, where: str) -> Line:
+def _parse(raw: bytes, where: str) -> LogLine:
     try:
         value = json.loads(raw)
         if value.keys() != _KEYS or encode(value) != raw:
@@ -122,15 +122,15 @@ def _parse(raw: bytes, where: str) -> Line:
         datetime.fromisoformat(value["at"])
         if type(value["seq"]) is not int or value["seq"] < 0:
             raise ValueError("no number")
-        return Line(
+        return LogLine(
             value["seq"], value["at"], Event(value["event"]), value["fields"], value["prev"], sha256(raw).hexdigest()
         )
     except (ValueError, TypeError, AttributeError, SpecError) as bad:
         raise EvidenceError(where, expected="an event of the list, in its form", found=str(bad)[:200]) from bad
 
 
-def newest(path: Path, event: str) -> Iterator[Line]:
-    """The newest line of an event in one file, or none. A damaged line is no line here."""
+def newest(path: Path, event: str) -> Iterator[LogLine]:
+    """The newest line of an event in one file, or none. Damaged lines are skipped."""
     mark = f'"event":"{event}"'.encode()
     for raw in reversed(path.read_bytes().split(b"\n")):
         if mark in raw:
@@ -141,20 +141,20 @@ def newest(path: Path, event: str) -> Iterator[Line]:
             return
 
 
-def end_of(raw: bytes) -> End:
-    """What the last line says; of a line that is none only its digest is known, and the next number is 0."""
+def end_of(raw: bytes) -> LogEnd:
+    """A log's end from its last line; of an invalid line only the digest is known, and the next number is 0."""
     digest = sha256(raw).hexdigest()
     try:
         line = _parse(raw, "")
     except EvidenceError:
-        return End(-1, digest)
-    return End(line.seq, digest, line.at[:7])
+        return LogEnd(-1, digest)
+    return LogEnd(line.seq, digest, line.at[:7])
 
 
-def read_head(home: Home) -> End | None:
+def read_head(home: Home) -> LogEnd | None:
     try:
         seq, digest = home.security_head.read_text(encoding="ascii").split()
-        return End(int(seq), digest)
+        return LogEnd(int(seq), digest)
     except (OSError, ValueError):
         return None
 

@@ -1,9 +1,9 @@
-"""Before a service starts: kit, identity and charter, as they were handed to this site, put where they belong.
+"""Before a service starts: kit, identity and charter, as delivered to this site, are installed into its home.
 
-A kit that names no home (``fed provision``) may be an archive or lie read-only: NVFlare writes into its workspace, so
-it is copied to ``<home>/kit`` at every start, and a renewed certificate is in place after a restart. A kit that names
-its home (``fed up``) is used where it lies. Key, salt and charter come from mounted folders, if at all, and only into
-places where there are none: what is there must be the same, and nothing is ever overwritten.
+A kit that names no home (``fed provision``) may be an archive or read-only: NVFlare writes into its workspace, so the
+kit is copied to ``<home>/kit`` at every start, and a renewed certificate is in use after a restart. A kit that names
+its home (``fed up``) is used in place. Key, salt and charter may come from mounted folders. They are installed only
+where there are none: existing ones must be the same, and nothing is ever overwritten.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ from silo_agent.home import SiloHome
 log = logging.getLogger("consilium.service")
 
 SILO, AGGREGATOR = "silo", "aggregator"
-#: NVFlare listens on this machine's loopback, or on all of its addresses: only where the operator says so.
+#: NVFlare listens on this machine's loopback, or, if the operator asks for it, on all of its addresses.
 LISTEN: Final = ("127.0.0.1", str(IPv4Address(0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What ``fed silo run`` or ``fed aggregator run`` was given. ``role``: silo or aggregator."""
+class ServiceOptions:
+    """The options of ``fed silo run`` or ``fed aggregator run``.
+
+    ``role``: silo or aggregator. ``kit``: folder or archive. ``home``: None if the kit names it. ``identity``,
+    ``charter``: mounted folders to install from, if any. ``listen``: one of ``LISTEN``.
+    """
 
     role: str
     kit: Path
@@ -48,53 +52,55 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """Where a service runs: the kit that NVFlare gets, and the home."""
+class InstalledSite:
+    """Kit and home of a service, installed and checked."""
 
     kit: Path
     home: Home
 
 
-def install(request: Request) -> Site:
-    """Everything in its place and checked, the home locked for this process. Raises SpecError, NoSpace, Unfit."""
+def install(options: ServiceOptions) -> InstalledSite:
+    """Install and check everything, and lock the home for this process. Raises SpecError, NoSpace, Unfit."""
     from jobs.doctor import refuse_start
     from jobs.flare.processes import parse_settings
 
-    if request.listen not in LISTEN:
-        raise SpecError("--listen", got=request.listen, want=" or ".join(LISTEN), remedy="A firewall does the rest.")
-    files = archive.read(request.kit)
-    about = f"{request.kit}: local/consilium.json"
+    if options.listen not in LISTEN:
+        raise SpecError(
+            "--listen", got=options.listen, want=" or ".join(LISTEN), remedy="Restrict access with a firewall."
+        )
+    files = archive.read(options.kit)
+    about = f"{options.kit}: local/consilium.json"
     settings = parse_settings(about, files.get(PurePosixPath("local/consilium.json"), b""))
-    if (settings["site"] == "server") != (request.role == AGGREGATOR):
+    if (settings["site"] == "server") != (options.role == AGGREGATOR):
         whose = "the server" if settings["site"] == "server" else f"silo {settings['site']}"
         raise SpecError(
-            "--kit", got=f"the kit of {whose}", want=f"one for `fed {request.role} run`", remedy="Name its own kit."
+            "--kit", got=f"the kit of {whose}", want=f"one for `fed {options.role} run`", remedy="Name its own kit."
         )
     own = Path(settings["home"]) if settings["home"] else None
-    place = request.home or own
+    place = options.home or own
     if place is None:
         raise SpecError("--home", got=None, want="the home of this site: its kit names none")
     home = Home(place.resolve())
-    with _named(home):
-        if request.identity is None:
-            _check_home(request.role, home)
+    with _disk_errors(home):
+        if options.identity is None:
+            _check_home(options.role, home)
         else:
             durable.private_folder(home.root)
-        prepare_environment(home)  # before the first import of what writes figures
-        if request.identity is not None:
-            _place_identity(request.role, home, settings["site"], request.identity)
-        if request.charter is not None:
-            _place_charter(home, request.charter)
-        if own is not None and home.root == own.resolve() and request.kit.is_dir():
-            refuse_start(request.role, request.kit, home.root)
-            if request.role == AGGREGATOR:
-                _localise(request.kit, home, request.listen)
-            return Site(request.kit, home)
-        return Site(_place_kit(request, home, files), home)
+        prepare_environment(home)  # before prometheus_client is imported
+        if options.identity is not None:
+            _place_identity(options.role, home, settings["site"], options.identity)
+        if options.charter is not None:
+            _place_charter(home, options.charter)
+        if own is not None and home.root == own.resolve() and options.kit.is_dir():
+            refuse_start(options.role, options.kit, home)
+            if options.role == AGGREGATOR:
+                _localise(options.kit, home, options.listen)
+            return InstalledSite(options.kit, home)
+        return InstalledSite(_place_kit(options, home, files), home)
 
 
-def _place_kit(request: Request, home: Home, files: archive.Files) -> Path:
-    """``<home>/kit`` with these files, once all checks of a start have passed over them."""
+def _place_kit(options: ServiceOptions, home: Home, files: archive.Files) -> Path:
+    """Write these files to ``<home>/kit`` once the checks of a start have passed for them."""
     from jobs.doctor import refuse_start
 
     kit = home.kit_folder
@@ -103,9 +109,9 @@ def _place_kit(request: Request, home: Home, files: archive.Files) -> Path:
     try:
         new.mkdir(mode=0o700)
         archive.write(files, new)
-        if request.role == AGGREGATOR:
-            _localise(new, home, request.listen)
-        refuse_start(request.role, new, home.root)
+        if options.role == AGGREGATOR:
+            _localise(new, home, options.listen)
+        refuse_start(options.role, new, home)
         kit.mkdir(mode=0o700, exist_ok=True)
         for folder in archive.FOLDERS:
             shutil.rmtree(kit / folder, ignore_errors=True)
@@ -137,7 +143,7 @@ def _settings_path(role: str, home: Home) -> Path:
 
 
 def _secrets(role: str, home: Home) -> dict[str, tuple[Path, int]]:
-    """What ``--identity`` may hold: name there → place in the home, size in bytes."""
+    """The files of ``--identity``: name → path in the home, size in bytes."""
     if role == SILO:
         silo = SiloHome(home.root)
         return {"agent.key": (silo.agent_key_path, KEY_BYTES), "salt": (silo.salt_path, 32)}
@@ -145,8 +151,7 @@ def _secrets(role: str, home: Home) -> dict[str, tuple[Path, int]]:
 
 
 def _place_identity(role: str, home: Home, site: str, given: Path) -> None:
-    """Keys of a mounted folder: into a home that has none. Those that are there must be the same."""
-
+    """Install keys and salt of a mounted folder into a home without them. Existing ones must be the same."""
     durable.private_folder(home.keys_folder)
     for name, (place, size) in _secrets(role, home).items():
         try:
@@ -175,7 +180,7 @@ def _place_identity(role: str, home: Home, site: str, given: Path) -> None:
 
 
 def _place_charter(home: Home, given: Path) -> None:
-    """The charter of a mounted folder: into a home that has none. A newer one waits for its operator."""
+    """Install the charter of a mounted folder into a home without one. A newer one waits for its operator."""
     from crypto.charter import SignedCharter
     from jobs.membership.accept import accept, read_epoch
 
@@ -212,8 +217,8 @@ def _place_charter(home: Home, given: Path) -> None:
 
 
 @contextmanager
-def _named(home: Home) -> Iterator[None]:
-    """The volume's refusals, by name."""
+def _disk_errors(home: Home) -> Iterator[None]:
+    """The volume's errors as SpecError and NoSpace."""
     try:
         yield
     except OSError as failed:

@@ -1,9 +1,9 @@
-"""The small web page of a long-lived process: /metrics, /healthz, /readyz.
+"""The HTTP pages of a long-lived process: /metrics, /healthz, /readyz.
 
 NVFlare runs every job in a process of its own. Those inherit PROMETHEUS_MULTIPROC_DIR and write their figures into
-files there; the parent, which outlives them, adds the files up when it is asked (``metric_files``), with what it knows
-of its own site (``gauges``). So the order is: ``prepare_environment`` before anything imports prometheus_client, then
-``serve_metrics``, then the jobs.
+files there; the parent, which outlives them, adds the files up at each scrape (``multiprocess_metrics``), with gauges
+of its own site (``site_metrics``). So the order is: ``prepare_environment`` before anything imports prometheus_client,
+then ``serve_metrics``, then the jobs.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 def prepare_environment(home: Home) -> Path:
     """Point this process and its children at ``<home>/metrics``; returns that folder (made 0700).
 
-    prometheus_client looks once, when it is imported: a process that imported it earlier keeps its own figures to
-    itself, which is said in the log. Its children are not affected.
+    prometheus_client reads the variable once, when it is imported: the figures of a process that imported it earlier
+    are not shown, and a warning is logged. Its children are not affected.
     """
     folder = home.metrics_folder
     durable.private_folder(folder)
@@ -80,11 +80,11 @@ def serve_metrics(
     ready: Callable[[], str] = lambda: "",
     service: Service | None = None,
 ) -> Server:
-    """Serve in a thread until ``close``. Removes what earlier processes left in ``<home>/metrics``.
+    """Serve in a thread until ``close``. Removes the files of earlier processes in ``<home>/metrics``.
 
     ``ready``: "" when this process can do its work, else the reason why not: /readyz then answers 503 with it.
-    ``service``: what is known of the site besides; without it the job processes' figures are all there is. Call it
-    once, from the parent, before its jobs start. Raises SpecError when the address cannot be listened on.
+    ``service``: adds the site's own gauges; without it only the job processes' figures are served. Call it once, from
+    the parent, before its jobs start. Raises SpecError when the address cannot be listened on.
     """
     keep = f"_{os.getpid()}.db" if "prometheus_client" in sys.modules else None
     folder = prepare_environment(home)
@@ -104,12 +104,12 @@ def serve_metrics(
 
 
 def _zeros(role: str) -> None:
-    """Every counter of a role at zero in a file of this process: a rate must be there before the first event."""
+    """Create every counter of a role at zero: a rate must exist before the first event."""
     import_module({SILO: "silo_agent.metrics", AGGREGATOR: "aggregator.rounds.metrics"}[role])
 
 
 class _Process:
-    """Collector of what the parent knows about itself."""
+    """Collector of the parent process's own figures."""
 
     def __init__(self) -> None:
         self._started = time.time()
@@ -146,7 +146,7 @@ def _handler(folder: Path, ready: Callable[[], str], service: Service | None) ->
     pages = {"/metrics": metrics, "/healthz": healthy, "/readyz": readiness}
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 5  # a client that says nothing does not hold a thread
+        timeout = 5  # a silent client does not keep a thread
         server_version, sys_version = "consilium", ""
 
         def do_GET(self) -> None:

@@ -1,7 +1,7 @@
 """The figures of job processes, as prometheus_client leaves them in ``<home>/metrics``: a few files for each process.
 
-Those of processes that are gone are folded into one file of each kind, so the folder does not grow with every job of
-a parent that lives for months. Counters and histograms add up; of a gauge the value that was set last counts.
+Files of ended processes are merged into one file of each kind, so the folder does not grow with every job. Counters and
+histograms add up; of a gauge the value that was set last is kept.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-#: Stands for all processes that are gone. No process has this number.
+#: The process number in the names of merged files. No process has it.
 GONE: Final = 0
-#: Kind and process of a file. Other kinds of gauge than the one that our rooms use are left alone.
+#: Kind and process of a file. Gauges of other kinds than ours are ignored.
 _NAME: Final = re.compile(r"(counter|histogram|gauge_mostrecent)_(\d+)\.db")
 
 
@@ -31,7 +31,7 @@ class Figures:
         self._folder = folder
         self._prefix = prefix
         self._files = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()  # who reads between folding and removing would count twice
+        self._lock = threading.Lock()  # a reader between merging and removing would count twice
 
     def describe(self) -> Iterator[Metric]:
         """Nothing is read before the first scrape."""
@@ -45,7 +45,7 @@ class Figures:
 
 
 def fold(folder: Path) -> int:
-    """Fold the files of processes that are gone; how many. Not for two threads at a time."""
+    """Merge the files of ended processes; returns how many. Not thread-safe."""
     import psutil
 
     gone: dict[str, list[Path]] = {}

@@ -1,8 +1,8 @@
 """The long-lived processes: ``fed silo run``, ``fed aggregator run``, ``fed mlflow``.
 
 Each is one process tree that drains and ends on one SIGTERM (``flare.parent``), and at once on a second. The parent
-serves /metrics for the job processes that come and go (see ``service``); at the aggregator a child follows the ledger
-into MLflow, so MLflow never stalls a run.
+serves /metrics also for the job processes (see ``http``); at the aggregator a child process follows the ledger into
+MLflow, so MLflow never stalls a run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jobs import release
 from jobs.runtime import drain
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
-from jobs.services.bootstrap import Request, install
+from jobs.services.bootstrap import ServiceOptions, install
 from jobs.services.http import prepare_environment, serve_metrics
 from jobs.services.site_metrics import AGGREGATOR, SILO, Service
 
@@ -39,13 +39,13 @@ DRAIN_S = 60.0
 RESTART_S = 10
 
 
-def run_silo(request: Request, host: str, port: int, *, drain_s: float = DRAIN_S) -> int:
+def run_silo(options: ServiceOptions, host: str, port: int, *, drain_s: float = DRAIN_S) -> int:
     """NVFlare's client in this process, behind the gate, until SIGTERM and a drain of ``drain_s`` at most; ends it."""
     from jobs.flare.connection_watchdog import CONNECTION
     from jobs.flare.egress_gate import guard_cells
     from jobs.flare.parent import AGAIN_VAR, run_client
 
-    site = install(request)
+    site = install(options)
     drain.clear(site.home)
     guard_cells()
     if AGAIN_VAR not in os.environ:
@@ -61,7 +61,7 @@ def run_silo(request: Request, host: str, port: int, *, drain_s: float = DRAIN_S
 
 
 def run_aggregator(
-    request: Request, host: str, port: int, tracking_uri: str | None = None, *, drain_s: float = DRAIN_S
+    options: ServiceOptions, host: str, port: int, tracking_uri: str | None = None, *, drain_s: float = DRAIN_S
 ) -> int:
     """NVFlare's server in this process and the lineage follower beside it, until SIGTERM. Ends the process."""
     from jobs.flare.connected_clients import CONNECTED_CLIENTS
@@ -70,12 +70,12 @@ def run_aggregator(
     def not_ready() -> str:
         return "NVFlare's server has not started yet" if CONNECTED_CLIENTS.connected() is None else ""
 
-    site = install(request)
+    site = install(options)
     drain.clear(site.home)
     _log_start(site.home, "aggregator")
     _serve(Service(AGGREGATOR, site.home, site.kit, tracking_uri, CONNECTED_CLIENTS.connected), host, port, not_ready)
     command = [sys.executable, "-m", "aggregator.tracking.follower", "--home", str(site.home.root), "--follow"]
-    # By the environment: an address may hold a password, and command lines are for all to read.
+    # In the environment: an address may contain a password, and all users can read command lines.
     environment = {**os.environ, **({"CONSILIUM_TRACKING_URI": tracking_uri} if tracking_uri else {})}
     threading.Thread(target=_keep_running, args=(command, environment), name="lineage", daemon=True).start()
     return run_server(
@@ -89,7 +89,7 @@ def run_aggregator(
 
 
 class _Recorded:
-    """Whether the ledger has got the record that ends a step since this was first asked."""
+    """Whether the ledger has a new record that ends a step since the first call."""
 
     _ENDS = frozenset({Kind.STEP_CLOSED, Kind.STEP_VOID, Kind.RUN_FINISHED, Kind.RUN_FAILED})
 
@@ -105,7 +105,7 @@ class _Recorded:
 
 
 def _keep_running(command: list[str], environment: dict[str, str]) -> None:
-    """Start the follower again when it ends: lineage catches up from the ledger, so nothing is lost meanwhile."""
+    """Restart the follower whenever it ends: it catches up from the ledger, so nothing is lost."""
     while True:
         code = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
         log.warning("the lineage follower ended with code %d; it is started again in %d s", code, RESTART_S)
@@ -129,35 +129,34 @@ def run_mlflow(federation: Path, port: int) -> NoReturn:
 
 
 def _log_start(home: Home, service: str) -> None:
-    """The security log's first word of this process."""
+    """Log the start of this process in the security log."""
     SecurityLog(home)(Event.SERVICE_STARTED, service=service, software=release.digest().hex())
 
 
 def _log_stop(home: Home, service: str) -> Callable[[int], None]:
-    """Its last."""
+    """Logs the end of this process, with its exit code."""
     return lambda code: SecurityLog(home)(Event.SERVICE_STOPPED, service=service, exit=code & 0xFF)
 
 
 def _log_drain(home: Home, service: str) -> Callable[[], None]:
-    """When it is asked to end."""
+    """Logs that this process was asked to end."""
     return lambda: SecurityLog(home)(Event.SERVICE_DRAINING, service=service)
 
 
-def _serve(service: Service, host: str, port: int, amiss: Callable[[], str] = lambda: "") -> None:
-    """/metrics, /healthz and /readyz; the port is left in ``metrics.port`` for whoever scrapes this machine."""
+def _serve(service: Service, host: str, port: int, not_ready: Callable[[], str] = lambda: "") -> None:
+    """Serve /metrics, /healthz and /readyz; the port is written to ``metrics.port``, for scrapers on this machine."""
     home = service.home
     prepare_environment(home)
-    server = serve_metrics(home, port, host, ready=lambda: _ready(home) or amiss(), service=service)
+    server = serve_metrics(home, port, host, ready=lambda: _ready(home) or not_ready(), service=service)
     home.metrics_port_path.write_text(f"{server.port}\n")
 
 
 def _ready(home: Home) -> str:
-    """Why this site can't take a job, or nothing."""
-
+    """Why this site cannot take a job; "" if it can."""
     if drain.begun(home):
         return "draining"
     try:
         home.charter().check_validity(int(time.time()))
-    except Exception as bad:  # noqa: BLE001 - a readiness page tells, it doesn't fail
+    except Exception as bad:  # noqa: BLE001 - the readiness page reports every error
         return json.dumps(str(bad))
     return ""

@@ -1,7 +1,7 @@
-"""What a long-lived process knows of its own site when it is asked: expiry, queue, backlog, memory, disk.
+"""Gauges of a long-lived process's own site: expiry, queue, backlog, memory, disk.
 
-Each gauge is read anew for every scrape. One that can't be read is left out of that scrape and named by
-``scrape_error``; the others are served all the same. Labels are fixed words, and no silo's name is among them.
+Each gauge is read again for every scrape. One that cannot be read is left out of that scrape and named by
+``scrape_error``; the others are served. Label values are fixed, and no silo's name is among them.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ class Service:
     ready: Callable[[], str] = lambda: ""
 
 
-#: What a reading gives: one value, or one for each word of the gauge's label; nothing: there is nothing to show.
+#: One value, or one for each value of the gauge's label; None if there is nothing to show.
 Reading = Mapping[str, float] | float | None
 
 
 @dataclass(frozen=True, slots=True)
 class SiteGauge:
-    """``name``: without the role's prefix. ``label``: its one label, if it has one, and ``words``: of that label."""
+    """``name``: without the role's prefix. ``label``: its label, if it has one. ``values``: that label's values."""
 
     name: str
     text: str
-    read: Callable[[Look], Reading]
+    read: Callable[[Scrape], Reading]
     label: str = ""
-    words: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
     roles: tuple[str, ...] = ROLES
 
 
@@ -73,8 +73,8 @@ def prefix(role: str) -> str:
 
 
 @dataclass(frozen=True)
-class Look:
-    """A service at the time of one scrape: what several figures stand on is read once."""
+class Scrape:
+    """A service during one scrape: values that several gauges need are read once."""
 
     service: Service
 
@@ -91,72 +91,74 @@ class Look:
         for child in psutil.Process().children(recursive=True):
             try:
                 found.append((bool({"client-job", "server-job"} & set(child.cmdline())), child.memory_info().rss))
-            except psutil.NoSuchProcess:  # ended while we looked
+            except psutil.NoSuchProcess:  # ended meanwhile
                 continue
         return tuple(found)
 
 
-def _ready(look: Look) -> Reading:
-    return float(not look.service.ready())
+def _ready(scrape: Scrape) -> Reading:
+    return float(not scrape.service.ready())
 
 
-def _connected(look: Look) -> Reading:
-    names = look.service.connected()
-    return None if names is None else float(len(set(names) & set(look.charter.silos)))
+def _connected(scrape: Scrape) -> Reading:
+    names = scrape.service.connected()
+    return None if names is None else float(len(set(names) & set(scrape.charter.silos)))
 
 
-def _certificates(look: Look) -> Reading:
+def _certificates(scrape: Scrape) -> Reading:
     from cryptography import x509
 
-    if look.service.kit is None:
+    if scrape.service.kit is None:
         return None
-    own = {AGGREGATOR: "server.crt", SILO: "client.crt"}[look.service.role]
+    own = {AGGREGATOR: "server.crt", SILO: "client.crt"}[scrape.service.role]
     found = {}
-    for word, name in (("own", own), ("root", "rootCA.pem")):
-        certificate = x509.load_pem_x509_certificate((look.service.kit / "startup" / name).read_bytes())
-        found[word] = certificate.not_valid_after_utc.timestamp()
+    for which, name in (("own", own), ("root", "rootCA.pem")):
+        certificate = x509.load_pem_x509_certificate((scrape.service.kit / "startup" / name).read_bytes())
+        found[which] = certificate.not_valid_after_utc.timestamp()
     return found
 
 
-def _memory(look: Look) -> Reading:
+def _memory(scrape: Scrape) -> Reading:
     import psutil
 
     return {
         "service": float(psutil.Process().memory_info().rss),
-        "jobs": float(sum(size for is_job, size in look.children if is_job)),
-        "other": float(sum(size for is_job, size in look.children if not is_job)),
+        "jobs": float(sum(size for is_job, size in scrape.children if is_job)),
+        "other": float(sum(size for is_job, size in scrape.children if not is_job)),
     }
 
 
-def _free(look: Look) -> Reading:
-    disk = os.statvfs(look.service.home.root)
+def _free(scrape: Scrape) -> Reading:
+    disk = os.statvfs(scrape.service.home.root)
     return float(disk.f_bavail * disk.f_frsize)
 
 
-def _queued(look: Look) -> Reading:
+def _queued(scrape: Scrape) -> Reading:
     from silo_agent.home import SiloHome
     from silo_agent.pysyft.request_queue import RequestQueue
 
-    home = SiloHome(look.service.home.root)
+    home = SiloHome(scrape.service.home.root)
     return float(RequestQueue(home, home.silo).waiting())
 
 
-def _backlog(look: Look) -> Reading:
+def _backlog(scrape: Scrape) -> Reading:
     from aggregator.home import AggregatorHome
     from aggregator.tracking.cursor import backlog
 
-    return float(backlog(AggregatorHome(look.service.home.root), look.service.tracking_uri))
+    return float(backlog(AggregatorHome(scrape.service.home.root), scrape.service.tracking_uri))
 
 
 #: Every gauge, in the order in which it is served.
 GAUGES: Final = (
     SiteGauge("ready", "1 while /readyz answers 200.", _ready),
-    SiteGauge("charter_epoch", "Epoch of the pinned charter.", lambda look: float(look.charter.epoch)),
-    SiteGauge("charter_members", "Silos that the pinned charter names.", lambda look: float(len(look.charter.silos))),
+    SiteGauge("charter_epoch", "Epoch of the pinned charter.", lambda scrape: float(scrape.charter.epoch)),
+    SiteGauge(
+        "charter_members", "Silos that the pinned charter names.", lambda scrape: float(len(scrape.charter.silos))
+    ),
     SiteGauge(
         "charter_expiry_timestamp_seconds",
-        "When the pinned charter runs out.",
-        lambda look: float(look.charter.not_after),
+        "When the pinned charter expires.",
+        lambda scrape: float(scrape.charter.not_after),
     ),
     SiteGauge(
         "connected_silos",
@@ -166,35 +168,35 @@ GAUGES: Final = (
     ),
     SiteGauge(
         "certificate_expiry_timestamp_seconds",
-        "When a certificate of the kit runs out: the site's own, or the federation's root.",
+        "When a certificate of the kit expires: the site's own, or the federation's root.",
         _certificates,
         label="certificate",
-        words=("own", "root"),
+        values=("own", "root"),
     ),
     SiteGauge(
         "job_processes",
         "Job processes of NVFlare's that run now.",
-        lambda look: float(sum(is_job for is_job, _ in look.children)),
+        lambda scrape: float(sum(is_job for is_job, _ in scrape.children)),
     ),
     SiteGauge(
         "resident_memory_bytes",
         "Resident memory of the long-lived process, its job processes and its other children.",
         _memory,
         label="process",
-        words=("service", "jobs", "other"),
+        values=("service", "jobs", "other"),
     ),
-    SiteGauge("home_free_bytes", "Space left where the home lies.", _free),
-    SiteGauge("queued_requests", "Jobs that wait for the data owner's word.", _queued, roles=(SILO,)),
+    SiteGauge("home_free_bytes", "Free space on the home's volume.", _free),
+    SiteGauge("queued_requests", "Jobs that wait for the data owner's decision.", _queued, roles=(SILO,)),
     SiteGauge("mlflow_backlog_records", "Ledger records that are not in MLflow yet.", _backlog, roles=(AGGREGATOR,)),
 )
-#: What the processes wrote, as a word of ``scrape_error``.
+#: The job processes' figures, as a label value of ``scrape_error``.
 FIGURES: Final = "process_figures"
 ERROR: Final = SiteGauge(
     "scrape_error",
-    "1 for a figure that could not be read in this scrape; the log says why.",
+    "1 for a figure that could not be read in this scrape; the log has the reason.",
     lambda _: None,
     label="collector",
-    words=(FIGURES, *(gauge.name for gauge in GAUGES)),
+    values=(FIGURES, *(gauge.name for gauge in GAUGES)),
 )
 #: Both roles serve it under one name.
 BUILD: Final = ("consilium_build_info", "1; what runs here.", ("role", "version", "software"))
@@ -216,7 +218,8 @@ class Collects(Protocol):
 class SiteCollector:
     """Everything that a role serves: its processes' figures and every gauge, read for each scrape.
 
-    ``figures``: collects the processes' (``metric_files.Figures``). Register this with a prometheus_client registry.
+    ``figures``: collects the processes' figures (``multiprocess_metrics.Figures``). Register this collector with a
+    prometheus_client registry.
     """
 
     def __init__(self, service: Service, figures: Collects) -> None:
@@ -237,24 +240,24 @@ class SiteCollector:
         yield build
         errors = GaugeMetricFamily(prefix(self._service.role) + ERROR.name, ERROR.text, labels=[ERROR.label])
         errors.add_metric([FIGURES], float(FIGURES in self._broken))
-        look = Look(self._service)
+        scrape = Scrape(self._service)
         for gauge in of_role(self._service.role):
-            reading = self._read(gauge.name, partial(gauge.read, look))
+            reading = self._read(gauge.name, partial(gauge.read, scrape))
             errors.add_metric([gauge.name], float(gauge.name in self._broken))
             if reading is None:
                 continue
             family = GaugeMetricFamily(
                 prefix(self._service.role) + gauge.name, gauge.text, labels=[gauge.label] if gauge.label else []
             )
-            for word, value in reading.items() if isinstance(reading, Mapping) else [("", reading)]:
-                family.add_metric([word] if gauge.label else [], value)
+            for which, value in reading.items() if isinstance(reading, Mapping) else [("", reading)]:
+                family.add_metric([which] if gauge.label else [], value)
             yield family
         yield errors
 
     def _read(self, name: str, read: Callable[[], T]) -> T | None:
         try:
             reading = read()
-        except Exception as bad:  # noqa: BLE001 - one figure must not cost the others; it is told, and alerted on
+        except Exception as bad:  # noqa: BLE001 - one figure must not cost the others; it is logged, and alerted on
             if name not in self._broken:  # once, not at every scrape
                 log.warning("%s can't be read: %s: %s", name, type(bad).__name__, bad)
             self._broken.add(name)

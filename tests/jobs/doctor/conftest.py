@@ -14,7 +14,7 @@ from jobs.owner import decisions
 from jobs.owner.review import OwnerView
 from silo_agent.home import SiloHome
 from tests import local
-from tests.jobs.doctor.patient import Patient, copy_of
+from tests.jobs.doctor.site_copy import SiteCopy, copy_of
 
 
 @pytest.fixture(scope="session")
@@ -38,22 +38,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Kits]:
 
 
 @pytest.fixture
-def silo(made: tuple[Federation, Kits], tmp_path: Path) -> Patient:
+def silo(made: tuple[Federation, Kits], tmp_path: Path) -> SiteCopy:
     federation, kits = made
     home = copy_of(federation.silo("silo-1"), tmp_path / "home")
-    return Patient(Role.SILO, home, copy_of(kits.silos["silo-1"], tmp_path / "kit"), time.time())
+    return SiteCopy(Role.SILO, home, copy_of(kits.silos["silo-1"], tmp_path / "kit"), time.time())
 
 
 @pytest.fixture
-def aggregator(made: tuple[Federation, Kits], tmp_path: Path) -> Patient:
+def aggregator(made: tuple[Federation, Kits], tmp_path: Path) -> SiteCopy:
     federation, kits = made
     home = copy_of(federation.aggregator, tmp_path / "aggregator")
-    return Patient(Role.AGGREGATOR, home, copy_of(kits.server, tmp_path / "server"), time.time())
+    return SiteCopy(Role.AGGREGATOR, home, copy_of(kits.server, tmp_path / "server"), time.time())
 
 
 @pytest.fixture
-def admin(made: tuple[Federation, Kits], tmp_path: Path) -> Patient:
-    return Patient(Role.ADMIN, None, copy_of(made[1].admin, tmp_path / "admin"), time.time())
+def admin(made: tuple[Federation, Kits], tmp_path: Path) -> SiteCopy:
+    return SiteCopy(Role.ADMIN, None, copy_of(made[1].admin, tmp_path / "admin"), time.time())
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a start is refused for, by name; and that one process has a home, not two."""
+"""The checks that refuse a start, by name; and that only one process can have a home."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from pathlib import Path
 
 import pytest
 
+from crypto.home import Home
 from jobs.demo.federation import Federation
 from jobs.doctor import refuse_start, single_instance
 from jobs.doctor.check import Unfit
 from jobs.doctor.target import Role
 from jobs.flare.kits import Kits
 from silo_agent.journal import Journal
-from tests.jobs.doctor.patient import Patient, amiss, copy_of, visit, well
+from tests.jobs.doctor.site_copy import SiteCopy, copy_of, finds, passes, results
 from tests.jobs.doctor.test_home import files_end_at
 from tests.jobs.doctor.test_records import cut
 
@@ -34,21 +35,21 @@ pytestmark = pytest.mark.slow
 Made = tuple[Federation, Kits]
 
 
-def refused(patient: Patient, name: str) -> Unfit:
+def refused(site: SiteCopy, name: str) -> Unfit:
     with pytest.raises(Unfit) as bad:
-        refuse_start(patient.role, patient.chest, patient.house)
+        refuse_start(site.role, site.kit_folder, Home(site.home_folder))
     assert bad.value.check == name, bad.value
     assert bad.value.detail.startswith(f"{name}: ") and bad.value.remedy
     return bad.value
 
 
-def test_a_healthy_site_starts(silo: Patient, aggregator: Patient) -> None:
-    for patient in (silo, aggregator):
-        refuse_start(patient.role, patient.chest, patient.house)
-        single_instance.let_go(patient.place())
+def test_a_healthy_site_starts(silo: SiteCopy, aggregator: SiteCopy) -> None:
+    for site in (silo, aggregator):
+        refuse_start(site.role, site.kit_folder, Home(site.home_folder))
+        single_instance.release(site.target())
 
 
-def test_a_start_asks_nobody(silo: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_asks_nobody(silo: SiteCopy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server may be down, and the charter may have ended: a service starts, says so on /readyz, and waits."""
 
     def asked(*_: object, **__: object) -> None:
@@ -56,45 +57,45 @@ def test_a_start_asks_nobody(silo: Patient, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(socket, "getaddrinfo", asked)
     monkeypatch.setattr(socket, "create_connection", asked)
-    (silo.house / "charter.bin").unlink()
-    refuse_start("silo", silo.chest, silo.house)
-    single_instance.let_go(silo.place())
+    (silo.home_folder / "charter.bin").unlink()
+    refuse_start("silo", silo.kit_folder, Home(silo.home_folder))
+    single_instance.release(silo.target())
 
 
-def _other_federation(patient: Patient) -> None:
-    patient.edit("startup/fed_client.json", lambda value: value["servers"][0].update(name="elsewhere"))
+def _other_federation(site: SiteCopy) -> None:
+    site.edit("startup/fed_client.json", lambda value: value["servers"][0].update(name="elsewhere"))
 
 
-def _other_site(patient: Patient) -> None:
-    (patient.house / "silo.json").write_text('{"silo": "silo-2"}')
+def _other_site(site: SiteCopy) -> None:
+    (site.home_folder / "silo.json").write_text('{"silo": "silo-2"}')
 
 
-FAULTS: dict[str, tuple[str, Callable[[Patient], object]]] = {
-    "a missing kit": ("kit", lambda patient: shutil.rmtree(patient.chest / "startup")),
-    "a kit without its certificate": ("kit", lambda patient: (patient.chest / "startup" / "client.crt").unlink()),
+FAULTS: dict[str, tuple[str, Callable[[SiteCopy], object]]] = {
+    "a missing kit": ("kit", lambda site: shutil.rmtree(site.kit_folder / "startup")),
+    "a kit without its certificate": ("kit", lambda site: (site.kit_folder / "startup" / "client.crt").unlink()),
     "a kit of another federation": ("kit.federation", _other_federation),
     "a kit of another site": ("kit.site", _other_site),
     "a kit that lets code in": (
         "kit.hardened",
-        lambda patient: patient.edit("local/resources.json", lambda value: value["class_allow_list"].append("x.Y")),
+        lambda site: site.edit("local/resources.json", lambda value: value["class_allow_list"].append("x.Y")),
     ),
-    "no home": ("home", lambda patient: shutil.rmtree(patient.house)),
-    "no key": ("home.keys", lambda patient: (patient.house / "keys" / "agent.key").unlink()),
-    "a restored old journal": ("journal.newest", lambda patient: cut(patient, "released", 2)),
-    "a lost journal": ("journal", lambda patient: (patient.house / "journal.jsonl").unlink()),
+    "no home": ("home", lambda site: shutil.rmtree(site.home_folder)),
+    "no key": ("home.keys", lambda site: (site.home_folder / "keys" / "agent.key").unlink()),
+    "a restored old journal": ("journal.newest", lambda site: cut(site, "released", 2)),
+    "a lost journal": ("journal", lambda site: (site.home_folder / "journal.jsonl").unlink()),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_bad_input_is_refused_by_name(silo: Patient, fault: str) -> None:
+def test_bad_input_is_refused_by_name(silo: SiteCopy, fault: str) -> None:
     name, inject = FAULTS[fault]
     inject(silo)
     refused(silo, name)
 
 
-def test_a_full_volume_is_refused(silo: Patient) -> None:
+def test_a_full_volume_is_refused(silo: SiteCopy) -> None:
     with files_end_at(1 << 16), pytest.raises(Unfit) as bad:
-        refuse_start("silo", silo.chest, silo.house)
+        refuse_start("silo", silo.kit_folder, Home(silo.home_folder))
     assert bad.value.check == "volume.writable" and "Free space" in bad.value.remedy
 
 
@@ -103,21 +104,22 @@ _AS_SOMEBODY = """
 import os, sys
 from pathlib import Path
 import jobs.doctor.runner, jobs.flare.hardening, crypto.home, silo_agent.home  # the interpreter may be closed to others
+from crypto.home import Home
 from jobs.doctor import refuse_start
 from jobs.doctor.check import Unfit
 if os.geteuid() == 0:
     os.setuid(int(sys.argv[1]))
 try:
-    refuse_start("silo", Path(sys.argv[2]), Path(sys.argv[3]))
+    refuse_start("silo", Path(sys.argv[2]), Home(Path(sys.argv[3])))
 except Unfit as refused:
     print(refused.check, "|", refused)
 """
 
 
-def test_a_home_that_this_user_cannot_write_is_refused(silo: Patient) -> None:
+def test_a_home_that_this_user_cannot_write_is_refused(silo: SiteCopy) -> None:
     """A real refusal. Root is stopped by no mode, so it becomes nobody; a read-only mount says EROFS for EACCES."""
     with tempfile.TemporaryDirectory() as place:  # pytest's own folder is closed to others
-        home, kit = copy_of(silo.house, Path(place) / "home"), copy_of(silo.chest, Path(place) / "kit")
+        home, kit = copy_of(silo.home_folder, Path(place) / "home"), copy_of(silo.kit_folder, Path(place) / "kit")
         if os.geteuid() == 0:
             Path(place).chmod(0o755)
             for path in (kit, *kit.rglob("*"), *home.rglob("*")):
@@ -134,7 +136,7 @@ def test_a_home_that_this_user_cannot_write_is_refused(silo: Patient) -> None:
     assert "Permission denied" in done.stdout and "Mount the home's volume" in done.stdout
 
 
-def test_a_taken_port_is_refused(aggregator: Patient) -> None:
+def test_a_taken_port_is_refused(aggregator: SiteCopy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         aggregator.point("localhost", other.getsockname()[1])
         assert "Address already in use" in str(refused(aggregator, "server.listen"))
@@ -145,18 +147,19 @@ def test_a_taken_port_is_refused(aggregator: Patient) -> None:
 _HOLD = """
 import sys
 from pathlib import Path
+from crypto.home import Home
 from jobs.doctor import refuse_start
-refuse_start(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+refuse_start(sys.argv[1], Path(sys.argv[2]), Home(Path(sys.argv[3])))
 print("has it", flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def running(patient: Patient) -> Iterator[subprocess.Popen[str]]:
+def running(site: SiteCopy) -> Iterator[subprocess.Popen[str]]:
     """A service that has this home, for as long as the block lasts."""
     with subprocess.Popen(
-        [sys.executable, "-c", _HOLD, patient.role, str(patient.chest), str(patient.house)],
+        [sys.executable, "-c", _HOLD, site.role, str(site.kit_folder), str(site.home_folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -169,23 +172,23 @@ def running(patient: Patient) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("role", list(Role)[:2])
-def test_two_agents_with_one_identity(role: Role, silo: Patient, aggregator: Patient) -> None:
-    patient = silo if role is Role.SILO else aggregator
-    assert well(patient, "alone") == "no service runs here now"
-    with running(patient) as process:
-        bad = refused(patient, "alone")
+def test_two_agents_with_one_identity(role: Role, silo: SiteCopy, aggregator: SiteCopy) -> None:
+    site = silo if role is Role.SILO else aggregator
+    assert passes(site, "alone") == "no service runs here now"
+    with running(site) as process:
+        bad = refused(site, "alone")
         assert f"process {process.pid} serves" in bad.detail and "Stop the other one" in bad.remedy
-        assert well(patient, "alone") == f"a service runs here, process {process.pid}"
-        amiss(patient, "alone", "two agents with one identity", starting=True)
+        assert passes(site, "alone") == f"a service runs here, process {process.pid}"
+        finds(site, "alone", "two agents with one identity", starting=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        refuse_start(role, patient.chest, patient.house)  # a killed one leaves nothing behind
-        single_instance.let_go(patient.place())
+        refuse_start(role, site.kit_folder, Home(site.home_folder))  # a killed one leaves nothing behind
+        single_instance.release(site.target())
 
 
-def test_the_lock_decides_where_the_system_does_not_tell(silo: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_decides_where_the_system_does_not_tell(silo: SiteCopy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single_instance, "holders", lambda path: [])
-    fd = os.open(silo.house / "silo.json", os.O_RDWR)
+    fd = os.open(silo.home_folder / "silo.json", os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         assert "another process serves" in refused(silo, "alone").detail
@@ -193,33 +196,33 @@ def test_the_lock_decides_where_the_system_does_not_tell(silo: Patient, monkeypa
         os.close(fd)
 
 
-def test_an_agent_without_a_service(silo: Patient) -> None:
-    assert well(silo, "journal.lock") == "free"
-    with Journal(silo.house / "journal.jsonl"):
-        amiss(silo, "journal.lock", f"process {os.getpid()} has the journal", warns=True, remedy="find that process")
+def test_an_agent_without_a_service(silo: SiteCopy) -> None:
+    assert passes(silo, "journal.lock") == "free"
+    with Journal(silo.home_folder / "journal.jsonl"):
+        finds(silo, "journal.lock", f"process {os.getpid()} has the journal", warns=True, remedy="find that process")
         with running(silo):
-            assert "an agent is at work" in well(silo, "journal.lock")
+            assert "an agent has it open" in passes(silo, "journal.lock")
 
 
-def test_a_running_aggregator_has_its_port(aggregator: Patient) -> None:
+def test_a_running_aggregator_has_its_port(aggregator: SiteCopy) -> None:
     with running(aggregator), socket.create_server(("127.0.0.1", 0)) as its_own:
         aggregator.point("localhost", its_own.getsockname()[1])
-        assert "is this service's" in well(aggregator, "server.listen")
+        assert "is this service's" in passes(aggregator, "server.listen")
 
 
 # --- its page --------------------------------------------------------------------------------------------------------
 
 
-def test_a_metrics_port_that_is_taken(silo: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert well(silo, "metrics.port") == "any that is free"
+def test_a_metrics_port_that_is_taken(silo: SiteCopy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passes(silo, "metrics.port") == "any that is free"
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        amiss(silo, "metrics.port", f"port {port} cannot be had", remedy="another port", metrics_port=port)
+        finds(silo, "metrics.port", f"port {port} cannot be used", remedy="another port", metrics_port=port)
         monkeypatch.setenv("CONSILIUM_METRICS_PORT", str(port))
-        amiss(silo, "metrics.port", "Address already in use")
+        finds(silo, "metrics.port", "Address already in use")
         with running(silo):
-            assert "metrics.port" not in visit(silo)
-    amiss(silo, "metrics.port", "cannot be had", metrics_port=70000)
+            assert "metrics.port" not in results(silo)
+    finds(silo, "metrics.port", "cannot be used", metrics_port=70000)
 
 
 class _Page(http.server.BaseHTTPRequestHandler):
@@ -236,20 +239,20 @@ class _Page(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_service_that_is_not_ready(silo: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "ready" not in visit(silo)
+def test_a_service_that_is_not_ready(silo: SiteCopy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "ready" not in results(silo)
     page = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page)
     thread = threading.Thread(target=page.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    (silo.house / "metrics.port").write_text(f"{page.server_address[1]}\n")
+    (silo.home_folder / "metrics.port").write_text(f"{page.server_address[1]}\n")
     try:
         with running(silo):
-            assert "ready, port" in well(silo, "ready")
+            assert "ready, port" in passes(silo, "ready")
             monkeypatch.setattr(_Page, "answer", (503, {"status": "not ready", "reason": "draining"}))
-            amiss(silo, "ready", "not ready: draining", warns=True, remedy="drain")
+            finds(silo, "ready", "not ready: draining", warns=True, remedy="drain")
             page.shutdown()
             page.server_close()
-            amiss(silo, "ready", "no answer", warns=True, remedy="another address")
+            finds(silo, "ready", "no answer", warns=True, remedy="another address")
     finally:
         page.shutdown()
         page.server_close()

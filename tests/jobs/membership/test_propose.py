@@ -11,7 +11,7 @@ from crypto.charter import Charter, Member, SignedCharter
 from crypto.errors import BadSignature, Malformed, SpecError
 from crypto.floors import Floors
 from crypto.keys import Identity
-from jobs.membership.diff import Changes, full, full_lines
+from jobs.membership.diff import CharterDiff, charter_facts, charter_lines
 from jobs.membership.propose import DAY, UNSIGNED, check_keys, first_epoch, next_epoch, parse, sign, unsigned
 
 NOW = 1_800_000_000
@@ -166,7 +166,7 @@ def test_changes_name_who_comes_and_goes_and_whose_keys() -> None:
         not_after=NOW + 999 * DAY,
         now=NOW,
     )
-    changes = Changes(new, old, "silo-3")
+    changes = CharterDiff(new, old, "silo-3")
     facts = changes.facts()
     assert [one["silo"] for one in facts["joins"]] == ["silo-9"] and facts["leaves"] == ["silo-3", "silo-4"]
     was = MEMBERS[0].owner.fingerprint
@@ -176,23 +176,23 @@ def test_changes_name_who_comes_and_goes_and_whose_keys() -> None:
     for said in (ninth.agent.fingerprint, ninth.owner.fingerprint, key.fingerprint, was, "leaves     silo-3", "NOT"):
         assert said in text
     assert "UTC" in text and "approvals" in text and "already" not in text
-    assert "NOT" not in "\n".join(Changes(new, old, "silo-1").lines())
-    assert "NOT" not in "\n".join(Changes(new, old).lines())
-    assert "has it already" in "\n".join(Changes(new, new, done=True).lines())
+    assert "NOT" not in "\n".join(CharterDiff(new, old, "silo-1").lines())
+    assert "NOT" not in "\n".join(CharterDiff(new, old).lines())
+    assert "has it already" in "\n".join(CharterDiff(new, new, done=True).lines())
 
 
 def test_numbers_that_move_are_shown_and_the_first_epoch_is_shown_whole() -> None:
     old = first()
-    changes = Changes(next_epoch(old, floors=Floors(lane_floor=4), now=NOW), old)
+    changes = CharterDiff(next_epoch(old, floors=Floors(lane_floor=4), now=NOW), old)
     assert changes.numbers == {"lane_floor": (3, 4)} and not changes.out
     assert "lane_floor: 3 → 4" in "\n".join(changes.lines())
-    begin = Changes(old, None, "silo-1")
+    begin = CharterDiff(old, None, "silo-1")
     assert begin.joins == old.members and begin.leaves == () and begin.keys == () and begin.numbers == {}
 
 
 def test_a_charter_is_shown_whole() -> None:
     charter = replace(first(), not_after=2**64 - 1)
-    assert full(charter)["members"][0]["agent"] == MEMBERS[0].agent.fingerprint
-    text = "\n".join(full_lines(charter))
+    assert charter_facts(charter)["members"][0]["agent"] == MEMBERS[0].agent.fingerprint
+    text = "\n".join(charter_lines(charter))
     assert all(one.owner.fingerprint in text for one in MEMBERS) and f"{2**64 - 1} s" in text
     assert charter.digest.hex()[:4] in text and time.strftime("%Y", time.gmtime(charter.not_before)) in text

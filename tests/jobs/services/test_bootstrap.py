@@ -20,14 +20,14 @@ from aggregator.home import AggregatorHome
 from crypto.errors import FederationError, NoSpace, SpecError
 from crypto.home import Home
 from crypto.keys import Identity
-from jobs.doctor.single_instance import let_go
-from jobs.doctor.target import Place, Role
+from jobs.doctor.single_instance import release
+from jobs.doctor.target import Role, Target
 from jobs.flare.hardening import harden_server
 from jobs.flare.project import Admin, Project
 from jobs.provisioning import archive
 from jobs.provisioning.kits import archive_path, provision, renew
 from jobs.services import bootstrap
-from jobs.services.bootstrap import Request
+from jobs.services.bootstrap import ServiceOptions
 from silo_agent.home import SiloHome
 from tests.members import Bare, files
 
@@ -49,12 +49,12 @@ class Sites:
         self.kits = root / "kits"
         provision(self.project, self.kits)
 
-    def request(self, silo: str = "silo-1", **how: object) -> Request:
-        made = Request(role="silo", kit=archive_path(self.kits, silo), home=self.members.home(silo))
+    def request(self, silo: str = "silo-1", **how: object) -> ServiceOptions:
+        made = ServiceOptions(role="silo", kit=archive_path(self.kits, silo), home=self.members.home(silo))
         return replace(made, **how)  # type: ignore[arg-type]
 
-    def aggregator(self, **how: object) -> Request:
-        made = Request(role="aggregator", kit=archive_path(self.kits, "server"), home=self.members.aggregator)
+    def aggregator(self, **how: object) -> ServiceOptions:
+        made = ServiceOptions(role="aggregator", kit=archive_path(self.kits, "server"), home=self.members.aggregator)
         return replace(made, **how)  # type: ignore[arg-type]
 
 
@@ -64,18 +64,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Sites:
 
 
 @pytest.fixture
-def start(made: Sites) -> Callable[[Request], bootstrap.Site]:
+def start(made: Sites) -> Callable[[ServiceOptions], bootstrap.InstalledSite]:
     """``install``, and the home given back at once."""
 
-    def start(request: Request) -> bootstrap.Site:
-        site = bootstrap.install(request)
-        let_go(Place(Role(request.role), site.home.root))
+    def start(options: ServiceOptions) -> bootstrap.InstalledSite:
+        site = bootstrap.install(options)
+        release(Target(Role(options.role), site.home))
         return site
 
     return start
 
 
-Start = Callable[[Request], bootstrap.Site]
+Start = Callable[[ServiceOptions], bootstrap.InstalledSite]
 
 
 def test_an_archive_is_unpacked_into_the_home(made: Sites, start: Start) -> None:
@@ -133,7 +133,9 @@ def test_a_kit_that_names_its_home_is_used_where_it_lies(made: Sites, start: Sta
     kit = tmp_path / "server"
     archive.write(archive.read(made.kits / "server"), kit)
     harden_server(kit, home=AggregatorHome(made.members.aggregator), org="consortium")
-    assert start(Request(role="aggregator", kit=kit)) == bootstrap.Site(kit, Home(made.members.aggregator.resolve()))
+    assert start(ServiceOptions(role="aggregator", kit=kit)) == bootstrap.InstalledSite(
+        kit, Home(made.members.aggregator.resolve())
+    )
 
 
 def test_a_kit_that_names_no_home_needs_one(made: Sites, start: Start) -> None:
@@ -264,7 +266,7 @@ def test_a_second_service_on_one_home_is_refused_by_name(made: Sites) -> None:
             bootstrap.install(replace(first, kit=made.kits / "silo-1"))
         assert files(site.kit) == before
     finally:
-        let_go(Place(Role.SILO, site.home.root))
+        release(Target(Role.SILO, site.home))
 
 
 def test_a_taken_port_is_named(made: Sites, start: Start) -> None:
@@ -322,15 +324,15 @@ def charter(home: Path, folder: Path) -> Path:
 def test_an_empty_volume_becomes_a_home(made: Sites, start: Start, tmp_path: Path) -> None:
     source, home = made.members.home("silo-1"), tmp_path / "home"
     given = mounted(source, tmp_path / "identity"), charter(source, tmp_path / "charter")
-    request = made.request(home=home, identity=given[0], charter=given[1])
-    start(request)
+    options = made.request(home=home, identity=given[0], charter=given[1])
+    start(options)
     assert SiloHome(home).settings()["silo"] == "silo-1" and Home(home).charter().epoch == 1
     assert Identity.load(home / "keys" / "agent.key").public == Identity.load(source / "keys" / "agent.key").public
     assert SiloHome(home).salt() == SiloHome(source).salt()
     assert {stat.S_IMODE((home / name).stat().st_mode) for name in ("keys/agent.key", "salt")} == {0o600}
     assert stat.S_IMODE(home.stat().st_mode) == stat.S_IMODE((home / "keys").stat().st_mode) == 0o700
     before = files(home)
-    start(request)
+    start(options)
     assert files(home) == before
 
 
@@ -364,18 +366,18 @@ def test_a_newer_charter_waits_for_its_operator_and_an_older_one_is_refused(
 
     source, home = made.members.home("silo-1"), tmp_path / "home"
     given = mounted(source, tmp_path / "identity"), charter(source, tmp_path / "charter")
-    request = made.request(home=home, identity=given[0], charter=given[1])
-    start(request)
+    options = made.request(home=home, identity=given[0], charter=given[1])
+    start(options)
     _, second = made.members.following(Home(home).charter(), not_after=Home(home).charter().not_after - 1)
     (given[1] / "charter.bin").write_bytes(second)
-    start(request)
+    start(options)
     assert Home(home).charter().epoch == 1 and "epoch 2, pinned is epoch 1" in caplog.text
     accept(Home(home), second)
-    start(request)
+    start(options)
     assert Home(home).charter().epoch == 2
     charter(source, given[1])
     with pytest.raises(SpecError, match="epoch 1"):
-        start(request)
+        start(options)
 
 
 def test_a_charter_of_another_consortium_is_refused(made: Sites, start: Start, tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_words_are_those_that_are_declared(homes: Homes) -> None:
                 continue
             for sample in family.samples:
                 assert set(sample.labels) == ({gauge.label} if gauge.label else set())
-                assert set(sample.labels.values()) <= set(gauge.words)
+                assert set(sample.labels.values()) <= set(gauge.values)
 
 
 def test_nothing_heavy_is_imported_for_a_scrape(homes: Homes) -> None:

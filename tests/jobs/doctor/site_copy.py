@@ -1,4 +1,4 @@
-"""Patients: copies of one healthy federation's home and kit, in each of which a test injects one fault."""
+"""Copies of one working federation's home and kit, in each of which a test injects one fault."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from jobs.doctor.check import Line, Status
-from jobs.doctor.runner import CHECKS, examine
-from jobs.doctor.target import KIT_FILE, Place, Role
+from crypto.home import Home
+from jobs.doctor.check import CheckResult, Status
+from jobs.doctor.runner import CHECKS, run_checks
+from jobs.doctor.target import KIT_FILE, Role, Target
 
 
 @dataclass(frozen=True)
-class Patient:
-    """``silo``, ``server``, ``admin``: kits. ``home``: silo-1's. ``now``: when it is looked at."""
+class SiteCopy:
+    """A copy of a site's home and kit. ``now``: the time of the checks."""
 
     role: Role
     home: Path | None
@@ -33,24 +34,24 @@ class Patient:
     now: float
 
     @property
-    def house(self) -> Path:
+    def home_folder(self) -> Path:
         assert self.home is not None
         return self.home
 
     @property
-    def chest(self) -> Path:
+    def kit_folder(self) -> Path:
         assert self.kit is not None
         return self.kit
 
-    def place(self, **changes: Any) -> Place:
-        return Place(self.role, self.home, self.kit, **{"now": self.now, **changes})
+    def target(self, **changes: Any) -> Target:
+        return Target(self.role, Home(self.home) if self.home else None, self.kit, **{"now": self.now, **changes})
 
-    def later(self, days: float) -> Patient:
+    def later(self, days: float) -> SiteCopy:
         return replace(self, now=self.now + days * 86400)
 
     def edit(self, name: str, change: Any) -> None:
         """Change a JSON file of the kit."""
-        path = self.chest / name
+        path = self.kit_folder / name
         value = json.loads(path.read_text())
         change(value)
         path.write_text(json.dumps(value))
@@ -72,30 +73,32 @@ def copy_of(source: Path, target: Path) -> Path:
     return target
 
 
-def look(patient: Patient, name: str, **changes: Any) -> Line | None:
-    """One check of a place that nobody has looked at."""
+def result_of(site: SiteCopy, name: str, **changes: Any) -> CheckResult | None:
+    """The result of one check, with nothing read before."""
     (found,) = (check for check in CHECKS if check.name == name)
-    assert patient.role in found.roles
-    return found.line(patient.place(**changes))
+    assert site.role in found.roles
+    return found.run(site.target(**changes))
 
 
-def well(patient: Patient, name: str, **changes: Any) -> str:
-    """What a check that passes says."""
-    line = look(patient, name, **changes)
+def passes(site: SiteCopy, name: str, **changes: Any) -> str:
+    """Check that it passes; what it found."""
+    line = result_of(site, name, **changes)
     assert line is not None and (line.status, line.remedy) == (Status.PASS, ""), line
     return line.found
 
 
-def amiss(patient: Patient, name: str, words: str, *, warns: bool = False, remedy: str = "", **changes: Any) -> Line:
-    """That a check finds this, and says what to do."""
-    line = look(patient, name, **changes)
+def finds(
+    site: SiteCopy, name: str, text: str, *, warns: bool = False, remedy: str = "", **changes: Any
+) -> CheckResult:
+    """Check that it fails, or warns, with this text and a remedy."""
+    line = result_of(site, name, **changes)
     assert line is not None and line.status is (Status.WARN if warns else Status.FAIL), line
-    assert words in line.found and line.remedy and remedy in line.remedy, line
+    assert text in line.found and line.remedy and remedy in line.remedy, line
     return line
 
 
-def visit(patient: Patient, **changes: Any) -> dict[str, Line]:
-    return {line.name: line for line in examine(patient.place(**changes))}
+def results(site: SiteCopy, **changes: Any) -> dict[str, CheckResult]:
+    return {line.name: line for line in run_checks(site.target(**changes))}
 
 
 # --- certificates and a server --------------------------------------------------------------------------------------
