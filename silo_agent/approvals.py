@@ -40,6 +40,33 @@ class ApprovalState:
     used: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class JobDecisions:
+    """The data owner's decisions on one job. ``approvals``: those that the denial does not override, newest first."""
+
+    denial: Denial | None
+    approvals: tuple[tuple[bytes, Approval], ...]
+
+    def without_approval(self) -> ApprovalState | None:
+        """The state if there is no approval to compare with the terms; else None."""
+        if self.approvals:
+            return None
+        if self.denial is not None:
+            return ApprovalState("denied", self.denial.reason)
+        return ApprovalState("waiting", "nobody has decided")
+
+    def state(self, terms: Terms | DataRefused, *, now: int, uses: Uses) -> ApprovalState:
+        """What ``Approvals.grant`` would answer now, for the data owner. There must be an approval.
+
+        ``terms``: what an approval must cover, or why there is no data that it could cover.
+        """
+        used = [uses(approval_digest(signed).hex()) for signed, _ in self.approvals]
+        if isinstance(terms, DataRefused):
+            return _state("void", terms.detail, *self.approvals[0], used[0])
+        found = [_compared(*kept, terms, now, runs) for kept, runs in zip(self.approvals, used, strict=True)]
+        return next((state for state in found if state.state == "approved"), found[0])
+
+
 class Approvals:
     """``folder``: made when something is kept. ``owner``: the data owner's key, from the charter."""
 
@@ -79,11 +106,11 @@ class Approvals:
         Raises NotApproved: why the oldest of this job's approvals does not cover them, or that there is none.
         """
         job = terms.job.hex()
+        decisions = self.decisions(terms.job)
         refused = NotApproved(job, remedy="The data owner looks at it with `fed requests`; see `fed approve`.")
-        denial = self.denial(terms.job)
-        if denial is not None:
+        if decisions.denial is not None:
             refused = NotApproved(job, reason="the data owner has denied it", remedy="Ask the institution why.")
-        for signed, approval in self._of(terms.job, denial):
+        for signed, approval in decisions.approvals:
             try:
                 approval.check(terms, now=now, used=uses(approval_digest(signed).hex()))
             except NotApproved as mismatch:
@@ -92,33 +119,15 @@ class Approvals:
                 return signed
         raise refused
 
-    def state(self, job: bytes, terms: Callable[[], Terms], *, now: int, uses: Uses) -> ApprovalState:
-        """What ``grant`` would answer now, explained to the data owner.
-
-        ``terms``: computes what an approval must cover. It is called only if there is an approval to compare; its
-        DataRefused makes the approval void.
-        """
+    def decisions(self, job: bytes) -> JobDecisions:
+        """The owner's decisions on one job, by its digest."""
         denial = self.denial(job)
-        approvals = self._of(job, denial)
-        if not approvals and denial is not None:
-            return ApprovalState("denied", denial.reason)
-        if not approvals:
-            return ApprovalState("waiting", "nobody has decided")
-        used = [uses(approval_digest(signed).hex()) for signed, _ in approvals]
-        try:
-            wanted = terms()
-        except DataRefused as refused:
-            return _state("void", refused.detail, *approvals[0], used[0])
-        found = [_compared(*kept, wanted, now, runs) for kept, runs in zip(approvals, used, strict=True)]
-        return next((state for state in found if state.state == "approved"), found[0])
-
-    def _of(self, job: bytes, denial: Denial | None) -> list[tuple[bytes, Approval]]:
-        """A job's approvals that its newest denial does not override, newest first."""
-        return [
+        approvals = tuple(
             (signed, approval)
             for signed, approval in self.all()
             if approval.terms.job == job and (denial is None or denial.at < approval.not_before)
-        ]
+        )
+        return JobDecisions(denial, approvals)
 
     # --- reading and writing -----------------------------------------------------------------------------------------
 

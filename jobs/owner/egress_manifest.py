@@ -5,7 +5,7 @@ The manifest is computed from the plan. Only the list of what the aggregator see
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -34,13 +34,14 @@ SEEN_OF_ONE_SILO = (
 
 def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
     """``manifest_of`` a job under the demonstration's charter, for so many silos."""
-    floors = Floors()
-    limits = Limits(n_max=silos, colluders=floors.colluders, honest=floors.honest, lane_floor=floors.lane_floor)
-    return manifest_of(spec, method(spec.method).plan(spec.params, limits), lambda lane: lane.floor)
+    charter = Floors()
+    limits = Limits(n_max=silos, colluders=charter.colluders, honest=charter.honest, lane_floor=charter.lane_floor)
+    plan = method(spec.method).plan(spec.params, limits)
+    return manifest_of(spec, plan, {lane.name: lane.floor for lane in plan.lanes})
 
 
-def manifest_of(spec: JobSpec, plan: Plan, floor: Callable[[Lane], int]) -> dict[str, Any]:
-    """Lanes, steps and slots of a job with this plan. ``floor``: fewest contributors for which a lane opens."""
+def manifest_of(spec: JobSpec, plan: Plan, floors: Mapping[str, int]) -> dict[str, Any]:
+    """Lanes, steps and slots of a job with this plan. ``floors``: lane → fewest contributors for which it opens."""
     elements = sum(plan.words_of(step, lane.name) for step in plan.steps for lane in plan.lanes_of(step))
     slots = sum(len(plan.slots_of(step)) for step in plan.steps)
     return {
@@ -52,7 +53,7 @@ def manifest_of(spec: JobSpec, plan: Plan, floor: Callable[[Lane], int]) -> dict
             {
                 "name": lane.name,
                 "scope": lane.scope.value,
-                "floor": floor(lane),
+                "floor": floors[lane.name],
                 "holdings": _holdings(lane),
                 "moves_guarded": lane.guard_moves,
                 "weights": list(lane.grid),

@@ -106,7 +106,7 @@ class OwnerView:
             "params": dict(spec.params),
             "keep_uploads": spec.keep_uploads,
             "plan": plan.digest.hex(),
-            "leaves": manifest_of(spec, plan, self.floor),
+            "leaves": manifest_of(spec, plan, {lane.name: self.floor(lane) for lane in plan.lanes}),
             "standing": asdict(self._approval_state(spec, plan)),
         }
 
@@ -116,7 +116,10 @@ class OwnerView:
 
     def terms(self, spec: JobSpec) -> Terms:
         """What an approval of this job must cover here. Raises DataRefused or SpecError."""
-        return self._terms(spec, spec.plan(self.charter))
+        terms = self._terms(spec, spec.plan(self.charter))
+        if isinstance(terms, DataRefused):
+            raise terms
+        return terms
 
     def floor(self, lane: Lane) -> int:
         """Fewest contributors for which this silo opens a lane: the strictest of charter, plan and policy."""
@@ -143,26 +146,25 @@ class OwnerView:
         }
 
     def _approval_state(self, spec: JobSpec, plan: Plan) -> ApprovalState:
-        return self.approvals.state(
-            spec.digest, lambda: self._terms(spec, plan), now=self.now, uses=self.uses.__getitem__
-        )
+        decisions = self.approvals.decisions(spec.digest)
+        if (state := decisions.without_approval()) is not None:
+            return state  # the rows are not read
+        return decisions.state(self._terms(spec, plan), now=self.now, uses=self.uses.__getitem__)
 
-    def _terms(self, spec: JobSpec, plan: Plan) -> Terms:
-        return approval_terms.terms(
-            spec, plan, silo=self.silo, charter=self.charter, policy=self.policy, data=self._data(spec.dataset)
-        )
+    def _terms(self, spec: JobSpec, plan: Plan) -> Terms | DataRefused:
+        data = self._data(spec.dataset)
+        if isinstance(data, DataRefused):
+            return data
+        return approval_terms.terms(spec, plan, silo=self.silo, charter=self.charter, policy=self.policy, data=data)
 
-    def _data(self, name: str) -> DataId:
-        """Which data a name stands for. The rows are read and checked once for all jobs. Raises DataRefused."""
+    def _data(self, name: str) -> DataId | DataRefused:
+        """Which data a name stands for, or why it cannot be used. The rows are read and checked once for all jobs."""
         if name not in self._checked:
             try:
                 self._checked[name] = self.catalogue.resolve(name).id
             except DataRefused as refused:
                 self._checked[name] = refused
-        found = self._checked[name]
-        if isinstance(found, DataRefused):
-            raise found
-        return found
+        return self._checked[name]
 
     @cached_property
     def _checked(self) -> dict[str, DataId | DataRefused]:

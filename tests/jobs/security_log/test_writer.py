@@ -93,7 +93,7 @@ def test_every_event_is_written_as_it_was_said(log: SecurityLog, event: Event) -
 def test_an_event_takes_its_fields_and_no_other(log: SecurityLog, event: Event) -> None:
     kind = EVENTS[event]
     assert not set(kind.fields) & set(kind.optional) and {*kind.fields, *kind.optional} <= FIELDS.keys()
-    with pytest.raises(SpecError, match="no field beside"):
+    with pytest.raises(SpecError, match="no field other"):
         log(event, **fields_of(event), rows=41)
     for name in kind.fields:
         with pytest.raises(SpecError, match=name):
