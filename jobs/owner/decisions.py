@@ -27,7 +27,7 @@ from silo_agent.pysyft.catalogue import CatalogueEntry
 
 log = logging.getLogger("consilium.silo")
 
-#: How long and how often an approval is good for unless the owner says otherwise.
+#: Default validity of an approval, in days and runs.
 DEFAULT_DAYS = 30
 DEFAULT_RUNS = 1
 

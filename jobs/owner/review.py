@@ -1,8 +1,8 @@
 """The owner review: what a job would do at this silo, and whether it is approved. ``fed requests`` shows it.
 
 All of it is computed here and now, from the job's text and the silo's own home: its pinned charter, its policy, its
-catalogue, its software, the signed approvals and denials, the journal. Nothing that the server or PySyft's status says
-is used. A review never says how many rows the silo has.
+catalogue, its software, the signed approvals and denials, the journal. Nothing from the server and no status of PySyft's
+is used. A review never contains the number of rows.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class OwnerView:
         return approval_terms.terms(spec, plan, silo=self.silo, charter=self.charter, policy=self.policy, data=data)
 
     def _data(self, name: str) -> DataId | DataRefused:
-        """Which data a name stands for, or why it cannot be used. The rows are read and checked once for all jobs."""
+        """Which data a name means, or why they cannot be used. The rows are read and checked once for all jobs."""
         if name not in self._checked:
             try:
                 self._checked[name] = self.catalogue.resolve(name).id

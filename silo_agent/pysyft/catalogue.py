@@ -141,7 +141,7 @@ class Catalogue:
             self._check_rules(name)
             record = _Record(uid, Schema.of(rows), sealed)
             record.save(self._folder("private", name) / RECORD)
-            self.resolve(name)  # PySyft copied: what lies there must be what was checked
+            self.resolve(name)  # PySyft has copied the files: the copies must be what was checked
             return self._entry(name, record, summary)
 
     @contextmanager

@@ -50,7 +50,7 @@ _AGAIN = "The admin submits the job again, or sends its file: `fed approve --job
 
 @dataclass(frozen=True, slots=True)
 class QueuedRequest:
-    """A queued job. ``shown``: PySyft's status, which anybody with the silo's disk can write. ``asked``: when."""
+    """A queued job. ``shown``: PySyft's status, which every user of the silo's disk can write. ``asked``: when."""
 
     name: str
     digest: bytes
