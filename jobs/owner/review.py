@@ -1,8 +1,8 @@
 """The owner review: what a job would do at this silo, and whether it is approved. ``fed requests`` shows it.
 
 All of it is computed here and now, from the job's text and the silo's own home: its pinned charter, its policy, its
-catalogue, its software, the signed approvals and denials, the journal. Nothing from the server and no status of PySyft's
-is used. A review never contains the number of rows.
+catalogue, its software, the signed approvals and denials, the journal. Nothing from the server and no status of
+PySyft's is used. A review never contains the number of rows.
 """
 
 from __future__ import annotations
