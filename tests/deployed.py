@@ -163,7 +163,7 @@ class Deployed:
 
     def recorded(self, since: int, kind: Kind, **fields: Any) -> list[Entry]:
         found = [entry for entry in self.ledger(since) if entry.kind is kind]
-        return [entry for entry in found if all(entry.record.get(key) == want for key, want in fields.items())]
+        return [entry for entry in found if all(getattr(entry.record, key) == want for key, want in fields.items())]
 
     def accept(self, site: str, signed: bytes) -> None:
         """Between runs: an agent lets go of its journal a moment after the server has its last record."""

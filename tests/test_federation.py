@@ -226,9 +226,9 @@ def test_a_lane_whose_holders_are_killed_stays_shut_and_the_others_are_exact(up:
     assert {entry.record.silo for entry in new if entry.kind is Kind.SILO_LOST} == {"silo-1", "silo-3"}
     shut = {e.record.name: e.record.lanes_shut for e in new if e.kind is Kind.STEP_CLOSED}
     assert list(shut) == ["rows/0", "train/0", "train/1", "train/2", "train/3", "eval/0"]
-    late = shut.pop("train/1") == []  # killed when their uploads were in: then it shuts one step later
+    late = shut.pop("train/1") == ()  # killed when their uploads were in: then it shuts one step later
     assert [name for name, lanes in shut.items() if lanes] == ["train/2", "train/3"]
-    assert shut["train/2"] == shut["train/3"] == ["expert-0"]
+    assert shut["train/2"] == shut["train/3"] == ("expert-0",)
     states = recomputed(up, RunRecord.read(AggregatorHome(up.federation.aggregator), new[-1].record.run))
     for name, block in states["eval/0"].items():
         stood = np.array_equal(block, states["train/1" if late else "train/0"][name])

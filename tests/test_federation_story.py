@@ -129,8 +129,8 @@ def test_without_approval_every_silo_declines_with_its_signature(up: Up, told: d
         e for e in read(AggregatorHome(up.federation.aggregator).ledger_path) if e.record.run == told["declined"]
     ]
     refusals = [entry.record for entry in entries if entry.kind is Kind.REFUSAL]
-    assert {record["silo"] for record in refusals} == set(up.federation.silos)
-    assert {record["code"] for record in refusals} == {"NOT_APPROVED"} and all(record["decline"] for record in refusals)
+    assert {record.silo for record in refusals} == set(up.federation.silos)
+    assert {record.code for record in refusals} == {"NOT_APPROVED"} and all(record.decline for record in refusals)
     assert entries[-1].kind is Kind.RUN_FAILED and "fed approve" not in entries[-1].record.detail
     assert not any(entry.kind is Kind.STEP_CLOSED for entry in entries)
 
@@ -147,7 +147,7 @@ def test_the_trained_run_names_each_silos_approval(up: Up, told: dict[str, str])
     approvals = {e.record.silo: e.record.digest for e in entries if e.kind is Kind.APPROVAL}
     assert set(approvals) == set(up.federation.silos) - {"silo-8"}
     closed = [entry.record for entry in entries if entry.kind is Kind.STEP_CLOSED]
-    assert closed and all(record["approvals"] == approvals for record in closed)
+    assert closed and all(record.approvals == approvals for record in closed)
     assert {e.record.silo for e in entries if e.kind is Kind.REFUSAL} == {"silo-8"}
     assert sorted(entries[-1].record.countersignatures) == sorted(approvals)
 
@@ -321,9 +321,9 @@ def test_a_withdrawn_silo_is_in_no_next_roster_and_its_models_are_listed(
     new = follow(up, before, until={Kind.RUN_FAILED, Kind.RUN_FINISHED})
     assert new[-1].kind is Kind.RUN_FINISHED, new[-1].record
     (start,) = [entry.record for entry in new if entry.kind is Kind.RUN_STARTED]
-    assert "silo-3" not in start["silos"]
+    assert "silo-3" not in start.silos
     closed = [entry.record for entry in new if entry.kind is Kind.STEP_CLOSED]
-    assert closed and not any("silo-3" in record["survivors"] for record in closed)
+    assert closed and not any("silo-3" in record.survivors for record in closed)
 
     # The withdrawal is on the ledger and in the lineage of what has its data; not of what has not.
     later = registered(up, new[-1].record.run)
@@ -331,7 +331,7 @@ def test_a_withdrawn_silo_is_in_no_next_roster_and_its_models_are_listed(
     (withdrawal,) = [
         e.record for e in read(AggregatorHome(federation.aggregator).ledger_path) if e.kind is Kind.WITHDRAWAL
     ]
-    assert told["model"] in withdrawal["models"] and later not in withdrawal["models"]
+    assert told["model"] in withdrawal.models and later not in withdrawal.models
     client = MlflowClient(
         tracking_uri=default_uri(AggregatorHome(federation.aggregator)),
         registry_uri=default_uri(AggregatorHome(federation.aggregator)),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.ledger.records import RunStarted
 from aggregator.verify.bundle import write_bundle
 from aggregator.verify.report import CheckLine, CheckOutcome, VerificationReport
 from aggregator.verify.run import read_ledger
@@ -123,10 +124,9 @@ def test_a_folder_that_is_no_run(run: Finished) -> None:
 
 def test_the_beginning_of_two_ids(run: Finished) -> None:
     book = read_ledger(run.home, None, VerificationReport(""))
-    entries = book.history.entries
-    started = next(entry for entry in entries if entry.kind == "run-started")
-    twin = replace(started, record={**started.record, "run": run.run[:8] + "00000000"})
-    both = replace(book, history=replace(book.history, entries=(*entries, twin)))
+    started = next(book.of(RunStarted))
+    twin = replace(started, record=replace(started.record, run=run.run[:8] + "00000000"))
+    both = replace(book, entries=(*book.entries, twin))
     assert find_run(both, run.run) == run.run
     with pytest.raises(SpecError, match=run.run):
         find_run(both, run.run[:8])

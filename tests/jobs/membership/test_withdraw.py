@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import Entry, read, verify
+from aggregator.ledger.format import Entry, S, of_kind, read, verify
 from aggregator.ledger.log import Ledger
-from aggregator.ledger.records import CharterRecorded, Kind, RunStarted, StepClosed, Withdrawal
+from aggregator.ledger.records import CharterRecorded, Kind, Record, RunStarted, StepClosed, Withdrawal
 from aggregator.run_record import RunRecord
 from aggregator.verify.models import models
 from crypto.charter import SignedCharter
@@ -55,8 +55,8 @@ class Story:
     cold: ColdTrial
     keys: tuple[dict[str, dict[str, bytes]], ...]  # of every home: before, after the withdrawal, after the join
 
-    def of(self, kind: Kind) -> list[Entry]:
-        return [entry for entry in read(AggregatorHome(self.home).ledger_path) if entry.kind is kind]
+    def of(self, kind: type[S]) -> list[Entry[S]]:
+        return list(of_kind(read(AggregatorHome(self.home).ledger_path), kind))
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,9 @@ def test_the_ledger_has_every_epoch_and_the_withdrawal_and_still_checks(story: S
     assert sorted(digests) == [1, 2, 3]
     (entry,) = story.of(Withdrawal)
     record = entry.record
-    assert (record["silo"], record["reason"], record["epoch"]) == ("silo-3", "consent withdrawn", 2)
-    assert record["charter_digest"] == digests[2]
-    assert record["models"] == [story.runs[0]] and record["remedies"].keys() == {story.runs[0]}
+    assert (record.silo, record.reason, record.epoch) == ("silo-3", "consent withdrawn", 2)
+    assert record.charter_digest == digests[2]
+    assert record.models == (story.runs[0],) and record.remedies.keys() == {story.runs[0]}
     runs = {entry.record.run: entry.record.charter_digest for entry in story.of(RunStarted)}
     assert [runs[run] for run in story.runs] == [digests[1], digests[2], digests[3]]
     verify(AggregatorHome(story.home).ledger_path, Home(story.home).charter().aggregator)
@@ -167,7 +167,7 @@ def bare(tmp_path: Path) -> Bare:
 
 
 def lines(home: Path) -> list[tuple[str, str]]:
-    return [(entry.kind, str(entry.record.silo)) for entry in read(AggregatorHome(home).ledger_path)]
+    return [(entry.kind, getattr(entry.record, "silo", "")) for entry in read(AggregatorHome(home).ledger_path)]
 
 
 DONE = [(Kind.CHARTER, ""), (Kind.CHARTER, ""), (Kind.WITHDRAWAL, "silo-3")]
@@ -195,10 +195,10 @@ def test_what_a_crash_left_half_done_is_finished_by_calling_it_again(
     def dies(*given: object, **more: object) -> None:
         raise Crash
 
-    def dies_at_the_withdrawal(ledger: Ledger, kind: str, record: dict[str, object]) -> Entry:
-        if kind is Kind.WITHDRAWAL:
+    def dies_at_the_withdrawal(ledger: Ledger, record: Record) -> Entry:
+        if record.kind is Kind.WITHDRAWAL:
             raise Crash
-        return real(ledger, kind, record)
+        return real(ledger, record)
 
     with monkeypatch.context() as patched:
         match at:

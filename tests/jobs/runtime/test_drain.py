@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import read
+from aggregator.ledger.format import of_kind, read
 from aggregator.ledger.log import Ledger
-from aggregator.ledger.records import Kind
+from aggregator.ledger.records import Kind, Refusal
 from crypto.home import Home
 from crypto.keys import Identity
 from crypto.messages import Message
@@ -26,7 +26,7 @@ from tests.records import as_record
 pytestmark = pytest.mark.slow
 
 
-def run(root: Path, phase: str) -> tuple[list[dict[str, object]], Agent]:
+def run(root: Path, phase: str) -> tuple[list[Refusal], Agent]:
     """A run of eight silos in which silo-3 is told to leave when ``phase`` first comes; refusals, and its agent."""
     federation = local.federation(root / "fed")
     agents: dict[str, Agent] = {}
@@ -42,19 +42,19 @@ def run(root: Path, phase: str) -> tuple[list[dict[str, object]], Agent]:
 
     local.run_job(local.spec(), federation.aggregator, federation.homes, courier=courier)
     entries = read(AggregatorHome(federation.aggregator).ledger_path)
-    return [dict(entry.record) for entry in entries if entry.kind is Kind.REFUSAL], agents["silo-3"]
+    return [entry.record for entry in of_kind(entries, Refusal)], agents["silo-3"]
 
 
 def test_the_step_under_way_is_ended_and_the_next_declined(tmp_path: Path) -> None:
     refusals, agent = run(tmp_path, "attest")
-    assert {(one["silo"], one["code"], one["phase"]) for one in refusals} == {("silo-3", "LEAVING", "open")}
-    assert min(one["k"] for one in refusals) == 1, "step 0 was ended"
+    assert {(one.silo, one.code, one.phase) for one in refusals} == {("silo-3", "LEAVING", "open")}
+    assert min(one.k for one in refusals) == 1, "step 0 was ended"
     assert agent.left and agent.k >= 1, "what step 0 opened was taken, for a run that is resumed"
 
 
 def test_a_silo_that_leaves_joins_no_run(tmp_path: Path) -> None:
     refusals, agent = run(tmp_path, "open")
-    assert {one["code"] for one in refusals} == {"LEAVING"} and min(one["k"] for one in refusals) == 0
+    assert {one.code for one in refusals} == {"LEAVING"} and min(one.k for one in refusals) == 0
     journal = Journal(tmp_path / "fed" / "silos" / "silo-3" / "journal.jsonl")
     try:
         assert agent._run == b"" and journal.releases == 0

@@ -50,7 +50,7 @@ def test_fitness_router_and_hidden_choices_are_in_no_byte_that_leaves(tmp_path: 
         assert np.array(units(own.fitness[1]), dtype="<u8").tobytes() not in everything
     held = {silo: members[silo].held(1, unmasked, cohort[silo]) for silo in members}
     closed = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run).of(StepClosed)
-    shown = {str(record["name"]): record["holdings"] for record in closed}
+    shown = {entry.record.name: entry.record.holdings for entry in closed}
     sizes = [sum(map(len, parts)) for parts in sent.values()]
     if holdings == "hidden":
         assert not any(shown.values())

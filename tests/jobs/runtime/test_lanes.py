@@ -132,8 +132,8 @@ class Played:
         return self.record.plan
 
     @cached_property
-    def closed(self) -> dict[int, Mapping[str, object]]:
-        return {int(one.record.k): one for one in self.record.of(StepClosed)}
+    def closed(self) -> dict[int, StepClosed]:
+        return {one.record.k: one.record for one in self.record.of(StepClosed)}
 
     def plain(self, silos: Iterable[str], k: int, lane: str) -> np.ndarray:
         """The sum of these silos' integers, from before they were masked."""
@@ -164,14 +164,14 @@ def broken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_the_lane_stays_shut_and_the_others_open(broken: Played) -> None:
-    assert [one.record.name for one in broken.closed.values()] == list(STEPS)
+    assert [one.name for one in broken.closed.values()] == list(STEPS)
     for k, one in broken.closed.items():
-        shut = [broken.lane] if k in (BROKEN, AFTER) else []
-        assert one.record.lanes_shut == shut and len(one.record.lanes_open) == (5 - len(shut)) * (0 < k < 4)  # type: ignore[arg-type]
-    left = {str(one.record.name): one.record.slots.get(f"{broken.lane}.contributors") for one in broken.closed.values()}  # type: ignore[attr-defined]
+        shut = (broken.lane,) if k in (BROKEN, AFTER) else ()
+        assert one.lanes_shut == shut and len(one.lanes_open) == (5 - len(shut)) * (0 < k < 4)
+    left = {one.name: one.slots.get(f"{broken.lane}.contributors") for one in broken.closed.values()}
     assert left == {"rows/0": None, "train/0": 4, "train/1": 2, "train/2": 2, "eval/0": None}
     assert (broken.outcome.steps_void, secure_aggregation(broken.record)["lanes_closed"]) == (0, 2)
-    assert broken.closed[AFTER]["survivors"] == sorted(set(broken.agents) - set(VICTIMS[broken.lane]))
+    assert broken.closed[AFTER].survivors == tuple(sorted(set(broken.agents) - set(VICTIMS[broken.lane])))
 
 
 def test_opened_sums_are_the_plain_sums_and_the_shut_lanes_blocks_stand_still(broken: Played) -> None:
@@ -180,17 +180,17 @@ def test_opened_sums_are_the_plain_sums_and_the_shut_lanes_blocks_stand_still(br
     run = next(iter(broken.agents.values()))._run
     chain, states = transcript.initial_chain(run, blocks.state_digest(state)), {}
     for k, one in broken.closed.items():
-        sums = {lane: broken.plain(one.record.survivors, k, lane) for lane in one.record.lanes_open}  # type: ignore[arg-type, attr-defined]
+        sums = {lane: broken.plain(one.survivors, k, lane) for lane in one.lanes_open}
         result = StepResult(
             step=k,
-            t3=bytes.fromhex(str(one.record.transcript)),
+            t3=bytes.fromhex(one.transcript),
             released=True,
-            slots=tuple(one.record.slots[slot.name] for slot in plan.slots_of(plan.steps[k])),  # type: ignore[index]
+            slots=tuple(one.slots[slot.name] for slot in plan.slots_of(plan.steps[k])),
             sums=tuple((lane, words_digest(words)) for lane, words in sums.items()),
         )
         chain = transcript.next_chain(chain, result.t3, result.digest, released=True)
-        assert chain.hex() == one.record.chain
-        state = states[k] = blocks.apply(plan, plan.steps[k], state, sums, one.record.slots)  # type: ignore[arg-type]
+        assert chain.hex() == one.chain
+        state = states[k] = blocks.apply(plan, plan.steps[k], state, sums, one.slots)
     assert blocks.state_digest(state).hex() == broken.outcome.state_digest
     for name in state:
         stood = np.array_equal(states[BROKEN - 1][name], state[name])
@@ -198,15 +198,17 @@ def test_opened_sums_are_the_plain_sums_and_the_shut_lanes_blocks_stand_still(br
 
 
 def test_the_ledger_names_visible_holders_and_no_others(broken: Played) -> None:
-    visible = {silo: [lane for lane in ("expert-0", "expert-1") if silo in HOLDERS[lane]] for silo in broken.agents}
-    assert broken.closed[1]["holdings"] == visible
+    visible = {
+        silo: tuple(lane for lane in ("expert-0", "expert-1") if silo in HOLDERS[lane]) for silo in broken.agents
+    }
+    assert broken.closed[1].holdings == visible
     assert secure_aggregation(broken.record)["masked_bytes_per_parameter"] > 4.0  # the victims' lost uploads
 
 
 def test_a_lane_that_loses_one_holder_still_opens(tmp_path: Path) -> None:
     played = play(tmp_path / "f", JOB.with_params(rounds=2), "", ["silo-1"])
-    assert played.closed[BROKEN]["survivors"] == sorted(set(played.agents) - {"silo-1"})
-    assert not any(one.record.lanes_shut for one in played.closed.values())
+    assert played.closed[BROKEN].survivors == tuple(sorted(set(played.agents) - {"silo-1"}))
+    assert not any(one.lanes_shut for one in played.closed.values())
 
 
 # --- everything the server saw, and a colluder -------------------------------------------------------------------
@@ -225,8 +227,8 @@ class Attack:
         assert kept
         had = [bytes(self.secrets[silo]) for silo in self.colluders]
         self.everything = b"|".join([*played.seen.sent[k], *kept, evidence, *had])
-        chain = bytes.fromhex(str(played.closed[k - 1]["chain"]))
-        run, attempt = next(iter(played.agents.values()))._run, int(str(one.record.attempt))
+        chain = bytes.fromhex(played.closed[k - 1].chain)
+        run, attempt = next(iter(played.agents.values()))._run, int(str(one.attempt))
         charter = Home(played.federation.aggregator).charter()
         context = Context(charter=charter, plan=plan, run=run, k=k, attempt=attempt, chain=chain)
         self.survivors: Survivors = StepEvidence.from_bytes(evidence).survivors(context)
@@ -333,7 +335,7 @@ def test_the_same_procedure_opens_what_is_open(broken: Played, k: int) -> None:
     """Positive control: from the same bytes every opened lane comes out exactly, and it is nothing like noise."""
     attack = Attack(broken, k, ["silo-2"])
     opened = [lane for lane in HOLDERS if lane != broken.lane]
-    assert set(broken.closed[k]["lanes_open"]) == set(opened)  # type: ignore[call-overload]
+    assert set(broken.closed[k].lanes_open) == set(opened)
     for lane in opened:
         uploaders = attack.cohort.holders(lane, attack.survivors.signed)
         words = attack.unmask(lane, uploaders)

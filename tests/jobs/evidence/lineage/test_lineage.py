@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from aggregator.ledger.format import Entry
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.verify.models import checked_ledger
@@ -49,7 +48,7 @@ def text(root: Any) -> str:
 def shown(past: Past, silo: str) -> bytes:
     """The signed approval that a silo showed."""
     (record,) = (one.record for one in past.entries(Kind.APPROVAL) if one.record.silo == silo)
-    return bytes.fromhex(record["approval"])
+    return bytes.fromhex(record.approval)
 
 
 def said(lineage: Lineage) -> str:
@@ -311,7 +310,7 @@ def test_an_approval_out_of_its_time_is_said_not_hidden(past: Past, limits: dict
 
 def test_an_approval_that_was_used_too_often_is_said(past: Past) -> None:
     with_approval(past, forged(past, max_runs=1))
-    record = past.entries(Kind.APPROVAL)[0].record
+    record = past.record(Kind.APPROVAL)
     assert "silo-1 let" not in said(trace(past.home, past.run))
     other = past.start(b"2" * 32)
     past.ledger.append(as_record(Kind.APPROVAL, {**record, "run": other}))
@@ -401,13 +400,13 @@ def test_a_run_id_must_follow_from_its_nonce(past: Past) -> None:
 def test_a_plan_must_have_its_digest(past: Past) -> None:
     for plan in ("AAAA", "?", ""):
         past.rewrite(lambda kind, record, plan=plan: {**record, "plan": plan} if kind is Kind.RUN_STARTED else record)
-        with pytest.raises(EvidenceError, match="plan of run"):
+        with pytest.raises(EvidenceError, match=r"\(run-started\), plan:"):
             trace(past.home, past.run)
 
 
 def test_a_plan_must_be_the_one_of_its_digest(past: Past) -> None:
     past.rewrite(lambda kind, record: {**record, "plan_digest": "00" * 32} if kind is Kind.RUN_STARTED else record)
-    with pytest.raises(EvidenceError, match="plan of run"):
+    with pytest.raises(EvidenceError, match=r"\(run-started\), plan_digest:"):
         trace(past.home, past.run)
 
 
@@ -488,7 +487,7 @@ def test_hidden_holders_are_said(past: Past) -> None:
     lineage = trace(past.home, past.run)
     params = {"features": 4, "classes": 2, "hidden": 2, "experts": 2, "rounds": 2}
     plan: Plan = method("fedcoe").plan(params, Limits(n_max=8, colluders=1, honest=2, lane_floor=3))
-    started: Entry = past.entries(Kind.RUN_STARTED)[0]
+    (started,) = (entry.record for entry in past.entries(Kind.RUN_STARTED))
     sentences = " ".join(unproven(lineage, started, past.home.charter(), plan))
     assert "Who taught cluster-0, cluster-1, expert-0 and expert-1 is hidden from the aggregator" in sentences
 
@@ -523,7 +522,7 @@ def test_from_a_silo_and_from_an_approval(past: Past) -> None:
 
 def test_an_approval_that_was_shown_and_never_used_is_found(past: Past) -> None:
     run = past.start(b"u" * 32)
-    record = past.entries(Kind.APPROVAL)[0].record
+    record = past.record(Kind.APPROVAL)
     past.ledger.append(as_record(Kind.APPROVAL, {**record, "run": run}))
     found = uses(checked_ledger(past.home), "approval", record["digest"])
     assert [(use.run, len(use.steps), use.status) for use in found.found] == [

@@ -333,7 +333,7 @@ def test_a_countersignature_of_something_else(run: Finished, changes: dict[str, 
     """Signed by the silo's own key, and yet not what it should have signed."""
     agent = Identity.load(run.federation.silo("silo-1") / "keys" / "agent.key")
     signed = next(entry.record for entry in read(run.home.ledger_path) if entry.kind is Kind.RUN_FINISHED)
-    closing = Closing.open(bytes.fromhex(signed["countersignatures"]["silo-1"]), lambda _: agent.public)
+    closing = Closing.open(bytes.fromhex(signed.countersignatures["silo-1"]), lambda _: agent.public)
     other = replace(closing, **changes).sign(agent).hex()
     rewrite(run.home, lambda lines: ended(lines)["countersignatures"].update({"silo-1": other}))
     error = refused(run)
@@ -469,7 +469,7 @@ def _append(run: Finished, kind: Kind, record: dict[str, Any]) -> None:
 def _published(run: Finished, **changes: str) -> dict[str, Any]:
     ended = next(entry.record for entry in read(run.home.ledger_path) if entry.kind is Kind.RUN_FINISHED)
     facts = {"run": run.run, "model_name": "fedavg-test", "version": "1", "alias": "champion", "by": "an admin"}
-    return {**facts, "weights_sha256": ended["weights_sha256"], **changes}
+    return {**facts, "weights_sha256": ended.weights_sha256, **changes}
 
 
 def test_published_versions_have_the_runs_weights(run: Finished) -> None:
