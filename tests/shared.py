@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import read
-from aggregator.ledger.records import Kind
+from aggregator.ledger.format import Entry, read
+from aggregator.ledger.records import Kind, run_of
 from aggregator.run_record import RunRecord
 from crypto.home import Home
 from jobs.demo.federation import Federation
@@ -129,12 +129,19 @@ def is_job_of(process: psutil.Process, silo: str) -> bool:
     return "client-job" in line and any(silo in part for part in line)
 
 
+def lines_of(up: Up, run: str) -> list[Entry[Any]]:
+    """A run's lines on the ledger."""
+    return [
+        entry for entry in read(AggregatorHome(up.federation.aggregator).ledger_path) if run_of(entry.record) == run
+    ]
+
+
 def follow(up: Up, before: int, until: set[Kind], name: str = "", timeout_s: float = 180.0) -> list[Any]:
     """The ledger's entries since ``before``, once one of these kinds (of the step ``name``) is among them."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         new = [entry for entry in read(AggregatorHome(up.federation.aggregator).ledger_path) if entry.seq >= before]
-        if any(entry.kind in until and name in ("", entry.record.name) for entry in new):
+        if any(entry.kind in until and (not name or entry.record.name == name) for entry in new):
             return new
         assert up.process.poll() is None
         os.sched_yield()

@@ -21,7 +21,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from aggregator.home import AggregatorHome
-from aggregator.ledger.format import read, verify
+from aggregator.ledger.format import verify
 from aggregator.ledger.records import Kind
 from aggregator.tracking.follower import default_uri
 from crypto.home import Home
@@ -30,7 +30,7 @@ from jobs.flare.building import Roster, build
 from jobs.flare.kits import root_path
 from jobs.flare.session import ENDED, AdminSession, JobUnknown, NotAllowed
 from tests.made_ledger import MLFLOW_WARNINGS
-from tests.shared import Up, approved, fed, is_job_of
+from tests.shared import Up, approved, fed, is_job_of, lines_of
 
 pytestmark = [pytest.mark.federation, *MLFLOW_WARNINGS]
 
@@ -108,9 +108,7 @@ def processes_of(up: Up, job_id: str) -> list[psutil.Process]:
 
 
 def last_line(up: Up, run: str) -> Any:
-    return [entry for entry in read(AggregatorHome(up.federation.aggregator).ledger_path) if entry.record.run == run][
-        -1
-    ]
+    return lines_of(up, run)[-1]
 
 
 def ended(up: Up, job_id: str, found: dict[str, Any]) -> None:

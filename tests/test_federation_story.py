@@ -28,7 +28,7 @@ from jobs.owner.review import OwnerView
 from jobs.security_log.retention import contents
 from silo_agent.home import SiloHome
 from tests import local
-from tests.shared import SILOS, Up, fed, follow, is_job_of, submit
+from tests.shared import SILOS, Up, fed, follow, is_job_of, lines_of, submit
 
 pytestmark = [
     pytest.mark.federation,
@@ -125,9 +125,7 @@ def registered(up: Up, run: str, timeout_s: float = 90.0) -> str:
 
 
 def test_without_approval_every_silo_declines_with_its_signature(up: Up, told: dict[str, str]) -> None:
-    entries = [
-        e for e in read(AggregatorHome(up.federation.aggregator).ledger_path) if e.record.run == told["declined"]
-    ]
+    entries = lines_of(up, told["declined"])
     refusals = [entry.record for entry in entries if entry.kind is Kind.REFUSAL]
     assert {record.silo for record in refusals} == set(up.federation.silos)
     assert {record.code for record in refusals} == {"NOT_APPROVED"} and all(record.decline for record in refusals)
@@ -143,7 +141,7 @@ def test_the_request_says_what_the_job_would_do(told: dict[str, str]) -> None:
 
 
 def test_the_trained_run_names_each_silos_approval(up: Up, told: dict[str, str]) -> None:
-    entries = [e for e in read(AggregatorHome(up.federation.aggregator).ledger_path) if e.record.run == told["run"]]
+    entries = lines_of(up, told["run"])
     approvals = {e.record.silo: e.record.digest for e in entries if e.kind is Kind.APPROVAL}
     assert set(approvals) == set(up.federation.silos) - {"silo-8"}
     closed = [entry.record for entry in entries if entry.kind is Kind.STEP_CLOSED]
