@@ -26,7 +26,7 @@ from crypto.messages import DECLINE, MESSAGE_ARRAYS, Closing, Decline, Message, 
 from jobs.demo.federation import Federation
 from jobs.evidence.run_summary import scores, secure_aggregation
 from jobs.job import JobSpec
-from jobs.runtime.compose import Events
+from jobs.runtime.compose import EventFile
 from jobs.runtime.in_process import InProcess, drive
 from silo_agent.agent import Agent
 from tests import local
@@ -494,6 +494,6 @@ def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exac
 
 
 def test_events_that_can_not_be_written_do_not_stop_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    events = Events(tmp_path / "no such folder" / "events.jsonl")
+    events = EventFile(tmp_path / "no such folder" / "events.jsonl")
     events(None, "finished")
     assert "could not be written" in caplog.text
