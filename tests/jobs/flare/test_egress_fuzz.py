@@ -405,7 +405,7 @@ def test_no_byte_of_what_the_plan_does_not_list_leaves(tmp_path: Path, extra: st
     def talkative(job: str, home: SiloHome) -> Agent:
         agent = open_agent(job, home)
         agent.__class__ = Unmasked
-        if home.name == "silo-3":
+        if home.silo == "silo-3":
             agent.method = Talkative(agent.method, adds)  # type: ignore[assignment]
         return agent
 
