@@ -173,8 +173,8 @@ def test_a_job_that_is_left_alone_finishes_and_leaves_its_status(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = run(federation, monkeypatch)
-    assert driver._board is not None
-    status = driver._board.status
+    assert driver._tracker is not None
+    status = driver._tracker.status
     assert status.state is RunState.FINISHED and status.released == status.steps == 3
     assert status.answered and status.missing == ()
     assert left(status_file(AggregatorHome(federation.aggregator), JOB_ID)) == as_json(status)
@@ -302,6 +302,6 @@ def test_statistics_carry_the_status(federation: Federation, monkeypatch: pytest
     fl_ctx.set_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR, collector, sticky=False, private=True)
     driver.handle_event(InfoCollector.EVENT_TYPE_GET_STATS, fl_ctx)
     driver.handle_event(EventType.START_RUN, fl_ctx)
-    assert driver._board is not None
-    assert collector.info == {"consilium": as_json(driver._board.status)}
+    assert driver._tracker is not None
+    assert collector.info == {"consilium": as_json(driver._tracker.status)}
     assert json.dumps(collector.info)
