@@ -7,7 +7,6 @@ form only.
 
 from __future__ import annotations
 
-import binascii
 import json
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
@@ -85,7 +84,7 @@ class RunRecord:
         record = self.started.record
         try:
             plan = Plan.from_bytes(b64decode(record.plan, validate=True))
-        except binascii.Error as bad:
+        except ValueError as bad:  # binascii.Error, or text that is not ASCII
             raise EvidenceError(at(self.started, "plan"), expected="base64 of a plan", found=str(bad)) from bad
         except FederationError as bad:
             found = f"[{bad.code}] {bad.detail}"
