@@ -257,4 +257,4 @@ def test_what_is_not_there_is_named(up: Up, kit: str, watch: AdminSession) -> No
         with pytest.raises(JobUnknown):
             ask(unknown)
     silo = str(up.federation.root / "kits" / "silo-1")
-    assert fed("status", "--kit", silo, code=10)["error"] == "SPEC"
+    assert fed("jobs", "--kit", silo, code=10)["error"] == "SPEC"

@@ -48,9 +48,9 @@ def test_a_drained_silo_ends_its_step_and_declines_the_next(site: Deployed) -> N
     refusals = {(one.record.silo, one.record.code, one.record.phase) for one in site.recorded(began, Kind.REFUSAL)}
     assert refusals == {("silo-3", "LEAVING", "open")}
     closed = [entry.record for entry in site.recorded(began, Kind.STEP_CLOSED)]
-    cohorts = [tuple(one["survivors"]) for one in closed]
+    cohorts = [one.survivors for one in closed]
     assert len(closed) == 10 and cohorts[0] == tuple(site.silos) and cohorts[-1] == ("silo-1", "silo-2")
-    lost = [one["lost"] for one in closed if one["lost"]]
+    lost = [one.lost for one in closed if one.lost]
     assert all(one == {"silo-3": "open"} for one in lost), "it left between two steps, in the middle of none"
     events = check_log(Home(site.home("silo-3"))).events
     assert events["service-draining"] == events["service-stopped"] == 1
