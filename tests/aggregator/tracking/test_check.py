@@ -328,10 +328,10 @@ def test_a_follower_that_lags_is_one_difference(home: Path) -> None:
 def test_a_follower_waits_until_the_comparison_is_done(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step half copied is no difference."""
 
-    def reads(home: Path) -> CheckedLedger:
-        with (home / tracking_follower.LOCK_FILE).open("rb") as follower, pytest.raises(BlockingIOError):
+    def reads(home: AggregatorHome) -> CheckedLedger:
+        with home.follower_lock_path.open("rb") as follower, pytest.raises(BlockingIOError):
             fcntl.flock(follower, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return checked_ledger(AggregatorHome(home))
+        return checked_ledger(home)
 
     monkeypatch.setattr(check, "checked_ledger", reads)
     assert compare(two) == []

@@ -571,7 +571,7 @@ def test_both_processes_of_a_silo_make_gated_cells(monkeypatch: pytest.MonkeyPat
 def test_the_long_lived_process_is_guarded_before_it_connects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from jobs.flare import parent
     from jobs.services import run as services
-    from jobs.services.bootstrap import ServiceOptions
+    from jobs.services.bootstrap import InstalledSite, ServiceOptions
 
     made = fed_client_base.FederatedClientBase._create_cell.__globals__
     monkeypatch.setitem(made, "Cell", Cell)
@@ -581,7 +581,7 @@ def test_the_long_lived_process_is_guarded_before_it_connects(monkeypatch: pytes
         seen.append(made["Cell"])
         return 0
 
-    monkeypatch.setattr(services, "install", lambda request: Site(request.kit, Home(tmp_path)))
+    monkeypatch.setattr(services, "install", lambda request: InstalledSite(request.kit, Home(tmp_path)))
     monkeypatch.setattr(parent, "run_client", run_client)
     monkeypatch.setattr(services, "_serve", lambda *args: None)
     assert services.run_silo(ServiceOptions(role="silo", kit=tmp_path), "127.0.0.1", 0) == 0
