@@ -3,22 +3,146 @@
 A silo that lost its record of a release could be made to release again. So shares leave only after a record of them
 is on disk; a run whose journal is gone is refused; and a lock keeps a second agent from using the same identity.
 
-One JSON object a line. Kinds: ``boot`` (nonce of each start), ``joined`` (run, approval), ``advertised`` (run, step,
-attempt), ``attested`` (run, step, attempt, T3), ``released`` (run, step, T3, cohort), ``peers`` (highest release
-counter seen of each peer). Nothing in it is secret.
+One JSON object a line: ``kind``, and the fields of that kind's class in ``KINDS``. Every reader of a journal decodes
+lines with ``parse_record``. An unknown kind is refused: it may be a promise that this software does not know. Nothing
+in a journal is secret.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, ClassVar, Final, Self, get_type_hints
 
 from crypto import durable
 from crypto.errors import FULL, AlreadyReleased, JournalLost, NoSpace, Replay, SpecError
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line. ``run``: the whole run id; ``t3``, ``approval``: digests; all in hex. ``step``: its number, from 0."""
+
+    kind: ClassVar[str]
+
+    def __bytes__(self) -> bytes:
+        """The line, with its newline."""
+        found = {"kind": self.kind, **asdict(self)}
+        return json.dumps(found, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Boot(Record):
+    """An agent was started. ``nonce``: random."""
+
+    kind = "boot"
+
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Joined(Record):
+    """The silo takes part in a run from its start. ``approval``: the one that it uses; old journals name none."""
+
+    kind = "joined"
+
+    run: str
+    approval: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised(Record):
+    """An advert is about to be signed."""
+
+    kind = "advertised"
+
+    run: str
+    step: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attested(Record):
+    """A survivor set is about to be signed."""
+
+    kind = "attested"
+
+    run: str
+    step: int
+    attempt: int
+    t3: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released(Record):
+    """Shares of a step are about to leave. ``cohort``: the silos of U1, in order."""
+
+    kind = "released"
+
+    run: str
+    step: int
+    t3: str
+    cohort: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Peers(Record):
+    """``releases``: peer → its release counter, of those whose counter is higher than before."""
+
+    kind = "peers"
+
+    releases: Mapping[str, int]
+
+
+KINDS: Final[Mapping[str, type[Record]]] = {
+    cls.kind: cls for cls in (Boot, Joined, Advertised, Attested, Released, Peers)
+}
+
+
+def _of(kind: type) -> Callable[[Any], Any]:
+    def load(value: Any) -> Any:
+        if type(value) is not kind:
+            raise ValueError(f"{type(value).__name__} instead of {kind.__name__}")
+        return value
+
+    return load
+
+
+_text, _count, _list, _map = _of(str), _of(int), _of(list), _of(dict)
+
+#: Type of a field → how its value is made from JSON. Each raises ValueError for another shape.
+_LOADS: Final[Mapping[Any, Callable[[Any], Any]]] = {
+    str: _text,
+    int: _count,
+    tuple[str, ...]: lambda value: tuple(map(_text, _list(value))),
+    Mapping[str, int]: lambda value: {key: _count(count) for key, count in _map(value).items()},
+}
+
+
+def _fields(cls: type[Record]) -> dict[str, Callable[[Any], Any]]:
+    hints = get_type_hints(cls)
+    return {one.name: _LOADS[hints[one.name]] for one in fields(cls)}
+
+
+_FIELDS: Final = {cls: _fields(cls) for cls in KINDS.values()}
+
+
+def parse_record(line: bytes) -> Record:
+    """The record of a line without its newline. Raises ValueError for anything else."""
+    try:
+        found = json.loads(line)
+        cls = KINDS[found.pop("kind")]
+        return cls(**{name: _FIELDS[cls][name](value) for name, value in found.items()})
+    except (KeyError, TypeError, AttributeError, RecursionError) as bad:
+        raise ValueError(f"not a record of a journal: {bad}") from bad
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
 
 
 class Journal:
@@ -41,39 +165,36 @@ class Journal:
         self._joined: dict[str, str] = {}  # run → the approval it was joined on
         self.releases = 0
         self._replay()
-        self._append({"kind": "boot", "nonce": os.urandom(16).hex()})
+        self._append(Boot(os.urandom(16).hex()))
 
     def _replay(self) -> None:
         whole, _ = durable.cut_torn_line(self._file)  # the write never returned, so nothing it records has left
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError) as bad:
+                record = parse_record(line)
+            except ValueError as bad:
                 raise JournalLost(
                     f"Line {number} of {self.path.name} is damaged.",
                     remedy="Restore the journal from its volume; a silo without its journal may only join new runs.",
                 ) from bad
+            self._take(record)
 
-    def _take(self, record: dict[str, object]) -> None:
-        kind = record["kind"]
-        if kind == "released":
-            run, step = str(record["run"]), int(str(record["step"]))
-            cohort = tuple(str(silo) for silo in record["cohort"])  # type: ignore[attr-defined]
-            self._released.setdefault(run, {})[step] = (str(record["t3"]), cohort)
-            self.releases += 1
-        elif kind == "advertised":
-            self._adverts[str(record["run"])] = (int(str(record["step"])), int(str(record["attempt"])))
-        elif kind == "joined":
-            self._joined[str(record["run"])] = str(record.get("approval", ""))
-        elif kind == "peers":
-            counters: dict[str, int] = record["releases"]  # type: ignore[assignment]
-            self._peers.update(counters)
+    def _take(self, record: Record) -> None:
+        match record:
+            case Released(run, step, t3, cohort):
+                self._released.setdefault(run, {})[step] = (t3, cohort)
+                self.releases += 1
+            case Advertised(run, step, attempt):
+                self._adverts[run] = (step, attempt)
+            case Joined(run, approval):
+                self._joined[run] = approval
+            case Peers(releases):
+                self._peers.update(releases)
 
-    def _append(self, record: dict[str, object]) -> None:
+    def _append(self, record: Record) -> None:
         """Write one line and sync it, or raise NoSpace and leave the file as it was."""
-        line = json.dumps(record, sort_keys=True, separators=(",", ":")).encode() + b"\n"
         try:
-            durable.append(self._file, line)
+            durable.append(self._file, bytes(record))
         except OSError as failed:
             if failed.errno in FULL:
                 raise NoSpace(
@@ -85,7 +206,7 @@ class Journal:
     def join(self, run: str, approval: str) -> None:
         """Record that this silo takes part in a run from its start, and the digest of the approval that it uses."""
         if run not in self._joined:
-            self._append({"kind": "joined", "run": run, "approval": approval})
+            self._append(Joined(run, approval))
 
     def uses(self, approval: str, *, besides: str = "") -> int:
         """How many runs were joined on an approval, not counting the run ``besides``."""
@@ -101,18 +222,18 @@ class Journal:
         """
         if (step, attempt) <= self._adverts.get(run, (-1, 0)):
             raise Replay(f"Attempt {attempt} of step {step} had its advert, or a later one had.")
-        self._append({"kind": "advertised", "run": run, "step": step, "attempt": attempt})
+        self._append(Advertised(run, step, attempt))
 
     def attest(self, run: str, step: int, attempt: int, t3: str) -> None:
         """Record a survivor set before signing it. Raises AlreadyReleased if the step, or a later one, is spent."""
         self._check(run, step, t3)
-        self._append({"kind": "attested", "run": run, "step": step, "attempt": attempt, "t3": t3})
+        self._append(Attested(run, step, attempt, t3))
 
     def release(self, run: str, step: int, t3: str, cohort: tuple[str, ...]) -> None:
         """Record a release before its shares leave: one per (run, step), above every earlier one."""
         self._check(run, step, t3)
         if step not in self._released.get(run, {}):
-            self._append({"kind": "released", "run": run, "step": step, "t3": t3, "cohort": list(cohort)})
+            self._append(Released(run, step, t3, cohort))
 
     def _check(self, run: str, step: int, t3: str) -> None:
         mine = self._released.get(run, {})
@@ -133,7 +254,7 @@ class Journal:
                 )
         news = {silo: count for silo, count in releases.items() if count > self._peers.get(silo, 0)}
         if news:
-            self._append({"kind": "peers", "releases": news})
+            self._append(Peers(news))
 
     def close(self) -> None:
         os.close(self._file)

@@ -10,18 +10,17 @@ The journal is read without its lock, so an agent may have it open; nothing is w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from crypto.errors import JournalLost
 from jobs.doctor.check import SILO, Finding, check, fail, ok, warn
 from jobs.doctor.target import Target
 from jobs.security_log.events import Event
-from jobs.security_log.reader import files
+from jobs.security_log.reader import LogLine, files, lines_of
 from silo_agent.home import SiloHome
+from silo_agent.journal import Joined, Released, parse_record
 
 _RESTORE = (
     "Restore the latest journal from its volume, not from an older backup. If it is lost, make a new home "
@@ -53,15 +52,15 @@ def read_journal(path: Path) -> JournalContent:
     seen.torn = bool(torn)
     for number, raw in enumerate(whole.split(b"\n") if whole else [], start=1):
         try:
-            record = json.loads(raw)
-            if record["kind"] == "joined":
-                seen.joined.add(str(record["run"]))
-            elif record["kind"] == "released":
-                run, step = str(record["run"]), int(record["step"])
+            record = parse_record(raw)
+        except ValueError as bad:
+            raise JournalLost(f"line {number} of {path.name} is damaged", remedy=_RESTORE) from bad
+        match record:
+            case Joined(run):
+                seen.joined.add(run)
+            case Released(run, step):
                 seen.released[run] = max(step, seen.released.get(run, -1))
                 seen.releases += 1
-        except (ValueError, KeyError, TypeError) as bad:
-            raise JournalLost(f"line {number} of {path.name} is damaged", remedy=_RESTORE) from bad
         seen.lines = number
     return seen
 
@@ -140,16 +139,15 @@ def _releases(home: SiloHome) -> list[_Release]:
     """
     found: list[_Release] = []
     open_: dict[str, _Release] = {}
-    for record in _run_lines(home):
-        event, fields = record["event"], record["fields"]
-        run, step = str(fields.get("run", "")), int(fields.get("step", -1))
-        if event in _STARTS:
+    for line in _run_lines(home):
+        run, step = line.fields.get("run", ""), line.fields.get("step", -1)
+        if line.event in _STARTS:
             open_.clear()
-        elif event == Event.REFUSAL and run in open_ and open_[run].step == step:
+        elif line.event is Event.REFUSAL and run in open_ and open_[run].step == step:
             del open_[run]
         elif run in open_:
             open_.pop(run).certain = True
-        if event == Event.SHARES_RELEASED:
+        if line.event is Event.SHARES_RELEASED:
             open_[run] = _Release(run, step)
             found.append(open_[run])
     return found
@@ -157,22 +155,12 @@ def _releases(home: SiloHome) -> list[_Release]:
 
 def _joined(home: SiloHome) -> list[tuple[str, str]]:
     """(run, time) of the runs joined by the security log, which is written after the journal."""
-    return [(str(one["fields"]["run"]), str(one["at"])) for one in _run_lines(home) if one["event"] == Event.RUN_JOINED]
+    return [(line.fields["run"], line.at) for line in _run_lines(home) if line.event is Event.RUN_JOINED]
 
 
-def _run_lines(home: SiloHome) -> Iterator[dict[str, Any]]:
+def _run_lines(home: SiloHome) -> Iterator[LogLine]:
     """Lines of the security log about runs, oldest first. Invalid lines are skipped: see the check `security-log`."""
-    marks = tuple(f'"event":"{event}"'.encode() for event in _RUN_EVENTS)
-    for path in files(home):
-        with path.open("rb") as lines:
-            for raw in lines:
-                if any(mark in raw for mark in marks):
-                    try:
-                        record = json.loads(raw)
-                        if record["event"] in _RUN_EVENTS and record["fields"] is not None and record["at"]:
-                            yield record
-                    except (ValueError, KeyError, TypeError):
-                        continue
+    return (line for path in files(home) for line in lines_of(path, _RUN_EVENTS))
 
 
 def _notes(home: SiloHome) -> list[str]:

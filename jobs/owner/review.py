@@ -7,7 +7,6 @@ PySyft's is used. A review never contains the number of rows.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ from jobs.owner import approval_terms
 from jobs.owner.egress_manifest import manifest_of
 from silo_agent.approvals import Approvals, ApprovalState
 from silo_agent.home import SiloHome
+from silo_agent.journal import Joined, parse_record
 from silo_agent.policy import Policy
 from silo_agent.pysyft.catalogue import Catalogue, DataId
 from silo_agent.pysyft.request_queue import RequestQueue
@@ -74,11 +74,11 @@ class OwnerView:
             return found
         for line in lines:
             try:
-                record = json.loads(line)
-                if record["kind"] == "joined":
-                    found[record["approval"]] += 1
-            except (ValueError, KeyError, TypeError):
-                continue  # an incomplete or old line; a damaged journal stops the agent, not the owner
+                record = parse_record(line)
+            except ValueError:
+                continue  # an incomplete line; a damaged journal stops the agent, not the owner
+            if isinstance(record, Joined):
+                found[record.approval] += 1
         return found
 
     # --- one job -----------------------------------------------------------------------------------------------------

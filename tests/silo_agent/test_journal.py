@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crypto.errors import AlreadyReleased, JournalLost, NoSpace, SpecError
-from silo_agent.journal import Journal
+from silo_agent.journal import KINDS, Boot, Journal, parse_record
 
 RUN, T3, OTHER = "aa" * 32, "bb" * 32, "cc" * 32
 COHORT = ("silo-1", "silo-2")
@@ -103,11 +103,55 @@ def test_a_torn_last_line_never_left_and_is_cut(tmp_path: Path) -> None:
         assert last.releases == 2
 
 
+def test_each_kind_has_these_bytes_on_disk(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.join(RUN, "ab")
+        journal.advertise(RUN, 0, 1)
+        journal.attest(RUN, 0, 1, T3)
+        journal.release(RUN, 0, T3, COHORT)
+        journal.see_peers({"silo-2": 5})
+    boot, *lines = (tmp_path / "j").read_text().splitlines()
+    nonce = parse_record(boot.encode())
+    assert isinstance(nonce, Boot) and boot == f'{{"kind":"boot","nonce":"{nonce.nonce}"}}'
+    assert lines == [
+        f'{{"approval":"ab","kind":"joined","run":"{RUN}"}}',
+        f'{{"attempt":1,"kind":"advertised","run":"{RUN}","step":0}}',
+        f'{{"attempt":1,"kind":"attested","run":"{RUN}","step":0,"t3":"{T3}"}}',
+        f'{{"cohort":["silo-1","silo-2"],"kind":"released","run":"{RUN}","step":0,"t3":"{T3}"}}',
+        '{"kind":"peers","releases":{"silo-2":5}}',
+    ]
+    assert [bytes(parse_record(line.encode())) for line in lines] == [f"{line}\n".encode() for line in lines]
+    assert {json.loads(line)["kind"] for line in (boot, *lines)} == KINDS.keys()
+
+
+def test_a_record_of_a_joined_run_may_be_older_than_approvals(tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(f'{{"kind":"joined","run":"{RUN}"}}\n'.encode())
+    with Journal(tmp_path / "j") as journal:
+        assert journal.knows(RUN) and journal.uses("ab") == 0
+
+
 @pytest.mark.parametrize(
-    "line", [b"garbage\n", b'{"no":"kind"}\n', b'{"kind":"released","run":"x"}\n', b'{"kind":"peers","releases":3}\n']
+    "line",
+    [
+        b"garbage",
+        b"\xff",
+        b"[7]",
+        pytest.param(b"[" * 100_000, id="too deep"),
+        b'{"no":"kind"}',
+        b'{"kind":"promised","run":"x"}',
+        b'{"kind":["released"]}',
+        b'{"kind":"released","run":"x"}',
+        b'{"kind":"peers","releases":3}',
+        b'{"kind":"peers","releases":{"silo-2":"5"}}',
+        b'{"kind":"joined","run":7}',
+        b'{"kind":"joined","run":"x","step":0}',
+        b'{"kind":"advertised","run":"x","step":"0","attempt":0}',
+        b'{"kind":"advertised","run":"x","step":true,"attempt":0}',
+        b'{"kind":"released","run":"x","step":0,"t3":"bb","cohort":"silo-1"}',
+    ],
 )
 def test_a_damaged_journal_is_a_lost_journal(tmp_path: Path, line: bytes) -> None:
-    (tmp_path / "j").write_bytes(line)
+    (tmp_path / "j").write_bytes(line + b"\n")
     with pytest.raises(JournalLost, match="Line 1"):
         Journal(tmp_path / "j")
 

@@ -328,6 +328,16 @@ def test_what_is_no_object_is_no_line(log: SecurityLog) -> None:
             check_log(log.home)
 
 
+def test_lines_of_some_events_are_read_past_damaged_ones(log: SecurityLog) -> None:
+    some(log, 4)
+    damaged(log, lambda raw: [*raw[:2], raw[2].replace(b'"t3"', b'"t4"'), raw[3][:-9], *raw[4:]])
+    found = list(reader.lines_of(log.home.security_log, {Event.SHARES_RELEASED}))
+    assert [(line.seq, line.event, line.fields["step"]) for line in found] == [
+        (1, Event.SHARES_RELEASED, 0),
+        (4, Event.SHARES_RELEASED, 3),
+    ]
+
+
 def test_a_log_that_was_cut_goes_on_and_says_so(log: SecurityLog) -> None:
     some(log, 4)
     damaged(log, lambda raw: raw[:-2])
