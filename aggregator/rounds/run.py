@@ -234,7 +234,7 @@ class Run:
                 if attempt.spent:
                     self._void(step, attempt.t3, attendance, lost.code, lost.phase, lost.missing)
                     log.warning("step %s is void: %s", step.name, lost)
-                    store.retire()
+                    store.retire(sums=False)
                     return
                 excluded |= {silo for silo, by in attendance.blamed.items() if len(by) > self.charter.colluders}
                 steady = sum(code in STEADY for code in attendance.refusals.values())
@@ -244,7 +244,7 @@ class Run:
             else:
                 self._note(step, attendance)
                 self._close(step, number, opened, attendance)
-                store.retire()
+                store.retire(sums=bool(opened.sums))
                 return
 
     def _attempt(self, context: Context, store: UploadStore, attendance: Attendance, step: Step) -> Attempt:

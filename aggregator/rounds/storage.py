@@ -176,7 +176,8 @@ def _read_description(folder: RunFolder, step: int) -> dict[str, Any]:
 
 class Retention(StrEnum):
     """Which masked uploads stay after their step: with the step's evidence they replay its sums bit for bit
-    (``crypto.evidence``); without them the evidence still shows who took part and signed what."""
+    (``crypto.evidence``); without them the evidence still shows who took part and signed what. ``LAST``: of the last
+    step that opened a lane."""
 
     NONE = "none"
     LAST = "last"
@@ -259,12 +260,16 @@ class UploadStore:
         if (folder := self._folder / file_name("silo", silo)).is_dir():
             shutil.rmtree(folder)
 
-    def retire(self) -> None:
-        """The step is over: keep what the retention policy says and remove the rest."""
+    def retire(self, *, sums: bool) -> None:
+        """The step is over: keep what the retention policy says and remove the rest.
+
+        ``sums``: whether it opened the sum of a lane. A step that did not (slots only, all lanes shut, void) has
+        nothing to replay: under ``last`` the uploads of the last step with sums stay, and its own go.
+        """
         if self.retention is Retention.ALL or not self._all.is_dir():
             return
         for folder in sorted(self._all.iterdir()):
-            if self.retention is Retention.NONE or folder != self._folder:
+            if self.retention is Retention.NONE or (folder == self._folder) != sums:
                 shutil.rmtree(folder)
 
     def _whole(self, silo: str, lane: str) -> Path:

@@ -73,7 +73,7 @@ def card(models: Models, version: ModelVersion) -> Card:
             ("Results", _results(run)),
             ("Cohort", _cohort(run)),
             ("Data and approvals", _consent(run, models.ledger.charters)),
-            ("How to check this", _verify(version, job)),
+            ("How to check this", _verify(run, version, job)),
             ("Privacy", _privacy(start, charter)),
             ("Residual risks", _RISKS),
             ("Drop-outs and refusals", _dropouts(run)),
@@ -159,18 +159,21 @@ def _consent(run: RunRecord, charters: Mapping[str, Charter]) -> str:
     return f"{table}\n\n{whole}" if rows else "No step was released."
 
 
-def _verify(version: ModelVersion, job: Mapping[str, Any]) -> str:
+def _verify(run: RunRecord, version: ModelVersion, job: Mapping[str, Any]) -> str:
+    with_sums = [entry.record for entry in run.closed if entry.record.lanes_open]
+    last = f"those of step {with_sums[-1].k} ({safe(with_sums[-1].name)})" if with_sums else ""
     kept = {
-        "all": "each sum can be replayed bit for bit",
-        "last": "the last sum can be replayed bit for bit",
-        "none": "sums are bound by signatures and cannot be replayed",
+        "all": f"those of all {len(with_sums)} steps that opened sums, each of which can be replayed bit for bit",
+        "last": f"{last}, whose sums can be replayed bit for bit; no others" if last else "none: no step opened a sum",
+        "none": "none: sums are bound by signatures and cannot be replayed",
     }.get(str(job.get("keep_uploads")), "not recorded here")
     label = version.label
     return (
         f"    fed verify {label} --home AGGREGATOR\n"
         f"    fed lineage {label} --bundle evidence.zip --home AGGREGATOR\n\n"
         "Offline, AGGREGATOR being the aggregator's home; the bundle verifies on any machine with the base install. "
-        f"Masked uploads kept: {safe(job.get('keep_uploads', 'not recorded'))}; {kept}."
+        f"Masked uploads kept, by the job's keep_uploads = {safe(job.get('keep_uploads', 'not recorded'))}: {kept}. "
+        "`fed verify` says which sums it replayed and which it could not."
     )
 
 

@@ -33,7 +33,8 @@ _AN_ORG: Final = "an organisation: letters, digits and _"
 _HOST: Final = re.compile(
     r"(?=.{1,64}$)(?!.*\.\d+$)(?!\d+$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
 )
-_ADMIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,30}@[A-Za-z0-9][A-Za-z0-9.-]{0,30}")
+#: Administrators' names. No silo's id has an @.
+ADMIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,30}@[A-Za-z0-9][A-Za-z0-9.-]{0,30}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def _silo(name: str) -> str:
 
 
 def _admin(name: str) -> str:
-    return "" if _ADMIN.fullmatch(name) else "an admin's name, like kim@example.org"
+    return "" if ADMIN_NAME.fullmatch(name) else "an admin's name, like kim@example.org"
 
 
 class _Table:

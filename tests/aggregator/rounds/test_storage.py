@@ -218,15 +218,27 @@ def test_retention(tmp_path: Path, policy: str, left: list[str]) -> None:
         store = UploadStore(RunFolder(tmp_path), step, policy)
         store.append("silo-1", "trunk", words(2))
         store.complete("silo-1", "trunk")
-        store.retire()
+        store.retire(sums=True)
     assert sorted(os.listdir(tmp_path / "uploads")) == left
+
+
+@pytest.mark.parametrize(("policy", "left"), [("none", []), ("last", ["000001"]), ("all", ["000001", "000003"])])
+def test_last_is_the_last_step_with_sums(tmp_path: Path, policy: str, left: list[str]) -> None:
+    """M1: a step of slots only (2), and one that opened no lane (3), don't take the place of one with sums (1)."""
+    for step, sums in ((0, True), (1, True), (2, False), (3, False)):
+        store = UploadStore(RunFolder(tmp_path), step, policy)
+        if step != 2:
+            store.append("silo-1", "trunk", words(2))
+            store.complete("silo-1", "trunk")
+        store.retire(sums=sums)
+    assert sorted(os.listdir(tmp_path / "uploads")) == (["000000", *left] if policy == "all" else left)
 
 
 def test_retention_is_one_of_three(tmp_path: Path) -> None:
     assert UploadStore(RunFolder(tmp_path), 0).retention is Retention.NONE
     with pytest.raises(SpecError, match="none, last, all"):
         UploadStore(RunFolder(tmp_path), 0, "some")
-    UploadStore(RunFolder(tmp_path), 0).retire()  # nothing there: nothing to do
+    UploadStore(RunFolder(tmp_path), 0).retire(sums=True)  # nothing there: nothing to do
 
 
 def test_a_dropped_silo_is_forgotten(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,26 @@ def test_it_says_how_to_check(shown: Card) -> None:
     assert "| hidden | 4 |" in section(shown, "Method")
 
 
+@pytest.mark.parametrize(
+    ("keep", "lanes", "said"),
+    [
+        ("all", ["everyone"], "those of all 2 steps that opened sums"),
+        ("last", ["everyone"], "those of step 1 (train/1), whose sums can be replayed"),
+        ("last", [], "none: no step opened a sum"),
+        ("none", ["everyone"], "none: sums are bound by signatures"),
+    ],
+)
+def test_it_says_which_uploads_are_kept(tmp_path: Path, keep: str, lanes: list[str], said: str) -> None:
+    """M1: the last step of all has slots only, so ``last`` means the step before it."""
+    ledger = make_home(tmp_path)
+    start(tmp_path, ledger, job=json.dumps({**made.JOB, "keep_uploads": keep, "params": made.PARAMS}))
+    for k, opened in enumerate((lanes, lanes, [])):
+        ledger.append(as_record("step-closed", closed(k) | {"lanes_open": opened}))
+    finish(tmp_path, ledger, k=2)
+    text = section(card_of(tmp_path), "How to check this")
+    assert f"keep_uploads = {keep}: {said}" in text
+
+
 def test_the_same_ledger_gives_the_same_bytes(tmp_path: Path, shown: Card) -> None:
     make_job(tmp_path)
     assert card_of(tmp_path).text == shown.text and card_of(tmp_path).brief == shown.brief
@@ -111,7 +132,8 @@ def test_what_was_not_recorded_is_said_so(tmp_path: Path) -> None:
     finish(tmp_path, ledger)
     text = card_of(tmp_path).text
     assert "Not recorded here." in text and f"| {made.commitment('silo-1')} | not recorded | not recorded |" in text
-    assert "| code (SHA-256) | not recorded |" in text and "Masked uploads kept: not recorded" in text
+    assert "| code (SHA-256) | not recorded |" in text and "keep\\_uploads" not in text
+    assert "Masked uploads kept, by the job's keep_uploads = not recorded: not recorded here" in text
 
 
 def test_no_step_and_no_drop_out(tmp_path: Path) -> None:

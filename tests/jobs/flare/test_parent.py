@@ -15,6 +15,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.f3.cellnet.defs import ReturnCode
+from nvflare.private.defs import ClientType
 from nvflare.private.fed.server.client_manager import ClientManager
 
 from crypto.home import Home
@@ -250,6 +251,53 @@ def test_only_members_of_the_charter_are_let_in(tmp_path: Path) -> None:
     assert manager.is_client_disabled("silo-2"), "no charter that verifies"
     (members.aggregator / "charter.bin").unlink()
     assert manager.is_client_disabled("silo-2")
+
+
+@pytest.mark.parametrize(
+    "name", ["Silo_1", "silo-1 ", "stranger", "UPPER", "", "a" * 64, "kim@", "@example.org", "a/b", "silo-1\n", None]
+)
+def test_an_unknown_name_is_denied(tmp_path: Path, name: str) -> None:
+    """L2: a certificate of the root with a name that is no silo's id was let in."""
+    manager = ClientManager("test")
+    Admission().guard(manager, Home(Bare(tmp_path, 3).aggregator))
+    assert manager.is_client_disabled(name)
+
+
+def asks(name: str) -> object:
+    return type("Request", (), {"get_header": lambda self, key: name, "payload": None})()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "let_in"),
+    [
+        ("silo-1", "REGULAR", True),
+        ("kim@example.org", "ADMIN", True),
+        ("silo-4", "REGULAR", False),
+        ("kim@example.org", "REGULAR", False),
+        ("silo-1", "ADMIN", False),
+        ("silo-1", "RELAY", False),
+        ("kim@example.org", "RELAY", False),
+        ("silo-1", "future", False),
+    ],
+)
+def test_who_may_register_as_what(tmp_path: Path, name: str, kind: str, let_in: bool) -> None:
+    """L2: a silo as a client, an administrator as one, and nobody as anything else."""
+    manager, context, past = ClientManager("test"), FLContext(), list[str]()
+    manager.authenticated_client = lambda request, fl_ctx, client_type: past.append(client_type)  # type: ignore[method-assign]
+    Admission().guard(manager, Home(Bare(tmp_path, 3).aggregator))
+    kinds = {"REGULAR": ClientType.REGULAR, "ADMIN": ClientType.ADMIN, "RELAY": ClientType.RELAY}
+    assert manager.authenticated_client(asks(name), context, kinds.get(kind, kind)) is None
+    assert bool(past) is let_in
+    assert ("not a member" in str(context.get_prop(FLContextKey.UNAUTHENTICATED))) is not let_in
+
+
+def test_a_heartbeat_makes_no_client_of_an_administrator(tmp_path: Path) -> None:
+    """L2: NVFlare takes an unknown token in a heartbeat as a client that comes back."""
+    manager, context = ClientManager("test"), FLContext()
+    Admission().guard(manager, Home(Bare(tmp_path, 3).aggregator))
+    assert not manager.heartbeat("token", "kim@example.org", "kim", context) and not manager.clients
+    assert "not a member" in str(context.get_prop(FLContextKey.UNAUTHENTICATED))
+    assert manager.heartbeat("token", "silo-1", "silo-1", FLContext()) and list(manager.clients) == ["token"]
 
 
 def test_nobody_else_asks_at_the_door() -> None:
