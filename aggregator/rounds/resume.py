@@ -80,7 +80,10 @@ def replay(
     for entry in record.entries:
         _follow(at, entry.record)
     at.shown = {entry.record.digest for entry in record.approvals}
-    at.refusals, at.resumed = len(record.refusals), sum(1 for _ in record.of(RunResumed))
+    at.resumed = sum(1 for _ in record.of(RunResumed))
+    at.released, at.void, at.refusals = len(record.closed), len(record.void), len(record.refusals)
+    at.shut = sum(len(entry.record.lanes_shut) for entry in record.closed)
+    at.upload_bytes = sum(entry.record.upload_bytes for entry in record.closed)
     last = record.closed[-1].record if record.closed else None
     if last is not None:
         at.blocks = load_checkpoint(folder, last.k, expect=bytes.fromhex(last.state_digest)).state
@@ -97,7 +100,7 @@ def replay(
 
 
 def _follow(at: RunState, record: Record) -> None:
-    """Bring the state up to date by one line."""
+    """Bring the place in the run up to date by one line: step, attempt, chain, and whether the step is spent."""
     match record:
         case StepOpened():
             at.attempt = (record.attempt or 0) + 1
@@ -106,13 +109,6 @@ def _follow(at: RunState, record: Record) -> None:
         case StepClosed() | StepVoid():
             at.k, at.attempt, at.spent = record.k + 1, 0, None
             at.chain = bytes.fromhex(record.chain or "")
-    match record:
-        case StepClosed():
-            at.released += 1
-            at.shut += len(record.lanes_shut)
-            at.upload_bytes += record.upload_bytes
-        case StepVoid():
-            at.void += 1
 
 
 def _same(run: str, name: str, then: str, now: bytes) -> None:

@@ -417,8 +417,9 @@ class Run:
 
 
 def _record(ledger: Ledger, run: str) -> RunRecord:
-    """The run on the ledger, for going on with it. Raises SpecError for one that is not there."""
+    """The run on the ledger, for going on with it. Raises SpecError for one that is not there, EvidenceError for one
+    whose beginning is not."""
     entries = tuple(entry for entry in read(ledger.path) if run_of(entry.record) == run)
     if not entries:
         raise SpecError("--resume", got=run, want="a run on the ledger")
-    return RunRecord(run, entries)
+    return RunRecord.among(entries, run)

@@ -53,8 +53,9 @@ class Registry:
             self._renew(page)
             return
         number = self._register(page, self._model(ledger, page, parent), parent)
-        if not version.version:  # it is new, so it is the newest
+        if not version.version:  # it is new, so it is the newest, and its page gets the number
             version = replace(version, version=number, aliases={**version.aliases, CANDIDATE: ("", version.finished)})
+            page = VersionPage.of(models, version)
         if version.version != number:
             raise EvidenceError(
                 f"version of run {run} in MLflow",
@@ -62,7 +63,7 @@ class Registry:
                 found=f"{version.name}/{number}",
                 remedy="This MLflow has versions that no run made: use one of the federation's own.",
             )
-        self._renew(VersionPage.of(models, version))
+        self._renew(page)
         self._announce(version, parent)
 
     def moved(self, ledger: CheckedLedger, record: ModelPublished) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import verify
+from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Refusal, RunResumed, StepClosed, StepVoid
 from aggregator.rounds.attempt import Exchange
 from aggregator.run_record import RunRecord
@@ -180,6 +181,11 @@ def test_what_cannot_be_resumed_says_why(federation: Federation, tmp_path: Path)
     home, silos = federation.aggregator, federation.homes
     with pytest.raises(SpecError, match="a run on the ledger"):
         local.run_job(JOB, home, silos, resume="0" * 16)
+    _, identity = AggregatorHome(home).open()
+    ledger = Ledger.open(AggregatorHome(home).ledger_path, identity)
+    ledger.append(RunResumed(run="1" * 16, k=0, state_digest="ab" * 32))
+    with pytest.raises(EvidenceError, match="a line run-started"):
+        local.run_job(JOB, home, silos, resume="1" * 16)
     with pytest.raises(SpecError, match="job_digest"):
         local.run_job(local.spec("fedcoe", rounds=3, hidden=4, finetune_steps=1), home, silos, resume=run)
     with pytest.raises(SpecError, match="--resume"):
@@ -193,6 +199,20 @@ def test_what_cannot_be_resumed_says_why(federation: Federation, tmp_path: Path)
     resume(federation, run)
     with pytest.raises(SpecError, match="has not finished"):
         local.run_job(JOB, home, silos, resume=run)
+
+
+@pytest.mark.parametrize(("step", "phase"), [(2, "unmask-lanes"), (4, "open")])
+def test_the_figures_of_a_resumed_run_count_the_steps_before_it_broke_off(
+    federation: Federation, step: int, phase: str
+) -> None:
+    run = broken(federation, step, phase)
+    outcome, _, _ = local.run_job(JOB, federation.aggregator, federation.homes, resume=run)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), run)
+    assert (outcome.steps_released, outcome.steps_void) == (len(record.closed), len(record.void))
+    assert outcome.steps_released + outcome.steps_void == len(record.plan.steps)
+    assert outcome.upload_bytes == sum(entry.record.upload_bytes for entry in record.closed) > 0
+    assert outcome.lanes_shut == sum(len(entry.record.lanes_shut) for entry in record.closed)
+    assert outcome.refusals == len(record.refusals)
 
 
 def test_notes_of_a_countersigned_run_are_dropped_after_a_day(federation: Federation) -> None:
