@@ -144,7 +144,7 @@ def upkeep(prefix: str) -> Row:
             ),
             graph(
                 "Figures that can't be read",
-                "1 for each; the process's log says why. Alerts that stand on them are blind.",
+                "1 for each; the process's log says why. Alerts that depend on them cannot fire.",
                 Query(f"sum by (collector) ({metric(f'{prefix}scrape_error')})", "{{collector}}"),
                 steps=BAD,
                 width=12,

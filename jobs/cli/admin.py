@@ -17,7 +17,7 @@ AdminKit = Annotated[
         "--kit", envvar="CONSILIUM_KIT", help="The administrator's startup kit.", exists=True, file_okay=False
     ),
 ]
-JobId = Annotated[str, typer.Argument(help="NVFlare's id of the job; its first digits will do.")]
+JobId = Annotated[str, typer.Argument(help="NVFlare's id of the job, or its first digits.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,21 +27,21 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    job: Annotated[str, typer.Argument(help="A job file, or a name of the catalogue.")],
+    job: Annotated[str, typer.Argument(help="A job file, or a name from `fed catalog`.")],
     kit: AdminKit,
     charter: Annotated[
         Path,
         typer.Option(
             "--charter",
             envvar="CONSILIUM_CHARTER",
-            help="Folder with charter.bin and consortium.pub, or the federation's.",
+            help="Folder with charter.bin and consortium.pub, or the folder of a federation.",
             exists=True,
             file_okay=False,
         ),
     ],
-    resume: Annotated[str, typer.Option("--resume", help="An interrupted run to go on with, by its id.")] = "",
+    resume: Annotated[str, typer.Option("--resume", help="Id of an interrupted run to continue.")] = "",
     wait: Annotated[
-        bool, typer.Option("--wait", help="Until the job has ended; its outcome is the exit code.")
+        bool, typer.Option("--wait", help="Wait until the job has ended; the exit code tells its outcome.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -66,7 +66,7 @@ def submit(
 
 
 def jobs(kit: AdminKit, as_json: Json = False) -> None:
-    """The newest submitted jobs and their states. `fed catalog` lists the jobs that come with the package."""
+    """List the newest submitted jobs and their states. `fed catalog` lists the jobs that come with the package."""
     from jobs.admin import jobs as admin_jobs
     from jobs.admin.render import table_lines
     from jobs.flare.session import AdminSession
@@ -82,10 +82,12 @@ def jobs(kit: AdminKit, as_json: Json = False) -> None:
 def status(
     job_id: JobId,
     kit: AdminKit,
-    why: Annotated[bool, typer.Option("--why", help="Who is missing, in which phase, for which reason.")] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="Also show which silos are missing, in which phase, and why.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """One job: its step and phase, which silos are missing, which refused, how it ended."""
+    """Show one job: its step and phase, which silos are missing or refused, and how it ended."""
     from jobs.admin import jobs as admin_jobs
     from jobs.admin.render import job_lines
     from jobs.flare.session import AdminSession
@@ -103,7 +105,7 @@ def logs(
     kit: AdminKit,
     as_json: Json = False,
 ) -> None:
-    """The aggregator's log of a job. Silos keep theirs: nobody can ask for them."""
+    """Print the aggregator's log of a job. The logs of silos stay at the silos."""
     from jobs.admin import jobs as admin_jobs
     from jobs.flare.session import AdminSession
 
@@ -121,7 +123,7 @@ def abort(
     kit: AdminKit,
     as_json: Json = False,
 ) -> None:
-    """Stop a job that waits or runs, and wait until it has ended. What has closed of its run stays closed."""
+    """Stop a waiting or running job, and wait until it has ended. Steps that were closed stay on the ledger."""
     from jobs.admin import jobs as admin_jobs
     from jobs.flare.session import AdminSession
 

@@ -33,27 +33,32 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Federations of experts under secure aggregation.",
+    help="Federated training of expert models with secure aggregation.",
 )
-silo_app = typer.Typer(no_args_is_help=True, help="At an institution.")
-aggregator_app = typer.Typer(no_args_is_help=True, help="At the aggregator.")
+silo_app = typer.Typer(no_args_is_help=True, help="The service of a silo, at an institution.")
+aggregator_app = typer.Typer(no_args_is_help=True, help="The service of the aggregator.")
 app.add_typer(silo_app, name="silo")
 app.add_typer(aggregator_app, name="aggregator")
 
-Job = Annotated[str, typer.Option("--job", help="A job file, or a name of the catalogue.")]
+Job = Annotated[str, typer.Option("--job", help="A job file, or a name from `fed catalog`.")]
 Silos = Annotated[
-    int | None, typer.Option("--silos", help="How many silos: of digits an even number from 8 (the default).")
+    int | None, typer.Option("--silos", help="Number of silos; for digits an even number, 8 (the default) or more.")
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder of data that no package brings (fedcoe-heart).", exists=True, file_okay=False),
+    typer.Option(
+        "--data",
+        help="Folder of a data set that no installed package contains (fedcoe-heart).",
+        exists=True,
+        file_okay=False,
+    ),
 ]
-Rounds = Annotated[int | None, typer.Option("--rounds", help="Training rounds, instead of the job's.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of split and model, instead of the job's.")]
-Name = Annotated[str | None, typer.Option("--name", help="Folder under runs/; must not exist yet.")]
+Rounds = Annotated[int | None, typer.Option("--rounds", help="Number of training rounds; default: the job's.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of data split and model; default: the job's.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the new folder under runs/; it must not exist.")]
 Break = Annotated[
     str | None,
-    typer.Option("--break", help="lane, or a lane's name: its holders fall away after train/0 until it stays shut."),
+    typer.Option("--break", help="`lane`, or a lane's name: its holders stop answering after train/0; it stays shut."),
 ]
 Kit = Annotated[
     Path,
@@ -61,7 +66,7 @@ Kit = Annotated[
 ]
 RunHome = Annotated[
     Path | None,
-    typer.Option("--home", envvar="CONSILIUM_HOME", help="This site's home; default: what the kit says, if it does."),
+    typer.Option("--home", envvar="CONSILIUM_HOME", help="This site's home; default: the one that the kit names."),
 ]
 CharterFolder = Annotated[
     Path | None,
@@ -73,7 +78,7 @@ Drain = Annotated[
         "--drain-seconds",
         envvar="CONSILIUM_DRAIN_SECONDS",
         min=0,
-        help="How long the step under way may take to end after SIGTERM; 0 ends at once.",
+        help="How long the step in progress may take to finish after SIGTERM; 0: stop immediately.",
     ),
 ]
 Port = Annotated[
@@ -81,10 +86,17 @@ Port = Annotated[
     typer.Option(
         "--metrics-port",
         envvar="CONSILIUM_METRICS_PORT",
-        help="Port of /metrics, /healthz and /readyz; 0 takes a free one.",
+        help="Port of /metrics, /healthz and /readyz; 0: any free port.",
     ),
 ]
-Host = Annotated[str, typer.Option("--metrics-host", envvar="CONSILIUM_METRICS_HOST", help="Address they listen on.")]
+Host = Annotated[
+    str,
+    typer.Option(
+        "--metrics-host",
+        envvar="CONSILIUM_METRICS_HOST",
+        help="Address on which /metrics, /healthz and /readyz listen.",
+    ),
+]
 
 
 @app.command()
@@ -95,11 +107,13 @@ def up(
     seed: Seed = None,
     data: Data = None,
     name: Name = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave it running for more submissions, until Ctrl-C.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the federation running until Ctrl-C, to submit more jobs.")
+    ] = False,
     breaks: Break = None,
     as_json: Json = False,
 ) -> None:
-    """A real local federation: NVFlare processes with mTLS, one job, a report, a model in MLflow."""
+    """Run one job on a local federation of NVFlare processes with mTLS; writes a report and a model in MLflow."""
     from jobs.demo.console import Shown
     from jobs.demo.up import Options
     from jobs.demo.up import up as run
@@ -121,14 +135,14 @@ def simulate(
         Path | None,
         typer.Option(
             "--mock",
-            help="A PySyft box with the silos' public halves: rehearse the job on their mock data.",
+            help="A PySyft box with the public part of the silos' data sets: runs the job on mock data.",
             exists=True,
             file_okay=False,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The same job with in-process couriers, through the same round code."""
+    """Run one job in this process, without NVFlare, through the same round code as `fed up`."""
     if mock is not None:
         from jobs.demo.console import Shown
         from jobs.demo.mock_run import rehearse
@@ -151,14 +165,16 @@ def silo_run(
     home: RunHome = None,
     identity: Annotated[
         Path | None,
-        typer.Option("--identity", envvar="CONSILIUM_IDENTITY", help="Folder with agent.key and salt, for a new home."),
+        typer.Option(
+            "--identity", envvar="CONSILIUM_IDENTITY", help="Folder with agent.key and salt, copied into a new home."
+        ),
     ] = None,
     charter: CharterFolder = None,
     metrics_port: Port = 0,
     metrics_host: Host = "127.0.0.1",
     drain_seconds: Drain = 60.0,
 ) -> None:
-    """The silo's long-lived agent: NVFlare's client with our rules, /metrics, /healthz, /readyz. Ends on SIGTERM."""
+    """Run the silo's agent: NVFlare's client, hardened, with /metrics, /healthz and /readyz. Stops on SIGTERM."""
     from jobs.services.bootstrap import ServiceOptions
     from jobs.services.run import run_silo
 
@@ -172,26 +188,31 @@ def aggregator_run(
     home: RunHome = None,
     identity: Annotated[
         Path | None,
-        typer.Option("--identity", envvar="CONSILIUM_IDENTITY", help="Folder with aggregator.key, for a new home."),
+        typer.Option(
+            "--identity", envvar="CONSILIUM_IDENTITY", help="Folder with aggregator.key, copied into a new home."
+        ),
     ] = None,
     charter: CharterFolder = None,
     metrics_port: Port = 0,
     metrics_host: Host = "127.0.0.1",
     tracking_uri: Annotated[
         str | None,
-        typer.Option("--tracking-uri", envvar="CONSILIUM_TRACKING_URI", help="MLflow; default: SQLite in the home."),
+        typer.Option(
+            "--tracking-uri", envvar="CONSILIUM_TRACKING_URI", help="Address of MLflow; default: SQLite in the home."
+        ),
     ] = None,
     listen: Annotated[
         str,
         typer.Option(
             "--listen",
             envvar="CONSILIUM_LISTEN",
-            help="Where NVFlare's port listens: 127.0.0.1, or four zeros for all addresses of this host.",
+            help="Address of NVFlare's port: 127.0.0.1, or four zeros for all addresses of this host.",
         ),
     ] = "127.0.0.1",
     drain_seconds: Drain = 60.0,
 ) -> None:
-    """The aggregator: NVFlare's server, the lineage follower, /metrics, /healthz, /readyz. Ends on SIGTERM."""
+    """Run the aggregator: NVFlare's server and the lineage follower, with /metrics, /healthz and /readyz. Stops on
+    SIGTERM."""
     from jobs.services.bootstrap import ServiceOptions
     from jobs.services.run import run_aggregator
 
@@ -201,11 +222,11 @@ def aggregator_run(
 
 @app.command()
 def egress(
-    job: Annotated[str, typer.Argument(help="A job file, or a name of the catalogue.")],
-    silos: Annotated[int, typer.Option("--silos", help="Members of the charter.")] = 8,
+    job: Annotated[str, typer.Argument(help="A job file, or a name from `fed catalog`.")],
+    silos: Annotated[int, typer.Option("--silos", help="Number of members of the charter.")] = 8,
     as_json: Json = False,
 ) -> None:
-    """Everything that may leave a silo under a job, and what the aggregator sees of one silo."""
+    """Show everything that may leave a silo in a job, and what the aggregator sees of one silo."""
     from jobs.job import JobSpec
     from jobs.owner.egress_manifest import manifest, print_manifest
 
@@ -218,13 +239,15 @@ def egress(
 
 @app.command()
 def export(
-    job: Annotated[str, typer.Argument(help="A job file, or a name of the catalogue.")],
-    out: Annotated[Path, typer.Option("--out", help="The folder to write; must not exist.")],
-    charter: Annotated[Path, typer.Option("--federation", help="Folder of the federation whose charter applies.")],
-    resume: Annotated[str, typer.Option("--resume", help="An interrupted run to go on with, by its id.")] = "",
+    job: Annotated[str, typer.Argument(help="A job file, or a name from `fed catalog`.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.")],
+    charter: Annotated[
+        Path, typer.Option("--federation", help="Folder of the federation, or a home, whose charter applies.")
+    ],
+    resume: Annotated[str, typer.Option("--resume", help="Id of an interrupted run to continue.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Write the native NVFlare job folder of a job: `nvflare job submit -j` takes it. No custom code in it."""
+    """Write a job as an NVFlare job folder for `nvflare job submit -j`. It contains no custom code."""
     from crypto.home import Home
     from jobs.flare.folder import export as write
     from jobs.job import JobSpec
@@ -243,7 +266,7 @@ def mlflow(
     federation: Annotated[Path, typer.Argument(help="Folder of a federation made by `fed up`.")],
     port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Open the federation's MLflow UI on 127.0.0.1 (telemetry off, pickle forbidden). Ends on Ctrl-C."""
+    """Serve the federation's MLflow UI on 127.0.0.1 (telemetry off, pickle forbidden), until Ctrl-C."""
     from jobs.services.run import run_mlflow
 
     run_mlflow(federation, port)
@@ -251,7 +274,7 @@ def mlflow(
 
 @app.command()
 def catalog(as_json: Json = False) -> None:
-    """The jobs that come with the package, each with its method."""
+    """List the jobs that come with the package, each with its method."""
     from jobs.job import JobSpec, catalogue
 
     found = {name: JobSpec.load(name).method for name in catalogue()}
@@ -262,7 +285,7 @@ def catalog(as_json: Json = False) -> None:
             print(f"{name:<24} {method}")
 
 
-# In the order that people meet them.
+# In the order in which `fed --help` lists them.
 for verbs in (admin, owner, lineage, evidence, membership, provisioning, doctor, retention):
     verbs.register(app)
 

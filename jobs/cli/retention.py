@@ -30,10 +30,12 @@ def register(app: typer.Typer) -> None:
 
 def retention(
     home: HomePath,
-    remove: Annotated[bool, typer.Option("--apply", help="Remove what has outlived its class.")] = False,
+    remove: Annotated[bool, typer.Option("--apply", help="Remove the files whose retention time is over.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What lies in a home, how long it is kept, and what has outlived that; nothing is removed without --apply."""
+    """List the files of a home, how long they are kept, and those whose retention time is over.
+
+    Nothing is removed without --apply."""
     import time
 
     from crypto.errors import FederationError
@@ -65,13 +67,13 @@ def retention(
         for kind in (kind for kind in keep.KINDS if counts[kind]):
             print(f"{kind.name:<16} {kind.of:<10} {counts[kind]:>6} files  {keep.CLASSES[kind.of][1]}")
         for one in expired:
-            print(f"{'removed' if remove else 'outlived'}: {one.path.relative_to(home)} ({one.bytes} bytes)")
+            print(f"{'removed' if remove else 'expired'}: {one.path.relative_to(home)} ({one.bytes} bytes)")
         for path, why in held.items():
-            print(f"kept, it does not verify: {path}: {why}")
+            print(f"kept, because it does not verify: {path}: {why}")
         for path in strange:
-            print(f"of no kind, left alone: {path}")
+            print(f"of no known kind, kept: {path}")
         if expired and not remove:
-            print("Nothing was removed: --apply does it.")
+            print("Nothing was removed. To remove the expired files, repeat with --apply.")
     emit(found, as_json)
 
 
@@ -84,9 +86,9 @@ def security_log(home: HomePath, as_json: Json = False) -> None:
 
     found = check_log(Home(home))
     if not as_json:
-        print(f"{found.lines} lines in {found.files} files hold, from {found.first} to {found.last}.")
+        print(f"{found.lines} lines in {found.files} files are intact, from {found.first} to {found.last}.")
         for event, count in sorted(found.events.items()):
             print(f"{count:>8}  {event}")
         if found.torn:
-            print("Half a line stands at its end: it is being written, or a process was killed.")
+            print("The last line is incomplete: it is being written, or a process was killed.")
     emit(asdict(found), as_json)

@@ -41,14 +41,14 @@ class Class(StrEnum):
     SITE = "site"
 
 
-#: Days after which a file of a class may be removed; None: never by the clock. And why.
+#: Days after which a file of a class may be removed; None: never by age. And the retention rule in words.
 CLASSES: Final[dict[Class, tuple[int | None, str]]] = {
-    Class.AUDIT: (None, "ten years and more, for the life of the models; never removed here"),
-    Class.SECURITY: (365, "12 months after the month they are of"),
-    Class.UPLOAD: (30, "until the run verifies with them, and 30 days"),
-    Class.WORK: (30, "30 days after they were last needed; usually dropped long before"),
+    Class.AUDIT: (None, "ten years or more, as long as the models are used; never removed here"),
+    Class.SECURITY: (365, "12 months after the month that they cover"),
+    Class.UPLOAD: (30, "until the run verifies with them, then 30 days"),
+    Class.WORK: (30, "30 days after they were last written; usually removed long before"),
     Class.TELEMETRY: (30, "30 days: for operators, not a record"),
-    Class.SITE: (None, "while the site takes part: removed by people, not by a clock"),
+    Class.SITE: (None, "while the site takes part; removed by people, never by age"),
 }
 
 
@@ -73,66 +73,76 @@ _JOB = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 KINDS: Final = (
     # a silo's and an aggregator's
-    _kind("settings", Class.SITE, r"(silo|aggregator)\.json|policy\.toml", "what this site is and allows"),
+    _kind("settings", Class.SITE, r"(silo|aggregator)\.json|policy\.toml", "id and rules of this site"),
     _kind("enrolment", Class.SITE, r"member\.json|aggregator\.pub", "public keys to be enrolled"),
-    _kind("key", Class.SITE, r"keys/[^/]+\.key", "made here, never moved; replaced by a new epoch"),
+    _kind("key", Class.SITE, r"keys/[^/]+\.key", "made here, never leaves; replaced by a new epoch"),
     _kind(
         "charter",
         Class.AUDIT,
         rf"charter\.bin|{_CONSORTIUM}|charters/\d{{6}}\.bin",
         "members and keys, for old records",
     ),
-    _kind("security-log", Class.SECURITY, r"security(-\d{4}-\d{2}(\.\d+)?)?\.jsonl", "who did what here"),
+    _kind("security-log", Class.SECURITY, r"security(-\d{4}-\d{2}(\.\d+)?)?\.jsonl", "who did what at this site"),
     _kind("security-head", Class.SITE, r"security\.head", "where the security log ends"),
     _kind("log", Class.TELEMETRY, r"(error_)?log(_fl)?\.(txt|json)(\.\d+)?|pid\.fl", "debug output of processes"),
     _kind("metrics", Class.TELEMETRY, r"metrics/[^/]+\.db|metrics\.port", "counters of processes"),
-    _kind("unfinished", Class.WORK, r"(?!jobs/|syft/|nvflare/|mlartifacts/)([^/]+/)*[^/]+\.(new|part)", "half written"),
+    _kind(
+        "unfinished",
+        Class.WORK,
+        r"(?!jobs/|syft/|nvflare/|mlartifacts/)([^/]+/)*[^/]+\.(new|part)",
+        "a file that was not written to its end",
+    ),
     # a silo's
     _kind("salt", Class.AUDIT, r"salt", "without it no data commitment can be opened to an auditor"),
     _kind("approval", Class.AUDIT, r"approvals/[^/]+\.(approval|denial)", "the data owner's signed decision"),
-    _kind("receipt", Class.AUDIT, r"receipts/[^/]+\.bin", "what the silo agreed to and saw, signed"),
+    _kind("receipt", Class.AUDIT, r"receipts/[^/]+\.bin", "what the silo agreed to and each step's result, signed"),
     _kind("contradiction", Class.AUDIT, r"evidence/[^/]+\.bin", "proof that a party signed a contradiction"),
-    _kind("journal", Class.AUDIT, r"journal\.jsonl", "what was promised and released, ever"),
+    _kind("journal", Class.AUDIT, r"journal\.jsonl", "all that the silo promised and released"),
     _kind("run-notes", Class.WORK, r"runs/[^/]+\.safetensors", "the silo's progress in a run, its local expert"),
-    _kind("catalogue", Class.SITE, r"(syft|data)/.+", "data sets, mock data and requests: the data owner's to remove"),
-    _kind("probe", Class.WORK, r"probe\.json|probe/.+", "the demonstration's own figures"),
+    _kind("catalogue", Class.SITE, r"(syft|data)/.+", "data sets, mock data and requests; the data owner removes them"),
+    _kind("probe", Class.WORK, r"probe\.json|probe/.+", "figures of the demonstration"),
     # an aggregator's
     _kind("ledger", Class.AUDIT, r"ledger/ledger\.jsonl(\.head)?", "the record of every run: see the kinds of record"),
-    _kind("checkpoint", Class.AUDIT, rf"{_RUN}/checkpoints/[^/]+", "the weights of published versions, and how made"),
+    _kind(
+        "checkpoint",
+        Class.AUDIT,
+        rf"{_RUN}/checkpoints/[^/]+",
+        "the weights of published versions, and how they were made",
+    ),
     _kind("step-evidence", Class.AUDIT, rf"{_RUN}/evidence/[^/]+", "the signed messages of each step"),
     _kind("predictor", Class.AUDIT, rf"{_RUN}/predictor\.py", "the code a published version runs"),
     _kind("model-card", Class.AUDIT, rf"{_RUN}/model-card\.md", "what a version is for, how it was made, its limits"),
     _kind("run-index", Class.AUDIT, rf"{_RUN}/(mlflow\.json|report\.html)", "which registry entry a run became"),
     _kind("upload", Class.UPLOAD, rf"(?P<unit>{_RUN}/uploads(\.removed)?)/.+", "masked words, to replay a run's sums"),
     _kind("sums", Class.WORK, rf"{_RUN}/sums/.+", "opened sums that some silo still lacks"),
-    _kind("events", Class.TELEMETRY, rf"{_RUN}/events\.jsonl", "a run's progress, for those who watch it"),
-    _kind("run-unfinished", Class.WORK, rf"{_RUN}/[^/]+\.(new|part)", "half written"),
+    _kind("events", Class.TELEMETRY, rf"{_RUN}/events\.jsonl", "a run's progress, for live display"),
+    _kind("run-unfinished", Class.WORK, rf"{_RUN}/[^/]+\.(new|part)", "a file that was not written to its end"),
     _kind("registry", Class.AUDIT, r"mlflow\.db(-\w+)?|mlartifacts/.+", "model versions, cards, aliases, lineage"),
     _kind("registry-index", Class.SITE, r"lineage\.(json|lock)|run\.lock", "locks, and how far MLflow has caught up"),
-    _kind("job-store", Class.SITE, r"nvflare/.+", "NVFlare's own store: `nvflare job delete`"),
+    _kind("job-store", Class.SITE, r"nvflare/.+", "NVFlare's own store; `nvflare job delete` removes from it"),
     # a kit's
     _kind("kit", Class.SITE, r"(startup|local|transfer)/.*|readme\.txt", "certificates and the site's own rules"),
     _kind("nvflare-audit", Class.SECURITY, r"audit\.log", "NVFlare's log of administrators' commands"),
-    _kind("job-folder", Class.TELEMETRY, rf"(?P<unit>{_JOB})/.+", "a job as it was sent, and NVFlare's debug output"),
+    _kind("job-folder", Class.TELEMETRY, rf"(?P<unit>{_JOB})/.+", "a job as submitted, and NVFlare's debug output"),
 )
 
 #: Class of each kind of record on the ledger, and why. The ledger is one file: they share its class.
 RECORDS: Final[dict[Record, tuple[Class, str]]] = {
-    Record.CHARTER: (Class.AUDIT, "under whose rules, with whose keys"),
+    Record.CHARTER: (Class.AUDIT, "the rules and keys that applied"),
     Record.RUN_STARTED: (Class.AUDIT, "which job, plan, code and purpose"),
     Record.RUN_RESUMED: (Class.AUDIT, "that a run was resumed, and from which step"),
     Record.APPROVAL: (Class.AUDIT, "what the data owner signed"),
-    Record.STEP_OPENED: (Class.AUDIT, "who was invited"),
-    Record.SILO_LOST: (Class.AUDIT, "who stayed away, and when"),
-    Record.REFUSAL: (Class.AUDIT, "who refused, signed, by which code"),
+    Record.STEP_OPENED: (Class.AUDIT, "which silos were invited"),
+    Record.SILO_LOST: (Class.AUDIT, "which silo did not answer, and in which phase"),
+    Record.REFUSAL: (Class.AUDIT, "which silo refused, with its signed code"),
     Record.STEP_ATTESTED: (Class.AUDIT, "the survivors of a step, before shares were asked for"),
     Record.STEP_VOID: (Class.AUDIT, "why a step has no result"),
     Record.STEP_CLOSED: (Class.AUDIT, "cohort, transcript, result, data commitments and approvals"),
     Record.RUN_FINISHED: (Class.AUDIT, "the final state and who countersigned it"),
     Record.RUN_FAILED: (Class.AUDIT, "what ended a run"),
-    Record.MODEL_PUBLISHED: (Class.AUDIT, "which weights got which alias, by whom"),
-    Record.WITHDRAWAL: (Class.AUDIT, "who left, and which models contain their data"),
-    Record.RECOVERED: (Class.AUDIT, "that half a line was cut off"),
+    Record.MODEL_PUBLISHED: (Class.AUDIT, "which version got which alias, and who moved it"),
+    Record.WITHDRAWAL: (Class.AUDIT, "which silo left, and which models contain its data"),
+    Record.RECOVERED: (Class.AUDIT, "that an incomplete line was removed"),
 }
 
 
@@ -208,7 +218,7 @@ def apply(root: Path, expired: list[Expired], log: SecurityLog) -> int:
     removed, for a file of a class that does not expire."""
     for one in expired:
         if CLASSES[one.kind.of][0] is None or kind_of(_inside(root, one)) is not one.kind:
-            raise SpecError(str(one.path), got=one.kind.of, want="a file that a clock may remove")
+            raise SpecError(str(one.path), got=one.kind.of, want="a file of a class that expires")
     for one in expired:
         if one.path.is_dir():
             shutil.rmtree(_aside(one.path) if one.path.name == _UPLOADS else one.path)

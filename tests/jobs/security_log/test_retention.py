@@ -1,4 +1,4 @@
-"""Retention: everything that lies in a home is of one kind, only what has outlived its class goes, and it is told."""
+"""Retention: every file of a home is of one kind; only expired files are removed, and each removal is logged."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_audit_records_and_what_people_own_never_go(tmp_path: Path) -> None:
     assert plan(tmp_path, NOW, verified=trust) == []
     for path, kind in contents(tmp_path):
         assert kind is not None
-        with pytest.raises(SpecError, match="clock"):
+        with pytest.raises(SpecError, match="a class that expires"):
             apply(tmp_path, [Expired(kind, path, 5, 0.0)], SecurityLog(Home(tmp_path)))
         assert path.exists()
 
@@ -210,7 +210,7 @@ def test_a_record_dressed_up_as_a_log_does_not_go(tmp_path: Path) -> None:
     put(tmp_path, "ledger/ledger.jsonl", "log.txt", days=100)
     false = Expired(kind_of("log.txt"), tmp_path / "ledger/ledger.jsonl", 5, 0.0)
     (true,) = plan(tmp_path, NOW)
-    with pytest.raises(SpecError, match="clock"):
+    with pytest.raises(SpecError, match="a class that expires"):
         apply(tmp_path, [true, false], SecurityLog(Home(tmp_path)))
     assert (tmp_path / "ledger/ledger.jsonl").exists() and (tmp_path / "log.txt").exists(), "nothing goes then"
 
@@ -354,8 +354,8 @@ def fed() -> Callable[..., tuple[int, str]]:
 def test_fed_retention_shows_and_removes_only_when_told(fed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     put(tmp_path, "log.txt", "patients.csv", "journal.jsonl", f"jobs/{RUN}/uploads/000001/silo-1/a.u32", days=100)
     code, shown = fed("retention", "--home", str(tmp_path))
-    assert code == 0 and "outlived: log.txt (5 bytes)" in shown and "Nothing was removed" in shown
-    assert "of no kind, left alone: patients.csv" in shown and "does not verify" in shown
+    assert code == 0 and "expired: log.txt (5 bytes)" in shown and "Nothing was removed" in shown
+    assert "of no known kind, kept: patients.csv" in shown and "does not verify" in shown
     assert (tmp_path / "log.txt").exists()
     code, shown = fed("retention", "--home", str(tmp_path), "--apply", "--json")
     found = json.loads(shown.splitlines()[-1])
@@ -368,12 +368,12 @@ def test_fed_security_log_checks_and_counts(fed: Callable[..., tuple[int, str]],
     log = SecurityLog(Home(tmp_path))
     log("login-accepted")
     code, shown = fed("security-log", "--home", str(tmp_path))
-    assert code == 0 and "2 lines in 1 files hold" in shown and "login-accepted" in shown
+    assert code == 0 and "2 lines in 1 files are intact" in shown and "login-accepted" in shown
     code, shown = fed("security-log", "--home", str(tmp_path), "--json")
     assert json.loads(shown.splitlines()[-1])["events"] == {"log-opened": 1, "login-accepted": 1}
     with (tmp_path / "security.jsonl").open("a") as out:
         out.write("{")
-    assert "Half a line" in fed("security-log", "--home", str(tmp_path))[1]
+    assert "The last line is incomplete" in fed("security-log", "--home", str(tmp_path))[1]
     (tmp_path / "security.head").unlink()
     with pytest.raises(EvidenceError):
         fed("security-log", "--home", str(tmp_path))
