@@ -55,9 +55,6 @@ TOP_OF_JOBS = {"job", "release"}
 
 #: Single imports against the arrows.
 EXCEPTIONS = {
-    # A silo of the demonstration draws its own updates if its silo.json asks for that. No institution's does, and then
-    # the module is not loaded.
-    ("jobs.flare.executor", "jobs.demo.mask_probe"),
     # The long run of the fuzzer; the tests of crypto fuzz the rest.
     ("tests.fuzz", "jobs.flare.wire"),
 }

@@ -23,7 +23,7 @@ from crypto import blocks, transcript
 from crypto.cohort import words_digest
 from crypto.home import Home
 from crypto.messages import Closing, StepResult
-from jobs.demo.mask_probe import vector_path
+from jobs.runtime.mask_probe import vector_path
 from silo_agent.home import SiloHome
 from tests import local
 from tests.shared import SILOS, Up, approved, follow, is_job_of, submit

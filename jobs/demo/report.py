@@ -20,9 +20,9 @@ from aggregator.ledger.records import StepClosed
 from aggregator.verify.models import checked_ledger
 from crypto.plan import Scope, Step
 from jobs.demo import report_charts
-from jobs.demo.mask_probe import read_probe
 from jobs.demo.report_view import NONE, RunView, is_figure, per_cent
 from jobs.evidence.lineage.consent import countersigned
+from jobs.runtime.mask_probe import read_probe
 from silo_agent.home import SiloHome
 from silo_agent.methods import contextual, display_name
 

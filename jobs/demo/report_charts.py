@@ -17,8 +17,8 @@ from aggregator.home import RunFolder
 from aggregator.ledger.records import Refusal
 from crypto.messages import STEP_PHASES
 from crypto.plan import Lane, Scope
-from jobs.demo.mask_probe import BINS, Histogram, Probe, bin_words, chi_square
 from jobs.demo.report_view import NONE, RunView, is_figure, per_cent
+from jobs.runtime.mask_probe import BINS, Histogram, Probe, bin_words, chi_square
 from silo_agent.methods import contextual
 
 #: Rows of the timeline; of a longer run the first, the last and the eventful steps are drawn.

@@ -214,7 +214,6 @@ def _wait_for_lineage(demo: Demo, record: RunRecord, running: Running, timeout_s
 
 def simulate(options: Options, view: View) -> dict[str, Any]:
     """The same job through the same round code, couriers in this process."""
-    from jobs.demo.mask_probe import probed_agent
     from jobs.runtime.in_process import run_job
 
     began = time.monotonic()
@@ -234,7 +233,6 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
         demo.spec,
         demo.federation.aggregator_home,
         demo.federation.silo_homes,
-        agent=probed_agent,
         courier=lambda silo, agent: Silenced(silo, agent, silent),
         watch=watch,
     )

@@ -33,12 +33,7 @@ CLOSE_S: Final = 5.0
 
 def make_agent(job: str, home: SiloHome) -> Agent | Refusing:
     """The agent of this silo for this job. The one place where this module meets the rest; tests replace it."""
-    # Either brings torch: imported in the job process only.
-    if home.settings().get("probe"):  # the demonstration's own silos; an institution has no such line
-        from jobs.demo.mask_probe import probed_agent
-
-        return probed_agent(job, home)
-    from jobs.runtime.compose import answering_agent
+    from jobs.runtime.compose import answering_agent  # brings torch: imported in the job process only
 
     return answering_agent(job, home)
 

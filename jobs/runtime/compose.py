@@ -26,6 +26,7 @@ from jobs.job import JobSpec, decode_plan
 from jobs.membership.accept import record_charter, running
 from jobs.owner.approval_terms import terms
 from jobs.runtime import drain
+from jobs.runtime.mask_probe import agent_class
 from jobs.runtime.status_tracker import StatusTracker
 from jobs.security_log.events import Event, lacking
 from jobs.security_log.writer import SecurityLog
@@ -174,14 +175,13 @@ def _drop_old_progress(home: SiloHome) -> None:
             progress.unlink()
 
 
-def open_agent(job: str, home: SiloHome, kind: type[Agent] = Agent) -> Agent:
+def open_agent(job: str, home: SiloHome) -> Agent:
     """The agent of one silo for one approved job; plan, data and software are hashed again before approval is checked.
 
-    ``job``: canonical text. ``home``: the silo's. ``kind``: the class of the agent. Loads torch only for an approved
-    job. Raises NotApproved, DataRefused for data that are missing, changed or unfit, SpecError for a home or a base
-    model that doesn't fit.
+    ``job``: canonical text. ``home``: the silo's. Loads torch only for an approved job. Raises NotApproved, DataRefused
+    for data that are missing, changed or unfit, SpecError for a home or a base model that doesn't fit.
     """
-    spec = JobSpec.from_text(job)
+    spec, kind = JobSpec.from_text(job), agent_class(home)
     _take_turn(home)
     site = open_site(home)
     try:
@@ -222,13 +222,13 @@ def _take_turn(home: SiloHome) -> None:
         time.sleep(LOOK_S)
 
 
-def answering_agent(job: str, home: SiloHome, kind: type[Agent] = Agent) -> Agent | Refusing:
+def answering_agent(job: str, home: SiloHome) -> Agent | Refusing:
     """``open_agent``, or a stand-in that declines every request with the error's code.
 
     A job that lacks an approval, or whose data set the owner has yet to register, goes to ``fed requests``.
     """
     try:
-        return open_agent(job, home, kind)
+        return open_agent(job, home)
     except FederationError as refused:
         if isinstance(refused, NotApproved | DataRefused):
             _ask_owner(home, JobSpec.from_text(job), refused)

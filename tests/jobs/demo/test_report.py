@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from aggregator.home import AggregatorHome
@@ -17,42 +15,21 @@ from aggregator.ledger.format import Entry, plain, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from crypto.errors import EvidenceError, NonFinite
-from crypto.home import Home
 from crypto.keys import Identity
 from crypto.messages import Message
-from jobs.demo.federation import add_data
-from jobs.demo.mask_probe import FILE, ProbedAgent, chi_square, probed_agent, read_probe
 from jobs.demo.report import write_report
 from jobs.demo.report_charts import _shortened
-from jobs.job import JobSpec
-from jobs.membership.propose import first_epoch, sign
 from jobs.runtime.in_process import InProcess
+from jobs.runtime.mask_probe import FILE, ProbedAgent, chi_square, read_probe
 from silo_agent.agent import Agent
 from silo_agent.home import SiloHome
-from tests import local
+from tests import local, tiny
 from tests.records import as_record
 
 pytestmark = pytest.mark.slow
 
 SILOS = tuple(f"silo-{i}" for i in range(1, 8))
-JOB = JobSpec.parse(
-    {
-        "name": "tiny-report",
-        "method": "fedcoe",
-        "dataset": "tiny",
-        "purpose": "a test",
-        "keep_uploads": "all",
-        "params": {
-            "features": 4,
-            "classes": 2,
-            "hidden": 2,
-            "rounds": 2,
-            "local_steps": 1,
-            "finetune_steps": 1,
-            "batch": 8,
-        },
-    }
-)
+JOB = tiny.spec("fedcoe", name="tiny-report", keep_uploads="all", params={"rounds": 2, "finetune_steps": 1})
 TABLE = {
     "accuracy": {
         "global": 91.26,
@@ -123,29 +100,11 @@ class Faults(InProcess):
         raise NonFinite("A value to be summed is NaN or infinite.")
 
 
-def tiny_data(silo: int) -> dict[str, np.ndarray]:
-    """Two styles, two classes; silos from 3 on are far from the first three."""
-    rng = np.random.default_rng(silo)
-    y = np.arange(28) % 2
-    x = rng.normal(size=(28, 4)) * 0.3 + y[:, None] + (2.0 if silo >= 3 else -2.0) * np.array([1, -1, 1, -1])
-    parts = {"x_train": x[:20], "y_train": y[:20], "x_test": x[20:], "y_test": y[20:], "classes": np.array(2)}
-    return {name: array.astype(np.float32 if name.startswith("x") else np.int64) for name, array in parts.items()}
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    root = tmp_path_factory.mktemp("reported")
-    consortium, aggregator = Identity.generate(), AggregatorHome(root / "aggregator").make()
-    members = [SiloHome(root / "silos" / silo).make(silo) for silo in SILOS]
-    charter = sign(first_epoch("tiny", members, aggregator, now=int(time.time())), consortium)
-    Home(root / "aggregator").pinned.pin(charter, consortium.public)
-    for at, silo in enumerate(SILOS):
-        home = root / "silos" / silo
-        Home(home).pinned.pin(charter, consortium.public)
-        add_data(SiloHome(home), silo, "tiny", tiny_data(at))
-        (home / "silo.json").write_text(json.dumps({"silo": silo, "probe": "histogram"}))
-    silos = {silo: root / "silos" / silo for silo in SILOS}
-    _, run, agents = local.run_job(JOB, root / "aggregator", silos, agent=probed_agent, courier=Faults)
+    federation = tiny.federation(tmp_path_factory.mktemp("reported") / "f", len(SILOS), probe="histogram")
+    root = federation.root
+    _, run, agents = local.run_job(JOB, federation.aggregator, federation.homes, courier=Faults)
     assert all(isinstance(agent, ProbedAgent) for agent in agents.values())
     path = write_report(root, run.name, table=TABLE)
     assert path == root / "aggregator" / "jobs" / run.name / "report.html"

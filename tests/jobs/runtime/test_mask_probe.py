@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,7 @@ from aggregator.ledger.records import Kind
 from aggregator.rounds.run import Run
 from crypto import blocks
 from crypto.errors import EvidenceError, SpecError
-from crypto.home import Home
-from crypto.keys import Identity
-from jobs.demo.federation import add_data
-from jobs.demo.mask_probe import (
+from jobs.runtime.mask_probe import (
     BINS,
     FILE,
     FOLDER,
@@ -31,45 +27,16 @@ from jobs.demo.mask_probe import (
     agent_class,
     bin_words,
     chi_square,
-    probed_agent,
     read_probe,
     vector_path,
 )
-from jobs.job import JobSpec
-from jobs.membership.propose import first_epoch, sign
 from silo_agent.agent import Agent
 from silo_agent.home import SiloHome
-from tests import local
+from tests import local, tiny
 
 SILOS = tuple(f"silo-{i}" for i in range(1, 7))
-JOB = JobSpec.parse(
-    {
-        "name": "tiny",
-        "method": "fedcoe",
-        "dataset": "tiny",
-        "purpose": "a test",
-        "keep_uploads": "all",
-        "params": {
-            "features": 4,
-            "classes": 2,
-            "hidden": 2,
-            "rounds": 3,
-            "local_steps": 1,
-            "finetune_steps": 1,
-            "batch": 8,
-        },
-    }
-)
-
-FEDAVG = JobSpec.parse(
-    {
-        "name": "mean",
-        "method": "fedavg",
-        "dataset": "tiny",
-        "purpose": "a test",
-        "params": {"features": 4, "classes": 2, "hidden": 2, "rounds": 2, "local_steps": 1, "batch": 8},
-    }
-)
+JOB = tiny.spec("fedcoe", keep_uploads="all", params={"rounds": 3, "finetune_steps": 1})
+FEDAVG = tiny.spec("fedavg", name="mean", params={"rounds": 2})
 
 
 @dataclass(frozen=True)
@@ -91,30 +58,12 @@ class Done:
         return probe
 
 
-def tiny_data(silo: int) -> dict[str, np.ndarray]:
-    """Two styles, two classes; the second half of the silos is far from the first."""
-    rng = np.random.default_rng(silo)
-    y = np.arange(28) % 2
-    x = rng.normal(size=(28, 4)) * 0.3 + y[:, None] + (2.0 if silo >= 3 else -2.0) * np.array([1, -1, 1, -1])
-    parts = {"x_train": x[:20], "y_train": y[:20], "x_test": x[20:], "y_test": y[20:], "classes": np.array(2)}
-    return {name: array.astype(np.float32 if name.startswith("x") else np.int64) for name, array in parts.items()}
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """Two runs. In the second silo-5 has a probe that can't be written, and silo-6 none."""
-    root = tmp_path_factory.mktemp("federation")
-    consortium, aggregator = Identity.generate(), AggregatorHome(root / "aggregator").make()
-    members = [SiloHome(root / "silos" / silo).make(silo) for silo in SILOS]
-    charter = sign(first_epoch("tiny", members, aggregator, now=int(time.time())), consortium)
-    Home(root / "aggregator").pinned.pin(charter, consortium.public)
-    for at, silo in enumerate(SILOS):
-        home = root / "silos" / silo
-        Home(home).pinned.pin(charter, consortium.public)
-        add_data(SiloHome(home), silo, "tiny", tiny_data(at))
-        (home / "silo.json").write_text(json.dumps({"silo": silo, "probe": "vectors"}))
-    everyone = {silo: root / "silos" / silo for silo in SILOS}
-    _, first, _ = local.run_job(FEDAVG, root / "aggregator", everyone, agent=probed_agent)
+    federation = tiny.federation(tmp_path_factory.mktemp("probed") / "f", len(SILOS), probe="vectors")
+    root, everyone = federation.root, federation.homes
+    _, first, _ = local.run_job(FEDAVG, federation.aggregator, everyone)
     plain = {
         (k, lane.name): [np.load(vector_path(SiloHome(home), k, lane.name)) for home in everyone.values()]
         for k, step in enumerate(first.spec.plan.steps)
@@ -131,7 +80,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     logger = logging.getLogger("consilium.probe")
     logger.addHandler(handler)
     try:
-        _, run, _ = local.run_job(JOB, root / "aggregator", everyone, agent=probed_agent)
+        _, run, _ = local.run_job(JOB, federation.aggregator, everyone)
     finally:
         logger.removeHandler(handler)
     return Done(root, run, "\n".join(heard), first, plain)

@@ -1,8 +1,8 @@
-"""The demonstration's probe: a silo draws its own update before and after masking, in its own folder.
+"""The probe of a demonstration's silo: it records its own update before and after masking, in its own folder.
 
-A silo has one only if its ``silo.json`` says ``"probe": "histogram"`` (or ``"vectors"``, for tests). Nothing of it
-leaves the silo: the figures are binned inside its process and written to its home, where only its operator can look.
-``silo_agent`` does not know this module.
+A silo has one only if its ``silo.json`` says ``"probe": "histogram"`` (or ``"vectors"``, for tests); an institution's
+has no such line. Nothing of it leaves the silo: the figures are binned inside the agent's process and written to the
+home, where only its operator can look. The report of ``fed up`` reads them. ``silo_agent`` does not know this module.
 
     <silo home>/probe.json            {"format", "silo", "runs": {run: {"weights": […], "histograms": […]}}}
     <silo home>/probe/<k>-<lane>.npy  uint32, the integers before masking ("vectors" only; of the newest run)
@@ -28,8 +28,7 @@ from crypto.blocks import Encoded
 from crypto.errors import EvidenceError, SpecError
 from crypto.messages import Message, Request
 from crypto.plan import Plan, Step
-from jobs.runtime.compose import answering_agent
-from silo_agent.agent import Agent, Refusing, Site
+from silo_agent.agent import Agent, Site
 from silo_agent.home import SiloHome
 
 log = logging.getLogger("consilium.probe")
@@ -46,9 +45,9 @@ _CHUNK = 1 << 20
 
 
 class ProbedAgent(Agent):
-    """An agent that also draws itself. ``home``: where to; ``vectors``: keep the plain integers as well.
+    """An agent that also records its updates. ``home``: where to; ``vectors``: keep the plain integers as well.
 
-    A probe never changes a run: what it can't write it says in the log.
+    A probe never changes a run: what it cannot write is a warning in the log.
     """
 
     def __init__(self, site: Site, *, home: SiloHome, vectors: bool = False, **job: Any) -> None:
@@ -107,7 +106,8 @@ class ProbedAgent(Agent):
 
 
 def agent_class(home: SiloHome) -> type[Agent]:
-    """The class of the agent of this home: ``Agent``, unless ``silo.json`` asks for a probe."""
+    """The class of the agent of this home: ``Agent``, unless ``silo.json`` asks for a probe. Raises SpecError for a
+    probe of an unknown kind."""
     kind = home.settings().get("probe")
     if kind is None:
         return Agent
@@ -119,11 +119,6 @@ def agent_class(home: SiloHome) -> type[Agent]:
             super().__init__(site, home=home, vectors=kind == "vectors", **job)
 
     return Here
-
-
-def probed_agent(job: str, home: SiloHome) -> Agent | Refusing:
-    """``jobs.runtime.compose.answering_agent`` of this home, which draws itself if ``silo.json`` asks for that."""
-    return answering_agent(job, home, agent_class(home))
 
 
 def vector_path(home: SiloHome, k: int, lane: str) -> Path:
