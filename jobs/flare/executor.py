@@ -32,8 +32,8 @@ CLOSE_S: Final = 5.0
 
 
 def make_agent(job: str, home: SiloHome) -> Agent | Refusing:
-    """The agent of this silo for this job. The one place where this module meets the rest; tests replace it."""
-    from jobs.runtime.compose import answering_agent  # brings torch: imported in the job process only
+    """The agent of this silo for this job. It brings torch, so it is imported in the job process only."""
+    from jobs.runtime.compose import answering_agent
 
     return answering_agent(job, home)
 
