@@ -51,7 +51,7 @@ def state_digest(state: State) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What a method hands over for one step: Δ (or x) per block, float, and its own slots.
+    """What a method hands over for one step: Δ (or x) per block, float, and the step's slots.
 
     Blocks of lanes with weight 0 may be left out. Weights are not part of it: they are fixed before training (see
     ``encode``).
@@ -63,10 +63,12 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A contribution as integers: ring words per lane, and the uint64 slot section in plan order."""
+    """A contribution as integers. ``lanes``: lane → ring words, uint32 in two's complement; ``slots``: the uint64
+    section in plan order; ``weights``: lane → 0 or the weight that its words are multiplied with."""
 
     lanes: Mapping[str, np.ndarray]
     slots: np.ndarray
+    weights: Mapping[str, int]
 
 
 def encode(plan: Plan, step: Step, contribution: Contribution, weights: Mapping[str, int]) -> Encoded:
@@ -86,7 +88,6 @@ def encode(plan: Plan, step: Step, contribution: Contribution, weights: Mapping[
         if name not in {lane.name for lane in lanes}:
             raise EgressDenied(name)
     vectors: dict[str, np.ndarray] = {}
-    slots: dict[str, int] = dict(contribution.slots)
     for lane in lanes:
         weight = weights.get(lane.name, 0)
         if weight not in (0, *lane.grid):
@@ -109,25 +110,24 @@ def encode(plan: Plan, step: Step, contribution: Contribution, weights: Mapping[
                     bits=plan.ring_bits,
                 )
         vectors[lane.name] = vector
-        slots[lane.weight_slot] = weight
-        slots[lane.contributors_slot] = int(weight > 0)
-    section = np.zeros(len(plan.slots_of(step)), dtype=np.uint64)
-    for place, slot in enumerate(plan.slots_of(step)):
-        if slot.name not in slots:
+    section = np.zeros(len(step.slots), dtype=np.uint64)
+    for place, slot in enumerate(step.slots):
+        if slot.name not in contribution.slots:
             raise LayoutMismatch(f"Slot {slot.name!r} of step {step.name!r} is missing.")
-        count = slots[slot.name]
+        count = contribution.slots[slot.name]
         if not isinstance(count, int | np.integer):
             raise NonFinite(f"Slot {slot.name!r} is {type(count).__name__}, not an integer.")
         if not 0 <= count <= slot.bound:
             raise OutOfRange(f"Slot {slot.name!r} is outside 0…{slot.bound}.")
         section[place] = count
-    return Encoded(vectors, section)
+    return Encoded(vectors, section, {lane.name: weights.get(lane.name, 0) for lane in lanes})
 
 
 def apply(
-    plan: Plan, step: Step, state: State, sums: Mapping[str, np.ndarray], slots: Mapping[str, int]
+    plan: Plan, step: Step, state: State, sums: Mapping[str, np.ndarray], weights: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
-    """The state after a step. ``sums``: opened lane → uint32 vector; a lane that stayed shut keeps its blocks."""
+    """The state after a step. ``sums``: opened lane → uint32 vector, ``weights``: opened lane → sum of the weights in
+    it; a lane that stayed shut keeps its blocks."""
     new = dict(state)
     if foreign := sums.keys() - {lane.name for lane in plan.lanes_of(step)}:
         raise LayoutMismatch(f"Sums of lanes that step {step.name!r} does not have: {sorted(foreign)}.")
@@ -137,9 +137,7 @@ def apply(
         vector = sums[lane.name]
         if vector.dtype != np.uint32 or vector.shape != (plan.words_of(step, lane.name),):
             raise LayoutMismatch(f"The opened sum of lane {lane.name!r} has {vector.shape} words of {vector.dtype}.")
-        weight = slots[lane.weight_slot]
-        if weight == 0:
-            continue
+        weight = weights[lane.name]
         for block, part, at in plan.blocks_of(step, lane.name):
             total = (
                 ring.decode(vector[at : at + block.size], clip=block.clip, n_max=plan.n_max, bits=plan.ring_bits)

@@ -254,26 +254,28 @@ class Survivors:
     @property
     def slot_count(self) -> int:
         context = self.dealt.cohort.context
-        return len(context.plan.slots_of(context.step))
+        return len(context.step.slots)
 
     def check_slot_shares(self, signed: bytes) -> Shares:
         """A survivor's shares of every survivor's slot seed and every dropped silo's mask seed: all and only these."""
         shares = self._check_shares(signed)
         if tuple(silo for silo, _ in shares.masks) != self.dropped:
             raise LayoutMismatch(f"{shares.silo!r} sent mask shares of other silos than the dropped ones.")
-        if [(silo, lane) for silo, lane, _ in shares.seeds] != [(silo, SLOTS) for silo in self.signed]:
+        if shares.counts or [(silo, lane) for silo, lane, _ in shares.seeds] != [(silo, SLOTS) for silo in self.signed]:
             raise LayoutMismatch(f"{shares.silo!r} sent other seed shares than those of the slots.")
         return shares
 
     def check_lane_shares(self, signed: bytes) -> Shares:
-        """A survivor's shares of the lanes it lets open: for each of them every uploader's seed, and no mask seed."""
+        """A survivor's shares of the lanes it lets open: for each of them every uploader's seed and its own count of
+        the weights; and no mask seed."""
         shares = self._check_shares(signed)
         if shares.masks:
             raise LayoutMismatch(f"{shares.silo!r} sent mask shares with the lanes.")
         lanes = list(dict.fromkeys(lane for _, lane, _ in shares.seeds))
         known = {lane.name for lane in self.dealt.cohort.context.plan.lanes_of(self.dealt.cohort.context.step)}
         wanted = [(silo, lane) for lane in lanes for silo in self.dealt.cohort.holders(lane, self.signed)]
-        if not set(lanes) <= known or [(silo, lane) for silo, lane, _ in shares.seeds] != wanted:
+        counted = [lane for lane, _, _ in shares.counts]
+        if not set(lanes) <= known or [(silo, lane) for silo, lane, _ in shares.seeds] != wanted or counted != lanes:
             raise LayoutMismatch(f"{shares.silo!r} sent an incomplete or foreign set of lane shares.")
         return shares
 
@@ -315,13 +317,19 @@ class Survivors:
 
     def unmask(self, lane: str, total: np.ndarray, seeds: Mapping[str, bytes], masks: Mapping[str, SessionKey]) -> None:
         """Remove, in place, every stream that does not cancel in the survivors' sum of a lane."""
-        cohort = self.dealt.cohort
-        here = cohort.holders(lane, self.signed)
-        streams = [(self.dealt.self_key(seeds[silo], silo, lane), -1) for silo in here]
-        for gone in cohort.holders(lane, self.dropped):
-            for silo, secret in self.dealt.pair_secrets(masks[gone], here).items():
-                streams.append((self.dealt.pair_key(secret, silo, gone, lane), -1 if silo < gone else 1))
+        streams = [one for silo in seeds for one in self.own_streams(silo, lane, seeds[silo], masks)]
         apply_streams(total, streams)
+
+    def own_streams(
+        self, silo: str, lane: str, seed: bytes, masks: Mapping[str, SessionKey]
+    ) -> list[tuple[bytes, int]]:
+        """What to add to a survivor's upload of a lane so that only the pair streams with other survivors are left,
+        which cancel in the sum. ``masks``: mask keys of the dropped silos."""
+        streams = [(self.dealt.self_key(seed, silo, lane), -1)]
+        for gone in self.dealt.cohort.holders(lane, self.dropped):
+            secret = self.dealt.pair_secrets(masks[gone], [silo])[silo]
+            streams.append((self.dealt.pair_key(secret, silo, gone, lane), -1 if silo < gone else 1))
+        return streams
 
 
 def _by_silo(opened: list[tuple[M, bytes]]) -> dict[str, tuple[M, bytes]]:
@@ -345,6 +353,11 @@ def words_digest(words: np.ndarray) -> bytes:
     """SHA-256 of the words as little-endian bytes."""
     little = np.ascontiguousarray(words, dtype=words.dtype.newbyteorder("<"))
     return sha256(little.data.cast("B")).digest()
+
+
+def manifest_commitment(silo: str, nonce: bytes, manifest: Iterable[int]) -> bytes:
+    """What a Deal commits to: the dealer's weights. ``nonce``: 32 bytes, since few manifests are possible."""
+    return transcript.digest("manifest", silo, nonce, bytes(manifest))
 
 
 def check_section(header: Header, section: bytes, count: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from crypto.errors import Malformed
 T = TypeVar("T")
 
 #: First byte of every message. A new wire format gets a new number and is refused by old code.
-VERSION = 1
+VERSION = 2
 
 
 class Writer:

@@ -4,8 +4,9 @@ In each place of a session a signer signs one message. Two different ones prove 
 
 | signed twice            | by             | the place                                                        |
 |-------------------------|----------------|------------------------------------------------------------------|
-| Request (not ``fetch``) | the aggregator | run, step, attempt, phase                                        |
+| Request (but REPEATED)  | the aggregator | run, step, attempt, phase                                        |
 | Advert, Deal, Header    | a member       | the T0, T1, T2 inside it                                         |
+| Tags                    | a member       | the T3 inside it, and whose upload they are of                   |
 | Attestation             | a member       | the T2 under which both T3 were made: their headers come with it |
 
 A request does not name the silo it went to, and an honest aggregator sends each silo some parts of its own: the rows
@@ -24,10 +25,24 @@ from crypto.charter import Charter
 from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import EvidenceError, FederationError, Malformed
 from crypto.keys import SIGNATURE_BYTES, PublicIdentity
-from crypto.messages import Advert, Attestation, Deal, Header, Open, Request, StepResult, Wire, unpack_two
+from crypto.messages import (
+    REPEATED,
+    Advert,
+    Attestation,
+    Deal,
+    Header,
+    Open,
+    Request,
+    StepResult,
+    Tags,
+    Wire,
+    unpack_two,
+)
 from crypto.transcript import DIGEST_BYTES, digest, t3
 
-_BY_KIND: dict[int, type[Wire]] = {kind.KIND: kind for kind in (Request, Advert, Deal, Header, Attestation)}
+_BY_KIND: dict[int, type[Wire]] = {kind.KIND: kind for kind in (Request, Advert, Deal, Header, Attestation, Tags)}
+
+OfMember = Advert | Deal | Header | Attestation | Tags
 #: The signed headers from which, with one T2, the T3 of each of two attestations is made.
 HeaderSets = tuple[tuple[bytes, ...], tuple[bytes, ...]]
 
@@ -121,8 +136,9 @@ def _requests(pair: Pair, charter: Charter) -> Proven:
     places = [(one.run, one.step, one.attempt, one.phase) for one in (first, second)]
     if places[0] != places[1]:
         raise EvidenceError("evidence", expected="two requests for one place", found="requests for two places")
-    if first.phase == "fetch":
-        raise EvidenceError("evidence", expected="a phase that is asked once", found="fetch, which is asked often")
+    if first.phase in REPEATED:
+        found = f"{first.phase}, which is asked often"
+        raise EvidenceError("evidence", expected="a phase that is asked once", found=found)
     if first.payload != second.payload and not _conflict(first, second):
         raise EvidenceError(
             "evidence", expected="two versions of a part that all silos get alike", found="parts addressed to two silos"
@@ -175,17 +191,17 @@ def _members(pair: Pair, kind: type[Wire], charter: Charter) -> Proven:
     return _proven(pair, first.silo, charter.member(first.silo).agent, kind.__name__, where)
 
 
-def _open(kind: type[Wire], signed: bytes, charter: Charter) -> Advert | Deal | Header | Attestation:
+def _open(kind: type[Wire], signed: bytes, charter: Charter) -> OfMember:
     def key(message: Wire) -> PublicIdentity:
-        assert isinstance(message, (Advert, Deal, Header, Attestation))
+        assert isinstance(message, OfMember)
         return charter.member(message.silo).agent
 
     message = kind.open(signed, key)
-    assert isinstance(message, (Advert, Deal, Header, Attestation))
+    assert isinstance(message, OfMember)
     return message
 
 
-def _place(message: Advert | Deal | Header | Attestation) -> tuple[str, bytes]:
+def _place(message: OfMember) -> tuple[str, bytes]:
     """The transcript hash a member signs at most one message of this kind under."""
     match message:
         case Advert():
@@ -196,6 +212,8 @@ def _place(message: Advert | Deal | Header | Attestation) -> tuple[str, bytes]:
             return "T2", message.t2
         case Attestation():
             return "T3", message.t3
+        case Tags():
+            return "T3 and owner", message.t3 + message.owner.encode()
 
 
 def _proven(pair: Pair, signer: str, key: PublicIdentity, kind: str, where: str) -> Proven:

@@ -90,6 +90,12 @@ class ModelMismatch(ProtocolError):
     code = "MODEL_MISMATCH"
 
 
+class SumNotProven(ProtocolError):
+    """An announced result is not proven: sums, weights or slots are not those of the uploads. Nothing is applied."""
+
+    code = "SUM_NOT_PROVEN"
+
+
 class DuplicateKey(ProtocolError):
     """Two adverts show the same ephemeral key, or ours was reflected."""
 

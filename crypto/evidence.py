@@ -13,17 +13,19 @@ from typing import Self
 
 import numpy as np
 
-from crypto import ring
+from crypto import proof
 from crypto.cohort import Cohort, Context, Dealt, Survivors, check_words
 from crypto.encoding import VERSION, Reader, Writer
-from crypto.errors import BadShare, EvidenceError, Malformed
-from crypto.keys import SessionKey
-from crypto.messages import SLOTS, Shares
+from crypto.errors import EvidenceError, Malformed
+from crypto.messages import Shares, StepResult
+from crypto.opening import Count, LaneTotal, Opening
+from crypto.proof import Sum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepEvidence:
-    """Signed adverts of U1, deals of U2, headers of U3, attestations, slot sections of U3, slot and lane shares."""
+    """Signed adverts of U1, deals of U2, headers of U3, attestations, slot sections of U3, slot and lane shares; the
+    announced result and the signed tags that prove it."""
 
     adverts: tuple[bytes, ...]
     deals: tuple[bytes, ...]
@@ -32,13 +34,16 @@ class StepEvidence:
     sections: tuple[tuple[str, bytes], ...]
     slot_shares: tuple[bytes, ...]
     lane_shares: tuple[bytes, ...]
+    result: bytes
+    tags: tuple[bytes, ...]
 
     def __bytes__(self) -> bytes:
         out = Writer().u8(VERSION)
         for blobs in (self.adverts, self.deals, self.headers, self.attestations):
             out.each(blobs, Writer.blob)
         out.each(self.sections, lambda w, item: w.text(item[0]).blob(item[1]))
-        return bytes(out.each(self.slot_shares, Writer.blob).each(self.lane_shares, Writer.blob))
+        out.each(self.slot_shares, Writer.blob).each(self.lane_shares, Writer.blob).blob(self.result)
+        return bytes(out.each(self.tags, Writer.blob))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -48,6 +53,7 @@ class StepEvidence:
         adverts, deals, headers, attestations = (src.each(Reader.blob) for _ in range(4))
         sections = src.each(lambda s: (s.text(), s.blob()))
         slot_shares, lane_shares = src.each(Reader.blob), src.each(Reader.blob)
+        result, tags = src.blob(), src.each(Reader.blob)
         src.end()
         return cls(
             adverts=adverts,
@@ -57,6 +63,8 @@ class StepEvidence:
             sections=sections,
             slot_shares=slot_shares,
             lane_shares=lane_shares,
+            result=result,
+            tags=tags,
         )
 
     def survivors(self, context: Context) -> Survivors:
@@ -66,74 +74,78 @@ class StepEvidence:
         return survivors
 
     def check(self, context: Context) -> Checked:
-        """Check every signature and open the slots again; else the protocol's own errors, or EvidenceError."""
+        """Check every signature, open the slots again and compare the announced result with what the shares open; else
+        the protocol's own errors, or EvidenceError."""
         survivors = self.survivors(context)
-        shares = [survivors.check_slot_shares(signed) for signed in self.slot_shares]
-        masks = survivors.recover_masks(shares)
-        total = np.zeros(survivors.slot_count, dtype=np.uint64)
         if [silo for silo, _ in self.sections] != list(survivors.signed):
             raise EvidenceError(
                 "slot sections", expected=list(survivors.signed), found=[silo for silo, _ in self.sections]
             )
-        for silo, section in self.sections:
-            np.add(total, survivors.check_section(silo, section), out=total)
-        survivors.unmask(SLOTS, total, survivors.recover_seeds(SLOTS, shares), masks)
-        released = tuple(survivors.check_lane_shares(signed) for signed in self.lane_shares)
-        return Checked(survivors, tuple(int(value) for value in total), masks, released)
+        shares = [survivors.check_slot_shares(signed) for signed in self.slot_shares]
+        opening = Opening.form(survivors, dict(self.sections), shares)
+        released = [survivors.check_lane_shares(signed) for signed in self.lane_shares]
+        result = StepResult.from_bytes(self.result)
+        proof.check_signed(context.charter, context.plan, result, self.tags)
+        expected = (context.k, survivors.t3, opening.slots)
+        if (found := (result.step, result.t3, result.slots)) != expected:
+            raise EvidenceError("the announced step, transcript and slots", expected=expected, found=found)
+        opened = {one.lane: _opened(opening, released, one.lane) for one in result.sums}
+        for one in result.sums:
+            what = (one.uploaders, (one.weight, one.contributors))
+            if what != (want := (opening.uploaders(one.lane), opened[one.lane][1])):
+                raise EvidenceError(f"uploads and weights of lane {one.lane}", expected=want, found=what)
+        return Checked(opening, result, self.tags, opened)
 
-    def slots(self, context: Context) -> tuple[int, ...]:
-        """The slots, opened again."""
-        return self.check(context).slots
 
-    def replay(self, context: Context, lane: str, uploads: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The opened sum of a lane, see ``Checked.replay``."""
-        return self.check(context).replay(lane, uploads)
+def _opened(opening: Opening, released: list[Shares], lane: str) -> tuple[dict[str, bytes], Count]:
+    if (found := opening.recover(lane, released)) is None:
+        raise EvidenceError(f"shares of lane {lane}", expected="those of at least t survivors", found="fewer")
+    return found
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Checked:
     """A step whose signatures all held, its slots opened again. Made by ``StepEvidence.check``.
 
-    ``masks``: mask keys of the dropped silos, ``released``: each survivor's shares of the lanes it let open. Both
-    opened what the step opened and nothing else.
+    ``result``: as announced, signed by at least m + c members; ``tags``: these signatures; ``opened``: lane → the self
+    seeds of its uploads and its count. All of it opened what the step opened and nothing else.
     """
 
-    survivors: Survivors
-    slots: tuple[int, ...]
-    masks: Mapping[str, SessionKey]
-    released: tuple[Shares, ...]
+    opening: Opening
+    result: StepResult
+    tags: tuple[bytes, ...]
+    opened: Mapping[str, tuple[Mapping[str, bytes], Count]]
+
+    @property
+    def survivors(self) -> Survivors:
+        return self.opening.survivors
 
     @property
     def context(self) -> Context:
-        return self.survivors.dealt.cohort.context
+        return self.opening.context
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """Slot → opened sum, and of each open lane its weight and contributors."""
+        return self.result.figures(self.context.step)
 
     def lanes_open(self) -> tuple[str, ...]:
-        """The lanes that the shares open, in plan order: released by at least t survivors with shares that combine."""
-        return tuple(lane.name for lane in self.context.plan.lanes_of(self.context.step) if self._opens(lane.name))
+        """The lanes of the result, in plan order."""
+        return tuple(one.lane for one in self.result.sums)
 
-    def replay(self, lane: str, uploads: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The opened sum of a lane (uint32) from kept uploads: survivor → masked words, each as its header signed."""
-        survivors, plan, step = self.survivors, self.context.plan, self.context.step
-        words, wire, bits = plan.words_of(step, lane), plan.wire_words_of(step, lane), plan.ring_bits
-        seeds = survivors.recover_seeds(lane, self._shares_of(lane))
-        total = np.zeros(words, dtype=np.uint32)
-        for silo in survivors.dealt.cohort.holders(lane, survivors.signed):
+    def replay(self, lane: str, uploads: Mapping[str, np.ndarray]) -> Sum:
+        """The opened sum of a lane from kept uploads: survivor → masked words, each as its header signed."""
+        plan, step, survivors = self.context.plan, self.context.step, self.survivors
+        words, wire = plan.words_of(step, lane), plan.wire_words_of(step, lane)
+        seeds, _ = self.opened[lane]
+        total = LaneTotal.zero(words, plan.ring_bits, len(seeds))
+        for silo, seed in seeds.items():
             if silo not in uploads:
                 raise EvidenceError(f"upload of {silo}, lane {lane}", expected="the kept words", found="none")
-            upload = check_words(survivors.headers[silo], lane, uploads[silo], wire)
-            np.add(total, ring.unpack(upload, words, bits), out=total)
-        survivors.unmask(lane, total, seeds, self.masks)
-        return ring.reduce(total, bits)
+            masked = check_words(survivors.headers[silo], lane, uploads[silo], wire)
+            total.add(self.opening.residue(silo, lane, masked, seed))
+        return Sum(total.words, total.carries)
 
-    def _opens(self, lane: str) -> bool:
-        shares = self._shares_of(lane)
-        if len({one.silo for one in shares}) < self.survivors.dealt.cohort.threshold:
-            return False
-        try:
-            self.survivors.recover_seeds(lane, shares)
-        except BadShare:
-            return False
-        return True
-
-    def _shares_of(self, lane: str) -> list[Shares]:
-        return [shares for shares in self.released if any(name == lane for _, name, _ in shares.seeds)]
+    def prove(self, sums: Mapping[str, Sum]) -> None:
+        """Raise SumNotProven unless these are the sums that the result announced, proven by the signed tags."""
+        proof.check_result(self.context.charter, self.context.plan, self.result, sums, self.tags)

@@ -2,13 +2,15 @@
 
 | phase          | server → silo                              | silo → server                                  |
 |----------------|--------------------------------------------|------------------------------------------------|
-| open           | results since the silo's last, S_k         | Advert (M0), owner's approval; or Decline      |
+| open           | results since the silo's last, proofs, S_k | Advert (M0), owner's approval; or Decline      |
 | deal           | adverts of U1                              | Deal (M1) and one sealed row per peer          |
 | contribute     | deals of U2, the rows addressed to it      | Header (M2) and the masked slot section        |
 | fetch          | ranges of lanes                            | the words (arrays)                             |
 | attest         | headers of U3 (M3)                         | Attestation (M4)                               |
 | unmask-slots   | attestations, slot sections                | Shares of the slot lane and of dropped silos   |
 | unmask-lanes   | slot shares                                | Shares of the lanes that pass (M5)             |
+| tag            | the result, the seeds that opened it       | Tags (M6)                                      |
+| stand-in       | a masked upload whose silo sent no tags    | Tags, in its place                             |
 | close          | final state and ledger head                | Closing                                        |
 
 This module is one file because it is the list of all message bytes: read it beside docs/protocol.md and the vectors.
@@ -29,14 +31,19 @@ from crypto.charter import SILO_ID
 from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import BY_CODE, LayoutMismatch, Malformed
 from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity, Secret
-from crypto.shamir import SHARE_BYTES
+from crypto.plan import Step
+from crypto.shamir import SECRET_BYTES, SHARE_BYTES
+from crypto.tags import TAG_BYTES
 from crypto.transcript import DIGEST_BYTES, digest, label_bytes
 
 #: The phases of a step, in order.
-STEP_PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes")
+STEP_PHASES = ("open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes", "tag", "stand-in")
 
 #: All phases: ``close`` ends the run.
 PHASES = (*STEP_PHASES, "close")
+
+#: Phases in which a silo is asked as often as needed, each time for something else.
+REPEATED = frozenset({"fetch", "stand-in"})
 
 #: ``Message.phase`` of a reply that is a ``Decline``.
 DECLINE = "decline"
@@ -184,28 +191,58 @@ class Request(Wire):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSum:
+    """An opened lane. ``words``, ``carries``: SHA-256 of its summed words and of how often each wrapped, which travel
+    as arrays; ``uploaders``: the survivors whose uploads are in it, by id; ``weight``, ``contributors``: the sum and
+    the number of the weights in it, by the survivors' manifests."""
+
+    lane: str
+    words: bytes
+    carries: bytes
+    uploaders: tuple[str, ...]
+    weight: int
+    contributors: int
+
+    def write(self, out: Writer) -> None:
+        _hash(_hash(out.text(self.lane), self.words), self.carries).each(self.uploaders, _TEXT)
+        out.u64(self.weight).u32(self.contributors)
+
+    @classmethod
+    def read(cls, src: Reader) -> LaneSum:
+        return cls(
+            lane=src.text(),
+            words=_read_hash(src),
+            carries=_read_hash(src),
+            uploaders=src.each(Reader.text),
+            weight=src.u64(),
+            contributors=src.u32(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult(Wire):
-    """What a step opened. ``t3`` is the survivors' transcript. ``sums`` names each opened lane with the digest of its
-    words, which travel as arrays in the same order. A void step has neither slots nor sums."""
+    """What a step opened. ``t3`` is the survivors' transcript; ``sums`` are the opened lanes, in the order of their
+    words in the message. A void step has neither slots nor sums."""
 
     step: int
     t3: bytes
     released: bool
     slots: tuple[int, ...]
-    sums: tuple[tuple[str, bytes], ...]
+    sums: tuple[LaneSum, ...]
     KIND: ClassVar[int] = 2
     LABEL: ClassVar[str] = "result"
 
     def write(self, out: Writer) -> None:
-        _hash(out.u32(self.step), self.t3).u8(self.released).each(self.slots, Writer.u64).each(self.sums, _NAMED_HASH)
+        _hash(out.u32(self.step), self.t3).u8(self.released).each(self.slots, Writer.u64)
+        out.each(self.sums, lambda w, one: one.write(w))
 
     @classmethod
     def read(cls, src: Reader) -> Self:
         step, t3, released = src.u32(), _read_hash(src), src.flag()
-        result = cls(step=step, t3=t3, released=released, slots=src.each(Reader.u64), sums=src.each(_read_named_hash))
+        result = cls(step=step, t3=t3, released=released, slots=src.each(Reader.u64), sums=src.each(LaneSum.read))
         if not released and (result.slots or result.sums):
             raise Malformed("A void step with a result.")
-        if len(dict(result.sums)) != len(result.sums):
+        if len({one.lane for one in result.sums}) != len(result.sums):
             raise Malformed("A result that names a lane twice.")
         return result
 
@@ -213,10 +250,46 @@ class StepResult(Wire):
     def digest(self) -> bytes:
         return digest("opened", bytes(self))
 
+    @property
+    def weights(self) -> dict[str, int]:
+        """Opened lane → sum of the weights in it."""
+        return {one.lane: one.weight for one in self.sums}
+
+    def figures(self, step: Step) -> dict[str, int]:
+        """What opened beside the words: slot → sum, and of each opened lane its weight and contributors."""
+        figures = dict(zip((slot.name for slot in step.slots), self.slots, strict=True))
+        for one in self.sums:
+            figures |= {f"{one.lane}.weight": one.weight, f"{one.lane}.contributors": one.contributors}
+        return figures
+
+
+@dataclass(frozen=True, slots=True)
+class TagRequest:
+    """The announced result, and for each of its lanes the self seeds that opened it, in the order of the uploaders:
+    a silo gives tags only of lanes that are open."""
+
+    result: StepResult
+    seeds: tuple[tuple[bytes, ...], ...]
+
+    def __bytes__(self) -> bytes:
+        out = Writer().blob(bytes(self.result))
+        return bytes(out.each(self.seeds, lambda w, lane: w.each(lane, lambda v, seed: v.fixed(seed, SECRET_BYTES))))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TagRequest:
+        src = Reader(data)
+        result = StepResult.from_bytes(src.blob())
+        request = cls(result, src.each(lambda s: s.each(lambda v: v.fixed(SECRET_BYTES))))
+        src.end()
+        if len(request.seeds) != len(result.sums):
+            raise Malformed(f"Seeds of {len(request.seeds)} lanes for a result of {len(result.sums)}.")
+        return request
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Open(Wire):
-    """Announces a step: digests of the run's parts, the state chain, what was opened since the silo's last."""
+    """Announces a step: digests of the run's parts, the state chain, and what was opened since the silo's last step.
+    ``proofs``: for each result the signed Tags that prove it, none for a void step."""
 
     job: bytes
     plan: bytes
@@ -225,6 +298,7 @@ class Open(Wire):
     nonce: bytes
     chain: bytes
     results: tuple[StepResult, ...]
+    proofs: tuple[tuple[bytes, ...], ...]
     KIND: ClassVar[int] = 3
     LABEL: ClassVar[str] = "open"
 
@@ -232,12 +306,18 @@ class Open(Wire):
         for value in (self.job, self.plan, self.charter, self.code, self.nonce, self.chain):
             _hash(out, value)
         out.each(self.results, lambda w, result: w.blob(bytes(result)))
+        out.each(self.proofs, lambda w, proof: w.each(proof, _BLOB))
 
     @classmethod
     def read(cls, src: Reader) -> Self:
         job, plan, charter, code, nonce, chain = (_read_hash(src) for _ in range(6))
         results = tuple(StepResult.from_bytes(blob) for blob in src.each(Reader.blob))
-        return cls(job=job, plan=plan, charter=charter, code=code, nonce=nonce, chain=chain, results=results)
+        proofs = src.each(lambda s: s.each(Reader.blob))
+        if len(proofs) != len(results):
+            raise Malformed(f"{len(results)} results with {len(proofs)} proofs.")
+        return cls(
+            job=job, plan=plan, charter=charter, code=code, nonce=nonce, chain=chain, results=results, proofs=proofs
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,44 +395,48 @@ class Row:
 @dataclass(frozen=True, slots=True, repr=False)
 class SharePack(Secret):
     """The plaintext of a row: shares of the mask seed and of each self seed, and the dealer's manifest: for each lane
-    of the step, in plan order, whether it contributes with a weight. One byte a lane, so the row's length reveals
-    nothing.
+    of the step, in plan order, its weight: 0, or the place of the weight on the lane's grid, from 1. One byte a lane,
+    so the row's length reveals nothing. ``nonce`` opens the manifest's commitment in the dealer's Deal.
     """
 
     mask: bytes
     self_seeds: tuple[bytes, ...]
-    contributes: tuple[bool, ...]
+    manifest: tuple[int, ...]
+    nonce: bytes
 
     def __bytes__(self) -> bytes:
         out = Writer().u8(VERSION).fixed(self.mask, SHARE_BYTES)
-        return bytes(out.each(self.self_seeds, lambda w, s: w.fixed(s, SHARE_BYTES)).each(self.contributes, Writer.u8))
+        out.each(self.self_seeds, lambda w, s: w.fixed(s, SHARE_BYTES)).each(self.manifest, Writer.u8)
+        return bytes(_hash(out, self.nonce))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SharePack:
         src = Reader(data)
         if src.u8() != VERSION:
             raise Malformed("A share pack of another version.")
-        pack = cls(src.fixed(SHARE_BYTES), src.each(lambda s: s.fixed(SHARE_BYTES)), src.each(Reader.flag))
+        mask, self_seeds = src.fixed(SHARE_BYTES), src.each(lambda s: s.fixed(SHARE_BYTES))
+        pack = cls(mask, self_seeds, src.each(Reader.u8), _read_hash(src))
         src.end()
         return pack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deal(Wire):
-    """M1, public part: the digest of each row, signed with T1."""
+    """M1, public part: a commitment to the manifest and the digest of each row, signed with T1."""
 
     silo: str
     t1: bytes
+    manifest: bytes
     rows: tuple[tuple[str, bytes], ...]
     KIND: ClassVar[int] = 5
     LABEL: ClassVar[str] = "deal"
 
     def write(self, out: Writer) -> None:
-        _hash(out.text(self.silo), self.t1).each(self.rows, _NAMED_HASH)
+        _hash(_hash(out.text(self.silo), self.t1), self.manifest).each(self.rows, _NAMED_HASH)
 
     @classmethod
     def read(cls, src: Reader) -> Self:
-        return cls(silo=src.text(), t1=_read_hash(src), rows=src.each(_read_named_hash))
+        return cls(silo=src.text(), t1=_read_hash(src), manifest=_read_hash(src), rows=src.each(_read_named_hash))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,12 +477,14 @@ class Attestation(Wire):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares(Wire):
     """M5. Shares under T3. ``masks``: (dropped silo, share of its mask seed), only with the slots.
-    ``seeds``: (survivor, lane, share of its self seed of that lane)."""
+    ``seeds``: (survivor, lane, share of its self seed of that lane). ``counts``, only with the lanes: for each of them
+    (lane, sum of the weights, contributors) by the manifests."""
 
     silo: str
     t3: bytes
     masks: tuple[tuple[str, bytes], ...]
     seeds: tuple[tuple[str, str, bytes], ...]
+    counts: tuple[tuple[str, int, int], ...]
     KIND: ClassVar[int] = 8
     LABEL: ClassVar[str] = "shares"
 
@@ -406,6 +492,7 @@ class Shares(Wire):
         _hash(out.text(self.silo), self.t3)
         out.each(self.masks, lambda w, item: w.text(item[0]).fixed(item[1], SHARE_BYTES))
         out.each(self.seeds, lambda w, item: w.text(item[0]).text(item[1]).fixed(item[2], SHARE_BYTES))
+        out.each(self.counts, lambda w, item: w.text(item[0]).u64(item[1]).u32(item[2]))
 
     @classmethod
     def read(cls, src: Reader) -> Self:
@@ -414,14 +501,46 @@ class Shares(Wire):
             t3=_read_hash(src),
             masks=src.each(lambda s: (s.text(), s.fixed(SHARE_BYTES))),
             seeds=src.each(lambda s: (s.text(), s.text(), s.fixed(SHARE_BYTES))),
+            counts=src.each(lambda s: (s.text(), s.u64(), s.u32())),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tags(Wire):
+    """M6, under T3. The silo's signature over the announced result, whose slots and weights it has checked, and the
+    tags of ``owner``'s upload in the result's lanes, in their order, as far as it uploaded them. ``owner`` is the silo
+    itself, or one that sent no tags."""
+
+    silo: str
+    t3: bytes
+    owner: str
+    result: bytes
+    tags: tuple[bytes, ...]
+    KIND: ClassVar[int] = 14
+    LABEL: ClassVar[str] = "tags"
+
+    def write(self, out: Writer) -> None:
+        _hash(_hash(out.text(self.silo), self.t3).text(self.owner), self.result)
+        out.each(self.tags, lambda w, tag: w.fixed(tag, TAG_BYTES))
+
+    @classmethod
+    def read(cls, src: Reader) -> Self:
+        return cls(
+            silo=src.text(),
+            t3=_read_hash(src),
+            owner=src.text(),
+            result=_read_hash(src),
+            tags=src.each(lambda s: s.fixed(TAG_BYTES)),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decline(Wire):
-    """A refusal: a code of the closed set, and whom it blames. No text, no count."""
+    """A refusal of one request: a code of the closed set, and whom it blames. No text, no count. ``request``: digest of
+    the signed request, so that no refusal can be shown as the answer to another one."""
 
     silo: str
+    request: bytes
     run: bytes
     step: int
     attempt: int
@@ -432,13 +551,14 @@ class Decline(Wire):
     LABEL: ClassVar[str] = "decline"
 
     def write(self, out: Writer) -> None:
-        _hash(out.text(self.silo), self.run).u32(self.step).u32(self.attempt)
+        _hash(_hash(out.text(self.silo), self.request), self.run).u32(self.step).u32(self.attempt)
         out.text(self.phase).text(self.code).text(self.blame)
 
     @classmethod
     def read(cls, src: Reader) -> Self:
         message = cls(
             silo=src.text(),
+            request=_read_hash(src),
             run=_read_hash(src),
             step=src.u32(),
             attempt=src.u32(),
@@ -473,6 +593,19 @@ class Closing(Wire):
     def read(cls, src: Reader) -> Self:
         run, chain, ledger = _read_hash(src), _read_hash(src), _read_hash(src)
         return cls(silo=src.text(), run=run, chain=chain, ledger=ledger)
+
+
+def request_digest(signed: bytes) -> bytes:
+    """What a Decline names: the digest of the signed request that it refuses."""
+    return digest("request-bytes", signed)
+
+
+def unsigned_request(signed: bytes) -> Request | None:
+    """The request whatever its signature, for the Decline that refuses it; None for other bytes."""
+    try:
+        return Request.from_bytes(Reader(signed).blob())
+    except Malformed:
+        return None
 
 
 # --- words in arrays ----------------------------------------------------------------------------------------------

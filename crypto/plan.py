@@ -7,7 +7,8 @@ when a job is written, recomputed and compared by every silo, hashed into every 
 
 A lane is a group of blocks that open together or not at all. Each lane of each step has masks and self seeds of its
 own, so the silos can withhold one lane and open the others. Besides the lanes every step has a section of uint64
-slots, opened first; from the slots each silo decides for itself which lanes reach their floor.
+slots, opened first. Weights are no slots: silos tell each other theirs in the manifests inside the encrypted shares,
+count from these for themselves which lanes reach their floor, and sign the sum of the weights with a lane's release.
 
 This module is one file because the parts of a plan are checked against each other, and their bytes are the digest.
 """
@@ -66,7 +67,7 @@ class Lane:
     """A group of blocks with one set of contributors, masked and opened on its own."""
 
     name: str
-    """Lower-case, at most 63 characters; part of the names of the lane's slots."""
+    """Lower-case, at most 63 characters."""
     scope: Scope
     """Who contributes."""
     floor: int
@@ -124,16 +125,18 @@ class Lane:
                 return tuple(silos)
 
     @property
-    def weight_slot(self) -> str:
+    def weight_figure(self) -> str:
+        """Name of the sum of weights among the figures of a step in which the lane opened."""
         return f"{self.name}.weight"
 
     @property
-    def contributors_slot(self) -> str:
+    def contributors_figure(self) -> str:
+        """Name of the number of contributors, alike."""
         return f"{self.name}.contributors"
 
-    def own_slots(self) -> tuple[Slot, ...]:
-        """Slots the encoder fills in from the weight, never the method."""
-        return (Slot(self.weight_slot, self.grid[-1]), Slot(self.contributors_slot, 1))
+    def weight_of(self, place: int) -> int:
+        """The weight of a manifest's entry: 0, or the place of a weight on the grid, from 1."""
+        return self.grid[place - 1] if place else 0
 
     def write(self, out: Writer) -> None:
         out.text(self.name).text(self.scope.value).u32(self.floor).each(self.grid, Writer.u32)
@@ -247,7 +250,7 @@ class Step:
     sums: tuple[Sum, ...] = ()
     """The blocks that are summed, in the order of their words within each lane."""
     slots: tuple[Slot, ...] = ()
-    """The method's own slots. The lanes' slots come first: see ``Plan.slots_of``."""
+    """The figures that are summed beside the lanes."""
 
     def __post_init__(self) -> None:
         _check_name("task", self.task)
@@ -280,7 +283,7 @@ class Plan:
     n_max: int
     """Most silos, for which headroom in the ring is proved: the charter's member count."""
     lanes: tuple[Lane, ...]
-    """All lanes, in the order of manifests and lane slots."""
+    """All lanes, in the order of manifests."""
     blocks: tuple[Block, ...]
     """All blocks of the shared state, and LOCAL ones to show that they never leave."""
     steps: tuple[Step, ...]
@@ -317,10 +320,12 @@ class Plan:
                     raise SpecError(f"step {step.name}", got=part.block, want="a block of the plan")
                 if self.lane_of(part.block).scope is Scope.LOCAL:
                     raise EgressDenied(part.block, remedy="A LOCAL block may not be part of a step.")
-            slots = [slot.name for slot in self.slots_of(step)]
-            if not slots or len(set(slots)) != len(slots):
-                raise SpecError(f"step {step.name}.slots", got=slots, want="at least one slot, each name once")
-            for slot in self.slots_of(step):
+            slots = [slot.name for slot in step.slots]
+            if len(set(slots)) != len(slots):
+                raise SpecError(f"step {step.name}.slots", got=slots, want="each name once")
+            if not slots and not step.sums:
+                raise SpecError(f"step {step.name}", got="neither sums nor slots", want="at least one of them")
+            for slot in step.slots:
                 if slot.bound * self.n_max >= 2**64:
                     raise HeadroomExceeded(
                         f"Slot {slot.name!r} of step {step.name!r} could overflow with {self.n_max} silos."
@@ -361,10 +366,6 @@ class Plan:
     def wire_words_of(self, step: Step, lane: str) -> int:
         """Length of the lane's upload in this step, in uint32 words on the wire."""
         return ring.wire_words(self.words_of(step, lane), self.ring_bits)
-
-    def slots_of(self, step: Step) -> tuple[Slot, ...]:
-        """Every slot of the step: the lanes' own first, then the method's."""
-        return tuple(slot for lane in self.lanes_of(step) for slot in lane.own_slots()) + step.slots
 
     def __bytes__(self) -> bytes:
         out = Writer().u8(VERSION).text(self.method).u64(self.seed).u32(self.n_max).u32(self.ring_bits)

@@ -64,8 +64,19 @@ def encode(x: np.ndarray, out: np.ndarray, *, clip: float, share: float, n_max: 
 
 def decode(total: np.ndarray, *, clip: float, n_max: int, bits: int = 32) -> np.ndarray:
     """The opened sum (uint32) as float64, in units of ``clip(x) · share``."""
-    signed = total.view(np.int32) if bits == 32 else (total << (32 - bits)).view(np.int32) >> (32 - bits)
-    return signed.astype(np.float64) * (clip / limit(n_max, bits))
+    return signed(total, bits).astype(np.float64) * (clip / limit(n_max, bits))
+
+
+def signed(words: np.ndarray, bits: int) -> np.ndarray:
+    """Ring words (uint32) as the integers that they stand for (int32): two's complement in ``bits`` bits."""
+    integers: np.ndarray = words.view(np.int32) if bits == 32 else (words << (32 - bits)).view(np.int32) >> (32 - bits)
+    return integers
+
+
+def bound(n_max: int, bits: int, *, weight: int, heaviest: int, contributors: int) -> int:
+    """The largest magnitude of an honest sum: of ``contributors`` vectors whose weights, each at most ``heaviest``, add
+    up to ``weight``. A silo adds at most ``limit · w / heaviest`` rounded to nearest; one unit is for float64."""
+    return limit(n_max, bits) * weight // heaviest + (contributors + 1) // 2 + 1
 
 
 def reduce(total: np.ndarray, bits: int) -> np.ndarray:

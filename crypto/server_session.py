@@ -1,21 +1,33 @@
-"""The server's side of one step: collects, adds, opens. Sans-IO, used once; it holds one running vector per lane.
+"""The server's side of one step: collects, opens, adds, proves. Sans-IO, used once. Uploads stay with the caller.
 
 Every check here is for robustness and blame; the silos' privacy depends on none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from crypto import ring
+from crypto import proof, tags
 from crypto.cohort import Cohort, Context, Dealt, Survivors, check_section, check_words
-from crypto.errors import BadShare, LayoutMismatch, Replay, RosterMismatch, SurvivorInvalid, TranscriptMismatch
+from crypto.errors import (
+    BadShare,
+    FederationError,
+    LayoutMismatch,
+    Replay,
+    RosterMismatch,
+    SumNotProven,
+    TranscriptMismatch,
+)
 from crypto.evidence import StepEvidence
-from crypto.keys import SessionKey
-from crypto.messages import SLOTS, Header, Row, Shares
+from crypto.messages import SLOTS, Header, Row, Shares, StepResult, TagRequest, Tags
+from crypto.opening import LaneTotal, Opening
+from crypto.proof import Sum
 from crypto.session import SERVER, Session
+
+#: (silo, lane) → its masked words as uploaded and checked by ``words``.
+Uploads = Callable[[str, str], np.ndarray]
 
 
 class ServerSession(Session):
@@ -38,13 +50,17 @@ class ServerSession(Session):
         self._headers: dict[str, tuple[Header, bytes]] = {}
         self._sections: dict[str, bytes] = {}
         self._added: set[str] = set()
-        self._totals: dict[str, np.ndarray] = {}
         self._attestations: dict[str, bytes] = {}
         self._slot_shares: dict[str, tuple[Shares, bytes]] = {}
         self._lane_shares: dict[str, tuple[Shares, bytes]] = {}
-        self._masks: dict[str, SessionKey] = {}
-        #: Lanes that enough survivors released and that could not be opened, with the reason.
-        self.failed: dict[str, BadShare] = {}
+        self._seeds: dict[str, dict[str, bytes]] = {}
+        self._tags: dict[str, tuple[Tags, bytes]] = {}  # owner → its tags, by itself or another
+        #: Lanes that enough survivors released and that could not be opened or are beyond the clip, with the reason.
+        self.failed: dict[str, FederationError] = {}
+        #: Silos whose signed tags were false, with those tags. Each was left out.
+        self.false_tags: dict[str, bytes] = {}
+        #: Opened lanes, after ``open_lanes``.
+        self.sums: dict[str, Sum] = {}
 
     # M0
     def advert(self, silo: str, signed: bytes) -> None:
@@ -91,15 +107,15 @@ class ServerSession(Session):
                 raise RosterMismatch(f"{silo!r} sent another silo's header.")
             if silo in self._added:
                 raise Replay(f"{silo!r} sent a second header after its words were added.")
-            check_section(header, section, len(self.context.plan.slots_of(self.context.step)))
+            check_section(header, section, len(self.context.step.slots))
             self._headers[silo] = (header, signed)
             self._sections[silo] = section
             return header
 
     def words(self, silo: str, lanes: Mapping[str, np.ndarray]) -> None:
-        """Add a silo's complete upload: lane → masked words (uint32, as packed for the wire).
+        """Check a silo's complete upload: lane → masked words (uint32, as packed for the wire).
 
-        Nothing is added unless every lane's digest is that of the header.
+        It counts only if every lane's digest is that of the header.
         """
         with self.on("words", fatal=False):
             if silo not in self._headers or silo in self._added:
@@ -110,11 +126,6 @@ class ServerSession(Session):
             plan, step = self.context.plan, self.context.step
             for lane, words in lanes.items():
                 check_words(header, lane, words, plan.wire_words_of(step, lane))
-            for lane, words in lanes.items():
-                count = plan.words_of(step, lane)
-                if lane not in self._totals:
-                    self._totals[lane] = np.zeros(count, dtype=np.uint32)
-                np.add(self._totals[lane], ring.unpack(words, count, plan.ring_bits), out=self._totals[lane])
             self._added.add(silo)
 
     def close_uploads(self) -> list[bytes]:
@@ -150,13 +161,9 @@ class ServerSession(Session):
         """
         with self.on("open-slots"):
             shares = [opened for opened, _ in self._slot_shares.values()]
-            self._require(len(shares))
-            total = np.zeros(self.survivors.slot_count, dtype=np.uint64)
-            for silo in self.survivors.signed:
-                np.add(total, np.frombuffer(self._sections[silo], dtype="<u8"), out=total)
-            self._masks = self.survivors.recover_masks(shares)
-            self.survivors.unmask(SLOTS, total, self.survivors.recover_seeds(SLOTS, shares), self._masks)
-            self.slots = tuple(int(value) for value in total)
+            sections = {silo: self._sections[silo] for silo in self.survivors.signed}
+            self._opening = Opening.form(self.survivors, sections, shares)
+            self.slots = self._opening.slots
             return [signed for _, signed in self._slot_shares.values()]
 
     # M5, lanes
@@ -166,26 +173,80 @@ class ServerSession(Session):
             self._check_hashes(silo, shares)
             self._lane_shares[silo] = (shares, signed)
 
-    def open_lanes(self) -> dict[str, np.ndarray]:
-        """Lane → opened sum (uint32), for each lane that at least t survivors released. The others stay shut, as does
-        one whose dealer's shares don't combine (then it is in ``failed``); the other lanes are not affected.
+    def open_lanes(self, uploads: Uploads) -> TagRequest:
+        """Open each lane that at least t survivors released with one count into ``sums``, and announce the result: what
+        each survivor signs and proves its part of.
+
+        The other lanes stay shut, as does one whose dealer's shares don't combine or whose sum is beyond the clip (then
+        it is in ``failed``); the other lanes are not affected.
         """
         with self.on("open-lanes"):
-            opened: dict[str, np.ndarray] = {}
-            for lane in self.context.plan.lanes_of(self.context.step):
-                shares = [s for s, _ in self._lane_shares.values() if any(name == lane.name for _, name, _ in s.seeds)]
-                if len(shares) < self.cohort.threshold or lane.name not in self._totals:
-                    continue
+            plan, step = self.context.plan, self.context.step
+            released = [shares for shares, _ in self._lane_shares.values()]
+            announced = []
+            for lane in plan.lanes_of(step):
                 try:
-                    seeds = self.survivors.recover_seeds(lane.name, shares)
+                    found = self._opening.recover(lane.name, released)
                 except BadShare as bad:
                     self.failed[lane.name] = bad
                     continue
-                total = self._totals.pop(lane.name)
-                self.survivors.unmask(lane.name, total, seeds, self._masks)
-                opened[lane.name] = ring.reduce(total, self.context.plan.ring_bits)
-            self.wipe()
-            return opened
+                if found is None:
+                    continue
+                seeds, count = found
+                total = LaneTotal.zero(plan.words_of(step, lane.name), plan.ring_bits, len(seeds))
+                for silo, seed in seeds.items():
+                    total.add(self._opening.residue(silo, lane.name, uploads(silo, lane.name), seed))
+                one = total.announced(lane.name, tuple(seeds), count)
+                try:
+                    proof.check_bounds(self.context.charter, plan, self.context.k, one, total.words)
+                except SumNotProven as beyond:
+                    self.failed[lane.name] = beyond
+                    continue
+                self._seeds[lane.name], self.sums[lane.name] = seeds, Sum(total.words, total.carries)
+                announced.append(one)
+            self.result = StepResult(
+                step=self.context.k, t3=self.survivors.t3, released=True, slots=self.slots, sums=tuple(announced)
+            )
+            return TagRequest(self.result, tuple(tuple(self._seeds[one.lane].values()) for one in announced))
+
+    # M6
+    def tags(self, silo: str, signed: bytes, *, owner: str | None = None) -> None:
+        """Take a survivor's tags, of its own upload or of the ``owner``'s that it stands in for."""
+        with self.on("tags", fatal=False):
+            found = proof.open_tags(self.context.charter, self.result, signed)
+            if (found.silo, found.owner) != (silo, owner or silo) or found.owner not in self.survivors.signed:
+                raise RosterMismatch(f"{silo!r} sent tags of {found.owner!r} as {found.silo!r}.")
+            if found.owner not in self._tags:
+                self._tags[found.owner] = (found, signed)
+
+    @property
+    def untagged(self) -> tuple[str, ...]:
+        """Survivors whose uploads are in the result's lanes and have no tags yet."""
+        owners = {silo for one in self.result.sums for silo in one.uploaders}
+        return tuple(sorted(owners - self._tags.keys()))
+
+    def drop_false_tags(self, uploads: Uploads) -> tuple[str, ...]:
+        """Leave out the tags that are not those of the uploads they are of; whose they were. To be called when the
+        tags do not prove the result: the server can compute each of them again."""
+        for owner, (found, signed) in list(self._tags.items()):
+            lanes = [one.lane for one in self.result.sums if owner in one.uploaders]
+            words = {lane: uploads(owner, lane) for lane in lanes}
+            seeds = {lane: self._seeds[lane][owner] for lane in lanes}
+            if tuple(map(tags.write, self._opening.tags_of(self.result, owner, words, seeds))) != found.tags:
+                self.false_tags[found.silo] = signed
+                del self._tags[owner]
+        return tuple(sorted(self.false_tags))
+
+    @property
+    def signed_tags(self) -> tuple[bytes, ...]:
+        """Those taken so far: once they suffice, the proof of the result."""
+        return tuple(signed for _, signed in self._tags.values())
+
+    def close_tags(self) -> tuple[bytes, ...]:
+        """The proof of the result. Raises SumNotProven where the tags do not prove it; then more may come."""
+        with self.on("close-tags", fatal=False):
+            proof.check_result(self.context.charter, self.context.plan, self.result, self.sums, self.signed_tags)
+            return self.signed_tags
 
     def evidence(self) -> StepEvidence:
         """Every signed message from which the opened slots and lanes follow, for later checks of the step."""
@@ -197,6 +258,8 @@ class ServerSession(Session):
             sections=tuple((silo, self._sections[silo]) for silo in self.survivors.signed),
             slot_shares=tuple(signed for _, signed in self._slot_shares.values()),
             lane_shares=tuple(signed for _, signed in self._lane_shares.values()),
+            result=bytes(self.result),
+            tags=self.signed_tags,
         )
 
     def _check_hashes(self, silo: str, shares: Shares) -> None:
@@ -213,11 +276,3 @@ class ServerSession(Session):
             place = ("", *self.cohort.lanes_of(dealer)).index(lane)
             if self.cohort.share_hash(dealer, silo, lane, share) != row.hashes[place]:
                 raise TranscriptMismatch(f"{silo!r} sent a share that {dealer!r} did not deal.")
-
-    def _require(self, count: int) -> None:
-        if count < self.cohort.threshold:
-            raise SurvivorInvalid(f"{count} survivors sent shares; the threshold is {self.cohort.threshold}.")
-
-    def wipe(self) -> None:
-        self._masks = {}
-        self._totals = {}

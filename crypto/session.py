@@ -25,6 +25,7 @@ class SessionState(StrEnum):
     COUNTED = "counted"
     ATTESTED = "attested"
     SLOTS_OPEN = "slots-open"
+    LANES_OPEN = "lanes-open"
     DONE = "done"
     REFUSED = "refused"
 
@@ -38,7 +39,9 @@ SILO: dict[tuple[SessionState, str], SessionState] = {
     (SessionState.UPLOADED, "survivors"): SessionState.COUNTED,
     (SessionState.COUNTED, "attest"): SessionState.ATTESTED,
     (SessionState.ATTESTED, "release-slots"): SessionState.SLOTS_OPEN,
-    (SessionState.SLOTS_OPEN, "release-lanes"): SessionState.DONE,
+    (SessionState.SLOTS_OPEN, "release-lanes"): SessionState.LANES_OPEN,
+    (SessionState.LANES_OPEN, "tag"): SessionState.DONE,
+    (SessionState.DONE, "stand-in"): SessionState.DONE,
 }
 
 #: server: messages of single silos keep the state; closing a phase moves on.
@@ -55,7 +58,9 @@ SERVER: dict[tuple[SessionState, str], SessionState] = {
     (SessionState.ATTESTED, "slot-shares"): SessionState.ATTESTED,
     (SessionState.ATTESTED, "open-slots"): SessionState.SLOTS_OPEN,
     (SessionState.SLOTS_OPEN, "lane-shares"): SessionState.SLOTS_OPEN,
-    (SessionState.SLOTS_OPEN, "open-lanes"): SessionState.DONE,
+    (SessionState.SLOTS_OPEN, "open-lanes"): SessionState.LANES_OPEN,
+    (SessionState.LANES_OPEN, "tags"): SessionState.LANES_OPEN,
+    (SessionState.LANES_OPEN, "close-tags"): SessionState.DONE,
 }
 
 

@@ -1,4 +1,4 @@
-"""The silo's side of one step: announces keys, deals shares, masks, attests, releases. Sans-IO, used once.
+"""The silo's side of one step: announces keys, deals shares, masks, attests, releases, tags. Sans-IO, used once.
 
 (Double masking after K. Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning, CCS
 2017, in the malicious-server variant, with one self seed per lane so that lanes open one by one.)
@@ -11,15 +11,25 @@ of one party never leave this silo in one session: its self seeds if it survived
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from crypto import ring, shamir
+from crypto import ring, shamir, tags
 from crypto.blocks import Encoded
-from crypto.cohort import Cohort, Context, Dealt, Survivors, commitment, mask_key, words_digest
+from crypto.cohort import (
+    Cohort,
+    Context,
+    Dealt,
+    Survivors,
+    check_words,
+    commitment,
+    manifest_commitment,
+    mask_key,
+    words_digest,
+)
 from crypto.errors import (
     BadShare,
     BothShares,
@@ -29,12 +39,26 @@ from crypto.errors import (
     LayoutMismatch,
     Malformed,
     RoundRefused,
+    SumNotProven,
     SurvivorInvalid,
     TranscriptMismatch,
 )
 from crypto.keys import Identity, SessionKey
 from crypto.masking import apply_streams
-from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Row, SharePack, Shares
+from crypto.messages import (
+    SLOTS,
+    Advert,
+    Attestation,
+    Deal,
+    Header,
+    Row,
+    SharePack,
+    Shares,
+    StepResult,
+    TagRequest,
+    Tags,
+)
+from crypto.opening import Count, Opening
 from crypto.plan import Lane
 from crypto.session import SILO, Session, SessionState
 
@@ -48,8 +72,9 @@ class SiloSession(Session):
     """One silo, one attempt at one step.
 
     The order: ``advert``, ``deal``, ``open_rows``, ``upload``, ``survivors``, ``attest``, ``release_slots``,
-    ``release_lanes``. Each may be called once, in its state; else Unexpected. Every other error ends the session and
-    wipes its secrets. Messages are the signed bytes of ``crypto.messages``.
+    ``release_lanes``, ``tag``, and then ``stand_in`` as often as asked. Each of the others may be called once, in its
+    state; else Unexpected. Every other error ends the session and wipes its secrets. Messages are the signed bytes of
+    ``crypto.messages``.
     """
 
     table = SILO
@@ -71,10 +96,14 @@ class SiloSession(Session):
         self._seeds: dict[str, bytes] = {}
         self._own_pack: SharePack | None = None
         self._packs: dict[str, SharePack] = {}
-        self._sections: dict[str, np.ndarray] = {}
+        self._weights: dict[str, int] = {}
+        self._sections: dict[str, bytes] = {}
+        self._released_seeds: dict[str, dict[str, bytes]] = {}
         #: Masked words by lane, after ``upload``; the courier takes them from here.
         self.masked: dict[str, np.ndarray] = {}
         self.slots: dict[str, int] = {}
+        #: The announced result that this silo signed, after ``tag``.
+        self.result: StepResult | None = None
         self._spent = False
         #: Lanes this silo released, those it withheld and why, and who contributed to each by the manifests.
         self.released: tuple[str, ...] = ()
@@ -82,21 +111,22 @@ class SiloSession(Session):
         self.contributors: dict[str, frozenset[str]] = {}
 
     # M0
-    def advert(self, *, contributes: Iterable[str], releases: int, data: bytes, approval: bytes) -> bytes:
+    def advert(self, *, weights: Mapping[str, int], releases: int, data: bytes, approval: bytes) -> bytes:
         """The signed advert: fresh keys and commitments.
 
-        ``contributes``: the lanes in which this silo has a weight. Those with visible holdings are announced; only the
-        peers learn the others, inside the encrypted shares. ``releases``: how often this silo has ever released.
-        ``data``: the data set's salted commitment; ``approval``: the digest of the owner's approval; 32 bytes each.
-        Raises LayoutMismatch for a lane that the step does not have.
+        ``weights``: lane → this silo's weight, 0 or on the lane's grid; a lane that is left out has 0. Lanes with
+        visible holdings are announced; only the peers learn the weights, inside the encrypted shares. ``releases``: how
+        often this silo has ever released. ``data``: the data set's salted commitment; ``approval``: the digest of the
+        owner's approval; 32 bytes each. Raises LayoutMismatch for a lane that the step does not have, and for a weight
+        that is not on its lane's grid.
         """
         with self.on("advert"):
             lanes = self.context.plan.lanes_of(self.context.step)
-            self._contributes = set(contributes)
-            if foreign := self._contributes - {lane.name for lane in lanes}:
+            if foreign := weights.keys() - {lane.name for lane in lanes}:
                 raise LayoutMismatch(f"This step has no lanes {sorted(foreign)}.")
-            visible = [lane.name for lane in lanes if lane.visible]
-            held = tuple(name for name in visible if name in self._contributes)
+            self._weights = {lane.name: weights.get(lane.name, 0) for lane in lanes}
+            self._manifest = tuple(_place(lane, self._weights[lane.name]) for lane in lanes)
+            held = tuple(lane.name for lane in lanes if lane.visible and self._weights[lane.name])
             self._mask_seed = self._entropy(shamir.SECRET_BYTES)
             self._mask = mask_key(self._mask_seed)
             self._channel = SessionKey(self._entropy(shamir.SECRET_BYTES))
@@ -131,11 +161,11 @@ class SiloSession(Session):
             seed_shares = {
                 lane: shamir.split(seed, cohort.threshold, points, self._entropy) for lane, seed in self._seeds.items()
             }
-            manifest = tuple(lane.name in self._contributes for lane in self.context.plan.lanes_of(self.context.step))
+            nonce = self._entropy(shamir.SECRET_BYTES)
             rows: dict[str, Row] = {}
             for place, peer in enumerate(cohort.signed):
                 shares = [seed_shares[lane][place] for lane in self._seeds]
-                pack = SharePack(mask_shares[place], tuple(shares), manifest)
+                pack = SharePack(mask_shares[place], tuple(shares), self._manifest, nonce)
                 if peer == self.silo:
                     self._own_pack = pack
                     continue
@@ -147,7 +177,12 @@ class SiloSession(Session):
                 )
                 rows[peer] = Row(AESGCM(key).encrypt(_NONCE, bytes(pack), aad), hashes)
             self._cohort = cohort
-            deal = Deal(silo=self.silo, t1=cohort.t1, rows=tuple((peer, row.digest) for peer, row in rows.items()))
+            deal = Deal(
+                silo=self.silo,
+                t1=cohort.t1,
+                manifest=manifest_commitment(self.silo, nonce, self._manifest),
+                rows=tuple((peer, row.digest) for peer, row in rows.items()),
+            )
             self._signed_deal = deal.sign(self._identity)
             return self._signed_deal, {peer: bytes(row) for peer, row in rows.items()}
 
@@ -184,8 +219,13 @@ class SiloSession(Session):
         shares = (pack.mask, *pack.self_seeds)
         if len(lanes) != len(shares) or len(row.hashes) != len(shares):
             raise BadShare(f"{dealer!r} dealt {len(shares)} shares for {len(lanes)} secrets.", dealer=dealer)
-        if len(pack.contributes) != len(self.context.plan.lanes_of(self.context.step)):
+        rules = self.context.plan.lanes_of(self.context.step)
+        if len(pack.manifest) != len(rules):
             raise BadShare(f"The manifest of {dealer!r} has not one entry for each lane.", dealer=dealer)
+        if any(place > len(rule.grid) for rule, place in zip(rules, pack.manifest, strict=True)):
+            raise BadShare(f"The manifest of {dealer!r} has a weight that is not on its lane's grid.", dealer=dealer)
+        if manifest_commitment(dealer, pack.nonce, pack.manifest) != dealt.deals[dealer].manifest:
+            raise BadShare(f"The manifest of {dealer!r} is not the one it committed to.", dealer=dealer)
         for lane, share, known in zip(lanes, shares, row.hashes, strict=True):
             try:
                 shamir.value_of(share)
@@ -198,8 +238,8 @@ class SiloSession(Session):
     def upload(self, encoded: Encoded) -> tuple[bytes, bytes]:
         """The signed header and the masked slot section (little-endian uint64).
 
-        Masks ``encoded`` in place; the masked words of the lanes (uint32, packed for the wire) are then in ``masked``.
-        Raises LayoutMismatch for weights in other lanes than were announced.
+        ``encoded`` is left as it is; the masked words of the lanes (uint32, packed for the wire) are then in
+        ``masked``. Raises LayoutMismatch for other weights than the manifest's.
         """
         with self.on("upload"):
             assert self._mask is not None
@@ -208,7 +248,7 @@ class SiloSession(Session):
             self.masked = {}
             secrets = self._dealt.pair_secrets(self._mask, [peer for peer in self._dealt.signed if peer != self.silo])
             for lane in lanes:
-                words = encoded.slots if lane == SLOTS else encoded.lanes[lane]
+                words = (encoded.slots if lane == SLOTS else encoded.lanes[lane]).copy()
                 apply_streams(words, self._dealt.upload_streams(self.silo, lane, self._seeds[lane], secrets))
                 self.masked[lane] = words if lane == SLOTS else ring.pack(words, self.context.plan.ring_bits)
             header = Header(
@@ -220,12 +260,9 @@ class SiloSession(Session):
             return self._signed_header, self.masked.pop(SLOTS).astype("<u8").tobytes()
 
     def _check_announced(self, encoded: Encoded) -> None:
-        """Raises LayoutMismatch unless this silo has a weight in exactly the lanes that its manifest announced."""
-        names = [slot.name for slot in self.context.plan.slots_of(self.context.step)]
-        for lane in self.context.plan.lanes_of(self.context.step):
-            counted = int(encoded.slots[names.index(lane.contributors_slot)])
-            if counted != (lane.name in self._contributes):
-                raise LayoutMismatch(f"This silo's upload of lane {lane.name!r} is not what it announced.")
+        """Raises LayoutMismatch unless the upload is weighted as this silo's manifest says."""
+        if encoded.weights != self._weights:
+            raise LayoutMismatch("This silo's upload has other weights than its manifest.")
 
     # M3 → M4
     def survivors(self, headers: Sequence[bytes]) -> tuple[str, ...]:
@@ -241,9 +278,8 @@ class SiloSession(Session):
             return tuple(survivors.signed)
 
     def attest(self) -> bytes:
-        """The signature over T3. The masked words are no longer needed: every survivor's upload is complete."""
+        """The signature over T3."""
         with self.on("attest"):
-            self.masked = {}
             return Attestation(silo=self.silo, t3=self._survivors.t3).sign(self._identity)
 
     @property
@@ -259,7 +295,7 @@ class SiloSession(Session):
     @property
     def done(self) -> bool:
         """Whether this silo opened the slots itself and released what passed."""
-        return self.state is SessionState.DONE
+        return self.state in (SessionState.LANES_OPEN, SessionState.DONE)
 
     @property
     def t3(self) -> bytes:
@@ -271,19 +307,25 @@ class SiloSession(Session):
         return tuple(self._survivors.signed)
 
     # M5, slots
-    def release_slots(self, attestations: Sequence[bytes], sections: Mapping[str, bytes]) -> bytes:
+    def release_slots(
+        self, attestations: Sequence[bytes], sections: Mapping[str, bytes], *, record: Callable[[], None]
+    ) -> bytes:
         """The signed shares of the slot seeds and of the dropped silos' mask seeds. From here on the step is ``spent``.
 
-        ``sections``: survivor → its masked slot section. Raises SurvivorInvalid for fewer attestations than t,
-        LayoutMismatch or TranscriptMismatch for sections that the headers do not sign.
+        ``sections``: survivor → its masked slot section. ``record``: called when every check has passed and before any
+        share is signed; if it raises, the session ends and nothing has left. Raises SurvivorInvalid for fewer
+        attestations than t, LayoutMismatch or TranscriptMismatch for sections that the headers do not sign.
         """
         with self.on("release-slots"):
             survivors = self._survivors
             survivors.check_attested(attestations)
-            self._spent = True
             if set(sections) != set(survivors.signed):
                 raise LayoutMismatch("The slot sections are not one from each survivor.")
-            self._sections = {silo: survivors.check_section(silo, section) for silo, section in sections.items()}
+            for silo, section in sections.items():
+                survivors.check_section(silo, section)
+            self._sections = dict(sections)
+            record()
+            self._spent = True
             masks = tuple((silo, self._packs[silo].mask) for silo in survivors.dropped)
             return self._shares(masks, [SLOTS])
 
@@ -298,35 +340,35 @@ class SiloSession(Session):
         ``contributors`` are set. Raises TranscriptMismatch for shares that do not open what was committed to.
         """
         with self.on("release-lanes"):
-            survivors = self._survivors
-            shares = [survivors.check_slot_shares(signed) for signed in slot_shares]
-            if len({s.silo for s in shares}) != len(shares):
-                raise LayoutMismatch("A survivor's slot shares appear twice.")
-            total = np.zeros(survivors.slot_count, dtype=np.uint64)
-            for section in self._sections.values():
-                np.add(total, section, out=total)
+            shares = [self._survivors.check_slot_shares(signed) for signed in slot_shares]
             try:
-                survivors.unmask(SLOTS, total, survivors.recover_seeds(SLOTS, shares), survivors.recover_masks(shares))
+                self._opening = Opening.form(self._survivors, self._sections, shares)
             except BadShare as bad:
                 # We have not seen the hashes of others' shares: a survivor, a dealer or the server may be lying.
                 raise TranscriptMismatch("The slot shares do not open what was committed to.") from bad
-            context = self.context
-            names = [slot.name for slot in context.plan.slots_of(context.step)]
-            self.slots = dict(zip(names, (int(value) for value in total), strict=True))
-            lanes = context.plan.lanes_of(context.step)
+            self.slots = self._opening.figures
+            lanes = self.context.plan.lanes_of(self.context.step)
             self.contributors = {lane.name: self._contributors(lane) for lane in lanes}
+            self._counts = {lane.name: self._count(lane) for lane in lanes}
             refused = {lane.name: self._check_lane(lane, floors, previous) for lane in lanes}
             self.withheld = {lane: why for lane, why in refused.items() if why is not None}
             self.released = tuple(lane for lane, why in refused.items() if why is None)
             signed = self._shares((), self.released)
-        self.wipe()
+            self._wipe_secrets()
         return signed
 
     def _contributors(self, lane: Lane) -> frozenset[str]:
         """The survivors that have a weight in a lane, by the manifests inside the shares they dealt us."""
+        return frozenset(silo for silo in self._opening.uploaders(lane.name) if self._weight(silo, lane))
+
+    def _count(self, lane: Lane) -> Count:
+        """The sum of the contributors' weights, and how many they are."""
+        contributors = self.contributors[lane.name]
+        return sum(self._weight(silo, lane) for silo in contributors), len(contributors)
+
+    def _weight(self, silo: str, lane: Lane) -> int:
         place = self.context.plan.lanes_of(self.context.step).index(lane)
-        here = self._dealt.cohort.holders(lane.name, self._survivors.signed)
-        return frozenset(silo for silo in here if self._packs[silo].contributes[place])
+        return lane.weight_of(self._packs[silo].manifest[place])
 
     def _check_lane(
         self, lane: Lane, floors: Mapping[str, int], previous: Mapping[str, Openings | None]
@@ -341,9 +383,8 @@ class SiloSession(Session):
         return None
 
     def _check_floor(self, lane: Lane, own: int) -> None:
-        """At least the strictest floor contributes, by the opened slot and by the manifests."""
-        least = self.context.charter.floor(lane, own)
-        if min(self.slots[lane.contributors_slot], len(self.contributors[lane.name])) < least:
+        """At least the strictest floor contributes, by the manifests."""
+        if len(self.contributors[lane.name]) < self.context.charter.floor(lane, own):
             raise LaneBelowFloor(lane.name)
 
     def _check_moves(self, lane: Lane, openings: Openings | None) -> None:
@@ -351,8 +392,6 @@ class SiloSession(Session):
         now = self.contributors[lane.name]
         if openings is None:
             raise CohortDifference(f"Lane {lane.name!r} may have opened without us: its moves can't be counted.")
-        if self.slots[lane.contributors_slot] != len(now):
-            raise CohortDifference(f"Slot and manifests of lane {lane.name!r} count different contributors.")
         least = self.context.charter.honest + self.context.charter.colluders
         if any(0 < len(before ^ now) < least for before in openings):
             raise CohortDifference(f"Too few silos joined or left lane {lane.name!r} since it opened.")
@@ -372,12 +411,82 @@ class SiloSession(Session):
         both = {silo for silo, _ in masks} & {silo for silo, _, _ in seeds}
         if both or any(silo in survivors.signed for silo, _ in masks):
             raise BothShares(f"Both shares of {sorted(both)} would leave this silo.")
-        return Shares(silo=self.silo, t3=survivors.t3, masks=masks, seeds=seeds).sign(self._identity)
+        counts = tuple((lane, *self._counts[lane]) for lane in lanes if lane != SLOTS)
+        return Shares(silo=self.silo, t3=survivors.t3, masks=masks, seeds=seeds, counts=counts).sign(self._identity)
+
+    # M6
+    def tag(self, request: TagRequest) -> bytes:
+        """The signature over the announced result, with the tags of this silo's upload in the result's lanes.
+
+        Raises SumNotProven for slots, weights or uploaders other than this silo's own, and for seeds that do not show
+        that a lane is open: the tags of a shut lane would tell about its sum.
+        """
+        with self.on("tag"):
+            result = request.result
+            self._check_announced_result(result)
+            for one, seeds in zip(result.sums, request.seeds, strict=True):
+                self._released_seeds[one.lane] = self._opening.check_seeds(one.lane, seeds)
+            self.result = result
+            signed = self._tags(self.silo, {one.lane: self.masked.get(one.lane) for one in result.sums})
+        self.masked = {}
+        return signed
+
+    def stand_in(self, owner: str, masked: Mapping[str, np.ndarray]) -> bytes:
+        """The same for a survivor that sent no tags. ``masked``: the lanes of the result that it uploaded, as uploaded.
+
+        Raises TranscriptMismatch or LayoutMismatch for words that the owner's header does not sign.
+        """
+        with self.on("stand-in", fatal=False):
+            if owner not in self._survivors.signed:
+                raise SurvivorInvalid(f"{owner!r} did not survive: nobody stands in for it.")
+            assert self.result is not None
+            wanted = {one.lane for one in self.result.sums if owner in one.uploaders}
+            if masked.keys() != wanted:
+                raise LayoutMismatch(f"The upload of {owner!r} came with lanes {sorted(masked)}, not {sorted(wanted)}.")
+            plan, step = self.context.plan, self.context.step
+            for lane, words in masked.items():
+                check_words(self._survivors.headers[owner], lane, words, plan.wire_words_of(step, lane))
+            return self._tags(owner, masked)
+
+    def _check_announced_result(self, result: StepResult) -> None:
+        if (result.step, result.t3, result.released) != (self.context.k, self._survivors.t3, True):
+            raise SumNotProven("The announced result is of another session.")
+        if result.slots != self._opening.slots:
+            raise SumNotProven("The announced slots are not those that this silo opened.")
+        for one in result.sums:
+            if one.lane not in self._counts or (one.weight, one.contributors) != self._counts[one.lane]:
+                raise SumNotProven(f"The announced weights of lane {one.lane!r} are not those of the manifests.")
+            if one.uploaders != self._opening.uploaders(one.lane):
+                raise SumNotProven(f"The announced uploaders of lane {one.lane!r} are not the survivors.")
+
+    def _tags(self, owner: str, masked: Mapping[str, np.ndarray | None]) -> bytes:
+        assert self.result is not None
+        words = {lane: found for lane, found in masked.items() if found is not None}
+        seeds = {lane: table[owner] for lane, table in self._released_seeds.items() if owner in table}
+        found = self._opening.tags_of(self.result, owner, words, seeds)
+        signed = Tags(
+            silo=self.silo,
+            t3=self._survivors.t3,
+            owner=owner,
+            result=self.result.digest,
+            tags=tuple(map(tags.write, found)),
+        )
+        return signed.sign(self._identity)
 
     def wipe(self) -> None:
+        self._wipe_secrets()
+        self.masked = {}
+
+    def _wipe_secrets(self) -> None:
         self._channel = self._mask = self._own_pack = None
         self._mask_seed = b""
         self._channel_secrets = {}
         self._seeds = {}
         self._packs = {}
-        self.masked = {}
+
+
+def _place(lane: Lane, weight: int) -> int:
+    """A manifest's entry for a weight; see ``Lane.weight_of``."""
+    if weight not in (0, *lane.grid):
+        raise LayoutMismatch(f"Weight {weight} of lane {lane.name!r} is neither 0 nor on its grid {lane.grid}.")
+    return lane.grid.index(weight) + 1 if weight else 0

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from crypto.encoding import Writer
 
-PREFIX = "consilium/1/"
+PREFIX = "consilium/2/"
 DIGEST_BYTES = 32
 
 

@@ -17,13 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from crypto import blocks, equivocation, transcript
+from crypto import blocks, equivocation, proof, transcript
 from crypto.approval import Terms, approval_digest
 from crypto.charter import Charter
-from crypto.cohort import Context, words_digest
-from crypto.encoding import Reader
+from crypto.cohort import Context
+from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import (
     AlreadyReleased,
     BadShare,
@@ -39,26 +37,31 @@ from crypto.errors import (
     ModelMismatch,
     OutOfRange,
     Replay,
+    SumNotProven,
     Unexpected,
     VersionMismatch,
 )
 from crypto.keys import Identity
 from crypto.messages import (
     DECLINE,
-    PHASES,
+    REPEATED,
     Closing,
     Decline,
     Message,
     Open,
     Request,
     StepResult,
+    TagRequest,
     pack_two,
+    request_digest,
     unpack_blobs,
     unpack_ranges,
     unpack_two,
     unpack_words,
+    unsigned_request,
 )
 from crypto.plan import Plan, Step
+from crypto.proof import Sum
 from crypto.receipt import Applied, Receipt
 from crypto.silo_session import Openings, SiloSession
 from silo_agent import metrics
@@ -88,12 +91,25 @@ class Refusing:
         log.error("no agent for this job: [%s] %s", reason.code, reason)
 
     def handle(self, message: Message) -> Message:
-        phase = message.phase if message.phase in PHASES else "open"
-        decline = Decline(silo=self._silo, run=bytes(32), step=0, attempt=0, phase=phase, code=self._reason.code)
-        return Message(DECLINE, decline.sign(self._identity))
+        return Message(DECLINE, refusal(self._silo, message, self._reason.code).sign(self._identity))
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def refusal(silo: str, message: Message, code: str, blame: str = "") -> Decline:
+    """The refusal of one request. Where its bytes are no request, it names no run: only the digest of the bytes."""
+    request = unsigned_request(message.body)
+    return Decline(
+        silo=silo,
+        request=request_digest(message.body),
+        run=request.run if request else bytes(transcript.DIGEST_BYTES),
+        step=request.step if request else 0,
+        attempt=request.attempt if request else 0,
+        phase=request.phase if request else "open",
+        code=code,
+        blame=blame,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +172,7 @@ class Agent:
         self._session: SiloSession | None = None
         self._latest = (-1, 0)
         self._weights: dict[str, int] = {}
+        self._contribution: tuple[int, blocks.Encoded] | None = None  # step → what it trained, for further attempts
         self._openings: dict[str, Openings | None] = {}
         self._watch = CohortWatch(site.charter)
         self._answers: dict[tuple[int, int, str], tuple[bytes, Message]] = {}  # place → signed request, answer
@@ -167,6 +184,8 @@ class Agent:
             "attest": self._attest,
             "unmask-slots": self._unmask_slots,
             "unmask-lanes": self._unmask_lanes,
+            "tag": self._tag,
+            "stand-in": self._stand_in,
             "close": self._close,
         }
 
@@ -192,10 +211,10 @@ class Agent:
             log.warning("refused %s: [%s] %s", message.phase, refused.code, refused)
             if isinstance(refused, BadSignature):
                 self.site.security("bad-signature", signer="aggregator")
-            return self._decline(message.phase, bytes(32), 0, 0, refused)
+            return self._decline(message, refused)
         place = (request.step, request.attempt, request.phase)
         try:
-            if place in self._answers and request.phase != "fetch":
+            if place in self._answers and request.phase not in REPEATED:
                 before, answer = self._answers[place]
                 if before != message.body:
                     raise self._refuse_second(request, before, message.body)
@@ -207,10 +226,10 @@ class Agent:
             if isinstance(refused, BadSignature):  # a peer's: the request's own signature held
                 where = {"run": request.run.hex(), "step": request.step, "phase": request.phase}
                 self.site.security("bad-signature", signer="peer", **where)
-            answer = self._decline(request.phase, request.run, request.step, request.attempt, refused)
+            answer = self._decline(message, refused)
             if isinstance(refused, (Equivocation, Replay, Unexpected)):
                 return answer  # the first answer stays the recorded one
-        if request.phase != "fetch":
+        if request.phase not in REPEATED:
             # Counted from our own step: a request for a distant step must not evict the present answers.
             kept = {key: value for key, value in self._answers.items() if key[0] >= self.k - 1}
             self._answers = dict(list(kept.items())[-MOST_ANSWERS:]) | {place: (message.body, answer)}
@@ -246,7 +265,7 @@ class Agent:
     def _open(self, request: Request, message: Message) -> Message:
         offer = Open.from_bytes(request.payload)
         self._accept(request, offer)
-        self._catch_up(offer, message.arrays)
+        self._catch_up(request, offer, message)
         self._check_not_leaving()
         approval = self._approved()
         self._check_state(offer, request.step)
@@ -262,7 +281,7 @@ class Agent:
         self._session = SiloSession(context, self.site.silo, self.site.identity)
         self._weights = self._weigh(context.step)
         advert = self._session.advert(
-            contributes=[lane for lane, weight in self._weights.items() if weight],
+            weights=self._weights,
             releases=self.site.journal.releases,
             data=self.terms.commitment,
             approval=approval_digest(approval),
@@ -285,14 +304,21 @@ class Agent:
         session = self._current(request)
         deals, rows = unpack_two(request.payload)
         session.open_rows(deals, dict(rows))
-        step = session.context.step
-        with metrics.training():
-            contribution = self.method.contribute(step, self.published, self.data)
-        encoded = self.observe(step, blocks.encode(self.plan, step, contribution, self._weights))
-        self._set_metrics(contribution.slots)
+        encoded = self._contributed(session.context.step)
         with metrics.masking(sum(4 * words.size for words in encoded.lanes.values())):
             header, section = session.upload(encoded)
         return Message("contribute", pack_two([header], [(self.site.silo, section)]))
+
+    def _contributed(self, step: Step) -> blocks.Encoded:
+        """This silo's integers for step ``k``. A further attempt sends the same ones: sums of several attempts over
+        different silos would otherwise differ by more than these silos, and training takes time."""
+        if self._contribution is None or self._contribution[0] != self.k:
+            with metrics.training():
+                contribution = self.method.contribute(step, self.published, self.data)
+            encoded = self.observe(step, blocks.encode(self.plan, step, contribution, self._weights))
+            self._set_metrics(contribution.slots)
+            self._contribution = self.k, encoded
+        return self._contribution[1]
 
     def _set_metrics(self, slots: Mapping[str, int]) -> None:
         """Set this silo's own metrics. They are served at this silo's /metrics and never leave by the protocol."""
@@ -325,11 +351,14 @@ class Agent:
     def _unmask_slots(self, request: Request, message: Message) -> Message:
         session = self._current(request)
         attestations, sections = unpack_two(request.payload)
-        shares = session.release_slots(attestations, dict(sections))
-        where = {"run": self._run.hex(), "step": self.k, "attempt": request.attempt}
-        self.site.security("shares-released", t3=session.t3.hex(), **where)
-        self.site.journal.release(self._run.hex(), self.k, session.t3.hex(), session.cohort)
-        self._watch.released(session.cohort)
+
+        def record() -> None:
+            where = {"run": self._run.hex(), "step": self.k, "attempt": request.attempt}
+            self.site.security("shares-released", t3=session.t3.hex(), **where)
+            self.site.journal.release(self._run.hex(), self.k, session.t3.hex(), session.cohort)
+            self._watch.released(session.cohort)
+
+        shares = session.release_slots(attestations, dict(sections), record=record)
         metrics.released()
         return Message("unmask-slots", shares)
 
@@ -343,12 +372,25 @@ class Agent:
             metrics.refused(refused.code)
         return Message("unmask-lanes", shares)
 
+    def _tag(self, request: Request, message: Message) -> Message:
+        return Message("tag", self._current(request).tag(TagRequest.from_bytes(request.payload)))
+
+    def _stand_in(self, request: Request, message: Message) -> Message:
+        session = self._current(request)
+        src = Reader(request.payload)
+        owner = src.text()
+        src.end()
+        result, step = session.result, session.context.step
+        lanes = [one.lane for one in result.sums if owner in one.uploaders] if result is not None else []
+        words = unpack_words(message.arrays, [self.plan.wire_words_of(step, lane) for lane in lanes])
+        return Message("stand-in", session.stand_in(owner, dict(zip(lanes, words, strict=True))))
+
     def _close(self, request: Request, message: Message) -> Message:
         src = Reader(request.payload)
         offer, head = Open.from_bytes(src.blob()), src.fixed(transcript.DIGEST_BYTES)
         src.end()
         self._accept(request, offer)
-        self._catch_up(offer, message.arrays)
+        self._catch_up(request, offer, message)
         self._check_state(offer, len(self.plan.steps))
         self.site.security("run-ended", run=self._run.hex(), chain=self._chain.hex())
         self._ended = True
@@ -460,20 +502,42 @@ class Agent:
         except OSError as failed:
             log.error("the receipt of run %s could not be kept: %s", self._run.hex()[:16], failed.strerror)
 
-    def _catch_up(self, offer: Open, arrays: tuple[np.ndarray, ...]) -> None:
-        """Apply the opened steps that are not applied yet, each checked against what this silo saw of it."""
-        steps = self.plan.steps
+    def _catch_up(self, request: Request, offer: Open, message: Message) -> None:
+        """Apply the opened steps that are not applied yet, each proven, and checked against what this silo saw of it.
+
+        Raises SumNotProven for one that is not: this step's state is unchanged, and what was announced is kept.
+        """
         for result in offer.results:
-            if not 0 <= result.step < len(steps):
+            if not 0 <= result.step < len(self.plan.steps):
                 raise ModelMismatch(f"The plan has no step {result.step}.")
-        sizes = [self.plan.words_of(steps[result.step], lane) for result in offer.results for lane, _ in result.sums]
-        words = iter(unpack_words(arrays, sizes))
-        for result in offer.results:
-            sums = {lane: next(words) for lane, _ in result.sums}
+            for one in result.sums:
+                if one.lane not in {lane.name for lane in self.plan.lanes_of(self.plan.steps[result.step])}:
+                    raise ModelMismatch(f"Step {result.step} has no lane {one.lane!r}.")
+        arrays = iter(
+            unpack_words(
+                message.arrays, [size for result in offer.results for size in proof.wire_sizes(self.plan, result)]
+            )
+        )
+        for result, tags in zip(offer.results, offer.proofs, strict=True):
+            sums = {one.lane: Sum.from_wire(next(arrays), next(arrays), len(one.uploaders)) for one in result.sums}
             if result.step > self.k:
                 raise ModelMismatch(f"This silo needs the result of step {self.k} before that of step {result.step}.")
             if result.step == self.k:
-                self._apply(result, sums)
+                try:
+                    self._apply(result, sums, tags)
+                except SumNotProven:
+                    self._keep_unproven(request, message)
+                    raise
+
+    def _keep_unproven(self, request: Request, message: Message) -> None:
+        """Store the signed request and its arrays: what the aggregator announced and could not prove."""
+        name = f"{request.run.hex()[:16]}-{request.step}-{request.attempt}-unproven.bin"
+        out = Writer().u8(VERSION).blob(message.body)
+        out.each(message.arrays, lambda w, words: w.blob(words.tobytes()))
+        try:
+            self.site.keep(name, bytes(out))
+        except OSError as failed:
+            log.error("evidence %s could not be kept: %s", name, failed)
 
     def _check_state(self, offer: Open, step: int) -> None:
         """Raises ModelMismatch unless our state is the server's before ``step``; CatchingUp if results are missing."""
@@ -484,7 +548,7 @@ class Agent:
                 f"This silo is before step {self.k}; its state is not the server's state before step {step}."
             )
 
-    def _apply(self, result: StepResult, sums: Mapping[str, np.ndarray]) -> None:
+    def _apply(self, result: StepResult, sums: Mapping[str, Sum], tags: tuple[bytes, ...]) -> None:
         step = self.plan.steps[self.k]
         session, released = self._session, self._released()
         mine = session if session is not None and session.context.k == self.k and session.spent else None
@@ -500,18 +564,14 @@ class Agent:
             self._save_progress()
             metrics.step("void")
             return
-        names = [slot.name for slot in self.plan.slots_of(step)]
-        if len(result.slots) != len(names):
-            raise LayoutMismatch(f"Step {step.name!r} opened {len(result.slots)} slots; the plan has {len(names)}.")
-        slots = dict(zip(names, result.slots, strict=True))
-        theirs = released is not None and released[0] != result.t3.hex()
-        if theirs or (mine is not None and mine.slots and mine.slots != slots):
+        if released is not None and released[0] != result.t3.hex():
             raise ModelMismatch(f"The result of step {step.name!r} is not that of the session we took part in.")
-        for lane, digest in result.sums:
-            if words_digest(sums[lane]) != digest:
-                raise ModelMismatch(f"The sum of lane {lane!r} is not the one announced.")
-        self.state = blocks.apply(self.plan, step, self.state, sums, slots)
-        self.slots[step.name] = slots
+        if mine is not None and mine.result is not None and mine.result != result:
+            raise SumNotProven(f"The result of step {step.name!r} is not the one that this silo signed.")
+        proof.check_result(self.site.charter, self.plan, result, sums, tags)
+        words = {lane: found.words for lane, found in sums.items()}
+        self.state = blocks.apply(self.plan, step, self.state, words, result.weights)
+        self.slots[step.name] = result.figures(step)
         self._chain = transcript.next_chain(self._chain, result.t3, result.digest, released=True)
         self._applied.append(Applied(self.k, result.t3, result.digest, True))
         self._record_openings(step, mine)
@@ -561,14 +621,11 @@ class Agent:
             raise Unexpected(f"No session for step {request.step}, attempt {request.attempt}.")
         return session
 
-    def _decline(self, phase: str, run: bytes, step: int, attempt: int, refused: FederationError) -> Message:
+    def _decline(self, message: Message, refused: FederationError) -> Message:
         blame = refused.dealer if isinstance(refused, BadShare) else ""
-        phase = phase if phase in PHASES else "open"
+        decline = refusal(self.site.silo, message, refused.code, blame)
         metrics.refused(refused.code)
-        fields = {"step": step, "attempt": attempt, "phase": phase, "code": refused.code}
+        fields = {"step": decline.step, "attempt": decline.attempt, "phase": decline.phase, "code": refused.code}
         fields |= {"blame": blame} if blame else {}
-        self.site.security("refusal", run=run.hex(), **fields)
-        decline = Decline(
-            silo=self.site.silo, run=run, step=step, attempt=attempt, phase=phase, code=refused.code, blame=blame
-        )
+        self.site.security("refusal", run=decline.run.hex(), **fields)
         return Message(DECLINE, decline.sign(self.site.identity))

@@ -19,7 +19,7 @@ from crypto.charter import Charter, Member
 from crypto.cohort import Context
 from crypto.evidence import StepEvidence
 from crypto.keys import Identity
-from crypto.messages import STEP_PHASES, SharePack
+from crypto.messages import STEP_PHASES, SharePack, TagRequest
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from crypto.server_session import ServerSession
 from crypto.silo_session import SiloSession
@@ -205,17 +205,14 @@ class Run:
         self.signed: dict[str, dict[str, bytes]] = {phase: {} for phase in DROPS}
         self.rows: dict[str, dict[str, bytes]] = {}
         self.sections: dict[str, bytes] = {}
+        self.words: dict[str, dict[str, np.ndarray]] = {}
 
     def alive(self, phase: str, among: Iterable[str]) -> list[str]:
         return [silo for silo in among if silo not in self.drop or DROPS.index(phase) < DROPS.index(self.drop[silo])]
 
-    def contributes(self, silo: str) -> list[str]:
-        """The lanes in which a silo has a weight."""
-        return [lane.name for lane in self.plan.lanes_of(self.step) if self.weights[silo].get(lane.name)]
-
     def encoded(self, silo: str) -> Encoded:
         encoded = encode(self.plan, self.step, contribution(self.plan, self.step, silo), self.weights[silo])
-        self.plain[silo] = Encoded({lane: words.copy() for lane, words in encoded.lanes.items()}, encoded.slots.copy())
+        self.plain[silo] = encoded
         return encoded
 
     def sends(self, silo: str, phase: str, signed: bytes, *more: bytes) -> bytes:
@@ -229,7 +226,7 @@ class Run:
     def adverts(self) -> list[bytes]:
         for silo in self.alive("open", self.fed.silos):
             signed = self.sessions[silo].advert(
-                contributes=self.contributes(silo), releases=0, data=bytes(32), approval=bytes(32)
+                weights=self.weights[silo], releases=0, data=bytes(32), approval=bytes(32)
             )
             self.server.advert(silo, self.sends(silo, "open", signed))
         return self.server.close_adverts()
@@ -252,6 +249,7 @@ class Run:
             words = dict(self.sessions[silo].masked)
             self.sends(silo, "fetch", b"", *(part.tobytes() for part in words.values()))
             self.server.words(silo, words)
+            self.words[silo] = words
         return self.server.close_uploads()
 
     def attestations(self) -> tuple[list[bytes], list[tuple[str, bytes]]]:
@@ -264,7 +262,7 @@ class Run:
     def slots(self) -> list[bytes]:
         attestations, sections = self.attestations()
         for silo in self.alive("unmask-slots", self.signed["attest"]):
-            signed = self.sessions[silo].release_slots(attestations, dict(sections))
+            signed = self.sessions[silo].release_slots(attestations, dict(sections), record=lambda: None)
             self.server.slot_shares(silo, self.sends(silo, "unmask-slots", signed))
         return self.server.open_slots()
 
@@ -274,8 +272,22 @@ class Run:
         for silo in self.alive("unmask-lanes", self.signed["unmask-slots"]):
             signed = self.sessions[silo].release_lanes(shares, floors=self.floors, previous=self.previous)
             self.server.lane_shares(silo, self.sends(silo, "unmask-lanes", signed))
-        self.opened = self.server.open_lanes()
+        request = TagRequest.from_bytes(bytes(self.server.open_lanes(self.upload)))
+        for silo in self.alive("tag", self.signed["unmask-lanes"]):
+            signed = self.sessions[silo].tag(request)
+            self.server.tags(silo, self.sends(silo, "tag", signed))
+        for owner in self.server.untagged:
+            silo = self.alive("stand-in", self.signed["tag"])[0]
+            lanes = {one.lane: self.upload(owner, one.lane) for one in request.result.sums if owner in one.uploaders}
+            self.server.tags(
+                silo, self.sends(silo, "stand-in", self.sessions[silo].stand_in(owner, lanes)), owner=owner
+            )
+        self.proof = self.server.close_tags()
+        self.opened = {lane: found.words for lane, found in self.server.sums.items()}
         return self.opened
+
+    def upload(self, silo: str, lane: str) -> np.ndarray:
+        return self.words[silo][lane]
 
     @cached_property
     def survivors(self) -> tuple[str, ...]:
@@ -304,7 +316,9 @@ class Run:
             sections=tuple((silo, self.sections[silo]) for silo in survivors.signed),
             slot_shares=tuple(self.signed["unmask-slots"].values()),
             lane_shares=tuple(self.signed["unmask-lanes"].values()),
+            result=bytes(self.server.result),
+            tags=self.proof,
         )
 
     def names(self) -> list[str]:
-        return [slot.name for slot in self.plan.slots_of(self.step)]
+        return [slot.name for slot in self.step.slots]

@@ -101,7 +101,7 @@ class Recording(Agent):
 
     def observe(self, step: Step, encoded: Encoded) -> Encoded:
         self.__dict__.setdefault("plain", {})[self.k] = Encoded(
-            {lane: words.copy() for lane, words in encoded.lanes.items()}, encoded.slots.copy()
+            {lane: words.copy() for lane, words in encoded.lanes.items()}, encoded.slots.copy(), encoded.weights
         )
         return encoded
 

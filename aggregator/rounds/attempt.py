@@ -17,6 +17,7 @@ import numpy as np
 from aggregator.rounds.storage import UploadStore
 from crypto.approval import check_shown
 from crypto.cohort import Context
+from crypto.encoding import Writer
 from crypto.errors import (
     DataRefused,
     FederationError,
@@ -24,7 +25,9 @@ from crypto.errors import (
     Malformed,
     NoSpace,
     NotApproved,
+    Replay,
     RoundLost,
+    SumNotProven,
     VersionMismatch,
 )
 from crypto.keys import Identity
@@ -36,11 +39,15 @@ from crypto.messages import (
     Decline,
     Message,
     Request,
+    StepResult,
     pack_blobs,
     pack_ranges,
     pack_two,
+    pack_words,
+    request_digest,
     unpack_two,
 )
+from crypto.proof import Sum
 from crypto.server_session import ServerSession
 
 T = TypeVar("T")
@@ -91,12 +98,14 @@ class Attendance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """A finished attempt: what opened, under which transcript, from whom."""
+    """A finished attempt: what opened, under which transcript, from whom, and the signed tags that prove it.
 
-    t3: bytes
+    ``sums``: lane → arrays, in the order of the result's lanes."""
+
+    result: StepResult
+    proof: tuple[bytes, ...]
     survivors: tuple[str, ...]
-    slots: tuple[int, ...]
-    sums: Mapping[str, np.ndarray]
+    sums: Mapping[str, Sum]
     headers: Mapping[str, bytes]
     data: Mapping[str, bytes]
     held: Mapping[str, tuple[str, ...]]  # survivor → the lanes with visible holdings that it announced
@@ -149,7 +158,7 @@ class Attempt:
 
         Raises RoundLost when too few are left. Before ``spent`` the step may be tried again with fresh keys.
         """
-        session, step = self.session, self.context.step
+        session = self.session
         self.attendance.invited = tuple(sorted(offers))
         for silo, reply in (yield from self._ask("open", offers, enough=awaited)).items():
             self._take(silo, "open", self._advert, silo, reply.body)
@@ -181,23 +190,77 @@ class Attempt:
             self._take(silo, "unmask-slots", session.slot_shares, silo, reply.body)
         slot_shares = self._fix("unmask-slots", session.open_slots)
 
-        sums: dict[str, np.ndarray] = {}
-        if step.sums:
-            request = self.request("unmask-lanes", pack_blobs(slot_shares))
-            for silo, reply in (yield from self._ask("unmask-lanes", dict.fromkeys(survivors, request))).items():
-                self._take(silo, "unmask-lanes", session.lane_shares, silo, reply.body)
-            sums = self._fix("unmask-lanes", session.open_lanes)
+        request = self.request("unmask-lanes", pack_blobs(slot_shares))
+        for silo, reply in (yield from self._ask("unmask-lanes", dict.fromkeys(survivors, request))).items():
+            self._take(silo, "unmask-lanes", session.lane_shares, silo, reply.body)
+        announced = self._fix("unmask-lanes", lambda: session.open_lanes(self._upload))
+
+        request = self.request("tag", bytes(announced))
+        for silo, reply in (yield from self._ask("tag", dict.fromkeys(survivors, request))).items():
+            self._take(silo, "tag", session.tags, silo, reply.body)
+        proof = yield from self._prove()
         adverts_of = session.cohort.adverts
         return Opened(
-            t3=session.survivors.t3,
+            result=session.result,
+            proof=proof,
             survivors=survivors,
-            slots=session.slots,
-            sums=sums,
+            sums=session.sums,
             headers=session.survivors.signed,
             data={silo: adverts_of[silo].data for silo in survivors},
             held={silo: adverts_of[silo].held for silo in survivors},
             evidence=bytes(session.evidence()),
         )
+
+    def _prove(self) -> Generator[Exchange, Replies, tuple[bytes, ...]]:
+        """The tags that prove the result. False ones are found and left out, and silos that are still up stand in for
+        those that sent none, each for one upload at a time. Raises RoundLost where nobody is left to do it."""
+        session, asked = self.session, set[tuple[str, str]]()
+        while True:
+            if not session.untagged:
+                try:
+                    return session.close_tags()
+                except SumNotProven as unproven:
+                    if not self._blame_false_tags():
+                        raise RoundLost("tag", tuple(sorted(self.attendance.lost)), detail=str(unproven)) from unproven
+            requests = dict[str, Message]()
+            owner_of = dict[str, str]()
+            free = [silo for silo in session.survivors.signed if silo not in self._out]
+            for owner in session.untagged:
+                if silo := next(
+                    (s for s in free if s not in requests and s != owner and (s, owner) not in asked), None
+                ):
+                    requests[silo], owner_of[silo] = self._stand_in(owner), owner
+                    asked.add((silo, owner))
+            if not requests:
+                missing = ", ".join(session.untagged) or "the signatures of more members"
+                raise RoundLost(
+                    "stand-in",
+                    tuple(sorted(self.attendance.lost)),
+                    detail=f"The opened sums can't be proven: no silo is left that could vouch for {missing}.",
+                )
+            for silo, reply in (yield from self._ask("stand-in", requests)).items():
+                owner = owner_of[silo]
+                self._take(silo, "stand-in", lambda s, b, o: session.tags(s, b, owner=o), silo, reply.body, owner)
+
+    def _blame_false_tags(self) -> bool:
+        """Leave the silos out whose tags are false, and note them. Whether there was one."""
+        found = False
+        for silo in self.session.drop_false_tags(self._upload):
+            if silo not in self._out:
+                self.attendance.refusals[silo] = SumNotProven.code
+                self._lose(silo, "tag")
+                found = True
+        return found
+
+    def _stand_in(self, owner: str) -> Message:
+        lanes = [one.lane for one in self.session.result.sums if owner in one.uploaders]
+        arrays = pack_words([self._upload(owner, lane) for lane in lanes])
+        body = self.request("stand-in", bytes(Writer().text(owner))).body
+        return Message("stand-in", body, arrays)
+
+    def _upload(self, silo: str, lane: str) -> np.ndarray:
+        """A whole upload again, from the disk."""
+        return self._store.complete(silo, lane, self.context.plan.wire_words_of(self.context.step, lane))
 
     @property
     def t3(self) -> bytes:
@@ -232,19 +295,21 @@ class Attempt:
         for silo in asked:
             if silo not in replies:
                 self._lose(silo, phase)
-            elif not self._declined(silo, phase, replies[silo]):
+            elif not self._declined(silo, phase, asked[silo], replies[silo]):
                 answers[silo] = replies[silo]
         return answers
 
-    def _declined(self, silo: str, phase: str, reply: Message) -> bool:
+    def _declined(self, silo: str, phase: str, asked: Message, reply: Message) -> bool:
         if reply.phase != DECLINE:
             return False
-        self._take(silo, phase, self._decline, silo, reply.body)
+        self._take(silo, phase, self._decline, silo, asked.body, reply.body)
         self._lose(silo, phase)
         return True
 
-    def _decline(self, silo: str, body: bytes) -> None:
+    def _decline(self, silo: str, asked: bytes, body: bytes) -> None:
         refused = Decline.open(body, lambda _: self.context.charter.member(silo).agent)
+        if refused.request != request_digest(asked):
+            raise Replay(f"{silo!r} sent the refusal of another request.")
         self.attendance.refusals[silo] = refused.code
         self.attendance.declines[silo] = body
         if refused.blame:

@@ -135,7 +135,7 @@ class Recorder:
                 k=k,
                 name=step.name,
                 attempt=attempt,
-                transcript=opened.t3.hex(),
+                transcript=opened.result.t3.hex(),
                 invited=attendance.invited,
                 survivors=opened.survivors,
                 lost=attendance.lost,

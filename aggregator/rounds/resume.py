@@ -2,7 +2,7 @@
 
 The ledger is the truth. A step counts when it is closed or void there; a step whose survivor set was attested but
 which has neither is spent, since shares may have left, so it becomes void. Blocks come from the checkpoint that the
-ledger's digest names. Results that silos may lack are rebuilt from the ledger's slots and the kept sums.
+ledger's digest names. Results that silos may lack are read from the steps' evidence, with the kept sums.
 """
 
 from __future__ import annotations
@@ -14,16 +14,23 @@ import numpy as np
 
 from aggregator.home import RunFolder
 from aggregator.ledger.records import Record, RunResumed, StepAttested, StepClosed, StepOpened, StepVoid
-from aggregator.rounds.storage import checkpoint_steps, drop_checkpoint, kept_sums, load_checkpoint
+from aggregator.rounds.storage import checkpoint_steps, drop_checkpoint, kept_sums, load_checkpoint, load_evidence
 from aggregator.run_record import RunRecord
 from crypto import transcript
 from crypto.blocks import initial_state, state_digest
-from crypto.cohort import words_digest
 from crypto.errors import EvidenceError, SpecError
 from crypto.messages import StepResult
 from crypto.plan import Plan
+from crypto.proof import wire_sizes
 
-Result = tuple[StepResult, tuple[np.ndarray, ...]]
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a step opened. ``proof``: the signed tags; ``sums``: for each lane its words and its packed carries."""
+
+    result: StepResult
+    proof: tuple[bytes, ...]
+    sums: tuple[np.ndarray, ...]
 
 
 @dataclass(slots=True)
@@ -123,21 +130,15 @@ def _same(run: str, name: str, then: str, now: bytes) -> None:
 
 def _result(folder: RunFolder, plan: Plan, record: StepClosed | StepVoid) -> Result | None:
     """A step's result again, or None where its sums are gone: then every silo had them."""
-    k, t3 = record.k, bytes.fromhex(record.transcript or "")
+    k = record.k
     if isinstance(record, StepVoid):
-        return StepResult(step=k, t3=t3, released=False, slots=(), sums=()), ()
-    step, sums = plan.steps[k], kept_sums(folder, k)
-    if len(sums) != len(record.lanes_open):
+        t3 = bytes.fromhex(record.transcript or "")
+        return Result(StepResult(step=k, t3=t3, released=False, slots=(), sums=()), (), ())
+    sums = kept_sums(folder, k)
+    if len(sums) != 2 * len(record.lanes_open):  # words and carries
         return None
-    opened = list(zip(record.lanes_open, sums, strict=True))
-    result = StepResult(
-        step=k,
-        t3=t3,
-        released=True,
-        slots=tuple(record.slots[slot.name] for slot in plan.slots_of(step)),
-        sums=tuple((lane, words_digest(words)) for lane, words in opened),
-    )
-    for lane, words in opened:
-        if words.size != (want := plan.words_of(step, lane)):
-            raise EvidenceError(f"{folder.run}/sums/{k:06d}, lane {lane}", expected=f"{want} words", found=words.size)
-    return result, sums
+    evidence = load_evidence(folder, k, expect=record.evidence_sha256 or "")
+    result = StepResult.from_bytes(evidence.result)
+    if (found := [words.size for words in sums]) != (want := wire_sizes(plan, result)):
+        raise EvidenceError(f"{folder.run}/sums/{k:06d}", expected=f"{want} words", found=found)
+    return Result(result, evidence.tags, sums)

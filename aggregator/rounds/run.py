@@ -26,7 +26,7 @@ from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import run_of
 from aggregator.rounds import metrics
 from aggregator.rounds.attempt import STEADY, Attempt, Attendance, Exchange, Opened, Replies, Timeouts
-from aggregator.rounds.catch_up import Backlog, check_steps
+from aggregator.rounds.catch_up import Backlog, Part, check_steps
 from aggregator.rounds.recorder import Recorder
 from aggregator.rounds.resume import RunState, replay
 from aggregator.rounds.storage import (
@@ -40,7 +40,7 @@ from aggregator.run_record import RunRecord
 from crypto import blocks, transcript
 from crypto.approval import approval_digest
 from crypto.charter import Charter
-from crypto.cohort import Context, words_digest
+from crypto.cohort import Context
 from crypto.encoding import Writer
 from crypto.errors import CatchingUp, FederationError, RoundLost, SpecError
 from crypto.keys import Identity
@@ -51,7 +51,7 @@ log = logging.getLogger("consilium.aggregator")
 
 #: Attempts at a step before any share may have left.
 ATTEMPTS = 3
-PROTOCOL = "consilium/1"
+PROTOCOL = "consilium/2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,10 +277,10 @@ class Run:
             replies = yield exchange
 
     def _offer(self, attempt: Attempt, silo: str) -> Message:
-        results, arrays = self._backlog.part(silo)
-        return Message("open", attempt.request("open", bytes(self._open(results))).body, arrays)
+        part = self._backlog.part(silo)
+        return Message("open", attempt.request("open", bytes(self._open(part))).body, part.arrays)
 
-    def _open(self, results: tuple[StepResult, ...]) -> Open:
+    def _open(self, part: Part) -> Open:
         return Open(
             job=self.spec.job_digest,
             plan=self.spec.plan.digest,
@@ -288,7 +288,8 @@ class Run:
             code=self.spec.code,
             nonce=self._at.nonce,
             chain=self._at.chain,
-            results=results,
+            results=part.results,
+            proofs=part.proofs,
         )
 
     def _note(self, step: Step, attendance: Attendance) -> None:
@@ -322,18 +323,13 @@ class Run:
 
     def _close(self, step: Step, number: int, opened: Opened, attendance: Attendance) -> None:
         at, plan = self._at, self.spec.plan
-        result = StepResult(
-            step=at.k,
-            t3=opened.t3,
-            released=True,
-            slots=opened.slots,
-            sums=tuple((lane, words_digest(words)) for lane, words in opened.sums.items()),
-        )
-        slots = dict(zip((slot.name for slot in plan.slots_of(step)), opened.slots, strict=True))
-        at.blocks = blocks.apply(plan, step, at.blocks, opened.sums, slots)
-        at.chain = transcript.next_chain(at.chain, opened.t3, result.digest, released=True)
+        result = opened.result
+        slots = result.figures(step)
+        words = {lane: found.words for lane, found in opened.sums.items()}
+        at.blocks = blocks.apply(plan, step, at.blocks, words, result.weights)
+        at.chain = transcript.next_chain(at.chain, result.t3, result.digest, released=True)
         shut = [lane.name for lane in plan.lanes_of(step) if lane.name not in opened.sums]
-        self._backlog.add(result, tuple(opened.sums.values()))
+        self._backlog.add(result, opened.proof, [array for found in opened.sums.values() for array in found.wire])
         save_evidence(self.folder, at.k, opened.evidence)
         save_checkpoint(self.folder, at.k, at.blocks, {"chain": at.chain.hex()})
         prune_checkpoints(self.folder, keep=2)
@@ -360,7 +356,7 @@ class Run:
         """Shares may have left, so the step can't be tried again: weights stay, the chain goes on."""
         at = self._at
         at.chain = transcript.next_chain(at.chain, t3, b"", released=False)
-        self._backlog.add(StepResult(step=at.k, t3=t3, released=False, slots=(), sums=()), ())
+        self._backlog.add(StepResult(step=at.k, t3=t3, released=False, slots=(), sums=()), (), ())
         self._recorder.void(at.k, step, attendance, t3=t3, chain=at.chain, reason=reason, phase=phase, missing=missing)
         at.k += 1
         at.void += 1
@@ -393,10 +389,10 @@ class Run:
         self.attendance = Attendance()
         requests = {}
         for silo in self.charter.silos:
-            results, arrays = self._backlog.part(silo)
-            payload = bytes(Writer().blob(bytes(self._open(results))).fixed(head, transcript.DIGEST_BYTES))
+            part = self._backlog.part(silo)
+            payload = bytes(Writer().blob(bytes(self._open(part))).fixed(head, transcript.DIGEST_BYTES))
             request = Request(run=at.id, step=at.k - 1, attempt=number, phase="close", payload=payload)
-            requests[silo] = Message("close", request.sign(self._identity), arrays)
+            requests[silo] = Message("close", request.sign(self._identity), part.arrays)
         enough = len(requests.keys() - at.away)
         exchange = Exchange("close", at.k, "close", requests, self.spec.timeouts.phase_s, enough)
         self.watch(exchange, "")

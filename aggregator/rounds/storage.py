@@ -30,7 +30,8 @@ from aggregator.home import PREDICTOR_FILE, RunFolder, file_name
 from aggregator.ledger.format import canonical, plain
 from crypto import durable
 from crypto.blocks import State, state_digest
-from crypto.errors import EvidenceError, LayoutMismatch, NoSpace, SpecError
+from crypto.errors import EvidenceError, LayoutMismatch, Malformed, NoSpace, SpecError
+from crypto.evidence import StepEvidence
 
 FORMAT = 1
 _CHECKPOINT = re.compile(r"(\d{6,})\.json")
@@ -285,6 +286,21 @@ class UploadStore:
 def save_evidence(folder: RunFolder, step: int, evidence: bytes) -> None:
     """The signed messages of a released step (``crypto.evidence``), beside the ledger line that has their digest."""
     _replace(folder.evidence_path(step), evidence)
+
+
+def load_evidence(folder: RunFolder, step: int, *, expect: str) -> StepEvidence:
+    """The signed messages of a released step. ``expect``: SHA-256 of the file, hex. Raises EvidenceError."""
+    where = f"{folder.run}/evidence/{folder.evidence_path(step).name}"
+    try:
+        data = folder.evidence_path(step).read_bytes()
+    except OSError as missing:
+        raise EvidenceError(where, expected=f"SHA-256 {expect}", found=missing.strerror) from missing
+    if (found := sha256(data).hexdigest()) != expect:
+        raise EvidenceError(where, expected=f"SHA-256 {expect}", found=found)
+    try:
+        return StepEvidence.from_bytes(data)
+    except Malformed as bad:
+        raise EvidenceError(where, expected="the signed messages of a step", found=bad.detail) from bad
 
 
 # --- opened sums that some silo still lacks ------------------------------------------------------------------------

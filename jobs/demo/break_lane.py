@@ -35,11 +35,12 @@ OPTION = "--break"
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Which silos fall away, and which lane that brings below its floor."""
+    """Which silos fall away, and which lane that brings below its floor. ``left``: the holders that stay."""
 
     lane: str
     floor: int
     silos: tuple[str, ...]
+    left: int
 
 
 def targets(plan: Plan, wanted: str) -> tuple[Lane, ...]:
@@ -79,7 +80,7 @@ def choose(plan: Plan, charter: Charter, holders: Mapping[str, frozenset[str]], 
             left = everyone - set(silos)
             others = all(len(held & left) >= floors[name] for name, held in could_open.items() if name != lane.name)
             if others and len(left) >= max(charter.n_min, charter.threshold(len(everyone))):
-                return Break(lane.name, floors[lane.name], silos)
+                return Break(lane.name, floors[lane.name], silos, len(mine) - count)
     raise SpecError(
         OPTION,
         got=wanted,
@@ -149,7 +150,7 @@ class Breaker:
         later = [
             entry.record
             for entry in record.closed
-            if entry.record.name != BEFORE and f"{lane}.contributors" in entry.record.slots
+            if entry.record.name != BEFORE and lane in (*entry.record.lanes_open, *entry.record.lanes_shut)
             if steps[entry.record.name].task == "train"
         ]
         shut = [closed for closed in later if lane in closed.lanes_shut]
@@ -159,7 +160,7 @@ class Breaker:
             "killed": list(self.done.silos),
             "shut_in_steps": [closed.name for closed in shut],
             "stayed_shut": bool(shut) and since == shut,
-            "holders_left": shut[-1].slots[f"{lane}.contributors"] if shut else None,
+            "holders_left": self.done.left if shut else None,
             "floor": self.done.floor,
             "others_shut": sorted({name for closed in since for name in closed.lanes_shut} - {lane}),
         }

@@ -128,7 +128,7 @@ def heat(run: RunView, probes: Mapping[str, Probe]) -> dict[str, Any] | None:
         "step": step.name,
         "lanes": [(lane.name, _who(lane)) for lane in lanes],
         "rows": rows,
-        "sums": [(opened[lane.weight_slot], opened[lane.contributors_slot]) for lane in lanes],
+        "sums": [(opened.get(lane.weight_figure, NONE), opened.get(lane.contributors_figure, NONE)) for lane in lanes],
         "steady": steady and len(trained) > 1,
         "trained": len(trained),
     }

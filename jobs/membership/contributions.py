@@ -114,5 +114,5 @@ def _opening(lane: Lane, record: StepClosed) -> Opening:
         uploaded = frozenset(record.survivors)
     else:
         uploaded = frozenset(lane.uploaders(record.survivors, record.holdings or {}))
-    everyone = record.slots.get(lane.contributors_slot, 0) == len(uploaded)
+    everyone = record.slots.get(lane.contributors_figure, 0) == len(uploaded)
     return Opening(record.k, *((uploaded, frozenset()) if announced or everyone else (frozenset(), uploaded)))

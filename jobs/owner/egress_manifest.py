@@ -43,7 +43,7 @@ def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
 def manifest_of(spec: JobSpec, plan: Plan, floors: Mapping[str, int]) -> dict[str, Any]:
     """Lanes, steps and slots of a job with this plan. ``floors``: lane → fewest contributors for which it opens."""
     elements = sum(plan.words_of(step, lane.name) for step in plan.steps for lane in plan.lanes_of(step))
-    slots = sum(len(plan.slots_of(step)) for step in plan.steps)
+    slots = sum(len(step.slots) for step in plan.steps)
     return {
         "job": spec.digest.hex(),
         "plan": plan.digest.hex(),
@@ -66,7 +66,7 @@ def manifest_of(spec: JobSpec, plan: Plan, floors: Mapping[str, int]) -> dict[st
             {
                 "name": step.name,
                 "lanes": {lane.name: plan.words_of(step, lane.name) for lane in plan.lanes_of(step)},
-                "slots": [slot.name for slot in plan.slots_of(step)],
+                "slots": [slot.name for slot in step.slots],
             }
             for step in plan.steps
         ],
@@ -117,13 +117,13 @@ def print_manifest(found: dict[str, Any]) -> None:
     steps = Table("steps", "lanes", "slots: the only metrics that leave", title="Steps, by kind", title_justify="left")
     alike: dict[tuple[str, str], list[str]] = {}
     for step in found["steps"]:
-        own = {f"{lane}.{slot}" for lane in step["lanes"] for slot in ("weight", "contributors")}
-        row = (", ".join(step["lanes"]) or "–", ", ".join(slot for slot in step["slots"] if slot not in own) or "–")
+        row = (", ".join(step["lanes"]) or "–", ", ".join(step["slots"]) or "–")
         alike.setdefault(row, []).append(step["name"])
     for row, names in alike.items():
         steps.add_row(names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}: {len(names)} steps", *row)
     console.print(steps)
-    console.print("Besides: for each lane of a step, the sum of weights and the count of contributors.")
+    console.print("Besides: for each lane that opens, the sum of the weights and the count of contributors.")
+    console.print("The other silos, not the aggregator, learn this silo's weight in each lane: a place on its grid.")
     console.print(
         f"A value travels as {found['ring_bits']} bits; rounding moves a mean by at most {2 * found['resolution']:.1e}."
     )

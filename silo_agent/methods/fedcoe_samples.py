@@ -25,7 +25,7 @@ import numpy as np
 
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Step, Sum
+from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import experts, gates
 from silo_agent.data import DataSet
 from silo_agent.experts import Weights, torch_
@@ -98,11 +98,12 @@ class FedCoESamples(Stateless):
         )
         blocks = tuple(block for name in ("generalist", "gate", *p.names) for block in _blocks(name, p))
         score = counts("global.correct", "generalist.correct", "test.rows")
+        held = tuple(Slot(f"silos-{e}", 1) for e in range(p.experts))  # of every expert, whether its lane opens or not
         final = counts("personal.correct", *(f"load-{e}" for e in range(p.experts)))
         moves = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
         steps = (
             ROWS_STEP,
-            *(Step(task="train", index=k, sums=moves, slots=score) for k in range(p.rounds)),
+            *(Step(task="train", index=k, sums=moves, slots=score + held) for k in range(p.rounds)),
             Step(task="eval", index=0, slots=score + final),
         )
         return Plan(
@@ -138,6 +139,8 @@ class FedCoESamples(Stateless):
             "test.rows": len(data.y_test),
         }
         if step.task == "train":
+            held = self.weights(step, published, data)
+            slots |= {f"silos-{e}": int(held[name] > 0) for e, name in enumerate(p.names)}
             return Contribution(self._training(step.index, published, data), slots)
         self.local = self.personalise(published, data)
         slots["personal.correct"] = self._correct(published, data, "personal")
@@ -201,7 +204,7 @@ class FedCoESamples(Stateless):
         for before in range(k):
             opened = published.slots.get(f"train/{before}")
             if opened is not None:
-                loads_E = np.array([opened[f"{name}.contributors"] for name in self.params.names])
+                loads_E = np.array([opened[f"silos-{e}"] for e in range(self.params.experts)])
                 price_E += (LOT_PRICE_STEP if before < BY_LOT else PRICE_STEP) * (loads_E - share) / share
         return price_E
 

@@ -138,7 +138,8 @@ class FlexMoE:
         if step.task == "warm":
             return Contribution(self._training(k, k, (), published, data), slots)
         held = self.held(k, published, data)
-        slots |= {"places": self.capacity, "bounds.relaxed": self._relaxed(k, published)}
+        slots |= {"silos": 1, "places": self.capacity, "bounds.relaxed": self._relaxed(k, published)}
+        slots |= {f"load-{e}": int(e in held) for e in range(self.job.experts)}
         self.memory.forget(k, self.params.inner_steps)
         return Contribution(self._training(k, self.params.warm_rounds + k, held, published, data), slots)
 
@@ -288,7 +289,7 @@ def idle(job: Job, published: Published, k: int, e: int) -> bool:
     if not ever_opened(published, e):
         return True
     released = (published.slots[f"train/{r}"] for r in range(k - 1, -1, -1) if f"train/{r}" in published.slots)
-    recent = [slots[f"expert-{e}.contributors"] for slots, _ in zip(released, range(IDLE_ROUNDS), strict=False)]
+    recent = [slots.get(f"expert-{e}.contributors", 0) for slots, _ in zip(released, range(IDLE_ROUNDS), strict=False)]
     return len(recent) == IDLE_ROUNDS and max(recent) < job.params.floor
 
 

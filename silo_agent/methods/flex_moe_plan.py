@@ -185,13 +185,16 @@ def plan(job: Job, limits: Limits) -> Plan:
     )
     shared = tuple(Sum(block.name, Apply.AVERAGE) for block in models)
     general = tuple(part for part in shared if part.block.startswith("generalist."))
-    places = Slot("places", p.experts)
-    bids = (Slot("silos", 1), places, *(Slot(f"bid-{e}", 1) for e in range(p.experts)))
+    market = (Slot("silos", 1), Slot("places", p.experts))
+    loads = tuple(Slot(f"load-{e}", 1) for e in range(p.experts))  # of every expert, whether its lane opens or not
+    bids = (*market, *(Slot(f"bid-{e}", 1) for e in range(p.experts)))
     steps = [ROWS_STEP]
     steps += [Step(task="warm", index=k, sums=general, slots=SCORE) for k in range(p.warm_rounds)]
     for k in range(p.rounds):
         steps += [Step(task="bid", index=k * p.inner_steps + j, slots=bids) for j in range(p.inner_steps)]
-        steps.append(Step(task="train", index=k, sums=shared, slots=(*SCORE, places, Slot("bounds.relaxed", 1))))
+        steps.append(
+            Step(task="train", index=k, sums=shared, slots=(*SCORE, *market, *loads, Slot("bounds.relaxed", 1)))
+        )
     steps.append(Step(task="eval", index=0, slots=(*SCORE, *counts("personal.correct"))))
     own = (
         Block(name="router", shape=(p.experts, p.features + 1), lane="own", clip=p.clip),
@@ -212,7 +215,7 @@ def observed(job: Job, slots: Mapping[str, int] | None, name: str) -> tuple[tupl
     """Loads of an opened step and the bounds for them. None: the step was void, or of too few silos to move a price."""
     if slots is None:
         return None
-    silos = slots["silos"] if "silos" in slots else slots["everyone.contributors"]
+    silos = slots["silos"]
     if silos < LEAST_SILOS:
         return None
     loads = tuple(slots[name.format(e)] for e in range(job.experts))
@@ -236,7 +239,7 @@ def market(
         if bid < moves:
             seen = observed(job, slots.get(f"bid/{past * moves + bid}"), "bid-{}")
         else:
-            seen = observed(job, slots.get(f"train/{past}"), "expert-{}.contributors")
+            seen = observed(job, slots.get(f"train/{past}"), "load-{}")
         if seen is not None:
             loads, latest = seen
             if bid < moves or not moves:

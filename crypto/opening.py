@@ -1,0 +1,141 @@
+"""What a step opened: its slots, and each lane from its uploads. Server, silos and auditors make the same values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from crypto import proof, ring, tags
+from crypto.cohort import Context, Survivors, commitment, words_digest
+from crypto.errors import LayoutMismatch, SumNotProven, SurvivorInvalid
+from crypto.keys import SessionKey
+from crypto.masking import apply_streams
+from crypto.messages import SLOTS, LaneSum, Shares, StepResult
+from crypto.tags import Tag
+
+#: (sum of the weights, contributors) of a lane.
+Count = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Opening:
+    """A step whose slots are open. Made by ``form``. ``slots``: in plan order; ``masks``: mask keys of the dropped
+    silos, which open nothing but the survivors' sums."""
+
+    survivors: Survivors
+    slots: tuple[int, ...]
+    masks: Mapping[str, SessionKey]
+
+    @classmethod
+    def form(cls, survivors: Survivors, sections: Mapping[str, bytes], slot_shares: Iterable[Shares]) -> Self:
+        """Open the slots. ``sections``: survivor → its masked section; ``slot_shares``: as ``check_slot_shares``
+        returned them.
+
+        Raises LayoutMismatch or TranscriptMismatch for sections that the headers do not sign, SurvivorInvalid for
+        fewer shares than t, BadShare for a dealer whose shares do not combine.
+        """
+        shares = list(slot_shares)
+        if len({one.silo for one in shares}) != len(shares):
+            raise LayoutMismatch("A survivor's slot shares appear twice.")
+        if len(shares) < (threshold := survivors.dealt.cohort.threshold):
+            raise SurvivorInvalid(f"{len(shares)} survivors sent shares; the threshold is {threshold}.")
+        if set(sections) != set(survivors.signed):
+            raise LayoutMismatch("The slot sections are not one from each survivor.")
+        total = np.zeros(survivors.slot_count, dtype=np.uint64)
+        for silo in survivors.signed:
+            np.add(total, survivors.check_section(silo, sections[silo]), out=total)
+        masks = survivors.recover_masks(shares)
+        survivors.unmask(SLOTS, total, survivors.recover_seeds(SLOTS, shares), masks)
+        return cls(survivors, tuple(int(value) for value in total), masks)
+
+    @property
+    def context(self) -> Context:
+        return self.survivors.dealt.cohort.context
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """Slot → opened sum."""
+        return dict(zip((slot.name for slot in self.context.step.slots), self.slots, strict=True))
+
+    def uploaders(self, lane: str) -> tuple[str, ...]:
+        """The survivors that uploaded a lane, by id."""
+        return self.survivors.dealt.cohort.holders(lane, self.survivors.signed)
+
+    # --- lanes ----------------------------------------------------------------------------------------------------
+
+    def recover(self, lane: str, released: Iterable[Shares]) -> tuple[dict[str, bytes], Count] | None:
+        """Survivor → self seed, and the count, of a lane that at least t survivors released with the same count; None
+        for another. Raises BadShare for seeds that do not combine."""
+        by_count: dict[Count, list[Shares]] = {}
+        for shares in released:
+            for name, weight, contributors in shares.counts:
+                if name == lane:
+                    by_count.setdefault((weight, contributors), []).append(shares)
+        for count, agreed in by_count.items():  # 2t > n: at most one count has t signers
+            if len(agreed) >= self.survivors.dealt.cohort.threshold:
+                return self.survivors.recover_seeds(lane, agreed), count
+        return None
+
+    def check_seeds(self, lane: str, seeds: Sequence[bytes]) -> dict[str, bytes]:
+        """Uploader → self seed, each as its advert committed to. Raises SumNotProven."""
+        cohort, uploaders = self.survivors.dealt.cohort, self.uploaders(lane)
+        if len(seeds) != len(uploaders):
+            raise SumNotProven(f"Lane {lane!r} came with {len(seeds)} seeds for {len(uploaders)} uploads.")
+        for silo, seed in zip(uploaders, seeds, strict=True):
+            if commitment(silo, lane, seed) != dict(cohort.adverts[silo].commitments)[lane]:
+                raise SumNotProven(f"The seed of {silo!r} for lane {lane!r} is not the one it committed to.")
+        return dict(zip(uploaders, seeds, strict=True))
+
+    def residue(self, silo: str, lane: str, masked: np.ndarray, seed: bytes) -> np.ndarray:
+        """A survivor's upload of an open lane, without its self stream and the dropped silos' pair streams: (words,)
+        uint32, canonical. The residues' sum is the lane's, in the ring. ``masked``: as uploaded."""
+        plan, step = self.context.plan, self.context.step
+        words = np.array(ring.unpack(masked, plan.words_of(step, lane), plan.ring_bits), dtype=np.uint32)
+        apply_streams(words, self.survivors.own_streams(silo, lane, seed, self.masks))
+        return ring.reduce(words, plan.ring_bits)
+
+    def tags_of(
+        self, result: StepResult, silo: str, masked: Mapping[str, np.ndarray], seeds: Mapping[str, bytes]
+    ) -> tuple[Tag, ...]:
+        """The tags of one silo's upload in the lanes of a result. ``masked``, ``seeds``: lane → its words, its seed."""
+        return tuple(
+            tags.tag(self.residue(silo, one.lane, masked[one.lane], seeds[one.lane]), proof.coin_key(result, one.lane))
+            for one in result.sums
+            if silo in one.uploaders
+        )
+
+
+@dataclass(slots=True, repr=False)
+class LaneTotal:
+    """The running sum of residues, over the integers: ``words`` + 2^b · ``carries``, b the bits of the ring."""
+
+    bits: int
+    words: np.ndarray
+    carries: np.ndarray
+
+    @classmethod
+    def zero(cls, size: int, bits: int, uploaders: int) -> LaneTotal:
+        return cls(bits, np.zeros(size, dtype=np.uint32), np.zeros(size, dtype=proof.carry_type(uploaders)))
+
+    def add(self, residue: np.ndarray) -> None:
+        """One more residue (uint32, canonical)."""
+        np.add(self.words, residue, out=self.words)
+        if self.bits == 32:
+            self.carries += self.words < residue
+        else:
+            self.carries += (self.words >> self.bits).astype(self.carries.dtype)
+            ring.reduce(self.words, self.bits)
+
+    def announced(self, lane: str, uploaders: tuple[str, ...], count: Count) -> LaneSum:
+        weight, contributors = count
+        return LaneSum(
+            lane=lane,
+            words=words_digest(self.words),
+            carries=words_digest(self.carries),
+            uploaders=uploaders,
+            weight=weight,
+            contributors=contributors,
+        )
