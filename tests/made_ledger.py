@@ -22,6 +22,7 @@ from aggregator.rounds.storage import save_checkpoint, stage_predictor
 from crypto.approval import Approval, Terms, approval_digest
 from crypto.blocks import initial_state, state_digest
 from crypto.charter import Charter, Member, SignedCharter
+from crypto.release_manifest import PREDICTOR, ReleaseManifest
 from silo_agent.methods import Limits, method
 from tests.federation import identity
 from tests.records import as_record
@@ -38,7 +39,10 @@ STEPS = 20
 PARAMS = {"features": 6, "classes": 3, "hidden": 4, "rounds": STEPS}
 PURPOSE = "Tell digits apart | for <b>tests</b> only."
 JOB = {"name": "digits", "method": "fedavg", "dataset": "digits", "purpose": PURPOSE, "keep_uploads": "all"}
-CODE, NONCE, POLICY = "33" * 32, "44" * 32, "55" * 32
+PREDICTOR_CODE = ROOT / "jobs" / "evidence" / "predictor.py"
+#: A release of one file.
+MANIFEST = ReleaseManifest({PREDICTOR: sha256(PREDICTOR_CODE.read_bytes()).hexdigest()})
+CODE, NONCE, POLICY = MANIFEST.digest.hex(), "44" * 32, "55" * 32
 RELEASE = {"version": "0.1.0", "code_digest": CODE}
 APPROVED_AT, EXPIRES = 1767225600, 1798761600  # 2026-01-01, 2027-01-01
 
@@ -98,11 +102,15 @@ def make_home(home: Path) -> Ledger:
 
 def start(home: Path, ledger: Ledger, run: str = RUN, **more: str | None) -> None:
     """The first record of a run. ``more``: other values; None leaves a field out."""
-    settings = json.dumps({"method": "fedavg", "params": PARAMS | {"learning_rate": 0.05}, "release": RELEASE})
-    code = ROOT / "jobs" / "evidence" / "predictor.py"
+    settings = json.dumps({"method": "fedavg", "params": PARAMS, "release": RELEASE})
     needs = ["numpy", "torch>=2.13"]
     predictor = stage_predictor(
-        AggregatorHome(home).run_folder(run), code, requirements=needs, settings=settings, shape=(6,)
+        AggregatorHome(home).run_folder(run),
+        PREDICTOR_CODE,
+        release=MANIFEST,
+        requirements=needs,
+        settings=settings,
+        shape=(6,),
     )
     facts = {
         "run": run, "job": json.dumps({**JOB, "params": PARAMS}), "job_digest": "11" * 32, "plan_digest":

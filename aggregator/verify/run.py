@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from aggregator.home import PREDICTOR_FILE, AggregatorHome, RunFolder
+from aggregator.home import AggregatorHome, RunFolder
 from aggregator.ledger.format import Entry, at, read, verify
 from aggregator.ledger.records import (
     ApprovalShown,
@@ -118,7 +117,7 @@ def snapshot(path: Path) -> Iterator[Path]:
 
 
 def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> VerifiedRun:
-    """Check what the run's first line says (id, job, plan, charter, predictor), and that its lines are complete, in
+    """Check what the run's first line says (id, job, plan, charter), and that its lines are complete, in
     order and signed with the right key. Raises EvidenceError."""
     record = ledger.run(run)
     started, first = record.started, record.started.record
@@ -138,7 +137,6 @@ def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> Ver
     ):
         same(at(started, field), expected, found)
     _in_force(charter, started.seconds, started.seconds, at(started))
-    _predictor(ledger.home, started)
     _signed_by(ledger, run, charter)
     _resumed(record)
     _once(record, RunFinished)
@@ -147,8 +145,8 @@ def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> Ver
         _in_force(charter, *record.window(entry), at(entry))
     report.ok(
         "run",
-        f"{run}: id, job {first.job_digest[:16]}, plan {first.plan_digest[:16]}, charter epoch {charter.epoch}"
-        f"{', predictor' if first.predictor is not None else ''}, recomputed",
+        f"{run}: id, job {first.job_digest[:16]}, plan {first.plan_digest[:16]}, charter epoch {charter.epoch}, "
+        "recomputed",
     )
     return VerifiedRun(ledger=ledger, record=record, id=run_id, charter=charter)
 
@@ -177,19 +175,6 @@ def _in_force(charter: Charter, since: int, until: int, where: str) -> None:
     if until < charter.not_before or since > charter.not_after:
         expected = f"a time within the charter's validity, {charter.not_before} to {charter.not_after}"
         raise EvidenceError(where, expected=expected, found=f"{since} to {until}")
-
-
-def _predictor(home: AggregatorHome, started: Entry[RunStarted]) -> None:
-    facts = started.record.predictor
-    if facts is None:
-        return
-    where = f"{started.record.run}/{PREDICTOR_FILE}"
-    same(at(started, "predictor.file"), PREDICTOR_FILE, facts.get("file"))
-    try:
-        code = home.run_folder(started.record.run).predictor_path.read_bytes()
-    except OSError as missing:
-        raise EvidenceError(where, expected=f"SHA-256 {facts.get('sha256')}", found=missing.strerror) from missing
-    same(where, f"SHA-256 {facts.get('sha256')}", f"SHA-256 {sha256(code).hexdigest()}")
 
 
 def _signed_by(ledger: CheckedLedger, run: str, charter: Charter) -> None:

@@ -81,15 +81,15 @@ def audit(
 
     Raises EvidenceError at the first check that fails, SpecError for a target that does not exist.
     """
-    path, code, is_file = Path(target), release.digest(), os.path.isfile(target)
+    path, here, is_file = Path(target), release.manifest(), os.path.isfile(target)
     if os.path.isdir(target):
         folder = path.resolve()
         if folder.parent.name != "jobs":
             raise SpecError("target", got=target, want="a run's folder: jobs/<run> in an aggregator's home")
         around = AggregatorHome(folder.parent.parent)
-        return verify_run(around, folder.name, consortium=consortium, code=code, show=show)
+        return verify_run(around, folder.name, consortium=consortium, release=here, show=show)
     if is_file and _is_bundle(path):
-        return verify_bundle(path, consortium=consortium, code=code, show=show)
+        return verify_bundle(path, consortium=consortium, release=here, show=show)
     report = VerificationReport(target, show)
     if is_file:
         return _receipt(path, home, consortium, report)
@@ -100,7 +100,7 @@ def audit(
         ledger = read_ledger(place, consortium, report)
         run = find_run(ledger, target)
         report.target = f"run {run}"
-        verify_in(ledger, run, report, code=code)
+        verify_in(ledger, run, report, release=here)
     return report
 
 
