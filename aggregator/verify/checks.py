@@ -28,7 +28,7 @@ from aggregator.ledger.records import ApprovalShown, Withdrawal
 from aggregator.rounds.storage import checkpoint_steps, load_checkpoint
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.models import versions
-from aggregator.verify.predictor import check_predictor
+from aggregator.verify.predictor import PredictorCheck
 from aggregator.verify.replay import RunReplay
 from aggregator.verify.report import CheckLine, VerificationReport, checking, same
 from aggregator.verify.run import VerifiedRun, open_run, read_ledger
@@ -62,6 +62,7 @@ def verify_in(
 ) -> VerifiedRun:
     """The checks from the third on, of a ledger that has been read."""
     verified = open_run(ledger, run, report)
+    predictor = PredictorCheck.of(verified.record, verified.folder, release)
     replay = RunReplay.start(verified)
     for entry in verified.record.outcomes:
         replay.take(entry)
@@ -73,7 +74,8 @@ def verify_in(
     check_refusals(verified, report)
     check_code(verified, release.digest if release is not None else None, report)
     approved = {approval.terms.silo: approval.terms.code for approval in replay.approvals.values()}
-    check_predictor(verified.record, verified.folder, approved, release, report)
+    if predictor is not None:
+        predictor.report_to(report, approved)
     check_versions(verified, report)
     return verified
 

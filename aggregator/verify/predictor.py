@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
@@ -33,42 +34,43 @@ _PACKAGES: Final = frozenset({"consilium", "mlflow", "numpy", "peft", "safetenso
 _REQUIREMENT = re.compile(r"([a-z0-9-]+)(?:\[[a-z,]+\])?(?:(?:[=<>!~]=|[<>])[0-9a-z.*]+(?:,|$))*")
 
 
-def check_predictor(
-    record: RunRecord,
-    folder: RunFolder,
-    approved: Mapping[str, bytes],
-    release: ReleaseManifest | None,
-    report: VerificationReport,
-) -> None:
-    """What a published version of the run would execute. Nothing for a run whose versions cannot predict.
+@dataclass(frozen=True, slots=True)
+class PredictorCheck:
+    """A run's predictor, found to be the ledger's file and, where ``files`` is known, its release's. ``release``: what
+    is installed here."""
 
-    ``approved``: silo → code digest in its data owner's approval, each checked with its step. ``release``: what is
-    installed here. Raises EvidenceError for a predictor that is no file of the run's release.
-    """
-    started = record.started
-    if started.record.predictor is None:
-        return
-    check_facts(record, started.record.predictor)
-    files = checked_predictor(folder, started, release)
-    used = (started.record.code_digest or "none")[:16]
-    here = release.digest.hex()[:16] if release is not None else "not given"
-    if files is None:
-        report.not_checked(
-            "predictor",
-            f"predictor not checked: the run used release {used}, this is release {here}, and {RELEASE_FILE} is not "
-            "with the run. Do not load the model: it would run code that only the aggregator vouches for",
-        )
-        return
-    name = f"{PREDICTOR_FILE} is {PREDICTOR} of release {used}"
-    silos = sorted(silo for silo, code in approved.items() if code.hex() == started.record.code_digest)
-    if silos:
-        report.ok("predictor", f"{name}, which the data owners of {', '.join(silos)} approved")
-    elif release is not None and release.digest.hex() == started.record.code_digest:
-        report.ok("predictor", f"{name}, which is installed here")
-    else:
-        report.not_checked(
-            "predictor", f"predictor not checked: {name}, which no data owner approved; this is release {here}"
-        )
+    started: Entry[RunStarted]
+    files: ReleaseManifest | None
+    release: ReleaseManifest | None
+
+    @classmethod
+    def of(cls, record: RunRecord, folder: RunFolder, release: ReleaseManifest | None) -> PredictorCheck | None:
+        """None for a run whose versions cannot predict. Raises EvidenceError as ``checked_predictor``."""
+        if record.started.record.predictor is None:
+            return None
+        check_facts(record, record.started.record.predictor)
+        return cls(record.started, checked_predictor(folder, record.started, release), release)
+
+    def report_to(self, report: VerificationReport, approved: Mapping[str, bytes]) -> None:
+        """Add the line of this check. ``approved``: silo → code digest in its data owner's checked approval."""
+        code = self.started.record.code_digest
+        used = (code or "none")[:16]
+        here = self.release.digest.hex()[:16] if self.release is not None else "not given"
+        if self.files is None:
+            report.not_checked(
+                "predictor",
+                f"predictor not checked: the run used release {used}, this is release {here}, and {RELEASE_FILE} is "
+                "not with the run. Do not load the model: it would run code that only the aggregator vouches for",
+            )
+            return
+        name = f"{PREDICTOR_FILE} is {PREDICTOR} of release {used}"
+        if silos := sorted(silo for silo, given in approved.items() if given.hex() == code):
+            report.ok("predictor", f"{name}, which the data owners of {', '.join(silos)} approved")
+        elif self.release is not None and self.release.digest.hex() == code:
+            report.ok("predictor", f"{name}, which is installed here")
+        else:
+            said = f"predictor not checked: {name}, which no data owner approved; this is release {here}"
+            report.not_checked("predictor", said)
 
 
 def checked_predictor(

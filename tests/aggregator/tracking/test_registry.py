@@ -169,8 +169,10 @@ def test_nothing_of_ours_is_installed_for_a_model(job: Path) -> None:
 
 
 def test_a_ledger_that_requires_our_package_from_an_index_is_not_followed_in_that() -> None:
-    needs = ["consilium[silo,lm]==0.1.0", "consilium", "consilium-x==1", "mlflow==3.17.2", "numpy"]
-    assert pyfunc._requirements(partial_entry(Kind.RUN_STARTED, {}).record, {"requirements": needs}) == needs[2:]
+    needs, started = ["consilium[silo,lm]==0.1.0", "consilium", "mlflow==3.17.2", "numpy"], Kind.RUN_STARTED
+    assert pyfunc._requirements(partial_entry(started, {}).record, {"requirements": needs}) == needs[2:]
+    with pytest.raises(EvidenceError, match="consilium-x"):
+        pyfunc._requirements(partial_entry(started, {}).record, {"requirements": ["consilium-x==1", *needs]})
 
 
 _LOAD_WITHOUT_OURS = """
