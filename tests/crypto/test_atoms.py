@@ -193,22 +193,6 @@ def test_the_nine_steps_that_were_shown_are_refused() -> None:
     assert refused == sequence[2:]
 
 
-# --- what the theorem assumes ----------------------------------------------------------------------------------------
-
-
-def test_a_record_that_lacks_an_opening_protects_nobody() -> None:
-    """Why a record has to be complete. N = 8 and silo-8 colludes: the first set is known to all; the second was
-    released by 1, 2, 3 and 8, and the silos 5, 6 and 7 that release the third don't know of it."""
-    everyone, second, third = silos(*range(1, 9)), silos(1, 2, 3, 4, 8), silos(4, 5, 6, 7, 8)
-    known = Openings().refine(everyone)
-    known.check(second, 3)
-    known.check(third, 3)
-    whole = known.refine(second) | known.refine(third)
-    assert whole.atoms[0] == silos(4, 8)
-    with pytest.raises(CohortDifference):
-        known.refine(second).check(third, 3)
-
-
 def test_the_rule_is_sufficient_and_not_necessary() -> None:
     sets = [frozenset({1, 2, 3, 4}), frozenset({3, 4, 5, 6})]
     assert named(sets[:1]).conflicts(silos(3, 4, 5, 6), 3)
