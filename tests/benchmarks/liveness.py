@@ -18,7 +18,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from tests.benchmarks.liveness_model import FLOORS, End, Records, Rule, Run, Setting, weather
+from tests.benchmarks.liveness_model import FLOORS, End, Records, Rule, Run, Setting, complete_n_min, weather
 
 #: Per cent of the steps that have to go through, by p; for all sizes but 4.
 TARGETS = {0.01: 99.0, 0.05: 95.0}
@@ -107,13 +107,6 @@ def variants(base: Setting) -> dict[str, Setting]:
         "two rounds, fitted, complete": replace(complete, rounds=2),
         "each phase asked twice": replace(base, asks=2),
     }
-
-
-def complete_n_min(silos: int) -> int:
-    """The least n_min with which shared records lack no opening: n_min + t(n_min) > N + c. Each cohort then has an
-    honest silo of those that opened any set, which are t - c or more."""
-    c = FLOORS.colluders
-    return next(n for n in range(FLOORS.n_min(silos), silos + 1) if n + (n + c) // 2 + 1 > silos + c)
 
 
 def misses(rows: Sequence[Row]) -> list[str]:

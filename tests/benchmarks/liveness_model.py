@@ -40,6 +40,17 @@ LEAST = FLOORS.honest + FLOORS.colluders
 NAMES = [f"silo-{i}" for i in range(1, 65)]
 
 
+def threshold(n: int) -> int:
+    """t of a cohort of n."""
+    return (n + FLOORS.colluders) // 2 + 1
+
+
+def complete_n_min(silos: int) -> int:
+    """The least n_min with which shared records lack no opening: n_min + t(n_min) > N + c. Each cohort then has an
+    honest silo of those that opened any set, which are t - c or more."""
+    return next(n for n in range(FLOORS.n_min(silos), silos + 1) if n + threshold(n) > silos + FLOORS.colluders)
+
+
 class Rule(StrEnum):
     ATOMS = "atoms"
     NONE = "none"
@@ -202,49 +213,47 @@ class Run:
         """The end of the step, or None if the attempt is lost."""
         setting = self.setting
         announced = [i for i in now.left(OPEN, range(setting.silos)) if self.last[i] is not None]
-        threshold = (len(announced) + FLOORS.colluders) // 2 + 1
-        floor = max(threshold, LEAST)
+        t = threshold(len(announced))
+        floor = max(t, LEAST)
         if len(announced) < setting.smallest:
             return None
         if setting.shared:
             for records in (self.lanes, self.figures, self.static):
                 records.share(announced)
         tagged = now.left(TAG, announced)
-        if len(now.left(DEAL, announced)) < threshold or len(now.left(FETCH, announced)) < floor:
+        if len(now.left(DEAL, announced)) < t or len(now.left(FETCH, announced)) < floor:
             return None
         if setting.fitted:
             tagged = fitted(tagged, self.lanes.known())
         if len(tagged) < floor:
             return None
         contributors = names(tagged)
-        if len(self._attesting(now.answers(ATTEST, tagged), contributors)) < threshold:
+        if len(self._attesting(now.answers(ATTEST, tagged), contributors)) < t:
             return None
-        return self._unmask(k, threshold, contributors, now.answers(SLOTS, tagged), now.answers(LANES, tagged))
+        return self._unmask(k, t, contributors, now.answers(SLOTS, tagged), now.answers(LANES, tagged))
 
     def _attesting(self, silos: list[int], contributors: frozenset[str]) -> list[int]:
         if self.setting.rule is Rule.LAST:
             return [i for i in silos if (rule := self.last[i]) is not None and rule.allows(contributors)]
         return self.lanes.allow(silos, contributors) if self.setting.early else silos
 
-    def _unmask(
-        self, k: int, threshold: int, contributors: frozenset[str], at_slots: list[int], at_lanes: list[int]
-    ) -> End:
+    def _unmask(self, k: int, t: int, contributors: frozenset[str], at_slots: list[int], at_lanes: list[int]) -> End:
         ruled = self.setting.rule is Rule.ATOMS
         if self.setting.rule is Rule.LAST:
             for i in at_slots:
                 self.last[i] = rule.released(contributors) if (rule := self.last[i]) is not None else None
         figures = self._release(self.figures, at_slots, contributors)
         static = self._release(self.static, at_slots, contributors) if self.static_at is None else []
-        if len(at_slots) < threshold:
+        if len(at_slots) < t:
             for i in at_slots if self.setting.rule is Rule.LAST else ():
                 self.last[i] = rule.voided() if (rule := self.last[i]) is not None else None
             return End.VOID
-        if len(static) >= threshold:
+        if len(static) >= t:
             self.static_at = k
         releasing = self._release(self.lanes, at_lanes, contributors)
-        if len(releasing) < threshold:
-            return End.REFUSED if ruled and len(at_lanes) >= threshold else End.SHUT
-        self.counts_figures += len(figures) >= threshold
+        if len(releasing) < t:
+            return End.REFUSED if ruled and len(at_lanes) >= t else End.SHUT
+        self.counts_figures += len(figures) >= t
         self.lanes.forget()
         self.figures.forget()
         return End.THROUGH

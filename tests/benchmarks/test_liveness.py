@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from crypto.atoms import Openings
-from tests.benchmarks.liveness import Row, complete_n_min, measure, measure_static, misses, variants
+from tests.benchmarks.liveness import Row, measure, measure_static, misses, variants
 from tests.benchmarks.liveness_model import (
     ATTEST,
     DEAL,
@@ -24,6 +24,7 @@ from tests.benchmarks.liveness_model import (
     Run,
     Setting,
     Weather,
+    complete_n_min,
     fitted,
     names,
     weather,

@@ -13,19 +13,9 @@ import pytest
 
 from crypto.atoms import Openings
 from crypto.errors import CohortDifference
-from crypto.floors import Floors
+from tests.benchmarks.liveness_model import FLOORS, LEAST, complete_n_min, threshold
 
-FLOORS = Floors()
-C, LEAST = FLOORS.colluders, FLOORS.colluders + FLOORS.honest
-
-
-def threshold(n: int) -> int:
-    return (n + C) // 2 + 1
-
-
-def complete_n_min(silos: int) -> int:
-    """The least n_min with n_min + t(n_min) > N + c."""
-    return next(n for n in range(FLOORS.n_min(silos), silos + 1) if n + threshold(n) > silos + C)
+C = FLOORS.colluders
 
 
 class Federation:
