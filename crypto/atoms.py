@@ -17,15 +17,15 @@ are a union of atoms, and each atom has at least m + c members. ∎
 
 **Colluders.** c members may tell all they know, and so subtract their own values. At least m honest silos are left in
 every atom, so a combination that still depends on an honest silo depends on at least m. More than that: all opened sums
-can be computed from the sum over the honest silos of each atom. So they say no more, with whatever computation, than
-one opening of disjoint sets, each of m or more honest silos. A colluder that is counted as a contributor but is none,
-or the reverse, changes no atom's honest part.
+can be computed from the colluders' own values and, for each atom, the sum over its honest silos. So whatever is
+computed from them, linear or not, they tell no more than one opening of disjoint sets, each of m or more honest silos.
+A colluder that is counted as a contributor but is none, or the reverse, changes no atom's honest part.
 
 **What it assumes.** At most c members collude. The record is complete: each set that may have been opened is in it,
-also those of void steps, lost attempts and other runs (docs/decisions/0022 says what that takes). x_i is one value: where a silo's value is drawn anew for each
-opening, the theorem holds for every draw, but averages over the draws are not covered. And it is about one quantity:
-the same silos' values from different base states are related in ways that no rule about sets can see. A sum of m
-honest silos is a sum, not differential privacy.
+also those of void steps, lost attempts and other runs (docs/decisions/0022 says what that takes). x_i is one value:
+where a silo's value is drawn anew for each opening, the theorem holds for every draw, but averages over the draws are
+not covered. And it is about one quantity: values of one silo from different base states are related in ways that no
+rule about sets can see. A sum of m honest silos is a sum, not differential privacy.
 
 **Sufficient, not necessary.** The sets {1 2 3 4} and {3 4 5 6} have atoms of two, yet every combination of the two sums
 that is not zero has at least four silos. The exact rule would have to find the sparsest vector in a subspace, which is
