@@ -18,6 +18,7 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry
 from aggregator.ledger.log import Ledger
+from aggregator.rounds.run import PROTOCOL
 from aggregator.rounds.storage import save_checkpoint, stage_predictor
 from crypto.approval import Approval, Terms, approval_digest
 from crypto.blocks import initial_state, state_digest
@@ -116,7 +117,7 @@ def start(home: Path, ledger: Ledger, run: str = RUN, **more: str | None) -> Non
         "run": run, "job": json.dumps({**JOB, "params": PARAMS}), "job_digest": "11" * 32, "plan_digest":
         PLAN.digest.hex(), "plan": base64.b64encode(bytes(PLAN)).decode(), "charter_digest": CHARTER.digest.hex(),
         "state_digest": state_digest(FIRST).hex(), "method": "fedavg", "model_name": "digits", "silos": list(SILOS),
-        "threshold": 2, "protocol": "consilium/1", "predictor": predictor, "federation": "demo", "purpose": PURPOSE,
+        "threshold": 2, "protocol": PROTOCOL, "predictor": predictor, "federation": "demo", "purpose": PURPOSE,
         "nonce": NONCE, "code_digest": CODE, "versions": {"mlflow": "3.17.2", "numpy": "2.4.6"}, **more,
     }  # fmt: skip
     ledger.append(as_record("run-started", {key: value for key, value in facts.items() if value is not None}))

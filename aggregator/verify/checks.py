@@ -25,6 +25,7 @@ from pathlib import Path
 from aggregator.home import MLFLOW_FILE, AggregatorHome
 from aggregator.ledger.format import at
 from aggregator.ledger.records import ApprovalShown, Withdrawal
+from aggregator.protocols.interface import Approval
 from aggregator.rounds.storage import checkpoint_steps, load_checkpoint
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.models import versions
@@ -32,11 +33,8 @@ from aggregator.verify.predictor import PredictorCheck
 from aggregator.verify.replay import RunReplay
 from aggregator.verify.report import CheckLine, VerificationReport, checking, same
 from aggregator.verify.run import VerifiedRun, open_run, read_ledger
-from crypto.approval import Approval
 from crypto.errors import EvidenceError
-from crypto.messages import Closing, Decline
 from crypto.release_manifest import ReleaseManifest
-from crypto.transcript import DIGEST_BYTES
 
 
 def verify_run(
@@ -111,7 +109,7 @@ def countersigned(run: VerifiedRun) -> tuple[str, ...]:
     for silo, signed in record.countersignatures.items():
         place = f"{where}, countersignatures, {silo}"
         with checking(place, f"{silo}'s signature over run, chain and head"):
-            closing = Closing.open(bytes.fromhex(signed), lambda message: run.charter.member(message.silo).agent)
+            closing = run.reader.open_closing(bytes.fromhex(signed), run.charter)
         same(place, silo, closing.silo)
         same(place, f"run {run.id.hex()}", f"run {closing.run.hex()}")
         same(place, f"chain {record.chain}", f"chain {closing.chain.hex()}")
@@ -175,11 +173,11 @@ def check_refusals(run: VerifiedRun, report: VerificationReport) -> None:
         if record.decline is None:
             continue
         with checking(at(entry, "decline"), f"{record.silo}'s signature"):
-            decline = Decline.open(bytes.fromhex(record.decline), lambda m: run.charter.member(m.silo).agent)
+            decline = run.reader.open_decline(bytes.fromhex(record.decline), run.charter)
         same(at(entry, "silo"), decline.silo, record.silo)
         same(at(entry, "code"), decline.code, record.code)
         # A silo that had no agent for the job could not know the run: its refusal names none.
-        if decline.run != bytes(DIGEST_BYTES):
+        if any(decline.run):
             same(at(entry, "decline"), f"run {run.id.hex()}", f"run {decline.run.hex()}")
             same(at(entry, "k"), decline.step, record.k)
             same(at(entry, "phase"), decline.phase, record.phase)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aggregator.home import AggregatorHome, RunFolder
-from aggregator.ledger.format import Entry, at, read, verify
+from aggregator.ledger.format import at, read, verify
 from aggregator.ledger.records import (
     ApprovalShown,
     Record,
@@ -29,14 +29,13 @@ from aggregator.ledger.records import (
     StepVoid,
     run_of,
 )
+from aggregator.protocols.interface import Charter, Plan, Reader
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.charters import KeyRing, consortium_key, read_epochs, signing_charters
 from aggregator.verify.report import VerificationReport, same
-from crypto import durable, transcript
-from crypto.blocks import initial_state, state_digest
-from crypto.charter import Charter
+from crypto import durable
 from crypto.errors import EvidenceError
-from crypto.plan import Plan, Scope
+from crypto.plan import Scope
 
 #: Records written only while a run is under way: signed by the aggregator of the run's own charter.
 _UNDER_WAY = (
@@ -60,6 +59,10 @@ class VerifiedRun:
     @property
     def run(self) -> str:
         return self.record.run
+
+    @property
+    def reader(self) -> Reader:
+        return self.record.reader
 
     @property
     def plan(self) -> Plan:
@@ -123,10 +126,10 @@ def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> Ver
     started, first = record.started, record.started.record
     _once(record, RunStarted)
     charter = ledger.epochs.find(first.charter_digest, at(started, "charter_digest"))
-    same(at(started, "job_digest"), transcript.digest("job", first.job).hex(), first.job_digest)
+    same(at(started, "job_digest"), record.reader.job_digest(first.job).hex(), first.job_digest)
     plan = record.plan
     run_id = _run_id(record)
-    _initial(ledger.home, started, plan)
+    _initial(ledger.home, record)
     for field, expected, found in (
         ("silos", charter.silos, first.silos),
         ("threshold", charter.threshold(len(charter.members)), first.threshold),
@@ -148,18 +151,21 @@ def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> Ver
         f"{run}: id, job {first.job_digest[:16]}, plan {first.plan_digest[:16]}, charter epoch {charter.epoch}, "
         "recomputed",
     )
+    if record.reader.note:
+        report.note("protocol", f"{record.reader.name}: {record.reader.note}")
     return VerifiedRun(ledger=ledger, record=record, id=run_id, charter=charter)
 
 
-def _initial(home: AggregatorHome, started: Entry[RunStarted], plan: Plan) -> None:
+def _initial(home: AggregatorHome, record: RunRecord) -> None:
     """The first state is the plan's. A small plan can name more blocks than fit into memory, so a large state is
     computed only where a checkpoint of that size exists."""
-    need = 4 * sum(block.size for block in plan.blocks if plan.lane_of(block.name).scope is not Scope.LOCAL)
+    started, plan, use = record.started, record.plan, record.reader
+    need = 4 * sum(block.size for block in plan.blocks if plan.lane_of(block.name).scope != Scope.LOCAL)
     kept = home.run_folder(started.record.run).checkpoints_folder.glob("*.safetensors")
     if need > MOST_UNPROVEN and need > (most := max((path.stat().st_size for path in kept), default=0)):
         expected = f"a checkpoint of at least {need} bytes, for the plan's blocks"
         raise EvidenceError(at(started, "plan"), expected=expected, found=f"{most} bytes")
-    same(at(started, "state_digest"), state_digest(initial_state(plan)).hex(), started.record.state_digest)
+    same(at(started, "state_digest"), use.state_digest(use.initial_state(plan)).hex(), started.record.state_digest)
 
 
 def _run_id(record: RunRecord) -> bytes:
