@@ -64,10 +64,13 @@ evil: $(STAMP)          ## a malicious aggregator on real NVFlare: GAME=both-sha
 diagrams: $(STAMP)      ## the state diagrams of docs/protocol.md, from the tables of crypto/session.py
 	$(BIN)/python -m tests.diagrams
 
-.PHONY: bench bench-peers bench-methods
+.PHONY: bench bench-peers bench-methods bench-liveness
 
 bench: $(STAMP)         ## speed of secure aggregation against this machine's limits
 	$(BIN)/python tests/benchmarks/secagg.py --json
+
+bench-liveness: $(STAMP) ## steps of a run that go through while silos drop out, with and without the rule of atoms
+	$(BIN)/python -m tests.benchmarks.liveness --json
 
 DATA ?= ../shared/data
 bench-methods: $(STAMP) ## all methods, baselines and targets over five seeds, about an hour; writes docs/methods/measured.md

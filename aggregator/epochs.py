@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crypto.charter import Charter
+from aggregator.protocols.interface import Charter
 from crypto.errors import EvidenceError
 from crypto.keys import PublicIdentity
 

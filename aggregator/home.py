@@ -24,6 +24,8 @@ from crypto.keys import Identity, PublicIdentity
 MLFLOW_FILE: Final = "mlflow.json"
 #: In a run's folder: the code that a published version runs. Its digest is on the ledger.
 PREDICTOR_FILE: Final = "predictor.py"
+#: In a run's folder: the files of the release that made it. Its digest is the code digest, on the ledger and approved.
+RELEASE_FILE: Final = "release.sha256"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
@@ -37,7 +39,8 @@ class RunFolder:
     evidence/000007.bin              the signed messages of step 7: see crypto.evidence
     uploads/000007/<silo>/<lane>.u32 masked words of one silo: noise without the shares
     sums/000007/<number>.u32         opened sums that some silo still lacks
-    predictor.py                     the code that a published version runs, bound by its digest in the ledger
+    predictor.py                     the code that a published version runs: a file of the release that made the run
+    release.sha256                   that release's files and their digests: see crypto.release_manifest
     mlflow.json, model-card.md       the name and number of the version, and its card; not signed
     events.jsonl, report.html        the run's progress while it is watched; the demonstration's report
     """
@@ -88,6 +91,10 @@ class RunFolder:
     @property
     def predictor_path(self) -> Path:
         return self.root / PREDICTOR_FILE
+
+    @property
+    def release_path(self) -> Path:
+        return self.root / RELEASE_FILE
 
     @property
     def mlflow_path(self) -> Path:

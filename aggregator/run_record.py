@@ -33,11 +33,10 @@ from aggregator.ledger.records import (
     StepVoid,
     run_of,
 )
-from crypto import transcript
-from crypto.charter import Charter
+from aggregator.protocols.choice import reader
+from aggregator.protocols.interface import Charter, Plan, Reader
 from crypto.errors import EvidenceError, FederationError
 from crypto.keys import PublicIdentity
-from crypto.plan import Plan
 
 R = TypeVar("R", bound=Record)
 
@@ -79,11 +78,16 @@ class RunRecord:
         return next(self.of(RunStarted))
 
     @cached_property
+    def reader(self) -> Reader:
+        """Of the protocol that the run was made under. Raises EvidenceError for one that is not known."""
+        return reader(self.started.record.protocol, at(self.started, "protocol"))
+
+    @cached_property
     def plan(self) -> Plan:
         """Raises EvidenceError unless the record has a plan of the digest that it names."""
-        record = self.started.record
+        record, use = self.started.record, self.reader
         try:
-            plan = Plan.from_bytes(b64decode(record.plan, validate=True))
+            plan = use.plan(b64decode(record.plan, validate=True))
         except ValueError as bad:  # binascii.Error, or text that is not ASCII
             raise EvidenceError(at(self.started, "plan"), expected="base64 of a plan", found=str(bad)) from bad
         except FederationError as bad:
@@ -112,7 +116,7 @@ class RunRecord:
         if record.nonce is None:
             return None
         named = (record.job_digest, record.charter_digest, record.nonce)
-        return transcript.run_id(*map(bytes.fromhex, named))
+        return self.reader.run_id(*map(bytes.fromhex, named))
 
     # --- its steps ------------------------------------------------------------------------------------------------
 

@@ -157,7 +157,7 @@ class CohortTooSmall(RoundRefused):
 
 
 class CohortDifference(RoundRefused):
-    """This cohort and an earlier one differ by too few silos: the difference of two sums would reveal single silos."""
+    """With the sums opened before, this one would let a sum over too few silos be computed (see ``crypto.atoms``)."""
 
     code = "COHORT_DIFFERENCE"
 

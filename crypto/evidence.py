@@ -17,7 +17,7 @@ from crypto import proof
 from crypto.cohort import Cohort, Context, Dealt, Survivors, check_words
 from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import EvidenceError, Malformed
-from crypto.messages import Shares, StepResult
+from crypto.messages import Shares, StepResult, Tags
 from crypto.opening import Count, LaneTotal, Opening
 from crypto.proof import Sum
 
@@ -85,7 +85,7 @@ class StepEvidence:
         opening = Opening.form(survivors, dict(self.sections), shares)
         released = [survivors.check_lane_shares(signed) for signed in self.lane_shares]
         result = StepResult.from_bytes(self.result)
-        proof.check_signed(context.charter, context.plan, result, self.tags)
+        owners = proof.check_signed(context.charter, context.plan, result, self.tags)
         expected = (context.k, survivors.t3, opening.slots)
         if (found := (result.step, result.t3, result.slots)) != expected:
             raise EvidenceError("the announced step, transcript and slots", expected=expected, found=found)
@@ -94,7 +94,7 @@ class StepEvidence:
             what = (one.uploaders, (one.weight, one.contributors))
             if what != (want := (opening.uploaders(one.lane), opened[one.lane][1])):
                 raise EvidenceError(f"uploads and weights of lane {one.lane}", expected=want, found=what)
-        return Checked(opening, result, self.tags, opened)
+        return Checked(opening, result, owners, opened)
 
 
 def _opened(opening: Opening, released: list[Shares], lane: str) -> tuple[dict[str, bytes], Count]:
@@ -107,13 +107,14 @@ def _opened(opening: Opening, released: list[Shares], lane: str) -> tuple[dict[s
 class Checked:
     """A step whose signatures all held, its slots opened again. Made by ``StepEvidence.check``.
 
-    ``result``: as announced, signed by at least m + c members; ``tags``: these signatures; ``opened``: lane → the self
-    seeds of its uploads and its count. All of it opened what the step opened and nothing else.
+    ``result``: as announced, signed by at least m + c members; ``owners``: upload's owner → its signed tags;
+    ``opened``: lane → the self seeds of its uploads and its count. All of it opened what the step opened and nothing
+    else.
     """
 
     opening: Opening
     result: StepResult
-    tags: tuple[bytes, ...]
+    owners: Mapping[str, Tags]
     opened: Mapping[str, tuple[Mapping[str, bytes], Count]]
 
     @property
@@ -128,6 +129,11 @@ class Checked:
     def figures(self) -> dict[str, int]:
         """Slot → opened sum, and of each open lane its weight and contributors."""
         return self.result.figures(self.context.step)
+
+    @property
+    def signers(self) -> tuple[str, ...]:
+        """The silos that signed the result, by id."""
+        return tuple(sorted({one.silo for one in self.owners.values()}))
 
     def lanes_open(self) -> tuple[str, ...]:
         """The lanes of the result, in plan order."""
@@ -146,6 +152,7 @@ class Checked:
             total.add(self.opening.residue(silo, lane, masked, seed))
         return Sum(total.words, total.carries)
 
-    def prove(self, sums: Mapping[str, Sum]) -> None:
-        """Raise SumNotProven unless these are the sums that the result announced, proven by the signed tags."""
-        proof.check_result(self.context.charter, self.context.plan, self.result, sums, self.tags)
+    def prove(self, lane: str, found: Sum) -> None:
+        """Raise SumNotProven unless this is the announced sum of a lane, proven by the signed tags."""
+        (one,) = (one for one in self.result.sums if one.lane == lane)
+        proof.check_lane(self.context.charter, self.context.plan, self.result, one, found, self.owners)

@@ -37,8 +37,13 @@ MAX_WEIGHTS = 4
 #: Bounds that keep every encoding finite and every sum of n · clip within float32.
 MIN_CLIP, MAX_CLIP, MAX_RATE = 1e-9, 1e9, 1e3
 
-#: Words of one block: 256 GiB.
-MAX_WORDS = 2**36
+#: Words of one block, and of all blocks that leave a silo: 2 GiB of float32, twice what one step can carry. A plan of a
+#: few bytes can name any number, and aggregator and silos allocate them all.
+MAX_WORDS = 2**29
+
+#: Sides of a block's shape; lanes, blocks and steps of a plan; slots of a step. Far above every plan of a method, and
+#: low enough that checking a plan takes seconds.
+MAX_SIDES, MAX_LANES, MAX_BLOCKS, MAX_STEPS, MAX_SLOTS = 8, 1024, 2**16, 2**16, 2**12
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -162,7 +167,7 @@ class Block:
     name: str
     """Lower-case, at most 63 characters."""
     shape: tuple[int, ...]
-    """Positive sides, at most ``MAX_WORDS`` elements."""
+    """One to ``MAX_SIDES`` positive sides, at most ``MAX_WORDS`` elements."""
     lane: str
     """The lane it is summed in."""
     clip: float
@@ -172,7 +177,10 @@ class Block:
 
     def __post_init__(self) -> None:
         _check_name("block", self.name)
-        if not self.shape or any(side < 1 for side in self.shape) or self.size > MAX_WORDS:
+        if not 1 <= len(self.shape) <= MAX_SIDES:
+            want = f"1 to {MAX_SIDES} sides"
+            raise SpecError(f"block {self.name}.shape", got=f"{len(self.shape)} sides", want=want)
+        if any(side < 1 for side in self.shape) or self.size > MAX_WORDS:
             raise SpecError(
                 f"block {self.name}.shape", got=self.shape, want=f"positive sides, at most {MAX_WORDS} words"
             )
@@ -293,6 +301,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         _check_name("method", self.method)
+        for kind, found, most in (
+            ("lanes", len(self.lanes), MAX_LANES),
+            ("blocks", len(self.blocks), MAX_BLOCKS),
+            ("steps", len(self.steps), MAX_STEPS),
+            ("slots of a step", max((len(step.slots) for step in self.steps), default=0), MAX_SLOTS),
+        ):
+            if found > most:
+                raise SpecError(f"plan.{kind}", got=found, want=f"at most {most}")
         if self.n_max < 1:
             raise SpecError("plan.n_max", got=self.n_max, want="at least 1")
         _check_size("plan.seed", 64, self.seed)
@@ -312,6 +328,14 @@ class Plan:
         for block in self.blocks:
             if block.lane not in self._lanes:
                 raise SpecError(f"block {block.name}.lane", got=block.lane, want=f"one of {sorted(self._lanes)}")
+        leaving = sum(block.size for block in self.blocks if self._lanes[block.lane].scope is not Scope.LOCAL)
+        if leaving > MAX_WORDS:
+            raise SpecError(
+                "plan.blocks",
+                got=f"{leaving} words in all blocks that leave a silo",
+                want=f"at most {MAX_WORDS}, {MAX_WORDS >> 18} MiB",
+                remedy="Take a smaller model, or a method that sends less of it.",
+            )
         for step in self.steps:
             if len({part.block for part in step.sums}) != len(step.sums):
                 raise SpecError(f"step {step.name}", got=[part.block for part in step.sums], want="each block once")

@@ -148,11 +148,18 @@ def check_result(
     for one in result.sums:
         if one.lane not in sums:
             raise SumNotProven(f"The sum of lane {one.lane!r} is missing.")
-        check_bounds(charter, plan, result.step, one, sums[one.lane].words)
-        _check_digests(one, sums[one.lane])
-        total = tags.add([tags.read(_of_lane(result, owners[silo], one.lane)) for silo in one.uploaders])
-        if total != lane_tag(plan, result, one.lane, sums[one.lane]):
-            raise SumNotProven(f"The sum of lane {one.lane!r} is not the sum of its {len(one.uploaders)} uploads.")
+        check_lane(charter, plan, result, one, sums[one.lane], owners)
+
+
+def check_lane(
+    charter: Charter, plan: Plan, result: StepResult, one: LaneSum, found: Sum, owners: Mapping[str, Tags]
+) -> None:
+    """Raise SumNotProven unless the tags prove one lane's sum. ``owners``: as ``check_signed`` returned them."""
+    check_bounds(charter, plan, result.step, one, found.words)
+    _check_digests(one, found)
+    total = tags.add([tags.read(_of_lane(result, owners[silo], one.lane)) for silo in one.uploaders])
+    if total != lane_tag(plan, result, one.lane, found):
+        raise SumNotProven(f"The sum of lane {one.lane!r} is not the sum of its {len(one.uploaders)} uploads.")
 
 
 def _check_digests(one: LaneSum, found: Sum) -> None:

@@ -72,10 +72,16 @@ class Receipt(Wire):
         run = transcript.run_id(self.job, self.charter, self.nonce)
         if run != self.run:
             raise EvidenceError(f"receipt of {self.silo}, run", expected=run.hex(), found=self.run.hex())
-        chain = transcript.initial_chain(self.run, self.initial)
         for place, step in enumerate(self.steps):
             if step.k != place:
                 raise EvidenceError(f"receipt of {self.silo}", expected=f"step {place}", found=f"step {step.k}")
-            chain = transcript.next_chain(chain, step.t3, step.result if step.released else b"", released=step.released)
-        if chain != self.chain:
+        if (chain := self.chains()[-1]) != self.chain:
             raise EvidenceError(f"receipt of {self.silo}, chain", expected=chain.hex(), found=self.chain.hex())
+
+    def chains(self) -> tuple[bytes, ...]:
+        """S_0 and S after each step."""
+        found = [transcript.initial_chain(self.run, self.initial)]
+        for step in self.steps:
+            result = step.result if step.released else b""
+            found.append(transcript.next_chain(found[-1], step.t3, result, released=step.released))
+        return tuple(found)

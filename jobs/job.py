@@ -14,7 +14,6 @@ An unknown field, a wrong type or an unknown method is a ``SpecError`` that name
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 import tomllib
@@ -37,6 +36,8 @@ KEEP = ("none", "last", "all")
 _TOP = ("name", "method", "dataset", "purpose", "keep_uploads", "params", "timeouts")
 #: Longest purpose: a sentence or two.
 MOST_PURPOSE = 300
+#: Longest text of a job, longest encoded plan, and most parameters and characters of one.
+MOST_TEXT, MOST_PLAN, MOST_PARAMS, MOST_PARAM = 1 << 16, 1 << 26, 256, 1 << 14
 
 Scalar = int | float | str | bool
 
@@ -78,7 +79,12 @@ class JobSpec:
         if keep not in KEEP:
             raise SpecError(f"{where}.keep_uploads", got=keep, want=f"one of {', '.join(KEEP)}")
         params = _table(raw.get("params", {}), f"{where}.params")
+        if len(params) > MOST_PARAMS:
+            raise SpecError(f"{where}.params", got=f"{len(params)} of them", want=f"at most {MOST_PARAMS}")
         for key, value in params.items():
+            if isinstance(value, str) and len(value) > MOST_PARAM:
+                got, want = f"{len(value)} characters", f"at most {MOST_PARAM} characters"
+                raise SpecError(f"{where}.params.{key}", got=got, want=want)
             if not isinstance(value, int | float | str | bool) or (isinstance(value, float) and not isfinite(value)):
                 raise SpecError(f"{where}.params.{key}", got=value, want="a finite number, a text or a boolean")
         times = dict(TIMEOUTS)
@@ -114,9 +120,11 @@ class JobSpec:
     @classmethod
     def from_text(cls, text: str) -> JobSpec:
         """The spec of a canonical text, exactly: another spelling of the same job is refused."""
+        if len(text) > MOST_TEXT:
+            raise SpecError("job text", got=f"{len(text)} characters", want=f"at most {MOST_TEXT} characters")
         try:
             raw = json.loads(text)
-        except ValueError as bad:
+        except (ValueError, RecursionError) as bad:
             raise SpecError("job text", got=text[:40], want="canonical JSON") from bad
         if not isinstance(raw, dict):
             raise SpecError("job text", got=text[:40], want="a JSON object")
@@ -157,9 +165,11 @@ def encode_plan(plan: Plan) -> str:
 
 def decode_plan(text: str) -> Plan:
     """The plan again. Raises SpecError for what is no base64, Malformed for what is no plan."""
+    if len(text) > MOST_PLAN:
+        raise SpecError("plan", got=f"{len(text)} characters", want=f"at most {MOST_PLAN} characters")
     try:
         return Plan.from_bytes(base64.b64decode(text, validate=True))
-    except binascii.Error as bad:
+    except ValueError as bad:  # binascii.Error, or text that is not ASCII
         raise SpecError("plan", got=text[:24], want="base64 of a plan") from bad
 
 

@@ -1,7 +1,8 @@
 """What software this is: one digest over our packages as installed, and the versions of what they depend on.
 
-Silos and the aggregator compare the digest before a run, data owners approve it, the ledger keeps it. It covers the
-four packages' own files; the versions of torch, NVFlare and the others are named beside it, not bound by it.
+Silos and the aggregator compare the digest before a run, data owners approve it, the ledger keeps it. It is the digest
+of a manifest (``crypto.release_manifest``), which goes with every run. It covers the four packages' own files; the
+versions of torch, NVFlare and the others are named beside it, not bound by it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Final
 
-from crypto import transcript
+from crypto.release_manifest import ReleaseManifest
 
 #: The name that we are installed under. The name `consilium` belongs to another project on PyPI.
 DISTRIBUTION: Final = "consilium-fl"
@@ -26,15 +27,20 @@ _EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
 
 
 @cache
-def digest() -> bytes:
-    """SHA-256 over the names and contents of every source file of ours, in one order."""
-    fields: list[bytes | str | int] = []
+def manifest() -> ReleaseManifest:
+    """Every source file of ours with its digest, as it is installed here."""
+    files = {}
     for name in PACKAGES:
         root = Path(str(import_module(name).__file__)).parent
-        for path in sorted(root.rglob("*"), key=lambda path: path.relative_to(root).as_posix()):
+        for path in root.rglob("*"):
             if path.suffix in _SUFFIXES and path.is_file():
-                fields += [f"{name}/{path.relative_to(root).as_posix()}", sha256(path.read_bytes()).digest()]
-    return transcript.digest("code", *fields)
+                files[f"{name}/{path.relative_to(root).as_posix()}"] = sha256(path.read_bytes()).hexdigest()
+    return ReleaseManifest(files)
+
+
+def digest() -> bytes:
+    """The code digest: of ``manifest``, and so of the name and contents of every source file of ours."""
+    return manifest().digest
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from aggregator.home import AggregatorHome
 from aggregator.rounds.run import Run, RunOutcome
 from crypto.blocks import Encoded
 from crypto.errors import FederationError
-from crypto.messages import Message
+from crypto.messages import Message, Request
 from crypto.plan import Step
 from jobs.demo.digits_data import make
 from jobs.demo.federation import Federation
@@ -26,6 +26,9 @@ from silo_agent.home import SiloHome
 from silo_agent.pysyft.catalogue import Catalogue
 
 SILOS = 8
+
+#: (request, how to get the silo's answer) → what is delivered, or None for silence.
+Fault = Callable[[Message, Callable[[], Message]], Message | None]
 
 
 def spec(method: str = "fedavg", **params: int) -> JobSpec:
@@ -113,11 +116,49 @@ def recording(job: str, home: SiloHome) -> Agent:
 
 
 class Faulty(InProcess):
-    """Lets a fault look at each request and answer. It returns the answer to deliver, or None for silence."""
+    """Lets a fault look at each request and answer."""
 
-    def __init__(self, agent: Agent, fault: Callable[[Message, Callable[[], Message]], Message | None]) -> None:
+    def __init__(self, agent: Agent, fault: Fault) -> None:
         super().__init__(agent)
         self._fault = fault
 
     def send(self, request: Message) -> Message | None:
         return self._fault(request, lambda: self.agent.handle(request))
+
+
+def play(
+    federation: Federation, job: JobSpec, faults: Mapping[str, Fault] | None = None, **how: Any
+) -> tuple[RunOutcome, Run, dict[str, Any]]:
+    """``run_job`` with agents that keep their plain integers (``Recording``), and a fault for some silos."""
+
+    def courier(silo: str, agent: Agent) -> InProcess:
+        return Faulty(agent, faults[silo]) if faults and silo in faults else InProcess(agent)
+
+    return run_job(job, federation.aggregator, federation.homes, agent=recording, courier=courier, **how)
+
+
+class _Anyone:
+    def verify(self, signature: bytes, message: bytes) -> None:
+        """Tests look at messages without the sender's key."""
+
+
+def any_key(message: object) -> Any:
+    """In place of a key that checks signatures."""
+    return _Anyone()
+
+
+def asked(request: Message) -> Request:
+    """What a request asks, its signature unchecked."""
+    return Request.open(request.body, any_key)
+
+
+def silent_from(phase: str, step: int) -> Fault:
+    """Dies at a phase of a step and never comes back."""
+    dead = False
+
+    def fault(request: Message, answer: Callable[[], Message]) -> Message | None:
+        nonlocal dead
+        dead = dead or (asked(request).step == step and request.phase == phase)
+        return None if dead else answer()
+
+    return fault

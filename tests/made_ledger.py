@@ -18,10 +18,12 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry
 from aggregator.ledger.log import Ledger
+from aggregator.rounds.run import PROTOCOL
 from aggregator.rounds.storage import save_checkpoint, stage_predictor
 from crypto.approval import Approval, Terms, approval_digest
 from crypto.blocks import initial_state, state_digest
 from crypto.charter import Charter, Member, SignedCharter
+from crypto.release_manifest import PREDICTOR, ReleaseManifest
 from silo_agent.methods import Limits, method
 from tests.federation import identity
 from tests.records import as_record
@@ -38,7 +40,10 @@ STEPS = 20
 PARAMS = {"features": 6, "classes": 3, "hidden": 4, "rounds": STEPS}
 PURPOSE = "Tell digits apart | for <b>tests</b> only."
 JOB = {"name": "digits", "method": "fedavg", "dataset": "digits", "purpose": PURPOSE, "keep_uploads": "all"}
-CODE, NONCE, POLICY = "33" * 32, "44" * 32, "55" * 32
+PREDICTOR_CODE = ROOT / "jobs" / "evidence" / "predictor.py"
+#: A release of one file.
+MANIFEST = ReleaseManifest({PREDICTOR: sha256(PREDICTOR_CODE.read_bytes()).hexdigest()})
+CODE, NONCE, POLICY = MANIFEST.digest.hex(), "44" * 32, "55" * 32
 RELEASE = {"version": "0.1.0", "code_digest": CODE}
 APPROVED_AT, EXPIRES = 1767225600, 1798761600  # 2026-01-01, 2027-01-01
 
@@ -98,17 +103,21 @@ def make_home(home: Path) -> Ledger:
 
 def start(home: Path, ledger: Ledger, run: str = RUN, **more: str | None) -> None:
     """The first record of a run. ``more``: other values; None leaves a field out."""
-    settings = json.dumps({"method": "fedavg", "params": PARAMS | {"learning_rate": 0.05}, "release": RELEASE})
-    code = ROOT / "jobs" / "evidence" / "predictor.py"
+    settings = json.dumps({"method": "fedavg", "params": PARAMS, "release": RELEASE})
     needs = ["numpy", "torch>=2.13"]
     predictor = stage_predictor(
-        AggregatorHome(home).run_folder(run), code, requirements=needs, settings=settings, shape=(6,)
+        AggregatorHome(home).run_folder(run),
+        PREDICTOR_CODE,
+        release=MANIFEST,
+        requirements=needs,
+        settings=settings,
+        shape=(6,),
     )
     facts = {
         "run": run, "job": json.dumps({**JOB, "params": PARAMS}), "job_digest": "11" * 32, "plan_digest":
         PLAN.digest.hex(), "plan": base64.b64encode(bytes(PLAN)).decode(), "charter_digest": CHARTER.digest.hex(),
         "state_digest": state_digest(FIRST).hex(), "method": "fedavg", "model_name": "digits", "silos": list(SILOS),
-        "threshold": 2, "protocol": "consilium/1", "predictor": predictor, "federation": "demo", "purpose": PURPOSE,
+        "threshold": 2, "protocol": PROTOCOL, "predictor": predictor, "federation": "demo", "purpose": PURPOSE,
         "nonce": NONCE, "code_digest": CODE, "versions": {"mlflow": "3.17.2", "numpy": "2.4.6"}, **more,
     }  # fmt: skip
     ledger.append(as_record("run-started", {key: value for key, value in facts.items() if value is not None}))

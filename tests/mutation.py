@@ -39,6 +39,7 @@ ROOMS = {
         "tests/silo_agent/test_agent.py",
         "tests/jobs/runtime/test_agent.py",
         "tests/jobs/runtime/test_in_process.py",
+        "tests/jobs/runtime/test_faults.py",
     ],
 }
 FIRST = {

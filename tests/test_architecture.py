@@ -27,9 +27,10 @@ ALLOWED = {
 #: Sub-room → the other sub-rooms of the same room that it may import.
 SUB_ROOMS: Mapping[str, set[str]] = {
     "aggregator.ledger": set(),
+    "aggregator.protocols": set(),
     "aggregator.rounds": {"ledger"},
-    "aggregator.verify": {"ledger", "rounds"},
-    "aggregator.tracking": {"ledger", "rounds", "verify"},
+    "aggregator.verify": {"ledger", "protocols", "rounds"},
+    "aggregator.tracking": {"ledger", "protocols", "rounds", "verify"},
     "silo_agent.language": set(),
     "silo_agent.pysyft": set(),
     "silo_agent.methods": {"language", "pysyft"},

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from aggregator.errors import RunAborted
-from aggregator.home import RunFolder
+from aggregator.home import RunFolder, file_name
 from aggregator.ledger.format import read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import run_of
@@ -125,7 +125,7 @@ class Run:
             self.folder = RunFolder(jobs / self._at.id.hex()[:16])
             self._backlog = Backlog(self.folder, charter.silos)
         else:
-            self.folder = RunFolder(jobs / resume)
+            self.folder = RunFolder(jobs / file_name("run", resume))
             record = _record(ledger, resume)
             self._at, results, oldest = replay(record, self.folder, spec.plan, **digests, code=spec.code)
             self._backlog = Backlog(self.folder, charter.silos, results, oldest)

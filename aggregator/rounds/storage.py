@@ -32,6 +32,7 @@ from crypto import durable
 from crypto.blocks import State, state_digest
 from crypto.errors import EvidenceError, LayoutMismatch, Malformed, NoSpace, SpecError
 from crypto.evidence import StepEvidence
+from crypto.release_manifest import PREDICTOR, ReleaseManifest
 
 FORMAT = 1
 _CHECKPOINT = re.compile(r"(\d{6,})\.json")
@@ -343,6 +344,7 @@ def stage_predictor(
     folder: RunFolder,
     source: Path,
     *,
+    release: ReleaseManifest,
     requirements: Sequence[str],
     settings: str,
     shape: Sequence[int],
@@ -351,11 +353,21 @@ def stage_predictor(
 ) -> dict[str, Any]:
     """Copy the file that published versions will run into the run folder; the ``predictor`` object of run-started.
 
-    ``requirements``: pip lines of the room that can run it. ``settings``: JSON text handed to it (method, params).
-    ``shape``: one input row, without the row axis. The aggregator never imports what the file imports: it knows no
-    method and has no torch.
+    ``release``: the files of the release whose digest the data owners approve; it goes into the folder, too, so that
+    whoever verifies the run can see that the predictor is one of them. ``requirements``: pip lines of the room that can
+    run it. ``settings``: JSON text handed to it (method, params). ``shape``: one input row, without the row axis. The
+    aggregator never imports what the file imports: it knows no method and has no torch. Raises SpecError for a file
+    that is not the release's.
     """
     code = source.read_bytes()
+    if (found := sha256(code).hexdigest()) != (want := release.files.get(PREDICTOR)):
+        raise SpecError(
+            source.name,
+            got=f"SHA-256 {found}",
+            want=f"{want}, as when this process started",
+            remedy="The installed files were changed: restart the service.",
+        )
     _replace(folder.predictor_path, code)
-    facts = {"file": PREDICTOR_FILE, "sha256": sha256(code).hexdigest(), "requirements": list(requirements)}
+    _replace(folder.release_path, bytes(release))
+    facts = {"file": PREDICTOR_FILE, "sha256": found, "requirements": list(requirements)}
     return facts | {"settings": settings, "shape": list(shape), "dtype": dtype, "modes": list(modes)}

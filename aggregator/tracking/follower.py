@@ -43,6 +43,7 @@ from aggregator.ledger.records import (
     StepVoid,
     Withdrawal,
 )
+from aggregator.protocols.choice import open_charter
 from aggregator.run_record import CheckedLedger
 from aggregator.tracking import run_page as pages
 from aggregator.tracking.client import DOWN, check_address, connect
@@ -53,7 +54,6 @@ from aggregator.tracking.runs import Runs
 from aggregator.verify.models import CANDIDATE as ALIAS
 from aggregator.verify.models import checked_ledger
 from crypto import durable
-from crypto.charter import SignedCharter
 from crypto.errors import FederationError
 
 __all__ = [
@@ -172,7 +172,7 @@ class _Writer:
         return self._checked
 
     def _charter(self, record: CharterRecorded) -> None:
-        charter = SignedCharter.open(bytes.fromhex(record.charter), self._home.pinned.consortium())
+        charter = open_charter(bytes.fromhex(record.charter), self._home.pinned.consortium())
         self._runs.tag_experiment(charter.federation, pages.charter_tags(record))
 
 

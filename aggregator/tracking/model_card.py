@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from aggregator.ledger.records import Refusal, RunStarted
+from aggregator.protocols.interface import Charter
 from aggregator.run_record import RunRecord
 from aggregator.tracking.run_page import job_fields, safe
 from aggregator.tracking.version_facts import cohort, last_ratios, moves, parent_version, remedies_of, withdrawals
 from aggregator.verify.approvals import approvals
 from aggregator.verify.models import Models, ModelVersion
-from crypto.charter import Charter
 from crypto.plan import Scope
 
 CARD_FILE = "model-card.md"
@@ -77,7 +77,7 @@ def card(models: Models, version: ModelVersion) -> Card:
             ("Privacy", _privacy(start, charter)),
             ("Residual risks", _RISKS),
             ("Drop-outs and refusals", _dropouts(run)),
-            ("Method", _method(start, job)),
+            ("Method", _method(run, job)),
             ("Lanes", _lanes(run)),
             ("Software", _software(start, version)),
         ),
@@ -237,8 +237,9 @@ def _first(names: Mapping[str, None]) -> str:
     return shown if len(names) <= _STEPS_SHOWN else f"{shown}, …"
 
 
-def _method(start: RunStarted, job: Mapping[str, Any]) -> str:
-    text = f"{safe(start.method)}, protocol {safe(start.protocol)}."
+def _method(run: RunRecord, job: Mapping[str, Any]) -> str:
+    start, note = run.started.record, run.reader.note
+    text = f"{safe(start.method)}, protocol {safe(start.protocol)}{f': {note}' if note else ''}."
     rows = [(safe(key), safe(value)) for key, value in sorted(job.get("params", {}).items())]
     rows = [("data set", safe(job["dataset"])), *rows] if "dataset" in job else rows
     return f"{text}\n\n{_table(('parameter', 'value'), rows)}" if rows else text
@@ -248,7 +249,7 @@ def _lanes(run: RunRecord) -> str:
     """A lane is masked, floored and opened on its own; below its floor it stays shut."""
     opened = Counter(lane for entry in run.closed for lane in entry.record.lanes_open)
     shut = Counter(lane for entry in run.closed for lane in entry.record.lanes_shut)
-    who = {Scope.ALL: "everyone", Scope.GROUP: "a group", Scope.LOCAL: "never leaves"}
+    who: dict[str, str] = {Scope.ALL: "everyone", Scope.GROUP: "a group", Scope.LOCAL: "never leaves"}
     rows = [
         (safe(lane.name), who.get(lane.scope, "hidden" if lane.hidden else "visible"), lane.floor,
          ", ".join(map(str, lane.grid)), opened[lane.name], shut[lane.name])

@@ -1,7 +1,7 @@
 """The files of a published model: MLflow's pyfunc from code and safetensors, every byte of it due to the ledger.
 
     MLmodel · requirements.txt · conda.yaml · python_env.yaml     what MLflow reads to load it
-    <predictor>.py                                                 the code, bound by its digest in the ledger
+    <predictor>.py                                                 the code, a file of the approved release
     artifacts/<step>.safetensors                                   the weights, bound by theirs
     artifacts/published.json · artifacts/input_example.json        opened sums and settings · a row of zeros
 
@@ -17,7 +17,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 from aggregator.ledger.records import RunStarted
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.models import ModelVersion, check_weights
-from crypto.errors import EvidenceError
+from aggregator.verify.predictor import check_facts, check_requirements, checked_predictor
 
 #: The Python that consilium is made for.
 PYTHON = "3.11"
@@ -40,7 +39,8 @@ _LOADER = "mlflow.pyfunc.loaders.code_model"
 def model_files(ledger: CheckedLedger, version: ModelVersion, model_id: str, run_id: str) -> dict[str, bytes | Path]:
     """Path in the model's folder → its bytes, or where the weights are. The ids are MLflow's.
 
-    Raises EvidenceError where code or weights are not what the ledger says.
+    Raises EvidenceError where code or weights are not what the ledger says, or the code is no file of the release that
+    the data owners approved.
     """
     run = ledger.run(version.run)
     start = run.started.record
@@ -56,7 +56,10 @@ def model_files(ledger: CheckedLedger, version: ModelVersion, model_id: str, run
         "python_env.yaml": _PYTHON_ENV.format(python=PYTHON),
         "MLmodel": _mlmodel(run, facts, model_id, run_id, weights),
     }
-    code = predictor(ledger.home.run_folder(version.run).root, facts)
+    folder = ledger.home.run_folder(version.run)
+    check_facts(run, facts)
+    checked_predictor(folder, run.started)
+    code = folder.predictor_path
     named = {name: text.encode() for name, text in small.items()}
     return {**named, code.name: code.read_bytes(), f"artifacts/{weights.name}": weights}
 
@@ -72,20 +75,13 @@ def write_model(place: Path, files: Mapping[str, bytes | Path]) -> None:
             path.write_bytes(content)
 
 
-def predictor(folder: Path, facts: Mapping[str, Any]) -> Path:
-    """The predictor's file in a run's folder; EvidenceError unless its bytes are those the ledger names."""
-    code = folder / str(facts["file"])
-    found = sha256(code.read_bytes()).hexdigest() if code.parent == folder and code.is_file() else "no such file"
-    if found != facts["sha256"]:
-        raise EvidenceError(f"{folder.name}/{facts['file']}", expected=f"SHA-256 {facts['sha256']}", found=found)
-    return code
-
-
 def _requirements(start: RunStarted, facts: Mapping[str, Any]) -> list[str]:
     needs = [line for line in facts["requirements"] if not _OURS.match(line)]
     mine = (start.versions or {}).get("mlflow")
     named = any(line.startswith("mlflow=") for line in needs)
-    return needs if named else [f"mlflow=={mine}" if mine else "mlflow", *needs]
+    needs = needs if named else [f"mlflow=={mine}" if mine else "mlflow", *needs]
+    check_requirements(f"run {start.run}, requirements.txt", needs)
+    return needs
 
 
 def _published(run: RunRecord, facts: Mapping[str, Any]) -> str:

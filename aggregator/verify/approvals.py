@@ -13,9 +13,8 @@ from datetime import UTC, datetime
 
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import ApprovalShown
+from aggregator.protocols.interface import Charter, Reader
 from aggregator.run_record import RunRecord
-from crypto.approval import approval_digest, open_approval
-from crypto.charter import Charter
 from crypto.errors import EvidenceError, FederationError
 
 
@@ -44,7 +43,8 @@ def approvals(record: RunRecord, charters: Mapping[str, Charter]) -> tuple[Appro
     charter_digest = record.started.record.charter_digest
     found: dict[str, Approved] = {}
     for entry in record.approvals:
-        found.setdefault(entry.record.digest, _read(charters.get(charter_digest), charter_digest, entry))
+        read = _read(record.reader, charters.get(charter_digest), charter_digest, entry)
+        found.setdefault(entry.record.digest, read)
     return tuple(sorted(found.values(), key=lambda one: (one.silo, one.first_shown)))
 
 
@@ -53,18 +53,16 @@ def as_json(found: tuple[Approved, ...]) -> str:
     return json.dumps([asdict(one) for one in found], indent=2) + "\n"
 
 
-def _read(charter: Charter | None, charter_digest: str, entry: Entry[ApprovalShown]) -> Approved:
+def _read(reader: Reader, charter: Charter | None, charter_digest: str, entry: Entry[ApprovalShown]) -> Approved:
     silo, digest = entry.record.silo, entry.record.digest
     signed = bytes.fromhex(entry.record.approval)
     try:
         if charter is None:
             raise EvidenceError("charter", expected=charter_digest, found="no such charter in this home")
-        if (shown := approval_digest(signed).hex()) != digest:
+        if (shown := reader.approval_digest(signed).hex()) != digest:
             raise EvidenceError(f"approval of {silo}", expected=f"digest {digest}", found=shown)
         owner = charter.member(silo).owner
-        approval = open_approval(signed, lambda name: charter.member(name).owner)
-        if approval.terms.silo != silo:
-            raise EvidenceError(f"approval of {silo}", expected=silo, found=approval.terms.silo)
+        approval = reader.open_approval(signed, silo, charter)
     except FederationError as bad:
         return Approved(silo=silo, digest=digest, first_shown=entry.time, problem=bad.detail)
     terms = approval.terms

@@ -34,6 +34,7 @@ from aggregator.verify.zip_format import CHUNK, Checker, Member, directory, meas
 from crypto import durable
 from crypto.errors import EvidenceError, FederationError, SpecError
 from crypto.pinned_charter import CHARTER_FILE, CONSORTIUM_FILE
+from crypto.release_manifest import ReleaseManifest
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -46,8 +47,8 @@ _FEDERATION = (
     rf"{re.escape(CONSORTIUM_FILE)}|{re.escape(CHARTER_FILE)}|charters/\d{{6}}\.bin|ledger/ledger\.jsonl(?:\.head)?"
 )
 _PARTS = (
-    r"checkpoints/\d{6,9}\.(?:safetensors|json)|evidence/\d{6,9}\.bin|predictor\.py|mlflow\.json|model-card\.md"
-    r"|uploads/\d{6,9}/[a-z0-9][a-z0-9.-]{0,62}/[A-Za-z0-9][A-Za-z0-9._%-]{0,126}\.u32"
+    r"checkpoints/\d{6,9}\.(?:safetensors|json)|evidence/\d{6,9}\.bin|predictor\.py|release\.sha256|mlflow\.json"
+    r"|model-card\.md|uploads/\d{6,9}/[a-z0-9][a-z0-9.-]{0,62}/[A-Za-z0-9][A-Za-z0-9._%-]{0,126}\.u32"
 )
 
 
@@ -146,14 +147,14 @@ def verify_bundle(
     path: Path,
     *,
     consortium: str | Path | None = None,
-    code: bytes | None = None,
+    release: ReleaseManifest | None = None,
     show: Callable[[CheckLine], None] = lambda line: None,
 ) -> VerificationReport:
     """Check every byte of a bundle, then its run as ``verify_run`` does. Parameters and errors are the same."""
     report = VerificationReport(path.name, show)
     with unpacked(path, report) as (home, run):
         report.target = f"run {run}"
-        verify_in(read_ledger(home, consortium, report), run, report, code=code)
+        verify_in(read_ledger(home, consortium, report), run, report, release=release)
         folder = home.run_folder(run)
         if unsigned := [path.name for path in (folder.mlflow_path, folder.model_card_path) if path.exists()]:
             report.not_checked("unsigned", f"{', '.join(unsigned)}: for people and for MLflow, not signed")

@@ -17,8 +17,9 @@ from pathlib import Path
 from aggregator.epochs import Epochs
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import CharterRecorded, Record
+from aggregator.protocols.choice import open_charter
+from aggregator.protocols.interface import Charter
 from aggregator.verify.report import VerificationReport, checking, same
-from crypto.charter import Charter, SignedCharter
 from crypto.errors import BadSignature, EvidenceError, FederationError, SpecError
 from crypto.home import Home
 from crypto.keys import KEY_BYTES, PublicIdentity
@@ -78,7 +79,7 @@ def read_epochs(
     found: dict[int, tuple[str, Charter]] = {}
     for where, data, claimed in _sources(home, entries):
         with checking(where, "a charter that the consortium signed"):
-            charter = SignedCharter.open(data, consortium)
+            charter = open_charter(data, consortium)
         if claimed is not None:
             same(where, claimed, (charter.epoch, charter.digest.hex()))
         place, known = found.setdefault(charter.epoch, (where, charter))
@@ -127,11 +128,11 @@ def signing_charters(home: Home, ledger: Path, consortium: PublicIdentity) -> li
     found = []
     for where, data, _ in _sources(home, ()):
         with checking(where, "a charter that the consortium signed"):
-            found.append(SignedCharter.open(data, consortium))
+            found.append(open_charter(data, consortium))
     for line in ledger.read_bytes().splitlines():
         if b'"kind":"charter"' in line:
             with suppress(ValueError, KeyError, TypeError, RecursionError, FederationError):
-                found.append(SignedCharter.open(bytes.fromhex(json.loads(line)["record"]["charter"]), consortium))
+                found.append(open_charter(bytes.fromhex(json.loads(line)["record"]["charter"]), consortium))
     if not found:
         raise _no_charter()
     return sorted(found, key=lambda charter: charter.epoch)

@@ -2,7 +2,7 @@
 
     1  ledger      every line's form, order, chain and signature, and the head file          aggregator.verify.run
     2  charters    signed by the consortium, each the successor of the one before             aggregator.verify.charters
-    3  run         its id, job, plan, charter, first state and predictor, recomputed          aggregator.verify.run
+    3  run         its id, job, plan, charter and first state, recomputed                     aggregator.verify.run
     4  approvals   each survivor's data owner signed this run and these data, in time         aggregator.verify.steps
     5  steps       signatures, T0 to T3, attestations and slots recomputed                    aggregator.verify.steps
     6  sums        replayed bit for bit where uploads were kept; chain and state with them    aggregator.verify.replay
@@ -10,7 +10,8 @@
     8  model       the checkpoint files are those of the ledger
     9  refusals    each is signed by the silo that refused
     10 code        whether the software that is installed here is the run's
-    11 versions    what was published, and which silos have withdrawn since
+    11 predictor   the code that a version runs is the approved release's                    aggregator.verify.predictor
+    12 versions    what was published, and which silos have withdrawn since
 
 Each check is one line of the report. The first one that fails raises EvidenceError: where, expected, found. What this
 proves and what it does not is in docs/compliance.md.
@@ -24,16 +25,16 @@ from pathlib import Path
 from aggregator.home import MLFLOW_FILE, AggregatorHome
 from aggregator.ledger.format import at
 from aggregator.ledger.records import ApprovalShown, Withdrawal
+from aggregator.protocols.interface import Approval
 from aggregator.rounds.storage import checkpoint_steps, load_checkpoint
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.models import versions
+from aggregator.verify.predictor import PredictorCheck
 from aggregator.verify.replay import RunReplay
 from aggregator.verify.report import CheckLine, VerificationReport, checking, same
 from aggregator.verify.run import VerifiedRun, open_run, read_ledger
-from crypto.approval import Approval
 from crypto.errors import EvidenceError
-from crypto.messages import Closing, Decline
-from crypto.transcript import DIGEST_BYTES
+from crypto.release_manifest import ReleaseManifest
 
 
 def verify_run(
@@ -41,22 +42,25 @@ def verify_run(
     run: str,
     *,
     consortium: str | Path | None = None,
-    code: bytes | None = None,
+    release: ReleaseManifest | None = None,
     show: Callable[[CheckLine], None] = lambda line: None,
 ) -> VerificationReport:
     """Every check of one run. ``consortium``: the key's file or its fingerprint, obtained from another source than
-    ``home``; ``code``: digest of the software that is installed here; ``show`` is called with each line at once.
+    ``home``; ``release``: the software that is installed here; ``show`` is called with each line at once.
 
     Raises EvidenceError at the first check that fails, SpecError for a ``consortium`` that is neither.
     """
     report = VerificationReport(f"run {run}", show)
-    verify_in(read_ledger(home, consortium, report), run, report, code=code)
+    verify_in(read_ledger(home, consortium, report), run, report, release=release)
     return report
 
 
-def verify_in(ledger: CheckedLedger, run: str, report: VerificationReport, *, code: bytes | None = None) -> VerifiedRun:
+def verify_in(
+    ledger: CheckedLedger, run: str, report: VerificationReport, *, release: ReleaseManifest | None = None
+) -> VerifiedRun:
     """The checks from the third on, of a ledger that has been read."""
     verified = open_run(ledger, run, report)
+    predictor = PredictorCheck.of(verified.record, verified.folder, release)
     replay = RunReplay.start(verified)
     for entry in verified.record.outcomes:
         replay.take(entry)
@@ -66,7 +70,10 @@ def verify_in(ledger: CheckedLedger, run: str, report: VerificationReport, *, co
     check_closing(verified, replay, closers, report)
     check_model(verified, report)
     check_refusals(verified, report)
-    check_code(verified, code, report)
+    check_code(verified, release.digest if release is not None else None, report)
+    approved = {approval.terms.silo: approval.terms.code for approval in replay.approvals.values()}
+    if predictor is not None:
+        predictor.report_to(report, approved)
     check_versions(verified, report)
     return verified
 
@@ -102,7 +109,7 @@ def countersigned(run: VerifiedRun) -> tuple[str, ...]:
     for silo, signed in record.countersignatures.items():
         place = f"{where}, countersignatures, {silo}"
         with checking(place, f"{silo}'s signature over run, chain and head"):
-            closing = Closing.open(bytes.fromhex(signed), lambda message: run.charter.member(message.silo).agent)
+            closing = run.reader.open_closing(bytes.fromhex(signed), run.charter)
         same(place, silo, closing.silo)
         same(place, f"run {run.id.hex()}", f"run {closing.run.hex()}")
         same(place, f"chain {record.chain}", f"chain {closing.chain.hex()}")
@@ -166,11 +173,11 @@ def check_refusals(run: VerifiedRun, report: VerificationReport) -> None:
         if record.decline is None:
             continue
         with checking(at(entry, "decline"), f"{record.silo}'s signature"):
-            decline = Decline.open(bytes.fromhex(record.decline), lambda m: run.charter.member(m.silo).agent)
+            decline = run.reader.open_decline(bytes.fromhex(record.decline), run.charter)
         same(at(entry, "silo"), decline.silo, record.silo)
         same(at(entry, "code"), decline.code, record.code)
         # A silo that had no agent for the job could not know the run: its refusal names none.
-        if decline.run != bytes(DIGEST_BYTES):
+        if any(decline.run):
             same(at(entry, "decline"), f"run {run.id.hex()}", f"run {decline.run.hex()}")
             same(at(entry, "k"), decline.step, record.k)
             same(at(entry, "phase"), decline.phase, record.phase)
@@ -196,7 +203,7 @@ def check_code(run: VerifiedRun, code: bytes | None, report: VerificationReport)
         report.not_checked("code", f"the run used {used[:16]}, {here}: what that software does was not checked")
 
 
-# --- 11: versions ------------------------------------------------------------------------------------------------
+# --- 12: versions ------------------------------------------------------------------------------------------------
 
 
 def check_versions(run: VerifiedRun, report: VerificationReport) -> None:

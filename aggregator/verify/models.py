@@ -19,6 +19,7 @@ from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import ModelPublished, RunFinished, RunStarted, StepClosed, Withdrawal, run_of
 from aggregator.rounds.storage import load_checkpoint
 from aggregator.run_record import CheckedLedger
+from aggregator.verify.predictor import checked_predictor
 from aggregator.verify.report import VerificationReport
 from aggregator.verify.run import read_ledger
 from crypto.errors import EvidenceError, SpecError
@@ -262,9 +263,9 @@ def ancestry(run: str, above: Mapping[str, str | None]) -> list[str]:
 def promote(home: AggregatorHome, text: str, alias: str, by: str, *, force: bool = False) -> ModelVersion:
     """Move an alias to a version: who did it goes on the ledger, signed with the aggregator's key; MLflow follows.
 
-    The version's weights are read again and must be those of the ledger. Raises SpecError for a version that MLflow
-    has not numbered, an invalid alias or person's name, and, without ``force``, for a version that holds data of a silo
-    that has withdrawn.
+    The version's weights are read again and must be those of the ledger, and its predictor the approved release's.
+    Raises SpecError for a version that MLflow has not numbered, an invalid alias or person's name, and, without
+    ``force``, for a version that holds data of a silo that has withdrawn.
     """
     if not _ALIAS.fullmatch(alias) or alias == CANDIDATE:
         want = f"lower-case letters, digits, _ and -, not v1, latest or {CANDIDATE}, which the newest version has"
@@ -282,6 +283,9 @@ def promote(home: AggregatorHome, text: str, alias: str, by: str, *, force: bool
         raise SpecError("model", got=f"{version.label}, which holds data of {left}", want="no silo of it withdrawn",
                         remedy=remedy)  # fmt: skip
     check_weights(ledger, version)
+    started = ledger.run(version.run).started
+    if started.record.predictor is not None:
+        checked_predictor(home.run_folder(version.run), started)
     identity = home.identity()
     if identity.public != ledger.charter.aggregator:
         raise SpecError("aggregator key", got=identity.public.fingerprint, want=ledger.charter.aggregator.fingerprint)

@@ -11,14 +11,15 @@ from pathlib import Path
 from aggregator.epochs import Epochs
 from aggregator.ledger.format import at
 from aggregator.ledger.records import StepClosed, StepVoid
+from aggregator.protocols.choice import of_signed
+from aggregator.protocols.interface import Receipt
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.report import VerificationReport, checking, same
 from aggregator.verify.run import VerifiedRun, open_run
-from crypto import transcript
 from crypto.encoding import Reader
 from crypto.errors import EvidenceError, Malformed
 from crypto.keys import SIGNATURE_BYTES
-from crypto.receipt import Receipt
+from crypto.receipt import Receipt as LiveReceipt
 
 
 def looks_like_receipt(data: bytes) -> bool:
@@ -30,20 +31,23 @@ def looks_like_receipt(data: bytes) -> bool:
         src.end()
     except Malformed:
         return False
-    return body[1:2] == bytes([Receipt.KIND])
+    return body[1:2] == bytes([LiveReceipt.KIND])
 
 
 def check_receipt(path: Path, epochs: Epochs, report: VerificationReport) -> Receipt:
     """The receipt of a file: signed by its silo's agent under the charter it names, and consistent in itself."""
     with checking(path.name, "a receipt that a silo of this federation signed"):
-        receipt = Receipt.open(
-            path.read_bytes(), lambda body: epochs.find(body.charter.hex(), path.name).member(body.silo).agent
+        signed = path.read_bytes()
+        reader = of_signed(signed)
+        receipt = reader.open_receipt(
+            signed, lambda body: epochs.find(body.charter.hex(), path.name).member(body.silo).agent
         )
-        receipt.check()
     report.target = f"the receipt of {receipt.silo} for run {receipt.run.hex()[:16]}"
     void = sum(not step.released for step in receipt.steps)
     steps = f"{len(receipt.steps)} steps, {void} of them void"
     report.ok("receipt", f"signed by {receipt.silo}: run id and chain follow from its {steps}")
+    if reader.note:
+        report.note("protocol", f"{reader.name}: {reader.note}")
     return receipt
 
 
@@ -72,16 +76,14 @@ def compare(ledger: CheckedLedger, receipt: Receipt, report: VerificationReport)
 
 def _steps(run: VerifiedRun, receipt: Receipt) -> None:
     """The same steps, released or void, with the same transcripts and, by the chain, the same results."""
-    chain = transcript.initial_chain(receipt.run, receipt.initial)
-    for applied, entry in zip(receipt.steps, run.record.outcomes, strict=False):
+    chains = receipt.chains()[1:]
+    for applied, chain, entry in zip(receipt.steps, chains, run.record.outcomes, strict=False):
         kind = (StepClosed if applied.released else StepVoid).kind
         same(
             at(entry),
             f"{kind}, as {receipt.silo} saw step {applied.k}",
             f"{entry.kind}, as {receipt.silo} saw step {applied.k}",
         )
-        result = applied.result if applied.released else b""
-        chain = transcript.next_chain(chain, applied.t3, result, released=applied.released)
         same(at(entry, "transcript"), applied.t3.hex(), entry.record.transcript or applied.t3.hex())
         same(at(entry, "chain"), chain.hex(), entry.record.chain or chain.hex())
     if len(run.record.outcomes) != len(receipt.steps):

@@ -12,7 +12,7 @@ read from disk in place, about 1 GB a second and core.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,29 +20,25 @@ import numpy as np
 
 from aggregator.ledger.format import Entry, at, is_of
 from aggregator.ledger.records import StepClosed, StepVoid
+from aggregator.protocols.interface import Approval, CheckedStep, State
 from aggregator.rounds.storage import load_checkpoint
 from aggregator.verify.report import VerificationReport, checking, same
 from aggregator.verify.run import VerifiedRun
 from aggregator.verify.steps import check_approvals, check_attested, check_record, open_step
-from crypto import blocks, transcript
-from crypto.approval import Approval
-from crypto.cohort import words_digest
 from crypto.errors import EvidenceError, TranscriptMismatch
-from crypto.evidence import Checked
-from crypto.messages import StepResult
 
 
 @dataclass
 class RunReplay:
     """The state of the replay. ``chain``: S after the last step; ``state``: its blocks, where they are known.
 
-    ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos whose
-    signed advert of a later step covers its result.
+    ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos that
+    signed its result, or whose signed advert of a later step covers it.
     """
 
     run: VerifiedRun
     chain: bytes
-    state: Mapping[str, np.ndarray] | None
+    state: State | None
     released: int = 0
     void: int = 0
     messages: int = 0
@@ -55,8 +51,8 @@ class RunReplay:
 
     @classmethod
     def start(cls, run: VerifiedRun) -> RunReplay:
-        state = blocks.initial_state(run.plan)
-        return cls(run, transcript.initial_chain(run.id, blocks.state_digest(state)), state)
+        state = run.reader.initial_state(run.plan)
+        return cls(run, run.reader.initial_chain(run.id, run.reader.state_digest(state)), state)
 
     def take(self, entry: Entry[StepClosed] | Entry[StepVoid]) -> None:
         """The next step. Raises EvidenceError that names the line, the file or the upload."""
@@ -72,51 +68,51 @@ class RunReplay:
         if record.transcript is None:
             found = "none: an earlier version wrote this line"
             raise EvidenceError(at(entry), expected="the transcript of the void step", found=found)
-        self.chain = transcript.next_chain(self.chain, bytes.fromhex(record.transcript), b"", released=False)
+        self.chain = self.run.reader.void_chain(self.chain, bytes.fromhex(record.transcript))
         same(at(entry, "chain"), self.chain.hex(), record.chain)
         self.void += 1
 
     def _closed(self, entry: Entry[StepClosed]) -> None:
-        checked, evidence = open_step(self.run, entry, self.chain)
-        check_record(entry, checked)
+        checked = open_step(self.run, entry, self.chain)
+        check_record(self.run, entry, checked)
         check_approvals(self.run, entry, checked, self.approvals)
         for k in self.unreplayed:
-            self.confirmed_by.setdefault(k, tuple(checked.survivors.dealt.cohort.signed))
+            self.confirmed_by.setdefault(k, tuple(checked.adverts))
         self.released += 1
-        self.messages += sum(map(len, (evidence.adverts, evidence.deals, evidence.headers, evidence.attestations)))
-        self.messages += len(evidence.slot_shares) + len(evidence.lane_shares)
+        self.messages += checked.messages
         self._sums(entry, checked)
 
-    def _sums(self, entry: Entry[StepClosed], checked: Checked) -> None:
+    def _sums(self, entry: Entry[StepClosed], checked: CheckedStep) -> None:
         """Replay each open lane and apply it before the next is read: lanes have no block in common."""
-        record, k, step = entry.record, entry.record.k, checked.context.step
+        record, k, use = entry.record, entry.record.k, self.run.reader
         claimed = bytes.fromhex(record.chain or "")
-        if missing := not_kept(self.run, checked, record.lanes_open):
+        if missing := not_kept(self.run, k, checked, record.lanes_open):
             self.unreplayed[k] = missing
             self.state = self._from_checkpoint(entry)
             if not claimed:
                 raise EvidenceError(at(entry), expected="a chain value", found="none")
-            self.chain = claimed
+            self.chain = checked.chain_after(None) or claimed
+            same(at(entry, "chain"), self.chain.hex(), record.chain)
+            if checked.signers:
+                self.confirmed_by[k] = checked.signers
             return
         slots, sums = record.slots, []
         for lane in record.lanes_open:
-            words = replay_lane(self.run, checked, lane)
-            sums.append((lane, words_digest(words)))
+            words = replay_lane(self.run, k, checked, lane)
+            sums.append((lane, use.words_digest(words)))
             self.replayed += 1
             self.largest = max(self.largest, words.nbytes)
             if self.state is not None:
-                self.state = blocks.apply(self.run.plan, step, self.state, {lane: words}, slots)
-        t3 = checked.survivors.t3
-        result = StepResult(step=k, t3=t3, released=True, slots=checked.slots, sums=tuple(sums))
-        self.chain = transcript.next_chain(self.chain, t3, result.digest, released=True)
+                self.state = use.apply(self.run.plan, checked.step, self.state, {lane: words}, slots)
+        self.chain = checked.chain_after(sums) or b""
         same(at(entry, "chain"), self.chain.hex(), record.chain)
         if self.state is None:
             self.state = self._from_checkpoint(entry)
         else:
-            same(at(entry, "state_digest"), blocks.state_digest(self.state).hex(), record.state_digest)
+            same(at(entry, "state_digest"), use.state_digest(self.state).hex(), record.state_digest)
             self.recomputed += 1
 
-    def _from_checkpoint(self, entry: Entry[StepClosed]) -> Mapping[str, np.ndarray] | None:
+    def _from_checkpoint(self, entry: Entry[StepClosed]) -> State | None:
         """The blocks after a step that could not be recomputed, if a checkpoint of them was kept."""
         k = entry.record.k
         if not self.run.folder.checkpoint_path(k).exists():
@@ -152,7 +148,7 @@ class RunReplay:
             least = min(map(len, signed))
             report.ok(
                 "binding",
-                f"at least {least} silos signed, after each of {len(signed)} unreplayed steps, a chain with its sums",
+                f"at least {least} silos signed the sums of each of {len(signed)} unreplayed steps, or a later chain",
             )
         if loose := [k for k, silos in confirmed.items() if not silos]:
             report.not_checked("binding", f"steps {', '.join(map(str, loose))}: no silo signed anything after them")
@@ -167,12 +163,12 @@ class RunReplay:
 # --- 6: what was summed ------------------------------------------------------------------------------------------
 
 
-def not_kept(run: VerifiedRun, checked: Checked, lanes: Iterable[str]) -> tuple[str, ...]:
+def not_kept(run: VerifiedRun, k: int, checked: CheckedStep, lanes: Iterable[str]) -> tuple[str, ...]:
     """The open lanes of a step whose uploads were removed. Raises EvidenceError where only some of the step's uploads
     are missing: retention keeps all of a step or none."""
-    k, missing, kept = checked.context.k, [], 0
+    missing, kept = [], 0
     for lane in lanes:
-        for silo in checked.survivors.dealt.cohort.holders(lane, checked.survivors.signed):
+        for silo in checked.holders(lane):
             path = run.folder.upload_path(k, silo, lane)
             if path.exists():
                 kept += 1
@@ -183,12 +179,11 @@ def not_kept(run: VerifiedRun, checked: Checked, lanes: Iterable[str]) -> tuple[
     return tuple(dict.fromkeys(lane for lane, _ in missing))
 
 
-def replay_lane(run: VerifiedRun, checked: Checked, lane: str) -> np.ndarray:
+def replay_lane(run: VerifiedRun, k: int, checked: CheckedStep, lane: str) -> np.ndarray:
     """The opened sum of a lane, from uploads that are each checked against the digest that its silo signed."""
-    survivors, k = checked.survivors, checked.context.k
-    want = 4 * checked.context.plan.wire_words_of(checked.context.step, lane)
+    want = 4 * run.plan.wire_words_of(checked.step, lane)
     uploads: dict[str, np.ndarray] = {}
-    for silo in survivors.dealt.cohort.holders(lane, survivors.signed):
+    for silo in checked.holders(lane):
         path = run.folder.upload_path(k, silo, lane)
         same(_where(run, path), f"{want} bytes", f"{path.stat().st_size} bytes")
         uploads[silo] = np.memmap(path, dtype="<u4", mode="r")
@@ -196,11 +191,11 @@ def replay_lane(run: VerifiedRun, checked: Checked, lane: str) -> np.ndarray:
         try:
             return checked.replay(lane, uploads)
         except TranscriptMismatch as bad:
-            signed = {silo: dict(survivors.headers[silo].lanes)[lane] for silo in uploads}
-            silo = next(silo for silo, words in uploads.items() if words_digest(words) != signed[silo])
+            digests = {silo: run.reader.words_digest(words) for silo, words in uploads.items()}
+            silo = next(silo for silo in uploads if digests[silo] != checked.words_signed(silo, lane))
             where = f"{_where(run, run.folder.upload_path(k, silo, lane))}, signed by {silo}"
-            found = f"SHA-256 {words_digest(uploads[silo]).hex()}"
-            raise EvidenceError(where, expected=f"SHA-256 {signed[silo].hex()}", found=found) from bad
+            expected = f"SHA-256 {checked.words_signed(silo, lane).hex()}"
+            raise EvidenceError(where, expected=expected, found=f"SHA-256 {digests[silo].hex()}") from bad
 
 
 def _where(run: VerifiedRun, path: Path) -> str:

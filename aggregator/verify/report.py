@@ -20,6 +20,7 @@ class CheckOutcome(StrEnum):
     OK = "ok"
     WARNING = "warning"
     NOT_CHECKED = "not checked"
+    NOTE = "note"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,12 @@ class VerificationReport:
     def not_checked(self, name: str, why: str) -> None:
         self._add(CheckLine(name, CheckOutcome.NOT_CHECKED, why))
 
+    def note(self, name: str, detail: str) -> None:
+        """What a reader of the verdict must know and no check decides; said once."""
+        line = CheckLine(name, CheckOutcome.NOTE, detail)
+        if line not in self.lines:
+            self._add(line)
+
     def _add(self, line: CheckLine) -> None:
         self.lines.append(line)
         self.show(line)
@@ -61,7 +68,8 @@ class VerificationReport:
     @property
     def verdict(self) -> str:
         """One sentence. "Holds" never comes without the number of things that were not checked."""
-        held, warned, left = (len(self.of(outcome)) for outcome in CheckOutcome)
+        counted = (CheckOutcome.OK, CheckOutcome.WARNING, CheckOutcome.NOT_CHECKED)
+        held, warned, left = (len(self.of(outcome)) for outcome in counted)
         warnings = f" {warned} warning{'s' * (warned != 1)}." if warned else ""
         rest = f"{left} not checked" if left else "none skipped"
         return f"{self.target} holds: {held} checks passed, {rest}.{warnings}"

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from aggregator.home import PREDICTOR_FILE, AggregatorHome, RunFolder
-from aggregator.ledger.format import Entry, at, read, verify
+from aggregator.home import AggregatorHome, RunFolder
+from aggregator.ledger.format import at, read, verify
 from aggregator.ledger.records import (
     ApprovalShown,
     Record,
@@ -30,14 +29,13 @@ from aggregator.ledger.records import (
     StepVoid,
     run_of,
 )
+from aggregator.protocols.interface import Charter, Plan, Reader
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.charters import KeyRing, consortium_key, read_epochs, signing_charters
 from aggregator.verify.report import VerificationReport, same
-from crypto import durable, transcript
-from crypto.blocks import initial_state, state_digest
-from crypto.charter import Charter
+from crypto import durable
 from crypto.errors import EvidenceError
-from crypto.plan import Plan, Scope
+from crypto.plan import Scope
 
 #: Records written only while a run is under way: signed by the aggregator of the run's own charter.
 _UNDER_WAY = (
@@ -61,6 +59,10 @@ class VerifiedRun:
     @property
     def run(self) -> str:
         return self.record.run
+
+    @property
+    def reader(self) -> Reader:
+        return self.record.reader
 
     @property
     def plan(self) -> Plan:
@@ -118,16 +120,16 @@ def snapshot(path: Path) -> Iterator[Path]:
 
 
 def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> VerifiedRun:
-    """Check what the run's first line says (id, job, plan, charter, predictor), and that its lines are complete, in
+    """Check what the run's first line says (id, job, plan, charter), and that its lines are complete, in
     order and signed with the right key. Raises EvidenceError."""
     record = ledger.run(run)
     started, first = record.started, record.started.record
     _once(record, RunStarted)
     charter = ledger.epochs.find(first.charter_digest, at(started, "charter_digest"))
-    same(at(started, "job_digest"), transcript.digest("job", first.job).hex(), first.job_digest)
+    same(at(started, "job_digest"), record.reader.job_digest(first.job).hex(), first.job_digest)
     plan = record.plan
     run_id = _run_id(record)
-    _initial(ledger.home, started, plan)
+    _initial(ledger.home, record)
     for field, expected, found in (
         ("silos", charter.silos, first.silos),
         ("threshold", charter.threshold(len(charter.members)), first.threshold),
@@ -138,7 +140,6 @@ def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> Ver
     ):
         same(at(started, field), expected, found)
     _in_force(charter, started.seconds, started.seconds, at(started))
-    _predictor(ledger.home, started)
     _signed_by(ledger, run, charter)
     _resumed(record)
     _once(record, RunFinished)
@@ -147,21 +148,24 @@ def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> Ver
         _in_force(charter, *record.window(entry), at(entry))
     report.ok(
         "run",
-        f"{run}: id, job {first.job_digest[:16]}, plan {first.plan_digest[:16]}, charter epoch {charter.epoch}"
-        f"{', predictor' if first.predictor is not None else ''}, recomputed",
+        f"{run}: id, job {first.job_digest[:16]}, plan {first.plan_digest[:16]}, charter epoch {charter.epoch}, "
+        "recomputed",
     )
+    if record.reader.note:
+        report.note("protocol", f"{record.reader.name}: {record.reader.note}")
     return VerifiedRun(ledger=ledger, record=record, id=run_id, charter=charter)
 
 
-def _initial(home: AggregatorHome, started: Entry[RunStarted], plan: Plan) -> None:
+def _initial(home: AggregatorHome, record: RunRecord) -> None:
     """The first state is the plan's. A small plan can name more blocks than fit into memory, so a large state is
     computed only where a checkpoint of that size exists."""
-    need = 4 * sum(block.size for block in plan.blocks if plan.lane_of(block.name).scope is not Scope.LOCAL)
+    started, plan, use = record.started, record.plan, record.reader
+    need = 4 * sum(block.size for block in plan.blocks if plan.lane_of(block.name).scope != Scope.LOCAL)
     kept = home.run_folder(started.record.run).checkpoints_folder.glob("*.safetensors")
     if need > MOST_UNPROVEN and need > (most := max((path.stat().st_size for path in kept), default=0)):
         expected = f"a checkpoint of at least {need} bytes, for the plan's blocks"
         raise EvidenceError(at(started, "plan"), expected=expected, found=f"{most} bytes")
-    same(at(started, "state_digest"), state_digest(initial_state(plan)).hex(), started.record.state_digest)
+    same(at(started, "state_digest"), use.state_digest(use.initial_state(plan)).hex(), started.record.state_digest)
 
 
 def _run_id(record: RunRecord) -> bytes:
@@ -177,19 +181,6 @@ def _in_force(charter: Charter, since: int, until: int, where: str) -> None:
     if until < charter.not_before or since > charter.not_after:
         expected = f"a time within the charter's validity, {charter.not_before} to {charter.not_after}"
         raise EvidenceError(where, expected=expected, found=f"{since} to {until}")
-
-
-def _predictor(home: AggregatorHome, started: Entry[RunStarted]) -> None:
-    facts = started.record.predictor
-    if facts is None:
-        return
-    where = f"{started.record.run}/{PREDICTOR_FILE}"
-    same(at(started, "predictor.file"), PREDICTOR_FILE, facts.get("file"))
-    try:
-        code = home.run_folder(started.record.run).predictor_path.read_bytes()
-    except OSError as missing:
-        raise EvidenceError(where, expected=f"SHA-256 {facts.get('sha256')}", found=missing.strerror) from missing
-    same(where, f"SHA-256 {facts.get('sha256')}", f"SHA-256 {sha256(code).hexdigest()}")
 
 
 def _signed_by(ledger: CheckedLedger, run: str, charter: Charter) -> None:

@@ -11,19 +11,15 @@ from hashlib import sha256
 
 from aggregator.ledger.format import Entry, at
 from aggregator.ledger.records import StepClosed, StepVoid
+from aggregator.protocols.interface import Approval, CheckedStep, Lane
 from aggregator.verify.report import checking, same
 from aggregator.verify.run import VerifiedRun
-from crypto import transcript
-from crypto.approval import Approval, approval_digest, check_shown
-from crypto.cohort import Context
 from crypto.errors import EvidenceError
-from crypto.evidence import Checked, StepEvidence
-from crypto.plan import Lane
 
 # --- 5: what was signed ------------------------------------------------------------------------------------------
 
 
-def open_step(run: VerifiedRun, entry: Entry[StepClosed], chain: bytes) -> tuple[Checked, StepEvidence]:
+def open_step(run: VerifiedRun, entry: Entry[StepClosed], chain: bytes) -> CheckedStep:
     """A released step's evidence under the context made from charter, plan, run and the chain so far: every signature,
     T0 to T3, the attestations of at least t, and the slots opened again."""
     k, record = entry.record.k, entry.record
@@ -38,41 +34,37 @@ def open_step(run: VerifiedRun, entry: Entry[StepClosed], chain: bytes) -> tuple
     if not 0 <= (attempt := record.attempt or 0) < 2**32:
         raise EvidenceError(at(entry, "attempt"), expected="a number of 32 bits", found=attempt)
     with checking(where, f"messages that prove step {k} under the chain so far"):
-        evidence = StepEvidence.from_bytes(data)
-        context = Context(charter=run.charter, plan=run.plan, run=run.id, k=k, attempt=attempt, chain=chain)
-        return evidence.check(context), evidence
+        return run.reader.check_step(data, run.charter, run.plan, run=run.id, k=k, attempt=attempt, chain=chain)
 
 
-def check_record(entry: Entry[StepClosed], checked: Checked) -> None:
+def check_record(run: VerifiedRun, entry: Entry[StepClosed], checked: CheckedStep) -> None:
     """Compare the ledger's line of a released step with the signed messages, field by field."""
-    survivors, context = checked.survivors, checked.context
-    adverts = survivors.dealt.cohort.adverts
-    slots = dict(zip((slot.name for slot in context.plan.slots_of(context.step)), checked.slots, strict=True))
-    opened = tuple(checked.lanes_open())
-    lanes = [lane.name for lane in context.plan.lanes_of(context.step)]
-    uploads = {silo: transcript.digest("upload", header).hex() for silo, header in survivors.signed.items()}
+    survivors, adverts = checked.survivors, checked.adverts
+    slots = dict(checked.figures)
+    opened = checked.lanes_open()
+    lanes = run.plan.lanes_of(checked.step)
     signed_values: dict[str, object] = {
-        "transcript": survivors.t3.hex(),
-        "survivors": tuple(survivors.signed),
+        "transcript": checked.transcript.hex(),
+        "survivors": survivors,
         "slots": slots,
         "lanes_open": opened,
-        "lanes_shut": tuple(lane for lane in lanes if lane not in opened),
-        "upload_digests": uploads,
-        "data_commitments": {silo: adverts[silo].data.hex() for silo in survivors.signed},
-        "approvals": {silo: adverts[silo].approval.hex() for silo in survivors.signed},
-        "holdings": {silo: tuple(adverts[silo].held) for silo in survivors.signed if adverts[silo].held},
+        "lanes_shut": tuple(lane.name for lane in lanes if lane.name not in opened),
+        "upload_digests": {silo: digest.hex() for silo, digest in checked.upload_digests.items()},
+        "data_commitments": {silo: adverts[silo].data.hex() for silo in survivors},
+        "approvals": {silo: adverts[silo].approval.hex() for silo in survivors},
+        "holdings": {silo: tuple(adverts[silo].held) for silo in survivors if adverts[silo].held},
     }
     for name, value in signed_values.items():
         same(at(entry, name), value, getattr(entry.record, name))
-    for lane in context.plan.lanes_of(context.step):
+    for lane in lanes:
         if lane.name in opened:
-            check_floor(entry, lane, checked, slots)
+            check_floor(run, entry, lane, slots)
 
 
-def check_floor(entry: Entry[StepClosed], lane: Lane, checked: Checked, slots: Mapping[str, int]) -> None:
+def check_floor(run: VerifiedRun, entry: Entry[StepClosed], lane: Lane, slots: Mapping[str, int]) -> None:
     """No lane opened below the floors of charter and plan. (A silo's own, stricter floor is not known here.)"""
-    floor = checked.context.charter.floor(lane)
-    if (count := slots[lane.contributors_slot]) < floor:
+    floor = run.charter.floor(lane)
+    if (count := slots[lane.contributors_figure]) < floor:
         where = at(entry, f"lanes_open, {lane.name}")
         raise EvidenceError(where, expected=f"at least {floor} contributors", found=count)
 
@@ -90,23 +82,25 @@ def check_attested(run: VerifiedRun, entry: Entry[StepClosed] | Entry[StepVoid])
 # --- 4: who approved ---------------------------------------------------------------------------------------------
 
 
-def check_approvals(run: VerifiedRun, entry: Entry[StepClosed], checked: Checked, seen: dict[str, Approval]) -> None:
+def check_approvals(
+    run: VerifiedRun, entry: Entry[StepClosed], checked: CheckedStep, seen: dict[str, Approval]
+) -> None:
     """Each survivor's advert names an approval on the ledger that its data owner signed, for this run and these data,
     and that was valid when the step was under way. ``seen`` collects them by digest."""
     started = run.record.started.record
     since, until = run.record.window(entry)
     shown = {line.record.digest: line for line in run.record.approvals if line.seq < entry.seq}
-    for silo in checked.survivors.signed:
-        advert = checked.survivors.dealt.cohort.adverts[silo]
+    for silo in checked.survivors:
+        advert = checked.adverts[silo]
         if (line := shown.get(advert.approval.hex())) is None:
             expected = f"a line approval before it with {silo}'s {advert.approval.hex()}"
             raise EvidenceError(at(entry, f"approvals, {silo}"), expected=expected, found="none")
         where = at(line)
         same(f"{where}, silo", silo, line.record.silo)
         signed = bytes.fromhex(line.record.approval)
-        same(f"{where}, digest", approval_digest(signed).hex(), line.record.digest)
+        same(f"{where}, digest", run.reader.approval_digest(signed).hex(), line.record.digest)
         with checking(where, f"an approval of {silo}'s data owner for this run and these data"):
-            approval = check_shown(
+            approval = run.reader.check_shown(
                 signed, advert, run.charter, job=bytes.fromhex(started.job_digest),
                 plan=run.plan.digest, code=bytes.fromhex(started.code_digest or ""),
             )  # fmt: skip

@@ -43,8 +43,6 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a run, model, bundle, receipt or evidence, offline. Needs no server and the base install only."""
-    from dataclasses import asdict
-
     from aggregator.home import AggregatorHome
     from aggregator.verify.report import CheckLine, CheckOutcome
     from crypto.text import printable
@@ -54,7 +52,8 @@ def verify(
 
     if is_contradiction(target):
         pinned, proven = contradiction(Path(target), consortium, charter)
-        emit({"proven": True, "federation": pinned.federation, "epoch": pinned.epoch, **asdict(proven)}, as_json)
+        facts = {name: getattr(proven, name) for name in ("signer", "fingerprint", "kind", "place", "digests")}
+        emit({"proven": True, "federation": pinned.federation, "epoch": pinned.epoch, **facts}, as_json)
         if not as_json:
             print(f"proven, under the charter of {pinned.federation!r}, epoch {pinned.epoch}: {proven}")
         return

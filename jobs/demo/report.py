@@ -18,7 +18,7 @@ import jinja2
 from aggregator.home import AggregatorHome
 from aggregator.ledger.records import StepClosed
 from aggregator.verify.models import checked_ledger
-from crypto.plan import Scope, Step
+from crypto.plan import Scope
 from jobs.demo import report_charts
 from jobs.demo.report_view import NONE, RunView, is_figure, per_cent
 from jobs.evidence.lineage.consent import countersigned
@@ -144,7 +144,7 @@ def _seen(run: RunView, silo: str) -> dict[str, Any]:
     approvals = list(
         dict.fromkeys(r.approvals[silo] for r in records if r.approvals is not None and silo in r.approvals)
     )
-    held = [lane for lane in run.plan.lanes if lane.scope is Scope.HELD]
+    held = [lane for lane in run.plan.lanes if lane.scope == Scope.HELD]
     shown = {lane for record in present for lane in (record.holdings or {}).get(silo, [])}
     visible = [lane.name for lane in held if lane.name in shown]
     hidden = [lane.name for lane in held if lane.hidden]
@@ -174,7 +174,7 @@ def _seen(run: RunView, silo: str) -> dict[str, Any]:
 
 def _uploads(run: RunView, record: StepClosed, silo: str) -> list[str]:
     """The lanes a silo uploads in a step, as far as the ledger can tell."""
-    step: Step = run.plan.steps[record.k]
+    step = run.plan.steps[record.k]
     held = record.holdings or {}
     return [lane.name for lane in run.plan.lanes_of(step) if lane.uploaders([silo], held)]
 

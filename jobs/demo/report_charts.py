@@ -15,8 +15,9 @@ import numpy as np
 
 from aggregator.home import RunFolder
 from aggregator.ledger.records import Refusal
+from aggregator.protocols.interface import Lane
 from crypto.messages import STEP_PHASES
-from crypto.plan import Lane, Scope
+from crypto.plan import Scope
 from jobs.demo.report_view import NONE, RunView, is_figure, per_cent
 from jobs.runtime.mask_probe import BINS, Histogram, Probe, bin_words, chi_square
 from silo_agent.methods import contextual
@@ -142,9 +143,9 @@ def _cell(weight: int | None, lane: Lane) -> dict[str, Any]:
 
 
 def _who(lane: Lane) -> str:
-    if lane.scope is Scope.HELD:
+    if lane.scope == Scope.HELD:
         return "hidden holders" if lane.hidden else "visible holders"
-    return "every silo" if lane.scope is Scope.ALL else "named silos"
+    return "every silo" if lane.scope == Scope.ALL else "named silos"
 
 
 def picture(run: RunView, probes: Mapping[str, Probe], folder: RunFolder) -> dict[str, Any] | None:
@@ -183,7 +184,7 @@ def _drawn(run: RunView, probes: Mapping[str, Probe]) -> tuple[str, Histogram] |
     """The first silo's largest lane that it contributed to, earliest step; a held lane before one that all hold."""
     for silo, probe in probes.items():
         weights = {k: lanes for k, _, lanes in probe.weights}
-        held = {lane.name for lane in run.plan.lanes if lane.scope is Scope.HELD}
+        held = {lane.name for lane in run.plan.lanes if lane.scope == Scope.HELD}
         able = [one for one in probe.histograms if one.k < len(run.plan.steps) and weights.get(one.k, {}).get(one.lane)]
         if able:
             return silo, min(able, key=lambda one: (one.k, one.lane not in held, -one.words, one.lane))

@@ -10,10 +10,9 @@ from typing import Any
 
 from aggregator.ledger.format import ratios
 from aggregator.ledger.records import StepClosed, StepVoid
+from aggregator.protocols.interface import Charter, Plan
 from aggregator.run_record import CheckedLedger, RunRecord
-from crypto.charter import Charter
 from crypto.errors import EvidenceError
-from crypto.plan import Plan
 
 NONE = "–"
 

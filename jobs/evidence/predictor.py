@@ -1,8 +1,10 @@
 """The file inside every published model: MLflow runs it to load the blocks and to predict.
 
-It is staged with each run and bound by its digest in the ledger. The aggregator, which has no torch and no method,
-never runs it; nothing of ours is imported before ``load_context``. The model's requirements name other people's
-packages only: ours is on no index and has to be installed by its path (docs/decisions/0020).
+It is staged with each run. Loading a model executes it, so it must be the file of the release that the data owners
+approved: ``fed verify`` checks that, and nothing in this file can, since another file would be loaded in its place. The
+aggregator, which has no torch and no method, never runs it; nothing of ours is imported before ``load_context``. The
+model's requirements name other people's packages only: ours is on no index and has to be installed by its path
+(docs/decisions/0020).
 
     model = mlflow.pyfunc.load_model("models:/digits@candidate")
     labels = model.predict(x, params={"mode": "cold"})          # x: (rows, …) float32 → (rows,) int64
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +27,9 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 log = logging.getLogger("consilium.model")
+
+#: This file's path in the release.
+PREDICTOR = "jobs/evidence/predictor.py"
 
 #: The files of the version, as ``aggregator.tracking.pyfunc`` names them.
 WEIGHTS, PUBLISHED = "weights", "published"
@@ -35,12 +41,17 @@ Ask the federation's operator for the wheel of this release and install the file
     pip install --no-deps ./consilium_fl-{version}-py3-none-any.whl
 It is on no package index: do not install a package named consilium, crypto, jobs or silo_agent from one."""
 
+_ALTERED = """\
+{file} has SHA-256 {found} and is not the predictor of release {code_digest}, which made this model.
+Do not use the model. Ask the federation's operator for its bundle, and check it: fed verify BUNDLE"""
+
 
 def _methods(made_with: dict[str, str]) -> ModuleType:
     """``silo_agent.methods``. ``made_with``: version and code_digest of the release that staged this file.
 
-    Raises ModuleNotFoundError, with what is missing and how to get it, where our package is not installed. Another
-    release than that one is a warning: most of them read each other's models.
+    Raises ModuleNotFoundError, with what is missing and how to get it, where our package is not installed, and
+    ImportError where this file is not the one of that release. Another release than that one is a warning: most of them
+    read each other's models.
     """
     try:
         from jobs import release
@@ -52,6 +63,8 @@ def _methods(made_with: dict[str, str]) -> ModuleType:
         raise ModuleNotFoundError(_MISSING.format(name=name, **made_with), name=name) from missing
     if (here := release.digest().hex()) != made_with["code_digest"]:
         log.warning("This model was made with software %s; here is %s.", made_with["code_digest"], here)
+    elif (found := sha256(Path(__file__).read_bytes()).hexdigest()) != release.manifest().files[PREDICTOR]:
+        raise ImportError(_ALTERED.format(file=__file__, found=found, code_digest=here))
     return methods
 
 

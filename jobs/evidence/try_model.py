@@ -59,7 +59,7 @@ def cold(home: SiloHome, source: Path, data: str) -> ColdTrial:
     with _opened(source, report) as (place, run):
         report.target = f"run {run}"
         ledger = read_ledger(place, home.pinned.consortium_path, report)
-        record = verify_in(ledger, run, report, code=release.digest()).record
+        record = verify_in(ledger, run, report, release=release.manifest()).record
         federation = record.started.record.federation
         if federation != charter.federation:
             raise EvidenceError(f"run {run}", expected=f"federation {charter.federation!r}", found=federation)

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from aggregator.epochs import Epochs
 from aggregator.home import AggregatorHome
+from aggregator.protocols.choice import open_charter, verify_pair
+from aggregator.protocols.interface import Charter, Proven
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.bundle import unpacked, verify_bundle
 from aggregator.verify.charters import consortium_key, read_epochs
@@ -27,9 +29,6 @@ from aggregator.verify.models import pick, versions
 from aggregator.verify.receipts import check_receipt, compare, looks_like_receipt
 from aggregator.verify.report import CheckLine, VerificationReport
 from aggregator.verify.run import read_ledger
-from crypto.charter import Charter, SignedCharter
-from crypto.equivocation import Proven
-from crypto.equivocation import verify as verify_pair
 from crypto.errors import EvidenceError, FederationError, SpecError
 from crypto.home import Home
 from crypto.keys import PublicIdentity
@@ -81,15 +80,15 @@ def audit(
 
     Raises EvidenceError at the first check that fails, SpecError for a target that does not exist.
     """
-    path, code, is_file = Path(target), release.digest(), os.path.isfile(target)
+    path, here, is_file = Path(target), release.manifest(), os.path.isfile(target)
     if os.path.isdir(target):
         folder = path.resolve()
         if folder.parent.name != "jobs":
             raise SpecError("target", got=target, want="a run's folder: jobs/<run> in an aggregator's home")
         around = AggregatorHome(folder.parent.parent)
-        return verify_run(around, folder.name, consortium=consortium, code=code, show=show)
+        return verify_run(around, folder.name, consortium=consortium, release=here, show=show)
     if is_file and _is_bundle(path):
-        return verify_bundle(path, consortium=consortium, code=code, show=show)
+        return verify_bundle(path, consortium=consortium, release=here, show=show)
     report = VerificationReport(target, show)
     if is_file:
         return _receipt(path, home, consortium, report)
@@ -100,7 +99,7 @@ def audit(
         ledger = read_ledger(place, consortium, report)
         run = find_run(ledger, target)
         report.target = f"run {run}"
-        verify_in(ledger, run, report, code=code)
+        verify_in(ledger, run, report, release=here)
     return report
 
 
@@ -154,7 +153,7 @@ def _is_bundle(path: Path) -> bool:
 
 def _charter(charter: Path, consortium: Path) -> Charter:
     try:
-        return SignedCharter.open(charter.read_bytes(), PublicIdentity(consortium.read_bytes()))
+        return open_charter(charter.read_bytes(), PublicIdentity(consortium.read_bytes()))
     except OSError as missing:
         remedy = "Give the charter with --charter and the consortium's public key with --consortium."
         raise SpecError(str(missing.filename), got=missing.strerror, want="a readable file", remedy=remedy) from missing

@@ -33,7 +33,7 @@ from crypto.errors import FederationError, Malformed, SpecError
 from crypto.messages import Message
 from jobs.flare import status_reply
 from jobs.flare.courier import Courier
-from jobs.flare.folder import decode_job
+from jobs.flare.folder import check_arguments, decode_job, sites_in
 from jobs.flare.outcomes import status_file
 from jobs.flare.processes import job_home
 from jobs.flare.wire import unwrap
@@ -61,9 +61,11 @@ def open_run(job: str, plan: str, home: AggregatorHome, resume: str, tracker: St
 def sites_of(fl_ctx: FLContext) -> tuple[str, ...]:
     """The sites that the job folder names, the server left out."""
     workspace = fl_ctx.get_workspace()
-    meta = json.loads(Path(workspace.get_job_meta_path(fl_ctx.get_job_id())).read_text())
-    named = {str(site) for sites in meta["deploy_map"].values() for site in sites}
-    return tuple(sorted(named - {"server"}))
+    try:
+        meta = json.loads(Path(workspace.get_job_meta_path(fl_ctx.get_job_id())).read_text())
+    except (ValueError, RecursionError) as bad:
+        raise SpecError("meta.json", got=type(bad).__name__, want="JSON") from bad
+    return sites_in(meta)
 
 
 def _check_sites(home: AggregatorHome, sites: tuple[str, ...]) -> None:
@@ -116,6 +118,7 @@ class SecureController(Controller):
         tracker = self._tracker = StatusTracker(status_file(home, fl_ctx.get_job_id()))
         run: Run | None = None
         try:
+            check_arguments(job=self.job, plan=self.plan, grace_s=self.grace_s, resume=self.resume)
             _check_sites(home, sites_of(fl_ctx))
             run = open_run(decode_job(self.job), self.plan, home, self.resume, tracker)
             courier = Courier(fl_ctx.get_engine(), abort_signal, self.grace_s, tracker.answered)

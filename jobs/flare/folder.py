@@ -7,19 +7,21 @@ installed and allowed, or not at all. ``nvflare job submit -j FOLDER`` takes it 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from crypto.charter import Charter
+from crypto.charter import SILO_ID, Charter
 from crypto.errors import SpecError
 from jobs.flare.wire import TASK_PATTERN
 from jobs.job import JobSpec, encode_plan
 
 CONTROLLER = "jobs.flare.controller.SecureController"
 EXECUTOR = "jobs.flare.executor.SecureExecutor"
+
+#: Longest wait after enough answers, in seconds.
+MOST_GRACE_S = 60.0
 
 _RUN = re.compile(r"[0-9a-f]{16}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -29,8 +31,7 @@ def export(spec: JobSpec, charter: Charter, folder: Path, *, resume: str = "") -
     """The job folder of a job under a charter: what ``fed export`` writes and ``fed up`` submits.
 
     ``resume``: id of the interrupted run that it goes on with, instead of a new one."""
-    if resume and not _RUN.fullmatch(resume):
-        raise SpecError("--resume", got=resume, want="a run's id: 16 hexadecimal digits")
+    check_resume(resume)
     if folder.exists():
         raise SpecError(
             "--out", got=str(folder), want="a folder that does not exist", remedy="Job folders are never overwritten."
@@ -46,6 +47,36 @@ def export(spec: JobSpec, charter: Charter, folder: Path, *, resume: str = "") -
     )
 
 
+def check_arguments(*, job: object, plan: object, grace_s: object, resume: object) -> None:
+    """What a job folder hands to the controller, as it enters: whoever may submit a job wrote it. The contents of job
+    and plan are checked where they are decoded. Raises SpecError that names the field."""
+    for name, value in (("job", job), ("plan", plan), ("resume", resume)):
+        if not isinstance(value, str):
+            raise SpecError(f"job folder, {name}", got=type(value).__name__, want="text")
+    check_resume(str(resume))
+    if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not 0 <= grace_s <= MOST_GRACE_S:
+        raise SpecError("job folder, grace_s", got=grace_s, want=f"seconds, from 0 to {MOST_GRACE_S:g}")
+
+
+def check_resume(resume: str) -> None:
+    """Raises SpecError unless it is empty or a run's id: it becomes the name of a folder."""
+    if resume and not _RUN.fullmatch(resume):
+        raise SpecError("--resume", got=resume, want="a run's id: 16 hexadecimal digits")
+
+
+def sites_in(meta: object) -> tuple[str, ...]:
+    """The silos that a job's ``meta.json`` names. Raises SpecError for a deploy map of another form."""
+    found = meta.get("deploy_map") if isinstance(meta, dict) else None
+    lists = list(found.values()) if isinstance(found, dict) else []
+    if not lists or not all(isinstance(sites, list) for sites in lists):
+        raise SpecError("meta.json, deploy_map", got=type(found).__name__, want="a table of lists of sites")
+    named = [site for sites in lists for site in sites]
+    for site in named:
+        if not isinstance(site, str) or not SILO_ID.fullmatch(site):
+            raise SpecError("meta.json, deploy_map", got=site, want="silos' ids and `server`")
+    return tuple(sorted(set(named) - {"server"}))
+
+
 def encode_job(job: str) -> str:
     """The job text as it stands in the configuration: base64.
 
@@ -59,7 +90,7 @@ def decode_job(encoded: str) -> str:
     """The job text again. Raises SpecError."""
     try:
         return base64.b64decode(encoded, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError) as bad:
+    except ValueError as bad:  # binascii.Error, or bytes that are no UTF-8
         raise SpecError("job", got=encoded[:40], want="base64 of UTF-8 JSON text") from bad
 
 

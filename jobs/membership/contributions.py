@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.records import StepClosed
+from aggregator.protocols.interface import Lane, Plan
 from aggregator.rounds.storage import checkpoint_steps
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.models import Models, ModelVersion, parents
-from crypto.plan import Apply, Lane, Plan, Scope
+from crypto.plan import Apply, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def _run(home: AggregatorHome, record: RunRecord, model: ModelVersion | None, pa
         plan=plan,
         steps=tuple(step.name for step in plan.steps),
         took_part=took_part,
-        lanes=tuple(_lane(plan, lane, closed) for lane in plan.lanes if lane.scope is not Scope.LOCAL),
+        lanes=tuple(_lane(plan, lane, closed) for lane in plan.lanes if lane.scope != Scope.LOCAL),
         checkpoints=tuple(checkpoint_steps(home.run_folder(record.run))),
     )
 

@@ -201,7 +201,7 @@ def _remedy(lane: LaneHistory, first: int | None, clean: int, checkpoint: int | 
         return Remedy.NOTHING
     if not lane.trains:
         return Remedy.REOPEN
-    if lane.lane.scope is Scope.ALL:
+    if lane.lane.scope == Scope.ALL:
         return Remedy.WHOLE
     return Remedy.RESET if clean < 0 or checkpoint is None else Remedy.RETRAIN
 

@@ -116,6 +116,7 @@ def open_run(
         run.predictor = stage_predictor(
             run.folder,
             Path(str(resources.files("jobs.evidence"))) / "predictor.py",
+            release=release.manifest(),
             requirements=predictor_requirements(spec),
             settings=predictor_settings(spec),
             shape=[features],

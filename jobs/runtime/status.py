@@ -27,8 +27,8 @@ from aggregator.ledger.records import (
     StepOpened,
     StepVoid,
 )
+from aggregator.run_record import RunRecord
 from crypto.text import printable
-from jobs.job import decode_plan
 
 #: What a server sends may be longer than it should: as much of a text is shown.
 MOST_TEXT: Final = 2000
@@ -170,7 +170,7 @@ def after(status: RunStatus, event: StatusEvent) -> RunStatus:
 def _recorded(status: RunStatus, entry: Entry[Record]) -> RunStatus:
     match entry.record:
         case RunStarted() as record:
-            steps = len(decode_plan(record.plan).steps)
+            steps = len(RunRecord(record.run, (entry,)).plan.steps)
             return replace(
                 status, run=record.run, job=record.job_digest, state=RunState.RUNNING, steps=steps, since=entry.time
             )

@@ -111,6 +111,7 @@ KINDS: Final = (
     ),
     _kind("step-evidence", Class.AUDIT, rf"{_RUN}/evidence/[^/]+", "the signed messages of each step"),
     _kind("predictor", Class.AUDIT, rf"{_RUN}/predictor\.py", "the code a published version runs"),
+    _kind("release", Class.AUDIT, rf"{_RUN}/release\.sha256", "the files of the release that made a run"),
     _kind("model-card", Class.AUDIT, rf"{_RUN}/model-card\.md", "what a version is for, how it was made, its limits"),
     _kind("run-index", Class.AUDIT, rf"{_RUN}/(mlflow\.json|report\.html)", "which registry entry a run became"),
     _kind("upload", Class.UPLOAD, rf"(?P<unit>{_RUN}/uploads(\.removed)?)/.+", "masked words, to replay a run's sums"),

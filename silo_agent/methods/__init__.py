@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
-from math import isfinite
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
@@ -191,7 +190,7 @@ def parse(kind: type[P], raw: Mapping[str, object], path: str = "params") -> P:
         value = raw[name]
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             raise SpecError(f"{path}.{name}", got=value, want=want)
-        if not isfinite(value) or not least <= value <= most:
+        if not least <= value <= most:  # nor is NaN
             raise SpecError(f"{path}.{name}", got=value, want=want)
         values[name] = value if whole else float(value)
     return kind(**values)

@@ -11,13 +11,17 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import Kind, Record
+from aggregator.rounds.run import PROTOCOL
 from aggregator.run_record import RunRecord
 from crypto import transcript
 from crypto.errors import EvidenceError
 from tests.made_ledger import PLAN, RUN, make_job
 from tests.records import partial_entry
 
-STARTED = {"plan": b64encode(bytes(PLAN)).decode(), "plan_digest": PLAN.digest.hex(), "job": '{"name":"digits"}'}
+STARTED = {
+    "plan": b64encode(bytes(PLAN)).decode(), "plan_digest": PLAN.digest.hex(), "job": '{"name":"digits"}',
+    "protocol": PROTOCOL,
+}  # fmt: skip
 
 
 def run_of_lines(*lines: tuple[Kind, dict[str, Any]], **started: Any) -> RunRecord:

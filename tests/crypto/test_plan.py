@@ -155,6 +155,9 @@ def test_unknown_enum_values_are_malformed(old, new):
         lambda: Slot("", 1),
         lambda: Slot("s", 0),
         lambda: Slot("s", 2**63),
+        lambda: block(shape=()),
+        lambda: block(shape=(1,) * 9),
+        lambda: block(shape=(2**30,)),
         lambda: plan(method="M"),
         lambda: plan(n_max=0),
         lambda: plan(lanes=(lane(), lane())),
@@ -170,6 +173,41 @@ def test_unknown_enum_values_are_malformed(old, new):
 def test_a_plan_that_is_not_well_formed_is_refused(make):
     with pytest.raises(SpecError):
         make()
+
+
+def test_a_few_bytes_do_not_name_gigabytes():
+    """M3: blocks that no step sums were unbounded, and both sides allocate every block that leaves a silo."""
+    huge = tuple(block(name=f"h{i}", shape=(2**28,)) for i in range(2))
+    out = Writer().u8(1).text("m").u64(1).u32(5).u32(32)
+    out.each((lane(),), lambda w, x: x.write(w)).each((block(), *huge), lambda w, x: x.write(w))
+    data = bytes(out.each(plan().steps, lambda w, x: x.write(w)))
+    assert len(data) < 300
+    with pytest.raises(SpecError, match=r"plan\.blocks.*536870914 words.*at most 536870912"):
+        Plan.from_bytes(data)
+    with pytest.raises(SpecError, match=r"plan\.blocks"):
+        plan(blocks=(block(), *huge))
+    assert plan(blocks=(block(), *huge[:1]))
+    outside = (lane(), lane(name="mine", scope=Scope.LOCAL))  # LOCAL blocks are allocated by nobody but their silo
+    assert plan(lanes=outside, blocks=(block(), *(replace(one, lane="mine") for one in huge)))
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"lanes": tuple(lane(name=f"l{i}") for i in range(1025))}, r"plan\.lanes"),
+        ({"blocks": tuple(block(name=f"b{i}") for i in range(2**16 + 1))}, r"plan\.blocks"),
+        ({"steps": (Step(task="t", index=0, slots=(Slot("s", 1),)),) * (2**16 + 1)}, r"plan\.steps"),
+        (
+            {"steps": (Step(task="t", index=0, slots=tuple(Slot(f"s{i}", 1) for i in range(2**12 + 1))),)},
+            r"plan\.slots of a step",
+        ),
+    ],
+    ids=["lanes", "blocks", "steps", "slots"],
+)
+def test_counts_are_bounded(change, path):
+    """M3: checked before anything is done with them."""
+    with pytest.raises(SpecError, match=path):
+        plan(**change)
 
 
 def test_a_local_block_may_not_be_part_of_a_step():

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from aggregator.ledger.records import RunStarted
-from crypto.charter import Charter
-from crypto.plan import Plan, Scope
+from aggregator.protocols.interface import Charter
+from aggregator.run_record import RunRecord
+from crypto.plan import Scope
 from jobs.evidence.lineage.model import Lineage
 
 
-def unproven(made: Lineage, start: RunStarted, charter: Charter | None, plan: Plan) -> Iterator[str]:
+def unproven(made: Lineage, record: RunRecord, charter: Charter | None) -> Iterator[str]:
     """Sentences, the ones about this model first."""
-    run, parts = made.run, [part for part in made.silos if part.steps]
+    run, start, plan, parts = made.run, record.started.record, record.plan, [part for part in made.silos if part.steps]
     if charter is None:
         yield (
             f"The charter {run.charter_digest[:16]} of this run is neither on the ledger nor in the home: no approval "
@@ -44,9 +44,11 @@ def unproven(made: Lineage, start: RunStarted, charter: Charter | None, plan: Pl
         yield f"The number {made.model.version} is MLflow's; the ledger signs the run and the weights, not the number."
     if aliases := [alias for alias in (made.model.aliases if made.model else {}) if alias != "candidate"]:
         yield f"Who moved {listed(aliases)} is what was typed; the aggregator's key signed it, not a person's."
+    if note := record.reader.note:
+        yield f"Made under {record.reader.name}: {note}."
     if left := run.summed - run.replayable:
         yield f"{left} of {run.summed} sums can't be replayed bit for bit: their masked uploads were not kept."
-    if hidden := [lane.name for lane in plan.lanes if lane.hidden and lane.scope is Scope.HELD]:
+    if hidden := [lane.name for lane in plan.lanes if lane.hidden and lane.scope == Scope.HELD]:
         yield f"Who taught {listed(hidden)} is hidden from the aggregator: it knows the cohort, not its holders."
     yield (
         f"The consortium's key came with this ledger: {made.consortium}. An attacker who replaced both could "

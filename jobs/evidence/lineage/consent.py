@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from aggregator.ledger.records import ApprovalShown, RunStarted
+from aggregator.protocols.interface import Approval, Charter
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.approvals import utc
-from crypto.approval import Approval, Terms, approval_digest, open_approval
-from crypto.charter import Charter
 from crypto.errors import BadSignature, EvidenceError, FederationError, NotApproved
-from crypto.messages import Closing
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +47,10 @@ def consents(ledger: CheckedLedger, record: RunRecord, charter: Charter | None) 
         silo, digest = entry.record.silo, entry.record.digest
         signed = bytes.fromhex(entry.record.approval)
         try:
-            if approval_digest(signed).hex() != digest:
-                raise NotApproved(started.record.job_digest, reason=f"its digest is {approval_digest(signed).hex()}")
-            approval = open_approval(signed, lambda name: charter.member(name).owner)
-            for commitment in each(step.get(silo) for step in data) or [approval.terms.commitment.hex()]:
-                terms = replace(_terms(approval, started.record), silo=silo, commitment=bytes.fromhex(commitment))
-                approval.check(terms, now=approval.not_before, used=0)
+            if (shown := record.reader.approval_digest(signed).hex()) != digest:
+                raise NotApproved(started.record.job_digest, reason=f"its digest is {shown}")
+            approval = record.reader.open_approval(signed, silo, charter)
+            _check_terms(approval, started.record, each(step.get(silo) for step in data))
         except FederationError as bad:
             raise EvidenceError(
                 f"ledger line {entry.seq + 1}, approval of {silo} for run {record.run}",
@@ -77,17 +73,20 @@ def consents(ledger: CheckedLedger, record: RunRecord, charter: Charter | None) 
     return found
 
 
-def _terms(approval: Approval, start: RunStarted) -> Terms:
-    """What an approval of this run had to cover; where an older ledger lacks a field, the approval's own value."""
-    terms = approval.terms
-    return replace(
-        terms,
-        charter=bytes.fromhex(start.charter_digest),
-        job=bytes.fromhex(start.job_digest),
-        plan=bytes.fromhex(start.plan_digest),
-        code=terms.code if start.code_digest is None else bytes.fromhex(start.code_digest),
-        purpose=terms.purpose if start.purpose is None else start.purpose,
-    )
+def _check_terms(approval: Approval, start: RunStarted, data: Iterable[str]) -> None:
+    """Raise NotApproved unless the approval covers this run and each of the data commitments. A field that an older
+    ledger lacks is not compared."""
+    wanted = [("charter", start.charter_digest), ("job", start.job_digest), ("plan", start.plan_digest)]
+    wanted += [("commitment", commitment) for commitment in data]
+    if start.code_digest is not None:
+        wanted.append(("code", start.code_digest))
+    for name, value in wanted:
+        if getattr(approval.terms, name) != bytes.fromhex(value):
+            raise NotApproved(start.job_digest, reason=f"it is for another {name}")
+    if approval.max_runs < 1 or approval.not_before > approval.not_after:
+        raise NotApproved(start.job_digest, reason="it allows no run")
+    if start.purpose is not None and approval.terms.purpose != start.purpose:
+        raise NotApproved(start.job_digest, reason="it is for another purpose")
 
 
 def countersigned(ledger: CheckedLedger, record: RunRecord, charter: Charter | None) -> frozenset[str]:
@@ -102,7 +101,7 @@ def countersigned(ledger: CheckedLedger, record: RunRecord, charter: Charter | N
         raise EvidenceError(where, expected="the digest of a line before it, as silos signed", found=wanted[2])
     for silo, signed in end.record.countersignatures.items():
         try:
-            closing = Closing.open(bytes.fromhex(signed), lambda message: charter.member(message.silo).agent)
+            closing = record.reader.open_closing(bytes.fromhex(signed), charter)
             found = (closing.run.hex()[: len(whole)], closing.chain.hex(), closing.ledger.hex())
             if closing.silo != silo or found != wanted:
                 raise BadSignature(f"A signature of {closing.silo} over the end of run {closing.run.hex()[:16]}.")

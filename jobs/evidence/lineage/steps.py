@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aggregator.ledger.records import Refusal, SiloLost, StepClosed, StepOpened, StepVoid
+from aggregator.protocols.interface import Plan
 from aggregator.run_record import RunRecord
-from crypto.plan import Plan
 
 RELEASED, VOID, OPEN = "released", "void", "not finished"
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger import records
+from aggregator.protocols.interface import Charter
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.models import LEAST_DIGITS, Models, ModelVersion, ancestry, checked_ledger, parents, pick
-from crypto.charter import Charter
 from crypto.errors import SpecError
 from jobs.evidence.lineage.caveats import unproven
 from jobs.evidence.lineage.consent import consents, countersigned, each
@@ -59,7 +59,7 @@ def trace_in(ledger: CheckedLedger, text: str) -> Lineage:
         head=ledger.head,
         unproven=(),
     )
-    return replace(made, unproven=tuple(unproven(made, start, charter, record.plan)))
+    return replace(made, unproven=tuple(unproven(made, record, charter)))
 
 
 def _subject(ledger: CheckedLedger, found: Sequence[ModelVersion], text: str) -> tuple[ModelVersion | None, str]:

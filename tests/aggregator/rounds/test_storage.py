@@ -7,6 +7,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from aggregator.rounds.storage import (
 )
 from crypto.blocks import state_digest
 from crypto.errors import EvidenceError, LayoutMismatch, NoSpace, SpecError
+from crypto.release_manifest import PREDICTOR, ReleaseManifest
 
 STATE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "expert.0/b": np.full(3, -0.0, np.float32)}
 
@@ -251,9 +253,14 @@ def test_a_dropped_silo_is_forgotten(tmp_path: Path) -> None:
     assert store.completed() == {"silo-2": ("trunk",)}
 
 
-def test_the_predictor_is_bound_by_its_digest(tmp_path: Path) -> None:
-    source = tmp_path / "p.py"
+def test_the_predictor_is_a_file_of_the_release(tmp_path: Path) -> None:
+    source, folder = tmp_path / "p.py", RunFolder(tmp_path / "run")
     source.write_text("x = 1\n")
-    facts = stage_predictor(RunFolder(tmp_path / "run"), source, requirements=["numpy"], settings="{}", shape=(4,))
+    release = ReleaseManifest({PREDICTOR: sha256(source.read_bytes()).hexdigest()})
+    facts = stage_predictor(folder, source, release=release, requirements=["numpy"], settings="{}", shape=(4,))
     assert facts["file"] == "predictor.py" and len(facts["sha256"]) == 64 and facts["shape"] == [4]
-    assert (tmp_path / "run" / "predictor.py").read_bytes() == source.read_bytes()
+    assert folder.predictor_path.read_bytes() == source.read_bytes()
+    assert ReleaseManifest.from_bytes(folder.release_path.read_bytes()) == release
+    source.write_text("x = 2\n")
+    with pytest.raises(SpecError, match="restart the service"):
+        stage_predictor(folder, source, release=release, requirements=["numpy"], settings="{}", shape=(4,))

@@ -15,6 +15,7 @@ import pytest
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.log import Ledger
+from aggregator.rounds.run import PROTOCOL
 from aggregator.tracking import client as tracking_client
 from aggregator.tracking import follower
 from aggregator.tracking.check import compare
@@ -61,7 +62,7 @@ def test_a_job_is_a_run_and_a_step_a_child(job: Path) -> None:
     assert json.loads(tags["consilium.countersigned_by"]) == list(SILOS)
     own = {key: str(value) for key, value in made.PARAMS.items()}
     told = {"dataset": "digits", "keep_uploads": "all", "method": "fedavg", "model_name": "digits", "threshold": "2"}
-    assert parent.data.params == own | told | {"protocol": "consilium/1"}
+    assert parent.data.params == own | told | {"protocol": PROTOCOL}
     children = runs(job, "step")
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
     assert [child.info.status for child in children] == ["FINISHED"] * STEPS + ["FAILED"]

@@ -17,6 +17,7 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
+from aggregator.rounds.storage import stage_predictor
 from aggregator.tracking import follower, pyfunc
 from aggregator.tracking.check import compare
 from aggregator.tracking.client import MlflowClient, connect
@@ -168,8 +169,10 @@ def test_nothing_of_ours_is_installed_for_a_model(job: Path) -> None:
 
 
 def test_a_ledger_that_requires_our_package_from_an_index_is_not_followed_in_that() -> None:
-    needs = ["consilium[silo,lm]==0.1.0", "consilium", "consilium-x==1", "mlflow==3.17.2", "numpy"]
-    assert pyfunc._requirements(partial_entry(Kind.RUN_STARTED, {}).record, {"requirements": needs}) == needs[2:]
+    needs, started = ["consilium[silo,lm]==0.1.0", "consilium", "mlflow==3.17.2", "numpy"], Kind.RUN_STARTED
+    assert pyfunc._requirements(partial_entry(started, {}).record, {"requirements": needs}) == needs[2:]
+    with pytest.raises(EvidenceError, match="consilium-x"):
+        pyfunc._requirements(partial_entry(started, {}).record, {"requirements": ["consilium-x==1", *needs]})
 
 
 _LOAD_WITHOUT_OURS = """
@@ -223,6 +226,37 @@ def test_altered_weights_or_code_are_not_registered(home: Path) -> None:
         file.write_bytes(good)
     follower.sync(home)
     assert len(client(home).search_model_versions()) == 1
+
+
+def test_a_predictor_that_is_not_the_releases_is_not_registered(home: Path) -> None:
+    """H4: the ledger names other code, signed by the aggregator; the approved release does not."""
+    ledger, trojan = make_home(home), b"import os\n"
+    facts = stage_predictor(
+        AggregatorHome(home).run_folder(RUN), made.PREDICTOR_CODE, release=made.MANIFEST, requirements=["numpy"],
+        settings=json.dumps({"method": "fedavg", "params": made.PARAMS}), shape=[6],
+    )  # fmt: skip
+    start(home, ledger, predictor=facts | {"sha256": sha256(trojan).hexdigest()})  # type: ignore[arg-type]
+    ledger.append(as_record("step-closed", closed(0)))
+    finish(home, ledger)
+    AggregatorHome(home).run_folder(RUN).predictor_path.write_bytes(trojan)
+    with pytest.raises(EvidenceError, match="of the release that was approved"):
+        follower.sync(home)
+    assert client(home).search_model_versions() == []
+
+
+@pytest.mark.parametrize("line", ["evil==1.0", "torch==2.0\n--index-url=https://evil.example", "numpy @ file:///x"])
+def test_what_pip_would_install_is_a_closed_list(home: Path, line: str) -> None:
+    """H4: the requirements of a model run code when they are installed."""
+    ledger = make_home(home)
+    facts = stage_predictor(
+        AggregatorHome(home).run_folder(RUN), made.PREDICTOR_CODE, release=made.MANIFEST, requirements=[line],
+        settings=json.dumps({"method": "fedavg", "params": made.PARAMS}), shape=[6],
+    )  # fmt: skip
+    start(home, ledger, predictor=facts)  # type: ignore[arg-type]
+    ledger.append(as_record("step-closed", closed(0)))
+    finish(home, ledger)
+    with pytest.raises(EvidenceError, match="requirements"):
+        follower.sync(home)
 
 
 def test_an_altered_ledger_makes_no_version(home: Path) -> None:

@@ -15,6 +15,7 @@ from aggregator.epochs import Epochs
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import Kind
+from aggregator.rounds.run import PROTOCOL
 from aggregator.rounds.storage import save_checkpoint
 from aggregator.run_record import CheckedLedger
 from crypto.errors import EvidenceError
@@ -57,7 +58,7 @@ class Story:
     def start(self, run: str, plan: Plan = PLAN, *, digest: str = "", **more: str) -> None:
         self.line(
             Kind.RUN_STARTED, run=run, plan=b64encode(bytes(plan)).decode(), plan_digest=digest or plan.digest.hex(),
-            model_name="job", state_digest="00", silos=list(SILOS), **more,
+            model_name="job", protocol=PROTOCOL, state_digest="00", silos=list(SILOS), **more,
         )  # fmt: skip
 
     def close(

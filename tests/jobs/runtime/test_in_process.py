@@ -1,56 +1,40 @@
-"""A whole job in this process: the same round code as production, with couriers that lose, repeat and corrupt."""
+"""A whole job in this process: the same round code as production; its evidence, its wire, its arithmetic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Generator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from aggregator.home import AggregatorHome, RunFolder
 from aggregator.ledger.format import read, verify
-from aggregator.ledger.records import Kind, Refusal, SiloLost, StepClosed, StepVoid
+from aggregator.ledger.records import Kind, StepClosed
 from aggregator.rounds.attempt import Exchange, Replies
 from aggregator.rounds.run import Run, RunOutcome
 from aggregator.run_record import RunRecord
 from crypto import blocks, transcript
 from crypto.cohort import Context, words_digest
-from crypto.errors import EvidenceError, FederationError, Malformed, RoundLost, SpecError, TranscriptMismatch
+from crypto.errors import EvidenceError, FederationError, Malformed, SpecError, TranscriptMismatch
 from crypto.evidence import StepEvidence
 from crypto.home import Home
-from crypto.messages import DECLINE, MESSAGE_ARRAYS, Closing, Decline, Message, Request, StepResult
+from crypto.messages import MESSAGE_ARRAYS, Closing, Message, StepResult
 from jobs.demo.federation import Federation
 from jobs.evidence.run_summary import scores, secure_aggregation
-from jobs.job import JobSpec
 from jobs.runtime.compose import EventFile
-from jobs.runtime.in_process import InProcess, drive
+from jobs.runtime.in_process import drive
 from silo_agent.agent import Agent
 from tests import local
 
-Fault = Callable[[Message, Callable[[], Message]], Message | None]
-
-
-def play(
-    root: Path, job: JobSpec, faults: Mapping[str, Fault] | None = None, silos: int = local.SILOS, **how: Any
-) -> tuple[Federation, RunOutcome, Run, dict[str, Agent]]:
-    federation = local.federation(root, silos)
-
-    def courier(silo: str, agent: Agent) -> InProcess:
-        return local.Faulty(agent, faults[silo]) if faults and silo in faults else InProcess(agent)
-
-    outcome, run, agents = local.run_job(
-        job, federation.aggregator, federation.homes, agent=local.recording, courier=courier, **how
-    )
-    return federation, outcome, run, agents
-
 
 @pytest.fixture(scope="module")
-def fedcoe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, RunOutcome, Run, dict[str, Agent]]:
-    return play(tmp_path_factory.mktemp("fedcoe") / "f", local.spec("fedcoe"))
+def fedcoe(
+    made: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Federation, RunOutcome, Run, dict[str, Agent]]:
+    federation = local.copied(made, tmp_path_factory.mktemp("fedcoe") / "f")
+    return (federation, *local.play(federation, local.spec("fedcoe")))
 
 
 def test_a_job_runs_to_its_end(fedcoe: tuple[Federation, RunOutcome, Run, dict[str, Agent]]) -> None:
@@ -116,115 +100,12 @@ def test_opened_sums_are_the_plain_integer_sums_bit_for_bit(
         assert chain.hex() == closed.record.chain, step.name
 
 
-def silent_from(phase: str, step: int) -> Fault:
-    """Dies at a phase of a step and never comes back."""
-    dead = False
-
-    def fault(request: Message, answer: Callable[[], Message]) -> Message | None:
-        nonlocal dead
-        asked = Request.open(request.body, lambda _: _any_key(request))
-        dead = dead or (asked.step == step and request.phase == phase)
-        return None if dead else answer()
-
-    return fault
-
-
-class _Anyone:
-    def verify(self, signature: bytes, message: bytes) -> None:
-        """Tests look at requests without the aggregator's key."""
-
-
-def _any_key(request: Message):  # type: ignore[no-untyped-def]
-    return _Anyone()
-
-
-@pytest.mark.parametrize("phase", ["open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes"])
-def test_a_silo_that_dies_in_any_phase_is_a_dropout(tmp_path: Path, phase: str) -> None:
-    federation, outcome, _, agents = play(tmp_path / "f", local.spec(), {"silo-3": silent_from(phase, 1)})
-    assert (outcome.steps_released, outcome.steps_void) == (4, 0)
-    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
-    lost = [entry for entry in record.of(SiloLost) if entry.record.k == 1]
-    assert [(entry.record.silo, entry.record.phase) for entry in lost] == [("silo-3", phase)]
-    closed = next(entry for entry in record.of(StepClosed) if entry.record.k == 1)
-    uploaded = phase in ("attest", "unmask-slots", "unmask-lanes")
-    assert ("silo-3" in closed.record.survivors) is uploaded
-    assert record.finished is not None and "silo-3" not in record.finished.record.countersignatures
-    for silo, agent in agents.items():
-        if silo != "silo-3":
-            assert blocks.state_digest(agent.state).hex() == outcome.state_digest
-
-
-def test_a_silo_that_was_away_catches_up(tmp_path: Path) -> None:
-    def away_in_step_one(request: Message, answer: Callable[[], Message]) -> Message | None:
-        return None if Request.open(request.body, _any_key).step == 1 else answer()
-
-    federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=3), {"silo-5": away_in_step_one})
-    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
-    assert [closed.record.k for closed in record.of(StepClosed) if "silo-5" in closed.record.survivors] == [0, 2, 3, 4]
-    assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
-
-
-def away(first: int, until: int) -> Fault:
-    """Silent in these steps, then there again."""
-
-    def fault(request: Message, answer: Callable[[], Message]) -> Message | None:
-        return None if first <= Request.open(request.body, _any_key).step < until else answer()
-
-    return fault
-
-
-def test_one_message_carries_all_that_a_silo_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("crypto.messages.MESSAGE_ARRAYS", "aggregator.rounds.attempt.MESSAGE_ARRAYS"):
-        monkeypatch.setattr(place, 2)
-    federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=6), {"silo-5": away(1, 6)})
-    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
-    assert [closed.record.k for closed in record.of(StepClosed) if "silo-5" in closed.record.survivors] == [0, 6, 7]
-    assert not list(record.of(Refusal))
-    assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
-
-
-def test_a_silo_that_was_away_for_long_catches_up_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two results to a part, and a third that is made meanwhile: away in five steps, back after three more."""
-    monkeypatch.setattr("aggregator.rounds.catch_up.PART_WORDS", 2 * 1210)
-    awaited: list[int] = []
-
-    def watch(exchange: Exchange | None, note: str) -> None:
-        if exchange is not None and exchange.phase == "open":
-            awaited.append(exchange.enough)
-
-    faults = {"silo-5": away(1, 6), "silo-6": away(3, 4)}
-    federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=12), faults, watch=watch)
-    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
-    refusals = [(entry.record.k, entry.record.silo, entry.record.code) for entry in record.of(Refusal)]
-    assert refusals == [(k, "silo-5", "CATCHING_UP") for k in (6, 7, 8)]
-    took_part = [closed.record.k for closed in record.of(StepClosed) if "silo-5" in closed.record.survivors]
-    assert took_part == [0, *range(9, 14)]
-    assert awaited == [8, 8, 7, 7, 6, 7, 7, *[8] * 7], "whoever is on the way is waited for"
-    assert record.finished is not None and len(record.finished.record.countersignatures) == local.SILOS
-    for agent in agents.values():
-        assert blocks.state_digest(agent.state).hex() == outcome.state_digest
-    assert not list((federation.aggregator / "jobs" / outcome.run / "sums").glob("*"))
-
-
-def test_whoever_is_still_behind_at_the_end_does_not_countersign(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_silos_with_more_lanes_than_one_message_has_arrays(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aggregator.rounds.catch_up.PART_STEPS", 1)
-
-    def back_at_the_close(request: Message, answer: Callable[[], Message]) -> Message | None:
-        return answer() if request.phase == "close" else away(1, 99)(request, answer)
-
-    federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=3), {"silo-5": back_at_the_close})
-    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
-    assert record.finished is not None
-    assert set(record.finished.record.countersignatures) == set(federation.silos) - {"silo-5"}
-    assert "silo-5 does not countersign: CATCHING_UP" in caplog.text
-
-
-def test_silos_with_more_lanes_than_one_message_has_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in ("crypto.messages.MESSAGE_ARRAYS", "aggregator.rounds.attempt.MESSAGE_ARRAYS"):
         monkeypatch.setattr(place, 2)
-    federation, outcome, _, agents = play(tmp_path / "f", local.spec("fedcoe"))
+    outcome, _, agents = local.play(federation, local.spec("fedcoe"))
     record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert max(len(closed.record.lanes_open) for closed in record.of(StepClosed)) > 2
     assert {len(closed.record.survivors) for closed in record.of(StepClosed)} == {local.SILOS}
@@ -250,135 +131,13 @@ def test_nothing_is_carried_here_that_nvflare_would_not_carry(side: str) -> None
 
 
 def test_a_step_that_no_message_can_carry_is_refused_before_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aggregator.rounds.catch_up.ARRAY_WORDS", 1209 // 64)
-    federation = local.federation(tmp_path / "f")
     with pytest.raises(SpecError, match=r"step train/0.*1210 words") as refused:
         local.run_job(local.spec(), federation.aggregator, federation.homes)
     assert "smaller model" in refused.value.remedy
     assert not [e for e in read(AggregatorHome(federation.aggregator).ledger_path) if e.kind is Kind.RUN_STARTED]
-
-
-def test_a_repeated_request_gets_the_same_bytes(tmp_path: Path) -> None:
-    def twice(request: Message, answer: Callable[[], Message]) -> Message | None:
-        first, second = answer(), answer()
-        assert first.body == second.body
-        return second
-
-    _, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": twice})
-    assert outcome.steps_released == 3
-
-
-def test_a_corrupted_upload_costs_its_silo_the_step_and_nobody_else(tmp_path: Path) -> None:
-    def flip(request: Message, answer: Callable[[], Message]) -> Message | None:
-        reply = answer()
-        if request.phase != "fetch":
-            return reply
-        words = reply.arrays[0].copy()
-        words[0] ^= 1
-        return replace(reply, arrays=(words, *reply.arrays[1:]))
-
-    federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": flip})
-    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
-    refusals = list(record.of(Refusal))
-    assert [(one.record.silo, one.record.phase, one.record.code) for one in refusals] == [
-        ("silo-2", "fetch", "TRANSCRIPT_MISMATCH")
-    ]
-    trained = next(closed for closed in record.of(StepClosed) if closed.record.name == "train/0")
-    assert trained.record.refusals == {"silo-2": "TRANSCRIPT_MISMATCH"}
-    assert "silo-2" not in trained.record.survivors
-
-
-@pytest.mark.parametrize("phase", ["open", "deal", "contribute", "attest", "unmask-slots", "unmask-lanes"])
-def test_garbage_is_a_named_refusal(tmp_path: Path, phase: str) -> None:
-    def garbage(request: Message, answer: Callable[[], Message]) -> Message | None:
-        return Message(phase, b"\x00\x01\x02") if request.phase == phase else answer()
-
-    federation, outcome, _, _ = play(tmp_path / "f", local.spec(rounds=1), {"silo-2": garbage})
-    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
-    codes = {(one.record.phase, one.record.code) for one in record.of(Refusal)}
-    assert codes == {(phase, "MALFORMED")}
-    assert outcome.steps_void == 0
-
-
-def test_too_few_silos_end_the_run_by_name(tmp_path: Path) -> None:
-    faults = {f"silo-{i}": silent_from("open", 1) for i in range(1, 5)}
-    federation = local.federation(tmp_path / "f")
-    with pytest.raises(RoundLost) as lost:
-        local.run_job(
-            local.spec(),
-            federation.aggregator,
-            federation.homes,
-            courier=lambda silo, agent: local.Faulty(agent, faults[silo]) if silo in faults else InProcess(agent),
-        )
-    assert lost.value.missing == ("silo-1", "silo-2", "silo-3", "silo-4")
-    assert "COHORT_TOO_SMALL" in str(lost.value)
-
-
-def test_a_step_whose_shares_may_have_left_is_void_and_the_chain_goes_on(tmp_path: Path) -> None:
-    def mute(request: Message, answer: Callable[[], Message]) -> Message | None:
-        asked = Request.open(request.body, _any_key)
-        reply = answer()
-        return None if asked.step == 1 and request.phase == "unmask-slots" else reply
-
-    faults = {f"silo-{i}": mute for i in range(1, 6)}
-    federation, outcome, _run, agents = play(tmp_path / "f", local.spec(), faults)
-    assert (outcome.steps_released, outcome.steps_void) == (3, 1)
-    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
-    (void,) = record.of(StepVoid)
-    assert (void.record.k, void.record.phase) == (1, "unmask-slots")
-    for agent in agents.values():
-        assert blocks.state_digest(agent.state).hex() == outcome.state_digest
-
-
-def test_after_a_void_step_a_cohort_that_differs_by_one_is_refused(tmp_path: Path) -> None:
-    def mute(request: Message, answer: Callable[[], Message]) -> Message | None:
-        asked = Request.open(request.body, _any_key)
-        reply = answer()
-        return None if asked.step == 1 and request.phase == "unmask-slots" else reply
-
-    def mute_then_gone(request: Message, answer: Callable[[], Message]) -> Message | None:
-        return None if Request.open(request.body, _any_key).step == 2 else mute(request, answer)
-
-    federation = local.federation(tmp_path / "f")
-    faults: dict[str, Fault] = {f"silo-{i}": mute for i in range(1, 6)} | {"silo-1": mute_then_gone}
-    with pytest.raises(RoundLost, match="SURVIVOR_INVALID"):
-        local.run_job(
-            local.spec(),
-            federation.aggregator,
-            federation.homes,
-            courier=lambda silo, agent: local.Faulty(agent, faults[silo]) if silo in faults else InProcess(agent),
-        )
-    (run,) = {e.name for e in (federation.aggregator / "jobs").iterdir()}
-    codes = {one.record.code for one in RunRecord.read(AggregatorHome(federation.aggregator), run).of(Refusal)}
-    assert codes == {"COHORT_DIFFERENCE"}
-
-
-def test_a_server_that_tells_one_silo_another_result_is_exposed(tmp_path: Path) -> None:
-    """The silo computes another state, so its advert is for another T0: it declines, and says why."""
-    answers: list[Decline] = []
-
-    def lied_to(request: Message, answer: Callable[[], Message]) -> Message | None:
-        if request.phase == "open" and request.arrays:
-            words = request.arrays[0].copy()
-            words[0] += 1
-            request = replace(request, arrays=(words, *request.arrays[1:]))
-        reply = agents["silo-4"].handle(request)
-        if reply.phase == DECLINE:
-            answers.append(Decline.open(reply.body, _any_key))
-        return reply
-
-    agents: dict[str, Agent] = {}
-    federation = local.federation(tmp_path / "f")
-
-    def courier(silo: str, agent: Agent) -> InProcess:
-        agents[silo] = agent
-        return local.Faulty(agent, lied_to) if silo == "silo-4" else InProcess(agent)
-
-    outcome, _, _ = local.run_job(local.spec(), federation.aggregator, federation.homes, courier=courier)
-    assert outcome.steps_released == 4
-    assert {decline.code for decline in answers} == {"MODEL_MISMATCH"}
 
 
 def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
@@ -440,21 +199,23 @@ def test_evidence_with_a_flipped_byte_never_passes(
         assert found == want, at
 
 
-def test_every_array_that_is_sent_is_a_plain_one(tmp_path: Path) -> None:
+def test_every_array_that_is_sent_is_a_plain_one(federation: Federation) -> None:
     """Results kept on disk for a silo that is away are maps of files; on the wire they are arrays again."""
     kinds: set[type] = set()
 
     def late(request: Message, answer: Callable[[], Message]) -> Message | None:
         kinds.update(type(words) for words in request.arrays)
-        return None if Request.open(request.body, _any_key).step in (2, 3) else answer()
+        return None if local.asked(request).step in (2, 3) else answer()
 
-    federation, outcome, _, agents = play(tmp_path / "f", local.spec(rounds=4), {"silo-5": late})
+    outcome, _, agents = local.play(federation, local.spec(rounds=4), {"silo-5": late})
     assert kinds == {np.ndarray}
     assert blocks.state_digest(agents["silo-5"].state).hex() == outcome.state_digest
     assert not list((federation.aggregator / "jobs" / outcome.run / "sums").glob("*"))
 
 
-def test_lanes_longer_than_one_array_are_cut_and_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lanes_longer_than_one_array_are_cut_and_joined(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for place in ("crypto.messages.ARRAY_WORDS", "aggregator.rounds.attempt.ARRAY_WORDS"):
         monkeypatch.setattr(place, 100)
     monkeypatch.setattr("aggregator.rounds.attempt.FETCH_WORDS", 300)
@@ -467,17 +228,15 @@ def test_lanes_longer_than_one_array_are_cut_and_joined(tmp_path: Path, monkeypa
         fetches.append(request.phase == "fetch")
         return reply
 
-    _, outcome, _, agents = play(tmp_path / "f", local.spec(), {"silo-5": watch})
+    outcome, _, agents = local.play(federation, local.spec(), {"silo-5": watch})
     assert max(sizes) == 100
     assert sum(fetches) == 2 * -(-1210 // 300)  # two training steps, 1,210 words each, 300 a fetch
     for agent in agents.values():
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
 
 
-def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exact(tmp_path: Path) -> None:
-    federation, outcome, run, agents = play(
-        tmp_path / "f", local.spec(ring_bits=24), {"silo-3": silent_from("fetch", 2)}
-    )
+def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exact(federation: Federation) -> None:
+    outcome, run, agents = local.play(federation, local.spec(ring_bits=24), {"silo-3": local.silent_from("fetch", 2)})
     record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert secure_aggregation(record)["masked_bytes_per_parameter"] == pytest.approx(3.0, abs=0.01)
     plan, state = run.spec.plan, blocks.initial_state(run.spec.plan)

@@ -7,6 +7,7 @@ import logging
 import re
 import warnings
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -67,6 +68,18 @@ def test_another_release_is_a_warning(predictor: ModuleType, caplog: pytest.LogC
         assert predictor._methods(here) is methods and not caplog.records
         assert predictor._methods(here | {"code_digest": "ab" * 32}) is methods
     assert "ab" * 32 in caplog.text and here["code_digest"] in caplog.text
+
+
+def test_a_file_that_is_not_the_releases_is_refused(
+    predictor: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """H4: where the release that made the model is installed, its own predictor is known."""
+    altered = tmp_path / "predictor.py"
+    altered.write_text("# another\n")
+    monkeypatch.setattr(predictor, "__file__", str(altered))
+    here = {"version": "0.1.0", "code_digest": release.digest().hex()}
+    with pytest.raises(ImportError, match="fed verify BUNDLE"):
+        predictor._methods(here)
 
 
 def test_another_fault_is_no_missing_package(predictor: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,8 @@ def test_a_silo_on_old_notes_lags_behind_and_is_refused_or_catches_up(federation
 def test_what_cannot_be_resumed_says_why(federation: Federation, tmp_path: Path) -> None:
     run = broken(federation, 1, "deal")
     home, silos = federation.aggregator, federation.homes
+    with pytest.raises(SpecError, match="run name"):  # M3: it was joined to a path as it came
+        local.run_job(JOB, home, silos, resume="../../outside")
     with pytest.raises(SpecError, match="a run on the ledger"):
         local.run_job(JOB, home, silos, resume="0" * 16)
     _, identity = AggregatorHome(home).open()

@@ -66,6 +66,7 @@ PATHS: dict[str, list[str]] = {
     "checkpoint": [f"jobs/{RUN}/checkpoints/000007.json", f"jobs/{RUN}/checkpoints/000007.safetensors"],
     "step-evidence": [f"jobs/{RUN}/evidence/000007.bin"],
     "predictor": [f"jobs/{RUN}/predictor.py"],
+    "release": [f"jobs/{RUN}/release.sha256"],
     "model-card": [f"jobs/{RUN}/model-card.md"],
     "run-index": [f"jobs/{RUN}/mlflow.json", f"jobs/{RUN}/report.html"],
     "upload": [

@@ -480,6 +480,9 @@ def test_limits_of_every_model_and_of_this_one(past: Past) -> None:
 
 
 def test_hidden_holders_are_said(past: Past) -> None:
+    from base64 import b64encode
+
+    from aggregator.run_record import RunRecord
     from crypto.plan import Plan
     from jobs.evidence.lineage.caveats import unproven
     from silo_agent.methods import Limits, method
@@ -487,8 +490,10 @@ def test_hidden_holders_are_said(past: Past) -> None:
     lineage = trace(past.home, past.run)
     params = {"features": 4, "classes": 2, "hidden": 2, "experts": 2, "rounds": 2}
     plan: Plan = method("fedcoe").plan(params, Limits(n_max=8, colluders=1, honest=2, lane_floor=3))
-    (started,) = (entry.record for entry in past.entries(Kind.RUN_STARTED))
-    sentences = " ".join(unproven(lineage, started, past.home.charter(), plan))
+    (started,) = past.entries(Kind.RUN_STARTED)
+    other = {"plan": b64encode(bytes(plan)).decode(), "plan_digest": plan.digest.hex()}
+    record = RunRecord(past.run, (replace(started, record=replace(started.record, **other)),))
+    sentences = " ".join(unproven(lineage, record, past.home.charter()))
     assert "Who taught cluster-0, cluster-1, expert-0 and expert-1 is hidden from the aggregator" in sentences
 
 

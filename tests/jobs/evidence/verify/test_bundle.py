@@ -92,7 +92,7 @@ def test_a_bundle_holds_without_its_home(run: Finished, whole: Path, tmp_path: P
     key = PublicIdentity((run.home.root / "consortium.pub").read_bytes())
     shown: list[str] = []
     report = verify_bundle(
-        Path(moved), consortium=key.fingerprint, code=release.digest(), show=lambda line: shown.append(line.name)
+        Path(moved), consortium=key.fingerprint, release=release.manifest(), show=lambda line: shown.append(line.name)
     )
     assert report.target == f"run {run.run}"
     assert [line.name for line in report.of(CheckOutcome.NOT_CHECKED)] == ["versions", "unsigned"]

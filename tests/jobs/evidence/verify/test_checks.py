@@ -19,6 +19,7 @@ from aggregator.verify.checks import verify_run
 from aggregator.verify.report import CheckLine, CheckOutcome
 from crypto.keys import Identity
 from crypto.messages import Closing, Decline, Message, Request
+from crypto.release_manifest import ReleaseManifest
 from crypto.transcript import digest
 from jobs import release
 from jobs.runtime.in_process import InProcess
@@ -46,11 +47,11 @@ def test_every_check_of_an_honest_run_holds(honest: Finished) -> None:
     shown: list[str] = []
     report = verify_run(
         honest.home, honest.run, consortium=str(honest.federation.silo("silo-1") / "consortium.pub"),
-        code=release.digest(), show=lambda line: shown.append(line.name),
+        release=release.manifest(), show=lambda line: shown.append(line.name),
     )  # fmt: skip
     order = ["consortium", "charters", "ledger", "run", "approvals", "steps", "sums", "state", "closing", "model"]
-    assert names(report, CheckOutcome.OK) == [*order, "code"] == shown
-    assert report.verdict == f"run {honest.run} holds: 11 checks passed, none skipped."
+    assert names(report, CheckOutcome.OK) == [*order, "code", "predictor"] == shown
+    assert report.verdict == f"run {honest.run} holds: 12 checks passed, none skipped."
     assert detail(report, "sums").startswith("2 lane sums")
     assert detail(report, "state").startswith("the blocks after 4 of 4 steps")
     assert detail(report, "closing").startswith("8 silos")
@@ -61,10 +62,10 @@ def test_what_was_not_checked_is_said(honest: Finished) -> None:
     report = verify_run(honest.home, honest.run)
     assert names(report, CheckOutcome.NOT_CHECKED) == ["consortium", "code"]
     assert "compare" in detail(report, "consortium") and "not given" in detail(report, "code")
-    assert report.verdict.endswith("9 checks passed, 2 not checked.")
+    assert report.verdict.endswith("10 checks passed, 2 not checked.")
     assert len(report.as_dict()["not_checked"]) == 2
-    other = verify_run(honest.home, honest.run, code=bytes(32))
-    assert "here is 0000000000000000" in detail(other, "code")
+    other = verify_run(honest.home, honest.run, release=ReleaseManifest({}))
+    assert f"here is {ReleaseManifest({}).digest.hex()[:16]}" in detail(other, "code")
     assert str(report.lines[0]).startswith("not checked  consortium")
 
 
@@ -226,8 +227,8 @@ REWRITTEN: dict[str, tuple[Callable[[Lines], object], str]] = {
     "the charter": (lambda lines: started(lines).update(charter_digest="ab" * 32), r"\), charter_digest"),
     "the predictor's name": (lambda lines: started(lines)["predictor"].update(file="../x"), r"predictor\.file"),
     "the predictor's digest": (lambda lines: started(lines)["predictor"].update(sha256="ab" * 32), "predictor.py"),
-    "the code": (lambda lines: started(lines).update(code_digest="ab" * 32), r"\(approval\)"),
-    "no code": (lambda lines: started(lines).pop("code_digest"), r"\(approval\)"),
+    "the code": (lambda lines: started(lines).update(code_digest="ab" * 32), r"release\.sha256"),
+    "no code": (lambda lines: started(lines).pop("code_digest"), r"release\.sha256"),
     "two beginnings": (lambda lines: lines.append(next(line for line in lines if line[0] == "run-started")), "started"),
     "years later": (_late, "run-started"),
     "a step gone": (lambda lines: lines.remove([line for line in lines if line[0] == "step-closed"][1]), r"\), k$"),

@@ -19,7 +19,6 @@ from tests.records import partial_entry
 from tests.tampering import (
     Finished,
     Lines,
-    detail,
     line_of,
     refused,
     rewrite,
@@ -62,7 +61,7 @@ def test_jobs_that_are_none(text: str) -> None:
 def test_a_run_without_a_predictor(run: Finished) -> None:
     rewrite(run.home, lambda lines: started(lines).pop("predictor"))
     tampering.countersign(run)
-    assert "predictor" not in detail(verify_run(run.home, run.run), "run")
+    assert "predictor" not in [line.name for line in verify_run(run.home, run.run).lines]
 
 
 def test_a_run_that_went_on_from_another_state(run: Finished, tmp_path: Path) -> None:

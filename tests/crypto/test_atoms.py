@@ -1,0 +1,372 @@
+"""The rule of atoms holds against every sequence of openings; the rule before it does not.
+
+A void step, a further attempt and a second run from the same base state are openings of the same quantity, so a
+sequence of any of them is a sequence of ``refine``. What may not be in the span of the opened sets is checked by ranks
+over the rationals, which know nothing of atoms.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from fractions import Fraction
+from itertools import combinations, permutations, product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crypto.atoms import Change, Conflict, Openings
+from crypto.errors import CohortDifference, Malformed
+from crypto.floors import Floors
+from tests.last_release import LastRelease
+
+Set = frozenset[int]
+Family = tuple[Set, ...]
+
+
+def named(family: Iterable[Iterable[int]]) -> Openings:
+    return Openings(frozenset(frozenset(f"silo-{i}" for i in one) for one in family))
+
+
+def silos(*numbers: int) -> frozenset[str]:
+    return frozenset(f"silo-{i}" for i in numbers)
+
+
+# --- the second implementation: linear algebra -----------------------------------------------------------------------
+
+
+def rank(rows: Iterable[Sequence[int]]) -> int:
+    """Over the rationals, by Gauss."""
+    left, found = [[Fraction(value) for value in row] for row in rows], 0
+    while left:
+        row = left.pop()
+        pivot = next((i for i, value in enumerate(row) if value), None)
+        if pivot is None:
+            continue
+        found += 1
+        left = [[a - other[pivot] / row[pivot] * b for a, b in zip(other, row, strict=True)] for other in left]
+    return found
+
+
+def supported(family: Collection[Set], members: Iterable[int], inside: Collection[int], known: Collection[int]) -> bool:
+    """Whether some combination of the sums, less the ``known`` members' own values, depends on one or more of
+    ``inside`` and on nobody else."""
+    others = [i for i in members if i not in known]
+    outside = [i for i in others if i not in inside]
+    rows = lambda columns: ([int(i in opened) for i in columns] for opened in family)  # noqa: E731
+    return rank(rows(outside)) < rank(rows(others))
+
+
+def isolates(family: Collection[Set], n: int, least: int, known: Collection[int] = ()) -> bool:
+    """Whether some combination depends on fewer than ``least`` of the members that are not ``known``."""
+    others = [i for i in range(n) if i not in known]
+    return any(supported(family, range(n), few, known) for few in combinations(others, least - 1))
+
+
+def test_the_second_implementation_finds_what_is_there() -> None:
+    assert rank([]) == rank([[0, 0]]) == 0 and rank([[1, 2], [2, 4]]) == 1 and rank([[0, 1], [1, 0], [1, 1]]) == 2
+    pair = [frozenset({0, 1, 2}), frozenset({0, 1, 3})]
+    assert isolates(pair, 4, 3) and not isolates(pair, 4, 2)  # the difference depends on 2 and 3
+    assert isolates(pair, 4, 2, known=[3]) and not isolates([frozenset({0, 1, 2})], 4, 3)
+
+
+# --- every sequence --------------------------------------------------------------------------------------------------
+
+
+def canonical(family: Family, fixed: int = 0) -> tuple[tuple[int, ...], ...]:
+    """The same for two families that differ by names of the members, or by the order after the ``fixed`` first sets."""
+    members = range(max(map(max, family)) + 1)
+    orders = (family[:fixed] + rest for rest in permutations(family[fixed:]))
+    return min(tuple(sorted(tuple(int(i in one) for one in order) for i in members)) for order in orders)
+
+
+def subsets(n: int, least: int = 1) -> list[Set]:
+    return [frozenset(one) for size in range(least, n + 1) for one in combinations(range(n), size)]
+
+
+def reachable(n: int, least: int, longest: int | None) -> Iterator[Family]:
+    """Every family of sets that some sequence of at most ``longest`` different openings can open, up to symmetry.
+    None: of whatever length."""
+    level: list[Family] = [()]
+    length = 0
+    while level and length != longest:
+        length += 1
+        found: dict[object, Family] = {}
+        for family in level:
+            opened = named(family)
+            for now in subsets(n):
+                refused = opened.conflicts((f"silo-{i}" for i in now), least)
+                groups = Counter(tuple(i in one for one in (*family, now)) for i in range(n))
+                too_small = any(size < least for place, size in groups.items() if any(place))
+                assert bool(refused) == (too_small and now not in family)
+                if not refused and now not in family:
+                    found.setdefault(canonical((*family, now)), (*family, now))
+        level = list(found.values())
+        yield from level
+
+
+@pytest.mark.parametrize("n", range(3, 9))
+@pytest.mark.parametrize(("c", "m", "longest"), [(0, 2, 3), (1, 2, None), (2, 2, None), (1, 3, None)])
+def test_no_sequence_of_openings_leaves_less_than_m_plus_c(n: int, c: int, m: int, longest: int | None) -> None:
+    """Without a bound the search still ends: after a few different sets no new one is allowed."""
+    families = 0
+    for family in reachable(n, m + c, longest):
+        families += 1
+        assert not isolates(family, n, m + c)
+        for colluders in combinations(range(n), c):
+            assert not isolates(family, n, m, known=colluders)
+    assert bool(families) == (n >= m + c)
+
+
+# --- the positive control: the same search against the rule before ---------------------------------------------------
+
+
+def shortest(n: int, runs: int) -> Family | None:
+    """The shortest sequence of survivor sets that the last-release rule allows, with no budgets, and that leaves some
+    combination of fewer than m + c. ``runs``: how often the adversary may begin."""
+    floors = Floors()
+    least = floors.honest + floors.colluders
+    smallest = max(least, (floors.n_min(n) + floors.colluders) // 2 + 1)
+    level: list[tuple[Family, LastRelease, int]] = [((), LastRelease(least), runs - 1)]
+    seen = set()
+    while level:
+        found = []
+        for family, rule, left in level:
+            ways = [(rule, left)] + ([(LastRelease(least), left - 1)] if left and family else [])
+            for now, (before, rest) in product(subsets(n, smallest), ways):
+                longer = (now, *family)  # the last one first: the rule looks at it
+                if not before.allows(now) or (key := (canonical(longer, fixed=1), rest)) in seen:
+                    continue
+                seen.add(key)
+                if isolates(longer, n, least):
+                    return longer[::-1]
+                found.append((longer, before.released(now), rest))
+        level = found if found and len(found[0][0]) < 5 else []
+    return None
+
+
+@pytest.mark.parametrize("n", [6, 7, 8])
+def test_the_rule_before_is_broken_within_one_run(n: int) -> None:
+    found = shortest(n, runs=1)
+    assert found is not None and len(found) <= 4
+    record = Openings()
+    with pytest.raises(CohortDifference):
+        for one in found:
+            record.check((f"silo-{i}" for i in one), 3)
+            record = record.refine(f"silo-{i}" for i in one)
+
+
+def test_of_five_silos_no_cohort_can_move_within_one_run() -> None:
+    """The floors leave none that differs by three: why the control begins at six."""
+    assert shortest(5, runs=1) is None
+
+
+@pytest.mark.parametrize("n", range(6, 41))
+def test_the_rule_before_is_broken_within_one_run_of_many_silos(n: int) -> None:
+    """All, all but three, all, all but three others of which two are the same: two sums differ by two silos."""
+    everyone = frozenset(range(n))
+    sequence = [everyone, everyone - {0, 1, 2}, everyone, everyone - {1, 2, 3}]
+    rule = LastRelease(least=3)
+    for now in sequence:
+        assert rule.allows(now)
+        rule = rule.released(now)
+    assert supported(sequence, range(n), {0, 3}, known=())
+
+
+@pytest.mark.parametrize("n", [4, 5, 8])
+def test_the_rule_before_is_broken_by_two_runs(n: int) -> None:
+    found = shortest(n, runs=2)
+    assert found is not None and len(found) == 2
+
+
+def test_the_nine_steps_that_were_shown_are_refused() -> None:
+    sequence = [set(range(1, 9)), {1, 2, 3, 4}, {1, 5, 6, 7}, {1, 2, 3, 4, 5, 6, 7}]
+    rule, record, refused = LastRelease(least=3), Openings(), []
+    for now in sequence:
+        assert rule.allows(frozenset(now))  # type: ignore[arg-type]
+        rule = rule.released(frozenset(now))  # type: ignore[arg-type]
+        if record.conflicts(silos(*now), 3):
+            refused.append(now)
+        else:
+            record = record.refine(silos(*now))
+    assert refused == sequence[2:]
+
+
+def test_the_rule_is_sufficient_and_not_necessary() -> None:
+    sets = [frozenset({1, 2, 3, 4}), frozenset({3, 4, 5, 6})]
+    assert named(sets[:1]).conflicts(silos(3, 4, 5, 6), 3)
+    assert not isolates([frozenset(i - 1 for i in one) for one in sets], 6, 3)
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def test_atoms_are_who_was_always_in_and_out_together() -> None:
+    assert Openings().atoms == ()
+    assert named([range(1, 7)]).atoms == (silos(1, 2, 3, 4, 5, 6),)
+    assert named([range(1, 7), range(4, 9)]).atoms == (silos(7, 8), silos(1, 2, 3), silos(4, 5, 6))
+    assert Openings().refine([]) == Openings()
+    assert named([[1, 2]]) | named([[2, 3]]) == named([[2, 3], [1, 2]])
+
+
+def test_a_set_that_was_opened_may_be_opened_again_whatever_the_floor() -> None:
+    record = named([range(1, 9), range(1, 5)])
+    record.check(silos(1, 2, 3, 4), 5)
+    with pytest.raises(CohortDifference, match="silo-1, silo-2, silo-3, silo-4; and silo-5") as refused:
+        record.check(silos(5, 6, 7, 8), 5)  # it would tell nothing new; but it isn't one of the sets
+    assert refused.value.remedy == "Only a set that was opened before passes."
+
+
+def test_too_few_contributors_are_refused_and_nobody_opens_nothing() -> None:
+    with pytest.raises(CohortDifference):
+        Openings().check(silos(1, 2), 3)
+    Openings().check(silos(1, 2, 3), 3)
+    Openings().check([], 3)
+
+
+def test_plain_values_are_read_back() -> None:
+    record = named([[10, 9], [1, 2, 3]])
+    assert record.plain() == [["silo-1", "silo-2", "silo-3"], ["silo-10", "silo-9"]]
+    assert Openings.read(record.plain()) == record and Openings.read([]) == Openings()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        "silo-1",
+        ("a",),
+        ["a"],
+        [("a", "b")],
+        [["a", 1]],
+        [["a", ""]],
+        [[]],
+        [["b", "a"]],
+        [["a", "a"]],
+        [["b"], ["a"]],
+        [["a"], ["a"]],
+    ],
+)
+def test_any_other_value_is_malformed(value: object) -> None:
+    with pytest.raises(Malformed):
+        Openings.read(value)
+
+
+# --- what a refusal says ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("opened", "now", "alone", "remedy"),
+    [
+        ([range(1, 6)], range(1, 5), "leave silo-5 as", "pass with silo-5 as well. A set"),
+        (
+            [range(1, 9)],
+            range(1, 8),
+            "leave silo-8 as",
+            "pass with silo-8 as well, or without 2 of silo-1, silo-2, silo-3, silo-4, silo-5, silo-6, silo-7. A set",
+        ),
+        (
+            [range(4, 9)],
+            [*range(1, 4), 4],
+            "leave silo-4 as",
+            "pass with silo-5, silo-6, silo-7, silo-8 as well, or without silo-4. A set",
+        ),
+        (
+            [range(4, 10)],
+            [*range(1, 4), 4],
+            "leave silo-4 as",
+            "as well, or without silo-4, or with 2 of silo-5, silo-6, silo-7, silo-8, silo-9 as well. A set",
+        ),
+        (
+            [range(1, 6)],
+            range(1, 7),
+            "leave silo-6 as",
+            "pass without silo-6, or with 2 or more others that have not contributed before. A set",
+        ),
+        (
+            [range(1, 6)],
+            [1, 2, 3, 6],
+            "leave silo-4, silo-5; and silo-6 as",
+            "pass with silo-4, silo-5 as well; and without silo-6, or with 2 or more others that",
+        ),
+        ([range(1, 13)], range(1, 12), "leave silo-12 as", "silo-4, silo-5, silo-6 and 3 more. A set"),
+    ],
+)
+def test_a_refusal_says_who_is_alone_and_what_would_pass(
+    opened: list[Iterable[int]], now: Iterable[int], alone: str, remedy: str
+) -> None:
+    with pytest.raises(CohortDifference) as refused:
+        named(opened).check(silos(*now), 3)
+    assert alone in refused.value.detail and "m + c = 3" in refused.value.detail
+    assert remedy in refused.value.remedy
+
+
+def applied(change: Change, now: frozenset[str], free: Sequence[str], draw: st.DataObject) -> frozenset[str]:
+    """The contributors after one way to make a change."""
+    ready = sorted(change.silos) or list(free)
+    some = frozenset(draw.draw(st.permutations(ready))[: change.count])
+    return now | some if change.join else now - some
+
+
+@st.composite
+def histories(draw: st.DrawFn, most: int = 100) -> tuple[int, int, list[frozenset[str]]]:
+    """(n, m + c, sets to try): sets of any kind, and small changes of those before."""
+    n, least = draw(st.integers(3, most)), draw(st.integers(2, 7))
+    everyone = [f"silo-{i}" for i in range(n)]
+    tried: list[frozenset[str]] = [frozenset(everyone)]
+    for _ in range(draw(st.integers(0, 7))):
+        base = draw(st.sampled_from([frozenset(), *tried]))
+        cut = draw(st.permutations(everyone))[: draw(st.sampled_from([1, least - 1, least, n // 2]))]
+        tried.append(base ^ frozenset(cut))
+    return n, least, tried
+
+
+@given(histories(), st.data())
+def test_whatever_is_tried_among_up_to_a_hundred_silos(
+    history: tuple[int, int, list[frozenset[str]]], data: st.DataObject
+) -> None:
+    n, least, tried = history
+    members, record = [f"silo-{i}" for i in range(n)], Openings()
+    for now in tried:
+        conflicts = record.conflicts(now, least)
+        grouped = Counter(tuple(silo in one for one in (*record.sets, now)) for silo in members)
+        assert bool(conflicts) == any(size < least for place, size in grouped.items() if any(place))
+        if conflicts:
+            with pytest.raises(CohortDifference):
+                record.check(now, least)
+        else:
+            record = record.refine(now)
+            record.check(now, least)
+    assert Openings.read(record.plain()) == record
+    assert frozenset().union(*record.atoms) == frozenset().union(*record.sets)
+    assert sum(map(len, record.atoms)) == len(frozenset().union(*record.sets))
+    # A few combinations, and the sets that have most to gain: all but one of an atom, or a few of several.
+    place = {silo: i for i, silo in enumerate(members)}
+    family = [frozenset(place[silo] for silo in one) for one in record.sets]
+    few = [sorted(atom)[: least - 1] for atom in record.atoms] + [data.draw(st.permutations(members))[: least - 1]]
+    assert not any(supported(family, range(n), {place[silo] for silo in some}, known=()) for some in few)
+
+
+@given(histories(most=24), st.data())
+def test_each_way_that_a_refusal_names_makes_it_pass(
+    history: tuple[int, int, list[frozenset[str]]], data: st.DataObject
+) -> None:
+    _, least, tried = history
+    record = Openings()
+    for now in tried:
+        conflicts = record.conflicts(now, least)
+        if not conflicts:
+            record = record.refine(now)
+            continue
+        better, free = now, [f"new-{i}" for i in range(least)]
+        for conflict in conflicts:
+            better = applied(data.draw(st.sampled_from(conflict.changes(least))), better, free, data)
+        assert not record.conflicts(better, least), (record.plain(), sorted(now), sorted(better))
+
+
+def test_a_conflict_knows_its_small_parts() -> None:
+    assert Conflict(silos(1, 2), silos(3)).small(3) == (silos(3), silos(1, 2))
+    assert Conflict(silos(1, 2, 3), silos(4)).small(3) == (silos(4),)
+    assert Conflict(silos(1, 2), frozenset()).changes(3) == ()

@@ -1,0 +1,56 @@
+"""The text that lists a release's files: its digest is the code digest, its form is what sha256sum reads."""
+
+import subprocess
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from crypto.errors import Malformed
+from crypto.release_manifest import MOST_BYTES, PREDICTOR, ReleaseManifest
+from jobs import release
+
+ONE, TWO = sha256(b"one").hexdigest(), sha256(b"two").hexdigest()
+TEXT = f"{ONE}  crypto/a.py\n{TWO}  jobs/b.toml\n".encode()
+
+
+def test_there_and_back() -> None:
+    manifest = ReleaseManifest({"jobs/b.toml": TWO, "crypto/a.py": ONE})
+    assert bytes(manifest) == TEXT and ReleaseManifest.from_bytes(TEXT) == manifest
+    assert manifest.digest == sha256(TEXT).digest()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\n",
+        TEXT[:-1],
+        TEXT + b"\n",
+        TEXT.replace(b"\n", b"\r\n"),
+        b"".join(reversed(TEXT.splitlines(keepends=True))),
+        TEXT.splitlines(keepends=True)[0] * 2,
+        TEXT.replace(b"crypto/a.py", b"../crypto/a.py"),
+        TEXT.replace(b"crypto/a.py", b"/crypto/a.py"),
+        TEXT.replace(b"crypto/a.py", b"crypto//a.py"),
+        TEXT.replace(b"  ", b" *"),
+        TEXT.replace(ONE.encode(), ONE.upper().encode()),
+        TEXT.replace(b"a.py", "ä.py".encode()),
+        TEXT + b"\xff",
+        b"x" * (MOST_BYTES + 1),
+    ],
+)
+def test_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        ReleaseManifest.from_bytes(data)
+
+
+def test_the_installed_release_is_one_and_sha256sum_reads_it(tmp_path: Path) -> None:
+    manifest = release.manifest()
+    root = Path(release.__file__).parents[1]
+    assert release.digest() == manifest.digest == sha256(bytes(manifest)).digest()
+    assert ReleaseManifest.from_bytes(bytes(manifest)) == manifest
+    assert manifest.files[PREDICTOR] == sha256((root / PREDICTOR).read_bytes()).hexdigest()
+    (tmp_path / "release.sha256").write_bytes(bytes(manifest))
+    command = ["sha256sum", "--check", "--strict", "--quiet", str(tmp_path / "release.sha256")]
+    assert subprocess.run(command, cwd=root, capture_output=True, check=True).stdout == b""
