@@ -74,7 +74,7 @@ class RunReplay:
 
     def _closed(self, entry: Entry[StepClosed]) -> None:
         checked = open_step(self.run, entry, self.chain)
-        check_record(self.run, entry, checked)
+        check_record(self.run.plan, self.run.charter, entry, checked)
         check_approvals(self.run, entry, checked, self.approvals)
         for k in self.unreplayed:
             self.confirmed_by.setdefault(k, tuple(checked.adverts))
