@@ -72,11 +72,10 @@ def check_floor(charter: Charter, entry: Entry[StepClosed], lane: Lane, slots: M
 def check_attested(run: VerifiedRun, entry: Entry[StepClosed] | Entry[StepVoid]) -> None:
     """Every attempt at a step that went on to the shares did so under the transcript that the step ended with."""
     ended = entry.record
-    for line in run.record.attested:
-        if line.record.k == ended.k:
-            same(at(line, "transcript"), ended.transcript, line.record.transcript)
-            if isinstance(ended, StepClosed):
-                same(at(line, "survivors"), ended.survivors, line.record.survivors)
+    for line in run.record.attested_at.get(ended.k, ()):
+        same(at(line, "transcript"), ended.transcript, line.record.transcript)
+        if isinstance(ended, StepClosed):
+            same(at(line, "survivors"), ended.survivors, line.record.survivors)
 
 
 # --- 4: who approved ---------------------------------------------------------------------------------------------
@@ -89,10 +88,9 @@ def check_approvals(
     and that was valid when the step was under way. ``seen`` collects them by digest."""
     started = run.record.started.record
     since, until = run.record.window(entry)
-    shown = {line.record.digest: line for line in run.record.approvals if line.seq < entry.seq}
     for silo in checked.survivors:
         advert = checked.adverts[silo]
-        if (line := shown.get(advert.approval.hex())) is None:
+        if (line := run.record.shown.get(advert.approval.hex())) is None or line.seq > entry.seq:
             expected = f"a line approval before it with {silo}'s {advert.approval.hex()}"
             raise EvidenceError(at(entry, f"approvals, {silo}"), expected=expected, found="none")
         where = at(line)
