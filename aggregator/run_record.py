@@ -144,6 +144,14 @@ class RunRecord:
         return tuple(self.of(StepAttested))
 
     @cached_property
+    def attested_at(self) -> Mapping[int, tuple[Entry[StepAttested], ...]]:
+        """Step → its lines step-attested."""
+        found: dict[int, list[Entry[StepAttested]]] = {}
+        for entry in self.attested:
+            found.setdefault(entry.record.k, []).append(entry)
+        return {k: tuple(entries) for k, entries in found.items()}
+
+    @cached_property
     def lost(self) -> tuple[Entry[SiloLost], ...]:
         """Silos that did not answer."""
         return tuple(self.of(SiloLost))
@@ -162,6 +170,11 @@ class RunRecord:
         return tuple(self.of(ApprovalShown))
 
     @cached_property
+    def shown(self) -> Mapping[str, Entry[ApprovalShown]]:
+        """Digest of an approval → the first line that has it."""
+        return {entry.record.digest: entry for entry in reversed(self.approvals)}
+
+    @cached_property
     def slots(self) -> Mapping[str, Mapping[str, int]]:
         """Name of the step → slot → opened sum."""
         return {entry.record.name: dict(entry.record.slots) for entry in self.closed}
@@ -169,14 +182,17 @@ class RunRecord:
     def window(self, closed: Entry[StepClosed]) -> tuple[int, int]:
         """From when to when a released step was under way, by the ledger's times, in seconds since 1970."""
         place = (closed.record.k, closed.record.attempt or 0)
-        began = [
-            entry
-            for entry in self.opened
-            if (entry.record.k, entry.record.attempt or 0) == place and entry.seq < closed.seq
-        ]
-        if not began:
+        began = next((entry for entry in reversed(self._opened_at.get(place, ())) if entry.seq < closed.seq), None)
+        if began is None:
             raise EvidenceError(at(closed), expected="a line step-opened before it", found="none")
-        return began[-1].seconds, closed.seconds
+        return began.seconds, closed.seconds
+
+    @cached_property
+    def _opened_at(self) -> Mapping[tuple[int, int], list[Entry[StepOpened]]]:
+        found: dict[tuple[int, int], list[Entry[StepOpened]]] = {}
+        for entry in self.opened:
+            found.setdefault((entry.record.k, entry.record.attempt or 0), []).append(entry)
+        return found
 
     # --- its end --------------------------------------------------------------------------------------------------
 
@@ -238,7 +254,19 @@ class CheckedLedger:
 
     def line(self, digest: str | None) -> Entry[Record] | None:
         """The line of that digest."""
-        return next((entry for entry in self.entries if entry.digest == digest), None)
+        return self._lines.get(digest or "")
+
+    @cached_property
+    def _lines(self) -> Mapping[str, Entry[Record]]:
+        return {entry.digest: entry for entry in self.entries}
+
+    @cached_property
+    def shown(self) -> Mapping[str, tuple[Entry[ApprovalShown], ...]]:
+        """Digest of an approval → its lines, of all runs."""
+        found: dict[str, list[Entry[ApprovalShown]]] = {}
+        for entry in self.of(ApprovalShown):
+            found.setdefault(entry.record.digest, []).append(entry)
+        return {digest: tuple(entries) for digest, entries in found.items()}
 
     @cached_property
     def runs(self) -> Mapping[str, RunRecord]:

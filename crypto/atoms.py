@@ -22,7 +22,7 @@ computed from them, linear or not, they tell no more than one opening of disjoin
 A colluder that is counted as a contributor but is none, or the reverse, changes no atom's honest part.
 
 **What it assumes.** At most c members collude. The record is complete: each set that may have been opened is in it,
-also those of void steps, lost attempts and other runs (docs/decisions/0022 says what that takes). x_i is one value:
+also those of void steps, lost attempts and other runs (docs/decisions/0023 says what that takes). x_i is one value:
 where a silo's value is drawn anew for each opening, the theorem holds for every draw, but averages over the draws are
 not covered. And it is about one quantity: values of one silo from different base states are related in ways that no
 rule about sets can see. A sum of m honest silos is a sum, not differential privacy.

@@ -1,4 +1,4 @@
-"""A model of the rule before decision 22, to compare with: each survivor set is compared with the last release only.
+"""A model of the rule before decision 23, to compare with: each survivor set is compared with the last release only.
 
 A cohort that differs from the last one by fewer than m + c silos, in either direction, is allowed as often as a budget
 says, and never after a void step. A new run starts afresh.

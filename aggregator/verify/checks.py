@@ -24,7 +24,7 @@ from pathlib import Path
 
 from aggregator.home import MLFLOW_FILE, AggregatorHome
 from aggregator.ledger.format import at
-from aggregator.ledger.records import ApprovalShown, Withdrawal
+from aggregator.ledger.records import Withdrawal
 from aggregator.protocols.interface import Approval
 from aggregator.rounds.storage import checkpoint_steps, load_checkpoint
 from aggregator.run_record import CheckedLedger
@@ -84,7 +84,7 @@ def verify_in(
 def check_uses(run: VerifiedRun, approvals: Mapping[str, Approval], report: VerificationReport) -> None:
     """No approval was used for more runs, of all on this ledger, than its owner allowed."""
     for digest, approval in approvals.items():
-        lines = [entry for entry in run.ledger.of(ApprovalShown) if entry.record.digest == digest]
+        lines = run.ledger.shown[digest]
         runs = {entry.record.run for entry in lines}
         if len(runs) > approval.max_runs:
             expected = f"at most {approval.max_runs} runs on the approval {digest[:16]} of {approval.terms.silo}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aggregator.home import MLFLOW_FILE, AggregatorHome
-from aggregator.ledger.format import Entry
+from aggregator.ledger.format import Entry, at
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import ModelPublished, RunFinished, RunStarted, StepClosed, Withdrawal, run_of
 from aggregator.rounds.storage import load_checkpoint
@@ -34,6 +34,7 @@ _ALIAS = re.compile(r"(?!v\d+$|latest$)[a-z][a-z0-9_-]{0,62}")
 PREFIX = re.compile(rf"[0-9a-f]{{{LEAST_DIGITS},64}}")
 _NO_NAME = re.compile(r"[^A-Za-z0-9 _-]")
 _MOST_BY = 120
+_CHECKPOINT = re.compile(r"checkpoints/([0-9]{6,9})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +210,8 @@ def parents(ledger: CheckedLedger) -> dict[str, str | None]:
         run = run_of(entry.record)
         if isinstance(entry.record, RunStarted):
             given = [entry.record.parent, entry.record.state_digest]
-            found[run] = next((results[digest] for digest in given if digest in results), None)
-        elif isinstance(entry.record, RunFinished):
+            found.setdefault(run, next((results[digest] for digest in given if digest in results), None))
+        elif isinstance(entry.record, RunFinished) and run in found:  # else two runs could descend from each other
             results |= dict.fromkeys((entry.record.state_digest, entry.record.weights_sha256), run)
     return found
 
@@ -228,8 +229,8 @@ def _aliases(ledger: CheckedLedger, names: Mapping[str, tuple[str, str]]) -> Map
         elif isinstance(entry.record, ModelPublished):
             holders[name, entry.record.alias] = (run, entry.record.by or "not recorded", entry.time)
     found: dict[str, dict[str, tuple[str, str]]] = {}
-    for (_, alias), (run, by, at) in holders.items():
-        found.setdefault(run, {})[alias] = (by, at)
+    for (_, alias), (run, by, since) in holders.items():
+        found.setdefault(run, {})[alias] = (by, since)
     return found
 
 
@@ -239,14 +240,18 @@ def _withdrawn(
     """run → silos that withdrew after they had contributed to it or to a run it descends from."""
     left = {entry.record.silo: entry for entry in ledger.of(Withdrawal)}
     own: dict[str, set[str]] = {run: set() for run in names}
-    for run, (name, version) in names.items():
-        for silo, entry in left.items():
-            if {run, f"{name}/{version}"} & set(entry.record.models):
-                own[run].add(silo)
+    called = {text: run for run, (name, version) in names.items() for text in (run, f"{name}/{version}")}
+    for silo, entry in left.items():
+        for text in entry.record.models:
+            if text in called:
+                own[called[text]].add(silo)
     for closed in ledger.of(StepClosed):
         if (run := closed.record.run) in own:
             own[run] |= {silo for silo in closed.record.survivors if silo in left and closed.seq < left[silo].seq}
-    return {run: tuple(sorted(set().union(*(own[one] for one in ancestry(run, above) if one in own)))) for run in names}
+    whole: dict[str, set[str]] = {}
+    for run, parent in above.items():  # oldest first, so a parent comes before its children
+        whole[run] = own.get(run, set()) | whole.get(parent or "", set())
+    return {run: tuple(sorted(whole.get(run, own[run]))) for run in names}
 
 
 def ancestry(run: str, above: Mapping[str, str | None]) -> list[str]:
@@ -306,7 +311,9 @@ def check_weights(ledger: CheckedLedger, version: ModelVersion) -> Path:
     end = ledger.run(version.run).finished
     assert end is not None  # a version is a finished run
     folder = ledger.home.run_folder(version.run)
-    step = int(Path(end.record.checkpoint).stem)
+    if (named := _CHECKPOINT.fullmatch(end.record.checkpoint)) is None:
+        raise EvidenceError(at(end, "checkpoint"), expected="checkpoints/STEP.safetensors", found=end.record.checkpoint)
+    step = int(named[1])
     checkpoint = load_checkpoint(folder, step, expect=bytes.fromhex(version.state_digest))
     if checkpoint.weights_sha256 != version.weights_sha256:
         raise EvidenceError(

@@ -32,8 +32,13 @@ from crypto.errors import EvidenceError, TranscriptMismatch
 class RunReplay:
     """The state of the replay. ``chain``: S after the last step; ``state``: its blocks, where they are known.
 
+<<<<<<< HEAD
     ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos that
     signed its result, or whose signed advert of a later step covers it.
+=======
+    ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos whose
+    signed advert of a later step covers its result; ``unconfirmed``: those of which there was none so far.
+>>>>>>> main
     """
 
     run: VerifiedRun
@@ -47,6 +52,7 @@ class RunReplay:
     recomputed: int = 0
     approvals: dict[str, Approval] = field(default_factory=dict)
     unreplayed: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    unconfirmed: list[int] = field(default_factory=list)
     confirmed_by: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -74,10 +80,11 @@ class RunReplay:
 
     def _closed(self, entry: Entry[StepClosed]) -> None:
         checked = open_step(self.run, entry, self.chain)
-        check_record(self.run, entry, checked)
+        check_record(self.run.plan, self.run.charter, entry, checked)
         check_approvals(self.run, entry, checked, self.approvals)
-        for k in self.unreplayed:
-            self.confirmed_by.setdefault(k, tuple(checked.adverts))
+        for k in self.unconfirmed:
+            self.confirmed_by[k] = tuple(checked.adverts)
+        self.unconfirmed.clear()
         self.released += 1
         self.messages += checked.messages
         self._sums(entry, checked)
@@ -88,6 +95,7 @@ class RunReplay:
         claimed = bytes.fromhex(record.chain or "")
         if missing := not_kept(self.run, k, checked, record.lanes_open):
             self.unreplayed[k] = missing
+            self.unconfirmed.append(k)
             self.state = self._from_checkpoint(entry)
             if not claimed:
                 raise EvidenceError(at(entry), expected="a chain value", found="none")

@@ -11,7 +11,7 @@ from hashlib import sha256
 
 from aggregator.ledger.format import Entry, at
 from aggregator.ledger.records import StepClosed, StepVoid
-from aggregator.protocols.interface import Approval, CheckedStep, Lane
+from aggregator.protocols.interface import Approval, Charter, CheckedStep, Lane, Plan
 from aggregator.verify.report import checking, same
 from aggregator.verify.run import VerifiedRun
 from crypto.errors import EvidenceError
@@ -37,12 +37,12 @@ def open_step(run: VerifiedRun, entry: Entry[StepClosed], chain: bytes) -> Check
         return run.reader.check_step(data, run.charter, run.plan, run=run.id, k=k, attempt=attempt, chain=chain)
 
 
-def check_record(run: VerifiedRun, entry: Entry[StepClosed], checked: CheckedStep) -> None:
+def check_record(plan: Plan, charter: Charter, entry: Entry[StepClosed], checked: CheckedStep) -> None:
     """Compare the ledger's line of a released step with the signed messages, field by field."""
     survivors, adverts = checked.survivors, checked.adverts
     slots = dict(checked.figures)
     opened = checked.lanes_open()
-    lanes = run.plan.lanes_of(checked.step)
+    lanes = plan.lanes_of(checked.step)
     signed_values: dict[str, object] = {
         "transcript": checked.transcript.hex(),
         "survivors": survivors,
@@ -58,12 +58,12 @@ def check_record(run: VerifiedRun, entry: Entry[StepClosed], checked: CheckedSte
         same(at(entry, name), value, getattr(entry.record, name))
     for lane in lanes:
         if lane.name in opened:
-            check_floor(run, entry, lane, slots)
+            check_floor(charter, entry, lane, slots)
 
 
-def check_floor(run: VerifiedRun, entry: Entry[StepClosed], lane: Lane, slots: Mapping[str, int]) -> None:
+def check_floor(charter: Charter, entry: Entry[StepClosed], lane: Lane, slots: Mapping[str, int]) -> None:
     """No lane opened below the floors of charter and plan. (A silo's own, stricter floor is not known here.)"""
-    floor = run.charter.floor(lane)
+    floor = charter.floor(lane)
     if (count := slots[lane.contributors_figure]) < floor:
         where = at(entry, f"lanes_open, {lane.name}")
         raise EvidenceError(where, expected=f"at least {floor} contributors", found=count)
@@ -72,11 +72,10 @@ def check_floor(run: VerifiedRun, entry: Entry[StepClosed], lane: Lane, slots: M
 def check_attested(run: VerifiedRun, entry: Entry[StepClosed] | Entry[StepVoid]) -> None:
     """Every attempt at a step that went on to the shares did so under the transcript that the step ended with."""
     ended = entry.record
-    for line in run.record.attested:
-        if line.record.k == ended.k:
-            same(at(line, "transcript"), ended.transcript, line.record.transcript)
-            if isinstance(ended, StepClosed):
-                same(at(line, "survivors"), ended.survivors, line.record.survivors)
+    for line in run.record.attested_at.get(ended.k, ()):
+        same(at(line, "transcript"), ended.transcript, line.record.transcript)
+        if isinstance(ended, StepClosed):
+            same(at(line, "survivors"), ended.survivors, line.record.survivors)
 
 
 # --- 4: who approved ---------------------------------------------------------------------------------------------
@@ -89,10 +88,9 @@ def check_approvals(
     and that was valid when the step was under way. ``seen`` collects them by digest."""
     started = run.record.started.record
     since, until = run.record.window(entry)
-    shown = {line.record.digest: line for line in run.record.approvals if line.seq < entry.seq}
     for silo in checked.survivors:
         advert = checked.adverts[silo]
-        if (line := shown.get(advert.approval.hex())) is None:
+        if (line := run.record.shown.get(advert.approval.hex())) is None or line.seq > entry.seq:
             expected = f"a line approval before it with {silo}'s {advert.approval.hex()}"
             raise EvidenceError(at(entry, f"approvals, {silo}"), expected=expected, found="none")
         where = at(line)

@@ -54,7 +54,7 @@ def complete_n_min(silos: int) -> int:
 class Rule(StrEnum):
     ATOMS = "atoms"
     NONE = "none"
-    LAST = "last release"  #: the rule before decision 22
+    LAST = "last release"  #: the rule before decision 23
 
 
 class End(StrEnum):

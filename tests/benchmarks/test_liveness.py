@@ -1,4 +1,4 @@
-"""The model of liveness does what it says, and a small run of it has the figures that decision 22 rests on."""
+"""The model of liveness does what it says, and a small run of it has the figures that decision 23 rests on."""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ from crypto.errors import EgressDenied, HeadroomExceeded, Malformed, SpecError
 
 MAX_WEIGHT_RATIO, MAX_WEIGHTS = 4, 4
 MIN_CLIP, MAX_CLIP, MAX_RATE = 1e-9, 1e9, 1e3
-MAX_WORDS = 2**36
+#: A plan of a few bytes can name any sizes, and whoever verifies it allocates them. No plan of a method came near.
+MAX_WORDS = 2**29
+MAX_SIDES, MAX_LANES, MAX_BLOCKS, MAX_STEPS, MAX_SLOTS = 8, 1024, 2**16, 2**16, 2**12
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -107,7 +109,7 @@ class Block:
     def read(cls, src: Reader) -> Block:
         block = cls(src.text(), src.each(Reader.u32), src.text(), src.f64(), src.f64())
         _name("block", block.name)
-        sized = bool(block.shape) and 1 <= block.size <= MAX_WORDS
+        sized = 1 <= len(block.shape) <= MAX_SIDES and 1 <= block.size <= MAX_WORDS
         _want(sized, f"block {block.name}.shape", block.shape, f"positive sides, at most {MAX_WORDS} words")
         clips = f"from {MIN_CLIP} to {MAX_CLIP}"
         _want(MIN_CLIP <= block.clip <= MAX_CLIP, f"block {block.name}.clip", block.clip, clips)
@@ -190,6 +192,13 @@ class Plan:
 
     def _check(self) -> None:
         _name("method", self.method)
+        for kind, found, most in (
+            ("lanes", len(self.lanes), MAX_LANES),
+            ("blocks", len(self.blocks), MAX_BLOCKS),
+            ("steps", len(self.steps), MAX_STEPS),
+            ("slots", max((len(step.slots) for step in self.steps), default=0), MAX_SLOTS),
+        ):
+            _want(found <= most, f"plan.{kind}", found, f"at most {most}")
         _want(self.n_max >= 1, "plan.n_max", self.n_max, "at least 1")
         _want(self.ring_bits in (24, 32), "plan.ring_bits", self.ring_bits, "24 or 32")
         ring.limit(self.n_max, self.ring_bits)
@@ -201,6 +210,8 @@ class Plan:
             _want(len(set(names)) == len(names), f"plan.{kind}s", names, "each name once")
         for block in self.blocks:
             _want(block.lane in self._lanes, f"block {block.name}.lane", block.lane, f"one of {sorted(self._lanes)}")
+        leaving = sum(block.size for block in self.blocks if self._lanes[block.lane].scope is not Scope.LOCAL)
+        _want(leaving <= MAX_WORDS, "plan.blocks", f"{leaving} words", f"at most {MAX_WORDS} that leave a silo")
         for step in self.steps:
             self._check_step(step)
 

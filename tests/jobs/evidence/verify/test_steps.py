@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.ledger.records import Kind
+from aggregator.protocols.live import LiveStep
 from aggregator.verify.steps import check_floor, check_record
 from crypto.approval import Approval
 from crypto.errors import EvidenceError
@@ -33,19 +34,18 @@ def test_no_lane_opens_below_the_strictest_floor(lane: str, least: int) -> None:
     plan = federation.small_plan(floor=2)
     step = federation.Run(group, plan)
     step.play()
-    checked = step.evidence().check(step.context)
     names = [slot.name for slot in plan.slots_of(step.step)]
     one = next(one for one in plan.lanes if one.name == lane)
     entry = partial_entry(Kind.STEP_CLOSED, {})
     for count in range(6):
         slots = dict.fromkeys(names, 0) | {one.contributors_slot: count}
         if count >= least:
-            check_floor(entry, one, checked, slots)
+            check_floor(group.charter, entry, one, slots)
             continue
         with pytest.raises(EvidenceError, match=f"lanes_open, {lane}: expected at least {least}"):
-            check_floor(entry, one, checked, slots)
+            check_floor(group.charter, entry, one, slots)
     with pytest.raises(EvidenceError, match="at least 6"):
-        check_floor(entry, replace(one, floor=6), checked, dict.fromkeys(names, 5))
+        check_floor(group.charter, entry, replace(one, floor=6), dict.fromkeys(names, 5))
 
 
 def test_silos_that_all_let_a_lane_open_below_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,8 @@ def test_silos_that_all_let_a_lane_open_below_its_floor(monkeypatch: pytest.Monk
     step = federation.Run(group, federation.small_plan(), weights=federation.holding(group.silos, quiet=2))
     step.play()
     assert "quiet" in step.opened
-    checked = step.evidence().check(step.context)
+    evidence, context = step.evidence(), step.context
+    checked = evidence.check(context)
     survivors, adverts = checked.survivors.signed, checked.survivors.dealt.cohort.adverts
     record = {
         "transcript": checked.survivors.t3.hex(),
@@ -69,7 +70,8 @@ def test_silos_that_all_let_a_lane_open_below_its_floor(monkeypatch: pytest.Monk
         "holdings": {silo: tuple(adverts[silo].held) for silo in survivors if adverts[silo].held},
     }
     with pytest.raises(EvidenceError, match="lanes_open, quiet: expected at least 3 contributors, found 2"):
-        check_record(partial_entry(Kind.STEP_CLOSED, record), checked)
+        entry = partial_entry(Kind.STEP_CLOSED, record)
+        check_record(context.plan, context.charter, entry, LiveStep(evidence, checked))
 
 
 @pytest.mark.parametrize("hours", [-2, 48])
