@@ -28,6 +28,8 @@ class FederationError(Exception):
 
     code: ClassVar[str] = "FEDERATION"
     exit_code: ClassVar[int] = 1
+    #: The silo whose fault it is, where the refusal blames one: it goes into the signed ``Decline``.
+    blame: str = ""
 
     def __init__(self, detail: str, *, remedy: str = "") -> None:
         self.detail = detail
@@ -120,7 +122,7 @@ class BadShare(ProtocolError):
     code = "BAD_SHARE"
 
     def __init__(self, detail: str, *, dealer: str, remedy: str = "") -> None:
-        self.dealer = dealer
+        self.dealer = self.blame = dealer
         super().__init__(detail, remedy=remedy)
 
 
@@ -212,9 +214,13 @@ class AlreadyReleased(RoundRefused):
 
 
 class JournalLost(RoundRefused):
-    """The run is under way but this silo's journal does not know it."""
+    """The run is under way but this silo's journal does not know it; or ``blame`` runs on an old copy of its own."""
 
     code = "JOURNAL_LOST"
+
+    def __init__(self, detail: str, *, blame: str = "", remedy: str = "") -> None:
+        self.blame = blame
+        super().__init__(detail, remedy=remedy)
 
 
 class VersionMismatch(RoundRefused):

@@ -8,6 +8,7 @@ land in a log, a pickle or an environment dump.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
@@ -148,6 +149,7 @@ LOW_ORDER = frozenset(
 _D = -121665 * pow(121666, -1, _P) % _P
 
 
+@lru_cache(maxsize=1024)  # the same members' keys are read again and again
 def _is_small_order(raw: bytes) -> bool:
     """Whether eight times the encoded point is the identity (RFC 8032 §5.1.3 decodes, §5.1.4 adds)."""
     y = int.from_bytes(raw, "little") & (2**255 - 1)

@@ -24,7 +24,6 @@ from crypto.cohort import Context
 from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import (
     AlreadyReleased,
-    BadShare,
     BadSignature,
     CatchingUp,
     EgressDenied,
@@ -622,7 +621,7 @@ class Agent:
         return session
 
     def _decline(self, message: Message, refused: FederationError) -> Message:
-        blame = refused.dealer if isinstance(refused, BadShare) else ""
+        blame = refused.blame
         decline = refusal(self.site.silo, message, refused.code, blame)
         metrics.refused(refused.code)
         fields = {"step": decline.step, "attempt": decline.attempt, "phase": decline.phase, "code": refused.code}

@@ -245,11 +245,13 @@ class Journal:
         return self._released.get(run, {}).get(step)
 
     def see_peers(self, releases: Mapping[str, int]) -> None:
-        """Peers' release counters. Raises JournalLost if one went back: that peer runs on an old journal."""
+        """Peers' release counters. Raises JournalLost, which blames the peer, if one went back: that peer runs on an
+        old journal, or has announced a false number before. Both are its own trouble: others go on without it."""
         for silo, count in releases.items():
             if count < self._peers.get(silo, 0):
                 raise JournalLost(
                     f"{silo!r} announces fewer releases than before: its journal is an old copy.",
+                    blame=silo,
                     remedy=f"{silo} must restore its latest journal, or be re-enrolled by a new charter epoch.",
                 )
         news = {silo: count for silo, count in releases.items() if count > self._peers.get(silo, 0)}

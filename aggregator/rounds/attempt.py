@@ -92,6 +92,7 @@ class Attendance:
     declines: dict[str, bytes] = field(default_factory=dict)  # the refusals that silos signed
     approvals: dict[str, bytes] = field(default_factory=dict)
     blamed: dict[str, set[str]] = field(default_factory=dict)
+    convicted: set[str] = field(default_factory=set)  # silos whose own signed messages show their fault
     phase_ms: dict[str, int] = field(default_factory=dict)
     upload_bytes: int = 0
 
@@ -194,6 +195,8 @@ class Attempt:
         for silo, reply in (yield from self._ask("unmask-lanes", dict.fromkeys(survivors, request))).items():
             self._take(silo, "unmask-lanes", session.lane_shares, silo, reply.body)
         announced = self._fix("unmask-lanes", lambda: session.open_lanes(self._upload))
+        for failed in session.failed.values():
+            self._convict("unmask-lanes", failed)
 
         request = self.request("tag", bytes(announced))
         for silo, reply in (yield from self._ask("tag", dict.fromkeys(survivors, request))).items():
@@ -247,6 +250,7 @@ class Attempt:
         found = False
         for silo in self.session.drop_false_tags(self._upload):
             if silo not in self._out:
+                self.attendance.convicted.add(silo)
                 self.attendance.refusals[silo] = SumNotProven.code
                 self._lose(silo, "tag")
                 found = True
@@ -332,6 +336,7 @@ class Attempt:
         try:
             return close()
         except FederationError as lost:
+            self._convict(phase, lost)
             why = f"[{lost.code}] {lost.detail}"
             if refused := self.attendance.refusals:
                 why += f" Refused: {', '.join(f'{silo} {code}' for silo, code in sorted(refused.items()))}."
@@ -339,6 +344,14 @@ class Attempt:
             for code, way_out in _WAYS_OUT.items():
                 remedy = way_out if code in refused.values() else remedy
             raise RoundLost(phase, tuple(sorted(self.attendance.lost)), detail=why, remedy=remedy) from lost
+
+    def _convict(self, phase: str, found: FederationError) -> None:
+        """Note whose fault it was. The session checks each share against the hash that its dealer signed, so seeds that
+        do not combine to what was committed to are the dealer's."""
+        if found.blame:
+            self.attendance.convicted.add(found.blame)
+            self.attendance.refusals[found.blame] = found.code
+            self._lose(found.blame, phase)
 
     def _lose(self, silo: str, phase: str) -> None:
         self.attendance.lost.setdefault(silo, phase)

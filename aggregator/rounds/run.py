@@ -138,6 +138,7 @@ class Run:
         #: Who fell out of the attempt that is under way, and where.
         self.attendance = Attendance()
         self._deadline = time.monotonic() + spec.timeouts.job_s
+        self._excluded: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -211,7 +212,6 @@ class Run:
     def _step(self, step: Step, first: int) -> Generator[Exchange, Replies, None]:
         """``first``: number of the first attempt."""
         at = self._at
-        excluded: set[str] = set()
         for number in range(first, first + ATTEMPTS):
             if time.monotonic() > self._deadline:
                 raise RoundLost(
@@ -225,7 +225,7 @@ class Run:
             for silo in self.charter.silos if number else ():
                 store.drop(silo)  # left by an earlier attempt
             attempt = self._attempt(context, store, attendance, step)
-            offers = {silo: self._offer(attempt, silo) for silo in self.charter.silos if silo not in excluded}
+            offers = {silo: self._offer(attempt, silo) for silo in self.charter.silos if silo not in self._excluded}
             self._recorder.opened(at.k, step, number, tuple(offers))
             try:
                 opened = yield from self._watched(attempt.run(offers, len(offers.keys() - at.away)))
@@ -236,7 +236,6 @@ class Run:
                     log.warning("step %s is void: %s", step.name, lost)
                     store.retire(sums=False)
                     return
-                excluded |= {silo for silo, by in attendance.blamed.items() if len(by) > self.charter.colluders}
                 steady = sum(code in STEADY for code in attendance.refusals.values())
                 if number + 1 == first + ATTEMPTS or len(self.charter.silos) - steady < self.charter.n_min:
                     raise
@@ -293,8 +292,13 @@ class Run:
         )
 
     def _note(self, step: Step, attendance: Attendance) -> None:
-        """Record approvals, refusals and absences. A silo that stayed away is not waited for in the next step."""
+        """Record approvals, refusals and absences. A silo that stayed away is not waited for in the next step; one
+        whose messages show its fault, or that more than c others blame, is not asked again in this run."""
         at = self._at
+        by_others = {silo for silo, by in attendance.blamed.items() if len(by) > self.charter.colluders}
+        for silo in sorted((attendance.convicted | by_others) - self._excluded):
+            log.warning("%s is left out of the rest of this run: its messages, or more than c others, blame it", silo)
+            self._excluded.add(silo)
         for silo, approval in sorted(attendance.approvals.items()):
             if (digest := approval_digest(approval).hex()) not in at.shown:
                 self._recorder.approval(at.k, silo, approval)

@@ -32,13 +32,13 @@ from crypto.errors import EvidenceError, TranscriptMismatch
 class RunReplay:
     """The state of the replay. ``chain``: S after the last step; ``state``: its blocks, where they are known.
 
-<<<<<<< HEAD
-    ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos that
-    signed its result, or whose signed advert of a later step covers it.
-=======
-    ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos whose
-    signed advert of a later step covers its result; ``unconfirmed``: those of which there was none so far.
->>>>>>> main
+    <<<<<<< HEAD
+        ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos that
+        signed its result, or whose signed advert of a later step covers it.
+    =======
+        ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos whose
+        signed advert of a later step covers its result; ``unconfirmed``: those of which there was none so far.
+    >>>>>>> main
     """
 
     run: VerifiedRun
