@@ -347,9 +347,14 @@ class Attempt:
 
     def _convict(self, phase: str, found: FederationError) -> None:
         """Note whose fault it was. The session checks each share against the hash that its dealer signed, so seeds that
-        do not combine to what was committed to are the dealer's."""
+        do not combine to what was committed to are the dealer's.
+
+        Where that ends the step it is void, and after a void step silos refuse a cohort without this one: leaving it
+        out would stop the run for all, so it is only named.
+        """
         if found.blame:
-            self.attendance.convicted.add(found.blame)
+            if phase != "unmask-slots":
+                self.attendance.convicted.add(found.blame)
             self.attendance.refusals[found.blame] = found.code
             self._lose(found.blame, phase)
 

@@ -1,0 +1,89 @@
+"""One member that breaks the protocol costs a run its own part and a bounded number of attempts, and is named.
+
+Each test lets one of eight agents do wrong in step 1 of a real run; the others follow the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from aggregator.home import AggregatorHome
+from aggregator.ledger.records import Refusal, StepClosed, StepOpened, StepVoid
+from aggregator.rounds.run import RunOutcome
+from aggregator.run_record import RunRecord
+from crypto.messages import SLOTS, Message
+from jobs.demo.federation import Federation
+from jobs.runtime.in_process import InProcess
+from silo_agent.agent import Agent
+from tests import local
+
+LIAR = "silo-8"
+
+
+def play(federation: Federation, misdeed: Callable[[Agent, Message, Callable[[], Message]], Message]) -> RunOutcome:
+    """A run of five steps in which the agent of ``LIAR`` answers by ``misdeed``."""
+
+    class Liar(InProcess):
+        def send(self, request: Message) -> Message | None:
+            return misdeed(self.agent, request, lambda: self.agent.handle(request))
+
+    def courier(silo: str, agent: Agent) -> InProcess:
+        return Liar(agent) if silo == LIAR else InProcess(agent)
+
+    outcome, _, _ = local.run_job(local.spec(rounds=3), federation.aggregator, federation.homes, courier=courier)
+    return outcome
+
+
+def record_of(federation: Federation, outcome: RunOutcome) -> RunRecord:
+    return RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
+
+
+def blamed(record: RunRecord) -> set[tuple[int, str]]:
+    return {(entry.record.k, entry.record.code) for entry in record.of(Refusal) if entry.record.silo == LIAR}
+
+
+def test_a_counter_that_jumped_is_its_own_silos_trouble(federation: Federation) -> None:
+    """attacks.md H5a: one advert with a million releases made every peer refuse for ever, and nobody was blamed."""
+
+    def misdeed(agent: Agent, request: Message, answer: Callable[[], Message]) -> Message:
+        lies = request.phase == "open" and local.asked(request).step == 1
+        agent.site.journal.releases += 10**6 * lies
+        reply = answer()
+        agent.site.journal.releases -= 10**6 * lies
+        return reply
+
+    outcome = play(federation, misdeed)
+    record = record_of(federation, outcome)
+    assert (outcome.steps_released, outcome.steps_void) == (5, 0)
+    refused = [entry.record for entry in record.of(Refusal)]
+    assert {one.code for one in refused} == {"JOURNAL_LOST"} and {one.k for one in refused} == {2}
+    assert len(list(record.of(StepOpened))) == 6  # one attempt was lost
+    for closed in record.of(StepClosed):
+        assert (LIAR in closed.record.survivors) is (closed.record.k < 2)
+        assert len(closed.record.survivors) >= 7
+
+
+@pytest.mark.parametrize("lane", [SLOTS, "everyone"])
+def test_a_dealer_of_an_uncommitted_seed_is_named(federation: Federation, lane: str) -> None:
+    """attacks.md H5b and c: shares of another seed than the advert commits to. Each share matches its hash, so only
+    what they combine to shows it. A lane stays shut, and its dealer is left out of the other steps. Slots that stay shut
+    make the step void; then the dealer is named, and asked again: silos refuse any other cohort after a void step."""
+
+    def misdeed(agent: Agent, request: Message, answer: Callable[[], Message]) -> Message:
+        reply = answer()
+        if request.phase == "open" and local.asked(request).step == 1 and agent._session is not None:
+            agent._session._seeds[lane] = b"another seed, not committed to.."
+        return reply
+
+    outcome = play(federation, misdeed)
+    record = record_of(federation, outcome)
+    assert blamed(record) == {(1, "BAD_SHARE")}
+    assert [entry.record.k for entry in record.of(StepVoid)] == ([1] if lane == SLOTS else [])
+    assert (outcome.steps_released, outcome.lanes_shut) == ((4, 0) if lane == SLOTS else (5, 1))
+    later = [entry.record for entry in record.of(StepClosed) if entry.record.k > 1]
+    assert [(LIAR in closed.survivors, len(closed.survivors)) for closed in later] == (
+        [(True, 8)] * 3 if lane == SLOTS else [(False, 7)] * 3
+    )
+    assert all(closed.lanes_shut == () for closed in later)
