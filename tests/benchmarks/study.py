@@ -19,6 +19,9 @@ Figures = Mapping[str, float]
 #: Seeds of the splits that bars are measured on. No constant or hyper-parameter was chosen on them.
 SEEDS = (0, 1, 2, 3, 4)
 
+#: How many of a case's seeds, from the first on, the suite ``test`` runs.
+SEEDS_OF_TEST = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -36,6 +39,9 @@ class Case:
     run: Callable[[int, Setting], Figures]
     suites: tuple[str, ...] = ("test", "full")
     seeds: Sequence[int] = SEEDS
+
+    def seeds_in(self, suite: str) -> Sequence[int]:
+        return self.seeds[:SEEDS_OF_TEST] if suite == "test" else self.seeds
 
 
 class Rule(StrEnum):
