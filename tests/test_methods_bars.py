@@ -1,6 +1,8 @@
 """The bars of the methods that need no data but what packages bring: suite ``test`` of ``tests/benchmarks/methods.py``.
 
-Through production's rounds, masks and floors, in two processes.
+Through production's rounds, masks and floors, in two processes, under the first two of a case's seeds, or all five
+where two leave a bar little margin. The figures over five seeds, and the cases that need other data, are those of
+``make bench-methods`` (docs/methods/measured.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The methods, measured: ``python tests/benchmarks/methods.py [--suite test|full] [--data DIR] [--json]``.
 
-    --suite test   digits of scikit-learn, the baselines that bars ask for (default); ``full``: all cases and baselines
+    --suite test   digits of scikit-learn, the first seeds, the baselines that bars ask for (default);
+                   ``full``: all cases, seeds and baselines (``make bench-methods``)
     --data DIR     folder of the data that no package brings (default ../shared/data)
     --only TEXT    cases whose name contains TEXT, and their bars
     --jobs N       processes (default: one a core)
@@ -8,7 +9,8 @@
     --json         last line: {"suite", "seconds", "cases": {case: {figure: {mean, se, values}}},
                    "bars": {name: {value, se, target, pass, rule, values, missed}}}
 
-Every case runs under seeds 0 to 4; all methods of a case share its split and its seed, so their differences are paired.
+A case has seeds 0 to 4, a few have fewer; all methods of a case share its split and its seed, so their differences are
+paired.
 A federated figure comes from ``method_federation.federate``: production's rounds, rings, masks, floors and weight rule.
 Accuracies are per cent of test rows. Exit code 1 if a bar is missed without a reason that is known (``Bar.missed``).
 """
@@ -55,15 +57,19 @@ def cases(suite: str, only: str = "") -> list[tuple[str, Case]]:
     return [(study, case) for study, case in found if suite in case.suites and only in case.name]
 
 
+def tasks(suite: str, only: str = "") -> list[tuple[str, str, int]]:
+    """(study, name of the case, seed) of a suite."""
+    return [(study, case.name, seed) for study, case in cases(suite, only) for seed in case.seeds_in(suite)]
+
+
 def run(suite: str, setting: Setting, *, only: str = "", jobs: int = 1, say: Any = lambda text: None) -> Results:
-    """All cases of a suite under all their seeds, in ``jobs`` processes."""
-    wanted = cases(suite, only)
-    tasks = [(study, case.name, seed) for study, case in wanted for seed in case.seeds]
-    figures: dict[str, list[Figures]] = {case.name: [] for _, case in wanted}
+    """All cases of a suite under the suite's seeds, in ``jobs`` processes."""
+    wanted = tasks(suite, only)
+    figures: dict[str, list[Figures]] = {name: [] for _, name, _ in wanted}
     # One torch thread a process, and no fork of a process that has threads.
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for (_, name, seed), found in zip(tasks, pool.map(_task, tasks, [setting] * len(tasks)), strict=True):
+        for (_, name, seed), found in zip(wanted, pool.map(_task, wanted, [setting] * len(wanted)), strict=True):
             figures[name].append(found)
             say(f"{name}, seed {seed}: {found['seconds']:.0f} s")
     bars = [bar for study in STUDIES for bar in _study(study).BARS if bar.case in figures]
@@ -134,7 +140,7 @@ Written by the command below; every figure on this page comes from that one run.
 python tests/benchmarks/methods.py --suite {suite} --data DIR --page docs/methods/measured.md
 ```
 
-Accuracies are per cent of test rows: mean ± standard error over seeds 0 to 4. `global`: every silo's test rows under
+Accuracies are per cent of test rows: mean ± standard error over {seeds}. `global`: every silo's test rows under
 published state; `personal`: with what the silo kept; `worst`: the silo that `personal` serves worst; `cold`: newcomers,
 without labels or training; `+em`: the same after label-shift EM. `bytes_round`: a silo's upload in a training step.
 `seconds`: processor time of the federation. Splits and baselines: `tests/benchmarks/method_splits.py`,
@@ -150,7 +156,8 @@ without labels or training; `+em`: the same after label-shift EM. `bytes_round`:
 
 def page(suite: str, results: Results) -> str:
     tables = [case_table(name, figures) for name, figures in results.figures.items()]
-    return PAGE.format(suite=suite, bars=bars_table(results), cases="\n".join(tables))
+    seeds = "the first seeds of a case" if suite == "test" else "seeds 0 to 4"
+    return PAGE.format(suite=suite, seeds=seeds, bars=bars_table(results), cases="\n".join(tables))
 
 
 def as_json(suite: str, results: Results, seconds: float) -> str:

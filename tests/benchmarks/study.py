@@ -19,6 +19,9 @@ Figures = Mapping[str, float]
 #: Seeds of the splits that bars are measured on. No constant or hyper-parameter was chosen on them.
 SEEDS = (0, 1, 2, 3, 4)
 
+#: How many of a case's seeds, from the first on, the suite ``test`` runs if the case names no number.
+SEEDS_OF_TEST = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -30,12 +33,17 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """``run(seed, setting)``: figures. Suite ``test`` needs scikit-learn alone, ``full`` may read ``setting.data``."""
+    """``run(seed, setting)``: figures. Suite ``test`` needs scikit-learn alone, ``full`` may read ``setting.data``.
+    ``seeds_of_test``: how many seeds the suite ``test`` runs; more than two where two leave a bar little margin."""
 
     name: str
     run: Callable[[int, Setting], Figures]
     suites: tuple[str, ...] = ("test", "full")
     seeds: Sequence[int] = SEEDS
+    seeds_of_test: int = SEEDS_OF_TEST
+
+    def seeds_in(self, suite: str) -> Sequence[int]:
+        return self.seeds[: self.seeds_of_test] if suite == "test" else self.seeds
 
 
 class Rule(StrEnum):

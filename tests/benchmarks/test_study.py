@@ -85,6 +85,16 @@ def test_every_bar_is_about_a_case_that_every_suite_with_it_runs() -> None:
     assert {case.name for _, case in methods.cases("test")} < set(names)
 
 
+def test_the_suite_test_runs_the_first_seeds_and_full_runs_all() -> None:
+    for suite in ("test", "full"):
+        seeds: dict[str, list[int]] = {}
+        for _, name, seed in methods.tasks(suite):
+            seeds.setdefault(name, []).append(seed)
+        for _, case in methods.cases(suite):
+            first = list(case.seeds)[: case.seeds_of_test if suite == "test" else None]
+            assert seeds[case.name] == first and len(first) >= min(2, len(case.seeds))
+
+
 def test_masks_change_nothing(tmp_path: Path) -> None:
     found = study_masks.same(1, Setting(full=False, data=tmp_path))
     assert len(found) == len(study_masks.METHODS) and set(found.values()) == {1.0}

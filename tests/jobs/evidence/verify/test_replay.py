@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from aggregator.ledger.records import Kind
+from aggregator.run_record import RunRecord
 from aggregator.verify.checks import verify_run
 from aggregator.verify.report import CheckOutcome
-from crypto import blocks
 from tests import local, tampering
 from tests.tampering import (
     Finished,
@@ -90,13 +90,14 @@ def test_sums_that_nobody_signed_anything_after(honest: Finished, tmp_path: Path
 
 def test_lanes_are_replayed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tampering.finish(tmp_path / "f", local.spec("fedcoe"))
-    apply, lanes = blocks.apply, []
+    reader = type(RunRecord.read(run.home, run.run).reader)
+    apply, lanes = reader.apply, []
 
-    def one(plan: Any, step: Any, state: Any, sums: dict[str, np.ndarray], slots: Any) -> Any:
+    def one(self: Any, plan: Any, step: Any, state: Any, sums: dict[str, np.ndarray], slots: Any) -> Any:
         lanes.append(list(sums))
-        return apply(plan, step, state, sums, slots)
+        return apply(self, plan, step, state, sums, slots)
 
-    monkeypatch.setattr(blocks, "apply", one)
+    monkeypatch.setattr(reader, "apply", one)
     verify_run(run.home, run.run)
     assert len(lanes) == 11 and all(len(names) == 1 for names in lanes)
 
