@@ -86,9 +86,9 @@ class StepEvidence:
         released = [survivors.check_lane_shares(signed) for signed in self.lane_shares]
         result = StepResult.from_bytes(self.result)
         owners = proof.check_signed(context.charter, context.plan, result, self.tags)
-        expected = (context.k, survivors.t3, opening.slots)
-        if (found := (result.step, result.t3, result.slots)) != expected:
-            raise EvidenceError("the announced step, transcript and slots", expected=expected, found=found)
+        expected = (context.k, context.chain, survivors.t3, opening.slots)
+        if (found := (result.step, result.chain, result.t3, result.slots)) != expected:
+            raise EvidenceError("the announced step, state, transcript and slots", expected=expected, found=found)
         opened = {one.lane: _opened(opening, released, one.lane) for one in result.sums}
         for one in result.sums:
             what = (one.uploaders, (one.weight, one.contributors))

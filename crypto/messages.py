@@ -221,10 +221,12 @@ class LaneSum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult(Wire):
-    """What a step opened. ``t3`` is the survivors' transcript; ``sums`` are the opened lanes, in the order of their
-    words in the message. A void step has neither slots nor sums."""
+    """What a step opened. ``chain`` is S_k, the state before the step, which binds the result to its run and to all
+    results before it; ``t3`` the survivors' transcript; ``sums`` are the opened lanes, in the order of their words in
+    the message. A void step has neither slots nor sums."""
 
     step: int
+    chain: bytes
     t3: bytes
     released: bool
     slots: tuple[int, ...]
@@ -233,13 +235,14 @@ class StepResult(Wire):
     LABEL: ClassVar[str] = "result"
 
     def write(self, out: Writer) -> None:
-        _hash(out.u32(self.step), self.t3).u8(self.released).each(self.slots, Writer.u64)
+        _hash(_hash(out.u32(self.step), self.chain), self.t3).u8(self.released).each(self.slots, Writer.u64)
         out.each(self.sums, lambda w, one: one.write(w))
 
     @classmethod
     def read(cls, src: Reader) -> Self:
-        step, t3, released = src.u32(), _read_hash(src), src.flag()
-        result = cls(step=step, t3=t3, released=released, slots=src.each(Reader.u64), sums=src.each(LaneSum.read))
+        step, chain, t3, released = src.u32(), _read_hash(src), _read_hash(src), src.flag()
+        slots, sums = src.each(Reader.u64), src.each(LaneSum.read)
+        result = cls(step=step, chain=chain, t3=t3, released=released, slots=slots, sums=sums)
         if not released and (result.slots or result.sums):
             raise Malformed("A void step with a result.")
         if len({one.lane for one in result.sums}) != len(result.sums):

@@ -125,10 +125,14 @@ def check_signed(charter: Charter, plan: Plan, result: StepResult, signed_tags: 
     """Owner → its tags, by itself or another: at least m + c members signed this result, and no upload in it is without
     tags. Raises SumNotProven, and what ``open_tags`` raises."""
     step = plan.steps[result.step]
+    uploaders = {silo for one in result.sums for silo in one.uploaders}
     if not result.released or len(result.slots) != len(step.slots):
         raise SumNotProven(f"Step {step.name!r} has {len(step.slots)} slots; {len(result.slots)} were announced.")
     found = [open_tags(charter, result, signed) for signed in signed_tags]
     signers = {one.silo for one in found}
+    for one in found:
+        if one.owner != one.silo and one.silo not in uploaders:
+            raise SumNotProven(f"{one.silo!r} stood in for {one.owner!r} without having uploaded itself.")
     if len(signers) < (least := charter.honest + charter.colluders):
         raise SumNotProven(f"{len(signers)} members signed the result of step {step.name!r}; it takes m + c = {least}.")
     owners = {one.owner: one for one in found}

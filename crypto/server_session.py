@@ -205,7 +205,12 @@ class ServerSession(Session):
                 self._seeds[lane.name], self.sums[lane.name] = seeds, Sum(total.words, total.carries)
                 announced.append(one)
             self.result = StepResult(
-                step=self.context.k, t3=self.survivors.t3, released=True, slots=self.slots, sums=tuple(announced)
+                step=self.context.k,
+                chain=self.context.chain,
+                t3=self.survivors.t3,
+                released=True,
+                slots=self.slots,
+                sums=tuple(announced),
             )
             return TagRequest(self.result, tuple(tuple(self._seeds[one.lane].values()) for one in announced))
 

@@ -449,7 +449,8 @@ class SiloSession(Session):
             return self._tags(owner, masked)
 
     def _check_announced_result(self, result: StepResult) -> None:
-        if (result.step, result.t3, result.released) != (self.context.k, self._survivors.t3, True):
+        mine = (self.context.k, self.context.chain, self._survivors.t3, True)
+        if (result.step, result.chain, result.t3, result.released) != mine:
             raise SumNotProven("The announced result is of another session.")
         if result.slots != self._opening.slots:
             raise SumNotProven("The announced slots are not those that this silo opened.")

@@ -549,6 +549,8 @@ class Agent:
 
     def _apply(self, result: StepResult, sums: Mapping[str, Sum], tags: tuple[bytes, ...]) -> None:
         step = self.plan.steps[self.k]
+        if result.chain != self._chain:
+            raise ModelMismatch(f"The result of step {step.name!r} was made from another state than this silo's.")
         session, released = self._session, self._released()
         mine = session if session is not None and session.context.k == self.k and session.spent else None
         if not result.released:

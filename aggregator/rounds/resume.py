@@ -84,6 +84,7 @@ def replay(
     _same(run, "charter_digest", start.charter_digest, charter)
     _same(run, "code_digest", start.code_digest or "", code)
     at = RunState.start(plan, job=job, charter=charter, nonce=bytes.fromhex(start.nonce or ""))
+    start_chain = at.chain
     for entry in record.entries:
         _follow(at, entry.record)
     at.shown = {entry.record.digest for entry in record.approvals}
@@ -97,9 +98,11 @@ def replay(
     for step in checkpoint_steps(folder):
         if last is None or step > last.k:
             drop_checkpoint(folder, step)  # written, but its step was never closed
+    outcomes = [entry.record for entry in record.outcomes]
+    before = [start_chain, *(bytes.fromhex(outcome.chain or "") for outcome in outcomes)]
     results: list[Result] = []
-    for outcome in reversed(record.outcomes):
-        result = _result(folder, plan, outcome.record)
+    for outcome, chain in reversed(list(zip(outcomes, before, strict=False))):
+        result = _result(folder, plan, outcome, chain)
         if result is None:
             break
         results.insert(0, result)
@@ -128,12 +131,12 @@ def _same(run: str, name: str, then: str, now: bytes) -> None:
         )
 
 
-def _result(folder: RunFolder, plan: Plan, record: StepClosed | StepVoid) -> Result | None:
-    """A step's result again, or None where its sums are gone: then every silo had them."""
+def _result(folder: RunFolder, plan: Plan, record: StepClosed | StepVoid, before: bytes) -> Result | None:
+    """A step's result again, or None where its sums are gone: then every silo had them. ``before``: S before it."""
     k = record.k
     if isinstance(record, StepVoid):
         t3 = bytes.fromhex(record.transcript or "")
-        return Result(StepResult(step=k, t3=t3, released=False, slots=(), sums=()), (), ())
+        return Result(StepResult(step=k, chain=before, t3=t3, released=False, slots=(), sums=()), (), ())
     sums = kept_sums(folder, k)
     if len(sums) != 2 * len(record.lanes_open):  # words and carries
         return None

@@ -359,8 +359,9 @@ class Run:
     ) -> None:
         """Shares may have left, so the step can't be tried again: weights stay, the chain goes on."""
         at = self._at
+        result = StepResult(step=at.k, chain=at.chain, t3=t3, released=False, slots=(), sums=())
         at.chain = transcript.next_chain(at.chain, t3, b"", released=False)
-        self._backlog.add(StepResult(step=at.k, t3=t3, released=False, slots=(), sums=()), (), ())
+        self._backlog.add(result, (), ())
         self._recorder.void(at.k, step, attendance, t3=t3, chain=at.chain, reason=reason, phase=phase, missing=missing)
         at.k += 1
         at.void += 1

@@ -68,8 +68,9 @@ def test_a_counter_that_jumped_is_its_own_silos_trouble(federation: Federation) 
 @pytest.mark.parametrize("lane", [SLOTS, "everyone"])
 def test_a_dealer_of_an_uncommitted_seed_is_named(federation: Federation, lane: str) -> None:
     """attacks.md H5b and c: shares of another seed than the advert commits to. Each share matches its hash, so only
-    what they combine to shows it. A lane stays shut, and its dealer is left out of the other steps. Slots that stay shut
-    make the step void; then the dealer is named, and asked again: silos refuse any other cohort after a void step."""
+    what they combine to shows it. A lane stays shut, and its dealer is left out of the other steps. Slots that stay
+    shut make the step void; then the dealer is named, and asked again: after a void step silos refuse another cohort.
+    """
 
     def misdeed(agent: Agent, request: Message, answer: Callable[[], Message]) -> Message:
         reply = answer()
