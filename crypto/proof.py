@@ -130,9 +130,9 @@ def check_signed(charter: Charter, plan: Plan, result: StepResult, signed_tags: 
         raise SumNotProven(f"Step {step.name!r} has {len(step.slots)} slots; {len(result.slots)} were announced.")
     found = [open_tags(charter, result, signed) for signed in signed_tags]
     signers = {one.silo for one in found}
-    for one in found:
-        if one.owner != one.silo and one.silo not in uploaders:
-            raise SumNotProven(f"{one.silo!r} stood in for {one.owner!r} without having uploaded itself.")
+    for signed in found:
+        if signed.owner != signed.silo and signed.silo not in uploaders:
+            raise SumNotProven(f"{signed.silo!r} stood in for {signed.owner!r} without having uploaded itself.")
     if len(signers) < (least := charter.honest + charter.colluders):
         raise SumNotProven(f"{len(signers)} members signed the result of step {step.name!r}; it takes m + c = {least}.")
     owners = {one.owner: one for one in found}
