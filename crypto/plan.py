@@ -344,10 +344,12 @@ class Plan:
                     raise SpecError(f"step {step.name}", got=part.block, want="a block of the plan")
                 if self.lane_of(part.block).scope is Scope.LOCAL:
                     raise EgressDenied(part.block, remedy="A LOCAL block may not be part of a step.")
-            slots = [slot.name for slot in step.slots]
-            if len(set(slots)) != len(slots):
-                raise SpecError(f"step {step.name}.slots", got=slots, want="each name once")
-            if not slots and not step.sums:
+            figures = [slot.name for slot in step.slots]
+            for lane in self.lanes_of(step):
+                figures += [lane.weight_figure, lane.contributors_figure]
+            if len(set(figures)) != len(figures):
+                raise SpecError(f"step {step.name}.slots", got=figures, want="each name once")
+            if not step.slots and not step.sums:
                 raise SpecError(f"step {step.name}", got="neither sums nor slots", want="at least one of them")
             for slot in step.slots:
                 if slot.bound * self.n_max >= 2**64:

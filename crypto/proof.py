@@ -124,6 +124,8 @@ def open_tags(charter: Charter, result: StepResult, signed: bytes) -> Tags:
 def check_signed(charter: Charter, plan: Plan, result: StepResult, signed_tags: Sequence[bytes]) -> dict[str, Tags]:
     """Owner → its tags, by itself or another: at least m + c members signed this result, and no upload in it is without
     tags. Raises SumNotProven, and what ``open_tags`` raises."""
+    if result.step >= len(plan.steps):
+        raise SumNotProven(f"A result of step {result.step} came for a plan of {len(plan.steps)} steps.")
     step = plan.steps[result.step]
     uploaders = {silo for one in result.sums for silo in one.uploaders}
     if not result.released or len(result.slots) != len(step.slots):

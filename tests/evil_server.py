@@ -11,16 +11,18 @@ honest silo ever sent, and at what the colluders were dealt, and asserts the two
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from crypto.blocks import encode
-from crypto.cohort import Context
+from crypto.cohort import Context, manifest_commitment
 from crypto.errors import FederationError
-from crypto.messages import SLOTS, Attestation, Deal, Row, SharePack
+from crypto.messages import SLOTS, Attestation, Deal, Row, SharePack, TagRequest
 from crypto.plan import Plan
+from crypto.server_session import ServerSession
 from crypto.session import SessionState
 from crypto.silo_session import SiloSession
 from tests.federation import Federation, View, assert_never_both, contribution, holding, kinds_of_shares, stream
@@ -65,6 +67,7 @@ class EvilServer:
         self.attested: dict[str, bytes] = {}
         self.slot_shares: dict[str, bytes] = {}
         self.lane_shares: dict[str, bytes] = {}
+        self.tags: dict[str, bytes] = {}
 
     # asking
 
@@ -92,14 +95,13 @@ class EvilServer:
 
     # phases
 
-    def open(self, silos: Iterable[str] | None = None, manifests: Mapping[str, list[str]] | None = None) -> None:
-        """``manifests``: silo → the lanes it claims to have a weight in, where that is a lie (quiet only if listed)."""
+    def open(
+        self, silos: Iterable[str] | None = None, manifests: Mapping[str, Mapping[str, int]] | None = None
+    ) -> None:
+        """``manifests``: silo → lane → the weight that it claims, where that is a lie."""
         for silo in self.willing(silos):
-            weights = self.weights[silo]
-            claims = [lane.name for lane in self.plan.lanes_of(self.context.step) if weights.get(lane.name)]
-            if manifests and silo in manifests:
-                claims = [lane for lane in claims if lane != "quiet"] + list(manifests[silo])
-            signed = self.ask(silo, "advert", contributes=claims, releases=0, data=bytes(32), approval=bytes(32))
+            claims = {**self.weights[silo], **(manifests or {}).get(silo, {})}
+            signed = self.ask(silo, "advert", weights=claims, releases=0, data=bytes(32), approval=bytes(32))
             if signed is not None:
                 self.adverts[silo] = signed
                 self.sent(silo, "open", signed)
@@ -120,11 +122,8 @@ class EvilServer:
         shown: Shown = None,
         rows: Callable[[str], Mapping[str, bytes]] | None = None,
         silos: Iterable[str] | None = None,
-        lies: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
-        """``lies``: silo → slot → a value that its method never had."""
         everything = [self.deals[silo] for silo in sorted(self.deals)]
-        names = [slot.name for slot in self.plan.slots_of(self.context.step)]
         for silo in self.willing(self.deals if silos is None else silos):
             self.ask(
                 silo,
@@ -138,8 +137,6 @@ class EvilServer:
             encoded = encode(
                 self.plan, self.context.step, contribution(self.plan, self.context.step, silo), self.weights[silo]
             )
-            for name, value in (lies or {}).get(silo, {}).items():
-                encoded.slots[names.index(name)] = value
             answer = self.ask(silo, "upload", encoded)
             if answer is not None:
                 self.headers[silo], self.sections[silo] = answer
@@ -162,7 +159,7 @@ class EvilServer:
         for silo in self.willing(self.attested if silos is None else silos):
             survivors = self.sessions[silo].cohort
             given = sections(silo) if sections else {s: self.sections[s] for s in survivors}
-            signed = self.ask(silo, "release_slots", shown(silo) if shown else everything, given)
+            signed = self.ask(silo, "release_slots", shown(silo) if shown else everything, given, record=lambda: None)
             if signed is not None:
                 self.slot_shares[silo] = signed
                 self.sent(silo, "unmask-slots", signed)
@@ -187,13 +184,56 @@ class EvilServer:
                 self.lane_shares[silo] = signed
                 self.sent(silo, "unmask-lanes", signed)
 
+    def tag(self, shown: Shown = None, silos: Iterable[str] | None = None) -> None:
+        """``shown``: silo → TagRequest; else what an honest server announces."""
+        request = None if shown else self.announce()[1]
+        for silo in self.willing(self.lane_shares if silos is None else silos):
+            signed = self.ask(silo, "tag", shown(silo) if shown else request)
+            if signed is not None:
+                self.tags[silo] = signed
+                self.sent(silo, "tag", signed)
+
     def until(self, phase: str, **options: Any) -> EvilServer:
         """Play honestly up to and with a phase; ``options`` go to that phase."""
-        for name in ("open", "deal", "contribute", "attest", "unmask_slots", "unmask_lanes"):
+        for name in ("open", "deal", "contribute", "attest", "unmask_slots", "unmask_lanes", "tag"):
             getattr(self, name)(**(options if name == phase else {}))
             if name == phase:
                 return self
         raise ValueError(phase)
+
+    # an honest server
+
+    def honest(self, drop: Iterable[str] = ()) -> ServerSession:
+        """What an honest server makes of the same messages, up to the attestations."""
+        server = ServerSession(self.context)
+        for silo, signed in self.adverts.items():
+            server.advert(silo, signed)
+        server.close_adverts()
+        for silo, signed in self.deals.items():
+            server.deal(silo, signed, self.rows[silo])
+        server.close_deals()
+        for silo, signed in self.headers.items():
+            if silo not in drop:
+                server.header(silo, signed, self.sections[silo])
+                server.words(silo, self.words[silo])
+        server.close_uploads()
+        for silo, signed in self.attested.items():
+            server.attestation(silo, signed)
+        server.close_attestations()
+        return server
+
+    def announce(self) -> tuple[ServerSession, TagRequest]:
+        """An honest server that has opened the lanes, and what it asks of the survivors."""
+        server = self.honest()
+        for silo, signed in self.slot_shares.items():
+            server.slot_shares(silo, signed)
+        server.open_slots()
+        for silo, signed in self.lane_shares.items():
+            server.lane_shares(silo, signed)
+        return server, server.open_lanes(self.upload)
+
+    def upload(self, silo: str, lane: str) -> np.ndarray:
+        return self.words[silo][lane]
 
     # colluders
 
@@ -212,7 +252,8 @@ class EvilServer:
     ) -> None:
         """A bad dealer: its rows again, with packs changed per recipient, signed by itself.
 
-        ``honest_hashes``: publish the hashes of the unchanged shares. ``hashes``: publish only so many.
+        The deal commits to the manifest in the first changed pack. ``honest_hashes``: publish the hashes of the
+        unchanged shares. ``hashes``: publish only so many.
         """
         session = self.sessions[dealer]
         cohort = session._cohort
@@ -232,11 +273,17 @@ class EvilServer:
             )[:hashes]
             key, aad = cohort.seal_key(session._channel.agree(cohort.adverts[peer].channel), dealer, peer)
             rows[peer] = bytes(Row(AESGCM(key).encrypt(bytes(12), bytes(pack), aad), listed))
-        deal = Deal(
-            silo=dealer, t1=cohort.t1, rows=tuple((peer, Row.from_bytes(row).digest) for peer, row in rows.items())
-        )
+        first = change(next(iter(rows)), self._pack_for(dealer, next(iter(rows))))
+        self.sign_deal(dealer, rows, manifest=manifest_commitment(dealer, first.nonce, first.manifest))
+
+    def sign_deal(self, dealer: str, rows: Mapping[str, bytes], *, manifest: bytes | None = None) -> None:
+        """The dealer signs these rows, and another commitment to its manifest if one is given."""
+        session = self.sessions[dealer]
+        before = Deal.open(self.deals[dealer], lambda m: self.fed.charter.member(m.silo).agent)
+        digests = tuple((peer, Row.from_bytes(row).digest) for peer, row in rows.items())
+        deal = replace(before, rows=digests, manifest=manifest or before.manifest)
         session._signed_deal = self.deals[dealer] = deal.sign(self.fed.identities[dealer])
-        self.rows[dealer] = rows
+        self.rows[dealer] = dict(rows)
 
     def _pack_for(self, dealer: str, peer: str) -> SharePack:
         session = self.sessions[dealer]

@@ -14,6 +14,7 @@ from hashlib import sha256, shake_256
 
 import numpy as np
 
+from crypto import ring
 from crypto.blocks import Contribution, Encoded, encode
 from crypto.charter import Charter, Member
 from crypto.cohort import Context
@@ -84,6 +85,7 @@ def small_plan(
     group: Iterable[str] = (),
     scale: int = 1,
     slots: Sequence[Slot] | None = None,
+    bits: int = 32,
 ) -> Plan:
     """One ALL lane (trunk), one hidden and one visible HELD lane (quiet, open), if asked a GROUP lane; one step."""
     lanes = [
@@ -107,7 +109,7 @@ def small_plan(
         sums=tuple(Sum(block.name, Apply.AVERAGE) for block in blocks),
         slots=tuple(slots) if slots is not None else (Slot("rows", 10_000), Slot("correct", 10_000)),
     )
-    return Plan(method="test", seed=7, n_max=n, lanes=tuple(lanes), blocks=tuple(blocks), steps=(step,))
+    return Plan(method="test", seed=7, n_max=n, lanes=tuple(lanes), blocks=tuple(blocks), steps=(step,), ring_bits=bits)
 
 
 def holding(
@@ -266,28 +268,35 @@ class Run:
             self.server.slot_shares(silo, self.sends(silo, "unmask-slots", signed))
         return self.server.open_slots()
 
-    def play(self) -> dict[str, np.ndarray]:
-        """The opened lanes."""
+    def lanes(self) -> TagRequest:
         shares = self.slots()
         for silo in self.alive("unmask-lanes", self.signed["unmask-slots"]):
             signed = self.sessions[silo].release_lanes(shares, floors=self.floors, previous=self.previous)
             self.server.lane_shares(silo, self.sends(silo, "unmask-lanes", signed))
-        request = TagRequest.from_bytes(bytes(self.server.open_lanes(self.upload)))
+        self.request = TagRequest.from_bytes(bytes(self.server.open_lanes(self.upload)))
+        return self.request
+
+    def play(self) -> dict[str, np.ndarray]:
+        """The opened lanes, proven."""
+        request = self.lanes()
         for silo in self.alive("tag", self.signed["unmask-lanes"]):
             signed = self.sessions[silo].tag(request)
             self.server.tags(silo, self.sends(silo, "tag", signed))
         for owner in self.server.untagged:
             silo = self.alive("stand-in", self.signed["tag"])[0]
-            lanes = {one.lane: self.upload(owner, one.lane) for one in request.result.sums if owner in one.uploaders}
-            self.server.tags(
-                silo, self.sends(silo, "stand-in", self.sessions[silo].stand_in(owner, lanes)), owner=owner
-            )
+            signed = self.sessions[silo].stand_in(owner, self.uploads_of(owner))
+            self.server.tags(silo, self.sends(silo, "stand-in", signed), owner=owner)
         self.proof = self.server.close_tags()
         self.opened = {lane: found.words for lane, found in self.server.sums.items()}
         return self.opened
 
     def upload(self, silo: str, lane: str) -> np.ndarray:
         return self.words[silo][lane]
+
+    def uploads_of(self, owner: str) -> dict[str, np.ndarray]:
+        """What a stand-in for this silo gets: its masked words in the lanes of the result."""
+        sums = self.server.result.sums
+        return {one.lane: self.upload(owner, one.lane) for one in sums if owner in one.uploaders}
 
     @cached_property
     def survivors(self) -> tuple[str, ...]:
@@ -299,7 +308,7 @@ class Run:
         for silo in self.survivors:
             if lane in self.server.cohort.lanes_of(silo):
                 total += self.plain[silo].lanes[lane]
-        return (total % 2**32).astype(np.uint32)
+        return ring.reduce((total % 2**32).astype(np.uint32), self.plan.ring_bits)
 
     def expected_slots(self) -> tuple[int, ...]:
         total = np.array([self.plain[silo].slots for silo in self.survivors], dtype=np.uint64).sum(axis=0)

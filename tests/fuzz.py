@@ -18,15 +18,17 @@ import resource
 import struct
 import sys
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crypto import proof
 from crypto.charter import Charter, SignedCharter
 from crypto.cohort import Dealt, Survivors
-from crypto.encoding import Writer
+from crypto.encoding import Reader, Writer
 from crypto.errors import FederationError
 from crypto.evidence import StepEvidence
 from crypto.keys import Identity
@@ -40,6 +42,7 @@ from crypto.messages import (
     SharePack,
     Shares,
     StepResult,
+    TagRequest,
     Wire,
     pack_blobs,
     pack_ranges,
@@ -47,8 +50,11 @@ from crypto.messages import (
     unpack_blobs,
     unpack_ranges,
     unpack_two,
+    unpack_words,
 )
 from crypto.plan import Plan
+from crypto.proof import Sum
+from crypto.session import SessionState
 from crypto.transcript import label_bytes
 from tests.federation import Federation, Run, identity, small_plan
 
@@ -152,8 +158,7 @@ def decoders(run: Run) -> list[Target]:
     """Every decoder of crypto/, alone."""
     key = FED.identities[SIGNER]
     digests = [bytes([i]) * 32 for i in range(6)]
-    sums = (("trunk", digests[1]), ("quiet", digests[2]))
-    result = StepResult(step=3, t3=digests[0], released=True, slots=(1, 2**64 - 1), sums=sums)
+    result = run.server.result
     void = StepResult(step=4, t3=digests[0], released=False, slots=(), sums=())
     opened = Open(
         job=digests[0],
@@ -163,6 +168,7 @@ def decoders(run: Run) -> list[Target]:
         nonce=digests[3],
         chain=digests[4],
         results=(result, void),
+        proofs=(run.proof, ()),
     )
     cohort, survivors = run.server.cohort, run.server.survivors
     shares = [
@@ -177,7 +183,19 @@ def decoders(run: Run) -> list[Target]:
         [survivors.headers[SIGNER]],
         [survivors.check_attestation(run.signed["attest"][SIGNER])],
         [*shares],
-        [Decline(silo=SIGNER, run=digests[0], step=1, attempt=2, phase="deal", code="BAD_SHARE", blame="silo-2")],
+        [proof.open_tags(FED.charter, result, run.signed["tag"][silo]) for silo in (SIGNER, "silo-3")],
+        [
+            Decline(
+                silo=SIGNER,
+                request=digests[1],
+                run=digests[0],
+                step=1,
+                attempt=2,
+                phase="deal",
+                code="BAD_SHARE",
+                blame="silo-2",
+            )
+        ],
         [Closing(silo=SIGNER, run=digests[0], chain=digests[1], ledger=digests[2])],
     ]
     found = []
@@ -201,6 +219,7 @@ def decoders(run: Run) -> list[Target]:
     return [
         *found,
         Target("Row", rows, Row.from_bytes, bytes),
+        Target("TagRequest", (bytes(run.request), bytes(TagRequest(void, ()))), TagRequest.from_bytes, bytes),
         Target("SharePack", packs, SharePack.from_bytes, bytes),
         Target("Plan", (bytes(PLAN), bytes(small_plan())), Plan.from_bytes, bytes),
         Target("Charter", (charter, bytes(Federation(3, c=0).charter)), Charter.from_bytes, bytes),
@@ -226,10 +245,41 @@ def decoders(run: Run) -> list[Target]:
 def checks(run: Run) -> list[Target]:
     """What stands behind the decoders: the same checks at server and silo, with bodies that a member has signed."""
     context, cohort, dealt, survivors = run.context, run.server.cohort, run.server.dealt, run.server.survivors
-    seal = {kind: sealer(kind, FED.identities[SIGNER]) for kind in ("advert", "deal", "header", "attest", "shares")}
+    seal = {
+        kind: sealer(kind, FED.identities[SIGNER]) for kind in ("advert", "deal", "header", "attest", "shares", "tags")
+    }
 
     def body(signed: bytes) -> bytes:
         return signed[4:-64]
+
+    silo = run.sessions[SIGNER]
+
+    def tag(data: bytes) -> bytes:
+        """A silo that has released its lanes, as often as it is asked."""
+        twin = copy(silo)
+        twin.state, twin._released_seeds = SessionState.LANES_OPEN, {}
+        twin.masked = dict(run.words[SIGNER])
+        return twin.tag(TagRequest.from_bytes(data))
+
+    def stand_in(data: bytes) -> bytes:
+        """The body of a request: the owner's id. Its words come as an array."""
+        owner = Reader(data).text()
+        return silo.stand_in(owner, run.uploads_of(owner if owner in run.words else "silo-3"))
+
+    result = run.server.result
+    shown = tuple(bytes(word) for word in run.server.sums["trunk"].wire)
+
+    def arrays(data: bytes) -> None:
+        """The words of one lane as they travel, and the check of what they add up to."""
+        words = [np.frombuffer(data[: len(data) // 4 * 4], "<u4").astype(np.uint32)]
+        sizes = proof.wire_sizes(PLAN, result)[:2]
+        found = Sum.from_wire(*unpack_words(words, sizes), len(result.sums[0].uploaders))
+        proof.check_result(FED.charter, PLAN, result, {**run.server.sums, "trunk": found}, run.proof)
+
+    others = [signed for signed in run.proof if signed != run.signed["tag"][SIGNER]]
+
+    def proven(signed: bytes) -> None:
+        proof.check_signed(FED.charter, PLAN, result, [signed, *others])
 
     slot, lane = (body(run.signed[phase][SIGNER]) for phase in ("unmask-slots", "unmask-lanes"))
     return [
@@ -251,6 +301,16 @@ def checks(run: Run) -> list[Target]:
         ),
         Target("check_slot_shares", (slot, lane), survivors.check_slot_shares, seal=seal["shares"]),
         Target("check_lane_shares", (lane, slot), survivors.check_lane_shares, seal=seal["shares"]),
+        Target(
+            "open_tags",
+            (body(run.signed["tag"][SIGNER]),),
+            lambda signed: proof.open_tags(FED.charter, result, signed),
+            seal=seal["tags"],
+        ),
+        Target("check_signed", (body(run.signed["tag"][SIGNER]),), proven, seal=seal["tags"]),
+        Target("SiloSession.tag", (bytes(run.request),), tag),
+        Target("SiloSession.stand_in", (bytes(Writer().text("silo-3")), bytes(Writer().text(SIGNER))), stand_in),
+        Target("check_result", (b"".join(shown),), arrays),
         Target("check_section", (run.sections[SIGNER],), lambda data: survivors.check_section(SIGNER, data)),
     ]
 

@@ -27,14 +27,13 @@ def changed(sums=None, slots=None, drop=()):
 
 
 def summed(plan, step, parts):
-    """(opened sums, opened slots) of several (contribution, weights), as the protocol would give them."""
+    """(opened sums, lane → sum of its weights) of several (contribution, weights), as the protocol would give them."""
     encoded = [encode(plan, step, given, weights) for given, weights in parts]
     sums = {
         lane.name: np.sum([e.lanes[lane.name] for e in encoded], axis=0, dtype=np.uint32)
         for lane in plan.lanes_of(step)
     }
-    totals = np.sum([e.slots for e in encoded], axis=0, dtype=np.uint64)
-    return sums, {slot.name: int(total) for slot, total in zip(plan.slots_of(step), totals, strict=True)}
+    return sums, {lane.name: sum(e.weights[lane.name] for e in encoded) for lane in plan.lanes_of(step)}
 
 
 def test_encode_fills_lanes_and_slots_in_plan_order():
@@ -44,7 +43,8 @@ def test_encode_fills_lanes_and_slots_in_plan_order():
         "quiet": (np.uint32, 7),
         "open": (np.uint32, 6),
     }
-    assert encoded.slots.tolist() == [8, 1, 1, 1, 0, 0, HONEST.slots["rows"], HONEST.slots["correct"]]
+    assert encoded.slots.tolist() == [HONEST.slots["rows"], HONEST.slots["correct"]]
+    assert encoded.weights == WEIGHTS and encode(PLAN, STEP, HONEST, {"trunk": 4}).weights["quiet"] == 0
     want = np.zeros(5, dtype=np.uint32)
     ring.encode(HONEST.sums["trunk.b"], want, clip=0.5, share=0.5, n_max=5)
     assert (encoded.lanes["trunk"][30:] == want).all()
@@ -107,14 +107,14 @@ def test_the_mean_is_right(rows):
         given = changed({"trunk.w": rng.normal(size=(6, 5)), "trunk.b": rng.normal(size=5)})
         parts.append((given, {"trunk": weight}))
         inputs.append((np.clip(given.sums["trunk.w"], -2, 2), weight))
-    sums, slots = summed(PLAN, STEP, parts)
+    sums, weights = summed(PLAN, STEP, parts)
     state = initial_state(PLAN)
-    new = apply(PLAN, STEP, state, sums, slots)
     total = sum(weight for _, weight in inputs)
-    assert slots["trunk.weight"] == total and slots["trunk.contributors"] == sum(weight > 0 for _, weight in inputs)
+    assert weights == {"trunk": total, "quiet": 0, "open": 0}
     if total == 0:
-        assert (new["trunk.w"] == state["trunk.w"]).all()
+        assert not sums["trunk"].any()  # and no such lane opens: it has no contributors
         return
+    new = apply(PLAN, STEP, state, {"trunk": sums["trunk"]}, weights)
     mean = sum(x * weight for x, weight in inputs) / total
     bound = len(rows) * 0.5 * 2.0 / ring.limit(5) * 16 / total + 2.0**-22
     assert np.abs(new["trunk.w"] - state["trunk.w"].astype(np.float64) - mean).max() <= bound
@@ -134,17 +134,17 @@ def test_the_three_ways_to_apply(kind, want):
         steps=(Step(task="t", index=0, sums=(Sum("b", kind, 0.5),)),),
     )
     parts = [(Contribution({"b": np.array([4.0])}, {}), {"l": 2}), (Contribution({"b": np.array([2.5])}, {}), {"l": 4})]
-    sums, slots = summed(plan, plan.steps[0], parts)
-    new = apply(plan, plan.steps[0], {"b": np.ones(1, dtype=np.float32)}, sums, slots)
+    sums, weights = summed(plan, plan.steps[0], parts)
+    new = apply(plan, plan.steps[0], {"b": np.ones(1, dtype=np.float32)}, sums, weights)
     assert new["b"][0] == pytest.approx(want, abs=1e-6)
 
 
 def test_a_shut_lane_keeps_its_blocks_and_the_state_is_not_changed():
-    sums, slots = summed(PLAN, STEP, [(HONEST, {"trunk": 4, "quiet": 1, "open": 1})] * 3)
+    sums, weights = summed(PLAN, STEP, [(HONEST, {"trunk": 4, "quiet": 1, "open": 1})] * 3)
     state = initial_state(PLAN)
     before = state_digest(state)
     del sums["quiet"]
-    new = apply(PLAN, STEP, state, sums, slots)
+    new = apply(PLAN, STEP, state, sums, weights)
     assert new["quiet.w"] is state["quiet.w"] and (new["trunk.w"] != state["trunk.w"]).any()
     assert state_digest(state) == before != state_digest(new)
 
@@ -154,7 +154,7 @@ def test_a_shut_lane_keeps_its_blocks_and_the_state_is_not_changed():
 )
 def test_an_opened_sum_of_another_layout_is_refused(vector):
     with pytest.raises(LayoutMismatch):
-        apply(PLAN, STEP, initial_state(PLAN), {"trunk": vector}, {"trunk.weight": 4})
+        apply(PLAN, STEP, initial_state(PLAN), {"trunk": vector}, {"trunk": 4})
 
 
 def test_the_sum_of_a_foreign_lane_is_refused():
@@ -227,7 +227,7 @@ def test_a_state_stays_finite(kind, clip, weight, n_max):
     words = np.zeros(2, np.uint32)
     ring.encode(np.array([1e300, -1e300]), words, clip=clip, share=1.0, n_max=n_max)
     total = (words.view(np.int32) * np.int64(n_max)).astype(np.int32).view(np.uint32)
-    new = apply(plan, plan.steps[0], {"b": np.zeros(2, np.float32)}, {"l": total}, {"l.weight": n_max * weight})
+    new = apply(plan, plan.steps[0], {"b": np.zeros(2, np.float32)}, {"l": total}, {"l": n_max * weight})
     rate = 1.0 if kind is Apply.PUBLISH else MAX_RATE
     want = clip * rate * (n_max * weight if kind is Apply.ADD else 1)
     assert np.isfinite(new["b"]).all() and new["b"].tolist() == pytest.approx([want, -want], rel=1e-6)

@@ -302,7 +302,7 @@ def test_fewer_honest_survivors_than_m_all_the_same(monkeypatch):
 
 
 def test_who_dropped():
-    assert U3.dropped == ("silo-5",) and U3.slot_count == len(PLAN.slots_of(PLAN.steps[0]))
+    assert U3.dropped == ("silo-5",) and U3.slot_count == len(PLAN.steps[0].slots) == 2
 
 
 def test_transcripts_follow_each_other():
@@ -399,6 +399,7 @@ LANE = U3.check_lane_shares(LANE_SHARES["silo-2"])
         ({"seeds": tuple(reversed(SLOT.seeds))}, LayoutMismatch),
         ({"seeds": tuple((silo, "trunk", share) for silo, _, share in SLOT.seeds)}, LayoutMismatch),
         ({"seeds": (*SLOT.seeds, ("silo-5", SLOTS, SLOT.seeds[0][2]))}, LayoutMismatch),
+        ({"counts": (("trunk", 16, 4),)}, LayoutMismatch),
     ],
 )
 def test_slot_shares_are_all_and_only_those(change, error):
@@ -416,6 +417,11 @@ def test_slot_shares_are_all_and_only_those(change, error):
         ({"seeds": (*LANE.seeds, *SLOT.seeds)}, LayoutMismatch),
         ({"seeds": tuple((silo, "nonsense", share) for silo, _, share in LANE.seeds)}, LayoutMismatch),
         ({"seeds": LANE.seeds + LANE.seeds}, LayoutMismatch),
+        ({"counts": ()}, LayoutMismatch),
+        ({"counts": LANE.counts[1:]}, LayoutMismatch),
+        ({"counts": LANE.counts[::-1]}, LayoutMismatch),
+        ({"counts": (*LANE.counts, LANE.counts[0])}, LayoutMismatch),
+        ({"counts": (*LANE.counts, ("open", 3, 3))}, LayoutMismatch),
     ],
 )
 def test_lane_shares_are_whole_lanes(change, error):
@@ -436,7 +442,7 @@ def test_only_survivors_send_shares():
 
 
 def test_no_lane_may_be_released_at_all():
-    assert U3.check_lane_shares(replace(LANE, seeds=()).sign(FED.identities["silo-2"])).seeds == ()
+    assert U3.check_lane_shares(replace(LANE, seeds=(), counts=()).sign(FED.identities["silo-2"])).seeds == ()
 
 
 # --- recovery -----------------------------------------------------------------------------------------------------

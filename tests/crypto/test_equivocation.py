@@ -11,7 +11,19 @@ import pytest
 from crypto.encoding import Writer
 from crypto.equivocation import Pair, twice, verify
 from crypto.errors import EvidenceError
-from crypto.messages import Advert, Attestation, Closing, Deal, Header, Open, Request, StepResult, pack_two
+from crypto.messages import (
+    Advert,
+    Attestation,
+    Closing,
+    Deal,
+    Header,
+    Open,
+    Request,
+    StepResult,
+    TagRequest,
+    Tags,
+    pack_two,
+)
 from crypto.transcript import t3
 from tests.federation import Federation, identity
 
@@ -24,12 +36,13 @@ ADVERT = Advert(
     silo="silo-1", t0=b"0" * 32, channel=b"c" * 32, mask=b"m" * 32, commitments=(), held=(), releases=0,
     data=bytes(32), approval=bytes(32), nonce=bytes(16),
 )  # fmt: skip
-DEAL = Deal(silo="silo-1", t1=b"1" * 32, rows=(("silo-2", bytes(32)),))
+DEAL = Deal(silo="silo-1", t1=b"1" * 32, manifest=bytes(32), rows=(("silo-2", bytes(32)),))
 HEADER = Header(silo="silo-1", t2=T2, lanes=(("everyone", bytes(32)),))
+TAGS = Tags(silo="silo-1", t3=b"3" * 32, owner="silo-1", result=bytes(32), tags=(bytes(80),))
 SHOWN = ((b"header one", b"header two"), (b"header one",))
 ATTESTATIONS = [Attestation(silo="silo-1", t3=t3(T2, shown)) for shown in SHOWN]
 
-Signed = Request | Advert | Deal | Header | Attestation
+Signed = Request | Advert | Deal | Header | Attestation | Tags
 
 
 def signed(message: Signed, by: str | None = None) -> bytes:
@@ -58,7 +71,10 @@ def test_two_requests_for_one_place_prove_that_the_aggregator_lied() -> None:
     [
         (ADVERT, replace(ADVERT, releases=7), "T0 " + "30" * 8),
         (DEAL, replace(DEAL, rows=()), "T1 " + "31" * 8),
+        (DEAL, replace(DEAL, manifest=b"m" * 32), "T1 " + "31" * 8),
         (HEADER, replace(HEADER, lanes=()), "T2 " + "32" * 8),
+        (TAGS, replace(TAGS, result=b"r" * 32), "T3 and owner " + "33" * 8),
+        (TAGS, replace(TAGS, tags=()), "T3 and owner " + "33" * 8),
     ],
 )
 def test_two_messages_of_a_member_under_one_transcript(first: Signed, second: Signed, label: str) -> None:
@@ -77,7 +93,7 @@ def test_two_attestations_come_with_the_headers_that_make_their_t3() -> None:
     refused(bytes(Pair(one, one, T2, (SHOWN[0], SHOWN[0]))), "same one twice")
 
 
-@pytest.mark.parametrize("message", [REQUEST, ADVERT, DEAL, HEADER])
+@pytest.mark.parametrize("message", [REQUEST, ADVERT, DEAL, HEADER, TAGS])
 def test_the_same_message_twice_proves_nothing(message: Signed) -> None:
     refused(pair(message, message), "same one twice")
 
@@ -92,8 +108,9 @@ def test_requests_for_two_places_prove_nothing(change: dict[str, object]) -> Non
 # --- what an honest aggregator tells each silo of its own is no proof ----------------------------------------------
 
 OPEN = Open(
-    job=b"j" * 32, plan=b"p" * 32, charter=b"c" * 32, code=b"o" * 32, nonce=b"n" * 32, chain=b"s" * 32, results=()
-)
+    job=b"j" * 32, plan=b"p" * 32, charter=b"c" * 32, code=b"o" * 32, nonce=b"n" * 32, chain=b"s" * 32, results=(),
+    proofs=(),
+)  # fmt: skip
 RESULTS = tuple(
     StepResult(step=step, t3=bytes([step]) * 32, released=True, slots=(step,), sums=()) for step in (0, 1, 2)
 )
@@ -103,12 +120,18 @@ def ask(phase: str, payload: bytes) -> Request:
     return replace(REQUEST, phase=phase, payload=payload)
 
 
+def offer(**fields: Any) -> bytes:
+    """Each result comes with a proof; proofs may differ from silo to silo."""
+    given = {"proofs": tuple((b"tags",) for _ in fields.get("results", ())), **fields}
+    return bytes(replace(OPEN, **given))
+
+
 def opening(**fields: Any) -> Request:
-    return ask("open", bytes(replace(OPEN, **fields)))
+    return ask("open", offer(**fields))
 
 
 def closing(head: bytes = bytes(32), **fields: Any) -> Request:
-    return ask("close", bytes(Writer().blob(bytes(replace(OPEN, **fields))).fixed(head, 32)))
+    return ask("close", bytes(Writer().blob(offer(**fields)).fixed(head, 32)))
 
 
 def contributing(deals: list[bytes], row: bytes) -> Request:
@@ -120,6 +143,7 @@ def contributing(deals: list[bytes], row: bytes) -> Request:
     [
         (opening(), opening(results=RESULTS)),
         (opening(results=RESULTS[1:]), opening(results=RESULTS)),
+        (opening(results=RESULTS, proofs=((), (b"x",), ())), opening(results=RESULTS)),
         (closing(results=RESULTS[2:]), closing(results=RESULTS[1:])),
         (contributing([b"deal"], b"to silo-1"), contributing([b"deal"], b"to silo-3")),
     ],
@@ -146,9 +170,17 @@ def test_what_all_are_told_alike_is_signed_once(first: Request, second: Request)
     assert verify(pair(first, second), CHARTER).signer == "aggregator"
 
 
-def test_fetches_are_many() -> None:
-    fetch = replace(REQUEST, phase="fetch")
-    refused(pair(fetch, replace(fetch, payload=b"two")), "asked often")
+@pytest.mark.parametrize("phase", ["fetch", "stand-in"])
+def test_fetches_and_stand_ins_are_many(phase: str) -> None:
+    request = replace(REQUEST, phase=phase)
+    refused(pair(request, replace(request, payload=b"two")), "asked often")
+
+
+def test_two_announced_results_for_one_step_prove_that_the_aggregator_lied() -> None:
+    one, other = (
+        ask("tag", bytes(TagRequest(result, ()))) for result in (RESULTS[0], replace(RESULTS[0], slots=(99,)))
+    )
+    assert verify(pair(one, other), CHARTER).signer == "aggregator"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +189,8 @@ def test_fetches_are_many() -> None:
         (ADVERT, replace(ADVERT, t0=bytes(32))),
         (DEAL, replace(DEAL, t1=bytes(32))),
         (HEADER, replace(HEADER, t2=bytes(32))),
+        (TAGS, replace(TAGS, t3=bytes(32))),
+        (TAGS, replace(TAGS, owner="silo-2")),
     ],
 )
 def test_messages_under_two_transcripts_prove_nothing(first: Signed, second: Signed) -> None:
@@ -203,7 +237,7 @@ def _evidence() -> bytes:
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda e: b"", lambda e: e[:-1], lambda e: e + b"\0", lambda e: b"\2" + e[1:], lambda e: b"noise" * 9],
+    [lambda e: b"", lambda e: e[:-1], lambda e: e + b"\0", lambda e: b"\1" + e[1:], lambda e: b"noise" * 9],
 )
 def test_damaged_evidence_is_no_evidence(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(EvidenceError):
@@ -211,7 +245,7 @@ def test_damaged_evidence_is_no_evidence(damage: Callable[[bytes], bytes]) -> No
 
 
 def test_another_version_is_named() -> None:
-    refused(b"\2" + _evidence()[1:], "version 2")
+    refused(b"\1" + _evidence()[1:], "version 1")
 
 
 def test_a_message_with_trailing_bytes_is_no_message() -> None:

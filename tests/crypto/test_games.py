@@ -86,7 +86,7 @@ def test_a1_the_second_question_comes_too_late(play):
         with pytest.raises(Unexpected):
             evil.sessions[silo].survivors(without(evil.headers, "silo-2"))
         with pytest.raises(Unexpected):
-            evil.sessions[silo].release_slots(list(evil.attested.values()), evil.sections)
+            evil.sessions[silo].release_slots(list(evil.attested.values()), evil.sections, record=lambda: None)
         assert evil.sessions[silo].state is SessionState.SLOTS_OPEN
     evil.unmask_lanes()
     for silo in FED.silos:
@@ -289,11 +289,14 @@ def test_a5_one_upload_one_release(play):
     with pytest.raises(Unexpected):
         evil.sessions["silo-1"].deal(list(evil.adverts.values()))
     with pytest.raises(Unexpected):
-        evil.sessions["silo-1"].advert(contributes=[], releases=0, data=bytes(32), approval=bytes(32))
+        evil.sessions["silo-1"].advert(weights={}, releases=0, data=bytes(32), approval=bytes(32))
     evil.attest()
     evil.unmask_slots()
     evil.unmask_lanes()
+    evil.tag()
     assert not evil.refused and all(session.state is SessionState.DONE for session in evil.sessions.values())
+    with pytest.raises(Unexpected):
+        evil.sessions["silo-1"].tag(evil.announce()[1])
 
 
 @pytest.mark.parametrize("alone", [["silo-1"], ["silo-1", "silo-5"], ["silo-1", "silo-2", "silo-5"]])
@@ -391,11 +394,23 @@ def test_a11_something_that_the_plan_does_not_list():
 
 
 def narrow(pack: SharePack) -> SharePack:
-    return replace(pack, contributes=pack.contributes[:-1])
+    return replace(pack, manifest=pack.manifest[:-1])
 
 
 def wide(pack: SharePack) -> SharePack:
-    return replace(pack, contributes=(*pack.contributes, True))
+    return replace(pack, manifest=(*pack.manifest, 1))
+
+
+def off_grid(pack: SharePack) -> SharePack:
+    return replace(pack, manifest=(4, *pack.manifest[1:]))
+
+
+def heavier(pack: SharePack) -> SharePack:
+    return replace(pack, manifest=(3, *pack.manifest[1:]))
+
+
+def other_nonce(pack: SharePack) -> SharePack:
+    return replace(pack, nonce=bytes(32))
 
 
 def short(pack: SharePack) -> SharePack:
@@ -414,12 +429,33 @@ def beyond_seed(pack: SharePack) -> SharePack:
     return replace(pack, self_seeds=(b"\xff" * 33, *pack.self_seeds[1:]))
 
 
-@pytest.mark.parametrize("change", [narrow, wide, short, long, beyond, beyond_seed])
+@pytest.mark.parametrize("change", [narrow, wide, off_grid, heavier, other_nonce, short, long, beyond, beyond_seed])
 def test_a11_a16_short_and_non_canonical_shares_blame_the_dealer(play, change):
     evil = play(colluders=["silo-5"]).until("deal")
     evil.redeal("silo-5", lambda peer, pack: change(pack) if peer == "silo-2" else pack)
     evil.contribute()
     assert evil.codes() == {"silo-2": "BAD_SHARE"} and evil.refused["silo-2"].dealer == "silo-5"
+
+
+@pytest.mark.parametrize(("change", "said"), [(narrow, "one entry"), (wide, "one entry"), (off_grid, "grid")])
+def test_a11_a_manifest_that_no_plan_allows_blames_the_dealer_even_if_committed(play, change, said):
+    evil = play(colluders=["silo-5"]).until("deal")
+    evil.redeal("silo-5", lambda peer, pack: change(pack))
+    evil.contribute(silos=FED.silos[:4])
+    assert evil.codes() == dict.fromkeys(FED.silos[:4], "BAD_SHARE")
+    assert all(error.dealer == "silo-5" and said in error.detail for error in evil.refused.values())
+
+
+@pytest.mark.parametrize("field", ["manifest", "nonce"])
+def test_a11_a_false_weight_is_shown_to_everyone_alike(play, field):
+    """silo-5 tells silo-1 and silo-2 one manifest and the others another: only one fits the signed commitment."""
+    evil = play(colluders=["silo-5"]).until("deal")
+    change = heavier if field == "manifest" else other_nonce
+    evil.redeal("silo-5", lambda peer, pack: pack if peer in ("silo-1", "silo-2") else change(pack))
+    evil.contribute(silos=FED.silos[:4])
+    assert evil.codes() == dict.fromkeys(("silo-3", "silo-4"), "BAD_SHARE")
+    assert {error.dealer for error in evil.refused.values()} == {"silo-5"}
+    assert all("committed" in error.detail for error in evil.refused.values())
 
 
 # --- A13, A15: lanes below their floor ----------------------------------------------------------------------------
@@ -467,30 +503,65 @@ def test_a13_the_silos_own_floor_counts_too(play):
 
 
 def test_a13_a_colluder_alone_does_not_lift_a_lane_over_its_floor(play):
-    """One honest holder; silo-5 lies in its manifest and adds 1000 to the contributors' slot: 1 + c = 2 < m_e."""
+    """One honest holder; silo-5 says that it holds the lane too: 1 + c = 2 < m_e. Its count says 1000."""
     evil = play(weights=holding(FED.silos, quiet=1), colluders=["silo-5"])
-    evil.open(manifests={"silo-5": ["quiet"]})
+    evil.open(manifests={"silo-5": {"quiet": 1}})
     evil.deal()
-    evil.contribute(lies={"silo-5": {"quiet.contributors": 1000}})
+    evil.contribute()
     evil.attest()
     evil.unmask_slots()
-    evil.unmask_lanes()
+    evil.unmask_lanes(silos=FED.silos[:4])
+    evil.unmask_lanes(silos=["silo-5"], floors={})
+    evil.lane_shares["silo-5"] = counting(evil, "silo-5", "quiet", 1000, 1000)
+    assert "quiet" not in evil.announce()[0].sums
     honest = {silo: lanes for silo, lanes in lanes_released(evil).items() if silo != "silo-5"}
     assert set(honest.values()) == {("trunk", "open")}
     evil.assert_shut("quiet")
 
 
-def test_a13_a_manifest_without_a_contribution_counts_for_nothing(play):
-    """Three manifests say they hold it, two contribute: the smaller of the two counts decides."""
-    evil = play(weights=holding(FED.silos, quiet=2), colluders=["silo-3"])
-    evil.open(manifests={"silo-3": ["quiet"]})
+@pytest.mark.parametrize(("held", "opens"), [(1, False), (2, True)])
+def test_a13_a_manifest_without_a_contribution_counts_as_one_colluder(play, held, opens):
+    """silo-5 claims a weight and contributes zeros. The floor m + c counts it in: m honest silos are behind the sum."""
+    evil = play(weights=holding(FED.silos, quiet=held), colluders=["silo-5"])
+    evil.open(manifests={"silo-5": {"quiet": 1}})
     evil.deal()
     evil.contribute()
     evil.attest()
     evil.unmask_slots()
     evil.unmask_lanes()
-    assert set(lanes_released(evil).values()) == {("trunk", "open")}
-    evil.assert_shut("quiet")
+    assert set(lanes_released(evil).values()) == {("trunk", "quiet", "open") if opens else ("trunk", "open")}
+    assert all(session.contributors["quiet"] == {*FED.silos[:held], "silo-5"} for session in evil.sessions.values())
+    if not opens:
+        evil.assert_shut("quiet")
+
+
+def counting(evil: EvilServer, silo: str, lane: str, weight: int, contributors: int) -> bytes:
+    """The colluder's lane shares with another count of one lane, whether it released it or not."""
+    mine = Shares.open(evil.lane_shares[silo], lambda m: evil.fed.charter.member(m.silo).agent)
+    session = evil.sessions[silo]
+    packs = evil.packs[silo]
+    seeds = list(mine.seeds)
+    if lane not in {name for name, _, _ in mine.counts}:
+        seeds += [
+            (party, lane, dict(zip(session._cohort.lanes_of(party), packs[party].self_seeds, strict=True))[lane])
+            for party in session._cohort.holders(lane, session.cohort)
+        ]
+    counts = {name: count for name, *count in mine.counts} | {lane: [weight, contributors]}
+    lanes = list(dict.fromkeys(name for _, name, _ in seeds))
+    counted = tuple((name, *counts[name]) for name in lanes)
+    return replace(mine, seeds=tuple(seeds), counts=counted).sign(evil.fed.identities[silo])
+
+
+@pytest.mark.parametrize(("weight", "contributors"), [(4, 3), (3, 4), (2**64 - 1, 3), (3, 2**32 - 1), (0, 0)])
+def test_a13_a_colluders_count_is_not_announced(play, weight, contributors):
+    """Four honest silos count 3; silo-5 signs another count. The lane opens with the four's."""
+    evil = play(colluders=["silo-5"]).until("unmask_lanes")
+    evil.lane_shares["silo-5"] = counting(evil, "silo-5", "quiet", weight, contributors)
+    server, request = evil.announce()
+    (quiet,) = [one for one in request.result.sums if one.lane == "quiet"]
+    assert (quiet.weight, quiet.contributors) == (3, 3)
+    evil.tag(lambda silo: request)
+    assert not evil.refused and not server.failed
 
 
 @pytest.mark.parametrize("claimed", [False, True])
@@ -501,9 +572,10 @@ def test_a13_a_colluder_cannot_invent_contributors_where_everyone_uploads(play, 
     weights = {silo: {"trunk": 0, "ward": 0, "quiet": 1, "open": 1} for silo in FED.silos}
     weights["silo-1"][lane] = 4 if lane == "trunk" else 1  # the only honest contributor
     evil = play(plan=plan, weights=weights, colluders=["silo-5"])
-    evil.open(manifests={"silo-5": ["quiet", *([lane] if claimed else [])]})
+    claims = {"trunk": 16, "ward": 1}
+    evil.open(manifests={"silo-5": {lane: claims[lane]} if claimed else {}})
     evil.deal()
-    evil.contribute(lies={"silo-5": {f"{lane}.contributors": 3}})
+    evil.contribute()
     evil.attest()
     evil.unmask_slots()
     evil.unmask_lanes()
@@ -513,21 +585,21 @@ def test_a13_a_colluder_cannot_invent_contributors_where_everyone_uploads(play, 
     evil.assert_shut(lane)
 
 
-def relabel(evil: EvilServer, dealer: str, *, told: dict[str, bool]) -> None:
+def relabel(evil: EvilServer, dealer: str, *, told: dict[str, int]) -> None:
     """The colluder deals again, with these entries of its manifest changed."""
     names = [lane.name for lane in evil.plan.lanes_of(evil.context.step)]
     evil.redeal(
         dealer,
         lambda peer, pack: replace(
-            pack, contributes=tuple(told.get(name, said) for name, said in zip(names, pack.contributes, strict=True))
+            pack, manifest=tuple(told.get(name, said) for name, said in zip(names, pack.manifest, strict=True))
         ),
     )
 
 
 def test_a13_a_visible_holder_whose_manifest_denies_it_does_not_count(play):
-    """silo-5 announces the visible lane, uploads it and counts in its slot, and tells its peers that it does not."""
+    """silo-5 announces the visible lane and uploads it, and its manifest says that it has no weight in it."""
     evil = play(colluders=["silo-5"]).until("deal")
-    relabel(evil, "silo-5", told={"open": False})
+    relabel(evil, "silo-5", told={"open": 0})
     evil.contribute()
     evil.attest()
     evil.unmask_slots()
@@ -541,7 +613,7 @@ def test_a13_a_visible_holder_whose_manifest_denies_it_does_not_count(play):
 def test_a13_a_manifest_names_no_lane_that_its_silo_does_not_upload(play):
     """silo-1 has not announced the visible lane; that its manifest names it makes it no contributor."""
     evil = play(weights=holding(FED.silos, visible=2), colluders=["silo-1"]).until("deal")
-    relabel(evil, "silo-1", told={"open": True})
+    relabel(evil, "silo-1", told={"open": 1})
     evil.contribute()
     evil.attest()
     evil.unmask_slots()
@@ -551,9 +623,9 @@ def test_a13_a_manifest_names_no_lane_that_its_silo_does_not_upload(play):
     evil.assert_shut("open")
 
 
-@pytest.mark.parametrize("manifest", [[], ["quiet"]])
+@pytest.mark.parametrize("manifest", [{"quiet": 0}, {"quiet": 1}, {"trunk": 8}])
 def test_a13_a_silo_uploads_what_it_announced(play, manifest):
-    evil = play(weights=holding(FED.silos, quiet=3 if manifest == [] else 0))
+    evil = play(weights=holding(FED.silos, quiet=0 if manifest == {"quiet": 1} else 3))
     evil.open(manifests={"silo-1": manifest})
     evil.deal()
     evil.contribute()
@@ -609,15 +681,18 @@ def test_a14_a_silo_that_stopped_contributing_has_moved(play):
     assert all("trunk" not in lanes for lanes in lanes_released(evil).values())
 
 
-def test_a14_in_a_guarded_lane_slot_and_manifests_agree(play):
-    """Who contributed must be known exactly: one more in the slot than manifests name, and the lane stays shut."""
+def test_a14_in_a_guarded_lane_all_know_the_same_contributors(play):
+    """A colluder's claim counts for everyone alike, so all see the same move: silo-5 joined, one of m + c = 3."""
     plan = small_plan(guard_moves=True)
     evil = play(plan=plan, weights=holding(FED.silos, quiet=4), colluders=["silo-5"])
-    evil.until("contribute", lies={"silo-5": {"quiet.contributors": 1}})
+    evil.open(manifests={"silo-5": {"quiet": 1}})
+    evil.deal()
+    evil.contribute()
     evil.attest()
     evil.unmask_slots()
-    evil.unmask_lanes()
+    evil.unmask_lanes(previous={"quiet": openings([1, 2, 3, 4])})
     assert set(lanes_released(evil).values()) == {("trunk", "open")}
+    assert withheld(evil) == {("quiet", "COHORT_DIFFERENCE")}
     evil.assert_shut("quiet")
 
 
@@ -630,14 +705,7 @@ def test_a16_a_row_that_does_not_open(play):
     row = Row.from_bytes(evil.rows["silo-5"]["silo-2"])
     sealed = bytes([row.sealed[0] ^ 1]) + row.sealed[1:]
     bad = Row(sealed, row.hashes)
-    evil.rows["silo-5"]["silo-2"] = bytes(bad)
-    session = evil.sessions["silo-5"]
-    from crypto.messages import Deal
-
-    rows = tuple((peer, Row.from_bytes(data).digest) for peer, data in evil.rows["silo-5"].items())
-    evil.deals["silo-5"] = session._signed_deal = Deal(silo="silo-5", t1=session._cohort.t1, rows=rows).sign(
-        FED.identities["silo-5"]
-    )
+    evil.sign_deal("silo-5", {**evil.rows["silo-5"], "silo-2": bytes(bad)})
     evil.contribute()
     assert evil.codes() == {"silo-2": "BAD_SHARE"} and evil.refused["silo-2"].dealer == "silo-5"
 
@@ -686,28 +754,6 @@ def test_a16_rows_are_missing(play, rows):
     assert set(evil.codes().values()) == {"LAYOUT_MISMATCH"} and len(evil.refused) == 5
 
 
-def honest_server(evil: EvilServer, drop=()):
-    """What an honest server makes of the same messages."""
-    from crypto.server_session import ServerSession
-
-    server = ServerSession(evil.context)
-    for silo, signed in evil.adverts.items():
-        server.advert(silo, signed)
-    server.close_adverts()
-    for silo, signed in evil.deals.items():
-        server.deal(silo, signed, evil.rows[silo])
-    server.close_deals()
-    for silo, signed in evil.headers.items():
-        if silo not in drop:
-            server.header(silo, signed, evil.sections[silo])
-            server.words(silo, evil.words[silo])
-    server.close_uploads()
-    for silo, signed in evil.attested.items():
-        server.attestation(silo, signed)
-    server.close_attestations()
-    return server
-
-
 def wrong_seed(pack: SharePack, place: int) -> SharePack:
     seeds = list(pack.self_seeds)
     seeds[place] = bytes(32) + b"\x07"
@@ -722,7 +768,7 @@ def test_a16_shares_on_no_polynomial_blame_the_dealer_when_combined(play):
     evil.contribute()
     evil.attest()
     evil.unmask_slots()
-    server = honest_server(evil)
+    server = evil.honest()
     for silo, signed in evil.slot_shares.items():
         server.slot_shares(silo, signed)
     with pytest.raises(BadShare) as blamed:
@@ -744,7 +790,7 @@ def test_a16_a_mask_seed_that_is_not_the_advertised_one(play):
     evil.unmask_lanes()
     assert evil.codes() == dict.fromkeys(FED.silos[:4], "TRANSCRIPT_MISMATCH")
     assert not any(hasattr(error, "dealer") for error in evil.refused.values())
-    server = honest_server(evil, drop=["silo-5"])
+    server = evil.honest(drop=["silo-5"])
     for silo, signed in evil.slot_shares.items():
         server.slot_shares(silo, signed)
     with pytest.raises(BadShare, match="advertised key") as blamed:
@@ -755,7 +801,7 @@ def test_a16_a_mask_seed_that_is_not_the_advertised_one(play):
 def test_a16_a_forged_share_is_known_by_its_hash_and_the_step_goes_on(play):
     """silo-5 sends a wrong share of silo-1's seed: the server refuses its message and opens with the other four."""
     evil = play(colluders=["silo-5"]).until("unmask_slots")
-    server = honest_server(evil)
+    server = evil.honest()
     mine = Shares.open(evil.slot_shares["silo-5"], lambda m: FED.charter.member(m.silo).agent)
     forged = replace(mine, seeds=((*mine.seeds[0][:2], bytes(33)), *mine.seeds[1:])).sign(FED.identities["silo-5"])
     with pytest.raises(TranscriptMismatch, match="'silo-5' sent a share that 'silo-1' did not deal"):
@@ -767,7 +813,8 @@ def test_a16_a_forged_share_is_known_by_its_hash_and_the_step_goes_on(play):
     evil.unmask_lanes(lambda silo: shown, silos=FED.silos[:4])
     for silo in FED.silos[:4]:
         server.lane_shares(silo, evil.lane_shares[silo])
-    assert set(server.open_lanes()) == {"trunk", "quiet", "open"} and not evil.refused
+    server.open_lanes(evil.upload)
+    assert set(server.sums) == {"trunk", "quiet", "open"} and not evil.refused
 
 
 def test_a16_a_forged_share_shown_to_the_silos_blames_no_honest_dealer(play):
@@ -782,7 +829,7 @@ def test_a16_a_forged_share_shown_to_the_silos_blames_no_honest_dealer(play):
 
 def test_a16_one_wrong_share_of_ones_own_seed_does_not_end_the_step(play):
     evil = play(colluders=["silo-1"]).until("unmask_slots")
-    server = honest_server(evil)
+    server = evil.honest()
     mine = Shares.open(evil.slot_shares["silo-1"], lambda m: FED.charter.member(m.silo).agent)
     forged = replace(mine, seeds=((*mine.seeds[0][:2], bytes(33)), *mine.seeds[1:])).sign(FED.identities["silo-1"])
     server.slot_shares("silo-1", forged)
@@ -798,13 +845,8 @@ def test_a16_a_bad_dealer_of_one_lane_does_not_shut_the_others(play):
     evil.attest()
     evil.unmask_slots()
     evil.unmask_lanes()
-    server = honest_server(evil)
-    for silo, signed in evil.slot_shares.items():
-        server.slot_shares(silo, signed)
-    server.open_slots()
-    for silo, signed in evil.lane_shares.items():
-        server.lane_shares(silo, signed)
-    assert set(server.open_lanes()) == {"quiet", "open"}
+    server, _ = evil.announce()
+    assert set(server.sums) == {"quiet", "open"}
     assert {lane: bad.dealer for lane, bad in server.failed.items()} == {"trunk": "silo-5"}
 
 
@@ -817,18 +859,10 @@ def test_a16_two_colluders_with_a_row_without_hashes(play):
     honest = evil.rows["silo-6"]["silo-7"]
     keep = {peer: row for peer, row in evil.rows["silo-6"].items() if peer != "silo-7"}
     evil.redeal("silo-6", lambda peer, pack: pack)
-    evil.rows["silo-6"].update(keep)
     row = Row.from_bytes(honest)
-    evil.rows["silo-6"]["silo-7"] = bytes(Row(row.sealed, ()))
-    from crypto.messages import Deal
-
-    session = evil.sessions["silo-6"]
-    digests = tuple((peer, Row.from_bytes(data).digest) for peer, data in evil.rows["silo-6"].items())
-    evil.deals["silo-6"] = session._signed_deal = Deal(silo="silo-6", t1=session._cohort.t1, rows=digests).sign(
-        fed.identities["silo-6"]
-    )
+    evil.sign_deal("silo-6", {**keep, "silo-7": bytes(Row(row.sealed, ()))})
     with pytest.raises(BadShare, match="one hash for each secret") as blamed:
-        honest_server(evil)
+        evil.honest()
     assert blamed.value.dealer == "silo-6"
 
 
@@ -1056,15 +1090,10 @@ def test_the_release_rule_for_every_u2_and_u3_of_five(c):
 def test_an_honest_run_under_the_same_eyes(play):
     evil = play().until("unmask_lanes")
     assert not evil.refused and set(lanes_released(evil).values()) == {("trunk", "quiet", "open")}
-    server = honest_server(evil)
-    for silo, signed in evil.slot_shares.items():
-        server.slot_shares(silo, signed)
-    server.open_slots()
-    for silo, signed in evil.lane_shares.items():
-        server.lane_shares(silo, signed)
+    server, _ = evil.announce()
     run = Run(FED, PLAN)
     run.play()
-    assert {lane: words.tolist() for lane, words in server.open_lanes().items()} == {
+    assert {lane: found.words.tolist() for lane, found in server.sums.items()} == {
         lane: words.tolist() for lane, words in run.opened.items()
     }
 

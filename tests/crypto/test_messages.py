@@ -21,6 +21,7 @@ from crypto.messages import (
     Deal,
     Decline,
     Header,
+    LaneSum,
     Message,
     Open,
     Request,
@@ -28,28 +29,43 @@ from crypto.messages import (
     SharePack,
     Shares,
     StepResult,
+    TagRequest,
+    Tags,
     Wire,
     pack_blobs,
     pack_ranges,
     pack_two,
     pack_words,
+    request_digest,
     unpack_blobs,
     unpack_ranges,
     unpack_two,
     unpack_words,
+    unsigned_request,
 )
 from crypto.receipt import Receipt
-from tests.federation import identity
+from tests.federation import identity, small_plan
 
 H = [bytes([i]) * 32 for i in range(9)]
 S = [bytes([i]) * 33 for i in range(1, 5)]
 KEY = identity("silo-1")
-RESULT = StepResult(step=3, t3=H[0], released=True, slots=(1, 2**64 - 1), sums=(("trunk", H[1]), ("quiet", H[2])))
+TRUNK = LaneSum(
+    lane="trunk", words=H[1], carries=H[2], uploaders=("silo-1", "silo-2"), weight=2**64 - 1, contributors=2**32 - 1
+)
+QUIET = LaneSum(lane="quiet", words=H[3], carries=H[4], uploaders=(), weight=0, contributors=0)
+RESULT = StepResult(step=3, t3=H[0], released=True, slots=(1, 2**64 - 1), sums=(TRUNK, QUIET))
 SAMPLES: list[Wire] = [
     Request(run=H[0], step=2**32 - 1, attempt=1, phase="deal", payload=b"payload"),
     RESULT,
     Open(
-        job=H[0], plan=H[1], charter=H[2], code=H[0], nonce=H[3], chain=H[4], results=(RESULT, replace(RESULT, step=4))
+        job=H[0],
+        plan=H[1],
+        charter=H[2],
+        code=H[0],
+        nonce=H[3],
+        chain=H[4],
+        results=(RESULT, replace(RESULT, step=4)),
+        proofs=((b"tags of one", b"of another"), ()),
     ),
     Advert(
         silo="silo-1",
@@ -63,16 +79,26 @@ SAMPLES: list[Wire] = [
         approval=H[0],
         nonce=b"n" * 16,
     ),
-    Deal(silo="silo-1", t1=H[0], rows=(("silo-2", H[1]), ("silo-3", H[2]))),
+    Deal(silo="silo-1", t1=H[0], manifest=H[3], rows=(("silo-2", H[1]), ("silo-3", H[2]))),
     Header(silo="silo-1", t2=H[0], lanes=(("Slots", H[1]), ("trunk", H[2]))),
     Attestation(silo="silo-1", t3=H[0]),
     Shares(
-        silo="silo-1", t3=H[0], masks=(("silo-2", S[0]),), seeds=(("silo-1", "Slots", S[1]), ("silo-3", "Slots", S[2]))
+        silo="silo-1",
+        t3=H[0],
+        masks=(("silo-2", S[0]),),
+        seeds=(("silo-1", "Slots", S[1]), ("silo-3", "Slots", S[2])),
+        counts=(("trunk", 2**64 - 1, 2**32 - 1), ("quiet", 3, 3)),
     ),
-    Decline(silo="silo-1", run=H[0], step=1, attempt=2, phase="deal", code="BAD_SHARE", blame="silo-2"),
+    Tags(silo="silo-1", t3=H[0], owner="silo-2", result=H[1], tags=(bytes(80), b"t" * 80)),
+    Decline(silo="silo-1", request=H[7], run=H[0], step=1, attempt=2, phase="deal", code="BAD_SHARE", blame="silo-2"),
     Closing(silo="silo-1", run=H[0], chain=H[1], ledger=H[2]),
 ]
-PARTS = [Row(b"sealed", (H[0], H[1])), SharePack(S[0], (S[1], S[2]), (True, False, True))]
+DECLINE = SAMPLES[9]
+PARTS = [
+    Row(b"sealed", (H[0], H[1])),
+    SharePack(S[0], (S[1], S[2]), (0, 4, 255), H[1]),
+    TagRequest(RESULT, ((H[5], H[6]), ())),
+]
 LISTS = [
     (pack_blobs([b"a", b"", b"bc"]), unpack_blobs),
     (pack_two([b"a", b"b"], [("silo-1", b"x"), ("silo-2", b"")]), unpack_two),
@@ -127,6 +153,10 @@ def test_every_field_is_in_the_bytes(sample):
     for field in fields(sample):
         # A step's result may be void only without slots and sums.
         sample = replace(whole, slots=(), sums=()) if field.name == "released" else whole
+        if field.name in ("results", "proofs"):  # one proof for each result: here the other one
+            changed = replace(sample, **{field.name: getattr(sample, field.name)[::-1]})
+            assert bytes(changed) != bytes(sample) and type(sample).from_bytes(bytes(changed)) == changed
+            continue
         value = getattr(sample, field.name)
         if isinstance(value, bool):
             other = not value
@@ -170,7 +200,7 @@ def test_every_flipped_bit_is_refused_or_another_value(data, decode, encode):
 
 
 @pytest.mark.parametrize(("data", "decode", "encode"), DECODERS, ids=NAMES)
-@given(noise=st.binary(max_size=300), cut=st.integers(0, 400), kind=st.integers(0, 12))
+@given(noise=st.binary(max_size=300), cut=st.integers(0, 400), kind=st.integers(0, 15))
 @settings(max_examples=40)
 def test_noise_is_malformed_or_canonical(data, decode, encode, noise, cut, kind):
     for candidate in (
@@ -255,12 +285,12 @@ def test_every_phase_may_be_asked():
 @pytest.mark.parametrize("code", ["", "bad_share", "FEDERATION", "ROUND_LOST ", "anything"])
 def test_a_refusal_is_a_code_of_the_closed_set(code):
     with pytest.raises(Malformed, match="unknown code or phase"):
-        Decline.from_bytes(bytes(replace(SAMPLES[8], code=code)))
+        Decline.from_bytes(bytes(replace(DECLINE, code=code)))
 
 
 def test_every_code_may_be_named():
     for code in BY_CODE:
-        assert Decline.from_bytes(bytes(replace(SAMPLES[8], code=code))).code == code
+        assert Decline.from_bytes(bytes(replace(DECLINE, code=code))).code == code
 
 
 @pytest.mark.parametrize(
@@ -274,7 +304,7 @@ def test_every_code_may_be_named():
 )
 def test_a_refusal_carries_no_text(change):
     with pytest.raises(Malformed):
-        Decline.from_bytes(bytes(replace(SAMPLES[8], **change)))
+        Decline.from_bytes(bytes(replace(DECLINE, **change)))
 
 
 @pytest.mark.parametrize("flag", [2, 255])
@@ -292,7 +322,75 @@ def test_a_void_step_has_neither_slots_nor_sums():
 
 def test_a_result_names_each_lane_once():
     with pytest.raises(Malformed):
-        StepResult.from_bytes(bytes(replace(RESULT, sums=(("trunk", H[1]), ("trunk", H[2])))))
+        StepResult.from_bytes(bytes(replace(RESULT, sums=(TRUNK, replace(QUIET, lane="trunk")))))
+
+
+@pytest.mark.parametrize("proofs", [(), ((),), ((), (), ())])
+def test_an_offer_has_one_proof_for_each_result(proofs):
+    with pytest.raises(Malformed, match="proofs"):
+        Open.from_bytes(bytes(replace(SAMPLES[2], proofs=proofs)))
+
+
+@pytest.mark.parametrize("seeds", [(), ((),), ((), (), ())])
+def test_a_tag_request_has_seeds_for_each_lane(seeds):
+    with pytest.raises(Malformed, match="Seeds"):
+        TagRequest.from_bytes(bytes(TagRequest(RESULT, seeds)))
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(LaneSum)])
+def test_every_field_of_a_lane_is_in_the_results_digest(field):
+    value = getattr(TRUNK, field)
+    other = value - 1 if isinstance(value, int) else value[1:] + (b"x" if isinstance(value, bytes) else value[:0])
+    changed = replace(RESULT, sums=(replace(TRUNK, **{field: other}), QUIET))
+    assert changed.digest != RESULT.digest and StepResult.from_bytes(bytes(changed)) == changed
+
+
+def test_what_opened_beside_the_words_has_names():
+    step = small_plan().steps[0]
+    assert RESULT.weights == {"trunk": 2**64 - 1, "quiet": 0}
+    assert RESULT.figures(step) == {
+        "rows": 1, "correct": 2**64 - 1, "trunk.weight": 2**64 - 1, "trunk.contributors": 2**32 - 1,
+        "quiet.weight": 0, "quiet.contributors": 0,
+    }  # fmt: skip
+
+
+def test_a_refusal_names_the_request_that_it_refuses():
+    signed = SAMPLES[0].sign(KEY)
+    assert unsigned_request(signed) == SAMPLES[0] and unsigned_request(signed[:-64] + bytes(64)) == SAMPLES[0]
+    assert unsigned_request(b"") is None and unsigned_request(signed[:40]) is None
+    assert len({request_digest(signed), request_digest(signed + b"x"), request_digest(b"")}) == 3
+
+
+NAMES_OF = st.text(max_size=8)
+HASHES = st.binary(min_size=32, max_size=32)
+LANE_SUMS = st.builds(
+    LaneSum,
+    lane=NAMES_OF,
+    words=HASHES,
+    carries=HASHES,
+    uploaders=st.lists(NAMES_OF, max_size=3).map(tuple),
+    weight=st.integers(0, 2**64 - 1),
+    contributors=st.integers(0, 2**32 - 1),
+)
+RESULTS = st.builds(
+    StepResult,
+    step=st.integers(0, 2**32 - 1),
+    t3=HASHES,
+    released=st.just(True),
+    slots=st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),
+    sums=st.lists(LANE_SUMS, max_size=3, unique_by=lambda one: one.lane).map(tuple),
+)
+
+
+@given(RESULTS, st.data())
+def test_results_and_tags_round_trip(result, data):
+    assert StepResult.from_bytes(bytes(result)) == result
+    seeds = tuple(data.draw(st.lists(HASHES, max_size=3).map(tuple)) for _ in result.sums)
+    request = TagRequest(result, seeds)
+    assert TagRequest.from_bytes(bytes(request)) == request
+    tags = data.draw(st.lists(st.binary(min_size=80, max_size=80), max_size=3).map(tuple))
+    signed = Tags(silo=data.draw(NAMES_OF), t3=result.t3, owner=data.draw(NAMES_OF), result=result.digest, tags=tags)
+    assert Tags.from_bytes(bytes(signed)) == signed
 
 
 def test_digests_of_parts_and_results_differ():
@@ -302,7 +400,7 @@ def test_digests_of_parts_and_results_differ():
 
 def test_a_share_pack_shows_nothing():
     secret = bytes(range(33))
-    assert repr(secret)[2:20] not in repr(SharePack(secret, (), ()))
+    assert repr(secret)[2:20] not in repr(SharePack(secret, (), (), bytes(32)))
 
 
 def test_wire_is_abstract():

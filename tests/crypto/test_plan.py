@@ -103,7 +103,7 @@ def test_cut_extended_and_random_bytes_are_refused(cut, tail, noise):
 
 def test_another_version_or_ring_is_refused():
     with pytest.raises(Malformed):
-        Plan.from_bytes(b"\x02" + DATA[1:])
+        Plan.from_bytes(b"\x01" + DATA[1:])
     with pytest.raises(SpecError):
         plan(ring_bits=16)
 
@@ -231,9 +231,11 @@ def test_layout_of_a_step():
     assert [lane.name for lane in PLAN.lanes_of(step)] == ["trunk", "quiet", "open", "ward"]
     assert [(b.name, at) for b, _, at in PLAN.blocks_of(step, "trunk")] == [("trunk.w", 0), ("trunk.b", 30)]
     assert PLAN.words_of(step, "trunk") == 35 and PLAN.words_of(step, "open") == 6
-    names = [slot.name for slot in PLAN.slots_of(step)]
-    assert names[:2] == ["trunk.weight", "trunk.contributors"] and names[-2:] == ["rows", "correct"]
-    assert [slot.bound for slot in PLAN.slots_of(step)[:4]] == [16, 1, 1, 1]
+    assert [slot.name for slot in step.slots] == ["rows", "correct"]
+    assert [[lane.weight_of(place) for place in range(len(lane.grid) + 1)] for lane in PLAN.lanes_of(step)[:2]] == [
+        [0, 4, 8, 16],
+        [0, 1],
+    ]
     assert PLAN.block("trunk.w").size == 30 and PLAN.lane_of("open.w").name == "open" and step.name == "train/0"
 
 
@@ -322,8 +324,8 @@ def test_replace_keeps_the_plan_canonical(data):
 # --- weight slots: one for each lane, shared by none (decision 11) ---------------------------------------------------
 
 
-def test_no_plan_can_give_two_lanes_one_weight_slot():
-    """The slot follows from the lane's name, which is unique; no field says otherwise, in code or in bytes."""
+def test_no_plan_can_give_two_lanes_one_weight_figure():
+    """The figure follows from the lane's name, which is unique; no field says otherwise, in code or in bytes."""
     for field in ("weight_slot", "slot"):
         with pytest.raises(TypeError):
             lane(**{field: "other.weight"})
@@ -338,12 +340,13 @@ def test_no_plan_can_give_two_lanes_one_weight_slot():
 
 
 @given(st.lists(st.from_regex(r"[a-z0-9][a-z0-9._/-]{0,20}", fullmatch=True), min_size=2, max_size=5, unique=True))
-def test_lanes_of_different_names_have_different_slots(names):
-    slots = [slot.name for name in names for slot in lane(name=name).own_slots()]
-    assert len(set(slots)) == 2 * len(names)
+def test_lanes_of_different_names_have_different_figures(names):
+    lanes = [lane(name=name) for name in names]
+    assert len({figure for one in lanes for figure in (one.weight_figure, one.contributors_figure)}) == 2 * len(names)
 
 
-def test_a_methods_slot_cannot_pass_for_a_lanes():
-    step = Step(task="t", index=0, sums=(Sum("b", Apply.ADD),), slots=(Slot("l.weight", 4),))
+@pytest.mark.parametrize("figure", ["weight", "contributors"])
+def test_a_methods_slot_cannot_pass_for_a_lanes(figure):
+    step = Step(task="t", index=0, sums=(Sum("b", Apply.ADD),), slots=(Slot(f"l.{figure}", 4),))
     with pytest.raises(SpecError, match="each name once"):
         plan(steps=(step,))

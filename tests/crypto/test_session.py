@@ -2,12 +2,13 @@
 
 import gc
 import pickle
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
 import pytest
 
-from crypto import blocks
+from crypto import blocks, proof
 from crypto.errors import (
     BadShare,
     CohortTooSmall,
@@ -15,12 +16,13 @@ from crypto.errors import (
     FederationError,
     LayoutMismatch,
     RosterMismatch,
+    SumNotProven,
     SurvivorInvalid,
     TranscriptMismatch,
     Unexpected,
 )
 from crypto.keys import SessionKey
-from crypto.messages import SLOTS, Attestation, SharePack
+from crypto.messages import SLOTS, Attestation, SharePack, TagRequest
 from crypto.server_session import ServerSession
 from crypto.session import SERVER, SILO, Session, SessionState
 from crypto.silo_session import SiloSession
@@ -33,14 +35,16 @@ PLAN = small_plan()
 
 #: Each event as a call with arguments that are never looked at when the state is wrong.
 SILO_EVENTS = {
-    "advert": lambda s: s.advert(contributes=[], releases=0, data=bytes(32), approval=bytes(32)),
+    "advert": lambda s: s.advert(weights={}, releases=0, data=bytes(32), approval=bytes(32)),
     "deal": lambda s: s.deal([]),
     "open-rows": lambda s: s.open_rows([], {}),
     "upload": lambda s: s.upload(None),
     "survivors": lambda s: s.survivors([]),
     "attest": lambda s: s.attest(),
-    "release-slots": lambda s: s.release_slots([], {}),
+    "release-slots": lambda s: s.release_slots([], {}, record=lambda: None),
     "release-lanes": lambda s: s.release_lanes([], floors={}, previous={}),
+    "tag": lambda s: s.tag(None),
+    "stand-in": lambda s: s.stand_in("silo-2", {}),
 }
 SERVER_EVENTS = {
     "advert": lambda s: s.advert("silo-1", b""),
@@ -55,7 +59,9 @@ SERVER_EVENTS = {
     "slot-shares": lambda s: s.slot_shares("silo-1", b""),
     "open-slots": lambda s: s.open_slots(),
     "lane-shares": lambda s: s.lane_shares("silo-1", b""),
-    "open-lanes": lambda s: s.open_lanes(),
+    "open-lanes": lambda s: s.open_lanes(None),
+    "tags": lambda s: s.tags("silo-1", b""),
+    "close-tags": lambda s: s.close_tags(),
 }
 
 
@@ -90,7 +96,7 @@ def test_an_event_that_the_table_does_not_allow(table, events, make):
 
 @pytest.mark.parametrize("table", [SILO, SERVER])
 def test_a_table_is_a_line_from_fresh_to_done(table):
-    """From FRESH every state of the table is reached; DONE and REFUSED allow nothing."""
+    """From FRESH every state of the table is reached; REFUSED allows nothing, DONE only to stand in for others."""
     reached, frontier = {SessionState.FRESH}, [SessionState.FRESH]
     while frontier:
         here = frontier.pop()
@@ -99,11 +105,14 @@ def test_a_table_is_a_line_from_fresh_to_done(table):
                 reached.add(after)
                 frontier.append(after)
     assert SessionState.DONE in reached and SessionState.REFUSED not in reached
-    assert {state for state, _ in table} == reached - {SessionState.DONE}
+    assert {state for state, event in table if event != "stand-in"} == reached - {SessionState.DONE}
+    assert {key: after for key, after in table.items() if key[1] == "stand-in"} == (
+        {(SessionState.DONE, "stand-in"): SessionState.DONE} if table is SILO else {}
+    )
 
 
 def test_a_silo_does_each_thing_once():
-    assert all(after is not before for (before, _), after in SILO.items())
+    assert all(after is not before for (before, event), after in SILO.items() if event != "stand-in")
 
 
 def test_the_base_session_wipes_nothing():
@@ -143,6 +152,11 @@ def reachable(root: object, skip: tuple[type, ...] = (type,)) -> list[object]:
     return list(seen.values())
 
 
+def held_once(run: Run) -> list[bytes]:
+    """The shares that silo-1 was dealt: after it released the lanes it holds none of them."""
+    return [share for pack in run.packs["silo-1"].values() for share in (pack.mask, *pack.self_seeds)]
+
+
 def assert_wiped(session: SiloSession, secrets: list[bytes]) -> None:
     assert secrets, "a session without secrets proves nothing"
     left = reachable(session)
@@ -157,10 +171,11 @@ def assert_wiped(session: SiloSession, secrets: list[bytes]) -> None:
 FAILING = [
     ("adverts", "deal", lambda s, run: s.deal([])),
     ("deals", "open-rows", lambda s, run: s.open_rows([], {})),
-    ("rows", "upload", lambda s, run: s.upload(blocks.Encoded({}, np.zeros(8, np.uint64)))),
+    ("rows", "upload", lambda s, run: s.upload(blocks.Encoded({}, np.zeros(2, np.uint64), {}))),
     ("uploads", "survivors", lambda s, run: s.survivors([])),
-    ("attestations", "release-slots", lambda s, run: s.release_slots([], {})),
+    ("attestations", "release-slots", lambda s, run: s.release_slots([], {}, record=lambda: None)),
     ("slots", "release-lanes", lambda s, run: s.release_lanes([], floors={}, previous={})),
+    ("lanes", "tag", lambda s, run: s.tag(TagRequest(run.server.result, ((),) * 3))),
 ]
 
 
@@ -179,7 +194,7 @@ def test_a_failing_event_refuses_and_wipes(phase, event, fail):
     run = reach(phase)
     session = run.sessions["silo-1"]
     assert (session.state, event) in SILO
-    secrets = secrets_of(session)
+    secrets = secrets_of(session) or held_once(run)
     with pytest.raises((FederationError, KeyError)):
         fail(session, run)
     assert session.state is SessionState.REFUSED
@@ -189,27 +204,28 @@ def test_a_failing_event_refuses_and_wipes(phase, event, fail):
             again(session)
 
 
-@pytest.mark.parametrize("phase", ["adverts", "deals", "rows", "uploads", "attestations", "slots", "play"])
+@pytest.mark.parametrize("phase", ["adverts", "deals", "rows", "uploads", "attestations", "slots", "lanes", "play"])
 def test_closing_wipes_in_every_state(phase):
     run = reach(phase)
     session = run.sessions["silo-1"]
     done = session.state is SessionState.DONE
-    packs = run.packs.get("silo-1", {}).values()  # what it held once: at DONE nothing is left
-    secrets = secrets_of(session) if not done else [s for pack in packs for s in (pack.mask, *pack.self_seeds)]
+    secrets = secrets_of(session) or held_once(run)
     session.close()
     assert session.state is (SessionState.DONE if done else SessionState.REFUSED)
     assert_wiped(session, secrets)
     session.close()
 
 
-def test_a_session_that_is_done_holds_no_secret():
+def test_a_session_that_released_its_lanes_holds_no_secret():
+    """Only its upload as the server has it, until it has made the tags of it."""
     run = Run(FED, PLAN)
-    run.slots()
+    request = run.lanes()
     session = run.sessions["silo-1"]
-    secrets = secrets_of(session)
-    session.release_lanes(list(run.signed["unmask-slots"].values()), floors={}, previous={})
+    assert session.state is SessionState.LANES_OPEN and not secrets_of(session)
+    assert set(session.masked) == {"trunk", "quiet"}
+    session.tag(request)
     assert session.state is SessionState.DONE
-    assert_wiped(session, secrets)
+    assert_wiped(session, held_once(run))
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -260,6 +276,7 @@ def test_the_views_of_a_session():
     assert session.t3 == run.server.survivors.t3
     assert session.slots == dict(zip(run.names(), run.server.slots, strict=True))
     assert session.released == ("trunk", "quiet") and session.done and session.spent
+    assert session.result == run.server.result
     assert session.contributors["quiet"] == {"silo-1", "silo-2", "silo-3"}
     assert session.contributors["open"] == {"silo-3", "silo-4"}
 
@@ -313,6 +330,10 @@ def test_below_the_threshold_is_a_typed_loss(phase):
     if phase == "unmask-lanes":
         assert run.play() == {}  # everything stays shut; the owner counts the answers
         return
+    if phase in ("tag", "stand-in"):
+        assert set(run.play()) == {"trunk", "quiet", "open"}  # the lanes are open: m + c = 3 prove them
+        check_exact(run)
+        return
     said = "survivors sent shares" if phase == "unmask-slots" else None
     with pytest.raises((CohortTooSmall, SurvivorInvalid), match=said):
         run.play()
@@ -360,7 +381,21 @@ def test_a_group_lane_is_uploaded_by_its_members_only():
     assert "ward" not in run.play()
 
 
-def test_slots_only_steps_end_when_the_slots_are_open():
+@pytest.mark.parametrize("gone", [1, 2, 3])
+def test_a_result_that_fewer_than_m_plus_c_sign_is_not_proven(gone):
+    """m + c = 3 of five. The others' uploads have stand-ins; their signatures have none."""
+    run = Run(FED, PLAN, drop=dict.fromkeys(FED.silos[:gone], "tag"))
+    if gone < 3:
+        assert set(run.play()) == {"trunk", "quiet", "open"}
+        return
+    with pytest.raises(SumNotProven, match="it takes m"):
+        run.play()
+    assert run.server.state is SessionState.LANES_OPEN and run.server.untagged == ()
+    session = next(session for silo, session in run.sessions.items() if silo not in run.drop)
+    assert session.state is SessionState.DONE
+
+
+def test_slots_only_steps_are_signed_and_proven_too():
     from crypto.plan import Lane, Plan, Scope, Slot, Step
 
     plan = Plan(
@@ -372,8 +407,11 @@ def test_slots_only_steps_end_when_the_slots_are_open():
         steps=(Step(task="count", index=0, slots=(Slot("rows", 10**6),)),),
     )
     run = Run(FED, plan, weights={silo: {} for silo in FED.silos}, drop={"silo-3": "fetch"})
-    run.slots()
-    assert run.server.slots == run.expected_slots()
+    assert run.play() == {}
+    assert run.server.result.slots == run.server.slots == run.expected_slots()
+    proof.check_result(FED.charter, plan, run.server.result, {}, run.proof)
+    with pytest.raises(SumNotProven):
+        proof.check_result(FED.charter, plan, replace(run.server.result, slots=(1,)), {}, run.proof)
 
 
 def test_uploads_are_fresh_in_every_session():
@@ -394,7 +432,7 @@ def test_real_entropy_is_used_by_default():
     check_exact(run)
     again = [
         SiloSession(run.context, "silo-1", FED.identities["silo-1"]).advert(
-            contributes=[], releases=0, data=bytes(32), approval=bytes(32)
+            weights={}, releases=0, data=bytes(32), approval=bytes(32)
         )
         for _ in range(2)
     ]
@@ -414,7 +452,7 @@ def unchanged(server: ServerSession, error: type[FederationError], call) -> None
 def test_the_server_refuses_another_silos_message():
     run = Run(FED, PLAN)
     server = run.server
-    one = run.sessions["silo-1"].advert(contributes=[], releases=0, data=bytes(32), approval=bytes(32))
+    one = run.sessions["silo-1"].advert(weights={}, releases=0, data=bytes(32), approval=bytes(32))
     unchanged(server, RosterMismatch, lambda: server.advert("silo-2", one))
 
     run = Run(FED, PLAN)
@@ -461,8 +499,6 @@ def test_a_header_is_final_once_its_words_are_added():
     signed, section = session.upload(run.encoded("silo-1"))
     header = run.server.header("silo-1", signed, section)
     run.server.words("silo-1", dict(session.masked))
-    from dataclasses import replace
-
     other = replace(
         header, lanes=tuple((lane, digest if lane == SLOTS else bytes(32)) for lane, digest in header.lanes)
     )
@@ -484,7 +520,10 @@ def test_the_server_checks_attestations_and_shares():
     for silo, data in signed.items():
         server.attestation(silo, data)
     attestations, sections = server.close_attestations()
-    shares = {silo: run.sessions[silo].release_slots(attestations, dict(sections)) for silo in run.survivors}
+    shares = {
+        silo: run.sessions[silo].release_slots(attestations, dict(sections), record=lambda: None)
+        for silo in run.survivors
+    }
     unchanged(server, RosterMismatch, lambda: server.slot_shares("silo-1", shares["silo-2"]))
     for silo, data in shares.items():
         server.slot_shares(silo, data)
@@ -500,8 +539,9 @@ def test_a_lane_stays_shut_when_fewer_than_t_release_it():
     for place, silo in enumerate(run.survivors):
         floors = {"quiet": 99} if place < 2 else {}
         run.server.lane_shares(silo, run.sessions[silo].release_lanes(shares, floors=floors, previous={}))
-    assert set(run.server.open_lanes()) == {"trunk", "open"}
-    assert run.server.state is SessionState.DONE and run.server._masks == {} and run.server._totals == {}
+    request = run.server.open_lanes(run.upload)
+    assert set(run.server.sums) == {one.lane for one in request.result.sums} == {"trunk", "open"}
+    assert len(request.seeds) == 2 and run.server.state is SessionState.LANES_OPEN
 
 
 def test_a_server_session_that_fails_is_over():
@@ -516,7 +556,7 @@ def test_a_server_session_that_fails_is_over():
 def test_a_silo_announces_lanes_of_the_step_only():
     session = new_silo()
     with pytest.raises(LayoutMismatch, match="nonsense"):
-        session.advert(contributes=["trunk", "nonsense"], releases=0, data=bytes(32), approval=bytes(32))
+        session.advert(weights={"trunk": 4, "nonsense": 1}, releases=0, data=bytes(32), approval=bytes(32))
     assert session.state is SessionState.REFUSED
 
 
@@ -527,12 +567,53 @@ def test_own_advert_must_be_among_the_adverts():
         run.sessions["silo-1"].deal(adverts[1:])
 
 
-def test_the_masked_words_are_let_go_at_attest():
+@pytest.mark.parametrize("weight", [-4, 1, 5, 32, True])
+def test_a_silo_announces_weights_of_the_grid_only(weight):
+    session = new_silo()
+    with pytest.raises(LayoutMismatch, match="grid"):
+        session.advert(weights={"trunk": weight}, releases=0, data=bytes(32), approval=bytes(32))
+    assert session.state is SessionState.REFUSED
+
+
+@pytest.mark.parametrize("change", [{"trunk": 8}, {"quiet": 0}, {"open": 1}])
+def test_a_silo_uploads_with_the_weights_of_its_manifest(change):
+    run = reach("rows")
+    session, encoded = run.sessions["silo-1"], run.encoded("silo-1")
+    with pytest.raises(LayoutMismatch, match="manifest"):
+        session.upload(replace(encoded, weights={**encoded.weights, **change}))
+    assert session.state is SessionState.REFUSED
+
+
+def test_an_upload_leaves_the_encoded_words_as_they_are():
     run = Run(FED, PLAN)
-    headers = run.uploads()
+    run.uploads()
+    again = Run(FED, PLAN).encoded("silo-1")
+    for lane, words in run.plain["silo-1"].lanes.items():
+        assert (words == again.lanes[lane]).all()
+    assert (run.plain["silo-1"].slots == again.slots).all()
+
+
+def test_no_share_is_signed_before_the_record_is_made():
+    """Else a full disk would cost the step's budget without a line in the journal."""
+    run = Run(FED, PLAN)
+    attestations, sections = run.attestations()
     session = run.sessions["silo-1"]
-    assert set(session.masked) == {"trunk", "quiet"}
-    session.survivors(headers)
-    assert session.masked
-    session.attest()
-    assert not session.masked
+    called = []
+
+    def record():
+        called.append(session.spent)
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        session.release_slots(attestations, dict(sections), record=record)
+    assert called == [False] and not session.spent and session.state is SessionState.REFUSED
+
+
+def test_nothing_is_recorded_for_a_request_that_is_refused():
+    run = Run(FED, PLAN)
+    attestations, sections = run.attestations()
+    with pytest.raises(SurvivorInvalid):
+        run.sessions["silo-1"].release_slots(attestations[1:3], dict(sections), record=lambda: pytest.fail("recorded"))
+    with pytest.raises(TranscriptMismatch):
+        changed = {**dict(sections), "silo-2": bytes(16)}
+        run.sessions["silo-2"].release_slots(attestations, changed, record=lambda: pytest.fail("recorded"))

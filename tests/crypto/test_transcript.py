@@ -50,7 +50,7 @@ def test_derive_is_hkdf_with_the_label_as_info():
 
 def test_label_bytes_layout():
     assert transcript.label_bytes("x", [b"ab", "c", 5]) == (
-        b"\x00\x00\x00\x0dconsilium/1/x" + b"\x00\x00\x00\x02ab" + b"\x00\x00\x00\x01c" + (5).to_bytes(8, "big")
+        b"\x00\x00\x00\x0dconsilium/2/x" + b"\x00\x00\x00\x02ab" + b"\x00\x00\x00\x01c" + (5).to_bytes(8, "big")
     )
 
 
