@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crypto.encoding import Writer
+from crypto.encoding import VERSION, Writer
 from crypto.errors import EgressDenied, FederationError, HeadroomExceeded, Malformed, SpecError
 from crypto.plan import MAX_CLIP, MAX_RATE, MAX_WEIGHT_RATIO, MIN_CLIP, Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from tests.federation import small_plan
@@ -178,7 +178,7 @@ def test_a_plan_that_is_not_well_formed_is_refused(make):
 def test_a_few_bytes_do_not_name_gigabytes():
     """M3: blocks that no step sums were unbounded, and both sides allocate every block that leaves a silo."""
     huge = tuple(block(name=f"h{i}", shape=(2**28,)) for i in range(2))
-    out = Writer().u8(1).text("m").u64(1).u32(5).u32(32)
+    out = Writer().u8(VERSION).text("m").u64(1).u32(5).u32(32)
     out.each((lane(),), lambda w, x: x.write(w)).each((block(), *huge), lambda w, x: x.write(w))
     data = bytes(out.each(plan().steps, lambda w, x: x.write(w)))
     assert len(data) < 300
