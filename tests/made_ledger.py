@@ -20,6 +20,7 @@ from aggregator.ledger.format import Entry
 from aggregator.ledger.log import Ledger
 from aggregator.rounds.run import PROTOCOL
 from aggregator.rounds.storage import save_checkpoint, stage_predictor
+from crypto import transcript
 from crypto.approval import Approval, Terms, approval_digest
 from crypto.blocks import initial_state, state_digest
 from crypto.charter import Charter, Member, SignedCharter
@@ -193,3 +194,32 @@ def published(home: Path, ledger: Ledger, run: str, version: str, alias: str = "
 def withdrawal(silo: str, models: list[str], remedies: Mapping[str, list[str]] | None = None) -> dict[str, Any]:
     facts = {"silo": silo, "reason": "consent was withdrawn", "epoch": 2, "charter_digest": "77" * 32}
     return {**facts, "models": models, "remedies": dict(remedies or {})}
+
+
+def under_way(home: Path, steps: int) -> Ledger:
+    """A run that verifies: under way, with that many void steps, each attested."""
+    plan = method("fedavg").plan(PARAMS | {"rounds": steps}, Limits(n_max=3, honest=2, lane_floor=2))
+    job = json.dumps(JOB | {"params": PARAMS | {"rounds": steps}})
+    digest = transcript.digest("job", job)
+    run = transcript.run_id(digest, CHARTER.digest, bytes.fromhex(NONCE))
+    first = state_digest(initial_state(plan))
+    chain, short = transcript.initial_chain(run, first), run.hex()[:16]
+    ledger = make_home(home)
+    start(
+        home, ledger, short, job=job, job_digest=digest.hex(), plan_digest=plan.digest.hex(),
+        plan=base64.b64encode(bytes(plan)).decode(), state_digest=first.hex(), predictor=None,
+    )  # fmt: skip
+    for k, step in enumerate(plan.steps[:steps]):
+        place, t3 = {"run": short, "k": k, "name": step.name}, bytes([k % 256]) * 32
+        chain = transcript.next_chain(chain, t3, b"", released=False)
+        ledger.append(as_record("step-opened", place | {"invited": list(SILOS), "attempt": 0}))
+        attested = {"attempt": 0, "transcript": t3.hex(), "survivors": list(SILOS)}
+        ledger.append(as_record("step-attested", place | attested))
+        ended = {"reason": "COHORT_TOO_SMALL", "phase": "unmask-slots", "missing": [], "transcript": t3.hex()}
+        ledger.append(as_record("step-void", place | ended | {"chain": chain.hex()}))
+    return ledger
+
+
+def short_of(home: Path) -> str:
+    """The run of a home made by ``under_way``."""
+    return next(path.name for path in (home / "jobs").iterdir() if path.name != RUN)

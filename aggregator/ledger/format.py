@@ -39,16 +39,17 @@ class Verifier(Protocol):
 
 
 def plain(value: object, path: str = "record") -> Any:
-    """A copy made of dict, list, str, int, bool and None only. Raises SpecError for floats, bytes and other things."""
+    """A copy made of dict, list, str, int, bool and None only. Raises SpecError for floats, bytes, half
+    surrogate pairs and other things."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str(value)
+        return _text(value, path)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise SpecError(path, got=key, want="text keys")
-        return {str(key): plain(item, f"{path}.{key}") for key, item in value.items()}
+        return {_text(key, path): plain(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, f"{path}[{place}]") for place, item in enumerate(value)]
     try:
@@ -57,6 +58,15 @@ def plain(value: object, path: str = "record") -> Any:
         raise SpecError(
             path, got=value, want="text, a whole number, a list or an object (no floats, no bytes)"
         ) from None
+
+
+def _text(value: str, path: str) -> str:
+    """Half a surrogate pair is valid in JSON, but has no bytes: it can be neither hashed nor printed."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise SpecError(path, got=ascii(value), want="text that has a form in UTF-8") from None
+    return str(value)
 
 
 def canonical(value: object) -> bytes:

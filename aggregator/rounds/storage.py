@@ -118,8 +118,12 @@ def load_checkpoint(folder: RunFolder, step: int | None = None, *, expect: bytes
         raise EvidenceError(where, expected=f"SHA-256 {facts['weights_sha256']}", found=found)
     try:
         state = load_tensors(data)
-    except SafetensorError as bad:
-        raise EvidenceError(where, expected="safetensors", found=str(bad)) from bad
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as bad:  # the latter: types numpy lacks
+        raise EvidenceError(where, expected="safetensors", found=f"{type(bad).__name__}: {bad}") from bad
+    for name, block in state.items():
+        if block.dtype != np.float32 or not block.size or max(block.shape, default=1) >= 2**32:
+            found = f"{name!r}: {block.dtype} {list(block.shape)}"
+            raise EvidenceError(where, expected="blocks of float32, none of them empty", found=found)
     digest = state_digest(state)
     if digest.hex() != facts["state_digest"]:
         raise EvidenceError(where, expected=f"state {facts['state_digest']}", found=digest.hex())

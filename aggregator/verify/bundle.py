@@ -194,7 +194,7 @@ def _read_manifest(bundle: str, data: bytes, size: int) -> tuple[str, list[tuple
         run, version = fields["run"], fields["versions"]["bundle"]
         members = [(str(one["name"]), int(one["size"]), str(one["sha256"])) for one in fields["members"]]
         expected = canonical({**fields, "about": _ABOUT, "run": run, "members": _listed(members)}) + b"\n"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FederationError) as bad:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, FederationError) as bad:
         raise EvidenceError(where, expected="a bundle's manifest", found=f"{type(bad).__name__}: {bad}") from bad
     if version != FORMAT:
         raise EvidenceError(where, expected=f"format {FORMAT}", found=f"format {version}")

@@ -185,7 +185,7 @@ def _noted(home: AggregatorHome, run: str) -> tuple[str, str] | None:
         name, version = facts["model"], facts["version"]
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as bad:
+    except (ValueError, KeyError, TypeError, RecursionError) as bad:
         raise EvidenceError(
             f"{run}/{MLFLOW_FILE}",
             expected="model and version",

@@ -20,7 +20,7 @@ from typing import Any, Final
 from aggregator.home import PREDICTOR_FILE, RELEASE_FILE, RunFolder
 from aggregator.ledger.format import Entry, at
 from aggregator.ledger.records import RunStarted
-from aggregator.run_record import RunRecord
+from aggregator.run_record import RunRecord, nested_json
 from aggregator.verify.report import VerificationReport, checking, same
 from crypto.errors import EvidenceError
 from crypto.release_manifest import MOST_BYTES, PREDICTOR, ReleaseManifest
@@ -122,8 +122,8 @@ def check_facts(record: RunRecord, facts: Mapping[str, Any]) -> None:
     params = params if isinstance(params, dict) else {}
     same(f"{where}, fields", sorted(_FIELDS), sorted(facts))
     try:
-        settings = json.loads(str(facts["settings"]))
-    except (ValueError, RecursionError) as bad:
+        settings = nested_json(str(facts["settings"]))
+    except ValueError as bad:
         raise EvidenceError(f"{where}, settings", expected="JSON", found=type(bad).__name__) from bad
     same(f"{where}, settings", dict, type(settings))
     for field, expected, found in (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,11 +19,8 @@ from aggregator.verify.checks import verify_in
 from aggregator.verify.models import parents, versions
 from aggregator.verify.report import VerificationReport
 from aggregator.verify.run import read_ledger
-from crypto import transcript
-from crypto.blocks import initial_state, state_digest
-from silo_agent.methods import Limits, method
 from tests import made_ledger as made
-from tests.records import as_record, partial_entry
+from tests.records import partial_entry
 
 #: Twice the ledger may take so much more: 2, and something for what does not grow.
 MOST = 2.3
@@ -69,27 +64,8 @@ def test_the_measure_tells_a_loop_in_a_loop() -> None:
 
 
 def voided(home: Path, steps: int) -> CheckedLedger:
-    """A run under way with that many void steps, each attested."""
-    plan = method("fedavg").plan(made.PARAMS | {"rounds": steps}, Limits(n_max=3, honest=2, lane_floor=2))
-    job = json.dumps(made.JOB | {"params": made.PARAMS | {"rounds": steps}})
-    digest = transcript.digest("job", job)
-    run = transcript.run_id(digest, made.CHARTER.digest, bytes.fromhex(made.NONCE))
-    first = state_digest(initial_state(plan))
-    chain, short = transcript.initial_chain(run, first), run.hex()[:16]
     home.mkdir()
-    ledger = made.make_home(home)
-    made.start(
-        home, ledger, short, job=job, job_digest=digest.hex(), plan_digest=plan.digest.hex(),
-        plan=base64.b64encode(bytes(plan)).decode(), state_digest=first.hex(), predictor=None,
-    )  # fmt: skip
-    for k, step in enumerate(plan.steps[:steps]):
-        place, t3 = {"run": short, "k": k, "name": step.name}, bytes([k % 256]) * 32
-        chain = transcript.next_chain(chain, t3, b"", released=False)
-        ledger.append(as_record("step-opened", place | {"invited": list(made.SILOS), "attempt": 0}))
-        attested = {"attempt": 0, "transcript": t3.hex(), "survivors": list(made.SILOS)}
-        ledger.append(as_record("step-attested", place | attested))
-        ended = {"reason": "COHORT_TOO_SMALL", "phase": "unmask-slots", "missing": [], "transcript": t3.hex()}
-        ledger.append(as_record("step-void", place | ended | {"chain": chain.hex()}))
+    made.under_way(home, steps)
     return read_ledger(AggregatorHome(home), None, VerificationReport(""))
 
 

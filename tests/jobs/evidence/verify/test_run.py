@@ -37,12 +37,12 @@ def test_a_time_that_is_none(run: Finished) -> None:
 
 
 def test_a_plan_of_more_blocks_than_there_is_memory(run: Finished) -> None:
-    """A kilobyte of plan for a terabyte of zeros: refused before they are made."""
+    """M3: a kilobyte of plan for two gigabytes of zeros: refused before they are made."""
 
     def change(lines: Lines) -> None:
         record = started(lines)
         plan = Plan.from_bytes(b64decode(record["plan"]))
-        blocks = tuple(replace(block, shape=(2**18, 2**17)) for block in plan.blocks)
+        blocks = tuple(replace(block, shape=(2**13, 2**14)) for block in plan.blocks)
         huge = replace(plan, blocks=blocks)
         record.update(plan=b64encode(bytes(huge)).decode(), plan_digest=huge.digest.hex())
 
