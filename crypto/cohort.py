@@ -6,6 +6,8 @@ the next transcript hash. Nothing here depends on the side.
     Cohort   (U1, T1)   silos whose adverts verify
     Dealt    (U2, T2)   those of U1 whose deals verify
     Survivors(U3, T3)   those of U2 whose upload headers verify
+
+This module is one file because the three values are one argument, each made from the one before.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from hashlib import sha256
 from typing import TypeVar
 
 import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from crypto import shamir, transcript
 from crypto.charter import Charter
@@ -32,10 +36,13 @@ from crypto.errors import (
 )
 from crypto.keys import LOW_ORDER, SessionKey
 from crypto.masking import KEY_BYTES, apply_streams
-from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Shares
+from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Row, SharePack, Shares
 from crypto.plan import Plan, Step
 
 M = TypeVar("M", Advert, Deal, Header)
+
+#: Of a row's AES-256-GCM: each key seals one row.
+ROW_NONCE = bytes(12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +87,13 @@ class Context:
                 f"{advert.silo!r} announced itself for another charter, run, plan, step, attempt or state.",
                 remedy="Its view differs from ours: compare job, charter and state digests at both ends.",
             )
-        if advert.channel == advert.mask:
+        others = [silo for silo in self.charter.silos if silo != advert.silo]
+        if [silo for silo, _ in advert.channels] != others:
+            raise LayoutMismatch(f"{advert.silo!r} announced channels to others than the other members.")
+        keys = [*(key for _, key in advert.channels), advert.mask]
+        if len(set(keys)) != len(keys):
             raise DuplicateKey(f"{advert.silo!r} announced one key for two uses.")
-        for key in (advert.channel, advert.mask):
+        for key in keys:
             if key[-1] & 0x80:
                 raise Malformed(
                     f"{advert.silo!r} announced a key in a second encoding (RFC 7748 §5 ignores the top bit)."
@@ -108,7 +119,7 @@ class Cohort:
     @classmethod
     def form(cls, context: Context, adverts: Iterable[bytes]) -> Cohort:
         opened = _by_silo([(context.check_advert(signed), signed) for signed in adverts])
-        keys = [key for advert, _ in opened.values() for key in (advert.channel, advert.mask)]
+        keys = [key for advert, _ in opened.values() for key in _keys_of(advert)]
         if len(set(keys)) != len(keys):
             raise DuplicateKey("Two adverts show the same ephemeral key.")
         context.charter.threshold(len(opened))
@@ -134,6 +145,10 @@ class Cohort:
     def holders(self, lane: str, among: Iterable[str]) -> tuple[str, ...]:
         """The silos of ``among`` that upload this lane, sorted."""
         return tuple(silo for silo in sorted(among) if any(name == lane for name, _ in self.adverts[silo].commitments))
+
+    def channel(self, owner: str, other: str) -> bytes:
+        """The public key of ``owner`` for the rows from and to ``other``."""
+        return dict(self.adverts[owner].channels)[other]
 
     def seal_key(self, secret: bytes, sender: str, recipient: str) -> tuple[bytes, bytes]:
         """(AES-256-GCM key, associated data) for the one row from ``sender`` to ``recipient``."""
@@ -170,6 +185,54 @@ class Dealt:
         if [peer for peer, _ in deal.rows] != [silo for silo in cohort.signed if silo != deal.silo]:
             raise LayoutMismatch(f"{deal.silo!r} dealt to other silos than its peers.")
         return deal
+
+    def open_row(self, dealer: str, recipient: str, data: bytes, secret: bytes) -> SharePack:
+        """The shares in the row from ``dealer`` to ``recipient``, every one as it was promised.
+
+        ``secret``: the agreement of their channel keys. Raises TranscriptMismatch for a row that the dealer did not
+        sign, BadShare, which blames the dealer, for one that does not open or is not what its deal commits to.
+        """
+        cohort, context = self.cohort, self.cohort.context
+        if dict(self.deals[dealer].rows)[recipient] != transcript.digest("row", data):
+            raise TranscriptMismatch(f"The row from {dealer!r} is not the one it signed.")
+        try:
+            row = Row.from_bytes(data)
+            key, aad = cohort.seal_key(secret, dealer, recipient)
+            pack = SharePack.from_bytes(AESGCM(key).decrypt(ROW_NONCE, row.sealed, aad))
+        except (InvalidTag, Malformed) as bad:
+            raise BadShare(f"The shares from {dealer!r} do not open.", dealer=dealer) from bad
+        lanes = ("", *cohort.lanes_of(dealer))
+        shares = (pack.mask, *pack.self_seeds)
+        if len(lanes) != len(shares) or len(row.hashes) != len(shares):
+            raise BadShare(f"{dealer!r} dealt {len(shares)} shares for {len(lanes)} secrets.", dealer=dealer)
+        rules = context.plan.lanes_of(context.step)
+        if len(pack.manifest) != len(rules):
+            raise BadShare(f"The manifest of {dealer!r} has not one entry for each lane.", dealer=dealer)
+        if any(place > len(rule.grid) for rule, place in zip(rules, pack.manifest, strict=True)):
+            raise BadShare(f"The manifest of {dealer!r} has a weight that is not on its lane's grid.", dealer=dealer)
+        if manifest_commitment(dealer, pack.nonce, pack.manifest) != self.deals[dealer].manifest:
+            raise BadShare(f"The manifest of {dealer!r} is not the one it committed to.", dealer=dealer)
+        for lane, share, known in zip(lanes, shares, row.hashes, strict=True):
+            try:
+                shamir.value_of(share)
+            except Malformed as bad:
+                raise BadShare(f"A share from {dealer!r} is no field element.", dealer=dealer) from bad
+            if cohort.share_hash(dealer, recipient, lane, share) != known:
+                raise BadShare(f"A share from {dealer!r} does not match its published hash.", dealer=dealer)
+        return pack
+
+    def at_fault(self, recipient: str, dealer: str, row: bytes, key: bytes) -> str:
+        """Who is to blame where ``recipient`` complains of its row from ``dealer`` and shows ``key``, its private key
+        of the channel between them: the dealer of a bad row, or a recipient that complains of a good one or shows
+        another key. Anyone who has the adverts, the deals and the row finds the same."""
+        try:
+            channel = SessionKey(key)
+            if channel.public != self.cohort.channel(recipient, dealer):
+                return recipient
+            self.open_row(dealer, recipient, row, channel.agree(self.cohort.channel(dealer, recipient)))
+        except BadShare:
+            return dealer
+        return recipient
 
     @cached_property
     def t2(self) -> bytes:
@@ -338,6 +401,10 @@ def _by_silo(opened: list[tuple[M, bytes]]) -> dict[str, tuple[M, bytes]]:
     if len(found) != len(opened):
         raise RosterMismatch("A silo is named twice.")
     return found
+
+
+def _keys_of(advert: Advert) -> list[bytes]:
+    return [*(key for _, key in advert.channels), advert.mask]
 
 
 def mask_key(seed: bytes) -> SessionKey:

@@ -121,8 +121,10 @@ class BadShare(ProtocolError):
 
     code = "BAD_SHARE"
 
-    def __init__(self, detail: str, *, dealer: str, remedy: str = "") -> None:
+    def __init__(self, detail: str, *, dealer: str, key: bytes = b"", remedy: str = "") -> None:
+        """``key``: private key of the channel to the dealer, which shows its row to anyone."""
         self.dealer = self.blame = dealer
+        self.key = key
         super().__init__(detail, remedy=remedy)
 
 

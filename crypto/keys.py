@@ -121,6 +121,10 @@ class SessionKey(Secret):
         self._key = X25519PrivateKey.from_private_bytes(seed)
         self.public = self._key.public_key().public_bytes_raw()
 
+    def reveal(self) -> bytes:
+        """The private key, 32 bytes, to show others what it opens: only where nothing else depends on it."""
+        return self._key.private_bytes_raw()
+
     def agree(self, peer: bytes) -> bytes:
         """Shared secret, 32 bytes. Raises Malformed for a key that gives the all-zero output (RFC 7748 §6.1)."""
         try:

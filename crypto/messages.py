@@ -325,13 +325,14 @@ class Open(Wire):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advert(Wire):
-    """M0. Ephemeral keys, a commitment to each self seed, the visible lanes held, and how many releases this silo has
+    """M0. Ephemeral keys, one for the rows from and to each other member, so that a silo can show one row and no other;
+    a commitment to each self seed, the visible lanes held, and how many releases this silo has
     ever made; the commitment of its data and the digest of its owner's approval. T0 inside it is the silo's own view of
     run, plan, step and state."""
 
     silo: str
     t0: bytes
-    channel: bytes
+    channels: tuple[tuple[str, bytes], ...]
     mask: bytes
     commitments: tuple[tuple[str, bytes], ...]
     held: tuple[str, ...]
@@ -343,7 +344,10 @@ class Advert(Wire):
     LABEL: ClassVar[str] = "advert"
 
     def write(self, out: Writer) -> None:
-        _hash(out.text(self.silo), self.t0).fixed(self.channel, KEY_BYTES).fixed(self.mask, KEY_BYTES)
+        _hash(out.text(self.silo), self.t0).each(
+            self.channels, lambda w, item: w.text(item[0]).fixed(item[1], KEY_BYTES)
+        )
+        out.fixed(self.mask, KEY_BYTES)
         out.each(self.commitments, _NAMED_HASH).each(self.held, _TEXT).u64(self.releases)
         _hash(_hash(out, self.data), self.approval).fixed(self.nonce, 16)
 
@@ -352,7 +356,7 @@ class Advert(Wire):
         return cls(
             silo=src.text(),
             t0=_read_hash(src),
-            channel=src.fixed(KEY_BYTES),
+            channels=src.each(lambda s: (s.text(), s.fixed(KEY_BYTES))),
             mask=src.fixed(KEY_BYTES),
             commitments=src.each(_read_named_hash),
             held=src.each(Reader.text),
@@ -540,7 +544,8 @@ class Tags(Wire):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decline(Wire):
     """A refusal of one request: a code of the closed set, and whom it blames. No text, no count. ``request``: digest of
-    the signed request, so that no refusal can be shown as the answer to another one."""
+    the signed request, so that no refusal can be shown as the answer to another one. ``key``: with the blame of a
+    dealer for its row, the private key of the channel to it, which shows that row to anyone; else empty."""
 
     silo: str
     request: bytes
@@ -550,12 +555,13 @@ class Decline(Wire):
     phase: str
     code: str
     blame: str = ""
+    key: bytes = b""
     KIND: ClassVar[int] = 9
     LABEL: ClassVar[str] = "decline"
 
     def write(self, out: Writer) -> None:
         _hash(_hash(out.text(self.silo), self.request), self.run).u32(self.step).u32(self.attempt)
-        out.text(self.phase).text(self.code).text(self.blame)
+        out.text(self.phase).text(self.code).text(self.blame).blob(self.key)
 
     @classmethod
     def read(cls, src: Reader) -> Self:
@@ -568,11 +574,14 @@ class Decline(Wire):
             phase=src.text(),
             code=src.text(),
             blame=src.text(),
+            key=src.blob(),
         )
         if message.code not in BY_CODE or message.phase not in PHASES:
             raise Malformed("A refusal with an unknown code or phase.")
         if not all(SILO_ID.fullmatch(silo) for silo in (message.silo, message.blame) if silo):
             raise Malformed("A refusal whose silo or blame is not a silo id.")
+        if message.key and (len(message.key) != KEY_BYTES or not message.blame):
+            raise Malformed("A refusal with a key that is none, or that blames nobody.")
         return message
 
 

@@ -88,6 +88,13 @@ class ServerSession(Session):
             self._deals[silo] = signed
             self._rows[silo] = dict(rows)
 
+    def at_fault(self, silo: str, dealer: str, key: bytes) -> str:
+        """Who is to blame where a silo complains of its row: see ``Dealt.at_fault``. Raises RosterMismatch for a dealer
+        whose row it did not get."""
+        if silo not in self._rows.get(dealer, {}):
+            raise RosterMismatch(f"{silo!r} blames {dealer!r}, who dealt it nothing.")
+        return self.dealt.at_fault(silo, dealer, self._rows[dealer][silo], key)
+
     def close_deals(self) -> tuple[list[bytes], dict[str, list[tuple[str, bytes]]]]:
         """Fix U2. The deals for every silo, and silo → (dealer, row) of its rows. Raises SurvivorInvalid."""
         with self.on("close-deals"):

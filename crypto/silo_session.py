@@ -6,6 +6,8 @@
 Security: as long as fewer than t silos (the charter's c among them) collude with the server and the primitives hold,
 the server learns of an opened lane the sum over the survivors who upload it, and of a shut lane nothing. Two shares
 of one party never leave this silo in one session: its self seeds if it survived, its mask seed if it did not.
+
+This module is one file because it is all that a silo ever does with its secrets.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from crypto import ring, shamir, tags
 from crypto.blocks import Encoded
 from crypto.cohort import (
+    ROW_NONCE,
     Cohort,
     Context,
     Dealt,
@@ -37,7 +39,6 @@ from crypto.errors import (
     DuplicateKey,
     LaneBelowFloor,
     LayoutMismatch,
-    Malformed,
     RoundRefused,
     SumNotProven,
     SurvivorInvalid,
@@ -61,8 +62,6 @@ from crypto.messages import (
 from crypto.opening import Count, Opening
 from crypto.plan import Lane
 from crypto.session import SILO, Session, SessionState
-
-_NONCE = bytes(12)
 
 #: Who contributed to a lane, each time it opened.
 Openings = tuple[frozenset[str], ...]
@@ -89,7 +88,7 @@ class SiloSession(Session):
         self.silo = silo
         self._identity = identity
         self._entropy = entropy
-        self._channel: SessionKey | None = None
+        self._channels: dict[str, SessionKey] = {}
         self._mask: SessionKey | None = None
         self._channel_secrets: dict[str, bytes] = {}
         self._mask_seed = b""
@@ -129,12 +128,13 @@ class SiloSession(Session):
             held = tuple(lane.name for lane in lanes if lane.visible and self._weights[lane.name])
             self._mask_seed = self._entropy(shamir.SECRET_BYTES)
             self._mask = mask_key(self._mask_seed)
-            self._channel = SessionKey(self._entropy(shamir.SECRET_BYTES))
+            others = [peer for peer in self.context.charter.silos if peer != self.silo]
+            self._channels = {peer: SessionKey(self._entropy(shamir.SECRET_BYTES)) for peer in others}
             self._seeds = {lane: self._entropy(shamir.SECRET_BYTES) for lane in self.context.lanes_for(self.silo, held)}
             self._signed_advert = Advert(
                 silo=self.silo,
                 t0=self.context.t0,
-                channel=self._channel.public,
+                channels=tuple((peer, key.public) for peer, key in self._channels.items()),
                 mask=self._mask.public,
                 commitments=tuple((lane, commitment(self.silo, lane, seed)) for lane, seed in self._seeds.items()),
                 held=held,
@@ -155,7 +155,6 @@ class SiloSession(Session):
             cohort = Cohort.form(self.context, adverts)
             if cohort.signed.get(self.silo) != self._signed_advert:
                 raise DuplicateKey("The cohort does not show this silo's own advert.")
-            assert self._channel is not None
             points = list(cohort.points.values())
             mask_shares = shamir.split(self._mask_seed, cohort.threshold, points, self._entropy)
             seed_shares = {
@@ -169,13 +168,13 @@ class SiloSession(Session):
                 if peer == self.silo:
                     self._own_pack = pack
                     continue
-                self._channel_secrets[peer] = self._channel.agree(cohort.adverts[peer].channel)
+                self._channel_secrets[peer] = self._channels[peer].agree(cohort.channel(peer, self.silo))
                 key, aad = cohort.seal_key(self._channel_secrets[peer], self.silo, peer)
                 hashes = tuple(
                     cohort.share_hash(self.silo, peer, lane, share)
                     for lane, share in zip(("", *self._seeds), (pack.mask, *shares), strict=True)
                 )
-                rows[peer] = Row(AESGCM(key).encrypt(_NONCE, bytes(pack), aad), hashes)
+                rows[peer] = Row(AESGCM(key).encrypt(ROW_NONCE, bytes(pack), aad), hashes)
             self._cohort = cohort
             deal = Deal(
                 silo=self.silo,
@@ -206,34 +205,11 @@ class SiloSession(Session):
             self._dealt = dealt
 
     def _open_row(self, dealt: Dealt, dealer: str, data: bytes) -> SharePack:
-        cohort = dealt.cohort
-        row = Row.from_bytes(data)
-        if dict(dealt.deals[dealer].rows)[self.silo] != row.digest:
-            raise TranscriptMismatch(f"The row from {dealer!r} is not the one it signed.")
-        key, aad = cohort.seal_key(self._channel_secrets[dealer], dealer, self.silo)
         try:
-            pack = SharePack.from_bytes(AESGCM(key).decrypt(_NONCE, row.sealed, aad))
-        except (InvalidTag, Malformed) as bad:
-            raise BadShare(f"The shares from {dealer!r} do not open.", dealer=dealer) from bad
-        lanes = ("", *cohort.lanes_of(dealer))
-        shares = (pack.mask, *pack.self_seeds)
-        if len(lanes) != len(shares) or len(row.hashes) != len(shares):
-            raise BadShare(f"{dealer!r} dealt {len(shares)} shares for {len(lanes)} secrets.", dealer=dealer)
-        rules = self.context.plan.lanes_of(self.context.step)
-        if len(pack.manifest) != len(rules):
-            raise BadShare(f"The manifest of {dealer!r} has not one entry for each lane.", dealer=dealer)
-        if any(place > len(rule.grid) for rule, place in zip(rules, pack.manifest, strict=True)):
-            raise BadShare(f"The manifest of {dealer!r} has a weight that is not on its lane's grid.", dealer=dealer)
-        if manifest_commitment(dealer, pack.nonce, pack.manifest) != dealt.deals[dealer].manifest:
-            raise BadShare(f"The manifest of {dealer!r} is not the one it committed to.", dealer=dealer)
-        for lane, share, known in zip(lanes, shares, row.hashes, strict=True):
-            try:
-                shamir.value_of(share)
-            except Malformed as bad:
-                raise BadShare(f"A share from {dealer!r} is no field element.", dealer=dealer) from bad
-            if cohort.share_hash(dealer, self.silo, lane, share) != known:
-                raise BadShare(f"A share from {dealer!r} does not match its published hash.", dealer=dealer)
-        return pack
+            return dealt.open_row(dealer, self.silo, data, self._channel_secrets[dealer])
+        except BadShare as bad:
+            bad.key = self._channels[dealer].reveal()  # it opens the two rows between us, and nothing else
+            raise
 
     def upload(self, encoded: Encoded) -> tuple[bytes, bytes]:
         """The signed header and the masked slot section (little-endian uint64).
@@ -479,7 +455,8 @@ class SiloSession(Session):
         self.masked = {}
 
     def _wipe_secrets(self) -> None:
-        self._channel = self._mask = self._own_pack = None
+        self._mask = self._own_pack = None
+        self._channels = {}
         self._mask_seed = b""
         self._channel_secrets = {}
         self._seeds = {}

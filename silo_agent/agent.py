@@ -24,6 +24,7 @@ from crypto.cohort import Context
 from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import (
     AlreadyReleased,
+    BadShare,
     BadSignature,
     CatchingUp,
     EgressDenied,
@@ -96,7 +97,7 @@ class Refusing:
         """Nothing is open."""
 
 
-def refusal(silo: str, message: Message, code: str, blame: str = "") -> Decline:
+def refusal(silo: str, message: Message, code: str, *, blame: str = "", key: bytes = b"") -> Decline:
     """The refusal of one request. Where its bytes are no request, it names no run: only the digest of the bytes."""
     request = unsigned_request(message.body)
     return Decline(
@@ -108,6 +109,7 @@ def refusal(silo: str, message: Message, code: str, blame: str = "") -> Decline:
         phase=request.phase if request else "open",
         code=code,
         blame=blame,
+        key=key,
     )
 
 
@@ -623,8 +625,8 @@ class Agent:
         return session
 
     def _decline(self, message: Message, refused: FederationError) -> Message:
-        blame = refused.blame
-        decline = refusal(self.site.silo, message, refused.code, blame)
+        blame, key = refused.blame, refused.key if isinstance(refused, BadShare) else b""
+        decline = refusal(self.site.silo, message, refused.code, blame=blame, key=key)
         metrics.refused(refused.code)
         fields = {"step": decline.step, "attempt": decline.attempt, "phase": decline.phase, "code": refused.code}
         fields |= {"blame": blame} if blame else {}

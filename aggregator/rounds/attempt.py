@@ -19,6 +19,7 @@ from crypto.approval import check_shown
 from crypto.cohort import Context
 from crypto.encoding import Writer
 from crypto.errors import (
+    BadShare,
     DataRefused,
     FederationError,
     LayoutMismatch,
@@ -316,7 +317,12 @@ class Attempt:
             raise Replay(f"{silo!r} sent the refusal of another request.")
         self.attendance.refusals[silo] = refused.code
         self.attendance.declines[silo] = body
-        if refused.blame:
+        if refused.key:
+            guilty = self.session.at_fault(silo, refused.blame, refused.key)
+            self.attendance.convicted.add(guilty)
+            self.attendance.refusals[guilty] = BadShare.code
+            self._lose(guilty, refused.phase)
+        elif refused.blame:
             self.attendance.blamed.setdefault(refused.blame, set()).add(silo)
 
     def _take(self, silo: str, phase: str, check: Callable[..., object], *given: object) -> bool:

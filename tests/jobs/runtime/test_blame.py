@@ -13,13 +13,15 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Refusal, StepClosed, StepOpened, StepVoid
 from aggregator.rounds.run import RunOutcome
 from aggregator.run_record import RunRecord
-from crypto.messages import SLOTS, Message
+from crypto.keys import SessionKey
+from crypto.messages import DECLINE, SLOTS, Message
 from jobs.demo.federation import Federation
 from jobs.runtime.in_process import InProcess
-from silo_agent.agent import Agent
+from silo_agent.agent import Agent, refusal
 from tests import local
 
 LIAR = "silo-8"
+SILOS = tuple(f"silo-{i}" for i in range(1, local.SILOS + 1))
 
 
 def play(federation: Federation, misdeed: Callable[[Agent, Message, Callable[[], Message]], Message]) -> RunOutcome:
@@ -88,3 +90,42 @@ def test_a_dealer_of_an_uncommitted_seed_is_named(federation: Federation, lane: 
         [(True, 8)] * 3 if lane == SLOTS else [(False, 7)] * 3
     )
     assert all(closed.lanes_shut == () for closed in later)
+
+
+def test_a_garbage_row_drops_its_dealer_and_not_its_victim_for_longer_than_a_step(federation: Federation) -> None:
+    """attacks.md H5d: a row that its recipient can't open dropped a chosen victim in every step, and nobody else could
+    see whose fault it was. The victim shows the key of that one channel: anyone can open the row."""
+
+    def misdeed(agent: Agent, request: Message, answer: Callable[[], Message]) -> Message:
+        session = agent._session
+        if request.phase != "deal" or local.asked(request).step != 1 or session is None:
+            return answer()
+        honest = session._channels["silo-3"]
+        session._channels["silo-3"] = SessionKey(bytes(32))  # so the row is sealed under another key
+        reply = answer()
+        session._channels["silo-3"] = honest
+        return reply
+
+    outcome = play(federation, misdeed)
+    record = record_of(federation, outcome)
+    assert (outcome.steps_released, outcome.steps_void, outcome.lanes_shut) == (5, 0, 0)
+    assert blamed(record) == {(1, "BAD_SHARE")}
+    away = {entry.record.k: sorted(set(SILOS) - set(entry.record.survivors)) for entry in record.of(StepClosed)}
+    assert away == {0: [], 1: ["silo-3", LIAR], 2: [LIAR], 3: [LIAR], 4: [LIAR]}
+
+
+def test_a_false_complaint_convicts_who_makes_it(federation: Federation) -> None:
+    """A member can't have another one left out by complaining of a good row."""
+
+    def misdeed(agent: Agent, request: Message, answer: Callable[[], Message]) -> Message:
+        if request.phase != "contribute" or local.asked(request).step != 1 or agent._session is None:
+            return answer()
+        key = agent._session._channels["silo-3"].reveal()
+        lie = refusal(LIAR, request, "BAD_SHARE", blame="silo-3", key=key)
+        return Message(DECLINE, lie.sign(agent.site.identity))
+
+    outcome = play(federation, misdeed)
+    record = record_of(federation, outcome)
+    assert (outcome.steps_released, outcome.steps_void) == (5, 0)
+    away = {entry.record.k: sorted(set(SILOS) - set(entry.record.survivors)) for entry in record.of(StepClosed)}
+    assert away == {0: [], 1: [LIAR], 2: [LIAR], 3: [LIAR], 4: [LIAR]}
