@@ -159,7 +159,7 @@ def decoders(run: Run) -> list[Target]:
     key = FED.identities[SIGNER]
     digests = [bytes([i]) * 32 for i in range(6)]
     result = run.server.result
-    void = StepResult(step=4, t3=digests[0], released=False, slots=(), sums=())
+    void = StepResult(step=4, chain=digests[1], t3=digests[0], released=False, slots=(), sums=())
     opened = Open(
         job=digests[0],
         plan=digests[1],

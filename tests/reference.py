@@ -61,7 +61,7 @@ def each(items: list[bytes]) -> bytes:
 
 
 def label(name: str, *fields: bytes | str | int) -> bytes:
-    out = text("consilium/1/" + name)
+    out = text("consilium/2/" + name)
     for field in fields:
         out += u64(field) if isinstance(field, int) else text(field) if isinstance(field, str) else blob(field)
     return out
@@ -163,6 +163,33 @@ def interpolate(shares: dict[int, bytes]) -> bytes:
     return (total % PRIME).to_bytes(32, "big")
 
 
+# --- tags ---------------------------------------------------------------------------------------------------------
+
+COLUMNS, BLOCK = 5, 4096
+
+
+def coin(key: bytes, place: int) -> list[int]:
+    """The public coin of one word: of v and then u, the key's stream of 32-bit words has COLUMNS for each v_j, u_a."""
+    block, within = divmod(place, BLOCK)
+    return [
+        keystream_word(key, within * COLUMNS + k, 4) % 2**25 * keystream_word(key, (BLOCK + block) * COLUMNS + k, 4)
+        for k in range(COLUMNS)
+    ]
+
+
+def tag(integers: list[int], key: bytes) -> bytes:
+    coins = [coin(key, place) for place in range(len(integers))]
+    columns = [sum(x * r[k] for x, r in zip(integers, coins, strict=True)) for k in range(COLUMNS)]
+    return b"".join(value.to_bytes(16, "big") for value in columns)
+
+
+def add_tags(found: list[bytes]) -> bytes:
+    return b"".join(
+        sum(int.from_bytes(one[16 * k : 16 * k + 16], "big") for one in found).to_bytes(16, "big")
+        for k in range(COLUMNS)
+    )
+
+
 # --- charter and plan ---------------------------------------------------------------------------------------------
 
 SILOS = [f"silo-{i}" for i in range(1, 6)]
@@ -177,7 +204,7 @@ def seed_of(name: str) -> bytes:
 def charter_bytes() -> bytes:
     members = [text(silo) + public(seed_of(silo)) + public(seed_of(f"{silo}/owner")) for silo in SILOS]
     return (
-        u8(1) + text("test") + u32(1) + bytes(32) + each(members) + public(seed_of("aggregator"))
+        u8(2) + text("test") + u32(1) + bytes(32) + each(members) + public(seed_of("aggregator"))
         + u32(N_MIN) + u32(COLLUDERS) + u32(HONEST) + u32(LANE_FLOOR) + u32(3) + u32(9)
         + u64(0) + u64(2_000_000_000) + u32(1)
     )  # fmt: skip
@@ -219,7 +246,7 @@ def plan_bytes() -> bytes:
     ]
     sums = [text(name) + text(how) + f64(rate) for name, _, _, _, _, how, rate in BLOCKS]
     step = text("train") + u32(0) + each(sums) + each([text(name) + u64(bound) for name, bound in METHOD_SLOTS])
-    return u8(1) + text("test") + u64(SEED) + u32(N_MAX) + u32(32) + each(lanes) + each(blocks) + each([step])
+    return u8(2) + text("test") + u64(SEED) + u32(N_MAX) + u32(32) + each(lanes) + each(blocks) + each([step])
 
 
 def count(shape: list[int]) -> int:
@@ -295,18 +322,20 @@ def state_digest(state: dict[str, list[float]]) -> bytes:
     )
 
 
-def apply(state: dict[str, list[float]], opened: dict[str, list[int]], slots: dict[str, int]) -> dict[str, list[float]]:
+def apply(
+    state: dict[str, list[float]], opened: dict[str, list[int]], weights: dict[str, int]
+) -> dict[str, list[float]]:
     new = dict(state)
     grids = {name: grid for name, _, _, grid, *_ in LANES}
     at = dict.fromkeys(grids, 0)
     for name, shape, lane, clip, _, how, rate in BLOCKS:
         start, at[lane] = at[lane], at[lane] + count(shape)
-        if lane not in opened or not slots[f"{lane}.weight"]:
+        if lane not in opened:
             continue
         values = []
         for old, word in zip(state[name], opened[lane][start : at[lane]], strict=True):
             total = (word - 2**32 if word >= 2**31 else word) * (clip / LIMIT) * grids[lane][-1]
-            mean = total / slots[f"{lane}.weight"]
+            mean = total / weights[lane]
             values.append(single({"publish": mean, "average": old + rate * mean, "add": old + rate * total}[how]))
         new[name] = values
     return new
@@ -324,15 +353,16 @@ def lanes_for(silo: str, held: list[str]) -> list[str]:
 
 
 def message(kind: int, fields: bytes) -> bytes:
-    return u8(1) + u8(kind) + fields
+    return u8(2) + u8(kind) + fields
 
 
 def named(items: list[tuple[str, bytes]]) -> bytes:
     return each([text(name) + value for name, value in items])
 
 
-def session(case: str, dropped: list[str]) -> dict[str, Any]:
-    """One step of five silos. ``dropped``: those whose words never arrive (in U2, not in U3)."""
+def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
+    """One step of five silos. ``dropped``: those whose words never arrive (in U2, not in U3). ``silent``: those that
+    survive and send no tags."""
     charter, plan = sha(charter_bytes()), sha(plan_bytes())
     run = h("run", sha(b"vector job"), charter, bytes(range(32)))
     state = initial_state()
@@ -340,6 +370,7 @@ def session(case: str, dropped: list[str]) -> dict[str, Any]:
     t0 = h("T0", charter, run, plan, 0, 0, s0)
     out: dict[str, Any] = {
         "dropped": dropped,
+        "silent": silent,
         "run": run.hex(),
         "S0": s0.hex(),
         "T0": t0.hex(),
@@ -361,7 +392,10 @@ def session(case: str, dropped: list[str]) -> dict[str, Any]:
         me["mask"] = derive(me["mask_seed"], b"", "mask-sk")
         me["seeds"] = {lane: draw(32) for lane in me["lanes"]}
         commitments = [(lane, h("commit", silo, lane, seed)) for lane, seed in me["seeds"].items()]
-        me["contributes"] = [name for name, *_ in LANES if WEIGHTS[silo][name]]
+        # the manifest: for each lane 0, or the place of the weight on its grid, from 1
+        me["manifest"] = bytes(
+            grid.index(WEIGHTS[silo][name]) + 1 if WEIGHTS[silo][name] else 0 for name, _, _, grid, *_ in LANES
+        )
         fields = text(silo) + t0 + x_public(me["channel"]) + x_public(me["mask"]) + named(commitments)
         fields += each([text(lane) for lane in held]) + u64(3)
         fields += sha(silo.encode()) + sha(f"{silo}/approval".encode()) + draw(16)
@@ -376,13 +410,14 @@ def session(case: str, dropped: list[str]) -> dict[str, Any]:
         me["seed_shares"] = {
             lane: shares_of(seed, THRESHOLD, list(points.values()), me["draw"]) for lane, seed in me["seeds"].items()
         }
+        me["nonce"] = me["draw"](32)
         rows = []
         for peer in SILOS:
             if peer == silo:
                 continue
             place = points[peer] - 1
             shares = [me["mask_shares"][place], *(me["seed_shares"][lane][place] for lane in me["lanes"])]
-            pack = u8(1) + shares[0] + each(shares[1:]) + each([u8(lane in me["contributes"]) for lane, *_ in LANES])
+            pack = u8(2) + shares[0] + each(shares[1:]) + each([u8(entry) for entry in me["manifest"]]) + me["nonce"]
             key = derive(agree(me["channel"], x_public(silos[peer]["channel"])), t1, "share", silo, peer)
             sealed = AESGCM(key).encrypt(bytes(12), pack, label("share-aad", t1, silo, peer))
             hashes = [
@@ -391,14 +426,14 @@ def session(case: str, dropped: list[str]) -> dict[str, Any]:
             ]
             row = record(silo, f"row/{peer}", blob(sealed) + each(hashes))
             rows.append((peer, h("row", row)))
-        me["deal"] = record(silo, "deal", sign(seed_of(silo), "deal", message(5, text(silo) + t1 + named(rows))))
+        fields = text(silo) + t1 + h("manifest", silo, me["nonce"], me["manifest"]) + named(rows)
+        me["deal"] = record(silo, "deal", sign(seed_of(silo), "deal", message(5, fields)))
     t2 = h("T2", t1, *(silos[s]["deal"] for s in SILOS))
 
     # M2: y = x + self mask ± pair masks with every peer of the lane
     grids = {name: grid for name, _, _, grid, *_ in LANES}
     for silo, me in silos.items():
-        own = [value for name in grids for value in (WEIGHTS[silo][name], int(WEIGHTS[silo][name] > 0))]
-        plain = {SLOTS: own + list(slot_inputs(silo).values())}
+        plain = {SLOTS: list(slot_inputs(silo).values())}
         plain |= {lane: encode(silo, lane, grids[lane]) for lane in me["lanes"][1:]}
         me["masked"] = {}
         for lane in me["lanes"]:
@@ -418,63 +453,92 @@ def session(case: str, dropped: list[str]) -> dict[str, Any]:
     u3 = [silo for silo in SILOS if silo not in dropped]
     t3 = h("T3", t2, *(silos[s]["header"] for s in u3))
 
-    # M4, M5
+    # M4, M5. A lane's weights and contributors are counted from the manifests of its survivors.
+    def uploaders(lane: str) -> list[str]:
+        return [silo for silo in u3 if lane in silos[silo]["lanes"]]
+
+    counts = {
+        lane: [sum(WEIGHTS[s][lane] for s in uploaders(lane)), sum(WEIGHTS[s][lane] > 0 for s in uploaders(lane))]
+        for lane in grids
+    }
+
     def shares_message(holder: str, masks: list[str], lanes: list[str]) -> bytes:
         place = points[holder] - 1
         kept = each([text(gone) + silos[gone]["mask_shares"][place] for gone in masks])
         own = [
             text(silo) + text(lane) + silos[silo]["seed_shares"][lane][place]
             for lane in lanes
-            for silo in u3
-            if lane in silos[silo]["lanes"]
+            for silo in uploaders(lane)
         ]
-        return sign(seed_of(holder), "shares", message(8, text(holder) + t3 + kept + each(own)))
+        counted = [text(lane) + u64(counts[lane][0]) + u32(counts[lane][1]) for lane in lanes if lane != SLOTS]
+        return sign(seed_of(holder), "shares", message(8, text(holder) + t3 + kept + each(own) + each(counted)))
 
     for silo in u3:
         record(silo, "attestation", sign(seed_of(silo), "attest", message(7, text(silo) + t3)))
         record(silo, "slot-shares", shares_message(silo, dropped, [SLOTS]))
 
-    def open_lane(lane: str) -> list[int]:
-        size = 8 if lane == SLOTS else 4
-        here = [silo for silo in u3 if lane in silos[silo]["lanes"]]
-        total = [sum(column) for column in zip(*(silos[silo]["masked"][lane] for silo in here), strict=True)]
-        streams = []
-        chosen = u3[:THRESHOLD]
-        for silo in here:
-            seed = interpolate({points[s]: silos[silo]["seed_shares"][lane][points[s] - 1] for s in chosen})
-            assert h("commit", silo, lane, seed) == h("commit", silo, lane, silos[silo]["seeds"][lane])
-            streams.append((derive(seed, t2, "self", silo, lane, size=16), -1))
+    def seed_of_lane(silo: str, lane: str) -> bytes:
+        seed = interpolate({points[s]: silos[silo]["seed_shares"][lane][points[s] - 1] for s in u3[:THRESHOLD]})
+        assert h("commit", silo, lane, seed) == h("commit", silo, lane, silos[silo]["seeds"][lane])
+        return seed
+
+    def residue(silo: str, lane: str) -> list[int]:
+        """The upload without its self stream and the streams that it shares with the dropped."""
+        streams = [(derive(seed_of_lane(silo, lane), t2, "self", silo, lane, size=16), -1)]
         for gone in dropped:
             if lane in silos[gone]["lanes"]:
-                key = derive(
-                    interpolate({points[s]: silos[gone]["mask_shares"][points[s] - 1] for s in chosen}), b"", "mask-sk"
-                )
-                for silo in here:
-                    low, high = sorted([silo, gone])
-                    pair = derive(agree(key, x_public(silos[silo]["mask"])), t2, "pair", low, high, lane, size=16)
-                    streams.append((pair, -1 if silo < gone else 1))
-        return mask([word % 256**size for word in total], streams, size)
+                shares = {points[s]: silos[gone]["mask_shares"][points[s] - 1] for s in u3[:THRESHOLD]}
+                key = derive(interpolate(shares), b"", "mask-sk")
+                low, high = sorted([silo, gone])
+                pair = derive(agree(key, x_public(silos[silo]["mask"])), t2, "pair", low, high, lane, size=16)
+                streams.append((pair, -1 if silo < gone else 1))
+        return mask(silos[silo]["masked"][lane], streams, 8 if lane == SLOTS else 4)
 
-    names = [f"{lane}.{what}" for lane in grids for what in ("weight", "contributors")] + [
-        name for name, _ in METHOD_SLOTS
-    ]
-    slots = dict(zip(names, open_lane(SLOTS), strict=True))
+    def summed(lane: str) -> list[int]:
+        """The sum of the residues over the integers: what is left in them cancels modulo the ring."""
+        return [sum(column) for column in zip(*(residue(silo, lane) for silo in uploaders(lane)), strict=True)]
+
+    slots = [total % 2**64 for total in summed(SLOTS)]
     released = []
     for lane, scope, floor, *_ in LANES:
-        here = [s for s in u3 if lane in silos[s]["lanes"] and lane in silos[s]["contributes"]]
         floor = max(floor, HONEST + COLLUDERS, 0 if scope == "all" else LANE_FLOOR)
-        if min(len(here), slots[f"{lane}.contributors"]) >= floor:
+        if counts[lane][1] >= floor:
             released.append(lane)
     for silo in u3:
         record(silo, "lane-shares", shares_message(silo, [], released))
-    opened = {lane: open_lane(lane) for lane in released}
+    totals = {lane: summed(lane) for lane in released}
+    opened = {lane: [total % 2**32 for total in found] for lane, found in totals.items()}
+    carries = {lane: [total // 2**32 for total in found] for lane, found in totals.items()}
 
-    result = u32(0) + t3 + u8(1) + each([u64(value) for value in slots.values()])
-    result = message(2, result + named([(lane, sha(words_bytes(words, 4))) for lane, words in opened.items()]))
+    lane_sums = [
+        text(lane) + sha(words_bytes(opened[lane], 4)) + sha(bytes(carries[lane]))
+        + each([text(silo) for silo in uploaders(lane)]) + u64(counts[lane][0]) + u32(counts[lane][1])
+        for lane in released
+    ]  # fmt: skip
+    result = message(2, u32(0) + s0 + t3 + u8(1) + each([u64(value) for value in slots]) + each(lane_sums))
     opened_digest = h("opened", result)
+
+    # M6: each survivor's tags of its residues under the lanes' coins; silo-1 stands in for who sent none
+    seeds = [each([seed_of_lane(silo, lane) for silo in uploaders(lane)]) for lane in released]
+    out["tag-request"] = sha(blob(result) + each(seeds)).hex()
+    coins = {lane: h("coin", opened_digest, lane)[:16] for lane in released}
+    proof: dict[str, dict[str, bytes]] = {}
+    for owner in u3:
+        proof[owner] = {lane: tag(residue(owner, lane), coins[lane]) for lane in released if owner in uploaders(lane)}
+        silo = "silo-1" if owner in silent else owner
+        fields = text(silo) + t3 + text(owner) + opened_digest + each(list(proof[owner].values()))
+        record(
+            silo, f"stand-in/{owner}" if owner in silent else "tags", sign(seed_of(silo), "tags", message(14, fields))
+        )
+    for lane in released:
+        assert tag(totals[lane], coins[lane]) == add_tags([proof[silo][lane] for silo in uploaders(lane)])
+
     s1 = h("S", s0, t3, opened_digest, 1)
-    after = apply(state, opened, slots)
-    out |= {"T1": t1.hex(), "T2": t2.hex(), "T3": t3.hex(), "slots": slots, "released": released, "opened": opened}
+    after = apply(state, opened, {lane: counts[lane][0] for lane in released})
+    names = [name for name, _ in METHOD_SLOTS]
+    out |= {"T1": t1.hex(), "T2": t2.hex(), "T3": t3.hex(), "slots": dict(zip(names, slots, strict=True))}
+    out |= {"released": released, "counts": counts, "opened": opened, "carries": carries}
+    out |= {"tags": {silo: {lane: found.hex() for lane, found in lanes.items()} for silo, lanes in proof.items()}}
     out |= {"result": result.hex(), "S1": s1.hex(), "S1-void": h("S", s0, t3, b"", 0).hex()}
     out |= {"state0": state_digest(state).hex(), "state1": state_digest(after).hex()}
     return out
@@ -486,11 +550,25 @@ def session(case: str, dropped: list[str]) -> dict[str, Any]:
 def other_messages() -> dict[str, str]:
     """What a session does not send, signed: Request and Open by the aggregator, Decline and Closing by silo-1."""
     d = [bytes([i]) * 32 for i in range(6)]
-    result = message(2, u32(3) + d[0] + u8(1) + each([u64(1), u64(2**64 - 1)]) + named([("trunk", d[1])]))
-    opening = message(3, d[0] + d[1] + d[2] + d[3] + d[4] + d[5] + each([blob(result)]))
-    decline = text("silo-1") + d[0] + u32(4) + u32(1) + text("deal") + text("BAD_SHARE") + text("silo-2")
+    trunk = text("trunk") + d[1] + d[2] + each([text("silo-1"), text("silo-3")]) + u64(24) + u32(2)
+    result = message(2, u32(3) + d[3] + d[0] + u8(1) + each([u64(1), u64(2**64 - 1)]) + each([trunk]))
+    opening = message(
+        3, d[0] + d[1] + d[2] + d[3] + d[4] + d[5] + each([blob(result)]) + each([each([blob(b"tags"), blob(b"")])])
+    )
+    asked = sign(seed_of("aggregator"), "request", message(1, d[0] + u32(4) + u32(1) + text("deal") + blob(b"")))
+    decline = (
+        text("silo-1")
+        + h("request-bytes", asked)
+        + d[0]
+        + u32(4)
+        + u32(1)
+        + text("deal")
+        + text("BAD_SHARE")
+        + text("silo-2")
+    )
     return {
         "result": result.hex(),
+        "tag-request": (blob(result) + each([each([d[4], d[5]])])).hex(),
         "open": sign(seed_of("aggregator"), "open", opening).hex(),
         "request": sign(
             seed_of("aggregator"), "request", message(1, d[0] + u32(4) + u32(1) + text("open") + blob(opening))
@@ -502,6 +580,11 @@ def other_messages() -> dict[str, str]:
             + Ed25519PrivateKey.from_private_bytes(seed_of("consortium")).sign(label("charter", charter_bytes()))
         ).hex(),
     }
+
+
+def tagged(size: int, bits: int) -> list[int]:
+    """Integers whose words are i · 2654435761 and whose carries are i mod 3."""
+    return [i * 2654435761 % 2**bits + 2**bits * (i % 3) for i in range(size)]
 
 
 def primitives() -> dict[str, Any]:
@@ -516,6 +599,10 @@ def primitives() -> dict[str, Any]:
         "mask-public": x_public(derive(secret, b"", "mask-sk")).hex(),
         "shamir-t3-n5": [share.hex() for share in shares_of(secret, 3, [1, 2, 3, 4, 5], entropy("shamir"))],
         "keystream-u32": {str(i): keystream_word(key, i, 4) for i in (0, 1, 4095, 2**20)},
+        "manifest": h("manifest", "silo-1", secret, bytes([0, 3, 1])).hex(),
+        "coin": h("coin", secret, "trunk")[:16].hex(),
+        "tags": {str(size): tag(tagged(size, 32), key).hex() for size in (1, BLOCK - 1, BLOCK, BLOCK + 1)},
+        "tag-24": tag(tagged(7, 24), key).hex(),
         "keystream-u64": {str(i): keystream_word(key, i, 8) for i in (0, 1, 4095, 2**20)},
     }
 
@@ -536,7 +623,7 @@ def build() -> dict[str, dict[str, Any]]:
         "weights": WEIGHTS,
     }
     shared = {"charter": charter_bytes().hex(), "plan": plan_bytes().hex(), **everyone}
-    cases = {"complete": session("complete", []), "dropout": session("dropout", ["silo-4"])}
+    cases = {"complete": session("complete", [], []), "dropout": session("dropout", ["silo-4"], ["silo-2"])}
     return {
         "session_n5.json": {"provenance": PROVENANCE, **shared, "sessions": cases},
         "messages.json": {"provenance": PROVENANCE, **other_messages()},

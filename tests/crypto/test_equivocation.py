@@ -112,7 +112,8 @@ OPEN = Open(
     proofs=(),
 )  # fmt: skip
 RESULTS = tuple(
-    StepResult(step=step, t3=bytes([step]) * 32, released=True, slots=(step,), sums=()) for step in (0, 1, 2)
+    StepResult(step=step, chain=OPEN.chain, t3=bytes([step]) * 32, released=True, slots=(step,), sums=())
+    for step in (0, 1, 2)
 )
 
 

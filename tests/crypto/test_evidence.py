@@ -105,6 +105,7 @@ def test_the_same_shares_twice_are_one():
     [
         ({"slots": (1, 2)}, "slots"),
         ({"t3": b"3" * 32}, "another result"),
+        ({"chain": b"s" * 31 + b"t"}, "state"),
         ({"step": 1}, "step"),
         ({"step": 2**32 - 1}, "step"),
         ({"slots": (1,)}, "slots"),

@@ -53,7 +53,7 @@ TRUNK = LaneSum(
     lane="trunk", words=H[1], carries=H[2], uploaders=("silo-1", "silo-2"), weight=2**64 - 1, contributors=2**32 - 1
 )
 QUIET = LaneSum(lane="quiet", words=H[3], carries=H[4], uploaders=(), weight=0, contributors=0)
-RESULT = StepResult(step=3, t3=H[0], released=True, slots=(1, 2**64 - 1), sums=(TRUNK, QUIET))
+RESULT = StepResult(step=3, chain=H[6], t3=H[0], released=True, slots=(1, 2**64 - 1), sums=(TRUNK, QUIET))
 SAMPLES: list[Wire] = [
     Request(run=H[0], step=2**32 - 1, attempt=1, phase="deal", payload=b"payload"),
     RESULT,
@@ -310,7 +310,7 @@ def test_a_refusal_carries_no_text(change):
 @pytest.mark.parametrize("flag", [2, 255])
 def test_released_is_a_flag(flag):
     data = bytearray(bytes(RESULT))
-    data[2 + 4 + 32] = flag
+    data[2 + 4 + 32 + 32] = flag
     with pytest.raises(Malformed, match="flag"):
         StepResult.from_bytes(bytes(data))
 
@@ -375,6 +375,7 @@ LANE_SUMS = st.builds(
 RESULTS = st.builds(
     StepResult,
     step=st.integers(0, 2**32 - 1),
+    chain=HASHES,
     t3=HASHES,
     released=st.just(True),
     slots=st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),

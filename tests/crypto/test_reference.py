@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crypto import blocks, masking, shamir, transcript
+from crypto import blocks, masking, proof, shamir, tags, transcript
 from crypto.blocks import Contribution, encode, initial_state, state_digest
 from crypto.charter import Charter, SignedCharter
-from crypto.cohort import Context, mask_key, words_digest
-from crypto.messages import Closing, Decline, Open, Request, StepResult
+from crypto.cohort import Context, manifest_commitment, mask_key, words_digest
+from crypto.messages import Closing, Decline, LaneSum, Open, Request, StepResult, TagRequest, request_digest
 from crypto.plan import Plan
 from crypto.server_session import ServerSession
 from crypto.silo_session import SiloSession
@@ -73,6 +73,23 @@ def test_streams_at_offsets(dtype, name):
     assert {str(i): int(vector[i]) for i in (0, 1, 4095, 2**20)} == PRIMITIVES[name]
 
 
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097])
+def test_tags(size):
+    numbers = np.arange(size, dtype=np.uint64)
+    words, carries = (numbers * 2654435761).astype(np.uint32), (numbers % 3).astype(np.uint8)
+    found = tags.write(tags.tag(words, bytes(range(16)), carries=carries))
+    assert found.hex() == PRIMITIVES["tags"][str(size)]
+
+
+def test_tags_of_24_bits_coins_and_manifests():
+    numbers = np.arange(7, dtype=np.uint64)
+    words, carries = (numbers * 2654435761 % 2**24).astype(np.uint32), (numbers % 3).astype(np.uint8)
+    found = tags.write(tags.tag(words, bytes(range(16)), carries=carries, bits=24))
+    assert found.hex() == PRIMITIVES["tag-24"]
+    assert transcript.digest("coin", bytes(range(32)), "trunk")[:16].hex() == PRIMITIVES["coin"]
+    assert manifest_commitment("silo-1", bytes(range(32)), [0, 3, 1]).hex() == PRIMITIVES["manifest"]
+
+
 def test_charter_and_plan():
     charter, plan = bytes.fromhex(SESSION["charter"]), bytes.fromhex(SESSION["plan"])
     assert bytes(Charter.from_bytes(charter)) == charter and bytes(Plan.from_bytes(plan)) == plan
@@ -84,12 +101,21 @@ def test_charter_and_plan():
 
 def test_the_other_messages():
     d = [bytes([i]) * 32 for i in range(6)]
-    result = StepResult(step=3, t3=d[0], released=True, slots=(1, 2**64 - 1), sums=(("trunk", d[1]),))
-    opening = Open(job=d[0], plan=d[1], charter=d[2], code=d[3], nonce=d[4], chain=d[5], results=(result,))
+    trunk = LaneSum(lane="trunk", words=d[1], carries=d[2], uploaders=("silo-1", "silo-3"), weight=24, contributors=2)
+    result = StepResult(step=3, chain=d[3], t3=d[0], released=True, slots=(1, 2**64 - 1), sums=(trunk,))
+    opening = Open(
+        job=d[0], plan=d[1], charter=d[2], code=d[3], nonce=d[4], chain=d[5], results=(result,),
+        proofs=((b"tags", b""),),
+    )  # fmt: skip
+    asked = Request(run=d[0], step=4, attempt=1, phase="deal", payload=b"").sign(identity("aggregator"))
     request = Request(run=d[0], step=4, attempt=1, phase="open", payload=bytes(opening))
-    decline = Decline(silo="silo-1", run=d[0], step=4, attempt=1, phase="deal", code="BAD_SHARE", blame="silo-2")
+    decline = Decline(
+        silo="silo-1", request=request_digest(asked), run=d[0], step=4, attempt=1, phase="deal", code="BAD_SHARE",
+        blame="silo-2",
+    )  # fmt: skip
     closing = Closing(silo="silo-1", run=d[0], chain=d[1], ledger=d[2])
     assert bytes(result).hex() == MESSAGES["result"]
+    assert bytes(TagRequest(result, ((d[4], d[5]),))).hex() == MESSAGES["tag-request"]
     assert opening.sign(identity("aggregator")).hex() == MESSAGES["open"]
     assert request.sign(identity("aggregator")).hex() == MESSAGES["request"]
     assert decline.sign(identity("silo-1")).hex() == MESSAGES["decline"]
@@ -108,7 +134,7 @@ def test_initial_state():
 
 @pytest.mark.parametrize("case", ["complete", "dropout"])
 def test_a_whole_session(case):
-    """Every message of every silo, T0–T3, the opened sums, the result, the chain and the state after it."""
+    """Every message of every silo, T0–T3, the opened sums, their proof, the chain and the state after it."""
     want = SESSION["sessions"][case]
     charter, plan = (
         Charter.from_bytes(bytes.fromhex(SESSION["charter"])),
@@ -128,7 +154,7 @@ def test_a_whole_session(case):
     for silo, session in sessions.items():
         weights = SESSION["weights"][silo]
         signed = session.advert(
-            contributes=[lane for lane, weight in weights.items() if weight],
+            weights=weights,
             releases=3,
             data=sha256(silo.encode()).digest(),
             approval=sha256(f"{silo}/approval".encode()).digest(),
@@ -141,6 +167,7 @@ def test_a_whole_session(case):
         got[silo] |= {f"row/{peer}": sha(row) for peer, row in rows.items()} | {"deal": sha(signed)}
         server.deal(silo, signed, rows)
     deals, rows_for = server.close_deals()
+    uploads: dict[str, dict[str, np.ndarray]] = {}
     for silo, session in sessions.items():
         session.open_rows(deals, dict(rows_for[silo]))
         sums = {
@@ -151,6 +178,7 @@ def test_a_whole_session(case):
         got[silo] |= {"masked/Slots": sha(section), "header": sha(signed)}
         got[silo] |= {f"masked/{lane}": words_digest(words).hex() for lane, words in session.masked.items()}
         server.header(silo, signed, section)
+        uploads[silo] = dict(session.masked)
         if silo not in want["dropped"]:
             server.words(silo, dict(session.masked))
     headers = server.close_uploads()
@@ -162,7 +190,7 @@ def test_a_whole_session(case):
         server.attestation(silo, signed)
     attestations, sections = server.close_attestations()
     for silo in survivors:
-        signed = sessions[silo].release_slots(attestations, dict(sections))
+        signed = sessions[silo].release_slots(attestations, dict(sections), record=lambda: None)
         got[silo]["slot-shares"] = sha(signed)
         server.slot_shares(silo, signed)
     shares = server.open_slots()
@@ -170,7 +198,22 @@ def test_a_whole_session(case):
         signed = sessions[silo].release_lanes(shares, floors={}, previous={})
         got[silo]["lane-shares"] = sha(signed)
         server.lane_shares(silo, signed)
-    opened = server.open_lanes()
+    request = TagRequest.from_bytes(bytes(server.open_lanes(lambda silo, lane: uploads[silo][lane])))
+    assert sha(bytes(request)) == want["tag-request"]
+    for silo in survivors:
+        if silo in want["silent"]:
+            continue
+        signed = sessions[silo].tag(request)
+        got[silo]["tags"] = sha(signed)
+        server.tags(silo, signed)
+    assert list(server.untagged) == want["silent"]
+    for owner in want["silent"]:
+        lanes = {one.lane: uploads[owner][one.lane] for one in request.result.sums if owner in one.uploaders}
+        signed = sessions["silo-1"].stand_in(owner, lanes)
+        got["silo-1"][f"stand-in/{owner}"] = sha(signed)
+        server.tags("silo-1", signed, owner=owner)
+    signed_tags = server.close_tags()
+    opened = {lane: found.words for lane, found in server.sums.items()}
 
     assert got == want["messages"]
     assert (server.cohort.t1.hex(), server.dealt.t2.hex(), server.survivors.t3.hex()) == (
@@ -178,28 +221,34 @@ def test_a_whole_session(case):
         want["T2"],
         want["T3"],
     )
-    slots = dict(zip([slot.name for slot in plan.slots_of(step)], server.slots, strict=True))
+    slots = dict(zip([slot.name for slot in step.slots], server.slots, strict=True))
     assert slots == want["slots"] == sessions["silo-1"].slots
     assert list(sessions["silo-1"].released) == want["released"] == list(opened)
     assert {lane: words.tolist() for lane, words in opened.items()} == want["opened"]
-    t3 = server.survivors.t3
-    result = StepResult(
-        step=0,
-        t3=t3,
-        released=True,
-        slots=server.slots,
-        sums=tuple((lane, words_digest(words)) for lane, words in opened.items()),
-    )
+    assert {lane: found.carries.tolist() for lane, found in server.sums.items()} == want["carries"]
+    t3, result = server.survivors.t3, server.result
+    owners = proof.check_signed(charter, plan, result, signed_tags)
+    assert {
+        owner: dict(
+            zip([one.lane for one in result.sums if owner in one.uploaders], map(bytes.hex, found.tags), strict=True)
+        )
+        for owner, found in owners.items()
+    } == want["tags"]
+    assert {one.lane: [one.weight, one.contributors] for one in result.sums} == {
+        lane: want["counts"][lane] for lane in want["released"]
+    }
     assert bytes(result).hex() == want["result"]
     assert transcript.next_chain(s0, t3, result.digest, released=True).hex() == want["S1"]
     assert transcript.next_chain(s0, t3, b"", released=False).hex() == want["S1-void"]
     assert state_digest(state).hex() == want["state0"]
-    assert state_digest(blocks.apply(plan, step, state, opened, slots)).hex() == want["state1"]
+    assert state_digest(blocks.apply(plan, step, state, opened, result.weights)).hex() == want["state1"]
 
 
 def test_the_vectors_exercise_what_they_should():
     complete, dropout = SESSION["sessions"]["complete"], SESSION["sessions"]["dropout"]
     assert complete["released"] == ["trunk", "quiet", "open", "ward"]
     assert dropout["dropped"] == ["silo-4"] and dropout["released"] == ["trunk", "quiet"]  # open and ward stay shut
+    assert complete["silent"] == [] and dropout["silent"] == ["silo-2"]
+    assert all(any(lane) for case in (complete, dropout) for lane in case["carries"].values())
     assert any(abs(x) > 2 for silo in SILOS for x in SESSION["inputs"][silo]["trunk.w"])
     assert "provenance" in SESSION and "tests/reference.py" in SESSION["provenance"]["source"]
