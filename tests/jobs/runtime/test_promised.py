@@ -1,0 +1,122 @@
+"""What the pages promise of whole runs and no other test would miss; see docs/promises.md."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from aggregator.home import AggregatorHome
+from aggregator.ledger.records import Refusal, StepClosed
+from aggregator.run_record import RunRecord
+from crypto.errors import RoundLost
+from crypto.messages import Message
+from jobs.demo.federation import Federation
+from jobs.membership.propose import DAY
+from jobs.owner.decisions import deny
+from jobs.owner.review import OwnerView
+from jobs.runtime.in_process import InProcess, run_job
+from silo_agent.agent import Agent
+from silo_agent.home import SiloHome
+from tests import local
+
+JOB = local.spec(rounds=2)
+#: Of the job's four steps, the one at whose start something happens to silo-2.
+STEP = 2
+
+
+def run_and_read(federation: Federation, **how: Any) -> RunRecord:
+    outcome, _, _ = local.run_job(JOB, federation.aggregator, federation.homes, **how)
+    return RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
+
+
+@pytest.mark.parametrize("change", ["denied", "expired"])
+def test_a_decision_that_ends_during_a_run_ends_the_silos_part_at_the_next_step(
+    federation: Federation, change: str
+) -> None:
+    home = SiloHome(federation.silo("silo-2"))
+
+    class Deciding(InProcess):
+        agent: Agent
+
+        def send(self, request: Message) -> Message | None:
+            asked = local.asked(request)
+            if (asked.step, asked.attempt, request.phase) == (STEP, 0, "open"):
+                if change == "denied":
+                    deny(OwnerView(home), JOB.digest.hex(), "The ethics board says no.")
+                else:  # a demonstration's approval lasts a day, its charter longer
+                    self.agent.site = replace(self.agent.site, now=lambda: int(time.time()) + 2 * DAY)
+            return super().send(request)
+
+    record = run_and_read(
+        federation, courier=lambda silo, agent: (Deciding if silo == "silo-2" else InProcess)(agent)
+    )
+    refused = {(one.record.silo, one.record.k, one.record.phase, one.record.code) for one in record.of(Refusal)}
+    steps = [one.record for one in record.of(StepClosed)]
+    assert len(steps) == len(record.plan.steps) == 4
+    assert refused == {("silo-2", k, "open", "NOT_APPROVED") for k in range(STEP, 4)}
+    assert [step.k for step in steps if "silo-2" in step.survivors] == list(range(STEP))
+
+
+def test_what_was_decided_during_a_run_stays_in_force_for_the_next(federation: Federation) -> None:
+    """A denial stands until a newer approval: the same job, submitted again, does not have this silo."""
+    run_and_read(federation)
+    deny(OwnerView(SiloHome(federation.silo("silo-2"))), JOB.digest.hex(), "Once was enough.")
+    outcome, _, _ = run_job(JOB, federation.aggregator_home, federation.silo_homes)
+    record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
+    assert {(one.record.silo, one.record.code) for one in record.of(Refusal)} == {("silo-2", "NOT_APPROVED")}
+
+
+def test_peers_refuse_a_silo_whose_journal_is_an_old_copy(federation: Federation) -> None:
+    journal = federation.silo("silo-3") / "journal.jsonl"
+    old = journal.read_bytes() if journal.exists() else b""
+    run_and_read(federation)
+    journal.write_bytes(old)
+    with pytest.raises(RoundLost):
+        run_and_read(federation)
+    runs = [path.name for path in (federation.aggregator / "jobs").iterdir()]
+    refusals = [
+        one.record for run in runs for one in RunRecord.read(AggregatorHome(federation.aggregator), run).of(Refusal)
+    ]
+    assert {(one.phase, one.code) for one in refusals} == {("deal", "JOURNAL_LOST")}
+    assert {one.silo for one in refusals} == set(federation.silos) - {"silo-3"}
+
+
+def test_a_restart_does_not_renew_the_budgets(federation: Federation) -> None:
+    """Silo-1 has spent one close cohort; the aggregator breaks off, and a new agent goes on from the notes."""
+    kept: list[dict[str, Any]] = []
+
+    class Noting(InProcess):
+        agent: Agent
+
+        def send(self, request: Message) -> Message | None:
+            answer = super().send(request)
+            if request.phase == "open":
+                kept.append(self.agent._watch.snapshot())
+            return answer
+
+    class BrokenOff(Exception):
+        pass
+
+    def stop(exchange: Any, note: str) -> None:
+        if exchange is not None and (exchange.step, exchange.phase) == (3, "deal"):
+            raise BrokenOff
+
+    def courier(gone_from: int) -> Callable[[str, Agent], InProcess]:
+        gone = local.silent_from("open", gone_from)
+        return lambda silo, agent: (
+            local.Faulty(agent, gone) if silo == "silo-8" else (Noting if silo == "silo-1" else InProcess)(agent)
+        )
+
+    first, job = len(kept), local.spec(rounds=3)
+    with pytest.raises(BrokenOff):
+        local.run_job(job, federation.aggregator, federation.homes, courier=courier(2), watch=stop)
+    (run,) = (path.name for path in (federation.aggregator / "jobs").iterdir())
+    before = kept[-1]
+    assert before["differences_left"] == kept[first]["differences_left"] - 1
+    again = len(kept)
+    local.run_job(job, federation.aggregator, federation.homes, courier=courier(2), resume=run)
+    assert kept[again] == before
