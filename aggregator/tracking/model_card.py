@@ -180,24 +180,26 @@ def _verify(run: RunRecord, version: ModelVersion, job: Mapping[str, Any]) -> st
 def _privacy(start: RunStarted, charter: Charter | None) -> str:
     text = (
         "Adversary: an aggregator that may do anything, and up to c silos that pool what they know with it. It learns "
-        "sums over silos and, of one silo, only what `fed egress` lists."
+        "sums over silos and what they tell together, and of one silo only what `fed egress` lists."
     )
     if charter is None:
         return f"{text} The charter of this run is not in this home, so its numbers are not shown."
     return (
         f"{text} Here c = {charter.colluders}; a sum has at least {charter.honest} honest inputs, a step at least "
-        f"{charter.n_min} silos, and {start.threshold} silos must agree to open it. In a run at most "
-        f"{charter.difference_budget} steps may have a cohort that differs from the one before by fewer than "
-        f"{charter.honest + charter.colluders} silos, and at most {charter.void_budget} may end void."
+        f"{charter.n_min} silos, and {start.threshold} silos must agree to open it. In a run a silo opens at most "
+        f"{charter.difference_budget} cohorts that differ from its last one by fewer than "
+        f"{charter.honest + charter.colluders} silos, and goes on after at most {charter.void_budget} void steps."
     )
 
 
 _RISKS = """\
 - A secure sum is not differential privacy: no noise was added and no ε is claimed.
 - The model may reveal training data to anyone who can query it (membership inference, inversion).
-- Two sums over cohorts that differ by few silos reveal something of those; budgets bound this, they do not prevent it.
+- Two sums over cohorts that differ by few silos reveal something of those. Budgets compare neighbouring cohorts of one
+  run only: longer chains, or a second run from the same start, can isolate one silo's figures or update.
+- A member that colludes with the aggregator can replace a sum by any other within the clip.
 - c colluding silos shrink every cohort by c. More than c, and nothing of the above is claimed.
-- A member may have trained on false data within its clip and weight; a sum does not show it.
+- A member may have sent anything that keeps the mean within the clip; a sum does not show it.
 - The silos' machines and the software they run are trusted by their owners; digests name it, they don't prove it ran.
 - How well it serves people other than those in these silos' data was not measured."""
 
@@ -256,7 +258,10 @@ def _lanes(run: RunRecord) -> str:
         for lane in run.plan.lanes
     ]  # fmt: skip
     table = _table(("lane", "holders", "opens from", "weights", "opened", "stayed shut"), rows)
-    return f"{table}\n\nThe strictest floor of charter, plan and each silo's policy held."
+    return (
+        f"{table}\n\nEach silo held back its shares below the strictest floor of charter, plan and its own "
+        "policy; a lane opened if enough silos to open it released it."
+    )
 
 
 def _software(start: RunStarted, version: ModelVersion) -> str:

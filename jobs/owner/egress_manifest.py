@@ -134,5 +134,5 @@ def print_manifest(found: dict[str, Any]) -> None:
     for item in found["aggregator_sees_of_one_silo"]:
         console.print(f"  · {item}")
     console.print(
-        "\nEverything else stays: rows, labels, gradients, single updates, weights, local experts, accuracies."
+        "\nNo message has anything else in it: no rows, labels, gradients, single updates, local experts or accuracies."
     )

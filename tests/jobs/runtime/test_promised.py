@@ -12,7 +12,6 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Refusal, StepClosed
 from aggregator.run_record import RunRecord
-from crypto.errors import RoundLost
 from crypto.messages import Message
 from jobs.demo.federation import Federation
 from jobs.membership.propose import DAY
@@ -51,9 +50,7 @@ def test_a_decision_that_ends_during_a_run_ends_the_silos_part_at_the_next_step(
                     self.agent.site = replace(self.agent.site, now=lambda: int(time.time()) + 2 * DAY)
             return super().send(request)
 
-    record = run_and_read(
-        federation, courier=lambda silo, agent: (Deciding if silo == "silo-2" else InProcess)(agent)
-    )
+    record = run_and_read(federation, courier=lambda silo, agent: (Deciding if silo == "silo-2" else InProcess)(agent))
     refused = {(one.record.silo, one.record.k, one.record.phase, one.record.code) for one in record.of(Refusal)}
     steps = [one.record for one in record.of(StepClosed)]
     assert len(steps) == len(record.plan.steps) == 4
@@ -75,14 +72,12 @@ def test_peers_refuse_a_silo_whose_journal_is_an_old_copy(federation: Federation
     old = journal.read_bytes() if journal.exists() else b""
     run_and_read(federation)
     journal.write_bytes(old)
-    with pytest.raises(RoundLost):
-        run_and_read(federation)
-    runs = [path.name for path in (federation.aggregator / "jobs").iterdir()]
-    refusals = [
-        one.record for run in runs for one in RunRecord.read(AggregatorHome(federation.aggregator), run).of(Refusal)
-    ]
-    assert {(one.phase, one.code) for one in refusals} == {("deal", "JOURNAL_LOST")}
-    assert {one.silo for one in refusals} == set(federation.silos) - {"silo-3"}
+    record = run_and_read(federation)
+    refusals = [one.record for one in record.of(Refusal)]
+    assert {one.code for one in refusals} == {"JOURNAL_LOST"}
+    assert {one.silo for one in refusals if one.phase == "deal"} >= set(federation.silos) - {"silo-3"}
+    steps = [one.record for one in record.of(StepClosed)]
+    assert len(steps) == 4 and all("silo-3" not in step.survivors for step in steps)
 
 
 def test_a_restart_does_not_renew_the_budgets(federation: Federation) -> None:
