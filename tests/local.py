@@ -8,12 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aggregator.home import AggregatorHome
+from aggregator.ledger.records import StepClosed
 from aggregator.rounds.run import Run, RunOutcome
+from crypto import ring
 from crypto.blocks import Encoded
+from crypto.cohort import words_digest
 from crypto.errors import FederationError
-from crypto.messages import Message, Request
-from crypto.plan import Step
+from crypto.messages import LaneSum, Message, Request, StepResult
+from crypto.plan import Plan, Step
 from jobs.demo.digits_data import make
 from jobs.demo.federation import Federation
 from jobs.job import JobSpec
@@ -113,6 +118,47 @@ def recording(job: str, home: SiloHome) -> Agent:
     agent = open_agent(job, home)
     agent.__class__ = Recording
     return agent
+
+
+def opened_from(
+    plan: Plan, closed: StepClosed, plain: Mapping[str, Encoded], announced: StepResult
+) -> tuple[StepResult, dict[str, np.ndarray]]:
+    """The result of a step and lane → words, made from the plain integers of its survivors.
+
+    ``announced``: only its carries are taken; they depend on the masks, which is why they say nothing.
+    """
+    step = plan.steps[closed.k]
+    slots = sum((plain[silo].slots for silo in closed.survivors), np.zeros(len(step.slots), np.uint64))
+    carries = {one.lane: one.carries for one in announced.sums}
+    sums, lanes = dict[str, np.ndarray](), []
+    for lane in plan.lanes_of(step):
+        if lane.name not in closed.lanes_open:
+            continue
+        uploaders = tuple(lane.uploaders(closed.survivors, closed.holdings or {}))
+        weights = [plain[silo].weights[lane.name] for silo in uploaders]
+        total = np.zeros(plan.words_of(step, lane.name), np.uint32)
+        for silo in uploaders:
+            total += plain[silo].lanes[lane.name]
+        sums[lane.name] = ring.reduce(total, plan.ring_bits)
+        lanes.append(
+            LaneSum(
+                lane=lane.name,
+                words=words_digest(sums[lane.name]),
+                carries=carries[lane.name],
+                uploaders=uploaders,
+                weight=sum(weights),
+                contributors=sum(map(bool, weights)),
+            )
+        )
+    result = StepResult(
+        run=announced.run,
+        step=closed.k,
+        t3=bytes.fromhex(closed.transcript),
+        released=True,
+        slots=tuple(int(value) for value in slots),
+        sums=tuple(lanes),
+    )
+    return result, sums
 
 
 class Faulty(InProcess):

@@ -88,7 +88,7 @@ class OneAgent:
         start = blocks.state_digest(blocks.initial_state(self.plan))
         offer = Open(
             job=JOB, plan=self.plan.digest, charter=self.charter.digest, code=CODE, nonce=nonce,
-            chain=transcript.initial_chain(run, start), results=(),
+            chain=transcript.initial_chain(run, start), results=(), proofs=(),
         )  # fmt: skip
         request = Request(run=run, step=0, attempt=0, phase="open", payload=bytes(offer))
         return Message("open", request.sign(self.federation.aggregator))

@@ -25,10 +25,11 @@ def federate(
     cohort: Mapping[str, DataSet],
     limits: Limits,
     void: Collection[str] = (),
+    watch: Watch = lambda step, seen, here, weights: None,
 ) -> tuple[Plan, Published, dict[str, Method]]:
     """The plan, the last published state, and each silo's method."""
     plan, members = kind.plan(params, limits), {silo: kind(params, silo) for silo in cohort}
-    return plan, run(plan, members, cohort, limits, void=void), members
+    return plan, run(plan, members, cohort, limits, void=void, watch=watch), members
 
 
 def run(
@@ -56,8 +57,8 @@ def run(
         if step.name in void or not sent:
             continue
         section = np.add.reduce([encoded.slots for encoded in sent])
-        slots = slots | {step.name: dict(zip((s.name for s in plan.slots_of(step)), map(int, section), strict=True))}
-        sums = {}
+        figures = dict(zip((slot.name for slot in step.slots), map(int, section), strict=True))
+        sums, total = dict[str, np.ndarray](), dict[str, int]()
         for lane in plan.lanes_of(step):
             now = frozenset(silo for silo in here if weights[silo].get(lane.name))
             least = limits.honest + limits.colluders
@@ -66,5 +67,8 @@ def run(
             if len(now) >= floor and not guarded:
                 sums[lane.name] = np.add.reduce([encoded.lanes[lane.name] for encoded in sent], dtype=np.uint32)
                 opened.setdefault(lane.name, []).append(now)
-        state = blocks.apply(plan, step, state, sums, slots[step.name])
+                total[lane.name] = sum(weights[silo][lane.name] for silo in now)
+                figures |= {lane.weight_figure: total[lane.name], lane.contributors_figure: len(now)}
+        slots = slots | {step.name: figures}
+        state = blocks.apply(plan, step, state, sums, total)
     return Published(state, slots)

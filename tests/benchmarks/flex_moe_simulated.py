@@ -141,4 +141,4 @@ def simulated(rule: str, cohort: Mapping[str, DataSet]) -> type[Simulated]:
 def _past_loads(experts: int, k: int, published: Published) -> list[int]:
     """Loads of all rounds before k together."""
     steps = [published.slots.get(f"train/{r}", {}) for r in range(k)]
-    return [sum(slots.get(f"expert-{e}.contributors", 0) for slots in steps) for e in range(experts)]
+    return [sum(slots.get(f"load-{e}", 0) for slots in steps) for e in range(experts)]

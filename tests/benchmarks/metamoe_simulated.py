@@ -55,12 +55,14 @@ def on_mocks(params: Mapping[str, object], box: Path, dataset: str) -> Simulatio
             for silo, one in methods.items()
         ]
         totals = np.add.reduce([encoded.slots for encoded in sent])
-        opened = dict(zip((slot.name for slot in programme.slots_of(step)), map(int, totals), strict=True))
-        slots = slots | {step.name: opened}
-        sums = {
-            lane.name: np.add.reduce([encoded.lanes[lane.name] for encoded in sent], dtype=np.uint32)
-            for lane in programme.lanes_of(step)
-            if opened[lane.contributors_slot]
-        }
-        state = blocks.apply(programme, step, state, sums, opened)
+        figures = dict(zip((slot.name for slot in step.slots), map(int, totals), strict=True))
+        sums, weights = dict[str, np.ndarray](), dict[str, int]()
+        for lane in programme.lanes_of(step):
+            mine = [encoded.weights[lane.name] for encoded in sent]
+            if any(mine):
+                sums[lane.name] = np.add.reduce([encoded.lanes[lane.name] for encoded in sent], dtype=np.uint32)
+                weights[lane.name] = sum(mine)
+                figures |= {lane.weight_figure: sum(mine), lane.contributors_figure: sum(map(bool, mine))}
+        slots = slots | {step.name: figures}
+        state = blocks.apply(programme, step, state, sums, weights)
     return Simulation(Published(state, slots), methods, mocks)

@@ -56,7 +56,8 @@ def weight_cv(published: Published) -> float:
     Assignments bound how many silos train an expert, not how much each then uses it: this one is free.
     """
     trained = [slots for step, slots in published.slots.items() if step.startswith("train/")]
-    total_E = np.array([sum(slots[f"expert-{e}.weight"] for slots in trained) for e in range(EXPERTS)], dtype=float)
+    sums = [sum(slots.get(f"expert-{e}.weight", 0) for slots in trained) for e in range(EXPERTS)]
+    total_E = np.array(sums, dtype=float)
     return float(total_E.std() / total_E.mean())
 
 

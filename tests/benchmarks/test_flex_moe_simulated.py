@@ -27,7 +27,7 @@ def test_rules_run_in_simulation_within_capacity(rule: str) -> None:
     assert everyone.held().shape == (2, 8, 4)
     assert everyone.held().sum(axis=2).tolist() == [everyone.capacities] * 2 == [[2, 1, 2, 2, 2, 2, 2, 2]] * 2
     assert len(everyone.shares()) == 2 and all(share > 0.5 for share in everyone.shares())
-    loads = [published.slots["train/1"][f"expert-{e}.contributors"] for e in range(4)]
+    loads = [published.slots["train/1"][f"load-{e}"] for e in range(4)]
     assert loads == everyone.held()[1].sum(axis=0).tolist()
     if rule == "lp":
         assert excess(loads, everyone.wanted) == (0, 0)

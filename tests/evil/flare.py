@@ -176,5 +176,7 @@ def proofs(book: Book, federation: Federation) -> list[str]:
     found = []
     for silo in federation.silos:
         for path in sorted(federation.silo(silo).glob(f"evidence/{book.run[:16]}-*.bin")):
+            if path.stem.endswith("-unproven"):
+                continue  # one request, which proves nothing alone: kept for those who have the run's evidence
             found.append(f"{silo}/{path.name}: {equivocation.verify(path.read_bytes(), charter)}")
     return found

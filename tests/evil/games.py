@@ -1,6 +1,8 @@
 """What a malicious aggregator tries, one game a function: each trick says who must refuse it, and with which code.
 
 A game plays honestly as long as that serves the lie; it has the aggregator's key and every byte the silos sent.
+
+This module is one file because it is the list of all games.
 """
 
 from __future__ import annotations
@@ -11,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from crypto import transcript
-from crypto.cohort import words_digest
 from crypto.errors import FederationError
 from crypto.keys import Identity
-from crypto.messages import Attestation, Message, Request, StepResult, pack_blobs, pack_two
+from crypto.messages import (
+    Attestation,
+    Message,
+    Request,
+    Shares,
+    TagRequest,
+    pack_blobs,
+    pack_two,
+)
 from jobs.job import JobSpec
-from tests.evil.server import EvilServer, Play, Relay, Result, advert_of
+from tests.evil.lies import announced, false_void, invented_past, other_slots, other_words
+from tests.evil.server import EvilServer, Play, Relay, advert_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,38 +147,32 @@ def wrong_result(server: EvilServer) -> Play:
     """Tells one silo another opened sum, digests and chain to match; to a second one without matching chain."""
     yield from server.until_training()
     yield from server.honest_step()
-    victim, crude = server.silos[:2]
-    lie, chain = false_sum(server)
+    victim, crude, other = server.silos[:3]
+    lie = other_words(server.results[-1])
+    chain = server.after(lie, server.before)
 
     attempt = server.attempt(0)
     offers = every_offer(server, attempt)
     offers[victim] = server.offer(attempt, results=[*server.results[:-1], lie], chain=chain)
     offers[crude] = server.offer(attempt, results=[*server.results[:-1], lie])
-    adverts = yield from server.trick(
-        f"tells {victim} and {crude} a sum that was never opened; {crude} with the others' chain",
+    offers[other] = server.offer(attempt, chain=chain)
+    yield from server.trick(
+        f"tells {victim} and {crude} a sum that was never opened; {crude} with the others' chain, {other} with its own",
         attempt,
         "open",
         offers,
-        {crude: "MODEL_MISMATCH"},
-    )
-    shown = attempt.request("deal", pack_blobs([advert_of(adverts[silo]) for silo in sorted(adverts)]))
-    yield from server.trick(
-        f"puts {victim}, which stands at another state, into one cohort with the others",
-        attempt,
-        "deal",
-        every_message(adverts, shown),
-        every(adverts, "TRANSCRIPT_MISMATCH"),
+        {victim: "SUM_NOT_PROVEN", crude: "SUM_NOT_PROVEN", other: "MODEL_MISMATCH"},
     )
 
     attempt = server.attempt(1)
     relay = Relay(server, attempt, every_offer(server, attempt))
     assert relay.next is not None
     replies = yield from server.trick(
-        f"gives up and tells {victim} and {crude} the others' chain: they are out of this run, the others go on",
+        "gives up and tells everyone the sum that opened: their state is what it was, and all go on",
         attempt,
         "open",
         relay.next.requests,
-        every([victim, crude], "MODEL_MISMATCH"),
+        {},
     )
     relay.feed(replies)
     yield from relay.finish()
@@ -196,7 +200,8 @@ def model_split(server: EvilServer) -> Play:
     yield from server.until_training()
     yield from server.honest_step()
 
-    void, chain = false_void(server)
+    void = false_void(server.results[-1])
+    chain = server.after(void, server.before)
     views = {silo: server.results if silo in one else [*server.results[:-1], void] for silo in server.silos}
     chains = {silo: server.chain if silo in one else chain for silo in server.silos}
     for number, together in ((0, False), (1, True)):
@@ -241,7 +246,8 @@ def second_release(server: EvilServer) -> Play:
         every_message(rest, server.offer(attempt, results=server.results[:-1])),
         every(rest, "ALREADY_RELEASED"),
     )
-    void, chain = false_void(server)
+    void = false_void(server.results[-1])
+    chain = server.after(void, server.before)
     attempt = server.attempt(0, chain=chain)
     relay = Relay(server, attempt, every_message(rest, server.offer(attempt, results=[*server.results[:-1], void])))
     yield from relay.until("attest")
@@ -372,20 +378,22 @@ def shut_lane(server: EvilServer) -> Play:
     for silo, reply in released.items():
         session.slot_shares(silo, reply.body)
     shares = session.open_slots()
-    names = [slot.name for slot in server.plan.slots_of(attempt.context.step)]
-    for lane in server.plan.lanes_of(attempt.context.step):
-        count = session.slots[names.index(lane.contributors_slot)]
-        if count < max(lane.floor, server.charter.lane_floor):
-            server.book.shut.append((server.k, lane.name))
-    assert server.book.shut, "the cohort left no lane below its floor"
-    what = _names(lane for _, lane in server.book.shut)
     answers = yield from server.trick(
-        f"asks for the lanes; the shares of {what}, below its floor, must stay",
+        "asks for the lanes; the shares of the expert with one holder, below its floor, must stay",
         attempt,
         "unmask-lanes",
         every_message(kept, attempt.request("unmask-lanes", pack_blobs(shares))),
         {},
     )
+    # Which of the two experts that is the silos alone know: each says of which lanes it gave shares, and for how many.
+    claims = {released_lanes(server, reply) for reply in answers.values()}
+    assert len(claims) == 1, f"the silos do not agree: {claims}"
+    open_for = dict(*claims)
+    held = {lane.name for lane in server.plan.lanes_of(attempt.context.step)} - {"everyone"}
+    (shut,) = held - open_for.keys()
+    (still,) = held & open_for.keys()
+    assert open_for[still] == len(kept) - 1, f"{still} opened for {open_for[still]}"
+    server.book.shut.append((server.k, shut))
     yield from server.trick(
         "asks again, with fewer slot shares",
         attempt,
@@ -395,24 +403,132 @@ def shut_lane(server: EvilServer) -> Play:
     )
 
 
-# --- lies ----------------------------------------------------------------------------------------------------------
+# --- unproven results --------------------------------------------------------------------------------------------
 
 
-def false_sum(server: EvilServer) -> tuple[Result, bytes]:
-    """The last result with one word of one sum changed, consistent in itself, and the chain that follows from it."""
-    result, sums = server.results[-1]
-    changed = tuple(words.copy() for words in sums)
-    changed[0][0] += 1
-    named = tuple((lane, words_digest(words)) for (lane, _), words in zip(result.sums, changed, strict=True))
-    lie = replace(result, sums=named)
-    return (lie, changed), transcript.next_chain(server.before, lie.t3, lie.digest, released=True)
+@game()
+def false_sum(server: EvilServer) -> Play:
+    """Tells all silos one and the same false sum, then a false weight: the next model would be its trap."""
+    yield from server.until_training()
+    attempt, relay = yield from server.until_tag(0)
+    lie = other_words(announced(attempt))
+    tagged = yield from server.trick(
+        "announces a sum with one word off by one; no silo has seen the words yet, so each signs its part of it",
+        attempt,
+        "tag",
+        every_message(server.silos, attempt.request("tag", bytes(TagRequest(lie.result, relay.seeds)))),
+        {},
+    )
+    lie = replace(lie, proof=tuple(tagged[silo].body for silo in sorted(tagged)))
+    following = server.attempt(0, k=server.k + 1, chain=server.after(lie))
+    yield from server.trick(
+        "tells everyone that sum, with their own signatures",
+        following,
+        "open",
+        every_message(server.silos, server.offer(following, results=[*server.results, lie])),
+        every(server.silos, "SUM_NOT_PROVEN"),
+    )
+    server.void(attempt.t3)
+
+    attempt, relay = yield from server.until_tag(1)
+    true = attempt.session.result
+    (only,) = true.sums
+    heavier = replace(true, sums=(replace(only, weight=only.weight + 1),))
+    yield from server.trick(
+        "calls that step void, and announces the next with another weight: the mean would be another",
+        attempt,
+        "tag",
+        every_message(server.silos, attempt.request("tag", bytes(TagRequest(heavier, relay.seeds)))),
+        every(server.silos, "SUM_NOT_PROVEN"),
+    )
+    yield from server.trick(
+        "asks the same silos to sign the truth instead",
+        attempt,
+        "tag",
+        every_message(server.silos, attempt.request("tag", bytes(TagRequest(true, relay.seeds)))),
+        every(server.silos, "EQUIVOCATION"),
+    )
+    server.void(attempt.t3)
+    yield from server.honest_step()
 
 
-def false_void(server: EvilServer) -> tuple[Result, bytes]:
-    """The last result as if its step had been void, and the chain that follows from it."""
-    result, _ = server.results[-1]
-    void = StepResult(step=result.step, t3=result.t3, released=False, slots=(), sums=())
-    return (void, ()), transcript.next_chain(server.before, void.t3, b"", released=False)
+@game()
+def false_past(server: EvilServer) -> Play:
+    """Tells a past that never was to silos that were not there: to everyone at first, then to one that comes late."""
+    never = invented_past(server, 2)
+    attempt = server.attempt(0, k=len(never), chain=server.after_all(never))
+    yield from server.trick(
+        f"tells everyone of {len(never)} steps before the first",
+        attempt,
+        "open",
+        every_message(server.silos, server.offer(attempt, results=never)),
+        every(server.silos, "SUM_NOT_PROVEN"),
+    )
+    *rest, late = server.silos
+    first = server.chain
+    for _ in never:
+        attempt = server.attempt(0)
+        relay = Relay(server, attempt, every_message(rest, server.offer(attempt)))
+        yield from relay.finish()
+    lies = {
+        "of these steps under other transcripts, with sums of its own": never,
+        "the last of these steps with one word off, and the signatures of the truth": [
+            *server.results[:-1],
+            other_words(server.results[-1]),
+        ],
+        "these steps with the signatures of each the other's": [
+            replace(one, proof=other.proof) for one, other in zip(server.results, reversed(server.results), strict=True)
+        ],
+    }
+    for number, (text, lie) in enumerate(lies.items(), start=1):
+        attempt = server.attempt(number, chain=server.after_all(lie, first))
+        yield from server.trick(
+            f"tells {late}, which was away, {text}",
+            attempt,
+            "open",
+            {late: server.offer(attempt, results=lie)},
+            {late: "SUM_NOT_PROVEN"},
+        )
+    attempt = server.attempt(1 + len(lies))
+    relay = Relay(server, attempt, every_offer(server, attempt))
+    assert relay.next is not None
+    replies = yield from server.trick("tells it the truth", attempt, "open", relay.next.requests, {})
+    relay.feed(replies)
+    yield from relay.finish()
+
+
+@game()
+def invented_slots(server: EvilServer) -> Play:
+    """Invents the counts of a step that sums no blocks: prices and shares of later steps would follow from them."""
+    attempt, _ = yield from server.until_tag(0)
+    true = announced(attempt)
+    lie = replace(true, result=other_slots(true.result))
+    following = server.attempt(0, k=server.k + 1, chain=server.after(lie))
+    yield from server.trick(
+        "tells everyone counts that never opened, without asking for a signature",
+        following,
+        "open",
+        every_message(server.silos, server.offer(following, results=[*server.results, lie])),
+        every(server.silos, "SUM_NOT_PROVEN"),
+    )
+    yield from server.trick(
+        "asks for signatures of these counts",
+        attempt,
+        "tag",
+        every_message(server.silos, attempt.request("tag", bytes(TagRequest(lie.result, ())))),
+        every(server.silos, "SUM_NOT_PROVEN"),
+    )
+    server.void(attempt.t3)
+    yield from server.honest_step(1)
+
+
+# --- parts of games ---------------------------------------------------------------------------------------------------
+
+
+def released_lanes(server: EvilServer, reply: Message) -> tuple[tuple[str, int], ...]:
+    """Of which lanes a silo says that it gave shares, and for how many contributors."""
+    shares = Shares.open(reply.body, lambda m: server.charter.member(m.silo).agent)
+    return tuple((lane, contributors) for lane, _, contributors in shares.counts)
 
 
 def every_offer(server: EvilServer, attempt: Any) -> dict[str, Message]:

@@ -16,20 +16,28 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aggregator.home import AggregatorHome, RunFolder
 from aggregator.rounds.attempt import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
+from aggregator.rounds.resume import Result
 from aggregator.rounds.storage import UploadStore
 from crypto import blocks, transcript
-from crypto.cohort import Context, words_digest
-from crypto.messages import DECLINE, Decline, Message, Open, StepResult, unpack_two
+from crypto.cohort import Context
+from crypto.messages import (
+    DECLINE,
+    Decline,
+    Message,
+    Open,
+    StepResult,
+    TagRequest,
+    pack_words,
+    unpack_two,
+    unsigned_request,
+)
 from jobs import release
 from jobs.job import JobSpec, decode_plan
 
 Play = Generator[Exchange, Replies, None]
 Talk = Generator[Exchange, Replies, dict[str, Message]]
-Result = tuple[StepResult, tuple[np.ndarray, ...]]
 
 #: What a trick expects of a silo that has no reason to refuse, and of one that is asked and stays silent.
 ANSWERED, ABSENT = "answered", "absent"
@@ -159,29 +167,50 @@ class EvilServer:
             code=release.digest(),
             nonce=self.nonce,
             chain=attempt.context.chain,
-            results=tuple(result for result, _ in told),
+            results=tuple(one.result for one in told),
+            proofs=tuple(one.proof for one in told),
         )
-        arrays = tuple(words for _, sums in told for words in sums)
+        arrays = pack_words([array for one in told for array in one.sums])
         return Message("open", attempt.request("open", bytes(replace(truth, **lies))).body, arrays)
 
     def close(self, opened: Opened) -> None:
         """The step's result becomes the run's."""
-        result = StepResult(
-            step=self.k,
-            t3=opened.t3,
-            released=True,
-            slots=opened.slots,
-            sums=tuple((lane, words_digest(words)) for lane, words in opened.sums.items()),
-        )
-        self.results.append((result, tuple(opened.sums.values())))
-        self.before = self.chain
-        self.chain = transcript.next_chain(self.chain, result.t3, result.digest, released=True)
+        arrays = tuple(array for found in opened.sums.values() for array in found.wire)
+        self.tell(Result(opened.result, opened.proof, arrays))
+
+    def void(self, t3: bytes) -> None:
+        """The step, whose shares have left, becomes void."""
+        self.tell(Result(StepResult(run=self.run, step=self.k, t3=t3, released=False, slots=(), sums=()), (), ()))
+
+    def tell(self, one: Result) -> None:
+        """From here on this is what the step came to, and the chain is the one that follows from it."""
+        self.results.append(one)
+        self.before, self.chain = self.chain, self.after(one)
         self.k += 1
+
+    def after(self, one: Result, chain: bytes | None = None) -> bytes:
+        """The chain after this result. ``chain``: the one before it, by default the present one."""
+        return self.after_all([one], chain)
+
+    def after_all(self, results: Iterable[Result], chain: bytes | None = None) -> bytes:
+        """The chain after these results."""
+        chain = self.chain if chain is None else chain
+        for result in (one.result for one in results):
+            opened = result.digest if result.released else b""
+            chain = transcript.next_chain(chain, result.t3, opened, released=result.released)
+        return chain
 
     def honest_step(self, number: int = 0) -> Play:
         attempt = self.attempt(number)
         relay = Relay(self, attempt, dict.fromkeys(self.silos, self.offer(attempt)))
         yield from relay.finish()
+
+    def until_tag(self, number: int) -> Generator[Exchange, Replies, tuple[Attempt, Relay]]:
+        """The present step, honestly, until its result is to be announced."""
+        attempt = self.attempt(number)
+        relay = Relay(self, attempt, dict.fromkeys(self.silos, self.offer(attempt)))
+        yield from relay.until("tag")
+        return attempt, relay
 
     def until_training(self) -> Play:
         """The steps before the first that opens a model, honestly."""
@@ -244,6 +273,14 @@ class Relay:
         """Play honestly, up to and without this phase."""
         while self.next is not None and self.next.phase != phase:
             self.feed((yield from self._server.ask(self.next)))
+
+    @property
+    def seeds(self) -> tuple[tuple[bytes, ...], ...]:
+        """What the tag request that is about to be made shows of the opened lanes."""
+        assert self.next is not None
+        request = unsigned_request(next(iter(self.next.requests.values())).body)
+        assert request is not None
+        return TagRequest.from_bytes(request.payload).seeds
 
     def finish(self) -> Play:
         yield from self.until(None)

@@ -10,9 +10,10 @@ import pytest
 
 from crypto import equivocation
 from crypto.charter import Charter
+from crypto.encoding import VERSION, Reader
 from crypto.home import Home
 from crypto.keys import Identity
-from crypto.messages import Message, Shares
+from crypto.messages import Message, Request, Shares
 from jobs.demo.federation import Federation
 from jobs.job import encode_plan
 from jobs.runtime.in_process import InProcess, drive
@@ -70,6 +71,7 @@ def test_every_silo_that_must_refuse_does_and_no_share_breaks_the_rule(name: str
     verdict = judge(book.entries, charter, book.shut)
     assert verdict.broken == []
     released = {"both-shares", "wrong-result", "model-split", "second-release", "shut-lane"}
+    released |= {"false-sum", "false-past", "invented-slots"}
     assert bool(verdict.shares) == (name in released)  # the scan does find the shares that may leave
     if book.shut:
         assert "everyone" in verdict.lanes(book.shut[0][0])
@@ -87,6 +89,31 @@ def test_a_silo_keeps_proof_of_being_asked_twice(federation: Federation) -> None
             assert path.stat().st_mode & 0o777 == 0o600
             assert equivocation.verify(path.read_bytes(), charter).signer == "aggregator"
     assert not any(book.run[:16] in path.name for path in federation.silo(victim).glob("evidence/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("false-sum", ["2-0-unproven.bin", "2-1-tag.bin"]),
+        ("false-past", ["2-0-unproven.bin"]),
+        ("invented-slots", ["1-0-unproven.bin"]),
+    ],
+)
+def test_a_silo_keeps_what_was_announced_and_not_proven(name: str, kept: list[str], tmp_path: Path) -> None:
+    federation = local.federation(tmp_path / "f", SILOS)
+    book, charter = play(name, federation)
+    late = ["2-1-unproven.bin", "2-2-unproven.bin", "2-3-unproven.bin"] if name == "false-past" else []
+    for silo in federation.silos:
+        found = sorted(path for path in federation.silo(silo).glob("evidence/*") if path.name[:16] == book.run[:16])
+        want = sorted([*kept, *(late if silo == federation.silos[-1] else [])])
+        assert [path.name.split("-", 1)[1] for path in found] == want
+        for path in found:
+            assert path.stat().st_mode & 0o777 == 0o600
+            if path.name.endswith("-unproven.bin"):
+                src = Reader(path.read_bytes())
+                assert src.u8() == VERSION
+                request = Request.open(src.blob(), lambda _: charter.aggregator)
+                assert (request.run.hex(), request.phase) == (book.run, "open")
 
 
 # --- the verdict is no rubber stamp --------------------------------------------------------------------------------

@@ -13,14 +13,14 @@ from aggregator.rounds.attempt import Exchange
 from aggregator.run_record import RunRecord
 from crypto import blocks
 from crypto.errors import RoundLost
-from crypto.messages import DECLINE, Decline, Message
+from crypto.messages import DECLINE, STEP_PHASES, Decline, Message
 from jobs.demo.federation import Federation
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
 from tests import local
 
 
-@pytest.mark.parametrize("phase", ["open", "deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes"])
+@pytest.mark.parametrize("phase", [phase for phase in STEP_PHASES if phase != "stand-in"])
 def test_a_silo_that_dies_in_any_phase_is_a_dropout(federation: Federation, phase: str) -> None:
     outcome, _, agents = local.play(federation, local.spec(), {"silo-3": local.silent_from(phase, 1)})
     assert (outcome.steps_released, outcome.steps_void) == (4, 0)
@@ -28,7 +28,7 @@ def test_a_silo_that_dies_in_any_phase_is_a_dropout(federation: Federation, phas
     lost = [entry for entry in record.of(SiloLost) if entry.record.k == 1]
     assert [(entry.record.silo, entry.record.phase) for entry in lost] == [("silo-3", phase)]
     closed = next(entry for entry in record.of(StepClosed) if entry.record.k == 1)
-    uploaded = phase in ("attest", "unmask-slots", "unmask-lanes")
+    uploaded = phase in ("attest", "unmask-slots", "unmask-lanes", "tag")
     assert ("silo-3" in closed.record.survivors) is uploaded
     assert record.finished is not None and "silo-3" not in record.finished.record.countersignatures
     for silo, agent in agents.items():
@@ -69,7 +69,7 @@ def test_a_silo_that_was_away_for_long_catches_up_in_parts(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two results to a part, and a third that is made meanwhile: away in five steps, back after three more."""
-    monkeypatch.setattr("aggregator.rounds.catch_up.PART_WORDS", 2 * 1210)
+    monkeypatch.setattr("aggregator.rounds.catch_up.PART_WORDS", 2 * (1210 + 303))  # words and carries
     awaited: list[int] = []
 
     def watch(exchange: Exchange | None, note: str) -> None:
@@ -135,7 +135,7 @@ def test_a_corrupted_upload_costs_its_silo_the_step_and_nobody_else(federation: 
     assert "silo-2" not in trained.record.survivors
 
 
-@pytest.mark.parametrize("phase", ["open", "deal", "contribute", "attest", "unmask-slots", "unmask-lanes"])
+@pytest.mark.parametrize("phase", ["open", "deal", "contribute", "attest", "unmask-slots", "unmask-lanes", "tag"])
 def test_garbage_is_a_named_refusal(federation: Federation, phase: str) -> None:
     def garbage(request: Message, answer: Callable[[], Message]) -> Message | None:
         return Message(phase, b"\x00\x01\x02") if request.phase == phase else answer()
@@ -199,7 +199,7 @@ def test_after_a_void_step_a_cohort_that_differs_by_one_is_refused(federation: F
 
 
 def test_a_server_that_tells_one_silo_another_result_is_exposed(federation: Federation) -> None:
-    """The silo computes another state, so its advert is for another T0: it declines, and says why."""
+    """Its words are not those that were announced and proven: it declines and says why, until it is told the truth."""
     answers: list[Decline] = []
 
     def lied_to(request: Message, answer: Callable[[], Message]) -> Message | None:
@@ -220,4 +220,5 @@ def test_a_server_that_tells_one_silo_another_result_is_exposed(federation: Fede
 
     outcome, _, _ = local.run_job(local.spec(), federation.aggregator, federation.homes, courier=courier)
     assert outcome.steps_released == 4
-    assert {decline.code for decline in answers} == {"MODEL_MISMATCH"}
+    assert {decline.code for decline in answers} == {"SUM_NOT_PROVEN"}
+    assert blocks.state_digest(agents["silo-4"].state).hex() == outcome.state_digest, "at the close it got the truth"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from aggregator.rounds.attempt import Exchange, Replies
 from aggregator.rounds.run import Run, RunOutcome
 from aggregator.run_record import RunRecord
 from crypto import blocks, transcript
-from crypto.cohort import Context, words_digest
-from crypto.errors import EvidenceError, FederationError, Malformed, SpecError, TranscriptMismatch
+from crypto.cohort import Context
+from crypto.errors import EvidenceError, FederationError, Malformed, SpecError, SumNotProven, TranscriptMismatch
 from crypto.evidence import StepEvidence
 from crypto.home import Home
 from crypto.messages import MESSAGE_ARRAYS, Closing, Message, StepResult
@@ -78,26 +79,18 @@ def test_opened_sums_are_the_plain_integer_sums_bit_for_bit(
     plan = run.spec.plan
     state = blocks.initial_state(plan)
     chain = transcript.initial_chain(run.id, blocks.state_digest(state))
+    folder = AggregatorHome(federation.aggregator).run_folder(outcome.run)
     for closed in record.of(StepClosed):
         k = int(closed.record.k)
         step = plan.steps[k]
-        mine = [agents[silo].plain[k] for silo in closed.record.survivors]  # type: ignore[attr-defined]
-        slots = sum((encoded.slots for encoded in mine), np.zeros(len(plan.slots_of(step)), np.uint64))
-        sums = {}
-        for lane in closed.record.lanes_open:
-            total = np.zeros(plan.words_of(step, lane), np.uint32)
-            for encoded in mine:
-                total += encoded.lanes[lane]
-            sums[lane] = total
-        result = StepResult(
-            step=k,
-            t3=bytes.fromhex(closed.record.transcript),
-            released=True,
-            slots=tuple(int(value) for value in slots),
-            sums=tuple((lane, words_digest(words)) for lane, words in sums.items()),
-        )
+        mine = {silo: agents[silo].plain[k] for silo in closed.record.survivors}  # type: ignore[attr-defined]
+        announced = StepResult.from_bytes(StepEvidence.from_bytes(folder.evidence_path(k).read_bytes()).result)
+        result, sums = local.opened_from(plan, closed.record, mine, announced)
+        assert closed.record.slots == result.figures(step)
         chain = transcript.next_chain(chain, result.t3, result.digest, released=True)
         assert chain.hex() == closed.record.chain, step.name
+        state = blocks.apply(plan, step, state, sums, result.weights)
+        assert blocks.state_digest(state).hex() == closed.record.state_digest, step.name
 
 
 def test_silos_with_more_lanes_than_one_message_has_arrays(
@@ -133,8 +126,8 @@ def test_nothing_is_carried_here_that_nvflare_would_not_carry(side: str) -> None
 def test_a_step_that_no_message_can_carry_is_refused_before_the_run(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aggregator.rounds.catch_up.ARRAY_WORDS", 1209 // 64)
-    with pytest.raises(SpecError, match=r"step train/0.*1210 words") as refused:
+    monkeypatch.setattr("aggregator.rounds.catch_up.ARRAY_WORDS", 1815 // 64)
+    with pytest.raises(SpecError, match=r"step train/0.*1816 words in all lanes with their carries") as refused:
         local.run_job(local.spec(), federation.aggregator, federation.homes)
     assert "smaller model" in refused.value.remedy
     assert not [e for e in read(AggregatorHome(federation.aggregator).ledger_path) if e.kind is Kind.RUN_STARTED]
@@ -157,7 +150,8 @@ def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
         assert sha256(data).hexdigest() == closed.record.evidence_sha256
         evidence = StepEvidence.from_bytes(data)
         assert evidence.survivors(context).t3.hex() == closed.record.transcript
-        assert list(evidence.slots(context)) == [closed.record.slots[slot.name] for slot in plan.slots_of(context.step)]
+        checked = evidence.check(context)
+        assert checked.figures == closed.record.slots and checked.lanes_open() == closed.record.lanes_open
         for lane in closed.record.lanes_open:
             uploads = {
                 silo: np.fromfile(folder / "uploads" / f"{k:06d}" / silo / f"{lane}.u32", dtype="<u4")
@@ -166,12 +160,17 @@ def test_a_stranger_replays_every_sum_from_evidence_and_kept_uploads(
             total = np.zeros(plan.words_of(context.step, lane), np.uint32)
             for silo in closed.record.survivors:
                 total += agents[silo].plain[k].lanes[lane]  # type: ignore[attr-defined]
-            assert (evidence.replay(context, lane, uploads) == total).all()
+            found = checked.replay(lane, uploads)
+            assert (found.words == total).all()
+            checked.prove(lane, found)
+            total[0] ^= 1
+            with pytest.raises(SumNotProven):
+                checked.prove(lane, replace(found, words=total))
             uploads["silo-1"][0] ^= 1
             with pytest.raises(TranscriptMismatch):
-                evidence.replay(context, lane, uploads)
+                checked.replay(lane, uploads)
             with pytest.raises(EvidenceError):
-                evidence.replay(context, lane, {})
+                checked.replay(lane, {})
         chain = bytes.fromhex(closed.record.chain)
 
 
@@ -185,14 +184,18 @@ def test_evidence_with_a_flipped_byte_never_passes(
     agent = next(iter(agents.values()))
     chain = transcript.initial_chain(agent._run, bytes.fromhex(record.started.record.state_digest))
     context = Context(charter=agent.site.charter, plan=agent.plan, run=agent._run, k=0, attempt=0, chain=chain)
-    want = (StepEvidence.from_bytes(data).survivors(context).t3, StepEvidence.from_bytes(data).slots(context))
+
+    def opens(evidence: StepEvidence) -> tuple[bytes, StepResult]:
+        checked = evidence.check(context)
+        return checked.survivors.t3, checked.result
+
+    want = opens(StepEvidence.from_bytes(data))
     assert want[0].hex() == closed.record.transcript
     for at in range(0, len(data), 397):
         flipped = bytearray(data)
         flipped[at] ^= 0x40
         try:
-            evidence = StepEvidence.from_bytes(bytes(flipped))
-            found = (evidence.survivors(context).t3, evidence.slots(context))
+            found = opens(StepEvidence.from_bytes(bytes(flipped)))
         except FederationError:
             continue
         # One of more than t shares may be a spare that nothing rests on; what was opened is then the same.
@@ -248,7 +251,8 @@ def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exac
             for silo in closed.record.survivors:
                 total += agents[silo].plain[int(closed.record.k)].lanes[lane]  # type: ignore[attr-defined]
             sums[lane] = total & np.uint32(0xFFFFFF)
-        state = blocks.apply(plan, step, state, sums, closed.record.slots)
+        weights = {lane: closed.record.slots[f"{lane}.weight"] for lane in sums}
+        state = blocks.apply(plan, step, state, sums, weights)
         assert blocks.state_digest(state).hex() == closed.record.state_digest
 
 

@@ -20,7 +20,7 @@ from aggregator.ledger.records import StepClosed
 from aggregator.rounds.run import RunOutcome
 from aggregator.run_record import RunRecord
 from crypto import blocks, shamir, transcript
-from crypto.cohort import Context, Survivors, commitment, mask_key, words_digest
+from crypto.cohort import Context, Survivors, commitment, mask_key
 from crypto.errors import SpecError
 from crypto.evidence import StepEvidence
 from crypto.home import Home
@@ -135,6 +135,10 @@ class Played:
     def closed(self) -> dict[int, StepClosed]:
         return {one.record.k: one.record for one in self.record.of(StepClosed)}
 
+    def announced(self, k: int) -> StepResult:
+        folder = AggregatorHome(self.federation.aggregator).run_folder(self.outcome.run)
+        return StepResult.from_bytes(StepEvidence.from_bytes(folder.evidence_path(k).read_bytes()).result)
+
     def plain(self, silos: Iterable[str], k: int, lane: str) -> np.ndarray:
         """The sum of these silos' integers, from before they were masked."""
         total = np.zeros(self.plan.words_of(self.plan.steps[k], lane), np.uint32)
@@ -168,8 +172,10 @@ def test_the_lane_stays_shut_and_the_others_open(broken: Played) -> None:
     for k, one in broken.closed.items():
         shut = (broken.lane,) if k in (BROKEN, AFTER) else ()
         assert one.lanes_shut == shut and len(one.lanes_open) == (5 - len(shut)) * (0 < k < 4)
-    left = {one.name: one.slots.get(f"{broken.lane}.contributors") for one in broken.closed.values()}
-    assert left == {"rows/0": None, "train/0": 4, "train/1": 2, "train/2": 2, "eval/0": None}
+    shown = {one.name: one.slots.get(f"{broken.lane}.contributors") for one in broken.closed.values()}
+    assert shown == dict.fromkeys(STEPS) | {"train/0": 4}, "of a shut lane not even the count"
+    left = {k: len(set(HOLDERS[broken.lane]) & set(one.survivors)) for k, one in broken.closed.items() if 0 < k < 4}
+    assert left == {1: 4, BROKEN: 2, AFTER: 2}
     assert (broken.outcome.steps_void, secure_aggregation(broken.record)["lanes_closed"]) == (0, 2)
     assert broken.closed[AFTER].survivors == tuple(sorted(set(broken.agents) - set(VICTIMS[broken.lane])))
 
@@ -180,17 +186,12 @@ def test_opened_sums_are_the_plain_sums_and_the_shut_lanes_blocks_stand_still(br
     run = next(iter(broken.agents.values()))._run
     chain, states = transcript.initial_chain(run, blocks.state_digest(state)), {}
     for k, one in broken.closed.items():
-        sums = {lane: broken.plain(one.survivors, k, lane) for lane in one.lanes_open}
-        result = StepResult(
-            step=k,
-            t3=bytes.fromhex(one.transcript),
-            released=True,
-            slots=tuple(one.slots[slot.name] for slot in plan.slots_of(plan.steps[k])),
-            sums=tuple((lane, words_digest(words)) for lane, words in sums.items()),
-        )
+        mine = {silo: broken.agents[silo].plain[k] for silo in one.survivors}  # type: ignore[attr-defined]
+        result, sums = local.opened_from(plan, one, mine, broken.announced(k))
+        assert one.slots == result.figures(plan.steps[k])
         chain = transcript.next_chain(chain, result.t3, result.digest, released=True)
         assert chain.hex() == one.chain
-        state = states[k] = blocks.apply(plan, plan.steps[k], state, sums, one.slots)
+        state = states[k] = blocks.apply(plan, plan.steps[k], state, sums, result.weights)
     assert blocks.state_digest(state).hex() == broken.outcome.state_digest
     for name in state:
         stood = np.array_equal(states[BROKEN - 1][name], state[name])
@@ -369,13 +370,13 @@ def test_victims_bring_down_one_lane_and_no_other(tmp_path: Path) -> None:
     held = {lane: frozenset(names) for lane, names in HOLDERS.items()}
     for wanted, lane in [("lane", "expert-0"), *((f"expert-{e}", f"expert-{e}") for e in range(4))]:
         chosen = break_lane.choose(plan, charter, held, wanted)
-        assert (chosen.lane, chosen.floor) == (lane, 3)
+        assert (chosen.lane, chosen.floor, chosen.left) == (lane, 3, 2)
         left = {name: len(names - set(chosen.silos)) for name, names in held.items()}
         assert {name for name, count in left.items() if count < 3} == {lane}
         assert len(charter.silos) - len(chosen.silos) >= charter.n_min
     # A lane that is shut already is neither a target nor spared; of a pair that share their holders none can fall.
     some = held | holdings(expert_0=(1, 2), expert_1=(5, 6, 7))
-    assert break_lane.choose(plan, charter, some, "lane") == break_lane.Break("expert-1", 3, ("silo-5",))
+    assert break_lane.choose(plan, charter, some, "lane") == break_lane.Break("expert-1", 3, ("silo-5",), 2)
     twins = held | holdings(expert_0=(1, 2, 3), expert_1=(1, 2, 3), expert_2=(1, 2, 3), expert_3=(1, 2, 3))
     # All eight hold every expert: with so many gone the cohort would be too small.
     for hopeless in (twins, held | dict.fromkeys(("expert-0", "expert-1", "expert-2", "expert-3"), held["trunk"])):

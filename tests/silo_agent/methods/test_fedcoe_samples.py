@@ -48,7 +48,7 @@ def test_the_plan_sums_models_and_opens_counts() -> None:
 
 def test_in_the_warm_up_a_silo_moves_one_expert_and_none_is_left_alone() -> None:
     _, published, _ = trained()
-    loads = [[published.slots[f"train/{k}"][f"expert-{e}.contributors"] for e in range(2)] for k in range(8)]
+    loads = [[published.slots[f"train/{k}"][f"silos-{e}"] for e in range(2)] for k in range(8)]
     assert all(sum(both) == len(silos()) for both in loads)
     assert min(loads[-1]) >= LIMITS.lane_floor, loads
 
@@ -58,7 +58,7 @@ def test_prices_rise_with_use_and_move_silos() -> None:
     plan = FedCoESamples.plan(PARAMS, LIMITS)
     start = Published(blocks.initial_state(plan), {"rows/0": {"rows": 800, "silos": 8}})
     mine = int(member._choice(0, start, data).argmax())
-    crowded = {f"expert-{mine}.contributors": 8, f"expert-{1 - mine}.contributors": 0}
+    crowded = {f"silos-{mine}": 8, f"silos-{1 - mine}": 0}
     slots = {**start.slots, **{f"train/{k}": crowded for k in range(3)}}
     assert int(member._choice(3, Published(start.blocks, slots), data).argmax()) == 1 - mine
     prices = member._prices(3, Published(start.blocks, slots))

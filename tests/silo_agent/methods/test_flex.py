@@ -291,10 +291,10 @@ def test_weights_of_zero_leave_the_model_as_it_is() -> None:
     plan = FLEx.plan(params(), LIMITS)
     step, start = step_of(plan, "train/0"), blocks.initial_state(FLEx.plan(params(), LIMITS))
     nothing = np.zeros(plan.words_of(step, "everyone"), dtype=np.uint32)
-    slots = {"everyone.weight": 0, "everyone.contributors": 0}
-    assert blocks.state_digest(blocks.apply(plan, step, start, {"everyone": nothing}, slots)) == blocks.state_digest(
-        start
-    )
+    contribution = member(local_steps=2).contribute(step, Published(start), silos()["silo-1"])
+    sent = blocks.encode(plan, step, contribution, {"everyone": 0})
+    assert np.array_equal(sent.lanes["everyone"], nothing) and sent.weights == {"everyone": 0}
+    assert blocks.state_digest(blocks.apply(plan, step, start, {}, {})) == blocks.state_digest(start)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -130,7 +130,9 @@ def test_the_plan_lists_lanes_slots_and_what_never_leaves(holdings: str) -> None
     assert all(plan.lane_of(part.block).scope is not Scope.LOCAL for step in plan.steps for part in step.sums)
     slots = {step.task: {slot.name for slot in step.slots} for step in plan.steps}
     assert slots["bid"] == {"silos", "places", "bid-0", "bid-1", "bid-2", "bid-3"}
-    assert slots["train"] == {"global.correct", "test.rows", "places", "bounds.relaxed"}
+    assert slots["train"] == {
+        "global.correct", "test.rows", "silos", "places", "load-0", "load-1", "load-2", "load-3", "bounds.relaxed",
+    }  # fmt: skip
     assert not any(step.sums for step in plan.steps if step.task in ("bid", "rows", "eval"))
     assert {part.block.split(".")[0] for part in plan.steps[1].sums} == {"generalist"}
 
@@ -157,7 +159,8 @@ def test_prices_share_the_experts_out_within_capacity() -> None:
     _, published, members = trained()
     bounds_of = Bounds(low=3, high=5, open=4, relaxed=False)
     last = published.slots["train/4"]
-    loads = [last[f"expert-{e}.contributors"] for e in range(4)]
+    loads = [last[f"load-{e}"] for e in range(4)]
+    assert loads == [last[f"expert-{e}.contributors"] for e in range(4)], "all are open"
     assert excess(loads, bounds_of) == (0, 0), loads
     assert sum(loads) == 16 and last["places"] == 16 and last["bounds.relaxed"] == 0
     for silo, member in members.items():
@@ -195,7 +198,7 @@ def test_every_silo_derives_the_same_market_from_slots_alone() -> None:
 def test_a_price_sent_by_anyone_finds_no_reader() -> None:
     """Slots that the plan does not have change nothing; there is no block or message for a price."""
     plan, published, _ = trained()
-    named = {slot.name for step in plan.steps for slot in plan.slots_of(step)} | {block.name for block in plan.blocks}
+    named = {slot.name for step in plan.steps for slot in step.slots} | {block.name for block in plan.blocks}
     assert not any("price" in name for name in named)
     forged = {
         step: dict(slots) | {"price-0": 10**6, "expert-0.price": 10**6} for step, slots in published.slots.items()
@@ -269,14 +272,15 @@ def test_capacity_holds_whatever_drops_out(data: st.DataObject) -> None:
             weights = member.weights(step, seen, rows)
             used = [lane for lane, weight in weights.items() if weight and lane != "everyone"]
             assert len(used) <= capacities[name] and set(weights.values()) <= {0, 1, 2, 3, 4}
-            sent: dict[str, int] = {f"{lane}.contributors": int(weight > 0) for lane, weight in weights.items()}
+            sent: dict[str, int] = {}
             if step.task == "bid":
                 sent |= member.contribute(step, seen, rows).slots
                 assert sum(sent[f"bid-{e}"] for e in range(4)) <= capacities[name]
             if step.task == "train":
                 assert len(member.held(step.index, seen, rows)) <= capacities[name]
-                sent["places"] = member.capacity
-            total = {slot: total.get(slot, 0) + sent.get(slot, 0) for slot in (s.name for s in plan.slots_of(step))}
+                sent = {"silos": 1, "places": member.capacity}
+                sent |= {f"load-{e}": int(weights[f"expert-{e}"] > 0) for e in range(4)}
+            total = {slot.name: total.get(slot.name, 0) + sent.get(slot.name, 0) for slot in step.slots}
         if step.name not in void and total:
             slots = slots | {step.name: total}
 
@@ -309,8 +313,8 @@ def test_bounds_that_cannot_be_kept_are_relaxed_and_reported(caplog: pytest.LogC
     assert published.slots["train/0"]["bounds.relaxed"] == 0
     last = published.slots["train/2"]
     assert last["bounds.relaxed"] == 5 and last["places"] == 10
-    assert sorted(last[f"expert-{e}.contributors"] for e in range(4))[0] == 0
-    assert sum(last[f"expert-{e}.contributors"] >= 3 for e in range(4)) >= 2
+    assert sorted(last[f"load-{e}"] for e in range(4))[0] == 0
+    assert sum(last[f"load-{e}"] >= 3 for e in range(4)) >= 2
     assert "too few places for all experts; closed are [" in caplog.text
 
 

@@ -128,7 +128,7 @@ def test_the_plan_lists_groups_slots_and_what_never_leaves(variant: str) -> None
     assert any(lane.scope is Scope.ALL for lane in plan.lanes_of(route)) == (variant == "ours")
     sizes = {block.name: block.size for block in plan.blocks}
     assert all(sizes[f"expert-{g}.centre"] == 64 + (2 if variant == "ours" else 0) for g in (0, 1))
-    assert not any("prox" in slot.name for step in plan.steps for slot in plan.slots_of(step))
+    assert not any("prox" in slot.name for step in plan.steps for slot in step.slots)
 
 
 def test_groups_weigh_alike_in_the_router() -> None:

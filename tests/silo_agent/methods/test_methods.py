@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 
 from crypto import blocks
 from crypto.errors import DataRefused, NonFinite, SpecError
-from crypto.plan import Plan, Scope
+from crypto.plan import Plan, Scope, Step
 from silo_agent import experts
 from silo_agent.data import DataSet, check
 from silo_agent.methods import METHODS, Limits, Method, Published, contextual, display_name, method, weight
@@ -42,9 +45,22 @@ def silos() -> dict[str, DataSet]:
 
 
 def federate(
-    name: str, params: Mapping[str, object], cohort: Mapping[str, DataSet], void: Collection[str] = ()
+    name: str, params: Mapping[str, object], cohort: Mapping[str, DataSet], void: Collection[str] = (), **how: Any
 ) -> tuple[Plan, Published, dict[str, Method]]:
-    return plain.federate(method(name), params, cohort, LIMITS, void)
+    return plain.federate(method(name), params, cohort, LIMITS, void, **how)
+
+
+class Holders:
+    """Step → lane → how many have a weight in it, whether it opens or not. To be given as ``watch``."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, dict[str, int]] = {}
+
+    def __call__(
+        self, step: Step, seen: Published, here: Mapping[str, Method], weights: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        held = Counter(lane for lanes in weights.values() for lane, weight in lanes.items() if weight)
+        self.of[step.name] = held
 
 
 @cache
@@ -262,12 +278,13 @@ def test_contributions_are_repeatable() -> None:
 def test_a_style_of_too_few_silos_never_becomes_a_cluster() -> None:
     """Two turned silos among six: a sum over either half would bare the sum of two, so both lanes stay shut."""
     six = {name: data for name, data in silos().items() if name not in ("silo-7", "silo-8")}
-    _, published, members = federate("fedcoe", DIGITS | {"rounds": 2, "finetune_steps": 1}, six)
-    counts = published.slots["cluster/1"]
-    assert sorted(counts[f"cluster-{path}.contributors"] for path in range(2)) == [2, 4]
+    holders = Holders()
+    _, published, members = federate("fedcoe", DIGITS | {"rounds": 2, "finetune_steps": 1}, six, watch=holders)
+    assert sorted(holders.of["cluster/1"][f"cluster-{path}"] for path in range(2)) == [2, 4]
+    assert not published.slots["cluster/1"], "of a lane that is shut nobody learns how many are in it"
     assert np.array_equal(published.blocks["centroid-0"], published.blocks["centroid-1"])
     assert published.slots["train/0"]["expert-0.contributors"] == 6
-    assert published.slots["train/0"]["expert-1.contributors"] == 0
+    assert holders.of["train/0"]["expert-1"] == 0
     x = silos()["silo-1"].x_test
     np.testing.assert_allclose(members["silo-1"].predict(published, x, "cold").sum(axis=1), 1.0, atol=1e-6)
 
@@ -276,8 +293,10 @@ def test_a_silo_far_from_all_others_costs_the_clusters_and_nothing_else() -> Non
     """It is what differs most, so the first split would part it from the rest: one silo, below any floor. The lanes
     stay shut, one expert serves all, and personal answers are as good as ever."""
     far = silos() | {"silo-8": check("far", {**raw(silos()["silo-8"]), "x_train": 9 * silos()["silo-8"].x_train})}
-    _, published, _ = federate("fedcoe", DIGITS, far)
-    assert sorted(published.slots["cluster/1"][f"cluster-{path}.contributors"] for path in range(2)) == [1, 7]
+    holders = Holders()
+    _, published, _ = federate("fedcoe", DIGITS, far, watch=holders)
+    assert sorted(holders.of["cluster/1"][f"cluster-{path}"] for path in range(2)) == [1, 7]
+    assert not published.slots["cluster/1"]
     assert np.array_equal(published.blocks["centroid-0"], published.blocks["centroid-1"])
     assert all(np.isfinite(block).all() for block in published.blocks.values())
     end = published.slots["eval/0"]
@@ -302,16 +321,21 @@ def test_more_experts_than_the_floors_allow_are_silent() -> None:
 
 
 def test_a_silo_that_weighs_nothing_moves_nothing() -> None:
-    """All-zero weights: every lane stays shut and every block keeps its value."""
+    """All-zero weights: a sum of such uploads is zero, no lane opens, and every block keeps its value."""
     plan = method("fedcoe").plan(DIGITS, LIMITS)
     state, step = blocks.initial_state(plan), next(step for step in plan.steps if step.task == "train")
     member, data = method("fedcoe")(DIGITS, "silo-1"), silos()["silo-1"]
     weights = dict.fromkeys((lane.name for lane in plan.lanes_of(step)), 0)
     sent = blocks.encode(plan, step, member.contribute(step, Published(state), data), weights)
     assert not any(words.any() for words in sent.lanes.values())
-    slots = dict(zip((slot.name for slot in plan.slots_of(step)), map(int, sent.slots), strict=True))
-    after = blocks.apply(plan, step, state, sent.lanes, slots)
-    assert all(np.array_equal(after[name], state[name]) for name in state)
+    assert not any(sent.weights.values())
+    idle = {f"silo-{i}": member for i in range(1, 9)}
+    for one in idle.values():
+        one.weights = lambda step, seen, data: weights  # type: ignore[method-assign]
+    quiet = replace(plan, steps=(step,))
+    published = plain.run(quiet, idle, dict.fromkeys(idle, data), LIMITS)
+    assert not set(published.slots[step.name]) & {lane.weight_figure for lane in plan.lanes_of(step)}
+    assert all(np.array_equal(published.blocks[name], state[name]) for name in state)
 
 
 @pytest.mark.parametrize(
