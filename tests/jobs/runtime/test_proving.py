@@ -17,7 +17,7 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Refusal, SiloLost, StepClosed, StepOpened, StepVoid
 from aggregator.rounds.run import Run, RunOutcome
 from aggregator.run_record import RunRecord
-from crypto import blocks
+from crypto import blocks, tags
 from crypto.blocks import Contribution, Encoded
 from crypto.errors import NoSpace
 from crypto.evidence import StepEvidence
@@ -191,13 +191,13 @@ def test_a_stand_in_signs_for_no_other_words_than_were_uploaded(federation: Fede
 # --- who lies -------------------------------------------------------------------------------------------------------
 
 
-def false_tags(agent: Agent, reply: Message) -> Message:
-    """A member signs other tags than its own."""
+def false_tags(agent: Agent, reply: Message, more: int = 1) -> Message:
+    """A member signs other tags than its own: the first inner product larger by ``more``."""
     key = agent.site.identity
     true = Tags.open(reply.body, lambda _: key.public)
-    first = bytearray(true.tags[0])
-    first[-1] ^= 1
-    return Message(reply.phase, replace(true, tags=(bytes(first), *true.tags[1:])).sign(key))
+    first, *others = tags.read(true.tags[0])
+    made = tags.write((first + more, *others))
+    return Message(reply.phase, replace(true, tags=(made, *true.tags[1:])).sign(key))
 
 
 @pytest.mark.parametrize("liars", [("silo-2",), ("silo-2", "silo-5")])
@@ -214,8 +214,22 @@ def test_a_member_that_sends_false_tags_is_found_and_stood_in_for(
     assert played.closed(TRAIN).refusals == dict.fromkeys(liars, "SUM_NOT_PROVEN")
     vouched = played.vouched(TRAIN)
     assert vouched.keys() == set(federation.silos) and not set(vouched.values()) & set(liars)
-    assert played.outcome.state_digest == undisturbed.outcome.state_digest
-    # What a liar signed is another result's proof to nobody; it takes the true one like all others.
+    assert played.closed(TRAIN).state_digest == undisturbed.closed(TRAIN).state_digest
+    for k in (2, 3):
+        assert played.closed(k).survivors == tuple(silo for silo in federation.silos if silo not in liars)
+    played.check_states(federation.silos)  # a liar takes the true result, too
+
+
+def test_false_tags_that_cancel_are_no_matter(federation: Federation, undisturbed: Played) -> None:
+    """Two colluders may move a sum of tags to and fro: what is proven is still the sum of all uploads."""
+    more = {"silo-2": 7, "silo-5": -7}
+
+    def fault(agent: Agent, request: Message, answer: Callable[[], Message]) -> Message | None:
+        lies = agent.site.silo in more and (read(request).step, request.phase) == (TRAIN, "tag")
+        return false_tags(agent, answer(), more[agent.site.silo]) if lies else answer()
+
+    played = play(federation, fault)
+    assert played.outcome.refusals == 0 and played.outcome.state_digest == undisturbed.outcome.state_digest
     played.check_states(federation.silos)
 
 
