@@ -36,6 +36,7 @@ from crypto.errors import (
     Malformed,
     ModelMismatch,
     OutOfRange,
+    ProtocolError,
     Replay,
     SumNotProven,
     Unexpected,
@@ -506,7 +507,8 @@ class Agent:
     def _catch_up(self, request: Request, offer: Open, message: Message) -> None:
         """Apply the opened steps that are not applied yet, each proven, and checked against what this silo saw of it.
 
-        Raises SumNotProven for one that is not: this step's state is unchanged, and what was announced is kept.
+        Raises SumNotProven for one that is not, ModelMismatch for one of another state or session, and what is wrong
+        with its signatures: this silo's state is unchanged, and what was announced is kept.
         """
         for result in offer.results:
             if not 0 <= result.step < len(self.plan.steps):
@@ -526,7 +528,7 @@ class Agent:
             if result.step == self.k:
                 try:
                     self._apply(result, sums, tags)
-                except SumNotProven:
+                except ProtocolError:
                     self._keep_unproven(request, message)
                     raise
 

@@ -44,7 +44,7 @@ def check_steps(plan: Plan) -> None:
         if (words := summed + summed // 2 + len(plan.lanes)) > most:  # with the carries, of at most two bytes a word
             raise SpecError(
                 f"step {step.name}",
-                got=f"{words} words in all lanes",
+                got=f"{words} words in all lanes with their carries",
                 want=f"at most {most}, {most >> 18} MiB, which is what one message carries",
                 remedy="Take a smaller model, or a method that sends less of it.",
             )
