@@ -121,11 +121,12 @@ def recording(job: str, home: SiloHome) -> Agent:
 
 
 def opened_from(
-    plan: Plan, closed: StepClosed, plain: Mapping[str, Encoded], announced: StepResult
+    plan: Plan, closed: StepClosed, chain: bytes, plain: Mapping[str, Encoded], announced: StepResult
 ) -> tuple[StepResult, dict[str, np.ndarray]]:
     """The result of a step and lane → words, made from the plain integers of its survivors.
 
-    ``announced``: only its carries are taken; they depend on the masks, which is why they say nothing.
+    ``chain``: S before the step. ``announced``: only its carries are taken. They depend on the masks, which is why they
+    say nothing.
     """
     step = plan.steps[closed.k]
     slots = sum((plain[silo].slots for silo in closed.survivors), np.zeros(len(step.slots), np.uint64))
@@ -151,8 +152,8 @@ def opened_from(
             )
         )
     result = StepResult(
-        run=announced.run,
         step=closed.k,
+        chain=chain,
         t3=bytes.fromhex(closed.transcript),
         released=True,
         slots=tuple(int(value) for value in slots),

@@ -31,7 +31,7 @@ def other_slots(result: StepResult) -> StepResult:
 
 def invented_past(server: EvilServer, steps: int) -> list[Result]:
     """The first steps of the plan as the server would have them: within every bound, and signed by nobody."""
-    past = []
+    past, chain = [], server.chain
     for k, step in enumerate(server.plan.steps[:steps]):
         lanes, arrays = [], []
         for lane in server.plan.lanes_of(step):
@@ -49,8 +49,9 @@ def invented_past(server: EvilServer, steps: int) -> list[Result]:
                 )
             )
         t3, slots = transcript.digest("a step that never was", k), (1,) * len(step.slots)
-        result = StepResult(run=server.run, step=k, t3=t3, released=True, slots=slots, sums=tuple(lanes))
+        result = StepResult(step=k, chain=chain, t3=t3, released=True, slots=slots, sums=tuple(lanes))
         past.append(Result(result, (), tuple(arrays)))
+        chain = server.after(past[-1], chain)
     return past
 
 

@@ -180,7 +180,7 @@ class EvilServer:
 
     def void(self, t3: bytes) -> None:
         """The step, whose shares have left, becomes void."""
-        self.tell(Result(StepResult(run=self.run, step=self.k, t3=t3, released=False, slots=(), sums=()), (), ()))
+        self.tell(Result(StepResult(step=self.k, chain=self.chain, t3=t3, released=False, slots=(), sums=()), (), ()))
 
     def tell(self, one: Result) -> None:
         """From here on this is what the step came to, and the chain is the one that follows from it."""

@@ -18,7 +18,6 @@ from crypto.plan import Sum as Summed
 from crypto.proof import Sum
 
 SILOS = ("silo-1", "silo-2", "silo-3")
-RUN = b"r" * 32
 
 
 def opened(k: int) -> dict[str, Sum]:
@@ -45,7 +44,7 @@ def result(k: int) -> StepResult:
         )
         for lane, one in opened(k).items()
     )
-    return StepResult(run=RUN, step=k, t3=bytes(32), released=True, slots=(k,), sums=lanes)
+    return StepResult(step=k, chain=bytes(32), t3=bytes(32), released=True, slots=(k,), sums=lanes)
 
 
 def proof(k: int) -> tuple[bytes, ...]:
@@ -111,7 +110,7 @@ def test_proofs_fill_a_part_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_void_step_brings_neither_words_nor_proof(tmp_path: Path) -> None:
     backlog = Backlog(RunFolder(tmp_path), SILOS)
     fill(backlog, 0, 1)
-    void = StepResult(run=RUN, step=1, t3=bytes(32), released=False, slots=(), sums=())
+    void = StepResult(step=1, chain=bytes(32), t3=bytes(32), released=False, slots=(), sums=())
     backlog.add(void, (), ())
     part = backlog.part("silo-1")
     assert (part.results, part.proofs) == ((result(0), void), (proof(0), ()))

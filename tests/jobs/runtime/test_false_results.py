@@ -131,10 +131,13 @@ def play(federation: Federation, game: Game) -> Liar:
 def told(liar: Liar, text: str, results: list[Result], number: int = 0) -> Play:
     """Open the step after ``results``, telling these to everyone; in the book as the last trick."""
     server = liar.server
-    first = transcript.initial_chain(server.run, blocks.state_digest(blocks.initial_state(server.plan)))
-    attempt = server.attempt(number, k=len(results), chain=server.after_all(results, first))
+    attempt = server.attempt(number, k=len(results), chain=server.after_all(results, first_chain(server)))
     offer = every_message(server.silos, server.offer(attempt, results=results))
     yield from server.trick(text, attempt, "open", offer, dict.fromkeys(server.silos, "SUM_NOT_PROVEN"))
+
+
+def first_chain(server: EvilServer) -> bytes:
+    return transcript.initial_chain(server.run, blocks.state_digest(blocks.initial_state(server.plan)))
 
 
 def verdicts(liar: Liar) -> set[str]:
@@ -323,12 +326,16 @@ def test_what_another_run_proved_is_no_past_of_this_one(federation: Federation) 
 
     def this_run(liar: Liar) -> Play:
         yield from told(liar, "tells of the steps of another run", theirs)
-        renamed = [replace(one, result=replace(one.result, run=liar.server.run)) for one in theirs]
-        yield from told(liar, "calls them its own", renamed, 1)
+        chain, renamed = first_chain(liar.server), []
+        for one in theirs:
+            renamed.append(replace(one, result=replace(one.result, chain=chain)))
+            chain = liar.server.after(renamed[-1], chain)
+        yield from told(liar, "says that they were made from this run's states", renamed, 1)
 
     assert verdicts(play(federation, other_run)) == {ANSWERED}, "who was away takes what is proven to it"
     liar = play(federation, this_run)
-    assert [set(trick.got.values()) for trick in liar.server.book.tricks] == [{"SUM_NOT_PROVEN"}] * 2
+    got = [set(trick.got.values()) for trick in liar.server.book.tricks]
+    assert got == [{"MODEL_MISMATCH"}, {"SUM_NOT_PROVEN"}]
     for silo, agent in liar.agents.items():
         assert agent.k == 0 and len(liar.evidence(silo)) == 2
 

@@ -85,7 +85,7 @@ def test_opened_sums_are_the_plain_integer_sums_bit_for_bit(
         step = plan.steps[k]
         mine = {silo: agents[silo].plain[k] for silo in closed.record.survivors}  # type: ignore[attr-defined]
         announced = StepResult.from_bytes(StepEvidence.from_bytes(folder.evidence_path(k).read_bytes()).result)
-        result, sums = local.opened_from(plan, closed.record, mine, announced)
+        result, sums = local.opened_from(plan, closed.record, chain, mine, announced)
         assert closed.record.slots == result.figures(step)
         chain = transcript.next_chain(chain, result.t3, result.digest, released=True)
         assert chain.hex() == closed.record.chain, step.name

@@ -187,7 +187,7 @@ def test_opened_sums_are_the_plain_sums_and_the_shut_lanes_blocks_stand_still(br
     chain, states = transcript.initial_chain(run, blocks.state_digest(state)), {}
     for k, one in broken.closed.items():
         mine = {silo: broken.agents[silo].plain[k] for silo in one.survivors}  # type: ignore[attr-defined]
-        result, sums = local.opened_from(plan, one, mine, broken.announced(k))
+        result, sums = local.opened_from(plan, one, chain, mine, broken.announced(k))
         assert one.slots == result.figures(plan.steps[k])
         chain = transcript.next_chain(chain, result.t3, result.digest, released=True)
         assert chain.hex() == one.chain

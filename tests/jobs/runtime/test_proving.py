@@ -17,7 +17,7 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Refusal, SiloLost, StepClosed, StepOpened, StepVoid
 from aggregator.rounds.run import Run, RunOutcome
 from aggregator.run_record import RunRecord
-from crypto import blocks, tags
+from crypto import blocks, tags, transcript
 from crypto.blocks import Contribution, Encoded
 from crypto.errors import NoSpace
 from crypto.evidence import StepEvidence
@@ -420,7 +420,11 @@ def test_a_refusal_of_this_request_is_kept_as_signed(federation: Federation) -> 
 
 
 def test_a_result_is_what_its_evidence_says(undisturbed: Played) -> None:
-    for k, step in enumerate(undisturbed.run.spec.plan.steps):
+    run = undisturbed.run
+    chain = transcript.initial_chain(run.id, blocks.state_digest(blocks.initial_state(run.spec.plan)))
+    for k, step in enumerate(run.spec.plan.steps):
         result = StepResult.from_bytes(undisturbed.evidence(k).result)
-        assert (result.run, result.step, result.released) == (undisturbed.run.id, k, True)
+        assert (result.step, result.chain, result.released) == (k, chain, True)
         assert undisturbed.closed(k).slots == result.figures(step)
+        chain = transcript.next_chain(chain, result.t3, result.digest, released=True)
+        assert undisturbed.closed(k).chain == chain.hex()
