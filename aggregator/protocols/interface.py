@@ -191,6 +191,8 @@ class Decline(Protocol):
     @property
     def step(self) -> int: ...
     @property
+    def attempt(self) -> int: ...
+    @property
     def phase(self) -> str: ...
     @property
     def code(self) -> str: ...
@@ -329,6 +331,10 @@ class Reader(Protocol):
     @property
     def note(self) -> str:
         """What a reader of the verdict must know about this protocol; "" for nothing."""
+
+    @property
+    def early_refusals(self) -> bool:
+        """Whether a silo that had no agent for the job signed a refusal that names no run."""
 
     def open_charter(self, data: bytes, consortium: PublicIdentity) -> Charter:
         """A signed charter, once the consortium's signature holds."""

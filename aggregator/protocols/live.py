@@ -22,6 +22,7 @@ from crypto.receipt import Receipt
 
 class Live:
     note = ""
+    early_refusals = False
 
     @property
     def name(self) -> str:

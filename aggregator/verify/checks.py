@@ -8,7 +8,7 @@
     6  sums        replayed bit for bit where uploads were kept; chain and state with them    aggregator.verify.replay
     7  closing     who countersigned the last chain value and a head of this ledger
     8  model       the checkpoint files are those of the ledger
-    9  refusals    each is signed by the silo that refused
+    9  refusals    each is signed by the silo that refused, for this run, step, attempt and phase
     10 code        whether the software that is installed here is the run's
     11 predictor   the code that a version runs is the approved release's                    aggregator.verify.predictor
     12 versions    what was published, and which silos have withdrawn since
@@ -23,8 +23,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aggregator.home import MLFLOW_FILE, AggregatorHome
-from aggregator.ledger.format import at
-from aggregator.ledger.records import Withdrawal
+from aggregator.ledger.format import Entry, at, is_of
+from aggregator.ledger.records import Refusal, StepOpened, Withdrawal
 from aggregator.protocols.interface import Approval
 from aggregator.rounds.storage import checkpoint_steps, load_checkpoint
 from aggregator.run_record import CheckedLedger
@@ -165,30 +165,41 @@ def check_model(run: VerifiedRun, report: VerificationReport) -> None:
 
 
 def check_refusals(run: VerifiedRun, report: VerificationReport) -> None:
-    """Check the refusals with a silo's signed bytes: silo, code, run, step. The others are the aggregator's notes."""
-    refusals = run.record.refusals
-    signed = early = 0
-    for entry in refusals:
-        record = entry.record
-        if record.decline is None:
-            continue
-        with checking(at(entry, "decline"), f"{record.silo}'s signature"):
-            decline = run.reader.open_decline(bytes.fromhex(record.decline), run.charter)
-        same(at(entry, "silo"), decline.silo, record.silo)
-        same(at(entry, "code"), decline.code, record.code)
-        # A silo that had no agent for the job could not know the run: its refusal names none.
-        if any(decline.run):
-            same(at(entry, "decline"), f"run {run.id.hex()}", f"run {decline.run.hex()}")
-            same(at(entry, "k"), decline.step, record.k)
-            same(at(entry, "phase"), decline.phase, record.phase)
-        else:
-            early += 1
-        signed += 1
+    """Check the refusals with a silo's signed bytes: silo, code, run, step, attempt, phase. The others are the
+    aggregator's notes."""
+    noted = signed = early = 0
+    attempts: dict[int, int] = {}  # step → the attempt at it that was under way
+    for entry in run.record.entries:
+        if is_of(entry, StepOpened):
+            attempts[entry.record.k] = entry.record.attempt or 0
+        elif is_of(entry, Refusal):
+            if entry.record.decline is None:
+                noted += 1
+            else:
+                signed += 1
+                early += _check_refusal(run, entry, entry.record.decline, attempts.get(entry.record.k))
     if signed:
         rest = f", {early} of them before it knew the run" if early else ""
         report.ok("refusals", f"{signed} signed by the silo that refused{rest}")
-    if len(refusals) > signed:
-        report.not_checked("refusals", f"{len(refusals) - signed} noted by the aggregator without a silo's signature")
+    if noted:
+        report.not_checked("refusals", f"{noted} noted by the aggregator without a silo's signature")
+
+
+def _check_refusal(run: VerifiedRun, entry: Entry[Refusal], signed: str, attempt: int | None) -> bool:
+    """Compare a line with the refusal that the silo signed. ``attempt``: the one under way, None before the first.
+    Returns whether the refusal names no run, which only a protocol with early refusals allows."""
+    record = entry.record
+    with checking(at(entry, "decline"), f"{record.silo}'s signature"):
+        decline = run.reader.open_decline(bytes.fromhex(signed), run.charter)
+    same(at(entry, "silo"), decline.silo, record.silo)
+    same(at(entry, "code"), decline.code, record.code)
+    if run.reader.early_refusals and not any(decline.run):
+        return True
+    same(at(entry, "decline"), f"run {run.id.hex()}", f"run {decline.run.hex()}")
+    same(at(entry, "k"), decline.step, record.k)
+    same(at(entry, "decline"), f"attempt {attempt}", f"attempt {decline.attempt}")
+    same(at(entry, "phase"), decline.phase, record.phase)
+    return False
 
 
 # --- 10: code ----------------------------------------------------------------------------------------------------

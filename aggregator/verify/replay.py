@@ -3,8 +3,9 @@
 Check 6 of ``aggregator.verify.checks``; 4 and 5 (``aggregator.verify.steps``) are made for each step. A
 step's adverts sign T0, which is made from the chain so far, so a step whose evidence holds also confirms every step
 before it. Where the masked uploads were kept, each lane's sum is replayed bit for bit, the step applied, and chain and
-state digest recomputed. Where they were not, the ledger's own value goes into the next T0, and the report says which
-silos signed it and what stays unchecked.
+state digest recomputed. Where they were not, the chain is made from the result that at least m + c silos signed, and
+the report says how many did. In a protocol without a signed result the ledger's own chain value goes into the next T0,
+and the report says how many silos signed that.
 
 Memory, at most: 8 bytes a word of the model, 28 more a word of its largest block, 4 a word of one lane. Uploads are
 read from disk in place, about 1 GB a second and core.
@@ -32,13 +33,9 @@ from crypto.errors import EvidenceError, TranscriptMismatch
 class RunReplay:
     """The state of the replay. ``chain``: S after the last step; ``state``: its blocks, where they are known.
 
-    <<<<<<< HEAD
-        ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos that
-        signed its result, or whose signed advert of a later step covers it.
-    =======
-        ``unreplayed``: step → its open lanes whose sums could not be replayed. ``confirmed_by``: step → the silos whose
-        signed advert of a later step covers its result; ``unconfirmed``: those of which there was none so far.
-    >>>>>>> main
+    ``unreplayed``: step → its open lanes whose sums could not be replayed. ``signed_by``: step → the silos that signed
+    its result, where the protocol has such a message; else ``confirmed_by``: step → the silos whose signed advert of a
+    later step covers its result; ``unconfirmed``: those of which there was none so far.
     """
 
     run: VerifiedRun
@@ -52,6 +49,7 @@ class RunReplay:
     recomputed: int = 0
     approvals: dict[str, Approval] = field(default_factory=dict)
     unreplayed: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    signed_by: dict[int, tuple[str, ...]] = field(default_factory=dict)
     unconfirmed: list[int] = field(default_factory=list)
     confirmed_by: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
@@ -95,14 +93,15 @@ class RunReplay:
         claimed = bytes.fromhex(record.chain or "")
         if missing := not_kept(self.run, k, checked, record.lanes_open):
             self.unreplayed[k] = missing
-            self.unconfirmed.append(k)
+            if checked.signers:
+                self.signed_by[k] = checked.signers
+            else:
+                self.unconfirmed.append(k)
             self.state = self._from_checkpoint(entry)
             if not claimed:
                 raise EvidenceError(at(entry), expected="a chain value", found="none")
             self.chain = checked.chain_after(None) or claimed
             same(at(entry, "chain"), self.chain.hex(), record.chain)
-            if checked.signers:
-                self.confirmed_by[k] = checked.signers
             return
         slots, sums = record.slots, []
         for lane in record.lanes_open:
@@ -147,19 +146,24 @@ class RunReplay:
             self._report_unreplayed(report, closers)
 
     def _report_unreplayed(self, report: VerificationReport, closers: Sequence[str]) -> None:
-        """What could not be checked without the uploads, and which silos signed a later chain value."""
+        """What could not be checked without the uploads, and which silos signed the result or a later chain value."""
         policy = self.run.record.job.get("keep_uploads", "none")
-        steps = ", ".join(map(str, self.unreplayed))
-        report.not_checked("sums", f"steps {steps} not replayed: uploads not kept (policy {policy})")
-        confirmed = {k: self.confirmed_by.get(k, tuple(closers)) for k in self.unreplayed}
+        report.not_checked("sums", f"steps {_listed(self.unreplayed)} not replayed: uploads not kept (policy {policy})")
+        if self.signed_by:
+            counts: dict[int, list[int]] = {}
+            for k, silos in self.signed_by.items():
+                counts.setdefault(len(silos), []).append(k)
+            signers = "; ".join(f"of steps {_listed(steps)} by {count} silos" for count, steps in counts.items())
+            report.ok("binding", f"the sums were signed: {signers}")
+        confirmed = {k: self.confirmed_by.get(k, tuple(closers)) for k in self.unreplayed if k not in self.signed_by}
         if signed := [silos for silos in confirmed.values() if silos]:
             least = min(map(len, signed))
             report.ok(
                 "binding",
-                f"at least {least} silos signed the sums of each of {len(signed)} unreplayed steps, or a later chain",
+                f"at least {least} silos signed, after each of {len(signed)} unreplayed steps, a chain with its sums",
             )
         if loose := [k for k, silos in confirmed.items() if not silos]:
-            report.not_checked("binding", f"steps {', '.join(map(str, loose))}: no silo signed anything after them")
+            report.not_checked("binding", f"steps {_listed(loose)}: no silo signed anything after them")
         if self.recomputed < self.released:
             report.not_checked(
                 "state",
@@ -204,6 +208,10 @@ def replay_lane(run: VerifiedRun, k: int, checked: CheckedStep, lane: str) -> np
             where = f"{_where(run, run.folder.upload_path(k, silo, lane))}, signed by {silo}"
             expected = f"SHA-256 {checked.words_signed(silo, lane).hex()}"
             raise EvidenceError(where, expected=expected, found=f"SHA-256 {digests[silo].hex()}") from bad
+
+
+def _listed(steps: Iterable[int]) -> str:
+    return ", ".join(map(str, steps))
 
 
 def _where(run: VerifiedRun, path: Path) -> str:

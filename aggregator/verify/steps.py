@@ -34,7 +34,10 @@ def open_step(run: VerifiedRun, entry: Entry[StepClosed], chain: bytes) -> Check
     if not 0 <= (attempt := record.attempt or 0) < 2**32:
         raise EvidenceError(at(entry, "attempt"), expected="a number of 32 bits", found=attempt)
     with checking(where, f"messages that prove step {k} under the chain so far"):
-        return run.reader.check_step(data, run.charter, run.plan, run=run.id, k=k, attempt=attempt, chain=chain)
+        try:
+            return run.reader.check_step(data, run.charter, run.plan, run=run.id, k=k, attempt=attempt, chain=chain)
+        except EvidenceError as bad:
+            raise EvidenceError(f"{where}, {bad.where}", expected=bad.expected, found=bad.found) from bad
 
 
 def check_record(plan: Plan, charter: Charter, entry: Entry[StepClosed], checked: CheckedStep) -> None:

@@ -23,6 +23,7 @@ class Protocol1:
         "in this protocol the opened sums were not proven to the silos: that the sums they applied were those of their "
         "uploads was the aggregator's word"
     )
+    early_refusals = True
 
     # --- charter and run ------------------------------------------------------------------------------------------
 

@@ -178,13 +178,37 @@ def test_refusals_are_the_silos(old: OldFederation) -> None:
 
     rewrite(old, noted(code="REPLAY"))
     assert refused_but_for_the_end(old).endswith("(refusal), code")
+    rewrite(old, noted(decline=signed("decline", fields | {"blame": "", "attempt": 1}, old.key("silo-4.agent")).hex()))
+    assert refused_but_for_the_end(old).endswith("(refusal), decline")
     forged = signed("decline", fields | {"blame": ""}, old.key("silo-3.agent"))
     rewrite(old, noted(decline=forged.hex()))
     assert refused_but_for_the_end(old).endswith("(refusal), decline")
 
 
+def test_a_silo_without_an_agent_signed_a_refusal_that_names_no_run(old: OldFederation) -> None:
+    fields = {"silo": "silo-4", "run": bytes(32), "step": 0, "attempt": 0, "phase": "open", "code": "NOT_APPROVED"}
+    decline = signed("decline", fields | {"blame": ""}, old.key("silo-4.agent")).hex()
+    record = {"run": RUN, "k": 1, "name": "train/0", "silo": "silo-4", "phase": "open", "code": "NOT_APPROVED"}
+
+    def change(lines: Lines) -> None:
+        place = next(at for at, line in enumerate(lines) if line[0] is Kind.STEP_OPENED and line[1]["k"] == 1) + 1
+        lines.insert(place, [Kind.REFUSAL, {**record, "decline": decline}, lines[place][2]])
+
+    rewrite(old, change)
+    without_countersignatures(old)
+    report = verify(old)
+    said = next(line.detail for line in report.lines if line.name == "refusals")
+    assert said == "1 signed by the silo that refused, 1 of them before it knew the run"
+
+
 def refused_but_for_the_end(old: OldFederation) -> str:
-    """Where the verification fails once nobody has countersigned: a line more changes the head that silos signed."""
+    """Where the verification fails once nobody has countersigned."""
+    without_countersignatures(old)
+    return refused(old).where
+
+
+def without_countersignatures(old: OldFederation) -> None:
+    """A line more changes the head that silos signed."""
 
     def nobody(lines: Lines) -> None:
         before = len(lines) - next(at for at, line in enumerate(reversed(lines)) if line[0] is Kind.RUN_FINISHED) - 1
@@ -194,7 +218,6 @@ def refused_but_for_the_end(old: OldFederation) -> str:
     rewrite(old, nobody)
     ended = next(entry for entry in read(old.home.ledger_path) if entry.kind is Kind.RUN_FINISHED)
     rewrite(old, lambda lines: of(lines, Kind.RUN_FINISHED).update(ledger_head=ended.prev))
-    return refused(old).where
 
 
 def test_the_approvals_are_the_data_owners(old: OldFederation) -> None:

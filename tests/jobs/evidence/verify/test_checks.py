@@ -17,6 +17,7 @@ from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.verify.checks import verify_run
 from aggregator.verify.report import CheckLine, CheckOutcome
+from crypto.errors import Malformed
 from crypto.keys import Identity
 from crypto.messages import Closing, Decline, Message, Request
 from crypto.release_manifest import ReleaseManifest
@@ -394,30 +395,47 @@ def test_a_checkpoint_that_came_before_its_line(run: Finished) -> None:
 
 @pytest.fixture(scope="module")
 def declined(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """silo-3 was never asked by its data owner; silo-2 got a request in step 1 that makes no sense."""
+    """silo-3 was never asked by its data owner; silo-2 can't read the deals of step 1."""
+
+    def confused(agent: Any) -> InProcess:
+        deal = agent._phases["deal"]
+
+        def read(request: Request, message: Message) -> Message:
+            if request.step == 1:
+                raise Malformed("Deals that make no sense.")
+            return deal(request, message)
+
+        agent._phases["deal"] = read
+        return InProcess(agent)
+
     federation = local.federation(tmp_path_factory.mktemp("declined") / "f")
-    aggregator = Identity.load(federation.aggregator / "keys" / "aggregator.key")
-
-    class Garbling(InProcess):
-        def send(self, request: Message) -> Message | None:
-            asked = Request.open(request.body, lambda _: aggregator.public)
-            if (asked.phase, asked.step) == ("deal", 1):
-                request = Message("deal", replace(asked, payload=b"nonsense").sign(aggregator))
-            return super().send(request)
-
     return tampering.finish(
-        federation.root, local.spec(), federation=federation, unapproved=("silo-3",), couriers={"silo-2": Garbling}
+        federation.root, local.spec(), federation=federation, unapproved=("silo-3",), couriers={"silo-2": confused}
     )
-
-
-def test_refusals_are_signed_by_who_refused(declined: Finished) -> None:
-    report = verify_run(declined.home, declined.run)
-    assert re.fullmatch(r"(\d) signed by the silo that refused, (\d) of them before it knew the run",
-                        detail(report, "refusals"))  # fmt: skip
 
 
 def _named(lines: Lines, silo: str) -> dict[str, Any]:
     return next(record for record in records(lines, Kind.REFUSAL) if record["silo"] == silo)
+
+
+def _refusal(run: Finished, changes: dict[str, Any]) -> str:
+    """What silo-2 signs of step 1, with changes."""
+    entries = read(run.home.ledger_path)
+    signed = next(e.record.decline for e in entries if e.kind is Kind.REFUSAL and e.record.silo == "silo-2")
+    decline = replace(Decline.open(bytes.fromhex(signed), lambda _: _agent(run).public), **changes)
+    return decline.sign(_agent(run)).hex()
+
+
+def _agent(run: Finished) -> Identity:
+    return Identity.load(run.federation.silo("silo-2") / "keys" / "agent.key")
+
+
+def test_refusals_are_signed_by_who_refused(declined: Finished) -> None:
+    """silo-3 had no agent for the job: its refusals name run, step, attempt and phase of the request all the same."""
+    report = verify_run(declined.home, declined.run)
+    refusals = [entry.record for entry in read(declined.home.ledger_path) if entry.kind is Kind.REFUSAL]
+    assert {refusal.silo for refusal in refusals} == {"silo-2", "silo-3"} and all(one.decline for one in refusals)
+    assert detail(report, "refusals") == f"{len(refusals)} signed by the silo that refused"
 
 
 @pytest.mark.parametrize(
@@ -427,7 +445,9 @@ def _named(lines: Lines, silo: str) -> dict[str, Any]:
         (lambda lines: _named(lines, "silo-3").update(decline=_named(lines, "silo-2")["decline"]), "silo"),
         (lambda lines: _named(lines, "silo-3").update(code="REPLAY"), "code"),
         (lambda lines: _named(lines, "silo-2").update(k=2), "k"),
+        (lambda lines: _named(lines, "silo-3").update(k=1), "k"),
         (lambda lines: _named(lines, "silo-2").update(phase="attest"), "phase"),
+        (lambda lines: _named(lines, "silo-3").update(phase="attest"), "phase"),
     ],
 )
 def test_a_refusal_that_nobody_made(
@@ -440,17 +460,27 @@ def test_a_refusal_that_nobody_made(
     assert "(refusal)" in error.where and error.where.endswith(field)
 
 
-def test_a_refusal_of_another_run(declined: Finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "place", "found"),
+    [
+        ({"run": bytes([1]) * 32}, "decline", f"run {'01' * 32}"),
+        ({"run": bytes(32)}, "decline", f"run {'00' * 32}"),
+        ({"step": 2}, "k", 1),
+        ({"attempt": 1}, "decline", "attempt 1"),
+        ({"phase": "attest"}, "phase", "deal"),
+    ],
+    ids=["another run", "no run", "another step", "another attempt", "another phase"],
+)
+def test_a_refusal_of_something_else(
+    declined: Finished, tmp_path: Path, changes: dict[str, Any], place: str, found: object
+) -> None:
+    """A silo's true refusal at another place does not excuse that its upload is missing here."""
     run = declined.copy(tmp_path / "f")
-    other = Decline(silo="silo-2", run=bytes([1]) * 32, step=1, attempt=0, phase="deal", code="MALFORMED")
-    signed = other.sign(Identity.load(run.federation.silo("silo-2") / "keys" / "agent.key")).hex()
-
-    def change(lines: Lines) -> None:
-        _named(lines, "silo-2").update(decline=signed)
-
-    rewrite(run.home, change)
+    signed = _refusal(run, changes)
+    rewrite(run.home, lambda lines: _named(lines, "silo-2").update(decline=signed))
     tampering.countersign(run)
-    assert refused(run).found == f"run {'01' * 32}"
+    error = refused(run)
+    assert error.where.endswith(f"(refusal), {place}") and error.found == found
 
 
 def test_a_refusal_without_a_signature_is_the_aggregators_word(declined: Finished, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from crypto.release_manifest import PREDICTOR, ReleaseManifest
 from jobs import release
 from jobs.evidence.try_model import cold
 from silo_agent.home import SiloHome
-from tests.tampering import Finished, Lines, countersign, detail, names, refused, rewrite, started
+from tests.tampering import Finished, Lines, countersign, refused, rewrite, started
 
 pytestmark = pytest.mark.slow
 
@@ -80,20 +80,13 @@ def test_a_manifest_of_the_aggregators_own_is_not_the_approved_release(run: Fini
     assert "approval" in refused(run).where
 
 
-def test_without_the_manifest_it_is_not_checked_and_says_so(run: Finished) -> None:
-    """A run of consilium/1 may lack it. With the same release installed, that one's own file is compared."""
+def test_a_run_without_the_manifest_is_refused(run: Finished) -> None:
+    """Only a run of consilium/1 may lack it, see ``tests.aggregator.verify.test_old_bundle``."""
     (run.folder / "release.sha256").unlink()
-    assert detail(verify_run(run.home, run.run, release=release.manifest()), "predictor").startswith("predictor.py is ")
-    report = verify_run(run.home, run.run, release=OTHER)
-    said = detail(report, "predictor")
-    used, here = release.digest().hex()[:16], OTHER.digest.hex()[:16]
-    assert said.startswith(f"predictor not checked: the run used release {used}, this is release {here}")
-    assert "predictor" in names(report, CheckOutcome.NOT_CHECKED)
-    assert f"predictor: {said}" in report.as_dict()["not_checked"]
-    trojan(run)
-    assert refused(run, release=release.manifest()).where.endswith("predictor.py")
-    report = verify_run(run.home, run.run, release=OTHER)
-    assert "predictor" in names(report, CheckOutcome.NOT_CHECKED)
+    for here in (release.manifest(), OTHER, None):
+        error = refused(run, release=here)
+        assert error.where == f"{run.run}/release.sha256" and release.digest().hex() in error.expected
+        assert error.found == "No such file or directory"
 
 
 FACTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {

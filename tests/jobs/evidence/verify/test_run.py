@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
 from aggregator.run_record import RunRecord
 from aggregator.verify.checks import verify_run
+from crypto.encoding import Writer
 from crypto.errors import EvidenceError
 from crypto.plan import Plan
 from tests import tampering
@@ -37,18 +39,34 @@ def test_a_time_that_is_none(run: Finished) -> None:
 
 
 def test_a_plan_of_more_blocks_than_there_is_memory(run: Finished) -> None:
-    """M3: a kilobyte of plan for two gigabytes of zeros: refused before they are made."""
+    """A kilobyte of plan for gigabytes of zeros: refused before they are made."""
 
     def change(lines: Lines) -> None:
         record = started(lines)
         plan = Plan.from_bytes(b64decode(record["plan"]))
-        blocks = tuple(replace(block, shape=(2**13, 2**14)) for block in plan.blocks)
-        huge = replace(plan, blocks=blocks)
+        huge = replace(plan, blocks=tuple(replace(block, shape=(2**13, 2**14)) for block in plan.blocks))
         record.update(plan=b64encode(bytes(huge)).decode(), plan_digest=huge.digest.hex())
 
     rewrite(run.home, change)
     error = refused(run)
     assert error.where.endswith("(run-started), plan") and "bytes" in str(error.found)
+
+
+def test_a_plan_with_a_block_beyond_the_bound(run: Finished) -> None:
+    """Bytes that no plan of this code has: a block of terabytes."""
+
+    def change(lines: Lines) -> None:
+        record = started(lines)
+        plan = Plan.from_bytes(b64decode(record["plan"]))
+        block = plan.blocks[0]
+        before, huge = (Writer().text(block.name).each(shape, Writer.u32) for shape in (block.shape, (2**18, 2**17)))
+        data = bytes(plan).replace(bytes(before), bytes(huge))
+        assert data != bytes(plan)
+        record.update(plan=b64encode(data).decode(), plan_digest=sha256(data).hexdigest())
+
+    rewrite(run.home, change)
+    error = refused(run)
+    assert error.where.endswith("(run-started), plan") and "positive sides, at most" in str(error.found)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])

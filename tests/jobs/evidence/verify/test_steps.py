@@ -10,8 +10,9 @@ import pytest
 from aggregator.ledger.records import Kind
 from aggregator.protocols.live import LiveStep
 from aggregator.verify.steps import check_floor, check_record
+from crypto import proof
 from crypto.approval import Approval
-from crypto.errors import EvidenceError
+from crypto.errors import EvidenceError, SumNotProven
 from crypto.silo_session import SiloSession
 from crypto.transcript import digest
 from jobs.owner import approval_terms
@@ -34,34 +35,41 @@ def test_no_lane_opens_below_the_strictest_floor(lane: str, least: int) -> None:
     plan = federation.small_plan(floor=2)
     step = federation.Run(group, plan)
     step.play()
-    names = [slot.name for slot in plan.slots_of(step.step)]
     one = next(one for one in plan.lanes if one.name == lane)
     entry = partial_entry(Kind.STEP_CLOSED, {})
     for count in range(6):
-        slots = dict.fromkeys(names, 0) | {one.contributors_slot: count}
+        slots = {one.contributors_figure: count}
         if count >= least:
             check_floor(group.charter, entry, one, slots)
             continue
         with pytest.raises(EvidenceError, match=f"lanes_open, {lane}: expected at least {least}"):
             check_floor(group.charter, entry, one, slots)
     with pytest.raises(EvidenceError, match="at least 6"):
-        check_floor(group.charter, entry, replace(one, floor=6), dict.fromkeys(names, 5))
+        check_floor(group.charter, entry, replace(one, floor=6), {one.contributors_figure: 5})
 
 
 def test_silos_that_all_let_a_lane_open_below_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hospitals in a lane of floor 3, and every silo gave its shares all the same."""
     monkeypatch.setattr(SiloSession, "_check_floor", lambda self, lane, own: None)
     group = federation.Federation(5)
-    step = federation.Run(group, federation.small_plan(), weights=federation.holding(group.silos, quiet=2))
-    step.play()
-    assert "quiet" in step.opened
+    weights = federation.holding(group.silos, quiet=2)
+    honest = federation.Run(group, federation.small_plan(), weights=weights)
+    assert "quiet" not in honest.play()
+    below = honest.server.failed["quiet"]
+    assert below.code == "SUM_NOT_PROVEN" and "opened for 2 contributors below its floor" in str(below)
+
+    # A server that opens it nevertheless, and silos that sign what it announces:
+    with monkeypatch.context() as patch:
+        patch.setattr(proof, "check_bounds", lambda *_: None)
+        step = federation.Run(group, federation.small_plan(), weights=weights)
+        assert "quiet" in step.play()
     evidence, context = step.evidence(), step.context
     checked = evidence.check(context)
     survivors, adverts = checked.survivors.signed, checked.survivors.dealt.cohort.adverts
     record = {
         "transcript": checked.survivors.t3.hex(),
         "survivors": tuple(survivors),
-        "slots": dict(zip(step.names(), checked.slots, strict=True)),
+        "slots": checked.figures,
         "lanes_open": tuple(step.opened),
         "lanes_shut": (),
         "upload_digests": {silo: digest("upload", header).hex() for silo, header in survivors.items()},
@@ -69,9 +77,11 @@ def test_silos_that_all_let_a_lane_open_below_its_floor(monkeypatch: pytest.Monk
         "approvals": {silo: adverts[silo].approval.hex() for silo in survivors},
         "holdings": {silo: tuple(adverts[silo].held) for silo in survivors if adverts[silo].held},
     }
+    found = LiveStep(evidence, checked)
     with pytest.raises(EvidenceError, match="lanes_open, quiet: expected at least 3 contributors, found 2"):
-        entry = partial_entry(Kind.STEP_CLOSED, record)
-        check_record(context.plan, context.charter, entry, LiveStep(evidence, checked))
+        check_record(context.plan, context.charter, partial_entry(Kind.STEP_CLOSED, record), found)
+    with pytest.raises(SumNotProven, match="'quiet' opened for 2 contributors below its floor"):
+        found.replay("quiet", {silo: step.words[silo]["quiet"] for silo in survivors})
 
 
 @pytest.mark.parametrize("hours", [-2, 48])
