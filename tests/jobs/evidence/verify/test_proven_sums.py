@@ -61,7 +61,7 @@ def signed_by_all(run: Finished, result: StepResult, tag: Callable[[bytes], byte
     old, tags = evidence(run), []
     for signed in old.tags:
         one = Tags.open(signed, lambda message: agent(run, message.silo).public)
-        changed = replace(one, result=result.digest, tags=tuple(map(tag, one.tags)))
+        changed = replace(one, t3=result.t3, result=result.digest, tags=tuple(map(tag, one.tags)))
         tags.append(changed.sign(agent(run, one.silo)))
     return replace(old, result=bytes(result), tags=tuple(tags))
 
@@ -155,11 +155,16 @@ def test_tags_of_a_stranger(run: Finished) -> None:
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        (lambda result: replace(result, slots=(result.slots[0] + 1, *result.slots[1:])), "step, transcript and slots"),
-        (lambda result: replace(result, step=K - 1), "step, transcript and slots"),
+        (
+            lambda result: replace(result, slots=(result.slots[0] + 1, *result.slots[1:])),
+            "step, state, transcript and slots",
+        ),
+        (lambda result: replace(result, step=K - 1), "step, state, transcript and slots"),
+        (lambda result: replace(result, chain=FALSE), "step, state, transcript and slots"),
+        (lambda result: replace(result, t3=FALSE), "step, state, transcript and slots"),
         (lambda result: replace(result, sums=(replace(result.sums[0], contributors=5),)), "weights of lane everyone"),
     ],
-    ids=["slots", "step", "contributors"],
+    ids=["slots", "step", "state", "transcript", "contributors"],
 )
 def test_a_result_that_all_signed_and_the_shares_do_not_open(
     bare: Finished, change: Callable[[StepResult], StepResult], place: str
