@@ -27,7 +27,7 @@ SEEN_OF_ONE_SILO = (
     "the salted commitment of its data set",
     "its data owner's signed approval: digests, purpose, runs and dates",
     "how many releases it has made",
-    "its signatures: adverts, headers, attestations, results of steps, the closing of a run",
+    "its signatures: adverts, deals, headers, attestations, results of steps, the closing of a run",
     "tags of its masked uploads in lanes that opened: 80 bytes a lane, which the aggregator could compute itself",
     "if it complains of a peer's row: the key of that one channel, which opens that row and the one back",
     "masked words: noise without the shares of t silos",

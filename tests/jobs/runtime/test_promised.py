@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from aggregator.ledger.records import Refusal, StepClosed
 from aggregator.run_record import RunRecord
 from crypto.messages import Message
 from jobs.demo.federation import Federation
+from jobs.demo.report import write_report
 from jobs.membership.propose import DAY
 from jobs.owner.decisions import deny
 from jobs.owner.review import OwnerView
@@ -115,3 +119,23 @@ def test_a_restart_does_not_renew_the_budgets(federation: Federation) -> None:
     again = len(kept)
     local.run_job(job, federation.aggregator, federation.homes, courier=courier(2), resume=run)
     assert kept[again] == before
+
+
+def test_no_file_log_or_message_has_a_key_or_a_salt(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a run, its report and what its processes log: raw, as hex and as Base64. Only the secret's own file has it."""
+    caplog.set_level(logging.DEBUG)
+    sent: dict[str, list[bytes]] = {}
+    outcome, _, _ = local.run_job(JOB, federation.aggregator, federation.homes, courier=partial(local.Wire, sent))
+    write_report(federation.root, outcome.run)
+    places = [path for path in federation.root.rglob("*") if path.is_file()]
+    assert any(path.name == "report.html" for path in places)
+    secret = [path for path in places if path.name == "salt" or path.suffix == ".key"]
+    assert len(secret) == 3 * len(federation.silos) + 2, "agent, owner and salt of each; aggregator and consortium"
+    found = {path: path.read_bytes() for path in places}
+    elsewhere = [caplog.text.encode(), *(part for parts in sent.values() for part in parts)]
+    for mine in secret:
+        value = found[mine]
+        assert len(value) == 32
+        for form in (value, value.hex().encode(), base64.b64encode(value).rstrip(b"=")):
+            assert [path for path, data in found.items() if form in data and path != mine] == []
+            assert not any(form in part for part in elsewhere), mine
