@@ -232,10 +232,14 @@ class ServerSession(Session):
                 self._tags[found.owner] = (found, signed)
 
     @property
+    def uploaders(self) -> frozenset[str]:
+        """Survivors whose uploads are in the result's lanes: they alone may stand in for others."""
+        return frozenset(silo for one in self.result.sums for silo in one.uploaders)
+
+    @property
     def untagged(self) -> tuple[str, ...]:
-        """Survivors whose uploads are in the result's lanes and have no tags yet."""
-        owners = {silo for one in self.result.sums for silo in one.uploaders}
-        return tuple(sorted(owners - self._tags.keys()))
+        """Those of them whose uploads have no tags yet."""
+        return tuple(sorted(self.uploaders - self._tags.keys()))
 
     def drop_false_tags(self, uploads: Uploads) -> tuple[str, ...]:
         """Leave out the tags that are not those of the uploads they are of; whose they were. To be called when the

@@ -228,7 +228,7 @@ class Attempt:
                         raise RoundLost("tag", tuple(sorted(self.attendance.lost)), detail=str(unproven)) from unproven
             requests = dict[str, Message]()
             owner_of = dict[str, str]()
-            free = [silo for silo in session.survivors.signed if silo not in self._out]
+            free = sorted(session.uploaders - self._out)
             for owner in session.untagged:
                 if silo := next(
                     (s for s in free if s not in requests and s != owner and (s, owner) not in asked), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 
 from crypto import blocks
 from crypto.errors import DataRefused
+from crypto.messages import Message
 from jobs.demo.domain_data import make
 from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from silo_agent import proxies
+from silo_agent.agent import Agent
 from silo_agent.home import SiloHome
 from silo_agent.methods import Limits
 from silo_agent.methods.metamoe import MetaMoE
@@ -96,3 +99,25 @@ def test_a_pool_that_silos_registered_serves_a_run(tmp_path: Path) -> None:
     other = job(pool="hospital-pool", pool_sha256="0" * 64)
     with pytest.raises(DataRefused, match="SHA-256"):
         local.open_agent(other.text, SiloHome(made.homes["silo-2"]))
+
+
+def test_a_silo_of_no_group_is_not_asked_to_stand_in(tmp_path: Path) -> None:
+    """It uploads nothing in ``train/0``, whose lanes are all of groups: its word for another's upload is no proof."""
+    made = federation(tmp_path / "f")
+    outside = {"group-0": "silo-2 silo-3 silo-4", "group-1": "silo-5 silo-6 silo-7 silo-8"}
+    stood_in: list[tuple[str, int]] = []
+
+    def courier(silo: str, agent: Agent) -> local.Faulty:
+        def fault(request: Message, answer: Callable[[], Message]) -> Message | None:
+            k = local.asked(request).step
+            if request.phase == "stand-in":
+                stood_in.append((silo, k))
+            return None if (silo, k, request.phase) == ("silo-8", 1, "tag") else answer()
+
+        return local.Faulty(agent, fault)
+
+    outcome, run, agents = local.run_job(job(**outside), made.aggregator, made.homes, courier=courier)
+    assert run.spec.plan.steps[1].name == "train/0"
+    assert outcome.steps_void == 0 and stood_in == [("silo-2", 1)]
+    for agent in agents.values():
+        assert blocks.state_digest(agent.state).hex() == outcome.state_digest
