@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from crypto import durable
+from crypto.errors import DataRefused
 from crypto.keys import Identity
-from crypto.messages import DECLINE, Message, Request
-from silo_agent.agent import MOST_ANSWERS
-from tests.one_agent import OneAgent, code_of, read
+from crypto.messages import DECLINE, STEP_PHASES, Decline, Message, Request, request_digest
+from silo_agent.agent import MOST_ANSWERS, Refusing
+from tests.one_agent import SILO, OneAgent, code_of, read
 
 
 @pytest.fixture
@@ -38,6 +41,51 @@ def test_requests_that_the_aggregator_did_not_sign_are_declined(one: OneAgent) -
         assert code_of(agent.handle(Message("open", b""))) == "MALFORMED"
         assert code_of(agent.handle(Message("deal", good.body))) == "MALFORMED"
         assert agent.handle(good).phase == "open"
+    finally:
+        agent.close()
+
+
+def test_a_refusal_names_the_request_that_it_refuses(one: OneAgent) -> None:
+    """Also where the request's signature is false: else the refusal could be shown as the answer to any request."""
+    agent, key = one.open(), one.federation.aggregator
+    refusing = Refusing(SILO, agent.site.identity, DataRefused("no rows"))
+    try:
+        request = replace(read(one.first_open()), step=3, attempt=2, phase="deal", payload=b"")
+        bodies = {"UNEXPECTED": request.sign(key), "BAD_SIGNATURE": request.sign(Identity.generate())}
+        for code, body in bodies.items():
+            for told, by in ((code, agent), ("DATA_REFUSED", refusing)):
+                decline = Decline.open(by.handle(Message("deal", body)).body, lambda _: agent.site.identity.public)
+                assert (decline.silo, decline.code, decline.request) == (SILO, told, request_digest(body))
+                where = (decline.run, decline.step, decline.attempt, decline.phase)
+                assert where == (request.run, 3, 2, "deal")
+        assert len({request_digest(body) for body in bodies.values()}) == 2
+        for body in (b"", b"no request", request.sign(key)[:-1]):
+            decline = Decline.open(agent.handle(Message("deal", body)).body, lambda _: agent.site.identity.public)
+            assert (decline.code, decline.request) == ("MALFORMED", request_digest(body))
+            known = body.startswith(request.sign(key)[:-1])
+            assert decline.run == (request.run if known else bytes(32)), "of bytes that are no request, no run"
+    finally:
+        agent.close()
+
+
+def test_a_full_disk_at_the_journal_lets_no_advert_leave(one: OneAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record comes first: what can't be recorded isn't signed, and is asked for again in another attempt."""
+    agent = one.open()
+    append = durable.append
+
+    def full(fd: int, data: bytes, **how: bool) -> None:
+        if b'"advertised"' in data:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(fd, data, **how)
+
+    try:
+        first = one.first_open()
+        with monkeypatch.context() as patched:
+            patched.setattr("crypto.durable.append", full)
+            assert code_of(agent.handle(first)) == "NO_SPACE"
+        assert code_of(agent.handle(first)) == "NO_SPACE", "the answer stands"
+        again = Message("open", replace(read(first), attempt=1).sign(one.federation.aggregator))
+        assert agent.handle(again).phase == "open"
     finally:
         agent.close()
 
@@ -114,7 +162,7 @@ def test_phases_out_of_order_are_unexpected_and_change_nothing(one: OneAgent) ->
     try:
         first = one.first_open()
         request = read(first)
-        for phase in ("deal", "contribute", "fetch", "attest", "unmask-slots", "unmask-lanes"):
+        for phase in STEP_PHASES[1:]:
             early = Request(run=request.run, step=0, attempt=0, phase=phase, payload=b"")
             assert code_of(agent.handle(Message(phase, early.sign(one.federation.aggregator)))) == "UNEXPECTED"
         assert agent.handle(first).phase == "open"

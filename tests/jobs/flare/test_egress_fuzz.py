@@ -247,8 +247,8 @@ def contributions(draw: st.DrawFn) -> tuple[Contribution, dict[str, Any], set[ty
             case 2:
                 weights[draw(st.sampled_from(["home", "nobody", "Slots"]))] = 1
                 wrong.add(EgressDenied)
-            case 3 if carried:
-                name = draw(st.sampled_from(carried))
+            case 3 if full := [name for name in carried if np.size(sums[name])]:
+                name = draw(st.sampled_from(full))
                 bad = np.array(sums[name], dtype=np.float64)
                 bad.flat[draw(st.integers(0, bad.size - 1))] = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
                 sums[name] = bad

@@ -53,7 +53,8 @@ def test_it_runs_through_a_federation_as_it_stands(tmp_path: Path) -> None:
         for head in agent.method.state_dict().values():
             assert head.any() and head.reshape(-1)[:10].tobytes() not in everything
         for encoded in agent.plain.values():
-            assert encoded.slots.tobytes() not in everything, "no figure of one silo"
+            if encoded.slots.size:
+                assert encoded.slots.tobytes() not in everything, "no figure of one silo"
             assert all(words[:8].tobytes() not in everything for words in encoded.lanes.values() if words.any())
         p_BC = agent.method.predict(published, agent.data.x_test, "personal")
         right, rows = right + int((p_BC.argmax(axis=1) == agent.data.y_test).sum()), rows + len(p_BC)

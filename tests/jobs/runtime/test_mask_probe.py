@@ -125,7 +125,8 @@ def test_the_plain_vectors_add_up_to_what_opened(done: Done) -> None:
         step = plan.steps[record.k]
         lanes = [lane.name for lane in plan.lanes_of(step)]
         sums = {lane: np.add.reduce(done.plain[record.k, lane], dtype=np.uint32) for lane in lanes}
-        state = blocks.apply(plan, step, state, sums, record.slots)
+        weights = {lane: record.slots[f"{lane}.weight"] for lane in lanes}
+        state = blocks.apply(plan, step, state, sums, weights)
     assert blocks.state_digest(state) == blocks.state_digest(done.first.state)
 
 

@@ -70,6 +70,8 @@ def test_proxies_and_a_silos_own_figures_are_in_no_byte_that_leaves(tmp_path: Pa
                 if vector.any():
                     uploaded += 1
                     assert vector[:8].tobytes() not in everything, "nothing leaves unmasked"
+            if encoded.slots.tolist() == [1]:
+                continue  # a count of silos alone: every silo has the same, and it is in many messages
             for kind in ("<u8", ">u8"):
                 assert encoded.slots.astype(kind).tobytes() not in everything, "no figure of one silo"
         assert uploaded == 2 + 2, "its expert twice, its centre and its moments"

@@ -39,7 +39,13 @@ def line(tmp_path: Path) -> Line:
 def started(line: Line) -> Entry:
     plan = method("fedavg").plan(JOB.params, Limits(n_max=8))
     digests = {f"{name}_digest": "00" for name in ("job", "plan", "charter", "state")}
-    names = {"job": JOB.text, "plan": encode_plan(plan), "method": "fedavg", "model_name": "m", "protocol": "p"}
+    names = {
+        "job": JOB.text,
+        "plan": encode_plan(plan),
+        "method": "fedavg",
+        "model_name": "m",
+        "protocol": "consilium/2",
+    }
     return line(Kind.RUN_STARTED, silos=list(SILOS), threshold=2, **digests, **names)
 
 
