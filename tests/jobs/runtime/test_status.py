@@ -13,6 +13,7 @@ import pytest
 from aggregator.ledger.format import Entry
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
+from aggregator.rounds.run import PROTOCOL
 from crypto.keys import Identity
 from jobs.job import encode_plan
 from jobs.runtime import status
@@ -38,13 +39,13 @@ def line(tmp_path: Path) -> Line:
 
 def started(line: Line) -> Entry:
     plan = method("fedavg").plan(JOB.params, Limits(n_max=8))
-    digests = {f"{name}_digest": "00" for name in ("job", "plan", "charter", "state")}
+    digests = {f"{name}_digest": "00" for name in ("job", "charter", "state")} | {"plan_digest": plan.digest.hex()}
     names = {
         "job": JOB.text,
         "plan": encode_plan(plan),
         "method": "fedavg",
         "model_name": "m",
-        "protocol": "consilium/2",
+        "protocol": PROTOCOL,
     }
     return line(Kind.RUN_STARTED, silos=list(SILOS), threshold=2, **digests, **names)
 
