@@ -16,10 +16,14 @@ from crypto.encoding import VERSION, Reader, Writer
 from crypto.errors import CohortTooSmall, Malformed, RosterMismatch, SpecError, ThresholdInfeasible
 from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
 from crypto.plan import Lane, Scope
-from crypto.transcript import DIGEST_BYTES, label_bytes
+from crypto.transcript import DIGEST_BYTES
 
 #: X25519, HKDF-SHA256, AES-128-CTR, AES-256-GCM, Ed25519.
 SUITE = 1
+
+#: Versions of the protocol whose charters have the same fields as ours. Such a charter can be followed by the next
+#: epoch; nothing can be run under it.
+EARLIER = (1,)
 
 #: What a silo may be called.
 SILO_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
@@ -73,6 +77,8 @@ class Charter:
     """End of validity, seconds since 1970, UTC."""
     suite: int = SUITE
     """Number of the cipher suite."""
+    version: int = VERSION
+    """Of the protocol that it was signed under."""
 
     def __post_init__(self) -> None:
         ids = [member.silo for member in self.members]
@@ -173,7 +179,7 @@ class Charter:
             raise SpecError("charter.previous", got=self.previous.hex(), want=f"{old.digest.hex()}, the pinned charter")
 
     def __bytes__(self) -> bytes:
-        out = Writer().u8(VERSION).text(self.federation).u32(self.epoch).fixed(self.previous, DIGEST_BYTES)
+        out = Writer().u8(self.version).text(self.federation).u32(self.epoch).fixed(self.previous, DIGEST_BYTES)
         out.each(self.members, lambda w, member: member.write(w)).fixed(self.aggregator.raw, KEY_BYTES)
         for value in (
             self.n_min,
@@ -187,11 +193,13 @@ class Charter:
         return bytes(out.u64(self.not_before).u64(self.not_after).u32(self.suite))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Charter:
+    def from_bytes(cls, data: bytes, *, earlier: bool = False) -> Charter:
+        """Raises Malformed. ``earlier``: also read a charter of an earlier protocol, to be followed."""
         src = Reader(data)
-        if (version := src.u8()) != VERSION:
-            raise Malformed(f"A charter of version {version}; this code reads version {VERSION}.")
+        version = src.u8()
+        check_version(version, earlier=earlier)
         charter = cls(
+            version=version,
             federation=src.text(),
             epoch=src.u32(),
             previous=src.fixed(DIGEST_BYTES),
@@ -224,16 +232,39 @@ class SignedCharter:
 
     @classmethod
     def sign(cls, charter: Charter, consortium: Identity) -> SignedCharter:
-        return cls(charter, consortium.sign(label_bytes("charter", [bytes(charter)])))
+        """Raises Malformed for a charter of an earlier protocol."""
+        check_version(charter.version)
+        return cls(charter, consortium.sign(_signed_bytes(charter.version, bytes(charter))))
 
     def __bytes__(self) -> bytes:
         return bytes(Writer().blob(bytes(self.charter)).fixed(self.signature, SIGNATURE_BYTES))
 
     @classmethod
-    def open(cls, data: bytes, consortium: PublicIdentity) -> Charter:
-        """The charter, once its signature holds under the pinned consortium key; else BadSignature."""
+    def open(cls, data: bytes, consortium: PublicIdentity, *, earlier: bool = False) -> Charter:
+        """The charter, once its signature holds under the pinned consortium key; else BadSignature.
+
+        ``earlier``: also open a charter of an earlier protocol, to be followed; else Malformed, with what to do."""
         src = Reader(data)
         body, signature = src.blob(), src.fixed(SIGNATURE_BYTES)
         src.end()
-        consortium.verify(signature, label_bytes("charter", [body]))
-        return Charter.from_bytes(body)
+        version = Reader(body).u8()
+        check_version(version, earlier=earlier)
+        consortium.verify(signature, _signed_bytes(version, body))
+        return Charter.from_bytes(body, earlier=earlier)
+
+
+def check_version(version: int, *, earlier: bool = False) -> None:
+    """Raise Malformed unless a charter of that version can be used; ``earlier``: or be followed by one that can."""
+    if version == VERSION or (earlier and version in EARLIER):
+        return
+    remedy = ""
+    if version in EARLIER:
+        remedy = (
+            "It is of an earlier protocol. The consortium makes the next epoch with this release, `fed charter add`, "
+            "and each member accepts it: docs/operations.md, A federation made before."
+        )
+    raise Malformed(f"A charter of version {version}; this code reads version {VERSION}.", remedy=remedy)
+
+
+def _signed_bytes(version: int, body: bytes) -> bytes:
+    return bytes(Writer().text(f"consilium/{version}/charter").blob(body))

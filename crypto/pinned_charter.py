@@ -55,7 +55,16 @@ class PinnedCharter:
         return PublicIdentity(self.consortium_path.read_bytes())
 
     def read(self) -> Charter:
-        """The charter in force, its signature checked. Raises SpecError where nothing is pinned, BadSignature."""
+        """The charter in force, its signature checked. Raises SpecError where nothing is pinned, BadSignature, and
+        Malformed for one of an earlier protocol: ``newest`` reads that too."""
+        return self._read(earlier=False)
+
+    def newest(self) -> Charter:
+        """The last epoch pinned here, which the next one follows: perhaps one of an earlier protocol. Raises SpecError,
+        BadSignature."""
+        return self._read(earlier=True)
+
+    def _read(self, *, earlier: bool) -> Charter:
         try:
             consortium, data = self.consortium(), self.path.read_bytes()
         except FileNotFoundError as missing:
@@ -65,19 +74,19 @@ class PinnedCharter:
                 want="a pinned charter",
                 remedy=f"Pin the charter that the consortium signed: {CHARTER_FILE} and {CONSORTIUM_FILE}.",
             ) from missing
-        return SignedCharter.open(data, consortium)
+        return SignedCharter.open(data, consortium, earlier=earlier)
 
     def epochs(self) -> tuple[tuple[Charter, bytes], ...]:
-        """Every epoch pinned here so far with its signed bytes, oldest first; the last is the one in force.
+        """Every epoch pinned here so far with its signed bytes, oldest first; the last is the newest.
 
         Each is checked under the pinned consortium key. What a crash left in ``charters/`` before it was in force is
         not among them. Raises SpecError, BadSignature.
         """
-        pinned, consortium = self.read(), self.consortium()
+        pinned, consortium = self.newest(), self.consortium()
         found = {pinned.epoch: (pinned, self.path.read_bytes())}
         for path in self.epoch_files():
             data = path.read_bytes()
-            charter = SignedCharter.open(data, consortium)
+            charter = SignedCharter.open(data, consortium, earlier=True)
             if charter.epoch < pinned.epoch:
                 found[charter.epoch] = (charter, data)
         return tuple(found[epoch] for epoch in sorted(found))
@@ -88,7 +97,7 @@ class PinnedCharter:
         Where a charter is pinned only its next epoch is taken, signed by the same consortium: SpecError, BadSignature.
         """
         if self.exists():
-            old, pinned = self.read(), self.consortium()
+            old, pinned = self.newest(), self.consortium()
             SignedCharter.open(bytes(charter), pinned).check_succeeds(old)
             if consortium != pinned:
                 raise SpecError(

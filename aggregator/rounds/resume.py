@@ -74,11 +74,14 @@ def replay(
     record: RunRecord, folder: RunFolder, plan: Plan, *, job: bytes, charter: bytes, code: bytes
 ) -> tuple[RunState, list[Result], int]:
     """The state of the run in ``folder``, the results of its last steps, and the first step of those; every silo has
-    the results before it. Raises SpecError for a run that can't be resumed (finished, or of another job, charter or
-    code), EvidenceError where ledger and folder do not match."""
+    the results before it. Raises SpecError for a run that can't be resumed (finished, or of another protocol,
+    job, charter or code), EvidenceError where ledger and folder do not match."""
     run, start = record.run, record.started.record
     if record.finished is not None:
         raise SpecError("--resume", got=run, want="a run that has not finished", remedy="Submit the job as a new run.")
+    if start.protocol != (ours := transcript.PREFIX.removesuffix("/")):
+        remedy = "A run goes on under the protocol that it began with. Submit the job as a new run."
+        raise SpecError(f"--resume {run}, protocol", got=ours, want=start.protocol, remedy=remedy)
     _same(run, "job_digest", start.job_digest, job)
     _same(run, "plan_digest", start.plan_digest, plan.digest)
     _same(run, "charter_digest", start.charter_digest, charter)

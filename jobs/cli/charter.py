@@ -232,10 +232,10 @@ def _base(path: Path, key: Path | None) -> Charter:
 
     if path.is_dir():
         pinned = PinnedCharter(path)
-        pinned.read()
+        pinned.newest()
         path = pinned.path
     data = read_epoch(path)
-    return parse(data).charter if key is None else SignedCharter.open(data, Identity.load(key).public)
+    return parse(data).charter if key is None else SignedCharter.open(data, Identity.load(key).public, earlier=True)
 
 
 def _write(new: Charter, old: Charter | None, out: Path, key: Path | None, as_json: bool) -> None:

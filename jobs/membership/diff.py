@@ -100,6 +100,8 @@ class CharterDiff:
         if self._aggregator_before != self.new.aggregator:
             was = self._aggregator_before.fingerprint
             lines += [f"new key    aggregator: {self.new.aggregator.fingerprint} (was {was})"]
+        if self.old is not None and self.old.version != self.new.version:
+            lines += [f"changes    protocol: consilium/{self.old.version} → consilium/{self.new.version}"]
         lines += [
             f"changes    {name}: {_shown(name, before)} → {_shown(name, now)}"
             for name, (before, now) in self.numbers.items()

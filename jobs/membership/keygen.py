@@ -15,14 +15,15 @@ from pathlib import Path
 
 from aggregator.home import AggregatorHome
 from crypto.charter import SILO_ID, Member
+from crypto.encoding import Writer
 from crypto.errors import FederationError, SpecError
 from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
 from crypto.pinned_charter import CONSORTIUM_FILE
-from crypto.transcript import label_bytes
 from jobs.membership.accept import renewed_path
 from jobs.membership.propose import ROLES
 from silo_agent.home import SiloHome
 
+#: Also the label of its signatures: a member file outlasts the protocol in use.
 FORMAT = "consilium/1/member"
 _FIELDS = {"format", "silo", *ROLES, *(f"{role}_signature" for role in ROLES)}
 _HEX = re.compile(r"[0-9a-f]+")
@@ -122,7 +123,10 @@ def _newest_key(path: Path) -> Identity:
 
 
 def _body(member: Member) -> bytes:
-    return label_bytes("member", [member.silo, *(getattr(member, role).raw for role in ROLES)])
+    out = Writer().text(FORMAT).text(member.silo)
+    for role in ROLES:
+        out.blob(getattr(member, role).raw)
+    return bytes(out)
 
 
 def _empty(folder: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crypto.charter import Charter, Member, SignedCharter
-from crypto.encoding import Reader
+from crypto.encoding import VERSION, Reader
 from crypto.errors import SpecError
 from crypto.floors import Floors
 from crypto.keys import SIGNATURE_BYTES, Identity, PublicIdentity
@@ -94,6 +94,7 @@ def next_epoch(
     charter = replace(
         old,
         epoch=old.epoch + 1,
+        version=VERSION,
         previous=old.digest,
         members=tuple(members[silo] for silo in sorted(members)),
         n_min=kept.n_min(len(members)) + stricter,
@@ -165,8 +166,9 @@ def unsigned(charter: Charter) -> SignedCharter:
 
 
 def parse(data: bytes) -> SignedCharter:
-    """A file's content, its signature *not* checked: to show it, to sign it, to make the next epoch from it."""
+    """A file's content, its signature *not* checked: to show it, to sign it, to make the next epoch from it. It may be
+    of an earlier protocol."""
     src = Reader(data)
     body, signature = src.blob(), src.fixed(SIGNATURE_BYTES)
     src.end()
-    return SignedCharter(Charter.from_bytes(body), signature)
+    return SignedCharter(Charter.from_bytes(body, earlier=True), signature)

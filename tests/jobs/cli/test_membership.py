@@ -17,6 +17,7 @@ from crypto.home import Home
 from jobs.cli import main as cli
 from jobs.membership.propose import parse
 from tests.members import Bare, files
+from tests.protocol1 import CONSORTIUM, RUN, OldFederation
 
 pytestmark = pytest.mark.slow
 
@@ -234,3 +235,19 @@ def test_signing_needs_a_charter_that_follows(fed: Fed) -> None:
     told = fed.json("charter", "sign", "two.bin", "--consortium-key", "consortium.key", "--charter", bare.aggregator)
     assert told["signed"] and told["leaves"] == ["silo-3"]
     assert bytes(parse((fed.root / "two.bin").read_bytes())) == signed
+
+
+def test_a_federation_of_the_protocol_before_goes_on_by_command(fed: Fed) -> None:
+    """docs/operations.md, "A federation made before"."""
+    old = OldFederation.unpack(fed.root)
+    keys = fed.root / "aggregator" / "keys"
+    keys.mkdir(mode=0o700)
+    old.key("aggregator").save(keys / "aggregator.key")
+    key = fed.root / "offline.key"
+    old.key("consortium").save(key)
+    (fed.root / "aggregator" / "aggregator.json").write_text("{}")
+    assert "federation 'test', epoch 1, 5 silos" in fed("charter", "show", "--home", "aggregator")
+    fed("charter", "add", "--charter", "aggregator", "--out", "two.bin", "--consortium-key", key, "--days", "365")
+    said = fed("charter", "accept", "two.bin", "--home", "aggregator", "--yes")
+    assert "changes    protocol: consilium/1 → consilium/2" in said and "epoch 2 is in force" in said
+    fed("verify", RUN, "--home", "aggregator", "--consortium", CONSORTIUM)
