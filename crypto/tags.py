@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 #: Inner products of one tag.
 COLUMNS = 5
-#: Bytes of one inner product, big-endian. 128 bits hold each: 2^36 words · 2^40 · 2^25 · 2^32 is more than any lane.
+#: Bytes of one inner product of an upload, big-endian: less than 2^29 words · 2^32 · 2^25 · 2^32 = 2^118.
 COLUMN_BYTES = 16
 #: Bytes of one lane's tag.
 TAG_BYTES = COLUMNS * COLUMN_BYTES

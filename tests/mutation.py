@@ -44,9 +44,20 @@ ROOMS = {
 }
 FIRST = {
     "crypto/cohort.py": ["tests/crypto/test_cohort.py", "tests/crypto/test_games.py"],
+    "crypto/opening.py": ["tests/crypto/test_opening.py", "tests/crypto/test_games.py"],
+    "crypto/proof.py": ["tests/crypto/test_proof.py", "tests/crypto/test_proof_forged.py"],
     "crypto/session.py": ["tests/crypto/test_session.py"],
-    "crypto/server_session.py": ["tests/crypto/test_session.py", "tests/crypto/test_games.py"],
-    "crypto/silo_session.py": ["tests/crypto/test_games.py", "tests/crypto/test_session.py"],
+    "crypto/server_session.py": [
+        "tests/crypto/test_session.py",
+        "tests/crypto/test_games.py",
+        "tests/crypto/test_opening.py",
+    ],
+    "crypto/silo_session.py": [
+        "tests/crypto/test_games.py",
+        "tests/crypto/test_session.py",
+        "tests/crypto/test_opening.py",
+        "tests/crypto/test_proof.py",
+    ],
 }
 
 INTRO = """# Which test notices a missing check
