@@ -203,8 +203,7 @@ class EvilServer:
 
     # an honest server
 
-    def honest(self, drop: Iterable[str] = ()) -> ServerSession:
-        """What an honest server makes of the same messages, up to the attestations."""
+    def honest_until_deals(self) -> ServerSession:
         server = ServerSession(self.context)
         for silo, signed in self.adverts.items():
             server.advert(silo, signed)
@@ -212,6 +211,11 @@ class EvilServer:
         for silo, signed in self.deals.items():
             server.deal(silo, signed, self.rows[silo])
         server.close_deals()
+        return server
+
+    def honest(self, drop: Iterable[str] = ()) -> ServerSession:
+        """What an honest server makes of the same messages, up to the attestations."""
+        server = self.honest_until_deals()
         for silo, signed in self.headers.items():
             if silo not in drop:
                 server.header(silo, signed, self.sections[silo])
@@ -257,7 +261,6 @@ class EvilServer:
         """
         session = self.sessions[dealer]
         cohort = session._cohort
-        assert session._channel is not None
         rows: dict[str, bytes] = {}
         for peer in cohort.signed:
             if peer == dealer:
@@ -271,7 +274,7 @@ class EvilServer:
                 cohort.share_hash(dealer, peer, lane, share)
                 for lane, share in zip(lanes, (published.mask, *published.self_seeds), strict=False)
             )[:hashes]
-            key, aad = cohort.seal_key(session._channel.agree(cohort.adverts[peer].channel), dealer, peer)
+            key, aad = cohort.seal_key(session._channels[peer].agree(cohort.channel(peer, dealer)), dealer, peer)
             rows[peer] = bytes(Row(AESGCM(key).encrypt(bytes(12), bytes(pack), aad), listed))
         first = change(next(iter(rows)), self._pack_for(dealer, next(iter(rows))))
         self.sign_deal(dealer, rows, manifest=manifest_commitment(dealer, first.nonce, first.manifest))
@@ -288,8 +291,7 @@ class EvilServer:
     def _pack_for(self, dealer: str, peer: str) -> SharePack:
         session = self.sessions[dealer]
         cohort = session._cohort
-        assert session._channel is not None
-        key, aad = cohort.seal_key(session._channel.agree(cohort.adverts[peer].channel), dealer, peer)
+        key, aad = cohort.seal_key(session._channels[peer].agree(cohort.channel(peer, dealer)), dealer, peer)
         return SharePack.from_bytes(AESGCM(key).decrypt(bytes(12), Row.from_bytes(self.rows[dealer][peer]).sealed, aad))
 
     # the verdict

@@ -20,7 +20,7 @@ from crypto.charter import Charter, Member
 from crypto.cohort import Context
 from crypto.evidence import StepEvidence
 from crypto.keys import Identity
-from crypto.messages import STEP_PHASES, SharePack, TagRequest
+from crypto.messages import STEP_PHASES, Advert, SharePack, TagRequest
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from crypto.server_session import ServerSession
 from crypto.silo_session import SiloSession
@@ -126,6 +126,16 @@ def holding(
         }
         for place, silo in enumerate(silos)
     }
+
+
+def shown_key(advert: Advert, field: str) -> bytes:
+    """The mask key of an advert, or its first channel key."""
+    return advert.mask if field == "mask" else advert.channels[0][1]
+
+
+def showing(advert: Advert, field: str, key: bytes) -> dict[str, object]:
+    """The change of an advert that shows this key in that place."""
+    return {"mask": key} if field == "mask" else {"channels": ((advert.channels[0][0], key), *advert.channels[1:])}
 
 
 def contribution(plan: Plan, step: Step, silo: str) -> Contribution:

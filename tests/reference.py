@@ -381,14 +381,15 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
         out["messages"][silo][name] = sha(data).hex()
         return data
 
-    # M0: mask seed, channel seed, one self seed a lane, nonce
+    # M0: mask seed, a channel seed for each other member, one self seed a lane, nonce
     silos: dict[str, dict[str, Any]] = {}
     for silo in SILOS:
         draw = entropy(f"vector-{case}/{silo}")
         held = [
             name for name, scope, _, _, hidden, _, _ in LANES if scope == "held" and not hidden and WEIGHTS[silo][name]
         ]
-        me: dict[str, Any] = {"draw": draw, "lanes": lanes_for(silo, held), "mask_seed": draw(32), "channel": draw(32)}
+        me: dict[str, Any] = {"draw": draw, "lanes": lanes_for(silo, held), "mask_seed": draw(32)}
+        me["channels"] = {peer: draw(32) for peer in SILOS if peer != silo}
         me["mask"] = derive(me["mask_seed"], b"", "mask-sk")
         me["seeds"] = {lane: draw(32) for lane in me["lanes"]}
         commitments = [(lane, h("commit", silo, lane, seed)) for lane, seed in me["seeds"].items()]
@@ -396,7 +397,8 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
         me["manifest"] = bytes(
             grid.index(WEIGHTS[silo][name]) + 1 if WEIGHTS[silo][name] else 0 for name, _, _, grid, *_ in LANES
         )
-        fields = text(silo) + t0 + x_public(me["channel"]) + x_public(me["mask"]) + named(commitments)
+        fields = text(silo) + t0 + named([(peer, x_public(key)) for peer, key in me["channels"].items()])
+        fields += x_public(me["mask"]) + named(commitments)
         fields += each([text(lane) for lane in held]) + u64(3)
         fields += sha(silo.encode()) + sha(f"{silo}/approval".encode()) + draw(16)
         me["advert"] = record(silo, "advert", sign(seed_of(silo), "advert", message(4, fields)))
@@ -418,7 +420,7 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
             place = points[peer] - 1
             shares = [me["mask_shares"][place], *(me["seed_shares"][lane][place] for lane in me["lanes"])]
             pack = u8(2) + shares[0] + each(shares[1:]) + each([u8(entry) for entry in me["manifest"]]) + me["nonce"]
-            key = derive(agree(me["channel"], x_public(silos[peer]["channel"])), t1, "share", silo, peer)
+            key = derive(agree(me["channels"][peer], x_public(silos[peer]["channels"][silo])), t1, "share", silo, peer)
             sealed = AESGCM(key).encrypt(bytes(12), pack, label("share-aad", t1, silo, peer))
             hashes = [
                 h("share-hash", t1, silo, peer, lane, share)
@@ -565,6 +567,7 @@ def other_messages() -> dict[str, str]:
         + text("deal")
         + text("BAD_SHARE")
         + text("silo-2")
+        + blob(d[5])
     )
     return {
         "result": result.hex(),

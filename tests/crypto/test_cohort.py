@@ -22,7 +22,7 @@ from crypto.errors import (
     TranscriptMismatch,
 )
 from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Shares
-from tests.federation import Federation, Run, identity, small_plan, stream
+from tests.federation import Federation, Run, identity, showing, shown_key, small_plan, stream
 
 FED = Federation(5)
 PLAN = small_plan()
@@ -137,9 +137,9 @@ def test_a_silo_appears_once():
 def test_an_ephemeral_key_is_shown_once(field, of, silo):
     if silo == "silo-2" and field == of:
         return
-    key = getattr(COHORT.adverts[silo], of)
+    key = shown_key(COHORT.adverts[silo], of)
     with pytest.raises(DuplicateKey):
-        Cohort.form(CONTEXT, with_advert(advert(**{field: key})))
+        Cohort.form(CONTEXT, with_advert(advert(**showing(COHORT.adverts["silo-2"], field, key))))
 
 
 def test_a_copied_key_is_seen_whatever_its_top_bit():
@@ -147,21 +147,41 @@ def test_a_copied_key_is_seen_whatever_its_top_bit():
     key[31] |= 0x80
     with pytest.raises(Malformed, match="second encoding"):
         Cohort.form(CONTEXT, with_advert(advert(mask=bytes(key))))
-    own = bytearray(COHORT.adverts["silo-2"].channel)
+    own = bytearray(shown_key(COHORT.adverts["silo-2"], "channel"))
     own[31] |= 0x80
     with pytest.raises(Malformed, match="second encoding"):
-        CONTEXT.check_advert(advert(channel=bytes(own)))
+        CONTEXT.check_advert(advert(**showing(COHORT.adverts["silo-2"], "channel", bytes(own))))
 
 
 @pytest.mark.parametrize("field", ["channel", "mask"])
 def test_an_advert_with_a_key_of_low_order_is_refused(field):
     with pytest.raises(Malformed):
-        CONTEXT.check_advert(advert(**{field: bytes(32)}))
+        CONTEXT.check_advert(advert(**showing(COHORT.adverts["silo-2"], field, bytes(32))))
 
 
 def test_an_advert_with_twice_the_same_key_is_refused():
     with pytest.raises(DuplicateKey):
-        CONTEXT.check_advert(advert(mask=COHORT.adverts["silo-2"].channel))
+        CONTEXT.check_advert(advert(mask=shown_key(COHORT.adverts["silo-2"], "channel")))
+
+
+CHANNELS = COHORT.adverts["silo-2"].channels
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        (),
+        CHANNELS[1:],
+        CHANNELS[::-1],
+        (*CHANNELS, ("silo-9", bytes(32))),
+        (*CHANNELS, CHANNELS[0]),
+        (("silo-2", CHANNELS[0][1]), *CHANNELS[1:]),
+    ],
+)
+def test_an_advert_has_one_channel_to_each_other_member(channels):
+    assert [silo for silo, _ in CHANNELS] == ["silo-1", "silo-3", "silo-4", "silo-5"]
+    with pytest.raises(LayoutMismatch, match="channels"):
+        CONTEXT.check_advert(advert(channels=channels))
 
 
 def test_a_cohort_below_the_minimum():

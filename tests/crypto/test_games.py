@@ -11,6 +11,8 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from crypto import shamir
 from crypto.blocks import Contribution, encode
@@ -22,17 +24,19 @@ from crypto.errors import (
     FederationError,
     LayoutMismatch,
     NonFinite,
+    RosterMismatch,
     SpecError,
     SurvivorInvalid,
     ThresholdInfeasible,
     TranscriptMismatch,
     Unexpected,
 )
+from crypto.keys import SessionKey
 from crypto.messages import SLOTS, Advert, Attestation, Header, Row, SharePack, Shares
 from crypto.session import SessionState
 from crypto.transcript import t3
 from tests.evil_server import EvilServer
-from tests.federation import Federation, Run, contribution, holding, identity, small_plan
+from tests.federation import Federation, Run, contribution, holding, identity, showing, shown_key, small_plan
 
 FED = Federation(5)  # c = 1, m = 2, n_min = 4, t(5) = 4
 PLAN = small_plan()
@@ -187,11 +191,8 @@ def test_a3_rows_do_not_open_under_another_cohort(play):
     session = evil.sessions["silo-2"]
     session._dealt = None
     key, aad = session._cohort.seal_key(
-        session._channel.agree(session._cohort.adverts["silo-1"].channel), "silo-1", "silo-2"
+        session._channels["silo-1"].agree(session._cohort.channel("silo-1", "silo-2")), "silo-1", "silo-2"
     )
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
     with pytest.raises(InvalidTag):
         AESGCM(key).decrypt(bytes(12), Row.from_bytes(evil.rows["silo-1"]["silo-2"]).sealed, aad)
 
@@ -217,7 +218,9 @@ def test_a3_own_deal_is_left_out(play):
 @pytest.mark.parametrize("field", ["channel", "mask"])
 def test_a4_key_substitution(play, signer, field):
     evil = play().until("open")
-    forged = signed_again(evil, Advert, evil.adverts["silo-2"], signer, **{field: identity("mine").public.raw})
+    honest = Advert.open(evil.adverts["silo-2"], lambda m: FED.charter.member(m.silo).agent)
+    change = showing(honest, field, identity("mine").public.raw)
+    forged = signed_again(evil, Advert, evil.adverts["silo-2"], signer, **change)
     evil.deal(lambda silo: [*without(evil.adverts, "silo-2"), forged])
     assert set(evil.codes().values()) == {"BAD_SIGNATURE"} and len(evil.refused) == 5
 
@@ -226,8 +229,12 @@ def test_a4_key_substitution(play, signer, field):
 def test_a4_reflection_by_a_colluder(play, field):
     """silo-5 shows silo-1's key as its own."""
     evil = play(colluders=["silo-5"]).until("open")
-    key = getattr(Advert.open(evil.adverts["silo-1"], lambda m: FED.charter.member(m.silo).agent), field)
-    forged = signed_again(evil, Advert, evil.adverts["silo-5"], "silo-5", **{field: key})
+    theirs, own = (
+        Advert.open(evil.adverts[silo], lambda m: FED.charter.member(m.silo).agent) for silo in ("silo-1", "silo-5")
+    )
+    forged = signed_again(
+        evil, Advert, evil.adverts["silo-5"], "silo-5", **showing(own, field, shown_key(theirs, field))
+    )
     evil.deal(lambda silo: [*without(evil.adverts, "silo-5"), forged], silos=FED.silos[:4])
     assert set(evil.codes().values()) == {"DUPLICATE_KEY"} and len(evil.refused) == 4
 
@@ -270,7 +277,7 @@ def test_a4_a_silo_named_twice(play):
 def test_a4_a_stranger_in_the_cohort(play):
     evil = play().until("open")
     stranger = Advert.open(evil.adverts["silo-2"], lambda m: FED.charter.member(m.silo).agent)
-    forged = replace(stranger, silo="silo-9", channel=b"c" * 32, mask=b"m" * 32).sign(identity("silo-9"))
+    forged = replace(stranger, silo="silo-9", mask=b"m" * 32).sign(identity("silo-9"))
     evil.deal(lambda silo: [*without(evil.adverts), forged])
     assert set(evil.codes().values()) == {"ROSTER_MISMATCH"}
 
@@ -435,6 +442,50 @@ def test_a11_a16_short_and_non_canonical_shares_blame_the_dealer(play, change):
     evil.redeal("silo-5", lambda peer, pack: change(pack) if peer == "silo-2" else pack)
     evil.contribute()
     assert evil.codes() == {"silo-2": "BAD_SHARE"} and evil.refused["silo-2"].dealer == "silo-5"
+    if change is short:  # the server itself counts the hashes
+        with pytest.raises(BadShare, match="one hash for each secret"):
+            evil.honest_until_deals()
+        return
+    assert evil.honest_until_deals().at_fault("silo-2", "silo-5", evil.refused["silo-2"].key) == "silo-5"
+
+
+def test_a16_a_complaint_shows_one_row_and_no_other(play):
+    """The key opens the channel to the dealer. Of all other rows to or from silo-2 it opens none."""
+    evil = play(colluders=["silo-5"]).until("deal")
+    evil.redeal("silo-5", lambda peer, pack: beyond(pack) if peer == "silo-2" else pack)
+    evil.contribute()
+    channel = SessionKey(evil.refused["silo-2"].key)
+    cohort = evil.sessions["silo-1"]._cohort
+    assert channel.public == cohort.channel("silo-2", "silo-5")
+    for sender, recipient in product(FED.silos, FED.silos):
+        if sender == recipient:
+            continue
+        opens = {sender, recipient} == {"silo-2", "silo-5"}
+        for other in (sender, recipient):
+            for peer in {sender, recipient} - {other}:
+                key, aad = cohort.seal_key(channel.agree(cohort.channel(other, peer)), sender, recipient)
+                row = Row.from_bytes(evil.rows[sender][recipient])
+                if opens and other == "silo-5":
+                    assert AESGCM(key).decrypt(bytes(12), row.sealed, aad)
+                    continue
+                with pytest.raises(InvalidTag):
+                    AESGCM(key).decrypt(bytes(12), row.sealed, aad)
+    assert not any(getattr(error, "key", b"") for silo, error in evil.refused.items() if silo != "silo-2")
+
+
+def test_a16_who_complains_of_a_good_row_or_shows_another_key_is_to_blame(play):
+    evil = play(colluders=["silo-2", "silo-5"], fed=Federation(7, c=2), plan=small_plan(7)).until("deal")
+    server = evil.honest_until_deals()
+    true = evil.sessions["silo-2"]._channels
+    assert server.at_fault("silo-2", "silo-5", true["silo-5"].reveal()) == "silo-2"
+    evil.redeal("silo-5", lambda peer, pack: beyond(pack))
+    server = evil.honest_until_deals()
+    assert server.at_fault("silo-2", "silo-5", true["silo-5"].reveal()) == "silo-5"
+    for false in (true["silo-1"].reveal(), bytes(range(32))):
+        assert server.at_fault("silo-2", "silo-5", false) == "silo-2"
+    for dealer in ("silo-9", "silo-2"):
+        with pytest.raises(RosterMismatch, match="dealt it nothing"):
+            server.at_fault("silo-2", dealer, true["silo-5"].reveal())
 
 
 @pytest.mark.parametrize(("change", "said"), [(narrow, "one entry"), (wide, "one entry"), (off_grid, "grid")])

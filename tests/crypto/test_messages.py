@@ -70,7 +70,7 @@ SAMPLES: list[Wire] = [
     Advert(
         silo="silo-1",
         t0=H[0],
-        channel=H[1],
+        channels=(("silo-2", H[1]), ("silo-3", H[8])),
         mask=H[2],
         commitments=(("Slots", H[3]), ("trunk", H[4])),
         held=("open",),
@@ -90,7 +90,17 @@ SAMPLES: list[Wire] = [
         counts=(("trunk", 2**64 - 1, 2**32 - 1), ("quiet", 3, 3)),
     ),
     Tags(silo="silo-1", t3=H[0], owner="silo-2", result=H[1], tags=(bytes(80), b"t" * 80)),
-    Decline(silo="silo-1", request=H[7], run=H[0], step=1, attempt=2, phase="deal", code="BAD_SHARE", blame="silo-2"),
+    Decline(
+        silo="silo-1",
+        request=H[7],
+        run=H[0],
+        step=1,
+        attempt=2,
+        phase="deal",
+        code="BAD_SHARE",
+        blame="silo-2",
+        key=H[8],
+    ),
     Closing(silo="silo-1", run=H[0], chain=H[1], ledger=H[2]),
 ]
 DECLINE = SAMPLES[9]
@@ -305,6 +315,13 @@ def test_every_code_may_be_named():
 def test_a_refusal_carries_no_text(change):
     with pytest.raises(Malformed):
         Decline.from_bytes(bytes(replace(DECLINE, **change)))
+
+
+@pytest.mark.parametrize("change", [{"key": H[8][1:]}, {"key": H[8] + b"x"}, {"key": b"k"}, {"blame": ""}])
+def test_a_refusal_shows_a_key_only_with_a_blame(change):
+    with pytest.raises(Malformed, match="key"):
+        Decline.from_bytes(bytes(replace(DECLINE, **change)))
+    assert Decline.from_bytes(bytes(replace(DECLINE, blame="", key=b""))).key == b""
 
 
 @pytest.mark.parametrize("flag", [2, 255])

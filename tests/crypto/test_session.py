@@ -164,7 +164,7 @@ def assert_wiped(session: SiloSession, secrets: list[bytes]) -> None:
     assert not kept
     assert not [item for item in left if isinstance(item, SessionKey | SharePack)]
     assert session._mask_seed == b"" and not session._seeds and not session._packs and session._own_pack is None
-    assert session._channel is None and session._mask is None and not session.masked
+    assert not session._channels and session._mask is None and not session.masked
 
 
 #: (state to reach first by this phase, a call that must fail in that state)
