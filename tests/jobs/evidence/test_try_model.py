@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,6 +126,24 @@ def test_a_model_whose_weights_were_changed_is_not_used(
     weights.write_bytes(bytes(data))
     with pytest.raises(EvidenceError, match="safetensors"):
         cold(SiloHome(newcomer), copy / "jobs" / folder.name, "digits")
+
+
+def test_the_predictor_in_the_evidence_is_not_run(
+    trained: tuple[Federation, Path], newcomer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verification refuses another predictor; here it is left out, and still only the installed release's code runs."""
+    federation, folder = trained
+    copy, ran = tmp_path / "aggregator", tmp_path / "ran"
+    for name, kept in files(federation.aggregator).items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(kept)
+    (copy / "jobs" / folder.name / "predictor.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    with pytest.raises(EvidenceError, match="predictor"):
+        cold(SiloHome(newcomer), copy / "jobs" / folder.name, "digits")
+    record = RunRecord.read(AggregatorHome(federation.aggregator), folder.name)
+    monkeypatch.setattr("jobs.evidence.try_model.verify_in", lambda *given, **how: SimpleNamespace(record=record))
+    tried = cold(SiloHome(newcomer), copy / "jobs" / folder.name, "digits")
+    assert tried.right == cold(SiloHome(newcomer), folder, "digits").right and not ran.exists()
 
 
 def test_another_consortiums_model_is_refused(trained: tuple[Federation, Path], tmp_path: Path) -> None:
