@@ -45,7 +45,11 @@ ROOMS = {
 FIRST = {
     "crypto/cohort.py": ["tests/crypto/test_cohort.py", "tests/crypto/test_games.py"],
     "crypto/opening.py": ["tests/crypto/test_opening.py", "tests/crypto/test_games.py"],
-    "crypto/proof.py": ["tests/crypto/test_proof.py", "tests/crypto/test_proof_forged.py"],
+    "crypto/proof.py": [
+        "tests/crypto/test_proof.py",
+        "tests/crypto/test_proof_forged.py",
+        "tests/crypto/test_games_sums.py",
+    ],
     "crypto/session.py": ["tests/crypto/test_session.py"],
     "crypto/server_session.py": [
         "tests/crypto/test_session.py",
