@@ -22,7 +22,7 @@ Written by the command below, with its plot; every figure on this page comes fro
 Figures are the best of five rounds or more, in milliseconds of one thread's processor time unless stated otherwise. AES
 and memory are calibrated in the same process, alternating with the measurements, so ratios are valid on a busy machine
 even where times are not. Masks are made by `crypto.silo_session.SiloSession.upload`, sums by
-`crypto.server_session.ServerSession.words`, unmasking by `crypto.cohort.Survivors.unmask`, words by
+`crypto.opening.LaneTotal.add`, unmasking by `crypto.cohort.Survivors.unmask`, words by
 `crypto.ring.encode`. Digests of masked words (SHA-256, once at each end) are a column of their own and in no other
 figure. {thin}
 
@@ -85,7 +85,7 @@ def text(result: Result, plot: str) -> str:
     out += "## Targets\n\nA target passes within a tenth of its limit.\n\n"
     out += grid(["", "what", "limit", "measured", "verdict"], map(verdict, result["targets"].items()))
     out += f"## Sums\n\n![Mask and unmask times]({plot})\n\n" + sums(rows)
-    out += setup(rows) + lanes(rows) + errors(rows)
+    out += proofs(rows) + setup(rows) + lanes(rows) + errors(rows)
     return out + peers(result["peers"])
 
 
@@ -120,6 +120,44 @@ def sums(rows: list[dict[str, Any]]) -> str:
         "Setup, quantise, mask and digest are one silo's; … clipped: where every block has values beyond the clip. "
         "Recovery is\nthe server's, of every secret the step needs; unmask removes all streams of the survivors' sum. "
         "Exact: the opened\nwords are the sum of the encoded ones.\n\n"
+    )
+
+
+def proofs(rows: list[dict[str, Any]]) -> str:
+    """Time of tags and checks, and bytes of the proof."""
+    timed = [row for row in rows if row.get("tag_ms") is not None]
+    columns = ["n", "d", "tag", "ns a word", "of the masks", "two threads", "check", "ns a word", "two threads"]
+    body = grid(
+        columns,
+        [
+            (
+                row["n"],
+                millions(row["d"]),
+                row["tag_ms"],
+                row["tag_ms"] * 1e6 / row["d"],
+                row["tag_ms"] / row["mask_ms"],
+                row.get("tag_two_threads"),
+                row["check_ms"],
+                row["check_ms"] * 1e6 / row["d"],
+                row.get("check_two_threads"),
+            )
+            for row in timed
+        ],
+    )
+    sizes = grid(
+        ["n", "sent for a step", "… and each lane", "received for a step", "… and each lane"],
+        [
+            (row["n"], row["sent_step"], row["sent_lane"], row["received_step"], row["received_lane"])
+            for row in rows
+            if row["kind"] == "proof"
+        ],
+    )
+    return (
+        "## Proof of the sums\n\nTag: what one silo computes of its own upload; check: what everyone computes of the "
+        "announced sum, its digests apart.\nTwo threads: how much faster by the clock.\n\n"
+        + body
+        + "Bytes of one silo. The carries of an announced sum are one byte a word more.\n\n"
+        + sizes
     )
 
 

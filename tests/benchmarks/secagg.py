@@ -24,15 +24,22 @@ from typing import Any
 
 import numpy as np
 
-from crypto import blocks, masking, ring
+from crypto import blocks, masking, proof, ring, tags
 from crypto.cohort import words_digest
+from crypto.messages import LaneSum, StepResult, TagRequest, Tags, pack_blobs
+from crypto.opening import LaneTotal
+from crypto.server_session import ServerSession
 from crypto.session import SessionState
+from crypto.tags import TAG_BYTES
 from tests.benchmarks import page, versus
 from tests.benchmarks.limits import Aes, CacheAdd, best, calibrate, machine, peak_extra, scaled
-from tests.benchmarks.sessions import CLIP, THIN, Closing, Group, fork, thin, without_digests
+from tests.benchmarks.sessions import CLIP, THIN, Closing, Group, fork, thin, threads, without_digests
 from tests.benchmarks.targets import targets
 
 Row = dict[str, Any]
+
+#: Bytes of all uploads that are kept until the lanes open; more of them are masked again.
+KEPT = 3 << 30
 
 
 def dropouts(n: int) -> int:
@@ -86,17 +93,26 @@ class Uploads:
         self.group, self.plain, self.n = group, plain, len(group.silos)
         self.first, *self.others = group.silos
         self.lost = set(self.others[-dropouts(self.n) :])
-        self.words = plain.copy()
+        self.kept: dict[str, np.ndarray] = {}
 
     def upload(self) -> None:
-        """The measured silo masks what stands in its vector, again if need be: the work is the same."""
+        """The measured silo masks its vector, again if need be: the work is the same."""
         session = self.group.silos[self.first]
         session.state = SessionState.READY
-        session.upload(self.group.encoded({"trunk": self.words}, ["trunk"]))
+        session.upload(self.group.encoded({"trunk": self.plain}, ["trunk"]))
+
+    def of(self, silo: str, lane: str = "trunk") -> np.ndarray:
+        """A silo's masked words: kept, or made again where all of them would not fit."""
+        if silo in self.kept:
+            return self.kept[silo]
+        session = self.group.silos[silo]
+        session.state = SessionState.READY
+        session.upload(self.group.encoded({"trunk": self.plain}, ["trunk"]))
+        return session.masked.pop(lane)
 
     def measure(self, *, threads: bool) -> Row:
         aes, cache_add = Aes(), CacheAdd()
-        run, times = scaled(self.n * self.words.nbytes)
+        run, times = scaled(self.n * self.plain.nbytes)
         masking.THREADS = 1
         extra = peak_extra(self.upload)  # the first of all: nothing is left over from another
         t = best({"mask": self.upload, "aes": lambda: aes(run), "add": lambda: cache_add(run)})
@@ -119,27 +135,29 @@ class Uploads:
         self.upload()
 
     def all(self) -> dict[int, Any]:
-        """Drop-outs → a server that has added the uploads of the rest."""
+        """Drop-outs → a server that has checked the uploads of the rest."""
         group = self.group
         servers = {0: group.server, len(self.lost): fork(group.server)}
         self.adds: list[float] = []
         self.plain_adds: list[float] = []
-        total = np.zeros_like(self.plain)
+        total, sums = np.zeros_like(self.plain), LaneTotal.zero(self.plain.size, 32, self.n)
         for silo, session in group.silos.items():
-            np.copyto(self.words, self.plain)
             if self.n * self.plain.size > THIN:
                 thin(session, frozenset({self.first, *self.lost}))
             session.state = SessionState.READY
-            header, section = session.upload(group.encoded({"trunk": self.words}, ["trunk"]))
-            session.masked = {}
+            header, section = session.upload(group.encoded({"trunk": self.plain}, ["trunk"]))
+            masked = session.masked.pop("trunk")
+            if self.n * self.plain.nbytes <= KEPT:
+                self.kept[silo] = masked
             for lost, server in servers.items():
                 if not (lost and silo in self.lost):
                     server.header(silo, header, section)
-                    start = time.process_time()
-                    server.words(silo, {"trunk": self.words})
-                    self.adds.append(time.process_time() - start)
+                    server.words(silo, {"trunk": masked})
             start = time.process_time()
-            np.add(total, self.words, out=total)
+            sums.add(masked)
+            self.adds.append(time.process_time() - start)
+            start = time.process_time()
+            np.add(total, masked, out=total)
             self.plain_adds.append(time.process_time() - start)
         return servers
 
@@ -165,8 +183,11 @@ def close(group: Group, uploads: Uploads, server: Any, lost: int, aes_ratio: flo
         {"unmask": lambda: server.survivors.unmask("trunk", scratch, seeds, masks), "aes": lambda: aes(run)},
     )
     masking.THREADS = None
-    (opened,) = server.open_lanes().values()
-    return {
+    with without_digests():
+        server.open_lanes(uploads.of)
+        proven = {} if lost else tagged(server, uploads)
+    (opened,) = (found.words for found in server.sums.values())
+    return proven | {
         "drop": lost,
         "threshold": server.cohort.threshold,
         "attest_unmask_ms": group.ms("survivors", "attest", "release_slots", "release_lanes"),
@@ -176,6 +197,69 @@ def close(group: Group, uploads: Uploads, server: Any, lost: int, aes_ratio: flo
         "unmask_stream_ratio": t["unmask"] / (t["aes"] * times) * aes_ratio,
         "exact": bool((opened == plain * np.uint32(here)).all()),
         "thin": uploads.n * plain.size > THIN,
+    }
+
+
+def tagged(server: ServerSession, uploads: Uploads) -> Row:
+    """One silo's tag of its upload, and a check of the announced sum, with one thread and with two.
+
+    A tag is of the residue: the silo takes its self stream off first. The check is that of everyone who applies it.
+    """
+    result, charter, plan = server.result, server.context.charter, server.context.plan
+    opened, (one,), (found,) = server._opening, result.sums, server.sums.values()
+
+    def tag(silo: str) -> tuple[bytes, ...]:
+        words, seeds = {"trunk": uploads.of(silo)}, {"trunk": server._seeds["trunk"][silo]}
+        return tuple(map(tags.write, opened.tags_of(result, silo, words, seeds)))
+
+    uploads.kept.setdefault(uploads.first, uploads.of(uploads.first))
+    owners = {
+        silo: Tags(silo=silo, t3=result.t3, owner=silo, result=result.digest, tags=tag(silo)) for silo in one.uploaders
+    }
+    work = {
+        "tag": lambda: tag(uploads.first),
+        "check": lambda: proof.check_lane(charter, plan, result, one, found, owners),
+    }
+    with threads(1):
+        single = best(work)
+        alone = best(work, clock=time.perf_counter)
+    row: Row = {f"{name}_ms": seconds * 1e3 for name, seconds in single.items()}
+    if masking._cores() > 1:
+        with threads(2):
+            double = best(work, clock=time.perf_counter)
+        row |= {f"{name}_two_threads": alone[name] / double[name] for name in work}
+    return row
+
+
+def proof_row(n: int) -> Row:
+    """Bytes that a silo sends and receives for the proof, for each step and for each of its lanes, without the arrays.
+
+    The carries are one byte a word more, in arrays beside the words that were there before.
+    """
+    group = Group(n, {"trunk": 16})
+    silos, identity = group.fed.silos, group.fed.identities[group.fed.silos[0]]
+
+    def sizes(lanes: int) -> tuple[int, int]:
+        named = [f"expert-{i}" for i in range(lanes)]
+        sums = tuple(
+            LaneSum(lane=lane, words=bytes(32), carries=bytes(32), uploaders=silos, weight=n, contributors=n)
+            for lane in named
+        )
+        result = StepResult(step=0, chain=bytes(32), t3=bytes(32), released=True, slots=(1,), sums=sums)
+        mine = Tags(silo=silos[0], t3=bytes(32), owner=silos[0], result=bytes(32), tags=(bytes(TAG_BYTES),) * lanes)
+        signed = mine.sign(identity)
+        asked = bytes(TagRequest(result, ((bytes(32),) * n,) * lanes))
+        shown = len(bytes(result)) + len(pack_blobs([signed] * n))
+        return len(signed), len(asked) + shown
+
+    (sent, received), (sent_more, received_more) = sizes(1), sizes(2)
+    return {
+        "kind": "proof",
+        "n": n,
+        "sent_lane": sent_more - sent,
+        "sent_step": 2 * sent - sent_more,
+        "received_lane": received_more - received,
+        "received_step": 2 * received - received_more,
     }
 
 
@@ -278,6 +362,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if not options.quick:
         rows.append(setup_row(100, 16, limits))
     rows += sum_rows(100, 1000, threads=False)
+    rows += [proof_row(n) for n in (4, 16, 64, 100)]
     say("lanes, error")
     rows += lanes_rows()
     rows += [error_row(n) for n in ns]

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from crypto import cohort, shamir, silo_session
+from crypto import cohort, masking, opening, proof, shamir, silo_session, tags
 from crypto.blocks import Encoded
 from crypto.cohort import Context, Dealt
 from crypto.keys import SessionKey
@@ -57,13 +57,26 @@ def plan_of(n: int, blocks: dict[str, int], *, hidden: bool = True) -> Plan:
 
 @contextmanager
 def without_digests() -> Iterator[None]:
-    """Header digests cost what ``words_digest`` costs, which has a row of its own."""
-    real = cohort.words_digest
+    """Digests of headers and sums cost what ``words_digest`` costs, which has a row of its own."""
+    real, modules = cohort.words_digest, (cohort, silo_session, opening, proof)
     try:
-        cohort.words_digest = silo_session.words_digest = lambda words: bytes(32)
+        for module in modules:
+            module.words_digest = lambda words: bytes(32)
         yield
     finally:
-        cohort.words_digest = silo_session.words_digest = real
+        for module in modules:
+            module.words_digest = real
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Masks and tags with so many threads."""
+    before, cores = masking.THREADS, tags._cores
+    try:
+        masking.THREADS, tags._cores = count, lambda: count
+        yield
+    finally:
+        masking.THREADS, tags._cores = before, cores
 
 
 class Thin(Dealt):
@@ -122,7 +135,14 @@ class Group:
             held = names if holdings is None else holdings[silo]
             self.server.advert(
                 silo,
-                self.timed("advert", session.advert, contributes=held, releases=0, data=bytes(32), approval=bytes(32)),
+                self.timed(
+                    "advert",
+                    session.advert,
+                    weights=dict.fromkeys(held, 1),
+                    releases=0,
+                    data=bytes(32),
+                    approval=bytes(32),
+                ),
             )
         adverts = self.server.close_adverts()
         for silo, session in self.silos.items():
@@ -132,10 +152,9 @@ class Group:
             self.timed("open_rows", self.silos[silo].open_rows, deals, dict(rows[silo]))
 
     def encoded(self, words: Mapping[str, np.ndarray], held: Iterable[str]) -> Encoded:
-        """Words that were encoded before, and the slots that go with them: weight 1 in each lane held."""
-        held = set(held)
-        slots = [1 if slot.name.split(".")[0] in held else 0 for slot in self.plan.slots_of(self.step)]
-        return Encoded(words, np.array(slots, dtype=np.uint64))
+        """Words that were encoded before, with weight 1 in each lane held."""
+        weights = dict.fromkeys((lane.name for lane in self.plan.lanes_of(self.step)), 0) | dict.fromkeys(held, 1)
+        return Encoded(words, np.ones(len(self.step.slots), dtype=np.uint64), weights)
 
 
 class Closing:
@@ -151,7 +170,8 @@ class Closing:
             self.server.attestation(silo, self.group.timed("attest", self.silos[silo].attest))
         attestations, sections = self.server.close_attestations()
         for silo in self.server.survivors.signed:
-            shares = self.group.timed("release_slots", self.silos[silo].release_slots, attestations, dict(sections))
+            call = self.silos[silo].release_slots
+            shares = self.group.timed("release_slots", call, attestations, dict(sections), record=lambda: None)
             self.server.slot_shares(silo, shares)
 
     def release(self, *, cold: int = 3) -> None:

@@ -1,4 +1,4 @@
-"""The targets P1 to P13: what each is about, its limit, and whether the figures keep it within a tenth."""
+"""The targets P1 to P16: what each is about, its limit, and whether the figures keep it within a tenth."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ ABOUT = {
     "P11": "against TenSEAL CKKS as in NVFlare",
     "P12": "against Fed-BioMed LOM: not measured",
     "P13": "visible lanes over dense: bytes and time",
+    "P14": "one silo's tag: ns a word, and over its masks at n = 16 (d ≥ 10M)",
+    "P15": "check of an announced sum: the same",
+    "P16": "bytes of proof that a silo sends for a lane",
 }
 
 
@@ -89,7 +92,20 @@ def targets(rows: list[Row], peers: dict[str, Any] | None) -> dict[str, Target |
                 "time": at_most(lanes["upload_ms"] / dense["upload_ms"], 0.25),
             }
         ),
+        "P14": proven(long, "tag_ms"),
+        "P15": proven(long, "check_ms"),
+        "P16": at_most(pick([row for row in rows if row["kind"] == "proof"], "sent_lane", max), 100),
     }
+
+
+def proven(long: list[Row], key: str) -> Target:
+    """Nanoseconds a word, and the share of the masks' time at n = 16, of the tag or of the check."""
+    found = [row for row in long if row.get(key) is not None]
+    each = [row[key] * 1e6 / row["d"] for row in found]
+    ratios = [row[key] / row["mask_ms"] for row in found if row["n"] == 16]
+    if not each or not ratios:
+        return {"value": None, "target": 5.0, "pass": None}
+    return several({"ns": at_most(max(each), 5.0), "of masks": at_most(max(ratios), 0.6)})
 
 
 def allowed_bytes(n: int) -> int:

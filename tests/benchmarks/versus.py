@@ -75,9 +75,9 @@ class Ours:
         server = self.group.server
         for silo, session in self.group.silos.items():
             header, section = session.upload(self.group.encoded({"trunk": self.words}, ["trunk"]))
-            session.masked = {}
+            masked = session.masked.pop("trunk")
             server.header(silo, header, section)
-            server.words(silo, {"trunk": self.words})
+            server.words(silo, {"trunk": masked})
         self.closing = Closing(self.group, server, {silo: fork(s) for silo, s in self.group.silos.items()})
         self.closing.attest()
         self.closing.release(cold=0)
