@@ -291,9 +291,11 @@ def test_the_example_method_works(monkeypatch: pytest.MonkeyPatch) -> None:
         for data in silos
     ]
     words = sum((part.lanes["everyone"] for part in parts), np.zeros(6, np.uint32))
-    counts = sum((part.slots for part in parts), np.zeros(len(plan.slots_of(step)), np.uint64))
-    slots = {slot.name: int(count) for slot, count in zip(plan.slots_of(step), counts, strict=True)}
-    published = Published(blocks.apply(plan, step, start.blocks, {"everyone": words}, slots), {"sum/0": slots})
+    counts = sum((part.slots for part in parts), np.zeros(len(step.slots), np.uint64))
+    slots = {slot.name: int(count) for slot, count in zip(step.slots, counts, strict=True)}
+    weight = sum(part.weights["everyone"] for part in parts)
+    state = blocks.apply(plan, step, start.blocks, {"everyone": words}, {"everyone": weight})
+    published = Published(state, {"sum/0": slots | {"everyone.weight": weight, "everyone.contributors": len(parts)}})
     p_BC = method.predict(published, centres_CD, "cold")
     assert p_BC.argmax(axis=1).tolist() == [0, 1, 2]
     assert np.allclose(p_BC.sum(axis=1), 1.0)
