@@ -26,6 +26,7 @@ PLACES = sorted(
         ROOT / "SECURITY.md",
         *(page for page in (ROOT / "docs").glob("*.md") if page.name not in ("promises.md", "mutation.md")),
         *(ROOT / "docs" / "methods").glob("*.md"),
+        *(ROOT / "docs" / "errors").glob("*.md"),
         ROOT / "aggregator" / "tracking" / "model_card.py",
         ROOT / "jobs" / "templates" / "report.html.j2",
         ROOT / "jobs" / "demo" / "report.py",
