@@ -18,6 +18,7 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import verify
 from aggregator.ledger.records import Kind, StepClosed
+from aggregator.rounds.storage import load_evidence
 from aggregator.run_record import RunRecord
 from crypto import blocks, transcript
 from crypto.cohort import words_digest
@@ -95,6 +96,12 @@ def test_the_opened_sums_are_the_plain_integer_sums_bit_for_bit(up: Up) -> None:
     recomputed(up, up.record)
 
 
+def announced(up: Up, record: RunRecord, closed: StepClosed) -> StepResult:
+    """What the silos signed of a step, from its evidence."""
+    folder = AggregatorHome(up.federation.aggregator).run_folder(record.run)
+    return StepResult.from_bytes(load_evidence(folder, closed.k, expect=closed.evidence_sha256 or "").result)
+
+
 def recomputed(up: Up, record: RunRecord) -> dict[str, dict[str, np.ndarray]]:
     """Step → state. Chain and state on the ledger are those of the integers in the silos' own folders, or it fails."""
     charter, plan = Home(up.federation.aggregator).charter(), record.plan
@@ -111,18 +118,16 @@ def recomputed(up: Up, record: RunRecord) -> dict[str, dict[str, np.ndarray]]:
             for silo in closed.record.survivors:
                 total += plain(up, silo, k, lane)
             sums[lane] = total
-        slots = {name: int(closed.record.slots[name]) for name in (slot.name for slot in plan.slots_of(step))}
-        result = StepResult(
-            step=k,
-            t3=bytes.fromhex(closed.record.transcript),
-            released=True,
-            slots=tuple(slots.values()),
-            sums=tuple((lane, words_digest(words)) for lane, words in sums.items()),
-        )
+        result = announced(up, record, closed.record)
+        assert {one.lane: one.words for one in result.sums} == {
+            lane: words_digest(words) for lane, words in sums.items()
+        }
+        assert result.figures(step) == dict(closed.record.slots)
         if previous is not None:
+            assert result.chain == previous
             assert transcript.next_chain(previous, result.t3, result.digest, released=True).hex() == closed.record.chain
         previous = bytes.fromhex(closed.record.chain)
-        state = states[step.name] = blocks.apply(plan, step, state, sums, slots)
+        state = states[step.name] = blocks.apply(plan, step, state, sums, result.weights)
         assert blocks.state_digest(state).hex() == closed.record.state_digest
     assert previous is not None and previous.hex() == finished.record.chain
     return states
