@@ -18,6 +18,9 @@ from silo_agent.methods import Limits, Method, Published
 #: Sees each step before it is added up: what was published before, who is here, their weights.
 Watch = Callable[[Step, Published, Mapping[str, Method], Mapping[str, Mapping[str, int]]], None]
 
+#: What the aggregator announces: the step, lane → words of the true sum, and all else that opened → lane → words.
+Announce = Callable[[Step, Mapping[str, np.ndarray], Mapping[str, int]], Mapping[str, np.ndarray]]
+
 
 def federate(
     kind: type[Method],
@@ -41,8 +44,10 @@ def run(
     absent: Callable[[Step], Collection[str]] = lambda step: (),
     void: Collection[str] = (),
     watch: Watch = lambda step, seen, here, weights: None,
+    announce: Announce = lambda step, sums, figures: sums,
 ) -> Published:
-    """The last published state. ``absent``: who stays away from a step; ``void``: steps that bring no result."""
+    """The last published state. ``absent``: who stays away from a step; ``void``: steps that bring no result;
+    ``announce``: the words that all silos apply."""
     state, slots = blocks.initial_state(plan), dict[str, dict[str, int]]()
     opened: dict[str, list[frozenset[str]]] = {}
     for step in plan.steps:
@@ -70,5 +75,5 @@ def run(
                 total[lane.name] = sum(weights[silo][lane.name] for silo in now)
                 figures |= {lane.weight_figure: total[lane.name], lane.contributors_figure: len(now)}
         slots = slots | {step.name: figures}
-        state = blocks.apply(plan, step, state, sums, total)
+        state = blocks.apply(plan, step, state, announce(step, sums, figures), total)
     return Published(state, slots)
