@@ -64,13 +64,16 @@ evil: $(STAMP)          ## a malicious aggregator on real NVFlare: GAME=both-sha
 diagrams: $(STAMP)      ## the state diagrams of docs/protocol.md, from the tables of crypto/session.py
 	$(BIN)/python -m tests.diagrams
 
-.PHONY: bench bench-peers bench-methods bench-liveness
+.PHONY: bench bench-peers bench-methods bench-liveness bench-trap
 
 bench: $(STAMP)         ## speed of secure aggregation against this machine's limits
 	$(BIN)/python tests/benchmarks/secagg.py --json
 
 bench-liveness: $(STAMP) ## steps of a run that go through while silos drop out, with and without the rule of atoms
 	$(BIN)/python -m tests.benchmarks.liveness --json
+
+bench-trap: $(STAMP)    ## private rows that a lying aggregator reads by a trap in the model, with and without proofs; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.trap --json
 
 DATA ?= ../shared/data
 bench-methods: $(STAMP) ## all methods, baselines and targets over five seeds, about an hour; writes docs/methods/measured.md

@@ -15,8 +15,8 @@ A result is proven if
 Then each lane's words are the sum of the honest survivors' uploads plus a vector D that the colluding survivors chose.
 Without a colluder among the survivors D = 0, but for the chance that ``crypto.tags`` states: the sum is exact, whatever
 the server says. With colluders, D is any vector that keeps the sum within the clip: a member can upload what it likes,
-and together with the server it can choose its tag after it has seen the sum. No sum prevents the first, and what
-answers both is differential privacy at record level and a clip no looser than updates are.
+and together with the server it can choose its tag after it has seen the sum. No sum prevents the first, and only
+differential privacy at record level answers both. What D does within the clip is measured: ``docs/protocol.md``.
 """
 
 from __future__ import annotations
