@@ -168,7 +168,7 @@ def test_an_opening_needs_shares_of_t_survivors_once_each_and_every_section():
     assert opening.figures == dict(zip(("rows", "correct"), opening.slots, strict=True))
     with pytest.raises(LayoutMismatch, match="twice"):
         Opening.form(survivors, sections, [*shares, shares[0]])
-    with pytest.raises(SurvivorInvalid, match="threshold"):
+    with pytest.raises(SurvivorInvalid, match="survivors sent shares"):
         Opening.form(survivors, sections, shares[1:])
     with pytest.raises(LayoutMismatch, match="one from each"):
         Opening.form(survivors, {**sections, "silo-5": sections["silo-1"]}, shares)
