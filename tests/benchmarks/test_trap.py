@@ -5,12 +5,15 @@ Short runs of FedAvg. Where sums are not checked, the same lies read rows: so it
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from crypto.errors import SumNotProven
+from aggregator.home import AggregatorHome
+from aggregator.verify.checks import verify_run
+from crypto.errors import EvidenceError, SumNotProven
 from tests.benchmarks.trap_model import picture, two
 from tests.benchmarks.trap_runs import COLLUDER, SILOS, Case, against_agents, without_masks
 
@@ -32,7 +35,7 @@ def test_sums_that_nobody_checks_show_rows_and_true_sums_none(case: Case) -> Non
 
 def test_what_a_colluder_makes_possible_passes_the_check_of_bounds_and_shows_rows(case: Case) -> None:
     adversary = case.adversary(bounded=True)
-    assert without_masks(case, adversary, colluder=True) == 2  # every training step's sum
+    assert without_masks(case, adversary, colluder=True) == 1  # of two training steps; none follows the second
     assert case.score(adversary, HONEST)["read"] > 0
 
 
@@ -53,11 +56,16 @@ def test_agents_that_do_not_check_are_read(case: Case, tmp_path: Path, monkeypat
 
 
 def test_agents_take_what_a_colluder_gave_false_tags_for(case: Case, tmp_path: Path) -> None:
-    """The limit that SECURITY states: with one colluding member the proof holds, and rows are read."""
-    adversary = case.adversary(bounded=True)
-    codes, _ = against_agents(case, adversary, tmp_path / "f", colluder=True)
+    """The limit that SECURITY states: with one colluding member the proof holds, and rows are read. Who adds up the
+    kept uploads again finds it."""
+    adversary, kept = case.adversary(bounded=True), replace(case, spec=replace(case.spec, keep_uploads="all"))
+    codes, _ = against_agents(kept, adversary, tmp_path / "f", colluder=True)
     assert not any(codes.values())
     assert case.score(adversary, HONEST)["read"] > 0
+    home = AggregatorHome(tmp_path / "f" / "aggregator")
+    (run,) = (folder.name for folder in home.jobs_folder.iterdir())
+    with pytest.raises(EvidenceError, match="step 1, lane everyone"):
+        verify_run(home, run)
 
 
 @pytest.mark.parametrize("share", [0.5123, 0.7071, 0.9712])

@@ -98,6 +98,7 @@ class Adversary:
     lies: bool = True
     readings: dict[bytes, Reading] = field(default_factory=dict)
     _rows: int = 0
+    _last: Step = field(init=False)
     _state: blocks.State = field(init=False)
     _units: dict[str, list[Unit]] = field(default_factory=dict)
     _rng: np.random.Generator = field(init=False)
@@ -105,6 +106,7 @@ class Adversary:
     _root_DD: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
+        self._last = [step for step in self.plan.steps if step.task == "train"][-1]
         self._state = blocks.initial_state(self.plan)
         self._rng = np.random.default_rng([self.seed, 17])
         features = self.public_ND.shape[1]
@@ -115,7 +117,7 @@ class Adversary:
         self, step: Step, sums: Mapping[str, np.ndarray], figures: Mapping[str, int]
     ) -> Mapping[str, np.ndarray]:
         """Lane → words that the silos are told. ``sums``: opened lane → true words; ``figures``: all else that opened.
-        Blocks that are no network's, and the last step's, are told as they are."""
+        Blocks that are no network's are told as they are, and so is the last sum, which no training follows."""
         self._rows = figures.get("rows", self._rows)
         told = dict(sums)
         weights = {lane: figures[f"{lane}.weight"] for lane in sums}
@@ -142,7 +144,7 @@ class Adversary:
                 total = ring.signed(words[at : at + block.size], bits).astype(np.float64)
                 moved[part] = (total * units[part]).reshape(block.shape)
             self._read(name, moved)
-            if not self.lies:
+            if not self.lies or step == self._last:
                 continue
             new = self._trap(name, reach=most * min(units.values()))
             for part in PARTS:
