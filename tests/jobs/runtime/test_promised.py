@@ -16,7 +16,7 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Refusal, StepClosed
 from aggregator.run_record import RunRecord
 from crypto.home import Home
-from crypto.messages import Decline, Message, Open
+from crypto.messages import Decline, Message, Open, pack_two, unpack_two
 from jobs.demo.federation import Federation
 from jobs.demo.report import write_report
 from jobs.membership.propose import DAY
@@ -189,3 +189,25 @@ def test_who_was_absent_when_a_guarded_lane_opened_withholds_its_shares(federati
     assert guarded and withheld.keys() == set(federation.silos)
     assert withheld["silo-3"] == dict.fromkeys(guarded, "COHORT_DIFFERENCE")
     assert not any("COHORT_DIFFERENCE" in found.values() for silo, found in withheld.items() if silo != "silo-3")
+
+
+def test_an_advert_with_another_approval_is_not_counted(federation: Federation) -> None:
+    """Silo-2 shows what silo-1's data owner signed: the aggregator goes on without silo-2."""
+    shown: list[bytes] = []
+
+    class Borrowing(InProcess):
+        agent: Agent
+
+        def send(self, request: Message) -> Message | None:
+            answer = super().send(request)
+            if answer is None or answer.phase != "open":
+                return answer
+            adverts, [(silo, approval)] = unpack_two(answer.body)
+            if self.agent.site.silo == "silo-1":
+                shown.append(approval)
+            return Message("open", pack_two(adverts, [(silo, shown[0])])) if silo == "silo-2" else answer
+
+    record = run_and_read(federation, courier=lambda silo, agent: Borrowing(agent))
+    assert shown and all("silo-2" not in one.record.survivors for one in record.of(StepClosed))
+    assert {one.record.silo for one in record.of(Refusal)} == {"silo-2"}
+    assert len(list(record.of(StepClosed))) == 4
