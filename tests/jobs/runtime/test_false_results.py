@@ -310,6 +310,20 @@ def test_a_past_without_sums_holds_if_m_plus_c_members_signed_it(federation: Fed
     assert verdicts(liar) == {ANSWERED if signers >= least else "SUM_NOT_PROVEN"}
 
 
+def test_who_released_for_one_session_takes_the_result_of_no_other(federation: Federation) -> None:
+    """Three members lie, more than the charter reckons with, so the proof holds. But these silos gave shares of this
+    step, and their journals say for which survivors."""
+
+    def game(liar: Liar) -> Play:
+        yield from liar.server.until_tag(0)
+        past = [signed_by(liar, one, federation.silos[:3]) for one in invented_past(liar.server, 1)]
+        yield from told(liar, "tells the counts of another session", past)
+
+    liar = play(federation, game)
+    assert verdicts(liar) == {"MODEL_MISMATCH"}
+    assert {agent.k for agent in liar.agents.values()} == {0}
+
+
 def test_what_another_run_proved_is_no_past_of_this_one(federation: Federation) -> None:
     """The same job, plan and members, true results with their proofs: they hold in their own run alone."""
     theirs: list[Result] = []
