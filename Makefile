@@ -72,7 +72,7 @@ bench: $(STAMP)         ## speed of secure aggregation against this machine's li
 bench-liveness: $(STAMP) ## steps of a run that go through while silos drop out, with and without the rule of atoms
 	$(BIN)/python -m tests.benchmarks.liveness --json
 
-bench-trap: $(STAMP)    ## private rows that a lying aggregator reads by a trap in the model, with and without proofs; minutes
+bench-trap: $(STAMP)    ## private rows that a lying aggregator or member reads by a trap in the model; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.trap --json
 
 DATA ?= ../shared/data

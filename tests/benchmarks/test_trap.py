@@ -39,6 +39,14 @@ def test_what_a_colluder_makes_possible_passes_the_check_of_bounds_and_shows_row
     assert case.score(adversary, HONEST)["read"] > 0
 
 
+def test_a_member_alone_uploads_a_trap_and_reads_rows_from_true_sums() -> None:
+    """It takes a step more: what a sum shows is of the trap that was uploaded the step before."""
+    case = Case.of("fedavg-digits", 5, rounds=4)
+    adversary = case.adversary(bounded=True, uploads=True)
+    assert without_masks(case, adversary, colluder=True) == 0  # no sum is false
+    assert case.score(adversary, HONEST)["read"] > 0
+
+
 def test_agents_refuse_the_first_false_sum_and_show_nothing(case: Case, tmp_path: Path) -> None:
     adversary = case.adversary(bounded=True)
     codes, answered = against_agents(case, adversary, tmp_path / "f")

@@ -1,4 +1,4 @@
-"""How many private rows a lying aggregator reads by making the model a trap: with and without proven sums.
+"""How many private rows an aggregator or a member reads by making the model a trap, with and without proven sums.
 
     python -m tests.benchmarks.trap [--jobs fedavg-digits,…] [--seeds 5,6,7] [--conditions honest,…] [--json]
 
@@ -14,6 +14,8 @@ within 1e-3 of the features' range (``alone``); and claims that are no honest si
 - colluder: silo-8 uploads zeros and signs whatever tags are wanted. Each announced sum passes
   ``crypto.proof.check_bounds``. The clip is the job's; in colluder-2 twice the largest value of an honest update of the
   same job; in colluder-0.1 a tenth of that value.
+- member: no sum is false. silo-8 uploads the trap itself, and reads the sums that all silos get: the aggregator takes
+  no part in it.
 
 All but *proven* run without masks (``tests.plain``), on the same integers. ``accuracy``: of the job with this clip if
 nobody lies, per cent. Last line with --json: one object {rows[]}.
@@ -43,6 +45,7 @@ class Condition:
     lies: bool = True
     colluder: bool = False
     bounded: bool = False
+    uploads: bool = False
     agents: bool = False
     clip: float | None = None
 
@@ -54,6 +57,7 @@ CONDITIONS = (
     Condition("colluder", colluder=True, bounded=True),
     Condition("colluder-2", colluder=True, bounded=True, clip=2.0),
     Condition("colluder-0.1", colluder=True, bounded=True, clip=0.1),
+    Condition("member", colluder=True, bounded=True, uploads=True),
 )
 
 
@@ -81,7 +85,8 @@ def measure(job: str, seed: int, conditions: Sequence[Condition] = CONDITIONS) -
         if condition.clip is not None:
             case = base.clipped(condition.clip * largest)
             _, reached = honest_run(case)
-        adversary, refused = case.adversary(bounded=condition.bounded, lies=condition.lies), 0
+        adversary = case.adversary(bounded=condition.bounded, lies=condition.lies, uploads=condition.uploads)
+        refused = 0
         if condition.agents:
             with TemporaryDirectory(prefix="consilium-trap-") as folder:
                 codes, _ = against_agents(case, adversary, Path(folder) / "federation")

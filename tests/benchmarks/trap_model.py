@@ -1,4 +1,4 @@
-"""The adversary of ``tests.benchmarks.trap``: an aggregator whose announced sums make a model that shows single rows.
+"""The adversaries of ``tests.benchmarks.trap``: announced sums, or uploads, make a model that shows single rows.
 
 A hidden unit whose activation is positive for one row of the whole federation, and for no other, is trained by that row
 alone: in the next sum ΔW1[:, j] / Δb1[j] is the row, whatever weights and learning rates the silos used, and the one
@@ -141,12 +141,12 @@ class Adversary:
             for part in PARTS:
                 block, at = places[f"{name}.{part}"]
                 units[part] = block.clip / ring.limit(self.plan.n_max, bits) * lane.grid[-1] / weight
-                total = ring.signed(words[at : at + block.size], bits).astype(np.float64)
+                total = ring.signed(self._by_others(lane.name, words)[at : at + block.size], bits).astype(np.float64)
                 moved[part] = (total * units[part]).reshape(block.shape)
-            self._read(name, moved)
+            self._read(self._set(name, step.index - 1), moved)
             if not self.lies or step == self._last:
                 continue
-            new = self._trap(name, reach=most * min(units.values()))
+            new = self._trap(name, self._set(name, step.index), reach=most * min(units.values()))
             for part in PARTS:
                 block, at = places[f"{name}.{part}"]
                 wanted = (new[part] - self._state[block.name].astype(np.float64)).reshape(-1) / units[part]
@@ -154,14 +154,23 @@ class Adversary:
                 told[at : at + block.size] = integers.astype(np.uint32)
         return ring.reduce(told, bits)
 
+    def _by_others(self, lane: str, words: np.ndarray) -> np.ndarray:
+        """A lane's sum without what the adversary uploaded itself."""
+        return words
+
+    def _set(self, name: str, index: int) -> str:
+        """The set of units that a network gets by the sum of training step ``index``."""
+        return name
+
     # --- the next model ------------------------------------------------------------------------------------------
 
-    def _trap(self, name: str, reach: float) -> dict[str, np.ndarray]:
-        """The parts of the next network. ``reach``: the farthest that one sum moves a value; each value stays within
-        half of it, so that any trap follows any other in one step, but b1, which is always at the same place."""
+    def _trap(self, name: str, units_of: str, reach: float) -> dict[str, np.ndarray]:
+        """The parts of the next network, with a set of units. ``reach``: the farthest that one sum moves a value; each
+        value stays within half of it, so that any trap follows any other in one step, but b1, which is always at the
+        same place."""
         shapes = {part: self._state[f"{name}.{part}"].shape for part in PARTS}
         features, hidden = shapes["w1"]
-        units = self._units.setdefault(name, [self._fresh() for _ in range(hidden)])
+        units = self._units.setdefault(units_of, [self._fresh() for _ in range(hidden)])
         units[:] = [unit if self._bend(unit) else self._fresh() for unit in units]
         w1_DH, b1_H = np.empty((features, hidden)), np.empty(hidden)
         for j, unit in enumerate(units):
@@ -202,9 +211,9 @@ class Adversary:
 
     # --- what a sum shows ----------------------------------------------------------------------------------------
 
-    def _read(self, name: str, moved: Mapping[str, np.ndarray]) -> None:
+    def _read(self, units_of: str, moved: Mapping[str, np.ndarray]) -> None:
         """Try to read rows from each hidden unit of a network. ``moved``: part → mean update."""
-        units = self._units.get(name)
+        units = self._units.get(units_of)
         for j, db in enumerate(moved["b1"]):
             silent = abs(db) < SILENT
             found = [] if silent else self._rows_in(moved["w1"][:, j] / db, moved["w2"][j])
@@ -236,6 +245,45 @@ class Adversary:
         """To the nearest public row with this label."""
         alike_ND = self.public_ND[self.public_labels_N == label]
         return float(np.linalg.norm(alike_ND - row_D, axis=1).min(initial=inf))
+
+
+@dataclass(slots=True)
+class Uploader(Adversary):
+    """The adversary if it announces true sums: a member uploads the trap itself, before it knows the sum that this will
+    be in. So the others' updates blur the trap, and what a set of units shows is known only after the next upload: two
+    sets of units take turns."""
+
+    _own: Mapping[str, np.ndarray] = field(default_factory=dict)
+    _weights: dict[str, int] = field(default_factory=dict)
+
+    def announce(
+        self, step: Step, sums: Mapping[str, np.ndarray], figures: Mapping[str, int]
+    ) -> Mapping[str, np.ndarray]:
+        self._weights |= {lane: figures[f"{lane}.weight"] for lane in sums}
+        return super(Uploader, self).announce(step, sums, figures)
+
+    def upload(self, step: Step) -> dict[str, np.ndarray]:
+        """Block → what the member uploads in a training step, at the highest weight of each lane."""
+        sums = {part.block: np.zeros(self._state[part.block].shape) for part in step.sums}
+        for lane in self.plan.lanes_of(step):
+            # Before the first sum the weights are guessed: 2 is that of a silo with as many rows as the mean.
+            share = lane.grid[-1] / self._weights.get(lane.name, 2 * self.plan.n_max)
+            for block, _, _ in self.plan.blocks_of(step, lane.name):
+                if block.name.endswith(".w1") and step != self._last:
+                    name = block.name.removesuffix(".w1")
+                    new = self._trap(name, self._set(name, step.index), reach=share * block.clip)
+                    for part in PARTS:
+                        sums[f"{name}.{part}"] = (new[part] - self._state[f"{name}.{part}"]) / share
+        highest = {lane.name: lane.grid[-1] for lane in self.plan.lanes_of(step)}
+        contribution = blocks.Contribution(sums, {slot.name: 0 for slot in step.slots})
+        self._own = blocks.encode(self.plan, step, contribution, highest).lanes
+        return sums
+
+    def _by_others(self, lane: str, words: np.ndarray) -> np.ndarray:
+        return words - self._own[lane]
+
+    def _set(self, name: str, index: int) -> str:
+        return f"{name}/{index % 2}"
 
 
 def picture(levels_D: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ from silo_agent.data import DataSet, check
 from silo_agent.home import SiloHome
 from silo_agent.methods import Limits, Method, Published, method
 from tests import local, plain
-from tests.benchmarks.trap_model import Adversary
+from tests.benchmarks.trap_model import Adversary, Uploader
 from tests.federation import Federation as Keys
 
 SILOS = tuple(f"silo-{i}" for i in range(1, 9))
@@ -78,12 +78,13 @@ class Case:
         """A run without masks."""
         return plain.run(self.plan, members, {silo: self.data[silo] for silo in SILOS}, LIMITS, **how)  # type: ignore[arg-type]
 
-    def adversary(self, *, bounded: bool, lies: bool = True) -> Adversary:
-        """It has the newcomers' rows as public rows."""
+    def adversary(self, *, bounded: bool, lies: bool = True, uploads: bool = False) -> Adversary:
+        """It has the newcomers' rows as public rows. ``uploads``: an ``Uploader``, which lies in no sum."""
         newcomers = [rows for name, rows in self.data.items() if name not in SILOS]
         public_ND = np.concatenate([part for rows in newcomers for part in (rows.x_train, rows.x_test)])
         labels_N = np.concatenate([part for rows in newcomers for part in (rows.y_train, rows.y_test)])
-        return Adversary(self.plan, public_ND.astype(np.float64), labels_N, self.seed, bounded=bounded, lies=lies)
+        kind, lies = (Uploader, False) if uploads else (Adversary, lies)
+        return kind(self.plan, public_ND.astype(np.float64), labels_N, self.seed, bounded=bounded, lies=lies)
 
     def score(self, adversary: Adversary, silos: Collection[str] = SILOS) -> dict[str, int]:
         """What the adversary's claims are worth: different training rows of these silos, exact and with their labels
@@ -117,10 +118,11 @@ def honest_run(case: Case) -> tuple[float, float]:
 
 
 class Colluder:
-    """The method of a silo that uploads zeros in every lane of a training step, at the highest weight."""
+    """The method of a silo that uploads zeros in every lane of a training step, at the highest weight, or what an
+    ``Uploader`` wants."""
 
-    def __init__(self, honest: Method, plan: Plan) -> None:
-        self._honest, self._plan = honest, plan
+    def __init__(self, honest: Method, adversary: Adversary) -> None:
+        self._honest, self._plan, self._adversary = honest, adversary.plan, adversary
 
     def weights(self, step: Step, published: Published, data: DataSet) -> dict[str, int]:
         if step.task != "train":
@@ -131,6 +133,8 @@ class Colluder:
         honest = self._honest.contribute(step, published, data)
         if step.task != "train":
             return honest
+        if isinstance(self._adversary, Uploader):
+            return Contribution(self._adversary.upload(step), honest.slots)
         return Contribution({name: np.zeros_like(value) for name, value in honest.sums.items()}, honest.slots)
 
 
@@ -139,7 +143,7 @@ def without_masks(case: Case, adversary: Adversary, *, colluder: bool = False) -
     of them, or it raises SumNotProven; 0 for an adversary that is not bounded."""
     plan, members, charter, passed = case.plan, case.members(), Keys(len(SILOS)).charter, 0
     if colluder:
-        members[COLLUDER] = Colluder(members[COLLUDER], plan)  # type: ignore[assignment]
+        members[COLLUDER] = Colluder(members[COLLUDER], adversary)  # type: ignore[assignment]
 
     def announce(step: Step, sums: Mapping[str, np.ndarray], figures: Mapping[str, int]) -> Mapping[str, np.ndarray]:
         nonlocal passed
