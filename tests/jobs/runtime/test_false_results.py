@@ -324,6 +324,21 @@ def test_who_released_for_one_session_takes_the_result_of_no_other(federation: F
     assert {agent.k for agent in liar.agents.values()} == {0}
 
 
+def test_who_signed_a_result_takes_no_other_one_of_its_session(federation: Federation) -> None:
+    """Three members sign other counts too, more than the charter reckons with: the others know what they signed."""
+
+    def game(liar: Liar) -> Play:
+        server = liar.server
+        yield from server.honest_step()
+        (true,) = server.results
+        other = replace(true, result=replace(true.result, slots=tuple(count + 1 for count in true.result.slots)))
+        yield from told(liar, "tells other counts", [signed_by(liar, other, federation.silos[:3])], 1)
+
+    liar = play(federation, game)
+    assert verdicts(liar) == {"SUM_NOT_PROVEN"}
+    assert {agent.k for agent in liar.agents.values()} == {0}
+
+
 def test_what_another_run_proved_is_no_past_of_this_one(federation: Federation) -> None:
     """The same job, plan and members, true results with their proofs: they hold in their own run alone."""
     theirs: list[Result] = []
