@@ -148,7 +148,11 @@ class Cohort:
 
     def channel(self, owner: str, other: str) -> bytes:
         """The public key of ``owner`` for the rows from and to ``other``."""
-        return dict(self.adverts[owner].channels)[other]
+        return self._channels[owner][other]
+
+    @cached_property
+    def _channels(self) -> Mapping[str, Mapping[str, bytes]]:
+        return {silo: dict(advert.channels) for silo, advert in self.adverts.items()}
 
     def seal_key(self, secret: bytes, sender: str, recipient: str) -> tuple[bytes, bytes]:
         """(AES-256-GCM key, associated data) for the one row from ``sender`` to ``recipient``."""
