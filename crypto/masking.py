@@ -43,7 +43,7 @@ def apply_streams(vector: np.ndarray, streams: Iterable[tuple[bytes, int]], *, t
     streams = list(streams)
     per_block = BLOCK // vector.dtype.itemsize
     blocks = -(-vector.size // per_block)
-    workers = min(threads or THREADS or _cores(), blocks, max(1, vector.nbytes * len(streams) // _SHARE))
+    workers = min(workers_of(threads), blocks, max(1, vector.nbytes * len(streams) // _SHARE))
     if workers <= 1:
         _apply(vector, streams, 0)
         return
@@ -74,6 +74,9 @@ def _apply(vector: np.ndarray, streams: Sequence[tuple[bytes, int]], first: int)
             operation(part, keystream, out=part)
 
 
-def _cores() -> int:
-    """Processors this process may run on, at most 16: beyond that memory, not AES, is the limit."""
+def workers_of(threads: int | None) -> int:
+    """How many threads a call may use: as many as it says, else ``THREADS``, else the processors that this process may
+    run on, at most 16: beyond that memory, not AES, is the limit."""
+    if wanted := threads or THREADS:
+        return wanted
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)

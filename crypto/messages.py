@@ -253,6 +253,10 @@ class StepResult(Wire):
     def digest(self) -> bytes:
         return digest("opened", bytes(self))
 
+    def lanes_of(self, owner: str) -> tuple[str, ...]:
+        """The opened lanes that a silo uploaded, in the result's order: those that its tags are of."""
+        return tuple(one.lane for one in self.sums if owner in one.uploaders)
+
     @property
     def weights(self) -> dict[str, int]:
         """Opened lane → sum of the weights in it."""

@@ -102,9 +102,8 @@ class Opening:
     ) -> tuple[Tag, ...]:
         """The tags of one silo's upload in the lanes of a result. ``masked``, ``seeds``: lane → its words, its seed."""
         return tuple(
-            tags.tag(self.residue(silo, one.lane, masked[one.lane], seeds[one.lane]), proof.coin_key(result, one.lane))
-            for one in result.sums
-            if silo in one.uploaders
+            tags.tag(self.residue(silo, lane, masked[lane], seeds[lane]), proof.coin_key(result, lane))
+            for lane in result.lanes_of(silo)
         )
 
 

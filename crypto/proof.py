@@ -118,7 +118,7 @@ def open_tags(charter: Charter, result: StepResult, signed: bytes) -> Tags:
     found = Tags.open(signed, lambda m: charter.member(m.silo).agent)
     if (found.t3, found.result) != (result.t3, result.digest):
         raise SumNotProven(f"{found.silo!r} signed another result of step {result.step}.")
-    if len(found.tags) != (want := sum(found.owner in one.uploaders for one in result.sums)):
+    if len(found.tags) != (want := len(result.lanes_of(found.owner))):
         raise SumNotProven(f"{found.silo!r} sent {len(found.tags)} tags for the {want} lanes of {found.owner!r}.")
     return found
 
@@ -176,8 +176,7 @@ def _check_digests(one: LaneSum, found: Sum) -> None:
 
 
 def _of_lane(result: StepResult, found: Tags, lane: str) -> bytes:
-    lanes = [one.lane for one in result.sums if found.owner in one.uploaders]
-    return found.tags[lanes.index(lane)]
+    return found.tags[result.lanes_of(found.owner).index(lane)]
 
 
 def _lane(plan: Plan, step: int, name: str) -> Lane:

@@ -245,7 +245,7 @@ class ServerSession(Session):
         """Leave out the tags that are not those of the uploads they are of; whose they were. To be called when the
         tags do not prove the result: the server can compute each of them again."""
         for owner, (found, signed) in list(self._tags.items()):
-            lanes = [one.lane for one in self.result.sums if owner in one.uploaders]
+            lanes = self.result.lanes_of(owner)
             words = {lane: uploads(owner, lane) for lane in lanes}
             seeds = {lane: self._seeds[lane][owner] for lane in lanes}
             if tuple(map(tags.write, self._opening.tags_of(self.result, owner, words, seeds))) != found.tags:

@@ -403,7 +403,7 @@ class SiloSession(Session):
             for one, seeds in zip(result.sums, request.seeds, strict=True):
                 self._released_seeds[one.lane] = self._opening.check_seeds(one.lane, seeds)
             self.result = result
-            signed = self._tags(self.silo, {one.lane: self.masked.get(one.lane) for one in result.sums})
+            signed = self._tags(self.silo, self.masked)
         self.masked = {}
         return signed
 
@@ -416,7 +416,7 @@ class SiloSession(Session):
             if owner not in self._survivors.signed:
                 raise SurvivorInvalid(f"{owner!r} did not survive: nobody stands in for it.")
             assert self.result is not None
-            wanted = {one.lane for one in self.result.sums if owner in one.uploaders}
+            wanted = set(self.result.lanes_of(owner))
             if masked.keys() != wanted:
                 raise LayoutMismatch(f"The upload of {owner!r} came with lanes {sorted(masked)}, not {sorted(wanted)}.")
             plan, step = self.context.plan, self.context.step
@@ -436,11 +436,10 @@ class SiloSession(Session):
             if one.uploaders != self._opening.uploaders(one.lane):
                 raise SumNotProven(f"The announced uploaders of lane {one.lane!r} are not the survivors.")
 
-    def _tags(self, owner: str, masked: Mapping[str, np.ndarray | None]) -> bytes:
+    def _tags(self, owner: str, masked: Mapping[str, np.ndarray]) -> bytes:
         assert self.result is not None
-        words = {lane: found for lane, found in masked.items() if found is not None}
-        seeds = {lane: table[owner] for lane, table in self._released_seeds.items() if owner in table}
-        found = self._opening.tags_of(self.result, owner, words, seeds)
+        seeds = {lane: self._released_seeds[lane][owner] for lane in self.result.lanes_of(owner)}
+        found = self._opening.tags_of(self.result, owner, masked, seeds)
         signed = Tags(
             silo=self.silo,
             t3=self._survivors.t3,

@@ -21,7 +21,6 @@ A tag is of words that the server holds anyway (``crypto.proof``), so it reveals
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -30,6 +29,8 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES128
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from crypto.masking import workers_of
 
 #: Inner products of one tag.
 COLUMNS = 5
@@ -54,8 +55,8 @@ def tag(
 ) -> Tag:
     """⟨r, x⟩ for each column of the coin under ``key`` (16 bytes). ``words``: (n,) uint32.
 
-    x is ``words``, or with ``carries``, (n,) of at most 16 bits each, ``words + 2^bits · carries``. ``threads``: at
-    most so many, by default those that the process may use.
+    x is ``words``, or with ``carries``, (n,) of at most 16 bits each, ``words + 2^bits · carries``. ``threads``: see
+    ``masking.workers_of``.
     """
     if words.dtype != np.uint32 or words.ndim != 1:
         raise TypeError(f"a tag is of flat uint32 words, not {words.dtype} of {words.ndim} dimensions")
@@ -65,7 +66,7 @@ def tag(
     v_BK = (low_BK & ((1 << _BITS) - 1)).astype(np.float64)
     u_AK = np.frombuffer(stream.update(bytes(4 * blocks * COLUMNS)), dtype="<u4").reshape(blocks, COLUMNS)
     work = partial(_products, words, carries, bits, v_BK, u_AK)
-    workers = max(1, min(threads or _cores(), blocks // _SHARE))
+    workers = max(1, min(workers_of(threads), blocks // _SHARE))
     cuts = [blocks * i // workers for i in range(workers + 1)]
     if workers == 1:
         parts = [work(0, blocks)]
@@ -117,7 +118,3 @@ def read(data: bytes) -> Tag:
 
 def add(tags: list[Tag]) -> Tag:
     return tuple(sum(column) for column in zip(*tags, strict=True)) if tags else (0,) * COLUMNS
-
-
-def _cores() -> int:
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)

@@ -22,7 +22,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from crypto.encoding import Writer
 
-PREFIX = "consilium/2/"
+#: Name of the protocol, on the ledger and in every label.
+PROTOCOL = "consilium/2"
+PREFIX = f"{PROTOCOL}/"
 DIGEST_BYTES = 32
 
 

@@ -383,7 +383,7 @@ class Agent:
         owner = src.text()
         src.end()
         result, step = session.result, session.context.step
-        lanes = [one.lane for one in result.sums if owner in one.uploaders] if result is not None else []
+        lanes = result.lanes_of(owner) if result is not None else ()
         words = unpack_words(message.arrays, [self.plan.wire_words_of(step, lane) for lane in lanes])
         return Message("stand-in", session.stand_in(owner, dict(zip(lanes, words, strict=True))))
 

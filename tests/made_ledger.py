@@ -18,13 +18,13 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry
 from aggregator.ledger.log import Ledger
-from aggregator.rounds.run import PROTOCOL
 from aggregator.rounds.storage import save_checkpoint, stage_predictor
 from crypto import transcript
 from crypto.approval import Approval, Terms, approval_digest
 from crypto.blocks import initial_state, state_digest
 from crypto.charter import Charter, Member, SignedCharter
 from crypto.release_manifest import PREDICTOR, ReleaseManifest
+from crypto.transcript import PROTOCOL
 from silo_agent.methods import Limits, method
 from tests.federation import identity
 from tests.records import as_record

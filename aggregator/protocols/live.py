@@ -26,7 +26,7 @@ class Live:
 
     @property
     def name(self) -> str:
-        return transcript.PREFIX.removesuffix("/")
+        return transcript.PROTOCOL
 
     # --- charter and run ------------------------------------------------------------------------------------------
 

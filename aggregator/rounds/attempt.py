@@ -197,7 +197,8 @@ class Attempt:
             self._take(silo, "unmask-lanes", session.lane_shares, silo, reply.body)
         announced = self._fix("unmask-lanes", lambda: session.open_lanes(self._upload))
         for failed in session.failed.values():
-            self._convict("unmask-lanes", failed)
+            if failed.blame:
+                self._convict(failed.blame, "unmask-lanes", failed.code)
 
         request = self.request("tag", bytes(announced))
         for silo, reply in (yield from self._ask("tag", dict.fromkeys(survivors, request))).items():
@@ -251,15 +252,12 @@ class Attempt:
         found = False
         for silo in self.session.drop_false_tags(self._upload):
             if silo not in self._out:
-                self.attendance.convicted.add(silo)
-                self.attendance.refusals[silo] = SumNotProven.code
-                self._lose(silo, "tag")
+                self._convict(silo, "tag", SumNotProven.code)
                 found = True
         return found
 
     def _stand_in(self, owner: str) -> Message:
-        lanes = [one.lane for one in self.session.result.sums if owner in one.uploaders]
-        arrays = pack_words([self._upload(owner, lane) for lane in lanes])
+        arrays = pack_words([self._upload(owner, lane) for lane in self.session.result.lanes_of(owner)])
         body = self.request("stand-in", bytes(Writer().text(owner))).body
         return Message("stand-in", body, arrays)
 
@@ -318,10 +316,7 @@ class Attempt:
         self.attendance.refusals[silo] = refused.code
         self.attendance.declines[silo] = body
         if refused.key:
-            guilty = self.session.at_fault(silo, refused.blame, refused.key)
-            self.attendance.convicted.add(guilty)
-            self.attendance.refusals[guilty] = BadShare.code
-            self._lose(guilty, refused.phase)
+            self._convict(self.session.at_fault(silo, refused.blame, refused.key), refused.phase, BadShare.code)
         elif refused.blame:
             self.attendance.blamed.setdefault(refused.blame, set()).add(silo)
 
@@ -342,7 +337,8 @@ class Attempt:
         try:
             return close()
         except FederationError as lost:
-            self._convict(phase, lost)
+            if lost.blame:
+                self._convict(lost.blame, phase, lost.code)
             why = f"[{lost.code}] {lost.detail}"
             if refused := self.attendance.refusals:
                 why += f" Refused: {', '.join(f'{silo} {code}' for silo, code in sorted(refused.items()))}."
@@ -351,18 +347,17 @@ class Attempt:
                 remedy = way_out if code in refused.values() else remedy
             raise RoundLost(phase, tuple(sorted(self.attendance.lost)), detail=why, remedy=remedy) from lost
 
-    def _convict(self, phase: str, found: FederationError) -> None:
+    def _convict(self, silo: str, phase: str, code: str) -> None:
         """Note whose fault it was. The session checks each share against the hash that its dealer signed, so seeds that
         do not combine to what was committed to are the dealer's.
 
         Where that ends the step it is void, and after a void step silos refuse a cohort without this one: leaving it
         out would stop the run for all, so it is only named.
         """
-        if found.blame:
-            if phase != "unmask-slots":
-                self.attendance.convicted.add(found.blame)
-            self.attendance.refusals[found.blame] = found.code
-            self._lose(found.blame, phase)
+        if phase != "unmask-slots":
+            self.attendance.convicted.add(silo)
+        self.attendance.refusals[silo] = code
+        self._lose(silo, phase)
 
     def _lose(self, silo: str, phase: str) -> None:
         self.attendance.lost.setdefault(silo, phase)

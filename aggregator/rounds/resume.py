@@ -79,7 +79,7 @@ def replay(
     run, start = record.run, record.started.record
     if record.finished is not None:
         raise SpecError("--resume", got=run, want="a run that has not finished", remedy="Submit the job as a new run.")
-    if start.protocol != (ours := transcript.PREFIX.removesuffix("/")):
+    if start.protocol != (ours := transcript.PROTOCOL):
         remedy = "A run goes on under the protocol that it began with. Submit the job as a new run."
         raise SpecError(f"--resume {run}, protocol", got=ours, want=start.protocol, remedy=remedy)
     _same(run, "job_digest", start.job_digest, job)

@@ -51,7 +51,6 @@ log = logging.getLogger("consilium.aggregator")
 
 #: Attempts at a step before any share may have left.
 ATTEMPTS = 3
-PROTOCOL = "consilium/2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +187,7 @@ class Run:
             charter=self.charter,
             state_digest=self._at.digest,
             model_name=spec.name,
-            protocol=PROTOCOL,
+            protocol=transcript.PROTOCOL,
             nonce=self._at.nonce,
             code=spec.code,
             purpose=spec.purpose,

@@ -11,10 +11,10 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import Kind, Record
-from aggregator.rounds.run import PROTOCOL
 from aggregator.run_record import RunRecord
 from crypto import transcript
 from crypto.errors import EvidenceError
+from crypto.transcript import PROTOCOL
 from tests.made_ledger import PLAN, RUN, make_job
 from tests.records import partial_entry
 

@@ -107,7 +107,7 @@ def machine() -> dict[str, str | int]:
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": models[0] if models else platform.processor(),
-        "cores": masking._cores(),
+        "cores": masking.workers_of(None),
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "cryptography": version("cryptography"),

@@ -124,7 +124,7 @@ class Uploads:
             "floor_ratio": t["mask"] / (aes_s + add_s),
             "extra_bytes": extra,
         }
-        if threads and masking._cores() > 1:
+        if threads and masking.workers_of(None) > 1:
             wall = best({"1": lambda: self.threaded(1), "2": lambda: self.threaded(2)}, clock=time.perf_counter)
             row["two_threads"] = wall["1"] / wall["2"]
         masking.THREADS = None
@@ -224,7 +224,7 @@ def tagged(server: ServerSession, uploads: Uploads) -> Row:
         single = best(work)
         alone = best(work, clock=time.perf_counter)
     row: Row = {f"{name}_ms": seconds * 1e3 for name, seconds in single.items()}
-    if masking._cores() > 1:
+    if masking.workers_of(None) > 1:
         with threads(2):
             double = best(work, clock=time.perf_counter)
         row |= {f"{name}_two_threads": alone[name] / double[name] for name in work}

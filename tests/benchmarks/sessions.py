@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from crypto import cohort, masking, opening, proof, shamir, silo_session, tags
+from crypto import cohort, masking, opening, proof, shamir, silo_session
 from crypto.blocks import Encoded
 from crypto.cohort import Context, Dealt
 from crypto.keys import SessionKey
@@ -71,12 +71,12 @@ def without_digests() -> Iterator[None]:
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Masks and tags with so many threads."""
-    before, cores = masking.THREADS, tags._cores
+    before = masking.THREADS
     try:
-        masking.THREADS, tags._cores = count, lambda: count
+        masking.THREADS = count
         yield
     finally:
-        masking.THREADS, tags._cores = before, cores
+        masking.THREADS = before
 
 
 class Thin(Dealt):

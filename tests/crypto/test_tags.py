@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crypto import tags
+from crypto import masking, tags
 from crypto.plan import MAX_WORDS
 from crypto.tags import BLOCK, COLUMN_BYTES, COLUMNS, TAG_BYTES
 
@@ -74,7 +74,7 @@ def test_any_number_of_threads_makes_the_same_tag(size):
 @pytest.mark.parametrize("cores", [1, 2, 16])
 def test_threads_are_as_many_as_the_process_may_use(cores, monkeypatch):
     x = words(130 * BLOCK)
-    monkeypatch.setattr(tags, "_cores", lambda: cores)
+    monkeypatch.setattr(masking, "THREADS", cores)
     assert tags.tag(x, KEY) == tags.tag(x, KEY, threads=1)
 
 
@@ -149,9 +149,10 @@ def test_big_endian():
 
 
 def test_cores_are_those_of_the_process(monkeypatch):
-    assert tags._cores() >= 1
-    monkeypatch.setattr(tags.os, "sched_getaffinity", lambda pid: range(99))
-    assert tags._cores() == 16
-    monkeypatch.delattr(tags.os, "sched_getaffinity")
-    monkeypatch.setattr(tags.os, "cpu_count", lambda: None)
-    assert tags._cores() == 1
+    assert masking.workers_of(None) >= 1
+    monkeypatch.setattr(masking.os, "sched_getaffinity", lambda pid: range(99))
+    assert masking.workers_of(None) == 16
+    assert masking.workers_of(40) == 40
+    monkeypatch.delattr(masking.os, "sched_getaffinity")
+    monkeypatch.setattr(masking.os, "cpu_count", lambda: None)
+    assert masking.workers_of(None) == 1

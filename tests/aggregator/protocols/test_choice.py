@@ -37,7 +37,7 @@ def test_the_frozen_reader_imports_no_module_that_changes_with_the_protocol() ->
 
 def test_a_run_is_read_with_the_protocol_that_it_names() -> None:
     assert isinstance(reader("consilium/1", "here"), Protocol1)
-    live = transcript.PREFIX.removesuffix("/")
+    live = transcript.PROTOCOL
     assert reader(live, "here").name == live
     with pytest.raises(EvidenceError) as caught:
         reader("consilium/99", "ledger.jsonl line 2")
@@ -46,7 +46,7 @@ def test_a_run_is_read_with_the_protocol_that_it_names() -> None:
 
 
 def test_another_prefix_is_the_protocol_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transcript, "PREFIX", "consilium/7/")
+    monkeypatch.setattr(transcript, "PROTOCOL", "consilium/7")
     monkeypatch.setattr(encoding, "VERSION", 7)
     assert isinstance(reader("consilium/7", "here"), Live) and isinstance(of_version(7), Live)
     assert isinstance(reader("consilium/1", "here"), Protocol1) and isinstance(of_version(1), Protocol1)

@@ -15,13 +15,13 @@ import pytest
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.log import Ledger
-from aggregator.rounds.run import PROTOCOL
 from aggregator.tracking import client as tracking_client
 from aggregator.tracking import follower
 from aggregator.tracking.check import compare
 from aggregator.tracking.client import DOWN, MlflowClient, MlflowException, connect
 from aggregator.tracking.run_page import TAG_LIMIT, texts
 from crypto.errors import EvidenceError, SpecError
+from crypto.transcript import PROTOCOL
 from tests import made_ledger as made
 from tests.made_ledger import RUN, SILOS, STEPS, Clock, closed, finish, make_home, make_run, start
 from tests.records import as_record

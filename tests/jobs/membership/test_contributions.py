@@ -15,11 +15,11 @@ from aggregator.epochs import Epochs
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import Kind
-from aggregator.rounds.run import PROTOCOL
 from aggregator.rounds.storage import save_checkpoint
 from aggregator.run_record import CheckedLedger
 from crypto.errors import EvidenceError
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.transcript import PROTOCOL
 from jobs.membership import withdrawal_plan
 from jobs.membership.contributions import RunHistory, contributions
 from jobs.membership.withdrawal_plan import UNDONE, Remedy, plan_for, spans

@@ -13,8 +13,8 @@ import pytest
 from aggregator.ledger.format import Entry
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
-from aggregator.rounds.run import PROTOCOL
 from crypto.keys import Identity
+from crypto.transcript import PROTOCOL
 from jobs.job import encode_plan
 from jobs.runtime import status
 from jobs.runtime.status import Absent, Answered, Asked, RunState, RunStatus, Stopped, after, as_json, from_json
