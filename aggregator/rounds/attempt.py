@@ -3,6 +3,8 @@
 Its only I/O is staging uploads: a driver (in-process, or NVFlare's controller) carries the messages, so tests and
 production run the same code. A silo that refuses, sends a bad reply or none is dropped from the session and noted
 with its phase; the others go on if there are enough.
+
+This module is one file because the phases share who is still in and whose fault it was when somebody fell out.
 """
 
 from __future__ import annotations
