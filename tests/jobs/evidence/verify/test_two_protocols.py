@@ -1,14 +1,9 @@
-"""One ledger with runs of two protocols, ``consilium/1`` and the one in use after it: each is read as what it is.
-
-While ``consilium/1`` is the protocol in use, a fixture gives it the name and version of a next one.
-"""
+"""One ledger with runs of two protocols, ``consilium/1`` and the one in use after it: each is read as what it is."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +12,6 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.protocols.live import Live
 from aggregator.protocols.protocol1.reader import Protocol1
-from aggregator.rounds import run as rounds
 from aggregator.run_record import CheckedLedger
 from aggregator.tracking.model_card import card
 from aggregator.verify.bundle import verify_bundle, write_bundle
@@ -26,7 +20,7 @@ from aggregator.verify.models import Models
 from aggregator.verify.receipts import check_receipt, compare
 from aggregator.verify.report import CheckOutcome, VerificationReport
 from aggregator.verify.run import read_ledger
-from crypto import encoding, transcript
+from crypto import transcript
 from crypto.charter import SignedCharter
 from jobs.demo.digits_data import make
 from jobs.demo.federation import Federation, add_data
@@ -58,21 +52,7 @@ class Mixed:
 
 
 @pytest.fixture(scope="module")
-def in_use() -> Iterator[str]:
-    """The name of a protocol in use that is not ``consilium/1``."""
-    with pytest.MonkeyPatch.context() as patch:
-        if transcript.PREFIX == "consilium/1/":
-            patch.setattr(transcript, "PREFIX", "consilium/2/")
-            patch.setattr(rounds, "PROTOCOL", "consilium/2")
-            version = encoding.VERSION + 1
-            for name, module in list(sys.modules.items()):
-                if name.startswith("crypto.") and hasattr(module, "VERSION"):
-                    patch.setattr(module, "VERSION", version)
-        yield rounds.PROTOCOL
-
-
-@pytest.fixture(scope="module")
-def mixed(in_use: str, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Mixed:
     """The second epoch has new keys for everyone; the consortium and the silos' names are the same."""
     root = tmp_path_factory.mktemp("mixed")
     old = OldFederation.unpack(root / "old")
@@ -92,11 +72,11 @@ def mixed(in_use: str, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
     return Mixed(old, new, outcome.run)
 
 
-def test_each_run_is_read_with_its_own_protocol(mixed: Mixed, in_use: str) -> None:
+def test_each_run_is_read_with_its_own_protocol(mixed: Mixed) -> None:
     ledger = mixed.ledger()
     assert [charter.epoch for charter in ledger.epochs.charters] == [1, 2]
     assert isinstance(ledger.run(RUN).reader, Protocol1) and isinstance(ledger.run(mixed.run).reader, Live)
-    assert ledger.run(mixed.run).started.record.protocol == in_use != "consilium/1"
+    assert ledger.run(mixed.run).started.record.protocol == transcript.PROTOCOL != "consilium/1"
 
 
 def test_both_runs_hold_and_only_the_old_one_has_the_note(mixed: Mixed) -> None:
