@@ -1,8 +1,8 @@
 """The ledger's lines of one run, decoded once; and a ledger whose chain, signatures and charters have been checked.
 
 Everything that draws conclusions from a run reads it here: verification, replay, lineage, MLflow's pages, reports,
-status, withdrawal, retention. ``aggregator.verify.run.read_ledger`` does the checking; a ``RunRecord`` by itself checks
-form only.
+status, withdrawal, retention. ``aggregator.verify.verified_run.read_ledger`` does the checking; a ``RunRecord`` by
+itself checks form only.
 """
 
 from __future__ import annotations

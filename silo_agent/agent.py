@@ -66,12 +66,12 @@ from crypto.proof import Sum
 from crypto.receipt import Applied, Receipt
 from crypto.silo_session import Openings, SiloSession
 from silo_agent import metrics
-from silo_agent.approvals import Approvals
+from silo_agent.approval_store import Approvals
 from silo_agent.data import DataSet
 from silo_agent.journal import Journal
 from silo_agent.methods import Method, Published
 from silo_agent.policy import CohortWatch, Policy
-from silo_agent.progress import Progress, load_progress, save_progress
+from silo_agent.run_checkpoint import Progress, load_progress, save_progress
 
 log = logging.getLogger("consilium.silo")
 

@@ -22,19 +22,19 @@ from typing import Any
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry, read
 from aggregator.ledger.records import Kind
+from crypto.charter_defaults import Floors
 from crypto.errors import SpecError
-from crypto.floors import Floors
 from crypto.home import Home
 from jobs.demo.digits_data import make
 from jobs.demo.federation import add_data
 from jobs.flare.folder import export
-from jobs.flare.kits import free_port
+from jobs.flare.local_kits import free_port
 from jobs.flare.project import Admin, Project
 from jobs.flare.session import AdminSession
 from jobs.job import JobSpec
 from jobs.membership.accept import accept, between_runs
 from jobs.membership.keygen import keygen_silo
-from jobs.provisioning.kits import add, archive_path, provision
+from jobs.provisioning.provision import add, archive_path, provision
 from silo_agent.home import SiloHome
 from tests import local
 from tests.members import Bare

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aggregator.home import AggregatorHome
 from crypto.charter import Charter, SignedCharter
-from crypto.floors import Floors
+from crypto.charter_defaults import Floors
 from crypto.home import Home
 from crypto.keys import Identity
 from jobs.membership.keygen import keygen_aggregator, keygen_silo

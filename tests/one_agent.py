@@ -18,7 +18,7 @@ from crypto.keys import Identity
 from crypto.messages import DECLINE, Decline, Message, Open, Request
 from crypto.plan import Plan
 from silo_agent.agent import Agent, Site
-from silo_agent.approvals import Approvals
+from silo_agent.approval_store import Approvals
 from silo_agent.data import DataSet, check
 from silo_agent.journal import Journal
 from silo_agent.methods import Limits

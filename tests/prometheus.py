@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from jobs.flare.kits import free_port
+from jobs.flare.local_kits import free_port
 from tests.test_alerts import FILES
 
 BINARY = Path("/usr/bin/prometheus")

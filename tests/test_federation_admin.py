@@ -26,8 +26,8 @@ from aggregator.ledger.records import Kind
 from aggregator.tracking.follower import default_uri
 from crypto.home import Home
 from jobs.admin import jobs as admin_jobs
-from jobs.flare.building import Roster, build
-from jobs.flare.kits import root_path
+from jobs.flare.kit_builder import Roster, build
+from jobs.flare.local_kits import root_path
 from jobs.flare.session import ENDED, AdminSession, JobUnknown, NotAllowed
 from tests.made_ledger import MLFLOW_WARNINGS
 from tests.shared import Up, approved, fed, is_job_of, lines_of

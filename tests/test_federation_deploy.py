@@ -13,7 +13,7 @@ import pytest
 
 from aggregator.ledger.records import Kind
 from crypto.home import Home
-from jobs.provisioning.kits import archive_path, renew
+from jobs.provisioning.provision import archive_path, renew
 from jobs.security_log.reader import check_log
 from tests.deployed import Deployed
 

@@ -49,8 +49,8 @@ from aggregator.tracking import run_page as pages
 from aggregator.tracking.client import DOWN, check_address, connect
 from aggregator.tracking.cursor import Cursor, default_uri, load_cursor, save_cursor
 from aggregator.tracking.dataset import SiloSource
+from aggregator.tracking.mlflow_runs import Runs
 from aggregator.tracking.registry import Registry
-from aggregator.tracking.runs import Runs
 from aggregator.verify.models import CANDIDATE as ALIAS
 from aggregator.verify.models import checked_ledger
 from crypto import durable

@@ -17,10 +17,10 @@ from aggregator.ledger.format import canonical
 from aggregator.ledger.records import ModelPublished
 from aggregator.run_record import CheckedLedger
 from aggregator.tracking.client import MlflowClient, MlflowException, log, shown_address
+from aggregator.tracking.mlflow_runs import APPROVALS, Runs, points
 from aggregator.tracking.model_card import CARD_FILE
 from aggregator.tracking.pyfunc import model_files, write_model
 from aggregator.tracking.run_page import DIGEST_CHARS
-from aggregator.tracking.runs import APPROVALS, Runs, points
 from aggregator.tracking.version_facts import moves
 from aggregator.tracking.version_page import VersionPage
 from aggregator.verify.models import CANDIDATE, Models, ModelVersion, registered_name

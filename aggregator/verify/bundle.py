@@ -29,7 +29,7 @@ from aggregator.ledger.records import run_of
 from aggregator.run_record import RunRecord
 from aggregator.verify.checks import verify_in
 from aggregator.verify.report import CheckLine, VerificationReport
-from aggregator.verify.run import read_ledger, snapshot
+from aggregator.verify.verified_run import read_ledger, snapshot
 from aggregator.verify.zip_format import CHUNK, Checker, Member, directory, measure, total
 from crypto import durable
 from crypto.errors import EvidenceError, FederationError, SpecError

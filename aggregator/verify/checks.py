@@ -1,17 +1,17 @@
 """Verify a run offline, from the aggregator's home or a bundle: no server, no account, the base install only.
 
-    1  ledger      every line's form, order, chain and signature, and the head file          aggregator.verify.run
-    2  charters    signed by the consortium, each the successor of the one before             aggregator.verify.charters
-    3  run         its id, job, plan, charter and first state, recomputed                     aggregator.verify.run
-    4  approvals   each survivor's data owner signed this run and these data, in time         aggregator.verify.steps
-    5  steps       signatures, T0 to T3, attestations and slots recomputed                    aggregator.verify.steps
-    6  sums        replayed bit for bit where uploads were kept; chain and state with them    aggregator.verify.replay
-    7  closing     who countersigned the last chain value and a head of this ledger
-    8  model       the checkpoint files are those of the ledger
-    9  refusals    each is signed by the silo that refused, for this run, step, attempt and phase
-    10 code        whether the software that is installed here is the run's
-    11 predictor   the code that a version runs is the approved release's                    aggregator.verify.predictor
-    12 versions    what was published, and which silos have withdrawn since
+   1 ledger     every line's form, order, chain and signature, and the head file      aggregator.verify.verified_run
+   2 charters   signed by the consortium, each the successor of the one before        aggregator.verify.charters
+   3 run        its id, job, plan, charter and first state, recomputed                aggregator.verify.verified_run
+   4 approvals  each survivor's data owner signed this run and these data, in time    aggregator.verify.steps
+   5 steps      signatures, T0 to T3, attestations and slots recomputed               aggregator.verify.steps
+   6 sums       replayed bit for bit where uploads were kept; chain and state with them aggregator.verify.replay
+   7 closing    who countersigned the last chain value and a head of this ledger
+   8 model      the checkpoint files are those of the ledger
+   9 refusals   each is signed by the silo that refused, for this run, step, attempt and phase
+  10 code       whether the software that is installed here is the run's
+  11 predictor  the code that a version runs is the approved release's                aggregator.verify.predictor
+  12 versions   what was published, and which silos have withdrawn since
 
 Each check is one line of the report. The first one that fails raises EvidenceError: where, expected, found. What this
 proves and what it does not is in docs/compliance.md.
@@ -32,7 +32,7 @@ from aggregator.verify.models import versions
 from aggregator.verify.predictor import PredictorCheck
 from aggregator.verify.replay import RunReplay
 from aggregator.verify.report import CheckLine, VerificationReport, checking, same
-from aggregator.verify.run import VerifiedRun, open_run, read_ledger
+from aggregator.verify.verified_run import VerifiedRun, open_run, read_ledger
 from crypto.errors import EvidenceError
 from crypto.release_manifest import ReleaseManifest
 

@@ -21,7 +21,7 @@ from aggregator.rounds.storage import load_checkpoint
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.predictor import checked_predictor
 from aggregator.verify.report import VerificationReport
-from aggregator.verify.run import read_ledger
+from aggregator.verify.verified_run import read_ledger
 from crypto.errors import EvidenceError, SpecError
 
 #: The alias that each new version of a name gets by itself.

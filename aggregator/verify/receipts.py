@@ -15,7 +15,7 @@ from aggregator.protocols.choice import of_signed
 from aggregator.protocols.interface import Receipt
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.report import VerificationReport, checking, same
-from aggregator.verify.run import VerifiedRun, open_run
+from aggregator.verify.verified_run import VerifiedRun, open_run
 from crypto.encoding import Reader
 from crypto.errors import EvidenceError, Malformed
 from crypto.keys import SIGNATURE_BYTES

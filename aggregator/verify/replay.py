@@ -24,8 +24,8 @@ from aggregator.ledger.records import StepClosed, StepVoid
 from aggregator.protocols.interface import Approval, CheckedStep, State
 from aggregator.rounds.storage import load_checkpoint
 from aggregator.verify.report import VerificationReport, checking, same
-from aggregator.verify.run import VerifiedRun
 from aggregator.verify.steps import check_approvals, check_attested, check_record, open_step
+from aggregator.verify.verified_run import VerifiedRun
 from crypto.errors import EvidenceError, TranscriptMismatch
 
 

@@ -13,7 +13,7 @@ from aggregator.ledger.format import Entry, at
 from aggregator.ledger.records import StepClosed, StepVoid
 from aggregator.protocols.interface import Approval, Charter, CheckedStep, Lane, Plan
 from aggregator.verify.report import checking, same
-from aggregator.verify.run import VerifiedRun
+from aggregator.verify.verified_run import VerifiedRun
 from crypto.errors import EvidenceError
 
 # --- 5: what was signed ------------------------------------------------------------------------------------------

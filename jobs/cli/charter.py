@@ -14,7 +14,7 @@ from jobs.cli.options import Json, emit
 
 if TYPE_CHECKING:
     from crypto.charter import Charter
-    from crypto.floors import Floors
+    from crypto.charter_defaults import Floors
 
 charter_app = typer.Typer(no_args_is_help=True, help="Epochs of the charter: who is in the federation, which floors.")
 
@@ -54,7 +54,7 @@ def charter_new(
     as_json: Json = False,
 ) -> None:
     """Write epoch 1 of a federation."""
-    from crypto.floors import Floors
+    from crypto.charter_defaults import Floors
     from crypto.keys import PublicIdentity
     from jobs.membership.keygen import read_member
     from jobs.membership.propose import first_epoch
@@ -204,7 +204,7 @@ def _propose(
     numbers: dict[str, int | None] | None = None,
     **how: Any,
 ) -> None:
-    from crypto.floors import Floors
+    from crypto.charter_defaults import Floors
     from jobs.membership.propose import DAY, next_epoch
 
     old, now = _base(base, key), int(time.time())

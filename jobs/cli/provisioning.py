@@ -30,23 +30,23 @@ def provision(
 ) -> None:
     """Make NVFlare's startup kits for the sites of a federation: one each, as a folder and as one file."""
     from jobs.flare.project import Project
-    from jobs.provisioning import kits as kits
+    from jobs.provisioning import provision as provision
 
     if [add is not None, renew is not None, show].count(True) > 1:
         raise SpecError("provision", got="several of them", want="--add, --renew or --list")
     wanted = Project.load(project)
     if show:
-        issued = kits.listing(wanted, out)
+        issued = provision.listing(wanted, out)
         if not as_json:
             _table(issued)
         emit({"out": str(out), "sites": [one.facts(out) for one in issued]}, as_json)
         return
     if add is not None:
-        made = kits.add(wanted, out, add)
+        made = provision.add(wanted, out, add)
     elif renew is not None:
-        made = kits.renew(wanted, out, renew)
+        made = provision.renew(wanted, out, renew)
     else:
-        made = kits.provision(wanted, out)
+        made = provision.provision(wanted, out)
     if not as_json:
         _table(made.sites)
         if made.before is not None:
@@ -57,7 +57,7 @@ def provision(
 
 
 def _table(issued: tuple[object, ...]) -> None:
-    from jobs.provisioning.kits import Issued
+    from jobs.provisioning.provision import Issued
 
     for one in issued:
         assert isinstance(one, Issued)

@@ -14,7 +14,7 @@ from typing import Any
 
 from aggregator.run_record import RunRecord
 from jobs.demo.federation import Federation
-from jobs.demo.progress import Follower, View
+from jobs.demo.progress_view import Follower, View
 from jobs.evidence.run_summary import scores, secure_aggregation
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration

@@ -23,11 +23,11 @@ from aggregator.run_record import RunRecord
 from crypto.errors import FederationError, RoundLost
 from crypto.plan import Plan
 from jobs.demo.break_lane import Breaker, Silenced, kill_jobs, targets
+from jobs.demo.child_processes import Running, local_federation, terminable, until_stopped
 from jobs.demo.datasets import deal
 from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import check_libraries, ground
-from jobs.demo.processes import Running, local_federation, terminable, until_stopped
-from jobs.demo.progress import Follower, View
+from jobs.demo.progress_view import Follower, View
 from jobs.evidence.run_summary import (
     cold_score,
     median_step_seconds,

@@ -18,7 +18,7 @@ from aggregator.home import AggregatorHome
 from aggregator.verify.bundle import unpacked
 from aggregator.verify.checks import verify_in
 from aggregator.verify.report import VerificationReport
-from aggregator.verify.run import read_ledger
+from aggregator.verify.verified_run import read_ledger
 from crypto.errors import EvidenceError, SpecError
 from jobs import release
 from jobs.evidence.run_summary import published_by, spec_of

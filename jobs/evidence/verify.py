@@ -28,7 +28,7 @@ from aggregator.verify.checks import verify_in, verify_run
 from aggregator.verify.models import pick, versions
 from aggregator.verify.receipts import check_receipt, compare, looks_like_receipt
 from aggregator.verify.report import CheckLine, VerificationReport
-from aggregator.verify.run import read_ledger
+from aggregator.verify.verified_run import read_ledger
 from crypto.errors import EvidenceError, FederationError, SpecError
 from crypto.home import Home
 from crypto.keys import PublicIdentity
@@ -59,7 +59,7 @@ def check_mlflow(home: AggregatorHome, target: str, address: str, report: Verifi
     Raises EvidenceError with the first difference and all of them in the remedy, SpecError without MLflow installed.
     """
     try:
-        from aggregator.tracking.check import compare as compare_mlflow
+        from aggregator.tracking.compare_runs import compare as compare_mlflow
     except ImportError as missing:
         raise SpecError("--mlflow", got="no MLflow here", want="our package with the extra aggregator") from missing
     run = find_run(

@@ -26,7 +26,7 @@ from nvflare.widgets.widget import Widget
 from crypto.errors import FederationError
 from crypto.home import Home
 from jobs.flare.connected_clients import CONNECTED_CLIENTS
-from jobs.flare.processes import job_home
+from jobs.flare.nvflare_mains import job_home
 from jobs.flare.project import ADMIN_NAME
 
 

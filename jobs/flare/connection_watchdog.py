@@ -20,7 +20,7 @@ from nvflare.fuel.f3.cellnet.defs import CellChannel, CellChannelTopic, MessageH
 from nvflare.fuel.f3.message import Message
 from nvflare.widgets.widget import Widget
 
-from jobs.flare.processes import job_processes
+from jobs.flare.nvflare_mains import job_processes
 
 log = logging.getLogger("consilium.silo")
 

@@ -34,8 +34,8 @@ from crypto.messages import Message
 from jobs.flare import status_reply
 from jobs.flare.courier import Courier
 from jobs.flare.folder import check_arguments, decode_job, sites_in
+from jobs.flare.nvflare_mains import job_home
 from jobs.flare.outcomes import status_file
-from jobs.flare.processes import job_home
 from jobs.flare.wire import unwrap
 
 if TYPE_CHECKING:

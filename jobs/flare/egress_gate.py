@@ -42,7 +42,7 @@ from nvflare.private.admin_defs import ReturnCode as CommandCode
 from nvflare.private.defs import ERROR_MSG_PREFIX, ClientRegMsgKey, RequestHeader, TrainingTopic
 
 from crypto.home import Home
-from jobs.flare.processes import HOME_VAR
+from jobs.flare.nvflare_mains import HOME_VAR
 from jobs.security_log.events import Event, wire_name
 from jobs.security_log.writer import SecurityLog
 

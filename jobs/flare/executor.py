@@ -18,7 +18,7 @@ from nvflare.apis.signal import Signal
 
 from crypto.errors import FederationError, Malformed
 from jobs.flare.folder import decode_job
-from jobs.flare.processes import job_home
+from jobs.flare.nvflare_mains import job_home
 from jobs.flare.wire import unwrap, wrap
 from jobs.runtime import drain
 from silo_agent.home import SiloHome

@@ -19,7 +19,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from crypto.errors import Malformed
 from crypto.home import Home
 from jobs.flare.egress_gate import guard_cells
-from jobs.flare.processes import HOME_VAR
+from jobs.flare.nvflare_mains import HOME_VAR
 from jobs.flare.wire import is_bare_refusal, unwrap, wrap
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog

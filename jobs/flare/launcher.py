@@ -4,7 +4,7 @@ NVFlare's own client launcher lets one crashed job process fail the whole job fo
 and ``min_clients`` is not looked at). Ours turns any bad end of this silo's process into a dropout: the round goes on
 without it, and the floors decide whether that is enough. The job status then no longer shows the crash, so we log it.
 
-Both launchers start ``jobs.flare.processes`` instead of NVFlare's worker modules: the same mains, a shorter wait at
+Both launchers start ``jobs.flare.nvflare_mains`` instead of NVFlare's worker modules: the same mains, a shorter wait at
 the end (see there).
 """
 
@@ -20,7 +20,7 @@ from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 
-_MODULE = "jobs.flare.processes"
+_MODULE = "jobs.flare.nvflare_mains"
 _CLIENT = "nvflare.private.fed.app.client.worker_process"
 _SERVER = "nvflare.private.fed.app.server.runner_process"
 

@@ -17,7 +17,7 @@ from nvflare.apis.utils.job_utils import get_event_job_id
 from nvflare.widgets.widget import Widget
 
 from aggregator.home import AggregatorHome
-from jobs.flare.processes import job_home
+from jobs.flare.nvflare_mains import job_home
 
 #: The key in a job's meta data.
 META_KEY: Final = "consilium"

@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from crypto.home import Home
-from jobs.flare import processes
+from jobs.flare import nvflare_mains
 from jobs.runtime import drain
 
 log = logging.getLogger("consilium.service")
@@ -73,14 +73,14 @@ class Parent:
     def run(self) -> NoReturn:
         """In the main thread, to the end of the process."""
         where = os.getcwd()
-        processes.export(self.home)
+        nvflare_mains.export(self.home)
         signal.signal(signal.SIGTERM, self._asked)
         signal.signal(signal.SIGINT, self._asked)
         signal.signal(signal.SIGUSR1, self._lost)
         code, again = 0, False
         try:
             try:
-                code = processes.run_main(self.which, self.kit, self.options)
+                code = nvflare_mains.run_main(self.which, self.kit, self.options)
                 again = self.registered is not None and (code not in _BROKEN or self.registered())
                 code = code or 1  # nobody asked it to end
             except _Again:
@@ -93,7 +93,7 @@ class Parent:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_IGN)
             self.leave()
-            processes.end_children()
+            nvflare_mains.end_children()
             if not again:
                 self.ended(code)
             sys.stdout.flush()
@@ -152,10 +152,10 @@ def run_client(
     """A silo's NVFlare parent until SIGTERM, in the main thread; then calls ``ended`` and ends the process."""
     from jobs.flare.connection_watchdog import CONNECTION
 
-    found = processes.settings(kit)
+    found = nvflare_mains.settings(kit)
 
     def idle() -> bool:
-        busy = set(processes.job_processes("client-job"))
+        busy = set(nvflare_mains.job_processes("client-job"))
         if not busy:
             return True
         if busy - drain.left(home):
@@ -190,14 +190,14 @@ def run_server(
     ended: Callable[[int], None],
 ) -> NoReturn:
     """The server's NVFlare parent until SIGTERM. ``idle``: whether the step has its record, asked while draining."""
-    found = processes.settings(kit)
+    found = nvflare_mains.settings(kit)
     Parent(
         which="server",
         kit=kit,
         home=home,
         options=["-s", "fed_server.json", "--set", "secure_train=true", f"org={found['org']}"],
         drain_s=drain_s,
-        idle=lambda: not processes.job_processes("server-job") or idle(),
+        idle=lambda: not nvflare_mains.job_processes("server-job") or idle(),
         draining=draining,
         ended=ended,
     ).run()

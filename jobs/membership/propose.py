@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crypto.charter import Charter, Member, SignedCharter
+from crypto.charter_defaults import Floors
 from crypto.encoding import VERSION, Reader
 from crypto.errors import SpecError
-from crypto.floors import Floors
 from crypto.keys import SIGNATURE_BYTES, Identity, PublicIdentity
 from crypto.transcript import DIGEST_BYTES
 

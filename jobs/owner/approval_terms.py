@@ -12,7 +12,7 @@ from crypto.keys import Identity
 from crypto.plan import Plan
 from jobs import release
 from jobs.job import JobSpec
-from silo_agent.approvals import Approvals
+from silo_agent.approval_store import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.policy import Policy
 from silo_agent.pysyft.catalogue import Catalogue, DataId

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crypto import ring
-from crypto.floors import Floors
+from crypto.charter_defaults import Floors
 from crypto.plan import Lane, Plan, Scope
 from jobs.job import JobSpec
 from silo_agent.methods import Limits, method

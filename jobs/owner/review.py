@@ -20,7 +20,7 @@ from crypto.plan import Lane, Plan
 from jobs.job import JobSpec
 from jobs.owner import approval_terms
 from jobs.owner.egress_manifest import manifest_of
-from silo_agent.approvals import Approvals, ApprovalState
+from silo_agent.approval_store import Approvals, ApprovalState
 from silo_agent.home import SiloHome
 from silo_agent.journal import Joined, parse_record
 from silo_agent.policy import Policy

@@ -31,7 +31,7 @@ from jobs.runtime.status_tracker import StatusTracker
 from jobs.security_log.events import Event, lacking
 from jobs.security_log.writer import SecurityLog
 from silo_agent.agent import Agent, Refusing, Site
-from silo_agent.approvals import Approvals
+from silo_agent.approval_store import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
 from silo_agent.language.base_model import NeedsBase

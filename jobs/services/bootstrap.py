@@ -62,7 +62,7 @@ class InstalledSite:
 def install(options: ServiceOptions) -> InstalledSite:
     """Install and check everything, and lock the home for this process. Raises SpecError, NoSpace, Unfit."""
     from jobs.doctor import refuse_start
-    from jobs.flare.processes import parse_settings
+    from jobs.flare.nvflare_mains import parse_settings
 
     if options.listen not in LISTEN:
         raise SpecError(

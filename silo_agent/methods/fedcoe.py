@@ -27,7 +27,7 @@ import numpy as np
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
-from silo_agent import experts, gates
+from silo_agent import cluster_gates, experts
 from silo_agent.data import DataSet
 from silo_agent.local_expert import LocalExpert, tune
 from silo_agent.methods import (
@@ -172,10 +172,10 @@ class FedCoE(Stateless):
     def _signature(self, level: int, data: DataSet) -> Contribution:
         """The silo's signature, the same for every path: its weight selects the paths it is in."""
         p = self.params
-        seen = gates.signature(data.x_train, self._projection())
+        seen = cluster_gates.signature(data.x_train, self._projection())
         sums = {f"centroid-{path}": seen.entries for path in p.paths}
         if level < p.splits:
-            sketch_FQ = gates.sketch(seen.entries, self._probes())
+            sketch_FQ = cluster_gates.sketch(seen.entries, self._probes())
             sums |= {f"sketch-{path}": sketch_FQ for path in p.paths}
         if level:
             return Contribution(sums, {})
@@ -232,11 +232,12 @@ class FedCoE(Stateless):
         gate = self._gate(published, x)[trained]
         p_EBC = experts.predict([network(published, f"expert-{e}") for e in trained], x)
         if newcomer:
-            gate = gates.newcomer_gate(gate, np.array([gates.mutual_information(p_BC) for p_BC in p_EBC]))
+            information_E = np.array([cluster_gates.mutual_information(p_BC) for p_BC in p_EBC])
+            gate = cluster_gates.newcomer_gate(gate, information_E)
         if gate.sum() <= 0:
             return generalist_BC
         mixture_BC: np.ndarray = np.tensordot(gate / gate.sum(), p_EBC, axes=1)
-        informed = gates.information_gate(mixture_BC, generalist_BC, self._context(published).trust(x))
+        informed = cluster_gates.information_gate(mixture_BC, generalist_BC, self._context(published).trust(x))
         least = 0.0 if newcomer else CONTEXT_SHARE
         share = least + (1 - least) * informed
         return share * mixture_BC + (1 - share) * generalist_BC
@@ -267,9 +268,9 @@ class FedCoE(Stateless):
         if mine not in self._splitting(level, published, clusters):
             return mine
         at_F, spread_F = published.blocks[f"centroid-{mine[0]}"], published.blocks["spread"]
-        v_F = gates.direction(published.blocks[f"sketch-{mine[0]}"], at_F, spread_F, self._probes())
-        seen = gates.signature(x, self._projection())
-        far = float(gates.scaled(seen.entries, at_F, spread_F) @ v_F) > 0
+        v_F = cluster_gates.direction(published.blocks[f"sketch-{mine[0]}"], at_F, spread_F, self._probes())
+        seen = cluster_gates.signature(x, self._projection())
+        far = float(cluster_gates.scaled(seen.entries, at_F, spread_F) @ v_F) > 0
         half = len(mine) // 2
         return mine[half:] if far else mine[:half]
 
@@ -283,10 +284,10 @@ class FedCoE(Stateless):
         able.sort(key=lambda cluster: (-counts.get(f"cluster-{cluster[0]}.contributors", 0), cluster[0]))
         return able[: self.params.experts - len(clusters)]
 
-    def _context(self, published: Published) -> gates.ClusterContext:
+    def _context(self, published: Published) -> cluster_gates.ClusterContext:
         firsts = [cluster[0] for cluster in _clusters(published, self.params)]
         centroids_EF = np.stack([published.blocks[f"centroid-{path}"] for path in firsts])
-        return gates.ClusterContext(self._projection(), published.blocks["spread"], centroids_EF)
+        return cluster_gates.ClusterContext(self._projection(), published.blocks["spread"], centroids_EF)
 
     def _gate(self, published: Published, x: np.ndarray) -> np.ndarray:
         """g_E of a batch; experts without a cluster get 0."""
@@ -294,17 +295,19 @@ class FedCoE(Stateless):
         return np.pad(gate, (0, self.params.experts - len(gate)))
 
     def _projection(self) -> np.ndarray:
-        return gates.signs(self.params.seed, "projection", (self.params.features, self.params.projection))
+        return cluster_gates.signs(self.params.seed, "projection", (self.params.features, self.params.projection))
 
     def _probes(self) -> np.ndarray:
-        return gates.signs(self.params.seed, "probes", (gates.entries(self.params.projection), self.params.probes))
+        return cluster_gates.signs(
+            self.params.seed, "probes", (cluster_gates.entries(self.params.projection), self.params.probes)
+        )
 
     def _descent(self) -> Descent:
         return Descent(learning_rate=self.params.learning_rate, momentum=self.params.momentum)
 
 
 def _cluster_blocks(p: Params) -> tuple[Block, ...]:
-    f = gates.entries(p.projection)
+    f = cluster_gates.entries(p.projection)
     blocks = [Block(name="spread", shape=(f,), lane="everyone", clip=SKETCH_CLIP)]
     for path in p.paths:
         blocks.append(Block(name=f"centroid-{path}", shape=(f,), lane=f"cluster-{path}", clip=ENTRY_CLIP))

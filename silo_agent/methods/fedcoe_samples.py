@@ -26,7 +26,7 @@ import numpy as np
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
-from silo_agent import experts, gates
+from silo_agent import cluster_gates, experts
 from silo_agent.data import DataSet
 from silo_agent.experts import Weights, torch_
 from silo_agent.local_expert import LocalExpert, tune
@@ -253,7 +253,7 @@ class FedCoESamples(Stateless):
         if len(x) < MIN_BATCH_ROWS:
             return mixture_BC
         generalist_BC = experts.predict([network(published, "generalist")], x)[0]
-        share = gates.information_gate(mixture_BC, generalist_BC, 0.5)
+        share = cluster_gates.information_gate(mixture_BC, generalist_BC, 0.5)
         return np.asarray(share * mixture_BC + (1 - share) * generalist_BC)
 
     def personalise(self, published: Published, data: DataSet) -> LocalExpert:

@@ -4,7 +4,7 @@ Theirs, from abstract and secondary sources: silos that can train only some of t
 expert, learned from training; an assignment of the greatest fitness under the silos' capacities and two-sided load
 bounds; a memory of experts served too little; experts averaged over their holders by usage; a router per silo.
 Ours: every formula; prices instead of a linear programme at the server, so that fitness never leaves a silo
-(``silo_agent.assignment``); lane floors as lower bounds; a generalist of all silos in the place of a backbone; the
+(``silo_agent.expert_prices``); lane floors as lower bounds; a generalist of all silos in the place of a backbone; the
 prediction for newcomers.
 
 The plan: ``rows/0``; ``warm/k``, the generalist alone; then each round some ``bid/j``, in which silos open how many of
@@ -26,9 +26,9 @@ import numpy as np
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused
 from crypto.plan import Plan, Step
-from silo_agent import experts, gates, router
-from silo_agent.assignment import Bounds, Market, excess, units
+from silo_agent import cluster_gates, experts, router
 from silo_agent.data import DataSet
+from silo_agent.expert_prices import Bounds, Market, excess, units
 from silo_agent.methods import Limits, Published, batch, fits, known_mode, mean_rows, weight
 from silo_agent.methods.flex_moe_plan import (
     NAME,
@@ -277,10 +277,10 @@ class FlexMoE:
         if len(x_BD) < MIN_BATCH_ROWS or not trained:
             return generalist_BC
         p_EBC = experts.predict([network(published, f"expert-{e}") for e in trained], x_BD)
-        informed_E = np.array([gates.mutual_information(p_BC) for p_BC in p_EBC])
-        share_E = np.exp((informed_E - informed_E.max()) / gates.MI_SLOPE)
+        informed_E = np.array([cluster_gates.mutual_information(p_BC) for p_BC in p_EBC])
+        share_E = np.exp((informed_E - informed_E.max()) / cluster_gates.MI_SLOPE)
         mixture_BC: np.ndarray = np.tensordot(share_E / share_E.sum(), p_EBC, axes=1)
-        share = gates.information_gate(mixture_BC, generalist_BC, 0.5)
+        share = cluster_gates.information_gate(mixture_BC, generalist_BC, 0.5)
         return share * mixture_BC + (1 - share) * generalist_BC
 
 

@@ -13,7 +13,7 @@ from crypto.charter import SILO_ID
 from crypto.errors import SpecError
 from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import experts
-from silo_agent.assignment import LEAST_SILOS, MOST_MOVES, Bounds, Market, bounds, drawn_capacity
+from silo_agent.expert_prices import LEAST_SILOS, MOST_MOVES, Bounds, Market, bounds, drawn_capacity
 from silo_agent.methods import GRID, Limits, TrainingParams, parameter, parse
 from silo_agent.methods.plans import ROWS_STEP, SCORE, counts, network_blocks
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from crypto.blocks import Contribution
 from crypto.plan import Plan, Step
-from silo_agent import experts, gates, proxies
+from silo_agent import cluster_gates, experts, proxies
 from silo_agent.data import DataSet
 from silo_agent.methods import GRID, Limits, Published, batch, fits, known_mode, mean_rows, weight
 from silo_agent.methods import metamoe_router as routing
@@ -241,4 +241,4 @@ class MetaMoE:
         return routing.features(x_BD, self._projection(), p_EBC)
 
     def _projection(self) -> np.ndarray:
-        return gates.signs(self.params.seed, "projection", (self.params.features, self.params.projection))
+        return cluster_gates.signs(self.params.seed, "projection", (self.params.features, self.params.projection))

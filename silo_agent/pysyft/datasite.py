@@ -3,7 +3,7 @@
 PySyft keeps the catalogue, the mock data, the permission rules and the request queue, as files. Its content is
 shown and never trusted: its files are unsigned, its approval is bound to no code, and its permission rules bind only
 programs that ask. So names are checked before PySyft builds paths of them, folders are 0700, and only what the data
-owner signed is valid (``silo_agent.approvals``). ``SyftJobRunner`` is never used.
+owner signed is valid (``silo_agent.approval_store``). ``SyftJobRunner`` is never used.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 
 A request is the job's canonical text and nothing executable: ``run.sh`` only prints a refusal. It is named by its
 digest and accepted only while the digest matches. PySyft's status is shown but decides nothing: only what the data
-owner signed is valid (``silo_agent.approvals``). The owner's reasons are not in it, because PySyft's review folder is
-meant for the submitter.
+owner signed is valid (``silo_agent.approval_store``). The owner's reasons are not in it, because PySyft's review folder
+is meant for the submitter.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from silo_agent.assignment import UNIT, Bounds, best
+from silo_agent.expert_prices import UNIT, Bounds, best
 
 
 def ranks(fitness_NE: np.ndarray) -> np.ndarray:

@@ -19,8 +19,8 @@ import numpy as np
 from crypto.blocks import Contribution
 from crypto.errors import SpecError
 from crypto.plan import Plan, Step
-from silo_agent.assignment import SUBSIDY, UNIT, Bounds, best, bounds, units
 from silo_agent.data import DataSet
+from silo_agent.expert_prices import SUBSIDY, UNIT, Bounds, best, bounds, units
 from silo_agent.methods import Limits, Published
 from silo_agent.methods.flex_moe import FlexMoE
 from silo_agent.methods.flex_moe_plan import check_limits, market, plan, read

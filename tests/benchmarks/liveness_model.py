@@ -1,8 +1,8 @@
 """The model of ``tests.benchmarks.liveness``: a federation that works through a run while silos drop out.
 
 A step has eight phases. A silo that is still in drops out in each of them with probability p, independently; it is then
-out for the rest of this attempt and back at the next ``open``. Floors are the charter's defaults (``crypto.floors``), t
-that of the silos that answered ``open``.
+out for the rest of this attempt and back at the next ``open``. Floors are the charter's defaults
+(``crypto.charter_defaults``), t that of the silos that answered ``open``.
 
 - Fewer than n_min at ``open``, than t after ``deal``, than t or m + c after ``fetch`` and after ``tag``, or than t at
   ``attest``: the attempt is lost and the step is tried again. Three lost attempts and the step is *lost*: the run
@@ -31,7 +31,7 @@ from operator import or_
 import numpy as np
 
 from crypto.atoms import Openings
-from crypto.floors import Floors
+from crypto.charter_defaults import Floors
 from tests.last_release import LastRelease
 
 OPEN, DEAL, CONTRIBUTE, FETCH, TAG, ATTEST, SLOTS, LANES = range(8)

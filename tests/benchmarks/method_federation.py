@@ -37,7 +37,7 @@ from crypto.transcript import digest
 from jobs import release
 from jobs.runtime.in_process import InProcess, drive
 from silo_agent.agent import Agent, Site
-from silo_agent.approvals import Approvals
+from silo_agent.approval_store import Approvals
 from silo_agent.data import DataSet, commitment
 from silo_agent.journal import Journal
 from silo_agent.methods import Limits, Method, Published

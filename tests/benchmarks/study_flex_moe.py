@@ -11,7 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
-from silo_agent.assignment import Market, bounds, units
+from silo_agent.expert_prices import Market, bounds, units
 from silo_agent.methods import Published
 from silo_agent.methods.fedavg import FedAvg
 from tests.benchmarks import method_splits as splits

@@ -7,7 +7,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from silo_agent.assignment import Bounds, best, bounds, excess, units
+from silo_agent.expert_prices import Bounds, best, bounds, excess, units
 from tests.benchmarks.assignment_rules import penalised, ranks, solve
 from tests.silo_agent.test_assignment import settle, softmax
 

@@ -6,7 +6,7 @@ import pytest
 
 from crypto import blocks
 from crypto.errors import SpecError
-from silo_agent.assignment import excess
+from silo_agent.expert_prices import excess
 from silo_agent.methods.flex_moe import FlexMoE
 from tests.benchmarks.flex_moe_simulated import RULES, simulated
 from tests.silo_agent.methods.test_flex_moe import LIMITS, SMALL, federate, silos, start

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/validate_cold_start.py [--seeds 10] [--data DIR]
 
-Prints, for each handicap and slope of ``silo_agent.gates.information_gate``, the newcomers' accuracy less FedAvg's on
-the splits of ``study_fedcoe``, mean over seeds 200, 201, …, and the least slack: (gain − bar) of the split that is
-nearest to its bar. The constants with the most slack are the ones to use. Training does not depend on them: each split
-is trained once a seed.
+Prints, for each handicap and slope of ``silo_agent.cluster_gates.information_gate``, the newcomers' accuracy less
+FedAvg's on the splits of ``study_fedcoe``, mean over seeds 200, 201, …, and the least slack: (gain − bar) of the split
+that is nearest to its bar. The constants with the most slack are the ones to use. Training does not depend on them:
+each split is trained once a seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from statistics import mean
 
-from silo_agent import gates
+from silo_agent import cluster_gates
 from silo_agent.methods.fedcoe import FedCoE
 from tests.benchmarks import method_splits as splits
 from tests.benchmarks.method_baselines import Paired
@@ -56,13 +56,13 @@ def gains(name: str, seed: int, data: Path) -> dict[tuple[float, float], float]:
     fedcoe = federate(FedCoE, base | {"experts": k}, split.silos)
     plain = accuracy(of(fedavg, "cold"), split.strangers)
     found = {}
-    before = gates.MI_HANDICAP, gates.MI_SLOPE
+    before = cluster_gates.MI_HANDICAP, cluster_gates.MI_SLOPE
     try:
         for handicap, slope in product(HANDICAPS, SLOPES):
-            gates.MI_HANDICAP, gates.MI_SLOPE = handicap, slope  # type: ignore[misc]
+            cluster_gates.MI_HANDICAP, cluster_gates.MI_SLOPE = handicap, slope  # type: ignore[misc]
             found[handicap, slope] = accuracy(of(fedcoe, "cold"), split.strangers) - plain
     finally:
-        gates.MI_HANDICAP, gates.MI_SLOPE = before  # type: ignore[misc]
+        cluster_gates.MI_HANDICAP, cluster_gates.MI_SLOPE = before  # type: ignore[misc]
     return found
 
 

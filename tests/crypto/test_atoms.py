@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.atoms import Change, Conflict, Openings
+from crypto.charter_defaults import Floors
 from crypto.errors import CohortDifference, Malformed
-from crypto.floors import Floors
 from tests.last_release import LastRelease
 
 Set = frozenset[int]

@@ -18,11 +18,11 @@ from typing import Any
 
 from crypto import equivocation
 from crypto.home import Home
+from jobs.demo.child_processes import Processes
 from jobs.demo.digits_data import make
 from jobs.demo.federation import Federation
-from jobs.demo.processes import Processes
 from jobs.flare.folder import CONTROLLER, export
-from jobs.flare.kits import Kits, free_port, provision
+from jobs.flare.local_kits import Kits, free_port, provision
 from jobs.flare.session import AdminSession
 from jobs.owner.approval_terms import approve_for_demonstration
 from silo_agent.home import SiloHome

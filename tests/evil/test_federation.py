@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.flare.kits import CLASS_ALLOW_LIST
+from jobs.flare.local_kits import CLASS_ALLOW_LIST
 from tests.evil.games import book_path
 from tests.evil.server import Book
 

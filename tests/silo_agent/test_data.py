@@ -156,5 +156,7 @@ def test_a_short_salt_is_refused() -> None:
 
 
 def test_data_needs_no_torch() -> None:
-    script = "import sys, silo_agent.data, silo_agent.gates, silo_agent.methods; sys.exit('torch' in sys.modules)"
+    script = (
+        "import sys, silo_agent.data, silo_agent.cluster_gates, silo_agent.methods; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -17,8 +17,8 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.log import Ledger
 from aggregator.tracking import client as tracking_client
 from aggregator.tracking import follower
-from aggregator.tracking.check import compare
 from aggregator.tracking.client import DOWN, MlflowClient, MlflowException, connect
+from aggregator.tracking.compare_runs import compare
 from aggregator.tracking.run_page import TAG_LIMIT, texts
 from crypto.errors import EvidenceError, SpecError
 from crypto.transcript import PROTOCOL

@@ -9,8 +9,8 @@ import pytest
 
 from aggregator.home import AggregatorHome
 from aggregator.tracking import follower
-from aggregator.tracking.check import compare
 from aggregator.tracking.client import MlflowClient, connect
+from aggregator.tracking.compare_runs import compare
 from tests import made_ledger as made
 from tests.made_ledger import make_home, make_job, make_run
 from tests.postgres import Server

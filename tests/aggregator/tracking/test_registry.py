@@ -19,8 +19,8 @@ from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.rounds.storage import stage_predictor
 from aggregator.tracking import follower, pyfunc
-from aggregator.tracking.check import compare
 from aggregator.tracking.client import MlflowClient, connect
+from aggregator.tracking.compare_runs import compare
 from aggregator.verify.models import promote
 from crypto.errors import EvidenceError
 from silo_agent.methods import Published, method

@@ -20,7 +20,7 @@ from aggregator.ledger.records import Kind
 from aggregator.verify.checks import verify_run
 from aggregator.verify.receipts import check_receipt, compare
 from aggregator.verify.report import CheckOutcome, VerificationReport
-from aggregator.verify.run import read_ledger
+from aggregator.verify.verified_run import read_ledger
 from crypto.errors import EvidenceError
 from tests.protocol1 import CONSORTIUM, EVIDENCE, RUN, OldFederation, encode, fields_of, seal, signed
 from tests.records import as_record

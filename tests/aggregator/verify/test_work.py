@@ -18,7 +18,7 @@ from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.checks import verify_in
 from aggregator.verify.models import parents, versions
 from aggregator.verify.report import VerificationReport
-from aggregator.verify.run import read_ledger
+from aggregator.verify.verified_run import read_ledger
 from tests import made_ledger as made
 from tests.records import partial_entry
 

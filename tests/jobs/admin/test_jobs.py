@@ -28,7 +28,7 @@ from jobs.admin.render import job_lines, table_lines
 from jobs.cli import main as cli
 from jobs.demo.federation import Federation
 from jobs.flare import outcomes, session
-from jobs.flare.kits import Kits, free_port, provision
+from jobs.flare.local_kits import Kits, free_port, provision
 from jobs.flare.session import AdminSession, JobEnded, JobUnknown, NoServer, NotAllowed, SessionError, kit_admin
 from jobs.job import JobSpec
 from jobs.runtime.compose import _take_turn

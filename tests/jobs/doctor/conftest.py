@@ -9,7 +9,7 @@ import pytest
 
 from jobs.demo.federation import Federation
 from jobs.doctor.target import Role
-from jobs.flare.kits import Kits, free_port, provision
+from jobs.flare.local_kits import Kits, free_port, provision
 from jobs.owner import decisions
 from jobs.owner.review import OwnerView
 from silo_agent.home import SiloHome

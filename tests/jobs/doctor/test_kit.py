@@ -15,7 +15,7 @@ from jobs.demo.federation import Federation
 from jobs.doctor.check import Status
 from jobs.doctor.runner import CHECKS
 from jobs.doctor.target import Role, Target
-from jobs.flare.kits import Kits
+from jobs.flare.local_kits import Kits
 from tests.jobs.doctor.site_copy import Root, SiteCopy, copy_of, finds, listener, passes, result_of, results
 
 Made = tuple[Federation, Kits]

@@ -19,7 +19,7 @@ from crypto.keys import Identity
 from jobs.demo.federation import Federation
 from jobs.doctor import records
 from jobs.doctor.check import Status
-from jobs.flare.kits import Kits
+from jobs.flare.local_kits import Kits
 from jobs.owner import decisions
 from jobs.owner.review import OwnerView
 from jobs.security_log.writer import SecurityLog

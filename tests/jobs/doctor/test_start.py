@@ -24,7 +24,7 @@ from jobs.demo.federation import Federation
 from jobs.doctor import refuse_start, single_instance
 from jobs.doctor.check import Unfit
 from jobs.doctor.target import Role
-from jobs.flare.kits import Kits
+from jobs.flare.local_kits import Kits
 from silo_agent.journal import Journal
 from tests.jobs.doctor.site_copy import SiteCopy, copy_of, finds, passes, results
 from tests.jobs.doctor.test_home import files_end_at

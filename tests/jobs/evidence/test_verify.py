@@ -12,7 +12,7 @@ import pytest
 from aggregator.ledger.records import RunStarted
 from aggregator.verify.bundle import write_bundle
 from aggregator.verify.report import CheckLine, CheckOutcome, VerificationReport
-from aggregator.verify.run import read_ledger
+from aggregator.verify.verified_run import read_ledger
 from crypto.equivocation import Pair
 from crypto.errors import EvidenceError, SpecError
 from crypto.keys import Identity

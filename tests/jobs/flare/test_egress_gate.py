@@ -50,8 +50,8 @@ from crypto.home import Home
 from jobs.flare import egress_gate
 from jobs.flare.egress_gate import COMMANDS, TOPICS, Gate, SiloCell, commands_table, guard_cells, topics_table
 from jobs.flare.filters import OnlyMessagesOut
-from jobs.flare.kits import free_port
-from jobs.flare.processes import HOME_VAR
+from jobs.flare.local_kits import free_port
+from jobs.flare.nvflare_mains import HOME_VAR
 from jobs.security_log.writer import SecurityLog, check_log
 
 pytestmark = pytest.mark.slow

@@ -28,9 +28,9 @@ from aggregator.home import AggregatorHome
 from crypto.errors import Malformed
 from crypto.home import Home
 from crypto.messages import Message
-from jobs.flare import kits, wire
+from jobs.flare import local_kits, wire
 from jobs.flare.filters import PEER_PROPS, OnlyMessagesIn, OnlyMessagesOut
-from jobs.flare.processes import HOME_VAR
+from jobs.flare.nvflare_mains import HOME_VAR
 from jobs.security_log.writer import check_log
 from silo_agent.home import SiloHome
 
@@ -86,11 +86,11 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     homes = {f"silo-{i}": SiloHome(root / f"silo-{i}") for i in (1, 2, 3)}
     flare_decomposers.register()
     AuditService.initialize(str(root / "audit.log"))
-    made = kits.provision(
+    made = local_kits.provision(
         root / "kits",
         name="demo",
         silos=tuple(homes),
-        port=kits.free_port(),
+        port=local_kits.free_port(),
         server_home=AggregatorHome(root / "aggregator"),
         silo_homes=homes,
     )

@@ -17,8 +17,8 @@ from nvflare.private.fed.utils.identity_utils import (
 
 from aggregator.home import AggregatorHome
 from crypto.errors import SpecError
-from jobs.flare import processes
-from jobs.flare.kits import Kits, add_silo_kit, free_port, provision
+from jobs.flare import nvflare_mains
+from jobs.flare.local_kits import Kits, add_silo_kit, free_port, provision
 from silo_agent.home import SiloHome
 from tests.members import files
 
@@ -83,8 +83,13 @@ def test_the_new_kit_is_like_the_others_but_for_its_name(
     for name in ("startup/fed_client.json", "local/resources.json", "local/authorization.json", "local/privacy.json"):
         mine, theirs = ((one / name).read_text().replace(one.name, "NAME") for one in (kit, other))
         assert mine == theirs, name
-    assert processes.settings(kit) | {"home": "", "site": ""} == processes.settings(other) | {"home": "", "site": ""}
-    assert processes.settings(kit)["site"] == "silo-9" and processes.settings(kit)["home"].endswith("silos/silo-9")
+    assert nvflare_mains.settings(kit) | {"home": "", "site": ""} == nvflare_mains.settings(other) | {
+        "home": "",
+        "site": "",
+    }
+    assert nvflare_mains.settings(kit)["site"] == "silo-9" and nvflare_mains.settings(kit)["home"].endswith(
+        "silos/silo-9"
+    )
     assert stat.S_IMODE(kit.stat().st_mode) == 0o700
     assert stat.S_IMODE((kit / "startup" / "client.key").stat().st_mode) == 0o600
     assert stat.S_IMODE((kits.root / "ca" / "cert.json").stat().st_mode) == 0o600

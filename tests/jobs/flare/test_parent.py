@@ -30,7 +30,7 @@ import json, os, sys, time
 from pathlib import Path
 from crypto.home import Home
 from jobs.runtime import drain
-from jobs.flare import parent, processes
+from jobs.flare import nvflare_mains, parent
 
 what, home, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
 parent.FIRST_PAUSE_S = parent.ANSWER_S = 0.2
@@ -51,7 +51,7 @@ def main(which, kit, options):
     while True:
         time.sleep(0.05)
 
-processes.run_main = main
+nvflare_mains.run_main = main
 made = parent.Parent(
     which="client", kit=home, home=Home(home), options=[], drain_s=seconds,
     idle=lambda: (home / "idle").exists(),

@@ -27,7 +27,7 @@ from jobs.membership.diff import CharterDiff
 from jobs.membership.keygen import read_member
 from jobs.membership.propose import DAY, next_epoch, parse, sign, unsigned
 from jobs.runtime.compose import open_agent, open_run
-from silo_agent.approvals import Approvals
+from silo_agent.approval_store import Approvals
 from silo_agent.journal import Journal
 from tests import local
 from tests.protocol1 import CONSORTIUM, RUN, SILOS, OldFederation, fields_of

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from crypto.charter import Charter, Member, SignedCharter
+from crypto.charter_defaults import Floors
 from crypto.errors import BadSignature, Malformed, SpecError
-from crypto.floors import Floors
 from crypto.keys import Identity
 from jobs.membership.diff import CharterDiff, charter_facts, charter_lines
 from jobs.membership.propose import DAY, UNSIGNED, check_keys, first_epoch, next_epoch, parse, sign, unsigned

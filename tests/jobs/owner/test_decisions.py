@@ -31,7 +31,7 @@ from jobs.runtime.compose import answering_agent, open_agent
 from jobs.security_log.writer import check_log
 from jobs.security_log.writer import files as log_files
 from silo_agent.agent import Agent, Refusing
-from silo_agent.approvals import ApprovalState
+from silo_agent.approval_store import ApprovalState
 from silo_agent.home import SiloHome
 from tests import local
 

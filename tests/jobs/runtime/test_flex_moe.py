@@ -13,7 +13,7 @@ from aggregator.ledger.records import StepClosed
 from aggregator.run_record import RunRecord
 from crypto import blocks
 from silo_agent import experts
-from silo_agent.assignment import units
+from silo_agent.expert_prices import units
 from silo_agent.methods import Limits
 from silo_agent.methods.flex_moe import FlexMoE
 from tests import local, plain

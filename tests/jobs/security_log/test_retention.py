@@ -20,7 +20,7 @@ from crypto.errors import EvidenceError, FederationError, SpecError
 from crypto.home import Home
 from jobs.cli import retention as verbs
 from jobs.demo.federation import Federation
-from jobs.flare import kits
+from jobs.flare import local_kits
 from jobs.security_log import retention as keep
 from jobs.security_log.retention import (
     CLASSES,
@@ -122,11 +122,11 @@ def test_every_file_of_a_real_federation_is_of_one_kind(real: Federation) -> Non
 
 def test_every_file_of_a_real_kit_is_of_one_kind(tmp_path: Path) -> None:
     silos = ("silo-1", "silo-2", "silo-3")
-    made = kits.provision(
+    made = local_kits.provision(
         tmp_path / "kits",
         name="demo",
         silos=silos,
-        port=kits.free_port(),
+        port=local_kits.free_port(),
         server_home=AggregatorHome(tmp_path / "aggregator"),
         silo_homes={silo: SiloHome(tmp_path / silo) for silo in silos},
     )

@@ -151,9 +151,9 @@ def test_what_a_job_lacked_is_told_apart(reason: str, event: Event) -> None:
 
 def test_the_reasons_are_those_that_approvals_give() -> None:
     from crypto import approval
-    from silo_agent import approvals
+    from silo_agent import approval_store
 
-    said = "".join(Path(str(module.__file__)).read_text() for module in (approval, approvals))
+    said = "".join(Path(str(module.__file__)).read_text() for module in (approval, approval_store))
     for words in ("has expired", "not valid yet", "used up", "has denied"):
         assert words in said
     assert "there is no" in NotApproved(HEX).reason

@@ -25,7 +25,7 @@ from jobs.doctor.target import Role, Target
 from jobs.flare.hardening import harden_server
 from jobs.flare.project import Admin, Project
 from jobs.provisioning import archive
-from jobs.provisioning.kits import archive_path, provision, renew
+from jobs.provisioning.provision import archive_path, provision, renew
 from jobs.services import bootstrap
 from jobs.services.bootstrap import ServiceOptions
 from silo_agent.home import SiloHome

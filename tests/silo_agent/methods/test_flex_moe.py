@@ -16,8 +16,8 @@ from crypto import blocks
 from crypto.errors import DataRefused, EgressDenied, SpecError
 from crypto.plan import Plan, Scope, Step
 from silo_agent import experts
-from silo_agent.assignment import Bounds, Market, excess
 from silo_agent.data import DataSet
+from silo_agent.expert_prices import Bounds, Market, excess
 from silo_agent.methods import Limits, Published
 from silo_agent.methods.flex_moe import IDLE_ROUNDS, NOISE, FlexMoE, idle
 from silo_agent.methods.flex_moe_plan import market, observed, read

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silo_agent import gates
+from silo_agent import cluster_gates
 from silo_agent.methods import metamoe_router as routing
 
 
@@ -86,7 +86,7 @@ def test_the_context_of_a_row_is_its_own() -> None:
     """Alone or among others a row has the same features; as released it has not."""
     rng = np.random.default_rng(2)
     x, p_EBC = rng.normal(size=(6, 9)).astype(np.float32), rng.dirichlet(np.ones(4), size=(3, 6))
-    projection = gates.signs(1, "projection", (9, 4))
+    projection = cluster_gates.signs(1, "projection", (9, 4))
     every = routing.features(x, projection, p_EBC)
     assert every.shape == (6, 4 + 3)
     for at in range(6):

@@ -17,7 +17,7 @@ from crypto import durable, transcript
 from crypto.approval import Approval, Denial, Terms
 from crypto.errors import DataRefused, FederationError, NoSpace, NotApproved, SpecError
 from crypto.keys import Identity
-from silo_agent.approvals import Approvals
+from silo_agent.approval_store import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.pysyft import request_queue as module
 from silo_agent.pysyft.datasite import ADMIN

@@ -15,7 +15,7 @@ from aggregator.verify.charters import Epochs
 from aggregator.verify.checks import verify_run
 from aggregator.verify.receipts import check_receipt, compare, looks_like_receipt
 from aggregator.verify.report import VerificationReport
-from aggregator.verify.run import read_ledger
+from aggregator.verify.verified_run import read_ledger
 from crypto.encoding import Reader
 from crypto.errors import EvidenceError
 from crypto.home import Home

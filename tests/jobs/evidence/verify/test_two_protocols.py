@@ -19,7 +19,7 @@ from aggregator.verify.checks import verify_run
 from aggregator.verify.models import Models
 from aggregator.verify.receipts import check_receipt, compare
 from aggregator.verify.report import CheckOutcome, VerificationReport
-from aggregator.verify.run import read_ledger
+from aggregator.verify.verified_run import read_ledger
 from crypto import transcript
 from crypto.charter import SignedCharter
 from jobs.demo.digits_data import make

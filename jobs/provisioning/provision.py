@@ -141,7 +141,7 @@ def listing(project: Project, out: Path) -> tuple[Issued, ...]:
 
 
 def _make(project: Project, out: Path, sites: list[str], before: Mapping[str, Issued] | None) -> Provisioned:
-    from jobs.flare.building import Roster, build, root_certificate
+    from jobs.flare.kit_builder import Roster, build, root_certificate
 
     roster = Roster(
         name=project.federation,

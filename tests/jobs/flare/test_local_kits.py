@@ -21,8 +21,8 @@ from nvflare.security.security import FLAuthorizer
 
 from aggregator.home import AggregatorHome
 from crypto.errors import SpecError
-from jobs.flare import folder, processes
-from jobs.flare.kits import Kits, check_port, free_port, provision
+from jobs.flare import folder, nvflare_mains
+from jobs.flare.local_kits import Kits, check_port, free_port, provision
 from silo_agent.home import SiloHome
 
 SILOS = ("silo-1", "silo-2", "silo-3")
@@ -131,7 +131,7 @@ def test_launchers_reconciler_and_job_store_are_ours(kits: Kits) -> None:
     assert server["process_launcher"]["path"] == "jobs.flare.launcher.AggregatorLauncher"
     assert server["job_reconciler"]["path"] == "jobs.flare.reconciler.JobReconciler"
     assert server["job_scheduler"]["args"]["min_schedule_interval"] == 1.0
-    home = Path(processes.settings(kits.server)["home"])
+    home = Path(nvflare_mains.settings(kits.server)["home"])
     assert Path(server["job_manager"]["args"]["uri_root"]).is_relative_to(home)
     assert "/tmp/nvflare" not in (kits.server / "local" / "resources.json").read_text()
     for silo in kits.silos.values():
@@ -141,8 +141,8 @@ def test_launchers_reconciler_and_job_store_are_ours(kits: Kits) -> None:
 
 def test_a_kit_knows_its_home_and_keeps_its_keys(kits: Kits) -> None:
     for silo, kit in kits.silos.items():
-        assert processes.settings(kit)["site"] == silo
-        assert Path(processes.settings(kit)["home"]).name == silo
+        assert nvflare_mains.settings(kit)["site"] == silo
+        assert Path(nvflare_mains.settings(kit)["home"]).name == silo
         assert stat.S_IMODE(kit.stat().st_mode) == 0o700
         assert stat.S_IMODE((kit / "startup" / "client.key").stat().st_mode) == 0o600
     assert stat.S_IMODE((kits.root / "ca").stat().st_mode) == 0o700
@@ -150,7 +150,7 @@ def test_a_kit_knows_its_home_and_keeps_its_keys(kits: Kits) -> None:
 
 def test_an_unhardened_kit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="hardened"):
-        processes.settings(tmp_path)
+        nvflare_mains.settings(tmp_path)
 
 
 def test_a_taken_port_is_named() -> None:

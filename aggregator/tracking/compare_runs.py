@@ -24,14 +24,14 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.records import CharterRecorded, RunFailed, RunFinished
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking import run_page as pages
-from aggregator.tracking.check_models import ModelComparison, ours
 from aggregator.tracking.client import DOWN, MlflowClient, MlflowException, connect
+from aggregator.tracking.compare_models import ModelComparison, ours
 from aggregator.tracking.dataset import SiloSource
 from aggregator.tracking.diff import NOTHING, Difference, named, same, sets, tables
 from aggregator.tracking.follower import LOCK_FILE, default_uri, load_cursor
+from aggregator.tracking.mlflow_runs import APPROVALS, JOB, LEDGER, lines_of
 from aggregator.tracking.model_card import CARD_FILE
 from aggregator.tracking.run_page import Page
-from aggregator.tracking.runs import APPROVALS, JOB, LEDGER, lines_of
 from aggregator.tracking.version_page import VersionPage
 from aggregator.verify.models import Models, checked_ledger
 from crypto import durable

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silo_agent.assignment import (
+from silo_agent.expert_prices import (
     FIRST_STEP,
     LARGEST_STEP,
     MEMORY,

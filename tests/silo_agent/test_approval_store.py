@@ -12,7 +12,7 @@ import pytest
 
 from crypto.approval import Approval, Denial, Terms, approval_digest
 from crypto.errors import BadSignature, Malformed, NoSpace, NotApproved
-from silo_agent.approvals import Approvals
+from silo_agent.approval_store import Approvals
 from tests.federation import identity
 
 OWNER = identity("owner")

@@ -14,10 +14,10 @@ import pytest
 
 from aggregator.home import AggregatorHome
 from aggregator.run_record import CheckedLedger
-from aggregator.tracking import check
+from aggregator.tracking import compare_runs
 from aggregator.tracking import follower as tracking_follower
-from aggregator.tracking.check import compare
 from aggregator.tracking.client import connect
+from aggregator.tracking.compare_runs import compare
 from aggregator.tracking.diff import Difference
 from aggregator.verify.models import checked_ledger
 from crypto.errors import EvidenceError
@@ -333,7 +333,7 @@ def test_a_follower_waits_until_the_comparison_is_done(two: Path, monkeypatch: p
             fcntl.flock(follower, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return checked_ledger(home)
 
-    monkeypatch.setattr(check, "checked_ledger", reads)
+    monkeypatch.setattr(compare_runs, "checked_ledger", reads)
     assert compare(two) == []
     (two / tracking_follower.LOCK_FILE).unlink()
     monkeypatch.undo()

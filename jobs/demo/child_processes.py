@@ -23,7 +23,7 @@ from jobs.demo.federation import Federation
 @contextmanager
 def local_federation(federation: Federation, *, say: Callable[[str], None]) -> Iterator[Running]:
     """Kits, server and silos as processes, and an open admin session; all of it stopped at the end."""
-    from jobs.flare.kits import free_port, provision
+    from jobs.flare.local_kits import free_port, provision
     from jobs.flare.session import AdminSession
 
     with ExitStack() as stack:

@@ -1,7 +1,7 @@
 """NVFlare's own mains, run in this process: the long-lived parents and the job processes.
 
 ``fed aggregator run`` and ``fed silo run`` *are* the NVFlare parent (``parent``), so one SIGTERM ends one process tree.
-The job processes are started by our launchers as ``python -m jobs.flare.processes``: NVFlare's worker mains, with a
+The job processes are started by our launchers as ``python -m jobs.flare.nvflare_mains``: NVFlare's worker mains, with a
 shorter wait at the end. This module stays light until one of them is called.
 """
 

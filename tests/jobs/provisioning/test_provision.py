@@ -16,7 +16,7 @@ from cryptography import x509
 
 from crypto.errors import SpecError
 from jobs.flare.project import Project
-from jobs.provisioning.kits import MOST_BYTES, add, archive, archive_path, listing, provision, renew
+from jobs.provisioning.provision import MOST_BYTES, add, archive, archive_path, listing, provision, renew
 from tests.members import files
 
 pytestmark = pytest.mark.slow

@@ -2,7 +2,7 @@
 
 A kit is what an institution installs: mTLS certificates, connection target, and in ``local/`` the site's own rules.
 ``building`` makes raw kits with NVFlare's API, ``hardening`` cuts down what they allow. Kits for sites elsewhere are
-``jobs.provisioning.kits``'s.
+``jobs.provisioning.provision``'s.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from aggregator.home import AggregatorHome
 from crypto import durable
 from crypto.charter import SILO_ID
 from crypto.errors import SpecError
-from jobs.flare.building import Roster, build
 from jobs.flare.hardening import CLASS_ALLOW_LIST as CLASS_ALLOW_LIST
 from jobs.flare.hardening import harden_server, harden_silo
+from jobs.flare.kit_builder import Roster, build
 from jobs.flare.project import RESERVED
 from silo_agent.home import SiloHome
 
