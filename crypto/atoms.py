@@ -4,16 +4,20 @@ Everything that is opened is a sum of one *quantity* over a set of contributors:
 they compute from one base state. Two such sums over nearly the same silos differ by the figures of a few. The sets
 opened so far cut the members into **atoms**: silos that contributed to the same of these sums. The rule:
 
-    A set may be opened if afterwards every atom of silos that ever contributed has at least m + c members,
-    or if that very set was opened before.
+    A set may be opened if every atom of silos that ever contributed, this set included, has at least m + c members.
 
-**Theorem.** Let S_1 … S_k be opened under this rule, and let x_i be the value of the quantity at silo i, the same in
-every sum. Then a combination a_1·sum(S_1) + … + a_k·sum(S_k), whatever the coefficients, has a weight other than zero
-for no silo or for at least m + c silos.
+There is no exemption for a set that was opened before. In a record that obeys the rule, such a set cuts nothing and
+passes. But a silo may be told of sets that were opened without it, and one of them may cut a set that it released
+itself but that never opened. To release that one again would open it beside the told one.
+
+**Theorem.** Let S_1 … S_k be sets whose atoms have at least m + c members each. Let x_i be the value of the quantity
+at silo i, the same in every sum. Then a combination a_1·sum(S_1) + … + a_k·sum(S_k), whatever the coefficients, has a
+weight other than zero for no silo or for at least m + c silos. The same holds for some of these sets alone.
 
 *Proof.* The weight of silo i is the sum of the a_j with i ∈ S_j. It depends only on which of the sets contain i, so it
 is the same for all of an atom, and it is zero for who was never in a set. So the silos with a weight other than zero
-are a union of atoms, and each atom has at least m + c members. ∎
+are a union of atoms, and each atom has at least m + c members. An atom of some of the sets is a union of atoms of all
+of them. ∎
 
 **Colluders.** c members may tell all they know, and so subtract their own values. At least m honest silos are left in
 every atom, so a combination that still depends on an honest silo depends on at least m. More than that: all opened sums
@@ -82,7 +86,7 @@ class Conflict:
         return tuple(sorted(parts, key=lambda part: (len(part), sorted(part))))
 
     def changes(self, least: int) -> tuple[Change, ...]:
-        """Each of these changes alone resolves this conflict. None: only a set that was opened before passes."""
+        """Each of these changes alone resolves this conflict. None: nothing does, the atom was too small before."""
         least_inside, least_outside = least - len(self.inside), least - len(self.outside)
         if self.new:
             return Change(False, len(self.inside), self.inside), Change(True, least_inside, frozenset())
@@ -117,7 +121,7 @@ class Openings:
     def conflicts(self, contributors: Iterable[str], least: int) -> tuple[Conflict, ...]:
         """Why a sum over these contributors may not be opened; nothing if it may. ``least``: m + c. O(n) time."""
         now = frozenset(contributors)
-        if now in self.sets or not now:
+        if not now:
             return ()
         cut = [Conflict(atom & now, atom - now) for atom in self.atoms]
         cut.append(Conflict(now.difference(*self.atoms), frozenset(), new=True))
@@ -134,12 +138,28 @@ class Openings:
             ways = "; and ".join(", or ".join(map(str, options)) for options in changes)
             remedy = f"It would pass {ways}. A set that was opened before passes again."
         else:
-            remedy = "Only a set that was opened before passes."
+            remedy = "No further sum of this quantity can be opened."
         raise CohortDifference(
             f"With the sums opened before, this one would leave {'; and '.join(map(_names, small))} as a group of "
             f"fewer than m + c = {least} silos, whose own sum could be computed.",
             remedy=remedy,
         )
+
+    def fit(self, contributors: Iterable[str], least: int) -> frozenset[str]:
+        """The most of these contributors over which a sum may be opened; of equals, those first in order of their ids.
+        Nobody, if none of them may, as always where an atom of the record is too small itself. ``least``: m + c.
+
+        Atoms don't depend on each other: of each one that can stay whole all are kept, of another one as many as leave
+        m + c outside, or nobody."""
+        now = frozenset(contributors)
+        if any(len(atom) < least for atom in self.atoms):
+            return frozenset()
+        kept = [new] if len(new := now.difference(*self.atoms)) >= least else []
+        for atom in self.atoms:
+            inside = atom & now
+            most = len(inside) if inside == atom else min(len(inside), len(atom) - least)
+            kept.append(frozenset(sorted(inside)[:most]) if most >= least else frozenset())
+        return frozenset().union(*kept)
 
     def refine(self, contributors: Iterable[str]) -> Openings:
         """This record with one more opening. It records what happened and checks nothing: see ``check``."""

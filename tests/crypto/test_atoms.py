@@ -99,7 +99,7 @@ def reachable(n: int, least: int, longest: int | None) -> Iterator[Family]:
                 refused = opened.conflicts((f"silo-{i}" for i in now), least)
                 groups = Counter(tuple(i in one for one in (*family, now)) for i in range(n))
                 too_small = any(size < least for place, size in groups.items() if any(place))
-                assert bool(refused) == (too_small and now not in family)
+                assert bool(refused) == too_small
                 if not refused and now not in family:
                     found.setdefault(canonical((*family, now)), (*family, now))
         level = list(found.values())
@@ -210,12 +210,22 @@ def test_atoms_are_who_was_always_in_and_out_together() -> None:
     assert named([[1, 2]]) | named([[2, 3]]) == named([[2, 3], [1, 2]])
 
 
-def test_a_set_that_was_opened_may_be_opened_again_whatever_the_floor() -> None:
+def test_a_set_that_was_opened_passes_again_while_nothing_else_has_cut_it() -> None:
     record = named([range(1, 9), range(1, 5)])
-    record.check(silos(1, 2, 3, 4), 5)
+    record.check(silos(1, 2, 3, 4), 4)
+    told = record | named([range(2, 9)])  # another silo counts all but silo-1
+    for now in [*told.sets, silos(1, 2, 3, 4, 9, 10, 11)]:
+        with pytest.raises(CohortDifference, match="leave silo-1; and") as refused:
+            told.check(now, 4)
+        assert refused.value.remedy == "No further sum of this quantity can be opened."
+        assert not told.fit(now, 4)
+
+
+def test_a_stricter_floor_shuts_what_a_weaker_one_has_opened() -> None:
+    record = named([range(1, 9), range(1, 5)])
     with pytest.raises(CohortDifference, match="silo-1, silo-2, silo-3, silo-4; and silo-5") as refused:
-        record.check(silos(5, 6, 7, 8), 5)  # it would tell nothing new; but it isn't one of the sets
-    assert refused.value.remedy == "Only a set that was opened before passes."
+        record.check(silos(1, 2, 3, 4), 5)
+    assert refused.value.remedy == "No further sum of this quantity can be opened."
 
 
 def test_too_few_contributors_are_refused_and_nobody_opens_nothing() -> None:
@@ -349,6 +359,46 @@ def test_whatever_is_tried_among_up_to_a_hundred_silos(
     assert not any(supported(family, range(n), {place[silo] for silo in some}, known=()) for some in few)
 
 
+@st.composite
+def records(draw: st.DrawFn) -> tuple[list[frozenset[str]], frozenset[str], int]:
+    """(sets, contributors, m + c): sets of any kind of up to seven silos, whether or not a rule would allow them."""
+    some = st.frozensets(st.sampled_from([f"silo-{i}" for i in range(draw(st.integers(1, 7)))]))
+    large = some.filter(lambda one: len(one) >= 3)
+    return draw(st.lists(large if draw(st.booleans()) else some, max_size=4)), draw(some), draw(st.integers(1, 4))
+
+
+@given(records())
+def test_whatever_is_known_a_set_passes_exactly_if_every_group_is_large_enough(
+    drawn: tuple[list[frozenset[str]], frozenset[str], int],
+) -> None:
+    family, now, least = drawn
+    record = Openings()
+    for one in family:
+        record = record.refine(one)
+
+    def passes(now: frozenset[str]) -> bool:
+        groups = Counter(tuple(silo in one for one in (*family, now)) for silo in frozenset().union(now, *family))
+        return not now or all(size >= least for size in groups.values())
+
+    assert bool(record.conflicts(now, least)) != passes(now)
+    # The most that can be kept, found among all subsets.
+    kept = record.fit(now, least)
+    smaller = (frozenset(some) for size in range(len(now), -1, -1) for some in combinations(sorted(now), size))
+    assert kept <= now and not record.conflicts(kept, least) and passes(kept)
+    assert len(kept) == len(next(filter(passes, smaller)))
+    assert (kept == now) == passes(now)
+
+
+def test_who_is_left_out_is_the_last_by_name() -> None:
+    record = named([range(1, 9)])
+    assert record.fit(silos(1, 2, 3, 4, 5, 6, 7), 3) == silos(1, 2, 3, 4, 5)
+    assert record.fit(silos(*range(1, 8), 9, 10, 11), 3) == silos(1, 2, 3, 4, 5, 9, 10, 11)
+    assert record.fit(silos(*range(1, 8), 9, 10), 3) == silos(1, 2, 3, 4, 5)
+    assert record.fit(silos(*range(1, 9)), 3) == silos(*range(1, 9))
+    assert record.fit(silos(7, 8), 3) == record.fit([], 3) == frozenset()
+    assert named([range(1, 6)]).fit(silos(1, 2, 3, 4), 3) == frozenset()
+
+
 @given(histories(most=24), st.data())
 def test_each_way_that_a_refusal_names_makes_it_pass(
     history: tuple[int, int, list[frozenset[str]]], data: st.DataObject
@@ -357,6 +407,8 @@ def test_each_way_that_a_refusal_names_makes_it_pass(
     record = Openings()
     for now in tried:
         conflicts = record.conflicts(now, least)
+        fitted = record.fit(now, least)
+        assert not record.conflicts(fitted, least) and (fitted == now) == (not conflicts)
         if not conflicts:
             record = record.refine(now)
             continue
