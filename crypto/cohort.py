@@ -27,6 +27,7 @@ from crypto.charter import Charter
 from crypto.errors import (
     BadShare,
     DuplicateKey,
+    FederationError,
     HeadroomExceeded,
     LayoutMismatch,
     Malformed,
@@ -36,8 +37,9 @@ from crypto.errors import (
 )
 from crypto.keys import LOW_ORDER, SessionKey
 from crypto.masking import KEY_BYTES, apply_streams
-from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Row, SharePack, Shares
-from crypto.plan import Plan, Step
+from crypto.messages import Advert, Attestation, Deal, Header, Row, SharePack, Shares
+from crypto.opened_sets import Told
+from crypto.plan import SECTIONS, Plan, Step
 
 M = TypeVar("M", Advert, Deal, Header)
 
@@ -74,10 +76,11 @@ class Context:
         return transcript.t0(self.charter.digest, self.run, self.plan.digest, self.k, self.attempt, self.chain)
 
     def lanes_for(self, silo: str, held: Iterable[str]) -> tuple[str, ...]:
-        """Lanes this silo uploads in this step, the slot section first. ``held``: visible HELD lanes it announced."""
+        """What this silo uploads in this step: the sections of slots, then its lanes. ``held``: visible HELD lanes it
+        announced."""
         holdings = {silo: frozenset(held)}
         lanes = self.plan.lanes_of(self.step)
-        return (SLOTS, *(lane.name for lane in lanes if lane.uploaders([silo], holdings)))
+        return (*self.step.sections, *(lane.name for lane in lanes if lane.uploaders([silo], holdings)))
 
     def check_advert(self, signed: bytes) -> Advert:
         """A verified advert made under our T0, or a refusal."""
@@ -139,8 +142,12 @@ class Cohort:
         return transcript.t1(self.context.t0, self.signed.values())
 
     def lanes_of(self, silo: str) -> tuple[str, ...]:
-        """The lanes a silo uploads, the slot section first: those it committed to, which ``form`` has checked."""
+        """The sections and lanes a silo uploads: those it committed to, which ``form`` has checked."""
         return tuple(lane for lane, _ in self.adverts[silo].commitments)
+
+    def words_of(self, silo: str) -> tuple[str, ...]:
+        """The lanes among them, whose words are fetched."""
+        return tuple(lane for lane in self.lanes_of(silo) if lane not in SECTIONS)
 
     def holders(self, lane: str, among: Iterable[str]) -> tuple[str, ...]:
         """The silos of ``among`` that upload this lane, sorted."""
@@ -175,8 +182,9 @@ class Dealt:
     @classmethod
     def form(cls, cohort: Cohort, deals: Iterable[bytes]) -> Dealt:
         opened = _by_silo([(cls.check_deal(cohort, signed), signed) for signed in deals])
-        if len(opened) < cohort.threshold:
-            raise SurvivorInvalid(f"{len(opened)} silos dealt; the threshold of this cohort is {cohort.threshold}.")
+        if len(opened) < (least := max(cohort.threshold, cohort.context.charter.n_min)):
+            # Not only t: among fewer than n_min, none might know of a sum that was opened before.
+            raise SurvivorInvalid(f"{len(opened)} silos dealt; this cohort and charter ask for {least}.")
         return cls(cohort, {silo: s for silo, (_, s) in opened.items()}, {silo: d for silo, (d, _) in opened.items()})
 
     @staticmethod
@@ -214,8 +222,13 @@ class Dealt:
             raise BadShare(f"The manifest of {dealer!r} has not one entry for each lane.", dealer=dealer)
         if any(place > len(rule.grid) for rule, place in zip(rules, pack.manifest, strict=True)):
             raise BadShare(f"The manifest of {dealer!r} has a weight that is not on its lane's grid.", dealer=dealer)
-        if manifest_commitment(dealer, pack.nonce, pack.manifest) != self.deals[dealer].manifest:
+        if manifest_commitment(dealer, pack) != self.deals[dealer].manifest:
             raise BadShare(f"The manifest of {dealer!r} is not the one it committed to.", dealer=dealer)
+        try:
+            for told in pack.told:
+                Told.from_bytes(told).check(context.charter)
+        except FederationError as bad:
+            raise BadShare(f"{dealer!r} tells of an opening that is not proven: {bad.detail}", dealer=dealer) from bad
         for lane, share, known in zip(lanes, shares, row.hashes, strict=True):
             try:
                 shamir.value_of(share)
@@ -308,27 +321,32 @@ class Survivors:
             raise TranscriptMismatch(f"{attestation.silo!r} attested another survivor set.")
         return attestation
 
-    def check_attested(self, attestations: Iterable[bytes]) -> None:
-        """At least t survivors signed this T3. With 2t > n + c no second survivor set can gather as many."""
-        silos = {self.check_attestation(signed).silo for signed in attestations}
-        if len(silos) < self.dealt.cohort.threshold:
-            raise SurvivorInvalid(f"{len(silos)} attestations; the threshold is {self.dealt.cohort.threshold}.")
+    def check_attested(self, attestations: Iterable[bytes]) -> bytes:
+        """The digest of the sets that at least t survivors signed with this T3. With 2t > n + c no second survivor set
+        can gather as many, nor a second digest. Raises SurvivorInvalid for fewer."""
+        found = {one.silo: one.sets for one in map(self.check_attestation, attestations)}
+        most = max(found.values(), key=list(found.values()).count, default=b"")
+        if (count := list(found.values()).count(most)) < self.dealt.cohort.threshold:
+            raise SurvivorInvalid(f"{count} attestations agree; the threshold is {self.dealt.cohort.threshold}.")
+        return most
 
-    def check_section(self, silo: str, section: bytes) -> np.ndarray:
-        """A masked slot section (uint64) that matches the silo's header."""
-        return check_section(self.headers[silo], section, self.slot_count)
+    def check_slots(self, silo: str, slots: bytes) -> np.ndarray:
+        """The masked slots (uint64, in plan order) that match the silo's header."""
+        return check_slots(self.headers[silo], slots, self.step)
 
     @property
-    def slot_count(self) -> int:
-        context = self.dealt.cohort.context
-        return len(context.step.slots)
+    def step(self) -> Step:
+        return self.dealt.cohort.context.step
 
     def check_slot_shares(self, signed: bytes) -> Shares:
-        """A survivor's shares of every survivor's slot seed and every dropped silo's mask seed: all and only these."""
+        """A survivor's shares of every dropped silo's mask seed, and of every survivor's seed of the sections that it
+        lets open."""
         shares = self._check_shares(signed)
         if tuple(silo for silo, _ in shares.masks) != self.dropped:
             raise LayoutMismatch(f"{shares.silo!r} sent mask shares of other silos than the dropped ones.")
-        if shares.counts or [(silo, lane) for silo, lane, _ in shares.seeds] != [(silo, SLOTS) for silo in self.signed]:
+        named = {lane for _, lane, _ in shares.seeds}
+        wanted = [(silo, section) for section in self.step.sections if section in named for silo in self.signed]
+        if shares.counts or [(silo, lane) for silo, lane, _ in shares.seeds] != wanted:
             raise LayoutMismatch(f"{shares.silo!r} sent other seed shares than those of the slots.")
         return shares
 
@@ -426,21 +444,26 @@ def words_digest(words: np.ndarray) -> bytes:
     return sha256(little.data.cast("B")).digest()
 
 
-def manifest_commitment(silo: str, nonce: bytes, manifest: Iterable[int]) -> bytes:
-    """What a Deal commits to: the dealer's weights. ``nonce``: 32 bytes, since few manifests are possible."""
-    return transcript.digest("manifest", silo, nonce, bytes(manifest))
+def manifest_commitment(silo: str, pack: SharePack) -> bytes:
+    """What a Deal commits to: the dealer's weights and what it tells, the same to all, under a nonce of 32 bytes, since
+    few manifests are possible."""
+    return transcript.digest("manifest", silo, pack.nonce, bytes(pack.manifest), *pack.told)
 
 
-def check_section(header: Header, section: bytes, count: int) -> np.ndarray:
-    """A masked slot section as ``count`` uint64 words.
+def check_slots(header: Header, slots: bytes, step: Step) -> np.ndarray:
+    """A silo's masked slots as uint64 words, in plan order.
 
     Raises LayoutMismatch for another length, TranscriptMismatch for words that the header does not sign.
     """
-    if len(section) != 8 * count:
+    if len(slots) != 8 * (count := len(step.slots)):
         raise LayoutMismatch(
-            f"The slot section of {header.silo!r} has {len(section)} bytes; by the plan it has {8 * count}."
+            f"The slots of {header.silo!r} have {len(slots)} bytes; by the plan they have {8 * count}."
         )
-    return check_words(header, SLOTS, np.frombuffer(section, dtype="<u8"), count)
+    words = np.frombuffer(slots, dtype="<u8")
+    for section in step.sections:
+        places = step.places(section)
+        check_words(header, section, words[list(places)], len(places))
+    return words
 
 
 def check_words(header: Header, lane: str, words: np.ndarray, count: int) -> np.ndarray:
@@ -448,7 +471,7 @@ def check_words(header: Header, lane: str, words: np.ndarray, count: int) -> np.
 
     Raises LayoutMismatch for another type or length, TranscriptMismatch for words that the header does not sign.
     """
-    if words.dtype != (np.uint64 if lane == SLOTS else np.uint32):
+    if words.dtype != (np.uint64 if lane in SECTIONS else np.uint32):
         raise LayoutMismatch(f"Lane {lane!r} of {header.silo!r} came as {words.dtype}.")
     if words.shape != (count,):
         raise LayoutMismatch(f"Lane {lane!r} of {header.silo!r} has {words.size} words; by the plan it has {count}.")

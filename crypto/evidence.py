@@ -24,14 +24,14 @@ from crypto.proof import Sum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepEvidence:
-    """Signed adverts of U1, deals of U2, headers of U3, attestations, slot sections of U3, slot and lane shares; the
+    """Signed adverts of U1, deals of U2, headers of U3, attestations, masked slots of U3, slot and lane shares; the
     announced result and the signed tags that prove it."""
 
     adverts: tuple[bytes, ...]
     deals: tuple[bytes, ...]
     headers: tuple[bytes, ...]
     attestations: tuple[bytes, ...]
-    sections: tuple[tuple[str, bytes], ...]
+    slots: tuple[tuple[str, bytes], ...]
     slot_shares: tuple[bytes, ...]
     lane_shares: tuple[bytes, ...]
     result: bytes
@@ -41,7 +41,7 @@ class StepEvidence:
         out = Writer().u8(VERSION)
         for blobs in (self.adverts, self.deals, self.headers, self.attestations):
             out.each(blobs, Writer.blob)
-        out.each(self.sections, lambda w, item: w.text(item[0]).blob(item[1]))
+        out.each(self.slots, lambda w, item: w.text(item[0]).blob(item[1]))
         out.each(self.slot_shares, Writer.blob).each(self.lane_shares, Writer.blob).blob(self.result)
         return bytes(out.each(self.tags, Writer.blob))
 
@@ -51,7 +51,7 @@ class StepEvidence:
         if (version := src.u8()) != VERSION:
             raise Malformed(f"Evidence of version {version}; this code reads version {VERSION}.")
         adverts, deals, headers, attestations = (src.each(Reader.blob) for _ in range(4))
-        sections = src.each(lambda s: (s.text(), s.blob()))
+        slots = src.each(lambda s: (s.text(), s.blob()))
         slot_shares, lane_shares = src.each(Reader.blob), src.each(Reader.blob)
         result, tags = src.blob(), src.each(Reader.blob)
         src.end()
@@ -60,7 +60,7 @@ class StepEvidence:
             deals=deals,
             headers=headers,
             attestations=attestations,
-            sections=sections,
+            slots=slots,
             slot_shares=slot_shares,
             lane_shares=lane_shares,
             result=result,
@@ -77,12 +77,10 @@ class StepEvidence:
         """Check every signature, open the slots again and compare the announced result with what the shares open; else
         the protocol's own errors, or EvidenceError."""
         survivors = self.survivors(context)
-        if [silo for silo, _ in self.sections] != list(survivors.signed):
-            raise EvidenceError(
-                "slot sections", expected=list(survivors.signed), found=[silo for silo, _ in self.sections]
-            )
+        if [silo for silo, _ in self.slots] != list(survivors.signed):
+            raise EvidenceError("masked slots", expected=list(survivors.signed), found=[silo for silo, _ in self.slots])
         shares = [survivors.check_slot_shares(signed) for signed in self.slot_shares]
-        opening = Opening.form(survivors, dict(self.sections), shares)
+        opening = Opening.form(survivors, dict(self.slots), shares)
         released = [survivors.check_lane_shares(signed) for signed in self.lane_shares]
         result = StepResult.from_bytes(self.result)
         owners = proof.check_signed(context.charter, context.plan, result, self.tags)

@@ -4,10 +4,10 @@
 |----------------|--------------------------------------------|------------------------------------------------|
 | open           | results since the silo's last, proofs, S_k | Advert (M0), owner's approval; or Decline      |
 | deal           | adverts of U1                              | Deal (M1) and one sealed row per peer          |
-| contribute     | deals of U2, the rows addressed to it      | Header (M2) and the masked slot section        |
+| contribute     | deals of U2, the rows addressed to it      | Header (M2) and the masked slots               |
 | fetch          | ranges of lanes                            | the words (arrays)                             |
 | attest         | headers of U3 (M3)                         | Attestation (M4)                               |
-| unmask-slots   | attestations, slot sections                | Shares of the slot lane and of dropped silos   |
+| unmask-slots   | attestations, masked slots                 | Shares of dropped silos, of sections that pass |
 | unmask-lanes   | slot shares                                | Shares of the lanes that pass (M5)             |
 | tag            | the result, the seeds that opened it       | Tags (M6)                                      |
 | stand-in       | a masked upload whose silo sent no tags    | Tags, in its place                             |
@@ -48,9 +48,6 @@ REPEATED = frozenset({"fetch", "stand-in"})
 #: ``Message.phase`` of a reply that is a ``Decline``.
 DECLINE = "decline"
 
-#: The lane of the slot section. No plan lane can have this name: it has an upper-case letter.
-SLOTS = "Slots"
-
 _TEXT = Writer.text
 _BLOB = Writer.blob
 
@@ -83,6 +80,17 @@ def _read_named_blob(src: Reader) -> tuple[str, bytes]:
 
 def _read_named_hash(src: Reader) -> tuple[str, bytes]:
     return src.text(), _read_hash(src)
+
+
+def _write_slot(out: Writer, value: int | None) -> None:
+    out.u8(value is not None).u64(value or 0)
+
+
+def _read_slot(src: Reader) -> int | None:
+    opened, value = src.flag(), src.u64()
+    if value and not opened:
+        raise Malformed("A slot that stayed shut has a value.")
+    return value if opened else None
 
 
 #: Bytes of a message's body.
@@ -222,26 +230,27 @@ class LaneSum:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult(Wire):
     """What a step opened. ``chain`` is S_k, the state before the step, which binds the result to its run and to all
-    results before it; ``t3`` the survivors' transcript; ``sums`` are the opened lanes, in the order of their words in
-    the message. A void step has neither slots nor sums."""
+    results before it; ``t3`` the survivors' transcript; ``slots`` are the sums of the step's slots, None for those of a
+    section that stayed shut; ``sums`` are the opened lanes, in the order of their words in the message. A void step has
+    neither slots nor sums."""
 
     step: int
     chain: bytes
     t3: bytes
     released: bool
-    slots: tuple[int, ...]
+    slots: tuple[int | None, ...]
     sums: tuple[LaneSum, ...]
     KIND: ClassVar[int] = 2
     LABEL: ClassVar[str] = "result"
 
     def write(self, out: Writer) -> None:
-        _hash(_hash(out.u32(self.step), self.chain), self.t3).u8(self.released).each(self.slots, Writer.u64)
+        _hash(_hash(out.u32(self.step), self.chain), self.t3).u8(self.released).each(self.slots, _write_slot)
         out.each(self.sums, lambda w, one: one.write(w))
 
     @classmethod
     def read(cls, src: Reader) -> Self:
         step, chain, t3, released = src.u32(), _read_hash(src), _read_hash(src), src.flag()
-        slots, sums = src.each(Reader.u64), src.each(LaneSum.read)
+        slots, sums = src.each(_read_slot), src.each(LaneSum.read)
         result = cls(step=step, chain=chain, t3=t3, released=released, slots=slots, sums=sums)
         if not released and (result.slots or result.sums):
             raise Malformed("A void step with a result.")
@@ -264,7 +273,8 @@ class StepResult(Wire):
 
     def figures(self, step: Step) -> dict[str, int]:
         """What opened beside the words: slot → sum, and of each opened lane its weight and contributors."""
-        figures = dict(zip((slot.name for slot in step.slots), self.slots, strict=True))
+        named = zip((slot.name for slot in step.slots), self.slots, strict=True)
+        figures = {name: value for name, value in named if value is not None}
         for one in self.sums:
             figures |= {f"{one.lane}.weight": one.weight, f"{one.lane}.contributors": one.contributors}
         return figures
@@ -407,17 +417,20 @@ class Row:
 class SharePack(Secret):
     """The plaintext of a row: shares of the mask seed and of each self seed, and the dealer's manifest: for each lane
     of the step, in plan order, its weight: 0, or the place of the weight on the lane's grid, from 1. One byte a lane,
-    so the row's length reveals nothing. ``nonce`` opens the manifest's commitment in the dealer's Deal.
+    so the row's length reveals nothing. ``told``: what it tells of earlier openings (``crypto.opened_sets.Told``).
+    ``nonce`` opens the commitment to both in the dealer's Deal.
     """
 
     mask: bytes
     self_seeds: tuple[bytes, ...]
     manifest: tuple[int, ...]
+    told: tuple[bytes, ...]
     nonce: bytes
 
     def __bytes__(self) -> bytes:
         out = Writer().u8(VERSION).fixed(self.mask, SHARE_BYTES)
         out.each(self.self_seeds, lambda w, s: w.fixed(s, SHARE_BYTES)).each(self.manifest, Writer.u8)
+        out.each(self.told, _BLOB)
         return bytes(_hash(out, self.nonce))
 
     @classmethod
@@ -426,14 +439,14 @@ class SharePack(Secret):
         if src.u8() != VERSION:
             raise Malformed("A share pack of another version.")
         mask, self_seeds = src.fixed(SHARE_BYTES), src.each(lambda s: s.fixed(SHARE_BYTES))
-        pack = cls(mask, self_seeds, src.each(Reader.u8), _read_hash(src))
+        pack = cls(mask, self_seeds, src.each(Reader.u8), src.each(Reader.blob), _read_hash(src))
         src.end()
         return pack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deal(Wire):
-    """M1, public part: a commitment to the manifest and the digest of each row, signed with T1."""
+    """M1, public part: a commitment to the manifest and to what is told, and the digest of each row, signed with T1."""
 
     silo: str
     t1: bytes
@@ -452,7 +465,7 @@ class Deal(Wire):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header(Wire):
-    """M2. Binds the silo to its upload: (lane, SHA-256 of its masked little-endian words), the slot section first."""
+    """M2. Binds the silo to its upload: (lane, SHA-256 of its masked little-endian words), sections of slots first."""
 
     silo: str
     t2: bytes
@@ -470,26 +483,28 @@ class Header(Wire):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attestation(Wire):
-    """M4. "I saw this survivor set": a signature over T3, at most one per session."""
+    """M4. "I saw this survivor set": a signature over T3, at most one per session. ``sets``: the digest of the sets
+    over which its sums are, by the manifests (``crypto.opened_sets.SessionSets``)."""
 
     silo: str
     t3: bytes
+    sets: bytes
     KIND: ClassVar[int] = 7
     LABEL: ClassVar[str] = "attest"
 
     def write(self, out: Writer) -> None:
-        _hash(out.text(self.silo), self.t3)
+        _hash(_hash(out.text(self.silo), self.t3), self.sets)
 
     @classmethod
     def read(cls, src: Reader) -> Self:
-        return cls(silo=src.text(), t3=_read_hash(src))
+        return cls(silo=src.text(), t3=_read_hash(src), sets=_read_hash(src))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares(Wire):
     """M5. Shares under T3. ``masks``: (dropped silo, share of its mask seed), only with the slots.
-    ``seeds``: (survivor, lane, share of its self seed of that lane). ``counts``, only with the lanes: for each of them
-    (lane, sum of the weights, contributors) by the manifests."""
+    ``seeds``: (survivor, section or lane, share of its self seed of that). ``counts``, only with the lanes: for each of
+    them (lane, sum of the weights, contributors) by the manifests."""
 
     silo: str
     t3: bytes
@@ -660,7 +675,7 @@ def unpack_blobs(data: bytes) -> tuple[bytes, ...]:
 def pack_two(
     first: list[bytes] | tuple[bytes, ...], second: list[tuple[str, bytes]] | tuple[tuple[str, bytes], ...]
 ) -> bytes:
-    """Signed messages, and blobs by silo: deals and rows (contribute), attestations and sections (unmask-slots)."""
+    """Signed messages, and blobs by silo: deals and rows (contribute), attestations and slots (unmask-slots)."""
     return bytes(Writer().each(first, _BLOB).each(second, _NAMED_BLOB))
 
 

@@ -13,7 +13,7 @@ from crypto.cohort import Context, Survivors, commitment, words_digest
 from crypto.errors import LayoutMismatch, SumNotProven, SurvivorInvalid
 from crypto.keys import SessionKey
 from crypto.masking import apply_streams
-from crypto.messages import SLOTS, LaneSum, Shares, StepResult
+from crypto.messages import LaneSum, Shares, StepResult
 from crypto.tags import Tag
 
 #: (sum of the weights, contributors) of a lane.
@@ -22,19 +22,19 @@ Count = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Opening:
-    """A step whose slots are open. Made by ``form``. ``slots``: in plan order; ``masks``: mask keys of the dropped
-    silos, which open nothing but the survivors' sums."""
+    """A step whose slots are open. Made by ``form``. ``slots``: in plan order, None where their section stayed shut;
+    ``masks``: mask keys of the dropped silos, which open nothing but the survivors' sums."""
 
     survivors: Survivors
-    slots: tuple[int, ...]
+    slots: tuple[int | None, ...]
     masks: Mapping[str, SessionKey]
 
     @classmethod
-    def form(cls, survivors: Survivors, sections: Mapping[str, bytes], slot_shares: Iterable[Shares]) -> Self:
-        """Open the slots. ``sections``: survivor → its masked section; ``slot_shares``: as ``check_slot_shares``
-        returned them.
+    def form(cls, survivors: Survivors, masked: Mapping[str, bytes], slot_shares: Iterable[Shares]) -> Self:
+        """Open each section of slots that at least t survivors released. ``masked``: survivor → its masked slots;
+        ``slot_shares``: as ``check_slot_shares`` returned them.
 
-        Raises LayoutMismatch or TranscriptMismatch for sections that the headers do not sign, SurvivorInvalid for
+        Raises LayoutMismatch or TranscriptMismatch for slots that the headers do not sign, SurvivorInvalid for
         fewer shares than t, BadShare for a dealer whose shares do not combine.
         """
         shares = list(slot_shares)
@@ -42,14 +42,22 @@ class Opening:
             raise LayoutMismatch("A survivor's slot shares appear twice.")
         if len(shares) < (threshold := survivors.dealt.cohort.threshold):
             raise SurvivorInvalid(f"{len(shares)} survivors sent shares; the threshold is {threshold}.")
-        if set(sections) != set(survivors.signed):
-            raise LayoutMismatch("The slot sections are not one from each survivor.")
-        total = np.zeros(survivors.slot_count, dtype=np.uint64)
+        if set(masked) != set(survivors.signed):
+            raise LayoutMismatch("The masked slots are not those of each survivor.")
+        total = np.zeros(len(survivors.step.slots), dtype=np.uint64)
         for silo in survivors.signed:
-            np.add(total, survivors.check_section(silo, sections[silo]), out=total)
+            np.add(total, survivors.check_slots(silo, masked[silo]), out=total)
         masks = survivors.recover_masks(shares)
-        survivors.unmask(SLOTS, total, survivors.recover_seeds(SLOTS, shares), masks)
-        return cls(survivors, tuple(int(value) for value in total), masks)
+        slots: list[int | None] = [None] * total.size
+        for section in survivors.step.sections:
+            released = [one for one in shares if any(lane == section for _, lane, _ in one.seeds)]
+            if len(released) >= threshold:
+                places = list(survivors.step.places(section))
+                words = total[places]
+                survivors.unmask(section, words, survivors.recover_seeds(section, released), masks)
+                for place, value in zip(places, words, strict=True):
+                    slots[place] = int(value)
+        return cls(survivors, tuple(slots), masks)
 
     @property
     def context(self) -> Context:
@@ -57,8 +65,9 @@ class Opening:
 
     @property
     def figures(self) -> dict[str, int]:
-        """Slot → opened sum."""
-        return dict(zip((slot.name for slot in self.context.step.slots), self.slots, strict=True))
+        """Opened slot → its sum."""
+        named = zip((slot.name for slot in self.context.step.slots), self.slots, strict=True)
+        return {name: value for name, value in named if value is not None}
 
     def uploaders(self, lane: str) -> tuple[str, ...]:
         """The survivors that uploaded a lane, by id."""

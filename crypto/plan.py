@@ -7,8 +7,9 @@ when a job is written, recomputed and compared by every silo, hashed into every 
 
 A lane is a group of blocks that open together or not at all. Each lane of each step has masks and self seeds of its
 own, so the silos can withhold one lane and open the others. Besides the lanes every step has a section of uint64
-slots, opened first. Weights are no slots: silos tell each other theirs in the manifests inside the encrypted shares,
-count from these for themselves which lanes reach their floor, and sign the sum of the weights with a lane's release.
+slots in two sections, opened first. Weights are no slots: silos tell each other theirs in the manifests inside the
+encrypted shares, count from these for themselves which lanes reach their floor, and sign the sum of the weights with a
+lane's release. Each block and slot says what it is a sum of, for the rule of atoms (``crypto.quantities``).
 
 This module is one file because the parts of a plan are checked against each other, and their bytes are the digest.
 """
@@ -67,6 +68,30 @@ class Apply(StrEnum):
     ADD = "add"  #: block ← block + rate · Σ wᵢxᵢ
 
 
+class Basis(StrEnum):
+    """What the values of a slot depend on."""
+
+    DATA = "data"  #: a silo's data alone
+    STATE = "state"  #: its data and the published blocks
+    STEP = "step"  #: anything else as well: earlier figures, what a silo keeps to itself
+
+
+class Section(StrEnum):
+    """A group of a step's slots that opens as a whole or not at all. No lane can have one of these names: they have an
+    upper-case letter."""
+
+    STATIC = "Static"  #: the slots of basis DATA, each opened over one set of silos or sets that are far apart
+    FRESH = "Fresh"  #: the others, so that static ones that stay shut leave them open
+
+    @classmethod
+    def of(cls, basis: Basis) -> Section:
+        return cls.STATIC if basis is Basis.DATA else cls.FRESH
+
+
+#: All sections, by name.
+SECTIONS = frozenset(Section)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
     """A group of blocks with one set of contributors, masked and opened on its own."""
@@ -84,10 +109,6 @@ class Lane:
     holders upload it, and their adverts say so."""
     members: tuple[str, ...] = ()
     """For GROUP: the contributors' silo ids, ascending. Else empty."""
-    guard_moves: bool = False
-    """Open only if the contributors who joined or left since each earlier opening are 0 or at least m + c: for sums of
-    data that does not change, where the difference of two sums would be one silo's figures. Silos count the moves
-    themselves, from the manifests inside the encrypted shares."""
 
     def __post_init__(self) -> None:
         _check_name("lane", self.name)
@@ -145,7 +166,7 @@ class Lane:
 
     def write(self, out: Writer) -> None:
         out.text(self.name).text(self.scope.value).u32(self.floor).each(self.grid, Writer.u32)
-        out.u8(self.hidden).each(self.members, Writer.text).u8(self.guard_moves)
+        out.u8(self.hidden).each(self.members, Writer.text)
 
     @classmethod
     def read(cls, src: Reader) -> Lane:
@@ -156,7 +177,6 @@ class Lane:
             grid=src.each(Reader.u32),
             hidden=src.flag(),
             members=src.each(Reader.text),
-            guard_moves=src.flag(),
         )
 
 
@@ -174,9 +194,14 @@ class Block:
     """Values are clamped to [-clip, clip] before they are encoded. The ring's resolution is clip · n / 2^(bits − 1)."""
     init: float = 0.0
     """Half-width of the seeded uniform initial values; 0: zeros."""
+    quantity: str = ""
+    """Empty for an update from the state before the step. Else the sum is of something that depends on a silo's data
+    alone, and this is its name: all blocks of that name are sums of the same quantity."""
 
     def __post_init__(self) -> None:
         _check_name("block", self.name)
+        if self.quantity:
+            _check_name(f"block {self.name}.quantity", self.quantity)
         if not 1 <= len(self.shape) <= MAX_SIDES:
             want = f"1 to {MAX_SIDES} sides"
             raise SpecError(f"block {self.name}.shape", got=f"{len(self.shape)} sides", want=want)
@@ -196,10 +221,12 @@ class Block:
 
     def write(self, out: Writer) -> None:
         out.text(self.name).each(self.shape, Writer.u32).text(self.lane).f64(self.clip).f64(self.init)
+        out.text(self.quantity)
 
     @classmethod
     def read(cls, src: Reader) -> Block:
-        return cls(name=src.text(), shape=src.each(Reader.u32), lane=src.text(), clip=src.f64(), init=src.f64())
+        name, shape, lane = src.text(), src.each(Reader.u32), src.text()
+        return cls(name=name, shape=shape, lane=lane, clip=src.f64(), init=src.f64(), quantity=src.text())
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +237,9 @@ class Slot:
     """Lower-case, at most 63 characters."""
     bound: int
     """The most one silo may add; n_max · bound must be below 2^64."""
+    basis: Basis
+    """What its values depend on. One that is called more static than it is stays shut more often; the reverse would let
+    a difference of two sums show one silo's figure."""
 
     def __post_init__(self) -> None:
         _check_name("slot", self.name)
@@ -217,11 +247,11 @@ class Slot:
             raise SpecError(f"slot {self.name}.bound", got=self.bound, want="between 1 and 2^63 - 1")
 
     def write(self, out: Writer) -> None:
-        out.text(self.name).u64(self.bound)
+        out.text(self.name).u64(self.bound).text(self.basis.value)
 
     @classmethod
     def read(cls, src: Reader) -> Slot:
-        return cls(src.text(), src.u64())
+        return cls(src.text(), src.u64(), _enum(Basis, src.text()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +297,15 @@ class Step:
     @property
     def name(self) -> str:
         return f"{self.task}/{self.index}"
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """Those that have a slot in this step."""
+        return tuple(section for section in Section if self.places(section))
+
+    def places(self, section: Section) -> tuple[int, ...]:
+        """The places of a section's slots among ``slots``."""
+        return tuple(place for place, slot in enumerate(self.slots) if Section.of(slot.basis) is section)
 
     def write(self, out: Writer) -> None:
         out.text(self.task).u32(self.index)

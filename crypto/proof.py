@@ -132,6 +132,9 @@ def check_signed(charter: Charter, plan: Plan, result: StepResult, signed_tags: 
     uploaders = {silo for one in result.sums for silo in one.uploaders}
     if not result.released or len(result.slots) != len(step.slots):
         raise SumNotProven(f"Step {step.name!r} has {len(step.slots)} slots; {len(result.slots)} were announced.")
+    for section in step.sections:
+        if len({result.slots[place] is None for place in step.places(section)}) > 1:
+            raise SumNotProven(f"Section {section} of the slots of step {step.name!r} is announced open in part.")
     found = [open_tags(charter, result, signed) for signed in signed_tags]
     signers = {one.silo for one in found}
     for signed in found:

@@ -5,12 +5,12 @@ Every check here is for robustness and blame; the silos' privacy depends on none
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from crypto import proof, tags
-from crypto.cohort import Cohort, Context, Dealt, Survivors, check_section, check_words
+from crypto.cohort import Cohort, Context, Dealt, Survivors, check_slots, check_words
 from crypto.errors import (
     BadShare,
     FederationError,
@@ -21,8 +21,9 @@ from crypto.errors import (
     TranscriptMismatch,
 )
 from crypto.evidence import StepEvidence
-from crypto.messages import SLOTS, Header, Row, Shares, StepResult, TagRequest, Tags
+from crypto.messages import Header, Row, Shares, StepResult, TagRequest, Tags
 from crypto.opening import LaneTotal, Opening
+from crypto.plan import SECTIONS
 from crypto.proof import Sum
 from crypto.session import SERVER, Session
 
@@ -48,7 +49,7 @@ class ServerSession(Session):
         self._deals: dict[str, bytes] = {}
         self._rows: dict[str, dict[str, bytes]] = {}
         self._headers: dict[str, tuple[Header, bytes]] = {}
-        self._sections: dict[str, bytes] = {}
+        self._masked_slots: dict[str, bytes] = {}
         self._added: set[str] = set()
         self._attestations: dict[str, bytes] = {}
         self._slot_shares: dict[str, tuple[Shares, bytes]] = {}
@@ -106,17 +107,17 @@ class ServerSession(Session):
             return list(self.dealt.signed.values()), rows
 
     # M2
-    def header(self, silo: str, signed: bytes, section: bytes) -> Header:
-        """Take an upload's signed header and masked slot section (little-endian uint64); ``words`` takes the lanes."""
+    def header(self, silo: str, signed: bytes, slots: bytes) -> Header:
+        """Take an upload's signed header and masked slots (little-endian uint64); ``words`` takes the lanes."""
         with self.on("header", fatal=False):
             header = Survivors.check_header(self.dealt, signed)
             if header.silo != silo:
                 raise RosterMismatch(f"{silo!r} sent another silo's header.")
             if silo in self._added:
                 raise Replay(f"{silo!r} sent a second header after its words were added.")
-            check_section(header, section, len(self.context.step.slots))
+            check_slots(header, slots, self.context.step)
             self._headers[silo] = (header, signed)
-            self._sections[silo] = section
+            self._masked_slots[silo] = slots
             return header
 
     def words(self, silo: str, lanes: Mapping[str, np.ndarray]) -> None:
@@ -128,17 +129,24 @@ class ServerSession(Session):
             if silo not in self._headers or silo in self._added:
                 raise LayoutMismatch(f"Masked words from {silo!r} came without a header, or twice.")
             header, _ = self._headers[silo]
-            if set(lanes) != {lane for lane, _ in header.lanes} - {SLOTS}:
+            if set(lanes) != {lane for lane, _ in header.lanes} - SECTIONS:
                 raise LayoutMismatch(f"{silo!r} sent other lanes than it signed.")
             plan, step = self.context.plan, self.context.step
             for lane, words in lanes.items():
                 check_words(header, lane, words, plan.wire_words_of(step, lane))
             self._added.add(silo)
 
-    def close_uploads(self) -> list[bytes]:
-        """Fix U3. The signed headers to attest. Raises SurvivorInvalid."""
+    @property
+    def uploaded(self) -> tuple[str, ...]:
+        """The silos whose uploads are complete."""
+        return tuple(sorted(self._added))
+
+    def close_uploads(self, among: Iterable[str] | None = None) -> list[bytes]:
+        """Fix U3: those of ``among`` whose uploads are complete, all without it. The signed headers to attest. Raises
+        SurvivorInvalid."""
         with self.on("close-uploads"):
-            self.survivors = Survivors.form(self.dealt, [self._headers[silo][1] for silo in sorted(self._added)])
+            kept = self._added if among is None else self._added.intersection(among)
+            self.survivors = Survivors.form(self.dealt, [self._headers[silo][1] for silo in sorted(kept)])
             return list(self.survivors.signed.values())
 
     # M4
@@ -149,10 +157,14 @@ class ServerSession(Session):
             self._attestations[silo] = signed
 
     def close_attestations(self) -> tuple[list[bytes], list[tuple[str, bytes]]]:
-        """The signed attestations, and (survivor, slot section) of U3. Raises SurvivorInvalid for fewer than t."""
+        """The signed attestations, and (survivor, masked slots) of U3. Raises SurvivorInvalid for fewer than t."""
         with self.on("close-attestations"):
             self.survivors.check_attested(self._attestations.values())
-            return list(self._attestations.values()), [(silo, self._sections[silo]) for silo in self.survivors.signed]
+            return list(self._attestations.values()), list(self._slots_of_survivors.items())
+
+    @property
+    def _slots_of_survivors(self) -> dict[str, bytes]:
+        return {silo: self._masked_slots[silo] for silo in self.survivors.signed}
 
     # M5, slots
     def slot_shares(self, silo: str, signed: bytes) -> None:
@@ -168,8 +180,7 @@ class ServerSession(Session):
         """
         with self.on("open-slots"):
             shares = [opened for opened, _ in self._slot_shares.values()]
-            sections = {silo: self._sections[silo] for silo in self.survivors.signed}
-            self._opening = Opening.form(self.survivors, sections, shares)
+            self._opening = Opening.form(self.survivors, self._slots_of_survivors, shares)
             self.slots = self._opening.slots
             return [signed for _, signed in self._slot_shares.values()]
 
@@ -271,7 +282,7 @@ class ServerSession(Session):
             deals=tuple(self.dealt.signed.values()),
             headers=tuple(self.survivors.signed.values()),
             attestations=tuple(self._attestations.values()),
-            sections=tuple((silo, self._sections[silo]) for silo in self.survivors.signed),
+            slots=tuple(self._slots_of_survivors.items()),
             slot_shares=tuple(signed for _, signed in self._slot_shares.values()),
             lane_shares=tuple(signed for _, signed in self._lane_shares.values()),
             result=bytes(self.result),

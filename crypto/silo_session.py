@@ -13,12 +13,13 @@ This module is one file because it is all that a silo ever does with its secrets
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from crypto import ring, shamir, tags
+from crypto import quantities, ring, shamir, tags
+from crypto.atoms import Openings
 from crypto.blocks import Encoded
 from crypto.cohort import (
     ROW_NONCE,
@@ -47,7 +48,6 @@ from crypto.errors import (
 from crypto.keys import Identity, SessionKey
 from crypto.masking import apply_streams
 from crypto.messages import (
-    SLOTS,
     Advert,
     Attestation,
     Deal,
@@ -59,12 +59,13 @@ from crypto.messages import (
     TagRequest,
     Tags,
 )
+from crypto.opened_sets import OpenedSet, SessionSets, Told, session_salt
 from crypto.opening import Count, Opening
-from crypto.plan import Lane
+from crypto.plan import SECTIONS, Lane
 from crypto.session import SILO, Session, SessionState
 
-#: Who contributed to a lane, each time it opened.
-Openings = tuple[frozenset[str], ...]
+#: Records what this silo is about to let open, before its shares leave.
+Record = Callable[[Told], None]
 
 
 class SiloSession(Session):
@@ -79,12 +80,20 @@ class SiloSession(Session):
     table = SILO
 
     def __init__(
-        self, context: Context, silo: str, identity: Identity, *, entropy: Callable[[int], bytes] = os.urandom
+        self,
+        context: Context,
+        silo: str,
+        identity: Identity,
+        *,
+        blocks: bytes,
+        entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """``context``: this silo's own view of run, plan, step and state. ``identity``: the agent's signing key.
-        ``entropy``: source of secret bytes, os.urandom outside of test vectors."""
+        ``blocks``: digest of the published blocks before the step. ``entropy``: source of secret bytes, os.urandom
+        outside of test vectors."""
         super().__init__()
         self.context = context
+        self._blocks = blocks
         self.silo = silo
         self._identity = identity
         self._entropy = entropy
@@ -96,7 +105,7 @@ class SiloSession(Session):
         self._own_pack: SharePack | None = None
         self._packs: dict[str, SharePack] = {}
         self._weights: dict[str, int] = {}
-        self._sections: dict[str, bytes] = {}
+        self._masked_slots: dict[str, bytes] = {}
         self._released_seeds: dict[str, dict[str, bytes]] = {}
         #: Masked words by lane, after ``upload``; the courier takes them from here.
         self.masked: dict[str, np.ndarray] = {}
@@ -104,10 +113,12 @@ class SiloSession(Session):
         #: The announced result that this silo signed, after ``tag``.
         self.result: StepResult | None = None
         self._spent = False
-        #: Lanes this silo released, those it withheld and why, and who contributed to each by the manifests.
+        #: Lanes this silo released, sections and lanes it withheld and why, and who contributed to each lane by the
+        #: manifests.
         self.released: tuple[str, ...] = ()
         self.withheld: dict[str, RoundRefused] = {}
         self.contributors: dict[str, frozenset[str]] = {}
+        self._known: dict[bytes, Openings] = {}
 
     # M0
     def advert(self, *, weights: Mapping[str, int], releases: int, data: bytes, approval: bytes) -> bytes:
@@ -146,8 +157,9 @@ class SiloSession(Session):
             return self._signed_advert
 
     # M1
-    def deal(self, adverts: Sequence[bytes]) -> tuple[bytes, dict[str, bytes]]:
-        """The signed deal, and peer → row, from the signed adverts of U1.
+    def deal(self, adverts: Sequence[bytes], *, told: Iterable[Told] = ()) -> tuple[bytes, dict[str, bytes]]:
+        """The signed deal, and peer → row, from the signed adverts of U1. ``told``: what this silo counts as opened of
+        the quantities of this step, each proven under the charter.
 
         Raises DuplicateKey unless this silo's own advert is among them; else as ``Cohort.form``.
         """
@@ -161,10 +173,11 @@ class SiloSession(Session):
                 lane: shamir.split(seed, cohort.threshold, points, self._entropy) for lane, seed in self._seeds.items()
             }
             nonce = self._entropy(shamir.SECRET_BYTES)
+            telling = tuple(map(bytes, told))
             rows: dict[str, Row] = {}
             for place, peer in enumerate(cohort.signed):
                 shares = [seed_shares[lane][place] for lane in self._seeds]
-                pack = SharePack(mask_shares[place], tuple(shares), self._manifest, nonce)
+                pack = SharePack(mask_shares[place], tuple(shares), self._manifest, telling, nonce)
                 if peer == self.silo:
                     self._own_pack = pack
                     continue
@@ -176,10 +189,11 @@ class SiloSession(Session):
                 )
                 rows[peer] = Row(AESGCM(key).encrypt(ROW_NONCE, bytes(pack), aad), hashes)
             self._cohort = cohort
+            assert self._own_pack is not None
             deal = Deal(
                 silo=self.silo,
                 t1=cohort.t1,
-                manifest=manifest_commitment(self.silo, nonce, self._manifest),
+                manifest=manifest_commitment(self.silo, self._own_pack),
                 rows=tuple((peer, row.digest) for peer, row in rows.items()),
             )
             self._signed_deal = deal.sign(self._identity)
@@ -202,6 +216,9 @@ class SiloSession(Session):
             self._packs = {self.silo: self._own_pack}
             for dealer, data in rows.items():
                 self._packs[dealer] = self._open_row(dealt, dealer, data)
+            for pack in self._packs.values():
+                for quantity, silos in (one for told in pack.told for one in Told.from_bytes(told).sets):
+                    self._known[quantity] = self._known.get(quantity, Openings()).refine(silos)
             self._dealt = dealt
 
     def _open_row(self, dealt: Dealt, dealer: str, data: bytes) -> SharePack:
@@ -212,7 +229,7 @@ class SiloSession(Session):
             raise
 
     def upload(self, encoded: Encoded) -> tuple[bytes, bytes]:
-        """The signed header and the masked slot section (little-endian uint64).
+        """The signed header and the masked slots (little-endian uint64).
 
         ``encoded`` is left as it is; the masked words of the lanes (uint32, packed for the wire) are then in
         ``masked``. Raises LayoutMismatch for other weights than the manifest's.
@@ -220,20 +237,23 @@ class SiloSession(Session):
         with self.on("upload"):
             assert self._mask is not None
             self._check_announced(encoded)
-            lanes = self._dealt.cohort.lanes_of(self.silo)
-            self.masked = {}
             secrets = self._dealt.pair_secrets(self._mask, [peer for peer in self._dealt.signed if peer != self.silo])
-            for lane in lanes:
-                words = (encoded.slots if lane == SLOTS else encoded.lanes[lane]).copy()
+
+            def mask(lane: str, words: np.ndarray) -> np.ndarray:
                 apply_streams(words, self._dealt.upload_streams(self.silo, lane, self._seeds[lane], secrets))
-                self.masked[lane] = words if lane == SLOTS else ring.pack(words, self.context.plan.ring_bits)
-            header = Header(
-                silo=self.silo,
-                t2=self._dealt.t2,
-                lanes=tuple((lane, words_digest(self.masked[lane])) for lane in lanes),
-            )
+                return words
+
+            slots, digests = encoded.slots.astype("<u8"), {}
+            for section in self.context.step.sections:
+                places = list(self.context.step.places(section))
+                slots[places] = masked = mask(section, encoded.slots[places])
+                digests[str(section)] = words_digest(masked)
+            for lane in self._dealt.cohort.words_of(self.silo):
+                self.masked[lane] = ring.pack(mask(lane, encoded.lanes[lane].copy()), self.context.plan.ring_bits)
+            digests |= {lane: words_digest(words) for lane, words in self.masked.items()}
+            header = Header(silo=self.silo, t2=self._dealt.t2, lanes=tuple(digests.items()))
             self._signed_header = header.sign(self._identity)
-            return self._signed_header, self.masked.pop(SLOTS).astype("<u8").tobytes()
+            return self._signed_header, slots.tobytes()
 
     def _check_announced(self, encoded: Encoded) -> None:
         """Raises LayoutMismatch unless the upload is weighted as this silo's manifest says."""
@@ -254,9 +274,21 @@ class SiloSession(Session):
             return tuple(survivors.signed)
 
     def attest(self) -> bytes:
-        """The signature over T3."""
+        """The signature over T3 and over the sets that this step's sums are over."""
         with self.on("attest"):
-            return Attestation(silo=self.silo, t3=self._survivors.t3).sign(self._identity)
+            self._count()
+            return Attestation(silo=self.silo, t3=self._survivors.t3, sets=self._sets.digest).sign(self._identity)
+
+    def _count(self) -> None:
+        """Who contributes to each section and lane, by the survivors and by the manifests in the shares they dealt."""
+        step, plan = self.context.step, self.context.plan
+        lanes = plan.lanes_of(step)
+        self.contributors = {lane.name: self._contributors(lane) for lane in lanes}
+        self._counts = {lane.name: self._count_of(lane) for lane in lanes}
+        self._quantities = {str(one): quantities.of_section(step, one, self._blocks) for one in step.sections}
+        self._quantities |= {lane.name: quantities.of_lane(plan, step, lane.name, self._blocks) for lane in lanes}
+        salt = session_salt({silo: pack.nonce for silo, pack in self._packs.items()})
+        self._sets = SessionSets.of(self.t3, salt, self._sets_of(self._quantities))
 
     @property
     def peers(self) -> Mapping[str, Advert]:
@@ -284,60 +316,76 @@ class SiloSession(Session):
 
     # M5, slots
     def release_slots(
-        self, attestations: Sequence[bytes], sections: Mapping[str, bytes], *, record: Callable[[], None]
+        self,
+        attestations: Sequence[bytes],
+        masked: Mapping[str, bytes],
+        *,
+        known: Callable[[bytes], Openings],
+        record: Record,
     ) -> bytes:
-        """The signed shares of the slot seeds and of the dropped silos' mask seeds. From here on the step is ``spent``.
+        """The signed shares of the dropped silos' mask seeds, and of the seeds of the sections of slots that pass the
+        rule of atoms. From here on the step is ``spent``.
 
-        ``sections``: survivor → its masked slot section. ``record``: called when every check has passed and before any
-        share is signed; if it raises, the session ends and nothing has left. Raises SurvivorInvalid for fewer
-        attestations than t, LayoutMismatch or TranscriptMismatch for sections that the headers do not sign.
+        ``masked``: survivor → its masked slots. ``known``: what this silo itself counts as opened of a quantity.
+        ``record``: called with what it is about to let open, when every check has passed and before any share is
+        signed; if it raises, the session ends and nothing has left. Raises SurvivorInvalid for fewer attestations than
+        t, TranscriptMismatch for attestations of other sets than this silo's, LayoutMismatch or TranscriptMismatch for
+        slots that the headers do not sign.
         """
         with self.on("release-slots"):
             survivors = self._survivors
-            survivors.check_attested(attestations)
-            if set(sections) != set(survivors.signed):
-                raise LayoutMismatch("The slot sections are not one from each survivor.")
-            for silo, section in sections.items():
-                survivors.check_section(silo, section)
-            self._sections = dict(sections)
-            record()
+            if survivors.check_attested(attestations) != self._sets.digest:
+                raise TranscriptMismatch("The survivors attested to other contributors than this silo counts.")
+            if set(masked) != set(survivors.signed):
+                raise LayoutMismatch("The masked slots are not those of each survivor.")
+            for silo, slots in masked.items():
+                survivors.check_slots(silo, slots)
+            self._masked_slots = dict(masked)
+            self._attestations = tuple(attestations)
+            for found in self._quantities.values():
+                for quantity in found:
+                    self._known[quantity] = self._known.get(quantity, Openings()) | known(quantity)
+            self.withheld = self._check_rule(self.context.step.sections)
+            released = [section for section in self.context.step.sections if section not in self.withheld]
+            record(self._told(released))
             self._spent = True
             masks = tuple((silo, self._packs[silo].mask) for silo in survivors.dropped)
-            return self._shares(masks, [SLOTS])
+            return self._shares(masks, released)
 
     # M5, lanes
-    def release_lanes(
-        self, slot_shares: Sequence[bytes], *, floors: Mapping[str, int], previous: Mapping[str, Openings | None]
-    ) -> bytes:
+    def release_lanes(self, slot_shares: Sequence[bytes], *, floors: Mapping[str, int], record: Record) -> bytes:
         """Open the slots, then the signed shares of the lanes that pass this silo's checks.
 
-        ``floors``: lane → this silo's own floor. ``previous``: guarded lane → who contributed each time it opened in
-        this run, or None where this silo can't know. Afterwards ``slots``, ``released``, ``withheld`` and
-        ``contributors`` are set. Raises TranscriptMismatch for shares that do not open what was committed to.
+        ``floors``: lane → this silo's own floor. ``record``: as for ``release_slots``. Afterwards ``slots``,
+        ``released`` and ``withheld`` are set. Raises TranscriptMismatch for shares that do not open what was committed
+        to.
         """
         with self.on("release-lanes"):
             shares = [self._survivors.check_slot_shares(signed) for signed in slot_shares]
             try:
-                self._opening = Opening.form(self._survivors, self._sections, shares)
+                self._opening = Opening.form(self._survivors, self._masked_slots, shares)
             except BadShare as bad:
                 # We have not seen the hashes of others' shares: a survivor, a dealer or the server may be lying.
                 raise TranscriptMismatch("The slot shares do not open what was committed to.") from bad
             self.slots = self._opening.figures
             lanes = self.context.plan.lanes_of(self.context.step)
-            self.contributors = {lane.name: self._contributors(lane) for lane in lanes}
-            self._counts = {lane.name: self._count(lane) for lane in lanes}
-            refused = {lane.name: self._check_lane(lane, floors, previous) for lane in lanes}
-            self.withheld = {lane: why for lane, why in refused.items() if why is not None}
-            self.released = tuple(lane for lane, why in refused.items() if why is None)
+            below = {lane.name: self._check_floor(lane, floors.get(lane.name, 0)) for lane in lanes}
+            refused = {lane: why for lane, why in below.items() if why is not None}
+            refused |= self._check_rule([lane.name for lane in lanes if lane.name not in refused])
+            self.withheld |= refused
+            self.released = tuple(lane.name for lane in lanes if lane.name not in refused)
+            if self.released:
+                record(self._told(self.released))
             signed = self._shares((), self.released)
             self._wipe_secrets()
         return signed
 
     def _contributors(self, lane: Lane) -> frozenset[str]:
         """The survivors that have a weight in a lane, by the manifests inside the shares they dealt us."""
-        return frozenset(silo for silo in self._opening.uploaders(lane.name) if self._weight(silo, lane))
+        uploaders = self._survivors.dealt.cohort.holders(lane.name, self._survivors.signed)
+        return frozenset(silo for silo in uploaders if self._weight(silo, lane))
 
-    def _count(self, lane: Lane) -> Count:
+    def _count_of(self, lane: Lane) -> Count:
         """The sum of the contributors' weights, and how many they are."""
         contributors = self.contributors[lane.name]
         return sum(self._weight(silo, lane) for silo in contributors), len(contributors)
@@ -346,31 +394,42 @@ class SiloSession(Session):
         place = self.context.plan.lanes_of(self.context.step).index(lane)
         return lane.weight_of(self._packs[silo].manifest[place])
 
-    def _check_lane(
-        self, lane: Lane, floors: Mapping[str, int], previous: Mapping[str, Openings | None]
-    ) -> RoundRefused | None:
-        """Why this silo withholds its shares of a lane, or nothing."""
-        try:
-            self._check_floor(lane, floors.get(lane.name, 0))
-            if lane.guard_moves:
-                self._check_moves(lane, previous.get(lane.name, ()))
-        except RoundRefused as refused:
-            return refused
+    def _check_floor(self, lane: Lane, own: int) -> RoundRefused | None:
+        """Why a lane stays shut unless at least the strictest floor contributes, by the manifests."""
+        if len(self.contributors[lane.name]) < self.context.charter.floor(lane, own):
+            return LaneBelowFloor(lane.name)
         return None
 
-    def _check_floor(self, lane: Lane, own: int) -> None:
-        """At least the strictest floor contributes, by the manifests."""
-        if len(self.contributors[lane.name]) < self.context.charter.floor(lane, own):
-            raise LaneBelowFloor(lane.name)
+    def _check_rule(self, names: Sequence[str]) -> dict[str, RoundRefused]:
+        """Those of these sections or lanes that the rule of atoms keeps shut, and why.
 
-    def _check_moves(self, lane: Lane, openings: Openings | None) -> None:
-        """Who joined or left since each earlier opening are none or at least m + c."""
-        now = self.contributors[lane.name]
-        if openings is None:
-            raise CohortDifference(f"Lane {lane.name!r} may have opened without us: its moves can't be counted.")
+        Sums of one quantity open together or not at all: the halves of a split, for instance."""
         least = self.context.charter.honest + self.context.charter.colluders
-        if any(0 < len(before ^ now) < least for before in openings):
-            raise CohortDifference(f"Too few silos joined or left lane {lane.name!r} since it opened.")
+        refused: dict[bytes, RoundRefused] = {}
+        for quantity in sorted({one for name in names for one in self._quantities[name]}):
+            openings = self._known[quantity]
+            for _, silos in self._sets_of([name for name in names if quantity in self._quantities[name]], quantity):
+                try:
+                    openings.check(silos, least)
+                except CohortDifference as why:
+                    refused[quantity] = why
+                    break
+                openings = openings.refine(silos)
+        why_of = {name: [refused[one] for one in self._quantities[name] if one in refused] for name in names}
+        return {name: found[0] for name, found in why_of.items() if found}
+
+    def _sets_of(self, names: Iterable[str], quantity: bytes | None = None) -> list[OpenedSet]:
+        """The sets of these sections or lanes: of each of their quantities, or only of one."""
+        data = self._cohort.adverts
+        sets = []
+        for name in names:
+            silos = self._survivors.signed if name in SECTIONS else self.contributors[name]
+            ids = frozenset(quantities.contributor(silo, data[silo].data) for silo in silos)
+            sets += [(one, ids) for one in sorted(self._quantities[name]) if quantity in (None, one)]
+        return sets
+
+    def _told(self, names: Iterable[str]) -> Told:
+        return Told.of(self._sets, self._sets_of(names), self._attestations)
 
     def _shares(self, masks: tuple[tuple[str, bytes], ...], lanes: Sequence[str]) -> bytes:
         """Sign shares out. Both kinds of one party's shares never leave in one session: BothShares."""
@@ -387,7 +446,7 @@ class SiloSession(Session):
         both = {silo for silo, _ in masks} & {silo for silo, _, _ in seeds}
         if both or any(silo in survivors.signed for silo, _ in masks):
             raise BothShares(f"Both shares of {sorted(both)} would leave this silo.")
-        counts = tuple((lane, *self._counts[lane]) for lane in lanes if lane != SLOTS)
+        counts = tuple((lane, *self._counts[lane]) for lane in lanes if lane not in SECTIONS)
         return Shares(silo=self.silo, t3=survivors.t3, masks=masks, seeds=seeds, counts=counts).sign(self._identity)
 
     # M6

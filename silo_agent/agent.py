@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from crypto import blocks, equivocation, proof, transcript
+from crypto import blocks, equivocation, proof, quantities, transcript
 from crypto.approval import Terms, approval_digest
 from crypto.charter import Charter
 from crypto.cohort import Context
@@ -61,17 +61,18 @@ from crypto.messages import (
     unpack_words,
     unsigned_request,
 )
+from crypto.opened_sets import Told
 from crypto.plan import Plan, Step
 from crypto.proof import Sum
 from crypto.receipt import Applied, Receipt
-from crypto.silo_session import Openings, SiloSession
+from crypto.silo_session import SiloSession
 from silo_agent import metrics
 from silo_agent.approval_store import Approvals
 from silo_agent.data import DataSet
 from silo_agent.journal import Journal
 from silo_agent.methods import Method, Published
-from silo_agent.policy import CohortWatch, Policy
-from silo_agent.run_checkpoint import Progress, load_progress, save_progress
+from silo_agent.policy import Policy
+from silo_agent.run_checkpoint import Progress, Sent, load_progress, save_progress
 
 log = logging.getLogger("consilium.silo")
 
@@ -162,7 +163,7 @@ class Agent:
         self.data = data
         self.k = 0
         self.state = blocks.initial_state(plan)
-        self._initial = blocks.state_digest(self.state)
+        self._blocks = self._initial = blocks.state_digest(self.state)
         self._nonce = b""
         self._approval = b""
         self._applied: list[Applied] = []
@@ -174,9 +175,7 @@ class Agent:
         self._session: SiloSession | None = None
         self._latest = (-1, 0)
         self._weights: dict[str, int] = {}
-        self._contribution: tuple[int, blocks.Encoded] | None = None  # step → what it trained, for further attempts
-        self._openings: dict[str, Openings | None] = {}
-        self._watch = CohortWatch(site.charter)
+        self._sent: Sent | None = None  # what it trained last, to be sent again from the same state
         self._answers: dict[tuple[int, int, str], tuple[bytes, Message]] = {}  # place → signed request, answer
         self._phases: dict[str, Callable[[Request, Message], Message]] = {
             "open": self._open,
@@ -280,7 +279,7 @@ class Agent:
         self.site.journal.advertise(self._run.hex(), self.k, request.attempt)
         context = self._context(request)
         self._latest = (request.step, request.attempt)  # one advert, so one signed T0, for each
-        self._session = SiloSession(context, self.site.silo, self.site.identity)
+        self._session = SiloSession(context, self.site.silo, self.site.identity, blocks=self._blocks)
         self._weights = self._weigh(context.step)
         advert = self._session.advert(
             weights=self._weights,
@@ -298,7 +297,11 @@ class Agent:
 
     def _deal(self, request: Request, message: Message) -> Message:
         session = self._current(request)
-        deal, rows = session.deal(unpack_blobs(request.payload))
+        step = session.context.step
+        of_step = [quantities.of_section(step, section, self._blocks) for section in step.sections]
+        of_step += [quantities.of_lane(self.plan, step, lane.name, self._blocks) for lane in self.plan.lanes_of(step)]
+        told = self.site.journal.told(frozenset().union(*of_step), self.site.charter)
+        deal, rows = session.deal(unpack_blobs(request.payload), told=told)
         self.site.journal.see_peers({silo: advert.releases for silo, advert in session.peers.items()})
         return Message("deal", pack_two([deal], list(rows.items())))
 
@@ -312,15 +315,24 @@ class Agent:
         return Message("contribute", pack_two([header], [(self.site.silo, section)]))
 
     def _contributed(self, step: Step) -> blocks.Encoded:
-        """This silo's integers for step ``k``. A further attempt sends the same ones: sums of several attempts over
-        different silos would otherwise differ by more than these silos, and training takes time."""
-        if self._contribution is None or self._contribution[0] != self.k:
+        """This silo's integers for step ``k``. A further attempt, and a step after one that changed nothing, send the
+        same ones: the rule of atoms is about sums of one value for each silo, and training takes time."""
+        if (sent := self._sent_before(step)) is None:
             with metrics.training():
                 contribution = self.method.contribute(step, self.published, self.data)
             encoded = self.observe(step, blocks.encode(self.plan, step, contribution, self._weights))
             self._set_metrics(contribution.slots)
-            self._contribution = self.k, encoded
-        return self._contribution[1]
+            self._sent = sent = Sent(self.k, self._blocks, encoded)
+        return sent.encoded
+
+    def _sent_before(self, step: Step) -> Sent | None:
+        """What was trained for this step, or from the same published blocks for one with the same task and parts."""
+        sent = self._sent
+        if sent is None or sent.k == self.k:
+            return sent
+        before = self.plan.steps[sent.k]
+        alike = (before.task, before.sums, before.slots) == (step.task, step.sums, step.slots)
+        return sent if step.sums and alike and sent.blocks == self._blocks else None
 
     def _set_metrics(self, slots: Mapping[str, int]) -> None:
         """Set this silo's own metrics. They are served at this silo's /metrics and never leave by the protocol."""
@@ -346,31 +358,34 @@ class Agent:
 
     def _attest(self, request: Request, message: Message) -> Message:
         session = self._current(request)
-        self._watch.check(session.survivors(unpack_blobs(request.payload)))
+        session.survivors(unpack_blobs(request.payload))
         self.site.journal.attest(self._run.hex(), self.k, request.attempt, session.t3.hex())
         return Message("attest", session.attest())
 
     def _unmask_slots(self, request: Request, message: Message) -> Message:
         session = self._current(request)
-        attestations, sections = unpack_two(request.payload)
+        attestations, masked = unpack_two(request.payload)
+        journal, run = self.site.journal, self._run.hex()
 
-        def record() -> None:
+        def record(told: Told) -> None:
             where = {"run": self._run.hex(), "step": self.k, "attempt": request.attempt}
             self.site.security("shares-released", t3=session.t3.hex(), **where)
-            self.site.journal.release(self._run.hex(), self.k, session.t3.hex(), session.cohort)
-            self._watch.released(session.cohort)
+            journal.release(run, self.k, session.t3.hex(), session.cohort)
+            journal.open(run, self.k, told)
 
-        shares = session.release_slots(attestations, dict(sections), record=record)
+        shares = session.release_slots(attestations, dict(masked), known=journal.openings, record=record)
         metrics.released()
         return Message("unmask-slots", shares)
 
     def _unmask_lanes(self, request: Request, message: Message) -> Message:
         session = self._current(request)
         shares = session.release_lanes(
-            unpack_blobs(request.payload), floors=self.site.policy.floors, previous=self._openings
+            unpack_blobs(request.payload),
+            floors=self.site.policy.floors,
+            record=lambda told: self.site.journal.open(self._run.hex(), self.k, told),
         )
-        for lane, refused in session.withheld.items():
-            log.warning("lane %s stays shut for us: [%s] %s", lane, refused.code, refused)
+        for name, refused in session.withheld.items():
+            log.warning("%s stays shut for us: [%s] %s", name, refused.code, refused)
             metrics.refused(refused.code)
         return Message("unmask-lanes", shares)
 
@@ -444,12 +459,10 @@ class Agent:
             )
         self._run, self._nonce = run, nonce
         self.k, self._chain = progress.k, progress.chain
-        self.state, self.slots = dict(progress.state), {name: dict(slots) for name, slots in progress.slots.items()}
-        self._applied, self._openings = list(progress.applied), dict(progress.openings)
+        self.slots = {name: dict(slots) for name, slots in progress.slots.items()}
+        self._applied, self._sent = list(progress.applied), progress.sent
+        self._set_state(progress.state)
         self.method.load_state_dict(progress.kept)
-        self._watch.restore(progress.watch)
-        if (released := self._released()) is not None:
-            self._watch.released(released[1])
         log.info("run %s is resumed before step %d", run.hex()[:16], self.k)
 
     def _save_progress(self) -> None:
@@ -461,8 +474,7 @@ class Agent:
             state=self.state,
             slots=self.slots,
             applied=tuple(self._applied),
-            openings=self._openings,
-            watch=self._watch.snapshot(),
+            sent=self._sent,
             kept=self.method.state_dict(),
         )
         save_progress(self._progress_path(self._run), progress)
@@ -560,11 +572,8 @@ class Agent:
         if not result.released:
             if result.slots or result.sums:
                 raise Malformed("A void step with a result.")
-            if released is not None:
-                self._watch.void()  # raises when the budget is spent; then nothing is applied
             self._chain = transcript.next_chain(self._chain, result.t3, b"", released=False)
             self._applied.append(Applied(self.k, result.t3, bytes(transcript.DIGEST_BYTES), False))
-            self._record_openings(step, mine)
             self.k += 1
             self._save_progress()
             metrics.step("void")
@@ -575,28 +584,24 @@ class Agent:
             raise SumNotProven(f"The result of step {step.name!r} is not the one that this silo signed.")
         proof.check_result(self.site.charter, self.plan, result, sums, tags)
         words = {lane: found.words for lane, found in sums.items()}
-        self.state = blocks.apply(self.plan, step, self.state, words, result.weights)
+        self._set_state(blocks.apply(self.plan, step, self.state, words, result.weights))
         self.slots[step.name] = result.figures(step)
         self._chain = transcript.next_chain(self._chain, result.t3, result.digest, released=True)
         self._applied.append(Applied(self.k, result.t3, result.digest, True))
-        self._record_openings(step, mine)
         self.k += 1
         self._save_progress()
         metrics.step("released" if released is not None else "missed")
 
-    def _record_openings(self, step: Step, mine: SiloSession | None) -> None:
-        """Record who contributed to guarded lanes that may have opened, by our own releases, not by the server."""
-        for lane in self.plan.lanes_of(step):
-            if not lane.guard_moves:
-                continue
-            before = self._openings.get(lane.name, ())
-            if mine is None or not mine.done:
-                self._openings[lane.name] = None  # it may have opened without us
-            elif before is not None and lane.name in mine.released:
-                self._openings[lane.name] = (*before, mine.contributors[lane.name])
+    def _set_state(self, state: blocks.State) -> None:
+        """Take these published blocks; what was trained from others is not sent again."""
+        self.state, self._blocks = dict(state), blocks.state_digest(state)
+        if self._sent is not None and self._sent.blocks != self._blocks:
+            self._sent = None
 
     def _weigh(self, step: Step) -> dict[str, int]:
         """The method's weights, each checked to be 0 or on its lane's grid. They are fixed before training."""
+        if (sent := self._sent_before(step)) is not None:
+            return dict(sent.encoded.weights)
         weights = self.method.weights(step, self.published, self.data)
         lanes = {lane.name: lane for lane in self.plan.lanes_of(step)}
         for name, weight in weights.items():

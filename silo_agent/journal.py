@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, get_type_hints
 
 from crypto import durable
+from crypto.atoms import Openings
+from crypto.charter import Charter
 from crypto.errors import FULL, AlreadyReleased, JournalLost, NoSpace, Replay, SpecError
+from crypto.opened_sets import OpenedSet, Told
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
@@ -91,6 +95,19 @@ class Released(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Opened(Record):
+    """Shares of sections or lanes are about to leave. ``quantities``: those of their sums, in hex; ``told``: over which
+    sets, as other silos are told (``crypto.opened_sets.Told``), in base64."""
+
+    kind = "opened"
+
+    run: str
+    step: int
+    quantities: tuple[str, ...]
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
 class Peers(Record):
     """``releases``: peer → its release counter, of those whose counter is higher than before."""
 
@@ -100,7 +117,7 @@ class Peers(Record):
 
 
 KINDS: Final[Mapping[str, type[Record]]] = {
-    cls.kind: cls for cls in (Boot, Joined, Advertised, Attested, Released, Peers)
+    cls.kind: cls for cls in (Boot, Joined, Advertised, Attested, Released, Opened, Peers)
 }
 
 
@@ -162,6 +179,7 @@ class Journal:
         self._released: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = {}
         self._peers: dict[str, int] = {}
         self._adverts: dict[str, tuple[int, int]] = {}
+        self._opened: dict[str, list[str]] = {}  # quantity → what is told of its openings
         self._joined: dict[str, str] = {}  # run → the approval it was joined on
         self.releases = 0
         self._replay()
@@ -184,6 +202,9 @@ class Journal:
             case Released(run, step, t3, cohort):
                 self._released.setdefault(run, {})[step] = (t3, cohort)
                 self.releases += 1
+            case Opened(quantities=quantities, told=told):
+                for quantity in quantities:
+                    self._opened.setdefault(quantity, []).append(told)
             case Advertised(run, step, attempt):
                 self._adverts[run] = (step, attempt)
             case Joined(run, approval):
@@ -234,6 +255,35 @@ class Journal:
         self._check(run, step, t3)
         if step not in self._released.get(run, {}):
             self._append(Released(run, step, t3, cohort))
+
+    def open(self, run: str, step: int, told: Told) -> None:
+        """Record over which sets sums are about to open, before the shares leave."""
+        quantities = tuple(sorted({quantity.hex() for quantity, _ in told.sets}))
+        if quantities:
+            self._append(Opened(run, step, quantities, b64encode(bytes(told)).decode()))
+
+    def openings(self, quantity: bytes) -> Openings:
+        """The sets over which this silo counts sums of a quantity as opened, in all runs."""
+        found = Openings()
+        for told in self._told(quantity):
+            for one, silos in told.sets:
+                found = found.refine(silos) if one == quantity else found
+        return found
+
+    def told(self, quantities: Iterable[bytes], charter: Charter) -> tuple[Told, ...]:
+        """What to tell the others of these quantities: each set once, as far as members of this charter prove it."""
+        known: set[OpenedSet] = set()
+        telling = []
+        for quantity in sorted(set(quantities)):
+            for told in self._told(quantity):
+                if {one for one in told.sets if one[0] == quantity} - known and told.proven(charter):
+                    known |= set(told.sets)
+                    telling.append(told)
+        return tuple(telling)
+
+    def _told(self, quantity: bytes) -> Iterator[Told]:
+        for told in self._opened.get(quantity.hex(), ()):
+            yield Told.from_bytes(b64decode(told))
 
     def _check(self, run: str, step: int, t3: str) -> None:
         mine = self._released.get(run, {})

@@ -18,20 +18,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from crypto import durable
+from crypto.blocks import Encoded
 from crypto.errors import JournalLost, NoSpace
 from crypto.receipt import Applied
 
-#: lane → the contributor sets of its openings so far; None: it may have opened without us.
-Openings = Mapping[str, tuple[frozenset[str], ...] | None]
-
-_BLOCK, _KEPT = "block/", "kept/"
+_BLOCK, _KEPT, _SENT = "block/", "kept/", "sent/"
+#: The array of the slots in what was sent. No lane can have this name.
+_SLOTS = f"{_SENT}Slots"
 _REMEDY = "Restore the file from the agent's volume, or stay out of this run."
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a silo trained for step ``k`` from the published blocks of digest ``blocks``, as integers. From the same
+    blocks it sends the same ones again."""
+
+    k: int
+    blocks: bytes
+    encoded: Encoded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """``k``: steps behind us. ``chain``: S_k. ``nonce``: of the run. ``kept``: the method's own arrays, which never
-    leave. ``watch``: as ``policy.CohortWatch.snapshot`` gives it."""
+    """``k``: steps behind us. ``chain``: S_k. ``nonce``: of the run. ``sent``: where the last step changed no block.
+    ``kept``: the method's own arrays, which never leave."""
 
     k: int
     chain: bytes
@@ -39,26 +49,25 @@ class Progress:
     state: Mapping[str, np.ndarray]
     slots: Mapping[str, Mapping[str, int]]
     applied: tuple[Applied, ...]
-    openings: Openings
-    watch: Mapping[str, Any]
+    sent: Sent | None
     kept: Mapping[str, np.ndarray]
 
 
 def save_progress(path: Path, progress: Progress) -> None:
     """Replace the file whole and synced. Raises NoSpace."""
-    facts = {
+    facts: dict[str, Any] = {
         "k": progress.k,
         "chain": progress.chain.hex(),
         "nonce": progress.nonce.hex(),
         "slots": {step: dict(slots) for step, slots in progress.slots.items()},
         "applied": [[one.k, one.t3.hex(), one.result.hex(), one.released] for one in progress.applied],
-        "openings": {
-            lane: None if sets is None else [sorted(one) for one in sets] for lane, sets in progress.openings.items()
-        },
-        "watch": dict(progress.watch),
     }
     arrays = {f"{_BLOCK}{name}": np.ascontiguousarray(block) for name, block in progress.state.items()}
     arrays |= {f"{_KEPT}{name}": np.ascontiguousarray(array) for name, array in progress.kept.items()}
+    if (sent := progress.sent) is not None:
+        facts["sent"] = {"k": sent.k, "blocks": sent.blocks.hex(), "weights": dict(sent.encoded.weights)}
+        arrays |= {f"{_SENT}{lane}": words for lane, words in sent.encoded.lanes.items()}
+        arrays[_SLOTS] = sent.encoded.slots
     try:
         durable.replace(path, save(arrays, {"progress": json.dumps(facts, sort_keys=True)}), hidden=True)
     except OSError as full:
@@ -83,13 +92,15 @@ def load_progress(path: Path) -> Progress | None:
                 Applied(k, bytes.fromhex(t3), bytes.fromhex(result), released)
                 for k, t3, result, released in facts["applied"]
             ),
-            openings={
-                lane: None if sets is None else tuple(map(frozenset, sets)) for lane, sets in facts["openings"].items()
-            },
-            watch=facts["watch"],
+            sent=_sent(facts["sent"], arrays) if "sent" in facts else None,
             kept={name[len(_KEPT) :]: array for name, array in arrays.items() if name.startswith(_KEPT)},
         )
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as bad:
         raise JournalLost(f"The progress of run {path.stem} can't be read.", remedy=_REMEDY) from bad
+
+
+def _sent(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Sent:
+    lanes = {name[len(_SENT) :]: array for name, array in arrays.items() if name.startswith(_SENT) and name != _SLOTS}
+    return Sent(facts["k"], bytes.fromhex(facts["blocks"]), Encoded(lanes, arrays[_SLOTS], facts["weights"]))

@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from crypto.atoms import Openings
 from crypto.blocks import encode
 from crypto.cohort import Context, manifest_commitment
 from crypto.errors import FederationError
-from crypto.messages import SLOTS, Attestation, Deal, Row, SharePack, TagRequest
+from crypto.messages import Attestation, Deal, Row, SharePack, TagRequest
 from crypto.plan import Plan
 from crypto.server_session import ServerSession
 from crypto.session import SessionState
 from crypto.silo_session import SiloSession
-from tests.federation import Federation, View, assert_never_both, contribution, holding, kinds_of_shares, stream
+from tests.federation import BLOCKS, Federation, View, assert_never_both, contribution, holding, kinds_of_shares, stream
 
 #: What a silo is shown, as a function of the silo; None: what everyone sent.
 Shown = Callable[[str], Any] | None
@@ -49,7 +50,11 @@ class EvilServer:
         self.colluders = frozenset(colluders)
         self.sessions = {
             silo: SiloSession(
-                (contexts or {}).get(silo, self.context), silo, fed.identities[silo], entropy=stream(f"{label}/{silo}")
+                (contexts or {}).get(silo, self.context),
+                silo,
+                fed.identities[silo],
+                blocks=BLOCKS,
+                entropy=stream(f"{label}/{silo}"),
             )
             for silo in fed.silos
         }
@@ -62,7 +67,7 @@ class EvilServer:
         self.deals: dict[str, bytes] = {}
         self.rows: dict[str, dict[str, bytes]] = {}
         self.headers: dict[str, bytes] = {}
-        self.sections: dict[str, bytes] = {}
+        self.masked_slots: dict[str, bytes] = {}
         self.words: dict[str, dict[str, np.ndarray]] = {}
         self.attested: dict[str, bytes] = {}
         self.slot_shares: dict[str, bytes] = {}
@@ -139,7 +144,7 @@ class EvilServer:
             )
             answer = self.ask(silo, "upload", encoded)
             if answer is not None:
-                self.headers[silo], self.sections[silo] = answer
+                self.headers[silo], self.masked_slots[silo] = answer
                 self.words[silo] = dict(self.sessions[silo].masked)
                 self.sent(silo, "contribute", *answer, *(words.tobytes() for words in self.words[silo].values()))
 
@@ -154,12 +159,19 @@ class EvilServer:
                 self.attested[silo] = signed
                 self.sent(silo, "attest", signed)
 
-    def unmask_slots(self, shown: Shown = None, sections: Shown = None, silos: Iterable[str] | None = None) -> None:
+    def unmask_slots(
+        self,
+        shown: Shown = None,
+        masked: Shown = None,
+        silos: Iterable[str] | None = None,
+        known: Callable[[bytes], Openings] = lambda quantity: Openings(),
+    ) -> None:
         everything = [self.attested[silo] for silo in sorted(self.attested)]
         for silo in self.willing(self.attested if silos is None else silos):
             survivors = self.sessions[silo].cohort
-            given = sections(silo) if sections else {s: self.sections[s] for s in survivors}
-            signed = self.ask(silo, "release_slots", shown(silo) if shown else everything, given, record=lambda: None)
+            given = masked(silo) if masked else {s: self.masked_slots[s] for s in survivors}
+            attested = shown(silo) if shown else everything
+            signed = self.ask(silo, "release_slots", attested, given, known=known, record=lambda told: None)
             if signed is not None:
                 self.slot_shares[silo] = signed
                 self.sent(silo, "unmask-slots", signed)
@@ -169,7 +181,6 @@ class EvilServer:
         shown: Shown = None,
         silos: Iterable[str] | None = None,
         floors: Mapping[str, int] | None = None,
-        previous: Any = None,
     ) -> None:
         everything = [self.slot_shares[silo] for silo in sorted(self.slot_shares)]
         for silo in self.willing(self.slot_shares if silos is None else silos):
@@ -178,7 +189,7 @@ class EvilServer:
                 "release_lanes",
                 shown(silo) if shown else everything,
                 floors=floors or {},
-                previous=previous or {},
+                record=lambda told: None,
             )
             if signed is not None:
                 self.lane_shares[silo] = signed
@@ -218,7 +229,7 @@ class EvilServer:
         server = self.honest_until_deals()
         for silo, signed in self.headers.items():
             if silo not in drop:
-                server.header(silo, signed, self.sections[silo])
+                server.header(silo, signed, self.masked_slots[silo])
                 server.words(silo, self.words[silo])
         server.close_uploads()
         for silo, signed in self.attested.items():
@@ -244,7 +255,7 @@ class EvilServer:
     def other_attestation(self, silo: str, t3: bytes) -> bytes:
         """A colluder signs whatever the server likes."""
         assert silo in self.colluders
-        return Attestation(silo=silo, t3=t3).sign(self.fed.identities[silo])
+        return Attestation(silo=silo, t3=t3, sets=bytes(32)).sign(self.fed.identities[silo])
 
     def redeal(
         self,
@@ -277,7 +288,7 @@ class EvilServer:
             key, aad = cohort.seal_key(session._channels[peer].agree(cohort.channel(peer, dealer)), dealer, peer)
             rows[peer] = bytes(Row(AESGCM(key).encrypt(bytes(12), bytes(pack), aad), listed))
         first = change(next(iter(rows)), self._pack_for(dealer, next(iter(rows))))
-        self.sign_deal(dealer, rows, manifest=manifest_commitment(dealer, first.nonce, first.manifest))
+        self.sign_deal(dealer, rows, manifest=manifest_commitment(dealer, first))
 
     def sign_deal(self, dealer: str, rows: Mapping[str, bytes], *, manifest: bytes | None = None) -> None:
         """The dealer signs these rows, and another commitment to its manifest if one is given."""
@@ -325,7 +336,8 @@ class EvilServer:
             return
         t = self.threshold()
         masks = {party for party, holders in self.known(None).items() if len(holders) >= t}
-        for lane in (SLOTS, *(lane.name for lane in self.plan.lanes_of(self.context.step))):
+        step = self.context.step
+        for lane in (*step.sections, *(lane.name for lane in self.plan.lanes_of(step))):
             seeds = {party for party, holders in self.known(lane).items() if len(holders) >= t}
             assert not masks & seeds, f"the server opened the uploads of {sorted(masks & seeds)}"
 

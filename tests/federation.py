@@ -11,22 +11,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256, shake_256
+from typing import Any
 
 import numpy as np
 
 from crypto import ring
+from crypto.atoms import Openings
 from crypto.blocks import Contribution, Encoded, encode
 from crypto.charter import Charter, Member
 from crypto.cohort import Context
 from crypto.evidence import StepEvidence
 from crypto.keys import Identity
 from crypto.messages import STEP_PHASES, Advert, SharePack, TagRequest
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.opened_sets import Told
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from crypto.server_session import ServerSession
 from crypto.silo_session import SiloSession
 
 #: Phases in which a silo may fall silent, in order.
 DROPS = STEP_PHASES
+
+#: For a release that nothing is known of before, and whose record nobody looks at.
+UNRECORDED: dict[str, Any] = {"known": lambda quantity: Openings(), "record": lambda told: None}
+
+#: Digest of the published blocks before the step.
+BLOCKS = bytes(range(32))
 
 
 def stream(label: str) -> Callable[[int], bytes]:
@@ -77,11 +86,14 @@ class Federation:
         return Context(charter=self.charter, plan=plan, run=run, k=k, attempt=attempt, chain=chain)
 
 
+#: One of each section.
+SLOTS = (Slot("rows", 10_000, Basis.DATA), Slot("correct", 10_000, Basis.STATE))
+
+
 def small_plan(
     n: int = 5,
     *,
     floor: int = 3,
-    guard_moves: bool = False,
     group: Iterable[str] = (),
     scale: int = 1,
     slots: Sequence[Slot] | None = None,
@@ -89,9 +101,9 @@ def small_plan(
 ) -> Plan:
     """One ALL lane (trunk), one hidden and one visible HELD lane (quiet, open), if asked a GROUP lane; one step."""
     lanes = [
-        Lane(name="trunk", scope=Scope.ALL, floor=floor, grid=(4, 8, 16), guard_moves=guard_moves),
-        Lane(name="quiet", scope=Scope.HELD, floor=floor, guard_moves=guard_moves),
-        Lane(name="open", scope=Scope.HELD, floor=floor, hidden=False, grid=(1, 2), guard_moves=guard_moves),
+        Lane(name="trunk", scope=Scope.ALL, floor=floor, grid=(4, 8, 16)),
+        Lane(name="quiet", scope=Scope.HELD, floor=floor),
+        Lane(name="open", scope=Scope.HELD, floor=floor, hidden=False, grid=(1, 2)),
     ]
     blocks = [
         Block(name="trunk.w", shape=(6 * scale, 5), lane="trunk", clip=2.0, init=0.1),
@@ -107,7 +119,7 @@ def small_plan(
         task="train",
         index=0,
         sums=tuple(Sum(block.name, Apply.AVERAGE) for block in blocks),
-        slots=tuple(slots) if slots is not None else (Slot("rows", 10_000), Slot("correct", 10_000)),
+        slots=tuple(slots) if slots is not None else SLOTS,
     )
     return Plan(method="test", seed=7, n_max=n, lanes=tuple(lanes), blocks=tuple(blocks), steps=(step,), ring_bits=bits)
 
@@ -196,27 +208,33 @@ class Run:
         context: Context | None = None,
         label: str = "run",
         floors: Mapping[str, int] | None = None,
-        previous: Mapping[str, tuple[frozenset[str], ...] | None] | None = None,
+        known: Callable[[bytes], Openings] = lambda quantity: Openings(),
+        told: Iterable[Told] = (),
     ) -> None:
+        """``known``, ``told``: what each silo counts as opened, and what it tells."""
         self.fed, self.plan = fed, plan
         self.context = context or fed.context(plan)
         self.step = self.context.step
         self.weights = weights or holding(fed.silos)
         self.drop = dict(drop or {})
-        self.floors, self.previous = floors or {}, previous or {}
+        self.floors, self.known, self.told = floors or {}, known, tuple(told)
+        #: silo → what it recorded as about to open.
+        self.recorded: dict[str, list[Told]] = {silo: [] for silo in fed.silos}
         self.view = View()
         self.packs: dict[str, dict[str, SharePack]] = {}
         self.plain: dict[str, Encoded] = {}
         self.server = ServerSession(self.context)
         self.sessions = {
-            silo: SiloSession(self.context, silo, fed.identities[silo], entropy=stream(f"{label}/{silo}"))
+            silo: SiloSession(
+                self.context, silo, fed.identities[silo], blocks=BLOCKS, entropy=stream(f"{label}/{silo}")
+            )
             for silo in fed.silos
         }
         self.opened: dict[str, np.ndarray] = {}
-        #: phase → silo → the signed message it sent; sections: silo → its masked slot section.
+        #: phase → silo → the signed message it sent; masked_slots: silo → its masked slots.
         self.signed: dict[str, dict[str, bytes]] = {phase: {} for phase in DROPS}
         self.rows: dict[str, dict[str, bytes]] = {}
-        self.sections: dict[str, bytes] = {}
+        self.masked_slots: dict[str, bytes] = {}
         self.words: dict[str, dict[str, np.ndarray]] = {}
 
     def alive(self, phase: str, among: Iterable[str]) -> list[str]:
@@ -246,7 +264,7 @@ class Run:
     def deals(self) -> tuple[list[bytes], dict[str, list[tuple[str, bytes]]]]:
         adverts = self.adverts()
         for silo in self.alive("deal", self.server.cohort.signed):
-            signed, self.rows[silo] = self.sessions[silo].deal(adverts)
+            signed, self.rows[silo] = self.sessions[silo].deal(adverts, told=self.told)
             self.server.deal(silo, self.sends(silo, "deal", signed, *self.rows[silo].values()), self.rows[silo])
         return self.server.close_deals()
 
@@ -255,8 +273,9 @@ class Run:
         for silo in self.alive("contribute", self.server.dealt.signed):
             self.sessions[silo].open_rows(deals, dict(rows[silo]))
             self.packs[silo] = dict(self.sessions[silo]._packs)
-            signed, self.sections[silo] = self.sessions[silo].upload(self.encoded(silo))
-            self.server.header(silo, self.sends(silo, "contribute", signed, self.sections[silo]), self.sections[silo])
+            signed, slots = self.sessions[silo].upload(self.encoded(silo))
+            self.masked_slots[silo] = slots
+            self.server.header(silo, self.sends(silo, "contribute", signed, slots), slots)
         for silo in self.alive("fetch", self.signed["contribute"]):
             words = dict(self.sessions[silo].masked)
             self.sends(silo, "fetch", b"", *(part.tobytes() for part in words.values()))
@@ -272,16 +291,18 @@ class Run:
         return self.server.close_attestations()
 
     def slots(self) -> list[bytes]:
-        attestations, sections = self.attestations()
+        attestations, masked = self.attestations()
         for silo in self.alive("unmask-slots", self.signed["attest"]):
-            signed = self.sessions[silo].release_slots(attestations, dict(sections), record=lambda: None)
+            signed = self.sessions[silo].release_slots(
+                attestations, dict(masked), known=self.known, record=self.recorded[silo].append
+            )
             self.server.slot_shares(silo, self.sends(silo, "unmask-slots", signed))
         return self.server.open_slots()
 
     def lanes(self) -> TagRequest:
         shares = self.slots()
         for silo in self.alive("unmask-lanes", self.signed["unmask-slots"]):
-            signed = self.sessions[silo].release_lanes(shares, floors=self.floors, previous=self.previous)
+            signed = self.sessions[silo].release_lanes(shares, floors=self.floors, record=self.recorded[silo].append)
             self.server.lane_shares(silo, self.sends(silo, "unmask-lanes", signed))
         self.request = TagRequest.from_bytes(bytes(self.server.open_lanes(self.upload)))
         return self.request
@@ -332,7 +353,7 @@ class Run:
             deals=tuple(survivors.dealt.signed.values()),
             headers=tuple(survivors.signed.values()),
             attestations=tuple(self.signed["attest"].values()),
-            sections=tuple((silo, self.sections[silo]) for silo in survivors.signed),
+            slots=tuple((silo, self.masked_slots[silo]) for silo in survivors.signed),
             slot_shares=tuple(self.signed["unmask-slots"].values()),
             lane_shares=tuple(self.signed["unmask-lanes"].values()),
             result=bytes(self.server.result),

@@ -215,7 +215,7 @@ def decoders(run: Run) -> list[Target]:
     signed = bytes(SignedCharter.sign(FED.charter, consortium))
     packs = tuple(bytes(pack) for pack in run.packs[SIGNER].values())
     rows = tuple(run.rows[SIGNER].values())
-    blobs, named = list(cohort.signed.values()), list(run.sections.items())
+    blobs, named = list(cohort.signed.values()), list(run.masked_slots.items())
     return [
         *found,
         Target("Row", rows, Row.from_bytes, bytes),
@@ -311,7 +311,7 @@ def checks(run: Run) -> list[Target]:
         Target("SiloSession.tag", (bytes(run.request),), tag),
         Target("SiloSession.stand_in", (bytes(Writer().text("silo-3")), bytes(Writer().text(SIGNER))), stand_in),
         Target("check_result", (b"".join(shown),), arrays),
-        Target("check_section", (run.sections[SIGNER],), lambda data: survivors.check_section(SIGNER, data)),
+        Target("check_section", (run.masked_slots[SIGNER],), lambda data: survivors.check_section(SIGNER, data)),
     ]
 
 

@@ -27,7 +27,8 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 VECTORS = Path(__file__).parent / "vectors"
 PRIME = 2**256 + 297
-SLOTS = "Slots"
+#: Sections of slots, and the basis of the slots in each.
+SECTIONS = {"Static": ["data"], "Fresh": ["state", "step"]}
 
 # --- bytes --------------------------------------------------------------------------------------------------------
 
@@ -210,22 +211,23 @@ def charter_bytes() -> bytes:
     )  # fmt: skip
 
 
-#: name, scope, floor, grid, hidden, members, guard moves
-LANES: list[tuple[str, str, int, list[int], bool, list[str], bool]] = [
-    ("trunk", "all", 3, [4, 8, 16], True, [], False),
-    ("quiet", "held", 3, [1], True, [], False),
-    ("open", "held", 3, [1, 2], False, [], False),
-    ("ward", "group", 3, [1], True, ["silo-1", "silo-3", "silo-4"], False),
+#: name, scope, floor, grid, hidden, members
+LANES: list[tuple[str, str, int, list[int], bool, list[str]]] = [
+    ("trunk", "all", 3, [4, 8, 16], True, []),
+    ("quiet", "held", 3, [1], True, []),
+    ("open", "held", 3, [1, 2], False, []),
+    ("ward", "group", 3, [1], True, ["silo-1", "silo-3", "silo-4"]),
 ]
-#: name, shape, lane, clip, init, apply, rate
-BLOCKS: list[tuple[str, list[int], str, float, float, str, float]] = [
-    ("trunk.w", [3, 5], "trunk", 2.0, 0.1, "average", 0.5),
-    ("trunk.b", [5], "trunk", 0.5, 0.0, "publish", 1.0),
-    ("quiet.w", [7], "quiet", 1.0, 0.25, "average", 1.0),
-    ("open.w", [2, 3], "open", 1.0, 0.0, "add", 0.125),
-    ("ward.w", [4], "ward", 1.0, 0.0, "average", 1.0),
+#: name, shape, lane, clip, init, apply, rate, quantity
+BLOCKS: list[tuple[str, list[int], str, float, float, str, float, str]] = [
+    ("trunk.w", [3, 5], "trunk", 2.0, 0.1, "average", 0.5, ""),
+    ("trunk.b", [5], "trunk", 0.5, 0.0, "publish", 1.0, "mean"),
+    ("quiet.w", [7], "quiet", 1.0, 0.25, "average", 1.0, ""),
+    ("open.w", [2, 3], "open", 1.0, 0.0, "add", 0.125, ""),
+    ("ward.w", [4], "ward", 1.0, 0.0, "average", 1.0, ""),
 ]
-METHOD_SLOTS = [("rows", 10_000), ("correct", 10_000)]
+#: name, bound, basis
+METHOD_SLOTS = [("rows", 10_000, "data"), ("correct", 10_000, "state"), ("load", 10_000, "step")]
 N_MAX, SEED = 5, 7
 
 
@@ -237,15 +239,15 @@ def plan_bytes() -> bytes:
         + each([u32(g) for g in grid])
         + u8(hidden)
         + each([text(m) for m in members])
-        + u8(guard)
-        for name, scope, floor, grid, hidden, members, guard in LANES
+        for name, scope, floor, grid, hidden, members in LANES
     ]
     blocks = [
-        text(name) + each([u32(s) for s in shape]) + text(lane) + f64(clip) + f64(init)
-        for name, shape, lane, clip, init, _, _ in BLOCKS
+        text(name) + each([u32(s) for s in shape]) + text(lane) + f64(clip) + f64(init) + text(quantity)
+        for name, shape, lane, clip, init, _, _, quantity in BLOCKS
     ]
-    sums = [text(name) + text(how) + f64(rate) for name, _, _, _, _, how, rate in BLOCKS]
-    step = text("train") + u32(0) + each(sums) + each([text(name) + u64(bound) for name, bound in METHOD_SLOTS])
+    sums = [text(name) + text(how) + f64(rate) for name, _, _, _, _, how, rate, _ in BLOCKS]
+    slots = [text(name) + u64(bound) + text(basis) for name, bound, basis in METHOD_SLOTS]
+    step = text("train") + u32(0) + each(sums) + each(slots)
     return u8(2) + text("test") + u64(SEED) + u32(N_MAX) + u32(32) + each(lanes) + each(blocks) + each([step])
 
 
@@ -277,7 +279,7 @@ def inputs(silo: str) -> dict[str, list[float]]:
 
 def slot_inputs(silo: str) -> dict[str, int]:
     digest = sha(f"{silo} slots".encode())
-    return {name: digest[place] for place, (name, _) in enumerate(METHOD_SLOTS)}
+    return {name: digest[place] for place, (name, *_) in enumerate(METHOD_SLOTS)}
 
 
 LIMIT = (2**31 - 1) // N_MAX
@@ -303,7 +305,7 @@ def single(value: float) -> float:
 
 def initial_state() -> dict[str, list[float]]:
     state = {}
-    for name, shape, _, _, init, _, _ in BLOCKS:
+    for name, shape, _, _, init, *_ in BLOCKS:
         stream = hashlib.shake_128(text("consilium/1/init") + u64(SEED) + text(name)).digest(4 * count(shape))
         state[name] = [
             single((int.from_bytes(stream[4 * i : 4 * i + 4], "big") / 2**31 - 1.0) * init) if init else 0.0
@@ -328,7 +330,7 @@ def apply(
     new = dict(state)
     grids = {name: grid for name, _, _, grid, *_ in LANES}
     at = dict.fromkeys(grids, 0)
-    for name, shape, lane, clip, _, how, rate in BLOCKS:
+    for name, shape, lane, clip, _, how, rate, _ in BLOCKS:
         start, at[lane] = at[lane], at[lane] + count(shape)
         if lane not in opened:
             continue
@@ -345,11 +347,17 @@ def apply(
 
 
 def lanes_for(silo: str, held: list[str]) -> list[str]:
-    lanes = [SLOTS]
-    for name, scope, _, _, hidden, members, _ in LANES:
+    lanes = list(SECTIONS)
+    for name, scope, _, _, hidden, members in LANES:
         if scope == "all" or (scope == "held" and (hidden or name in held)) or (scope == "group" and silo in members):
             lanes.append(name)
     return lanes
+
+
+def bits(places: list[bool]) -> bytes:
+    """One bit a place, the first the highest of the first byte."""
+    padded = places + [False] * (-len(places) % 8)
+    return bytes(sum(128 >> i for i in range(8) if padded[at + i]) for at in range(0, len(padded), 8))
 
 
 def message(kind: int, fields: bytes) -> bytes:
@@ -386,7 +394,7 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
     for silo in SILOS:
         draw = entropy(f"vector-{case}/{silo}")
         held = [
-            name for name, scope, _, _, hidden, _, _ in LANES if scope == "held" and not hidden and WEIGHTS[silo][name]
+            name for name, scope, _, _, hidden, _ in LANES if scope == "held" and not hidden and WEIGHTS[silo][name]
         ]
         me: dict[str, Any] = {"draw": draw, "lanes": lanes_for(silo, held), "mask_seed": draw(32)}
         me["channels"] = {peer: draw(32) for peer in SILOS if peer != silo}
@@ -419,7 +427,8 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
                 continue
             place = points[peer] - 1
             shares = [me["mask_shares"][place], *(me["seed_shares"][lane][place] for lane in me["lanes"])]
-            pack = u8(2) + shares[0] + each(shares[1:]) + each([u8(entry) for entry in me["manifest"]]) + me["nonce"]
+            pack = u8(2) + shares[0] + each(shares[1:]) + each([u8(entry) for entry in me["manifest"]])
+            pack += each([]) + me["nonce"]  # it tells of no earlier opening
             key = derive(agree(me["channels"][peer], x_public(silos[peer]["channels"][silo])), t1, "share", silo, peer)
             sealed = AESGCM(key).encrypt(bytes(12), pack, label("share-aad", t1, silo, peer))
             hashes = [
@@ -435,8 +444,11 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
     # M2: y = x + self mask ± pair masks with every peer of the lane
     grids = {name: grid for name, _, _, grid, *_ in LANES}
     for silo, me in silos.items():
-        plain = {SLOTS: list(slot_inputs(silo).values())}
-        plain |= {lane: encode(silo, lane, grids[lane]) for lane in me["lanes"][1:]}
+        plain = {
+            section: [slot_inputs(silo)[name] for name, _, basis in METHOD_SLOTS if basis in of]
+            for section, of in SECTIONS.items()
+        }
+        plain |= {lane: encode(silo, lane, grids[lane]) for lane in me["lanes"] if lane in grids}
         me["masked"] = {}
         for lane in me["lanes"]:
             streams = [(derive(me["seeds"][lane], t2, "self", silo, lane, size=16), 1)]
@@ -445,10 +457,12 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
                     secret = agree(me["mask"], x_public(silos[peer]["mask"]))
                     low, high = sorted([silo, peer])
                     streams.append((derive(secret, t2, "pair", low, high, lane, size=16), 1 if silo < peer else -1))
-            size = 8 if lane == SLOTS else 4
+            size = 8 if lane in SECTIONS else 4
             me["masked"][lane] = mask(plain[lane], streams, size)
             record(silo, f"masked/{lane}", words_bytes(me["masked"][lane], size))
-        digests = [(lane, sha(words_bytes(words, 8 if lane == SLOTS else 4))) for lane, words in me["masked"].items()]
+        digests = [
+            (lane, sha(words_bytes(words, 8 if lane in SECTIONS else 4))) for lane, words in me["masked"].items()
+        ]
         me["header"] = record(
             silo, "header", sign(seed_of(silo), "header", message(6, text(silo) + t2 + named(digests)))
         )
@@ -472,12 +486,30 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
             for lane in lanes
             for silo in uploaders(lane)
         ]
-        counted = [text(lane) + u64(counts[lane][0]) + u32(counts[lane][1]) for lane in lanes if lane != SLOTS]
+        counted = [text(lane) + u64(counts[lane][0]) + u32(counts[lane][1]) for lane in lanes if lane in grids]
         return sign(seed_of(holder), "shares", message(8, text(holder) + t3 + kept + each(own) + each(counted)))
 
+    # the sets that the sums are over: of each quantity, sorted; contributors are named by silo and data
+    ids = {silo: f"{silo}:{sha(silo.encode()).hex()[:16]}" for silo in SILOS}
+    base = state_digest(state)
+    opened_sets: set[tuple[bytes, tuple[str, ...]]] = set()
+    for name, _, basis in METHOD_SLOTS:
+        quantity = {"data": h("quantity", "figure", name), "state": h("quantity", "figures", base)}.get(basis)
+        opened_sets |= {(quantity, tuple(sorted(ids[s] for s in u3)))} if quantity else set()
+    for lane in grids:
+        holders = tuple(sorted(ids[s] for s in uploaders(lane) if WEIGHTS[s][lane]))
+        updates = [name for name, _, of, *_, quantity in BLOCKS if of == lane and not quantity]
+        found = {h("quantity", "static", quantity) for _, _, of, *_, quantity in BLOCKS if of == lane and quantity}
+        found |= {h("quantity", "update", base, "train", lane, *updates)} if updates else set()
+        opened_sets |= {(quantity, holders) for quantity in found if holders}
+    everyone = sorted({one for _, holders in opened_sets for one in holders})
+    salt = h("session-salt", *(part for silo in SILOS for part in (silo, silos[silo]["nonce"])))
+    listed = [quantity + blob(bits([one in holders for one in everyone])) for quantity, holders in sorted(opened_sets)]
+    sets = h("session-sets", t3 + salt + each([text(one) for one in everyone]) + each(listed))
+    out["sets"] = sets.hex()
     for silo in u3:
-        record(silo, "attestation", sign(seed_of(silo), "attest", message(7, text(silo) + t3)))
-        record(silo, "slot-shares", shares_message(silo, dropped, [SLOTS]))
+        record(silo, "attestation", sign(seed_of(silo), "attest", message(7, text(silo) + t3 + sets)))
+        record(silo, "slot-shares", shares_message(silo, dropped, list(SECTIONS)))
 
     def seed_of_lane(silo: str, lane: str) -> bytes:
         seed = interpolate({points[s]: silos[silo]["seed_shares"][lane][points[s] - 1] for s in u3[:THRESHOLD]})
@@ -494,13 +526,14 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
                 low, high = sorted([silo, gone])
                 pair = derive(agree(key, x_public(silos[silo]["mask"])), t2, "pair", low, high, lane, size=16)
                 streams.append((pair, -1 if silo < gone else 1))
-        return mask(silos[silo]["masked"][lane], streams, 8 if lane == SLOTS else 4)
+        return mask(silos[silo]["masked"][lane], streams, 8 if lane in SECTIONS else 4)
 
     def summed(lane: str) -> list[int]:
         """The sum of the residues over the integers: what is left in them cancels modulo the ring."""
         return [sum(column) for column in zip(*(residue(silo, lane) for silo in uploaders(lane)), strict=True)]
 
-    slots = [total % 2**64 for total in summed(SLOTS)]
+    of_section = {section: iter([total % 2**64 for total in summed(section)]) for section in SECTIONS}
+    slots = [next(of_section[s]) for _, _, basis in METHOD_SLOTS for s, of in SECTIONS.items() if basis in of]
     released = []
     for lane, scope, floor, *_ in LANES:
         floor = max(floor, HONEST + COLLUDERS, 0 if scope == "all" else LANE_FLOOR)
@@ -517,7 +550,7 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
         + each([text(silo) for silo in uploaders(lane)]) + u64(counts[lane][0]) + u32(counts[lane][1])
         for lane in released
     ]  # fmt: skip
-    result = message(2, u32(0) + s0 + t3 + u8(1) + each([u64(value) for value in slots]) + each(lane_sums))
+    result = message(2, u32(0) + s0 + t3 + u8(1) + each([u8(1) + u64(value) for value in slots]) + each(lane_sums))
     opened_digest = h("opened", result)
 
     # M6: each survivor's tags of its residues under the lanes' coins; silo-1 stands in for who sent none
@@ -537,7 +570,7 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
 
     s1 = h("S", s0, t3, opened_digest, 1)
     after = apply(state, opened, {lane: counts[lane][0] for lane in released})
-    names = [name for name, _ in METHOD_SLOTS]
+    names = [name for name, *_ in METHOD_SLOTS]
     out |= {"T1": t1.hex(), "T2": t2.hex(), "T3": t3.hex(), "slots": dict(zip(names, slots, strict=True))}
     out |= {"released": released, "counts": counts, "opened": opened, "carries": carries}
     out |= {"tags": {silo: {lane: found.hex() for lane, found in lanes.items()} for silo, lanes in proof.items()}}
@@ -553,7 +586,9 @@ def other_messages() -> dict[str, str]:
     """What a session does not send, signed: Request and Open by the aggregator, Decline and Closing by silo-1."""
     d = [bytes([i]) * 32 for i in range(6)]
     trunk = text("trunk") + d[1] + d[2] + each([text("silo-1"), text("silo-3")]) + u64(24) + u32(2)
-    result = message(2, u32(3) + d[3] + d[0] + u8(1) + each([u64(1), u64(2**64 - 1)]) + each([trunk]))
+    result = message(
+        2, u32(3) + d[3] + d[0] + u8(1) + each([u8(1) + u64(1), u8(1) + u64(2**64 - 1), u8(0) + u64(0)]) + each([trunk])
+    )
     opening = message(
         3, d[0] + d[1] + d[2] + d[3] + d[4] + d[5] + each([blob(result)]) + each([each([blob(b"tags"), blob(b"")])])
     )

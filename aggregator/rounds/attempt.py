@@ -9,6 +9,7 @@ This module is one file because the phases share who is still in and whose fault
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from aggregator.rounds.cohort_fit import AskedFor
 from aggregator.rounds.storage import UploadStore
 from crypto.approval import check_shown
 from crypto.cohort import Context
@@ -52,6 +54,8 @@ from crypto.messages import (
 )
 from crypto.proof import Sum
 from crypto.server_session import ServerSession
+
+log = logging.getLogger("consilium.aggregator")
 
 T = TypeVar("T")
 
@@ -129,7 +133,8 @@ STEADY = frozenset(_WAYS_OUT)
 class Attempt:
     """One session with the silos. ``spent`` turns true before the first request that lets shares leave.
 
-    ``job``, ``code``: digests that each silo's approval must name. ``attested``: called with T3 and the survivors just
+    ``job``, ``code``: digests that each silo's approval must name. ``blocks``: digest of the published blocks before
+    the step; ``asked_for``: the sums that the run asked for so far. ``attested``: called with T3 and the survivors just
     before; a restarted server must know them.
     """
 
@@ -143,6 +148,8 @@ class Attempt:
         *,
         job: bytes,
         code: bytes,
+        blocks: bytes,
+        asked_for: AskedFor,
         attested: Callable[[bytes, tuple[str, ...]], None] = lambda t3, survivors: None,
     ) -> None:
         self.context = context
@@ -154,6 +161,8 @@ class Attempt:
         self._timeouts = timeouts
         self._job = job
         self._code = code
+        self._blocks = blocks
+        self._asked_for = asked_for
         self._attested = attested
         self._out: set[str] = set()
 
@@ -179,23 +188,24 @@ class Attempt:
             if self._take(silo, "contribute", self._header, silo, reply.body):
                 uploading.append(silo)
         yield from self._fetch(uploading)
-        headers = self._fix("fetch", session.close_uploads)
-        survivors = tuple(session.survivors.signed)
+        headers = self._fix("fetch", lambda: session.close_uploads(self._fitting()))
+        survivors, threshold = tuple(session.survivors.signed), session.cohort.threshold
 
         request = self.request("attest", pack_blobs(headers))
-        for silo, reply in (yield from self._ask("attest", dict.fromkeys(survivors, request))).items():
+        for silo, reply in (yield from self._ask("attest", dict.fromkeys(survivors, request), least=threshold)).items():
             self._take(silo, "attest", session.attestation, silo, reply.body)
-        attestations, sections = self._fix("attest", session.close_attestations)
+        attestations, masked = self._fix("attest", session.close_attestations)
 
         self._attested(session.survivors.t3, survivors)
         self.spent = True
-        request = self.request("unmask-slots", pack_two(attestations, sections))
-        for silo, reply in (yield from self._ask("unmask-slots", dict.fromkeys(survivors, request))).items():
+        requests = dict.fromkeys(survivors, self.request("unmask-slots", pack_two(attestations, masked)))
+        for silo, reply in (yield from self._ask("unmask-slots", requests, least=threshold)).items():
             self._take(silo, "unmask-slots", session.slot_shares, silo, reply.body)
         slot_shares = self._fix("unmask-slots", session.open_slots)
 
-        request = self.request("unmask-lanes", pack_blobs(slot_shares))
-        for silo, reply in (yield from self._ask("unmask-lanes", dict.fromkeys(survivors, request))).items():
+        self._asked_for.ask(self.context, self._blocks, {silo: session.cohort.adverts[silo] for silo in survivors})
+        requests = dict.fromkeys(survivors, self.request("unmask-lanes", pack_blobs(slot_shares)))
+        for silo, reply in (yield from self._ask("unmask-lanes", requests, least=threshold)).items():
             self._take(silo, "unmask-lanes", session.lane_shares, silo, reply.body)
         announced = self._fix("unmask-lanes", lambda: session.open_lanes(self._upload))
         for failed in session.failed.values():
@@ -217,6 +227,19 @@ class Attempt:
             held={silo: adverts_of[silo].held for silo in survivors},
             evidence=bytes(session.evidence()),
         )
+
+    def _fitting(self) -> tuple[str, ...]:
+        """Those whose uploads are complete, less silos without which the rule of atoms lets the others open."""
+        adverts = {silo: self.session.cohort.adverts[silo] for silo in self.session.uploaded}
+        kept = self._asked_for.fit(self.context, self._blocks, adverts)
+        for silo in sorted(adverts.keys() - set(kept)):
+            log.warning(
+                "step %s goes on without %s: with its upload, this sum and an earlier one would show too few silos",
+                self.context.step.name,
+                silo,
+            )
+            self._out.add(silo)
+        return kept
 
     def _prove(self) -> Generator[Exchange, Replies, tuple[bytes, ...]]:
         """The tags that prove the result. False ones are found and left out, and silos that are still up stand in for
@@ -278,22 +301,28 @@ class Attempt:
         return Message(phase, request.sign(self._identity))
 
     def _ask(
-        self, phase: str, requests: Mapping[str, Message], *, enough: int | None = None, timeout_s: float | None = None
+        self,
+        phase: str,
+        requests: Mapping[str, Message],
+        *,
+        enough: int | None = None,
+        timeout_s: float | None = None,
+        least: int = 0,
     ) -> Talk:
         """The replies, without the silos that declined or did not answer: each of these is noted once, with its
-        phase."""
+        phase. If fewer than ``least`` answered, those that did not are asked a second time: a silo gives the same
+        request the same answer."""
         began = time.monotonic()
         asked = {silo: message for silo, message in requests.items() if silo not in self._out}
         if not asked:
             return {}
-        replies = yield Exchange(
-            phase,
-            self.context.k,
-            self.context.step.name,
-            asked,
-            timeout_s or self._timeouts.phase_s,
-            len(asked) if enough is None else min(enough, len(asked)),
-        )
+        where = (phase, self.context.k, self.context.step.name)
+        seconds = timeout_s or self._timeouts.phase_s
+        replies = yield Exchange(*where, asked, seconds, len(asked) if enough is None else min(enough, len(asked)))
+        answered = sum(reply.phase != DECLINE for reply in replies.values())
+        missing = {silo: message for silo, message in asked.items() if silo not in replies}
+        if missing and answered < least:
+            replies = {**replies, **(yield Exchange(*where, missing, seconds, min(least - answered, len(missing))))}
         spent = self.attendance.phase_ms.get(phase, 0) + round(1000 * (time.monotonic() - began))
         self.attendance.phase_ms[phase] = spent
         answers = {}
@@ -391,7 +420,7 @@ class Attempt:
         plan, step = self.context.plan, self.context.step
         missing: dict[str, list[tuple[str, int, int]]] = {}
         for silo in silos:
-            lanes = self.session.cohort.lanes_of(silo)[1:]
+            lanes = self.session.cohort.words_of(silo)
             missing[silo] = list(_ranges([(lane, plan.wire_words_of(step, lane)) for lane in lanes]))
         while any(missing.values()):
             batch = {silo: _batch(ranges) for silo, ranges in missing.items() if ranges}
@@ -414,7 +443,7 @@ class Attempt:
 
     def _add(self, silo: str) -> None:
         plan, step = self.context.plan, self.context.step
-        lanes = self.session.cohort.lanes_of(silo)[1:]
+        lanes = self.session.cohort.words_of(silo)
         self.session.words(
             silo, {lane: self._store.complete(silo, lane, plan.wire_words_of(step, lane)) for lane in lanes}
         )

@@ -27,6 +27,7 @@ from aggregator.ledger.records import run_of
 from aggregator.rounds import metrics
 from aggregator.rounds.attempt import STEADY, Attempt, Attendance, Exchange, Opened, Replies, Timeouts
 from aggregator.rounds.catch_up import Backlog, Part, check_steps
+from aggregator.rounds.cohort_fit import AskedFor
 from aggregator.rounds.recorder import Recorder
 from aggregator.rounds.resume import RunState, replay
 from aggregator.rounds.storage import (
@@ -138,6 +139,7 @@ class Run:
         self.attendance = Attendance()
         self._deadline = time.monotonic() + spec.timeouts.job_s
         self._excluded: set[str] = set()
+        self._asked_for = AskedFor()
 
     @property
     def name(self) -> str:
@@ -259,6 +261,8 @@ class Run:
             attendance,
             job=spec.job_digest,
             code=spec.code,
+            blocks=self._at.digest,
+            asked_for=self._asked_for,
             attested=attested,
         )
 

@@ -57,7 +57,7 @@ def manifest_of(spec: JobSpec, plan: Plan, floors: Mapping[str, int]) -> dict[st
                 "scope": lane.scope.value,
                 "floor": floors[lane.name],
                 "holdings": _holdings(lane),
-                "moves_guarded": lane.guard_moves,
+                "quantities": sorted({b.quantity for b in plan.blocks if b.lane == lane.name and b.quantity}),
                 "weights": list(lane.grid),
                 "parameters": sum(block.size for block in plan.blocks if block.lane == lane.name),
                 "leaves": "never" if lane.scope is Scope.LOCAL else "masked, opened as a sum above the floor",

@@ -26,13 +26,12 @@ import numpy as np
 
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Step, Sum
 from silo_agent import cluster_gates, experts
 from silo_agent.data import DataSet
 from silo_agent.local_expert import LocalExpert, tune
 from silo_agent.methods import (
     GRID,
-    ROWS_BOUND,
     Limits,
     Published,
     Stateless,
@@ -45,7 +44,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
-from silo_agent.methods.plans import ever_opened, network, network_blocks
+from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, counts, ever_opened, network, network_blocks
 from silo_agent.training import Descent, batches, cross_entropy, generator, mixture, train
 
 #: A silo contributes to an expert if its gate gives it more than this: too little mass is only a membership to leak.
@@ -60,6 +59,8 @@ CONTEXT_SHARE = 0.5
 
 #: Features are expected of order one; signature entries and sketches beyond these are clamped.
 ENTRY_CLIP, SKETCH_CLIP = 16.0, 256.0
+#: What centroids, sketches and the spread are sums of: functions of a silo's rows, whatever the seed.
+SIGNATURE = "signature"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,7 @@ class FedCoE(Stateless):
         floor = limits.lane_floor
         lanes = (
             Lane(name="everyone", scope=Scope.ALL, floor=floor, grid=GRID),
-            *(Lane(name=f"cluster-{path}", scope=Scope.HELD, floor=floor, guard_moves=True) for path in p.paths),
+            *(Lane(name=f"cluster-{path}", scope=Scope.HELD, floor=floor) for path in p.paths),
             *(Lane(name=f"expert-{e}", scope=Scope.HELD, floor=floor, grid=GRID) for e in range(p.experts)),
         )
         models = tuple(  # a generalist as FedAvg has it, and experts
@@ -119,10 +120,13 @@ class FedCoE(Stateless):
                 zero=() if name == "generalist" else ("b2",),
             )
         )
-        score = _slots("global.correct", "generalist.correct", "test.rows")
-        final = _slots("personal.correct", *(f"load-{e}" for e in range(p.experts)))
+        score = (*counts("global.correct", "generalist.correct"), *TEST_ROWS)
+        final = (
+            *counts("personal.correct", basis=Basis.STEP),
+            *counts(*(f"load-{e}" for e in range(p.experts))),
+        )
         moves = tuple(Sum(block.name, Apply.AVERAGE) for block in models)
-        first = _slots("silos", "rows")
+        first = ROWS_STEP.slots
         steps = (
             *(
                 Step(task="cluster", index=j, sums=_cluster_sums(p, j), slots=() if j else first)
@@ -308,11 +312,12 @@ class FedCoE(Stateless):
 
 def _cluster_blocks(p: Params) -> tuple[Block, ...]:
     f = cluster_gates.entries(p.projection)
-    blocks = [Block(name="spread", shape=(f,), lane="everyone", clip=SKETCH_CLIP)]
+    blocks = [Block(name="spread", shape=(f,), lane="everyone", clip=SKETCH_CLIP, quantity=SIGNATURE)]
     for path in p.paths:
-        blocks.append(Block(name=f"centroid-{path}", shape=(f,), lane=f"cluster-{path}", clip=ENTRY_CLIP))
-        if p.splits:
-            blocks.append(Block(name=f"sketch-{path}", shape=(f, p.probes), lane=f"cluster-{path}", clip=SKETCH_CLIP))
+        parts = {"centroid": ((f,), ENTRY_CLIP)} | ({"sketch": ((f, p.probes), SKETCH_CLIP)} if p.splits else {})
+        for part, (shape, clip) in parts.items():
+            name, lane = f"{part}-{path}", f"cluster-{path}"
+            blocks.append(Block(name=name, shape=shape, lane=lane, clip=clip, quantity=SIGNATURE))
     return tuple(blocks)
 
 
@@ -321,10 +326,6 @@ def _cluster_sums(p: Params, level: int) -> tuple[Sum, ...]:
     parts = ("centroid", "sketch") if level < p.splits else ("centroid",)
     sums = tuple(Sum(f"{part}-{path}", Apply.PUBLISH) for path in p.paths for part in parts)
     return sums if level else (Sum("spread", Apply.PUBLISH), *sums)
-
-
-def _slots(*names: str) -> tuple[Slot, ...]:
-    return tuple(Slot(name, 1 if name == "silos" else ROWS_BOUND) for name in names)
 
 
 def _clusters(published: Published, p: Params) -> list[list[int]]:

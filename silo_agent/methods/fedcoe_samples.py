@@ -25,7 +25,7 @@ import numpy as np
 
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import cluster_gates, experts
 from silo_agent.data import DataSet
 from silo_agent.experts import Weights, torch_
@@ -44,7 +44,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
-from silo_agent.methods.plans import ROWS_STEP, correct, counts, ever_opened, network, network_blocks
+from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, correct, counts, ever_opened, network, network_blocks
 from silo_agent.training import Descending, Descent, batches, generator
 
 #: A silo contributes to an expert that answers for more than this of its rows.
@@ -97,9 +97,9 @@ class FedCoESamples(Stateless):
             *(Lane(name=name, scope=Scope.HELD, floor=floor, grid=GRID) for name in p.names),
         )
         blocks = tuple(block for name in ("generalist", "gate", *p.names) for block in _blocks(name, p))
-        score = counts("global.correct", "generalist.correct", "test.rows")
-        held = tuple(Slot(f"silos-{e}", 1) for e in range(p.experts))  # of every expert, whether its lane opens or not
-        final = counts("personal.correct", *(f"load-{e}" for e in range(p.experts)))
+        score = (*counts("global.correct", "generalist.correct"), *TEST_ROWS)
+        held = tuple(Slot(f"silos-{e}", 1, Basis.STATE) for e in range(p.experts))  # whether its lane opens or not
+        final = counts("personal.correct", *(f"load-{e}" for e in range(p.experts)), basis=Basis.STEP)
         moves = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
         steps = (
             ROWS_STEP,

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from crypto import ring
 from crypto.charter import SILO_ID
 from crypto.errors import SpecError
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import experts
 from silo_agent.expert_prices import LEAST_SILOS, MOST_MOVES, Bounds, Market, bounds, drawn_capacity
 from silo_agent.methods import GRID, Limits, TrainingParams, parameter, parse
-from silo_agent.methods.plans import ROWS_STEP, SCORE, counts, network_blocks
+from silo_agent.methods.plans import ROWS_STEP, SCORE, SILOS, counts, network_blocks
 
 NAME = "flex-moe"
 
@@ -185,17 +185,16 @@ def plan(job: Job, limits: Limits) -> Plan:
     )
     shared = tuple(Sum(block.name, Apply.AVERAGE) for block in models)
     general = tuple(part for part in shared if part.block.startswith("generalist."))
-    market = (Slot("silos", 1), Slot("places", p.experts))
-    loads = tuple(Slot(f"load-{e}", 1) for e in range(p.experts))  # of every expert, whether its lane opens or not
-    bids = (*market, *(Slot(f"bid-{e}", 1) for e in range(p.experts)))
+    market = (SILOS, Slot("places", p.experts, Basis.STEP))
+    loads = tuple(Slot(f"load-{e}", 1, Basis.STEP) for e in range(p.experts))  # whether its lane opens or not
+    bids = (*market, *(Slot(f"bid-{e}", 1, Basis.STEP) for e in range(p.experts)))
+    relaxed = Slot("bounds.relaxed", 1, Basis.STEP)
     steps = [ROWS_STEP]
     steps += [Step(task="warm", index=k, sums=general, slots=SCORE) for k in range(p.warm_rounds)]
     for k in range(p.rounds):
         steps += [Step(task="bid", index=k * p.inner_steps + j, slots=bids) for j in range(p.inner_steps)]
-        steps.append(
-            Step(task="train", index=k, sums=shared, slots=(*SCORE, *market, *loads, Slot("bounds.relaxed", 1)))
-        )
-    steps.append(Step(task="eval", index=0, slots=(*SCORE, *counts("personal.correct"))))
+        steps.append(Step(task="train", index=k, sums=shared, slots=(*SCORE, *market, *loads, relaxed)))
+    steps.append(Step(task="eval", index=0, slots=(*SCORE, *counts("personal.correct", basis=Basis.STEP))))
     own = (
         Block(name="router", shape=(p.experts, p.features + 1), lane="own", clip=p.clip),
         Block(name="fitness", shape=(p.experts,), lane="own", clip=1.0),

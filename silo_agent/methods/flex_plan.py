@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from math import sqrt
 
 from crypto.errors import SpecError
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent.language.shape import Shape
 from silo_agent.methods import GRID, ROWS_BOUND, Limits, parameter, parse
-from silo_agent.methods.plans import ROWS_STEP
+from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS
 
 NAME = "flex"
 
@@ -150,9 +150,10 @@ def plan(raw: Mapping[str, object], limits: Limits) -> Plan:
 
 def _score(mode: str, p: Params) -> tuple[Slot, ...]:
     """Right next tokens of test rows; the loss of all test tokens, in units of 1/NAT nat; rows; tokens."""
+    basis = Basis.STATE if mode == "global" else Basis.STEP
     return (
-        Slot(f"{mode}.correct", ROWS_BOUND),
-        Slot(f"{mode}.loss", TOKENS_BOUND * NAT * MOST_NATS),
-        Slot("test.rows", ROWS_BOUND),
-        Slot("test.tokens", TOKENS_BOUND),
+        Slot(f"{mode}.correct", ROWS_BOUND, basis),
+        Slot(f"{mode}.loss", TOKENS_BOUND * NAT * MOST_NATS, basis),
+        *TEST_ROWS,
+        Slot("test.tokens", TOKENS_BOUND, Basis.DATA),
     )

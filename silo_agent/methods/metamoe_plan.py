@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from crypto.charter import SILO_ID
 from crypto.errors import SpecError
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent.methods import GRID, Limits, TrainingParams, parameter, parse
-from silo_agent.methods.plans import ROWS_STEP, SCORE, counts, network_blocks
+from silo_agent.methods.plans import ROWS_STEP, SCORE, SILOS, counts, network_blocks
 
 NAME = "metamoe"
 
@@ -141,12 +141,16 @@ def plan(job: Job, limits: Limits) -> Plan:
         Lane(name="own", scope=Scope.LOCAL, floor=floor),
     )
     models = tuple(block for name in names for block in network_blocks(name, p, lane=name, zero=("b2",)))
-    centres = tuple(Block(name=f"{name}.centre", shape=(job.routing,), lane=name, clip=CENTRE_CLIP) for name in names)
+    of_rows = "" if job.ours else "centre"  # ours: of the published model's features of the rows
+    centres = tuple(
+        Block(name=f"{name}.centre", shape=(job.routing,), lane=name, clip=CENTRE_CLIP, quantity=of_rows)
+        for name in names
+    )
     square = (job.routing, job.routing)
     moments = (Block(name="moments", shape=square, lane=everyone.name, clip=MOMENT_CLIP),) if job.ours else ()
     own = Block(name="proxies", shape=(p.chosen,), lane="own", clip=1.0)
-    votes = tuple(Slot(name, p.chosen) for name in ("held.rows", "router.only", "surest.only"))
-    scores = (*counts("personal.correct", "router.correct", "surest.correct"), *SCORE)
+    votes = tuple(Slot(name, p.chosen, Basis.STATE) for name in ("held.rows", "router.only", "surest.only"))
+    scores = (*counts("personal.correct", basis=Basis.STEP), *counts("router.correct", "surest.correct"), *SCORE)
     steps = (
         ROWS_STEP,
         *(
@@ -157,7 +161,7 @@ def plan(job: Job, limits: Limits) -> Plan:
             task="route",
             index=0,
             sums=tuple(Sum(block.name, Apply.PUBLISH) for block in (*moments, *centres)),
-            slots=(Slot("silos", 1),),
+            slots=(SILOS,),
         ),
         Step(task="choose", index=0, slots=votes),
         Step(task="eval", index=0, slots=scores),

@@ -11,22 +11,28 @@ from collections.abc import Collection
 
 import numpy as np
 
-from crypto.plan import Block, Slot, Step
+from crypto.plan import Basis, Block, Slot, Step
 from silo_agent import experts
 from silo_agent.data import DataSet
 from silo_agent.methods import ROWS_BOUND, Published, TrainingParams
 
 
-def counts(*names: str) -> tuple[Slot, ...]:
+def counts(*names: str, basis: Basis = Basis.STATE) -> tuple[Slot, ...]:
     """Slots that each count rows of a silo."""
-    return tuple(Slot(name, ROWS_BOUND) for name in names)
+    return tuple(Slot(name, ROWS_BOUND, basis) for name in names)
 
+
+#: How many silos a step's figures are of: each adds one, whatever its data are.
+SILOS = Slot("silos", 1, Basis.STEP)
+
+#: Test rows: the same in every step, so they open over one set of silos, or over sets that are far apart.
+TEST_ROWS = counts("test.rows", basis=Basis.DATA)
 
 #: The first step of most plans: training rows, from which ``mean_rows`` follows.
-ROWS_STEP = Step(task="rows", index=0, slots=(Slot("silos", 1), *counts("rows")))
+ROWS_STEP = Step(task="rows", index=0, slots=(SILOS, *counts("rows", basis=Basis.DATA)))
 
 #: Correct predictions of the global model, of all test rows.
-SCORE = counts("global.correct", "test.rows")
+SCORE = (*counts("global.correct"), *TEST_ROWS)
 
 
 def network_blocks(

@@ -15,13 +15,12 @@ import numpy as np
 
 from crypto import blocks
 from crypto.blocks import Contribution
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Step, Sum
 from silo_agent import experts
 from silo_agent.data import DataSet
 from silo_agent.experts import Weights
 from silo_agent.methods import (
     GRID,
-    ROWS_BOUND,
     Limits,
     Published,
     Stateless,
@@ -31,6 +30,7 @@ from silo_agent.methods import (
     weight,
 )
 from silo_agent.methods.fedavg import FedAvg
+from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, counts
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
 #: Fine-tuning steps after the last round: FedCoE's default.
@@ -128,7 +128,7 @@ class IFCA(Stateless):
             for name in names
             for part in experts.PARTS
         ]
-        score = (Slot("personal.correct", ROWS_BOUND), Slot("test.rows", ROWS_BOUND))
+        score = (*counts("personal.correct", basis=Basis.STEP), *TEST_ROWS)
         sums = tuple(Sum(block.name, Apply.AVERAGE) for block in held)
         return Plan(
             method=cls.name,
@@ -137,7 +137,7 @@ class IFCA(Stateless):
             lanes=tuple(Lane(name=name, scope=Scope.HELD, floor=limits.lane_floor, grid=GRID) for name in names),
             blocks=tuple(held),
             steps=(
-                Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND))),
+                ROWS_STEP,
                 *(Step(task="train", index=k, sums=sums, slots=score) for k in range(p.rounds)),
                 Step(task="eval", index=0, slots=score),
             ),

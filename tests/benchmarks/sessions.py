@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from crypto import cohort, masking, opening, proof, shamir, silo_session
+from crypto.atoms import Openings
 from crypto.blocks import Encoded
 from crypto.cohort import Context, Dealt
 from crypto.keys import SessionKey
-from crypto.messages import SLOTS
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Section, Slot, Step, Sum
 from crypto.server_session import ServerSession
 from crypto.silo_session import SiloSession
-from tests.federation import Federation
+from tests.federation import BLOCKS, Federation
 
 T = TypeVar("T")
 S = TypeVar("S", SiloSession, ServerSession)
@@ -49,7 +49,7 @@ def plan_of(n: int, blocks: dict[str, int], *, hidden: bool = True) -> Plan:
                 task="train",
                 index=0,
                 sums=tuple(Sum(f"{name}.w", Apply.AVERAGE) for name in blocks),
-                slots=(Slot("rows", 1 << 20),),
+                slots=(Slot("rows", 1 << 20, Basis.DATA),),
             ),
         ),
     )
@@ -115,7 +115,8 @@ class Group:
         self.context: Context = self.fed.context(self.plan)
         self.step = self.context.step
         self.server = ServerSession(self.context)
-        self.silos = {silo: SiloSession(self.context, silo, self.fed.identities[silo]) for silo in self.fed.silos}
+        keys = self.fed.identities
+        self.silos = {silo: SiloSession(self.context, silo, keys[silo], blocks=BLOCKS) for silo in self.fed.silos}
         self.seconds: dict[str, list[float]] = {}
 
     def timed(self, event: str, call: Callable[..., T], *args: Any, **options: Any) -> T:
@@ -168,10 +169,11 @@ class Closing:
         for silo in self.server.survivors.signed:
             self.group.timed("survivors", self.silos[silo].survivors, headers)
             self.server.attestation(silo, self.group.timed("attest", self.silos[silo].attest))
-        attestations, sections = self.server.close_attestations()
+        attestations, masked = self.server.close_attestations()
+        options = {"known": lambda quantity: Openings(), "record": lambda told: None}
         for silo in self.server.survivors.signed:
             call = self.silos[silo].release_slots
-            shares = self.group.timed("release_slots", call, attestations, dict(sections), record=lambda: None)
+            shares = self.group.timed("release_slots", call, attestations, dict(masked), **options)
             self.server.slot_shares(silo, shares)
 
     def release(self, *, cold: int = 3) -> None:
@@ -181,9 +183,9 @@ class Closing:
             call = self.silos[silo].release_lanes
             if place < cold:
                 shamir._weights.cache_clear()
-                signed = self.group.timed("release_lanes", call, shares, floors={}, previous={})
+                signed = self.group.timed("release_lanes", call, shares, floors={}, record=lambda told: None)
             else:
-                signed = call(shares, floors={}, previous={})
+                signed = call(shares, floors={}, record=lambda told: None)
             self.server.lane_shares(silo, signed)
 
     def recover(self) -> tuple[dict[str, SessionKey], dict[str, bytes]]:
@@ -192,5 +194,5 @@ class Closing:
         survivors = self.server.survivors
         slot_shares = [opened for opened, _ in self.server._slot_shares.values()]
         masks = survivors.recover_masks(slot_shares)
-        survivors.recover_seeds(SLOTS, slot_shares)
+        survivors.recover_seeds(Section.STATIC, slot_shares)
         return masks, survivors.recover_seeds("trunk", [opened for opened, _ in self.server._lane_shares.values()])

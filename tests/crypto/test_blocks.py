@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from crypto import ring
 from crypto.blocks import Contribution, apply, encode, initial_state, state_digest
 from crypto.errors import EgressDenied, LayoutMismatch, NonFinite, OutOfRange, SpecError
-from crypto.plan import MAX_CLIP, MAX_RATE, MIN_CLIP, Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import MAX_CLIP, MAX_RATE, MIN_CLIP, Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from tests.federation import contribution, small_plan
 
 PLAN = small_plan()
@@ -181,7 +181,7 @@ def test_a_local_block_has_no_state_to_publish():
         n_max=3,
         lanes=lanes,
         blocks=(Block(name="b", shape=(1,), lane="l", clip=1.0),),
-        steps=(Step(task="t", index=0, slots=(Slot("s", 1),)),),
+        steps=(Step(task="t", index=0, slots=(Slot("s", 1, Basis.STATE),)),),
     )
     assert initial_state(plan) == {}
 

@@ -352,7 +352,7 @@ def test_attestations():
 
 
 def test_sections_are_those_of_the_header():
-    section = RUN.sections["silo-2"]
+    section = RUN.masked_slots["silo-2"]
     assert U3.check_section("silo-2", section).dtype == np.uint64
     with pytest.raises(LayoutMismatch):
         U3.check_section("silo-2", section[:-8])
@@ -366,7 +366,7 @@ def test_sections_are_those_of_the_header():
 
 def test_a_section_of_odd_length_is_refused_by_name():
     with pytest.raises(LayoutMismatch):
-        U3.check_section("silo-2", RUN.sections["silo-2"][:-1])
+        U3.check_section("silo-2", RUN.masked_slots["silo-2"][:-1])
 
 
 def test_words_are_those_of_the_header():

@@ -161,7 +161,7 @@ def test_an_upload_other_than_the_one_signed():
 
 @pytest.mark.parametrize(
     "sections",
-    [EVIDENCE.sections[1:], EVIDENCE.sections[::-1], EVIDENCE.sections + EVIDENCE.sections[:1], ()],
+    [EVIDENCE.masked_slots[1:], EVIDENCE.masked_slots[::-1], EVIDENCE.sections + EVIDENCE.masked_slots[:1], ()],
 )
 def test_the_sections_are_one_from_each_survivor(sections):
     with pytest.raises(EvidenceError, match="slot sections"):

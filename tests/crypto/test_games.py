@@ -36,7 +36,17 @@ from crypto.messages import SLOTS, Advert, Attestation, Header, Row, SharePack, 
 from crypto.session import SessionState
 from crypto.transcript import t3
 from tests.evil_server import EvilServer
-from tests.federation import Federation, Run, contribution, holding, identity, showing, shown_key, small_plan
+from tests.federation import (
+    UNRECORDED,
+    Federation,
+    Run,
+    contribution,
+    holding,
+    identity,
+    showing,
+    shown_key,
+    small_plan,
+)
 
 FED = Federation(5)  # c = 1, m = 2, n_min = 4, t(5) = 4
 PLAN = small_plan()
@@ -90,12 +100,12 @@ def test_a1_the_second_question_comes_too_late(play):
         with pytest.raises(Unexpected):
             evil.sessions[silo].survivors(without(evil.headers, "silo-2"))
         with pytest.raises(Unexpected):
-            evil.sessions[silo].release_slots(list(evil.attested.values()), evil.sections, record=lambda: None)
+            evil.sessions[silo].release_slots(list(evil.attested.values()), evil.sections, **UNRECORDED)
         assert evil.sessions[silo].state is SessionState.SLOTS_OPEN
     evil.unmask_lanes()
     for silo in FED.silos:
         with pytest.raises(Unexpected):
-            evil.sessions[silo].release_lanes(list(evil.slot_shares.values()), floors={}, previous={})
+            evil.sessions[silo].release_lanes(list(evil.slot_shares.values()), floors={}, record=UNRECORDED["record"])
 
 
 def test_a1_both_shares_are_refused_whatever_the_rest_of_the_code_says(play, monkeypatch):
@@ -925,14 +935,14 @@ def test_a16_two_colluders_with_a_row_without_hashes(play):
 )
 def test_a_forged_slot_section(play, change):
     evil = play().until("attest")
-    evil.unmask_slots(sections=lambda silo: {**evil.sections, "silo-2": change(evil.sections["silo-2"])})
+    evil.unmask_slots(sections=lambda silo: {**evil.sections, "silo-2": change(evil.masked_slots["silo-2"])})
     assert set(evil.codes().values()) == {"TRANSCRIPT_MISMATCH"} and len(evil.refused) == 5
 
 
 @pytest.mark.parametrize("change", [lambda s: s[:-8], lambda s: s + bytes(8), lambda s: b""])
 def test_a_slot_section_of_another_length(play, change):
     evil = play().until("attest")
-    evil.unmask_slots(sections=lambda silo: {**evil.sections, "silo-2": change(evil.sections["silo-2"])})
+    evil.unmask_slots(sections=lambda silo: {**evil.sections, "silo-2": change(evil.masked_slots["silo-2"])})
     assert set(evil.codes().values()) == {"LAYOUT_MISMATCH"}
 
 

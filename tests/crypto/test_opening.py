@@ -161,7 +161,7 @@ def test_seeds_that_do_not_combine_blame_the_dealer():
 
 def test_an_opening_needs_shares_of_t_survivors_once_each_and_every_section():
     survivors = SHUT.server.survivors
-    sections = {silo: SHUT.sections[silo] for silo in survivors.signed}
+    sections = {silo: SHUT.masked_slots[silo] for silo in survivors.signed}
     shares = [survivors.check_slot_shares(signed) for signed in SHUT.signed["unmask-slots"].values()]
     opening = Opening.form(survivors, sections, shares)
     assert opening.slots == SHUT.server.slots == SHUT.expected_slots() and set(opening.masks) == {"silo-5"}

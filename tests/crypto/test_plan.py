@@ -9,11 +9,26 @@ from hypothesis import strategies as st
 
 from crypto.encoding import VERSION, Writer
 from crypto.errors import EgressDenied, FederationError, HeadroomExceeded, Malformed, SpecError
-from crypto.plan import MAX_CLIP, MAX_RATE, MAX_WEIGHT_RATIO, MIN_CLIP, Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import (
+    MAX_CLIP,
+    MAX_RATE,
+    MAX_WEIGHT_RATIO,
+    MIN_CLIP,
+    Apply,
+    Basis,
+    Block,
+    Lane,
+    Plan,
+    Scope,
+    Slot,
+    Step,
+    Sum,
+)
 from tests.federation import small_plan
 
-PLAN = small_plan(group=["silo-1", "silo-2", "silo-3"], guard_moves=True)
+PLAN = small_plan(group=["silo-1", "silo-2", "silo-3"])
 DATA = bytes(PLAN)
+SLOT_OF_LANE = Slot("l.weight", 2, Basis.STATE)
 
 
 def lane(**change):
@@ -71,7 +86,7 @@ def test_who_uploads_a_lane():
         {"steps": (Step(task="t", index=1, sums=(Sum("b", Apply.ADD),)),)},
         {"steps": (Step(task="t", index=0, sums=(Sum("b", Apply.AVERAGE),)),)},
         {"steps": (Step(task="t", index=0, sums=(Sum("b", Apply.ADD, 0.5),)),)},
-        {"steps": (Step(task="t", index=0, sums=(Sum("b", Apply.ADD),), slots=(Slot("s", 1),)),)},
+        {"steps": (Step(task="t", index=0, sums=(Sum("b", Apply.ADD),), slots=(Slot("s", 1, Basis.STATE),)),)},
     ],
 )
 def test_every_field_is_in_the_digest(change):
@@ -152,9 +167,9 @@ def test_unknown_enum_values_are_malformed(old, new):
         lambda: block(clip=float("nan")),
         lambda: block(init=-0.5),
         lambda: block(init=float("nan")),
-        lambda: Slot("", 1),
-        lambda: Slot("s", 0),
-        lambda: Slot("s", 2**63),
+        lambda: Slot("", 1, Basis.STATE),
+        lambda: Slot("s", 0, Basis.STATE),
+        lambda: Slot("s", 2**63, Basis.STATE),
         lambda: block(shape=()),
         lambda: block(shape=(1,) * 9),
         lambda: block(shape=(2**30,)),
@@ -166,8 +181,8 @@ def test_unknown_enum_values_are_malformed(old, new):
         lambda: plan(steps=plan().steps * 2),
         lambda: plan(steps=(Step(task="t", index=0, sums=(Sum("other", Apply.ADD),)),)),
         lambda: plan(steps=(Step(task="t", index=0),)),
-        lambda: plan(steps=(Step(task="t", index=0, slots=(Slot("s", 1), Slot("s", 2))),)),
-        lambda: plan(steps=(Step(task="t", index=0, sums=(Sum("b", Apply.ADD),), slots=(Slot("l.weight", 2),)),)),
+        lambda: plan(steps=(Step(task="t", index=0, slots=(Slot("s", 1, Basis.STATE), Slot("s", 2, Basis.STATE))),)),
+        lambda: plan(steps=(Step(task="t", index=0, sums=(Sum("b", Apply.ADD),), slots=(SLOT_OF_LANE,)),)),
     ],
 )
 def test_a_plan_that_is_not_well_formed_is_refused(make):
@@ -196,9 +211,9 @@ def test_a_few_bytes_do_not_name_gigabytes():
     [
         ({"lanes": tuple(lane(name=f"l{i}") for i in range(1025))}, r"plan\.lanes"),
         ({"blocks": tuple(block(name=f"b{i}") for i in range(2**16 + 1))}, r"plan\.blocks"),
-        ({"steps": (Step(task="t", index=0, slots=(Slot("s", 1),)),) * (2**16 + 1)}, r"plan\.steps"),
+        ({"steps": (Step(task="t", index=0, slots=(Slot("s", 1, Basis.STATE),)),) * (2**16 + 1)}, r"plan\.steps"),
         (
-            {"steps": (Step(task="t", index=0, slots=tuple(Slot(f"s{i}", 1) for i in range(2**12 + 1))),)},
+            {"steps": (Step(task="t", index=0, slots=tuple(Slot(f"s{i}", 1, Basis.STATE) for i in range(2**12 + 1))),)},
             r"plan\.slots of a step",
         ),
     ],
@@ -214,13 +229,15 @@ def test_a_local_block_may_not_be_part_of_a_step():
     with pytest.raises(EgressDenied) as denied:
         plan(lanes=(lane(scope=Scope.LOCAL),))
     assert denied.value.field == "b"
-    assert plan(lanes=(lane(scope=Scope.LOCAL),), steps=(Step(task="t", index=0, slots=(Slot("s", 1),)),)).steps
+    assert plan(
+        lanes=(lane(scope=Scope.LOCAL),), steps=(Step(task="t", index=0, slots=(Slot("s", 1, Basis.STATE),)),)
+    ).steps
 
 
 def test_head_room_is_proved_at_construction():
     with pytest.raises(HeadroomExceeded, match="32-bit"):
         plan(n_max=2**23)
-    big = Step(task="t", index=0, slots=(Slot("s", 2**62),))
+    big = Step(task="t", index=0, slots=(Slot("s", 2**62, Basis.STATE),))
     assert plan(n_max=3, steps=(big,)).n_max == 3
     with pytest.raises(HeadroomExceeded, match="'s'"):
         plan(n_max=4, steps=(big,))
@@ -347,6 +364,6 @@ def test_lanes_of_different_names_have_different_figures(names):
 
 @pytest.mark.parametrize("figure", ["weight", "contributors"])
 def test_a_methods_slot_cannot_pass_for_a_lanes(figure):
-    step = Step(task="t", index=0, sums=(Sum("b", Apply.ADD),), slots=(Slot(f"l.{figure}", 4),))
+    step = Step(task="t", index=0, sums=(Sum("b", Apply.ADD),), slots=(Slot(f"l.{figure}", 4, Basis.STATE),))
     with pytest.raises(SpecError, match="each name once"):
         plan(steps=(step,))

@@ -12,12 +12,12 @@ from crypto import blocks, masking, proof, shamir, tags, transcript
 from crypto.blocks import Contribution, encode, initial_state, state_digest
 from crypto.charter import Charter, SignedCharter
 from crypto.cohort import Context, manifest_commitment, mask_key, words_digest
-from crypto.messages import Closing, Decline, LaneSum, Open, Request, StepResult, TagRequest, request_digest
+from crypto.messages import Closing, Decline, LaneSum, Open, Request, SharePack, StepResult, TagRequest, request_digest
 from crypto.plan import Plan
 from crypto.server_session import ServerSession
 from crypto.silo_session import SiloSession
 from tests import reference
-from tests.federation import identity, stream
+from tests.federation import UNRECORDED, identity, stream
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 SESSION = json.loads((VECTORS / "session_n5.json").read_text())
@@ -87,7 +87,8 @@ def test_tags_of_24_bits_coins_and_manifests():
     found = tags.write(tags.tag(words, bytes(range(16)), carries=carries, bits=24))
     assert found.hex() == PRIMITIVES["tag-24"]
     assert transcript.digest("coin", bytes(range(32)), "trunk")[:16].hex() == PRIMITIVES["coin"]
-    assert manifest_commitment("silo-1", bytes(range(32)), [0, 3, 1]).hex() == PRIMITIVES["manifest"]
+    pack = SharePack(b"", (), (0, 3, 1), (), bytes(range(32)))
+    assert manifest_commitment("silo-1", pack).hex() == PRIMITIVES["manifest"]
 
 
 def test_charter_and_plan():
@@ -102,7 +103,7 @@ def test_charter_and_plan():
 def test_the_other_messages():
     d = [bytes([i]) * 32 for i in range(6)]
     trunk = LaneSum(lane="trunk", words=d[1], carries=d[2], uploaders=("silo-1", "silo-3"), weight=24, contributors=2)
-    result = StepResult(step=3, chain=d[3], t3=d[0], released=True, slots=(1, 2**64 - 1), sums=(trunk,))
+    result = StepResult(step=3, chain=d[3], t3=d[0], released=True, slots=(1, 2**64 - 1, None), sums=(trunk,))
     opening = Open(
         job=d[0], plan=d[1], charter=d[2], code=d[3], nonce=d[4], chain=d[5], results=(result,),
         proofs=((b"tags", b""),),
@@ -149,7 +150,10 @@ def test_a_whole_session(case):
     got: dict[str, dict[str, str]] = {silo: {} for silo in SILOS}
     server = ServerSession(context)
     sessions = {
-        silo: SiloSession(context, silo, identity(silo), entropy=stream(f"vector-{case}/{silo}")) for silo in SILOS
+        silo: SiloSession(
+            context, silo, identity(silo), blocks=state_digest(state), entropy=stream(f"vector-{case}/{silo}")
+        )
+        for silo in SILOS
     }
 
     for silo, session in sessions.items():
@@ -175,10 +179,13 @@ def test_a_whole_session(case):
             name: np.array(values).reshape(plan.block(name).shape) for name, values in SESSION["inputs"][silo].items()
         }
         weights = SESSION["weights"][silo]
-        signed, section = session.upload(encode(plan, step, Contribution(sums, SESSION["slots"][silo]), weights))
-        got[silo] |= {"masked/Slots": sha(section), "header": sha(signed)}
+        signed, slots = session.upload(encode(plan, step, Contribution(sums, SESSION["slots"][silo]), weights))
+        got[silo] |= {"header": sha(signed)}
+        for section in step.sections:
+            words = np.frombuffer(slots, dtype="<u8")[list(step.places(section))]
+            got[silo][f"masked/{section}"] = words_digest(words).hex()
         got[silo] |= {f"masked/{lane}": words_digest(words).hex() for lane, words in session.masked.items()}
-        server.header(silo, signed, section)
+        server.header(silo, signed, slots)
         uploads[silo] = dict(session.masked)
         if silo not in want["dropped"]:
             server.words(silo, dict(session.masked))
@@ -187,16 +194,17 @@ def test_a_whole_session(case):
     for silo in survivors:
         sessions[silo].survivors(headers)
         signed = sessions[silo].attest()
+        assert sessions[silo]._sets.digest.hex() == want["sets"]
         got[silo]["attestation"] = sha(signed)
         server.attestation(silo, signed)
-    attestations, sections = server.close_attestations()
+    attestations, masked = server.close_attestations()
     for silo in survivors:
-        signed = sessions[silo].release_slots(attestations, dict(sections), record=lambda: None)
+        signed = sessions[silo].release_slots(attestations, dict(masked), **UNRECORDED)
         got[silo]["slot-shares"] = sha(signed)
         server.slot_shares(silo, signed)
     shares = server.open_slots()
     for silo in survivors:
-        signed = sessions[silo].release_lanes(shares, floors={}, previous={})
+        signed = sessions[silo].release_lanes(shares, floors={}, record=lambda told: None)
         got[silo]["lane-shares"] = sha(signed)
         server.lane_shares(silo, signed)
     request = TagRequest.from_bytes(bytes(server.open_lanes(lambda silo, lane: uploads[silo][lane])))

@@ -26,7 +26,7 @@ from crypto.messages import SLOTS, Attestation, SharePack, TagRequest
 from crypto.server_session import ServerSession
 from crypto.session import SERVER, SILO, Session, SessionState
 from crypto.silo_session import SiloSession
-from tests.federation import DROPS, Federation, Run, assert_never_both, holding, small_plan, stream
+from tests.federation import DROPS, UNRECORDED, Federation, Run, assert_never_both, holding, small_plan, stream
 
 FED = Federation(5)
 PLAN = small_plan()
@@ -41,8 +41,8 @@ SILO_EVENTS = {
     "upload": lambda s: s.upload(None),
     "survivors": lambda s: s.survivors([]),
     "attest": lambda s: s.attest(),
-    "release-slots": lambda s: s.release_slots([], {}, record=lambda: None),
-    "release-lanes": lambda s: s.release_lanes([], floors={}, previous={}),
+    "release-slots": lambda s: s.release_slots([], {}, **UNRECORDED),
+    "release-lanes": lambda s: s.release_lanes([], floors={}, record=UNRECORDED["record"]),
     "tag": lambda s: s.tag(None),
     "stand-in": lambda s: s.stand_in("silo-2", {}),
 }
@@ -173,8 +173,8 @@ FAILING = [
     ("deals", "open-rows", lambda s, run: s.open_rows([], {})),
     ("rows", "upload", lambda s, run: s.upload(blocks.Encoded({}, np.zeros(2, np.uint64), {}))),
     ("uploads", "survivors", lambda s, run: s.survivors([])),
-    ("attestations", "release-slots", lambda s, run: s.release_slots([], {}, record=lambda: None)),
-    ("slots", "release-lanes", lambda s, run: s.release_lanes([], floors={}, previous={})),
+    ("attestations", "release-slots", lambda s, run: s.release_slots([], {}, **UNRECORDED)),
+    ("slots", "release-lanes", lambda s, run: s.release_lanes([], floors={}, record=UNRECORDED["record"])),
     ("lanes", "tag", lambda s, run: s.tag(TagRequest(run.server.result, ((),) * 3))),
 ]
 
@@ -236,7 +236,7 @@ def test_a_step_whose_shares_have_left_stays_spent(refused):
     assert session.spent and not session.done
     if refused:
         with pytest.raises(SurvivorInvalid):
-            session.release_lanes([], floors={}, previous={})
+            session.release_lanes([], floors={}, record=UNRECORDED["record"])
     else:
         session.close()
     assert session.spent
@@ -396,7 +396,7 @@ def test_a_result_that_fewer_than_m_plus_c_sign_is_not_proven(gone):
 
 
 def test_slots_only_steps_are_signed_and_proven_too():
-    from crypto.plan import Lane, Plan, Scope, Slot, Step
+    from crypto.plan import Basis, Lane, Plan, Scope, Slot, Step
 
     plan = Plan(
         method="m",
@@ -404,7 +404,7 @@ def test_slots_only_steps_are_signed_and_proven_too():
         n_max=5,
         lanes=(Lane(name="l", scope=Scope.ALL, floor=3),),
         blocks=(),
-        steps=(Step(task="count", index=0, slots=(Slot("rows", 10**6),)),),
+        steps=(Step(task="count", index=0, slots=(Slot("rows", 10**6, Basis.STATE),)),),
     )
     run = Run(FED, plan, weights={silo: {} for silo in FED.silos}, drop={"silo-3": "fetch"})
     assert run.play() == {}
@@ -420,7 +420,7 @@ def test_uploads_are_fresh_in_every_session():
     one.uploads()
     other.uploads()
     for silo in FED.silos:
-        assert one.sections[silo] != other.sections[silo]
+        assert one.masked_slots[silo] != other.masked_slots[silo]
         for lane, words in one.sessions[silo].masked.items():
             assert (words != other.sessions[silo].masked[lane]).mean() > 0.9
 
@@ -521,14 +521,16 @@ def test_the_server_checks_attestations_and_shares():
         server.attestation(silo, data)
     attestations, sections = server.close_attestations()
     shares = {
-        silo: run.sessions[silo].release_slots(attestations, dict(sections), record=lambda: None)
-        for silo in run.survivors
+        silo: run.sessions[silo].release_slots(attestations, dict(sections), **UNRECORDED) for silo in run.survivors
     }
     unchanged(server, RosterMismatch, lambda: server.slot_shares("silo-1", shares["silo-2"]))
     for silo, data in shares.items():
         server.slot_shares(silo, data)
     released = server.open_slots()
-    lanes = {silo: run.sessions[silo].release_lanes(released, floors={}, previous={}) for silo in run.survivors}
+    lanes = {
+        silo: run.sessions[silo].release_lanes(released, floors={}, record=UNRECORDED["record"])
+        for silo in run.survivors
+    }
     unchanged(server, RosterMismatch, lambda: server.lane_shares("silo-1", lanes["silo-2"]))
     unchanged(server, LayoutMismatch, lambda: server.lane_shares("silo-1", shares["silo-1"]))
 

@@ -94,7 +94,7 @@ def test_slot_sections_are_masked():
             label=f"slots{trial}",
         )
         run.uploads()
-        words += [np.frombuffer(section, "<u8") for section in run.sections.values()]
+        words += [np.frombuffer(section, "<u8") for section in run.masked_slots.values()]
         assert all(encoded.slots.max() < 2**14 for encoded in run.plain.values())
     everything = np.concatenate(words)
     assert abs(chi_square(everything)) < 6

@@ -29,7 +29,7 @@ from crypto import blocks
 from crypto.blocks import Contribution, Encoded
 from crypto.errors import EgressDenied, LayoutMismatch, Malformed, NonFinite, OutOfRange
 from crypto.messages import DECLINE, PHASES, Decline, Message
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from jobs.flare import wire
 from jobs.flare.filters import OnlyMessagesIn, OnlyMessagesOut
 from jobs.runtime.compose import open_agent
@@ -217,7 +217,7 @@ STEP = Step(
     task="train",
     index=0,
     sums=tuple(Sum(name, Apply.AVERAGE) for name in ("w", "b", "h")),
-    slots=(Slot("rows", 1000), Slot("correct", 1000)),
+    slots=(Slot("rows", 1000, Basis.STATE), Slot("correct", 1000, Basis.STATE)),
 )
 PLAN = Plan(method="test", seed=1, n_max=5, lanes=LANES, blocks=BLOCKS, steps=(STEP,))
 SHAPES = {block.name: block.shape for block in BLOCKS}

@@ -18,7 +18,7 @@ from aggregator.ledger.records import Kind
 from aggregator.rounds.storage import save_checkpoint
 from aggregator.run_record import CheckedLedger
 from crypto.errors import EvidenceError
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from crypto.transcript import PROTOCOL
 from jobs.membership import withdrawal_plan
 from jobs.membership.contributions import RunHistory, contributions
@@ -37,7 +37,7 @@ LANES = (
 BLOCKS = tuple(Block(name=f"{lane.name}.w", shape=(2,), lane=lane.name, clip=1.0, init=0.5) for lane in LANES)
 TRAINED = tuple(Sum(f"{name}.w", Apply.AVERAGE) for name in ("trunk", "seen", "secret", "pair"))
 STEPS = (
-    Step(task="rows", index=0, slots=(Slot("rows", 9),)),
+    Step(task="rows", index=0, slots=(Slot("rows", 9, Basis.STATE),)),
     Step(task="sums", index=0, sums=(Sum("sums.w", Apply.PUBLISH),)),
     *(Step(task="train", index=k, sums=TRAINED) for k in range(3)),
 )

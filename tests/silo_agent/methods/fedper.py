@@ -9,12 +9,11 @@ import numpy as np
 
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused
-from crypto.plan import Apply, Block, Lane, Plan, Scope, Slot, Step, Sum
+from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Step, Sum
 from silo_agent import experts
 from silo_agent.data import DataSet
 from silo_agent.methods import (
     GRID,
-    ROWS_BOUND,
     Limits,
     Published,
     TrainingParams,
@@ -25,6 +24,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
+from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, counts
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
 BASE, HEAD = ("w1", "b1"), ("w2", "b2")
@@ -48,7 +48,7 @@ class FedPer:
         shapes, widths = experts.shapes(p.features, p.hidden, p.classes), experts.half_widths(p.features, p.hidden)
         base = [Block(name=f"base.{k}", shape=shapes[k], lane="everyone", clip=p.clip, init=widths[k]) for k in BASE]
         head = [Block(name=f"head.{k}", shape=shapes[k], lane="own", clip=p.clip) for k in HEAD]
-        score = (Slot("personal.correct", ROWS_BOUND), Slot("test.rows", ROWS_BOUND))
+        score = (*counts("personal.correct", basis=Basis.STEP), *TEST_ROWS)
         sums = tuple(Sum(block.name, Apply.AVERAGE) for block in base)
         return Plan(
             method=cls.name,
@@ -61,7 +61,7 @@ class FedPer:
             ),
             blocks=(*base, *head),
             steps=(
-                Step(task="rows", index=0, slots=(Slot("silos", 1), Slot("rows", ROWS_BOUND))),
+                ROWS_STEP,
                 *(Step(task="train", index=k, sums=sums) for k in range(p.rounds)),
                 Step(task="eval", index=0, slots=score),
             ),
