@@ -37,6 +37,7 @@ from silo_agent.journal import Journal
 from silo_agent.language.base_model import NeedsBase
 from silo_agent.methods import Method, method
 from silo_agent.methods.flex_plan import BASE
+from silo_agent.models.registry import shape_of
 from silo_agent.proxies import UsesPool
 from silo_agent.pysyft.catalogue import Catalogue
 from silo_agent.pysyft.request_queue import RequestQueue
@@ -111,15 +112,14 @@ def open_run(
     )
     run.folder.root.mkdir(parents=True, exist_ok=resume is not None)
     run.watch = EventFile(run.folder.events_path)
-    features = spec.params.get("features")
-    if isinstance(features, int) and resume is None:
+    if ("shape" in spec.params or isinstance(spec.params.get("features"), int)) and resume is None:
         run.predictor = stage_predictor(
             run.folder,
             Path(str(resources.files("jobs.evidence"))) / "predictor.py",
             release=release.manifest(),
             requirements=predictor_requirements(spec),
             settings=predictor_settings(spec),
-            shape=[features],
+            shape=shape_of(spec.params),
         )
     return run
 
