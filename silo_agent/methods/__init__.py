@@ -57,7 +57,7 @@ class Published:
     blocks: Mapping[str, np.ndarray]
     """Block name → read-only float32 array of the plan's shape."""
     slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Step name → slot → opened sum, of the released steps."""
+    """Step name → slot → opened sum, of the released steps. A step may lack any slot of the plan: see ``opened``."""
 
 
 class Method(Protocol):
@@ -214,10 +214,21 @@ def weight(mass: float, mean: float) -> int:
     return int(min(max(round(2 * mass / mean), GRID[0]), GRID[-1])) if mean > 0 else GRID[0]
 
 
+def opened(slots: Mapping[str, Mapping[str, int]], step: str, *names: str) -> tuple[int, ...] | None:
+    """The opened sums of these slots of a step, in this order. ``slots``: those of ``Published``.
+
+    None unless all of them opened: the step was void, or the silos withheld figures of it. Whether they did is the same
+    for everyone who applies the step, so a method may take another path on None, and must have one.
+    """
+    found = slots.get(step, {})
+    return tuple(found[name] for name in names) if all(name in found for name in names) else None
+
+
 def mean_rows(published: Published, step: str) -> float:
-    """Training rows a silo, from the slots ``rows`` and ``silos`` of a step; 0 if that step was void."""
-    slots = published.slots.get(step, {})
-    return slots["rows"] / slots["silos"] if slots.get("silos") else 0.0
+    """Training rows a silo, from the slots ``rows`` and ``silos`` of a step; 0 where they did not open. Then
+    ``weight`` gives every silo the least weight."""
+    rows, silos = opened(published.slots, step, "rows", "silos") or (0, 0)
+    return rows / silos if silos else 0.0
 
 
 def known_mode(mode: str) -> None:
