@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aggregator.figures import last_ratios, sentence, withheld_in
 from aggregator.ledger.records import Refusal, RunStarted
 from aggregator.protocols.interface import Charter
 from aggregator.run_record import RunRecord
 from aggregator.tracking.run_page import job_fields, safe
-from aggregator.tracking.version_facts import cohort, last_ratios, moves, parent_version, remedies_of, withdrawals
+from aggregator.tracking.version_facts import cohort, moves, parent_version, remedies_of, withdrawals
 from aggregator.verify.approvals import approvals
 from aggregator.verify.models import Models, ModelVersion
 from crypto.plan import Scope
@@ -125,7 +126,10 @@ def _results(run: RunRecord) -> str:
     ]
     table = _table(("figure", "value", "count", "opened in step", "silos summed"), rows)
     intro = "Sums over silos, each on its own held-out rows; no figure of one silo."
-    return f"{intro}\n\n{table if rows else 'No scores were opened.'}\n\nBaselines: not recorded here."
+    missing = withheld_in(run.plan, run.closed)
+    note = f"{safe(sentence(missing))} A score is of the last step that opened both of its counts." if missing else ""
+    parts = (intro, table if rows else "No scores were opened.", note, "Baselines: not recorded here.")
+    return "\n\n".join(filter(None, parts))
 
 
 def _cohort(run: RunRecord) -> str:
