@@ -21,7 +21,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from math import isfinite, prod
+from math import isfinite
 from pathlib import Path
 
 from crypto.charter import Charter
@@ -30,6 +30,7 @@ from crypto.plan import Plan
 from crypto.transcript import digest
 from silo_agent.data import NAME as DATASET
 from silo_agent.methods import METHODS, Limits, method
+from silo_agent.models.registry import shape_of
 from silo_agent.readers.schema import DataSchema
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
@@ -198,10 +199,13 @@ def catalogue() -> list[str]:
 
 
 def _check_params(schema: DataSchema, params: Mapping[str, object], where: str) -> None:
-    """Raise SpecError where the parameters say another number of features or classes than the schema."""
-    for key, want in (("features", prod(schema.shape)), ("classes", len(schema.classes))):
-        if key in params and params[key] != want:
-            raise SpecError(f"{where}.params.{key}", got=params[key], want=f"{want}, as its schema says")
+    """Raise SpecError where the parameters say another shape of rows or number of classes than the schema."""
+    key = "shape" if "shape" in params else "features"
+    if key in params and shape_of(params) != schema.shape:
+        sides = " ".join(map(str, schema.shape))
+        raise SpecError(f"{where}.params.{key}", got=params[key], want=f"{sides}, as its schema says")
+    if params.get("classes", len(schema.classes)) != len(schema.classes):
+        raise SpecError(f"{where}.params.classes", got=params["classes"], want=f"{len(schema.classes)}, by its schema")
 
 
 def _hint() -> str:

@@ -70,6 +70,29 @@ def data_add(
     emit(entry, as_json)
 
 
+@data_app.command("schema")
+def data_schema(
+    file: Annotated[Path, typer.Argument(help="A CSV or Parquet file.")],
+    target: Annotated[str, typer.Option("--target", help="The column of the label.")],
+    group: Annotated[str | None, typer.Option("--group", help="Rows with one value of it stay on one side.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A new file for it; default: print it.")] = None,
+) -> None:
+    """Draft a schema from a table. It is published with a job: rare values are left out, ranges are rounded."""
+    from silo_agent.readers.draft import draft
+    from silo_agent.readers.tables import columns_of
+
+    text = draft(columns_of(file), target, group)
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        with out.open("x", encoding="utf-8") as new:
+            new.write(text)
+    except OSError as failed:
+        raise SpecError("--out", got=f"{out}: {failed.strerror}", want="a new file that can be written") from failed
+    print(f"{out} is a draft: read it line by line, put in units and plausible ranges, then `fed data add --schema`.")
+
+
 @data_app.command("list")
 def data_list(home: SiloHomePath, as_json: Json = False) -> None:
     """The data sets of this silo, each read and checked against its registration."""

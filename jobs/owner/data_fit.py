@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from crypto.errors import DataRefused
 from jobs.job import JobSpec
+from silo_agent.models.registry import shape_of
 from silo_agent.pysyft.mock import Schema
 from silo_agent.readers.schema import DataSchema, difference
 
@@ -31,10 +30,16 @@ def check_fit(spec: JobSpec, shape: Schema, schema: DataSchema | None) -> None:
             f"Data set {name!r} was registered by another schema: {difference(schema, spec.schema)}.",
             remedy="Register it by the job's schema, or ask for a job with the registered one.",
         )
-    have = {"features": prod(shape.shape), "classes": shape.classes}
-    for key, found in have.items():
-        if spec.params.get(key, found) != found:
+    wants = {"classes": spec.params.get("classes", shape.classes)}
+    if spec.params.keys() & {"features", "shape"}:
+        wants["features"] = _sides(shape_of(spec.params))
+    for key, found in {"features": _sides(shape.shape), "classes": shape.classes}.items():
+        if wants.get(key, found) != found:
             raise DataRefused(
-                f"Data set {name!r} has {found} {key}, the job wants {spec.params[key]}.",
+                f"Data set {name!r} has {found} {key}, the job wants {wants[key]}.",
                 remedy="Name another data set for this job, or ask for another job.",
             )
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))

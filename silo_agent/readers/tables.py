@@ -6,12 +6,12 @@ A folder of several files is one table, in the order of their names.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from crypto.errors import DataRefused
 from silo_agent.readers.encoder import BadValue, TableEncoder, is_missing, level_of
 from silo_agent.readers.extras import needed
 from silo_agent.readers.ranges import explain_table
@@ -75,7 +75,17 @@ def parquet_columns(path: Path, wanted: Sequence[str] | None = None) -> Columns:
         raise ValueError("is no Parquet file that can be read") from bad
 
 
-def _read(source: Source, columns_of: Any) -> Arrays:
+def columns_of(path: Path) -> Columns:
+    """Every column of one table, CSV or Parquet by its ending. Raises DataRefused that names the file."""
+    read = parquet_columns if path.suffix.lower() == ".parquet" else csv_columns
+    try:
+        return read(path)
+    except (OSError, ValueError) as bad:
+        why = bad.strerror or str(bad) if isinstance(bad, OSError) else str(bad)
+        raise DataRefused(f"{path.name}: {why}.", remedy="Give a CSV or Parquet file with a header.") from bad
+
+
+def _read(source: Source, columns_in: Callable[[Path, Sequence[str]], Columns]) -> Arrays:
     schema = source.schema
     made = schema.encoder
     assert isinstance(made, TableEncoder)
@@ -85,7 +95,7 @@ def _read(source: Source, columns_of: Any) -> Arrays:
     tables: dict[str, Columns] = {}
     for file in source.files:
         try:
-            tables[file] = columns_of(source.path(file), wanted)
+            tables[file] = columns_in(source.path(file), wanted)
         except (OSError, ValueError) as bad:
             why = bad.strerror or str(bad) if isinstance(bad, OSError) else str(bad)
             raise source.refuse(file, why, "Correct the file, or leave it out.") from bad
