@@ -70,7 +70,7 @@ from silo_agent.approval_store import Approvals
 from silo_agent.data import DataSet
 from silo_agent.journal import Journal
 from silo_agent.methods import Method, Published
-from silo_agent.policy import CohortWatch, Policy
+from silo_agent.policy import Policy
 from silo_agent.run_checkpoint import Progress, load_progress, save_progress
 
 log = logging.getLogger("consilium.silo")
@@ -176,7 +176,6 @@ class Agent:
         self._weights: dict[str, int] = {}
         self._contribution: tuple[int, blocks.Encoded] | None = None  # step → what it trained, for further attempts
         self._openings: dict[str, Openings | None] = {}
-        self._watch = CohortWatch(site.charter)
         self._answers: dict[tuple[int, int, str], tuple[bytes, Message]] = {}  # place → signed request, answer
         self._phases: dict[str, Callable[[Request, Message], Message]] = {
             "open": self._open,
@@ -346,7 +345,7 @@ class Agent:
 
     def _attest(self, request: Request, message: Message) -> Message:
         session = self._current(request)
-        self._watch.check(session.survivors(unpack_blobs(request.payload)))
+        session.survivors(unpack_blobs(request.payload))
         self.site.journal.attest(self._run.hex(), self.k, request.attempt, session.t3.hex())
         return Message("attest", session.attest())
 
@@ -358,7 +357,6 @@ class Agent:
             where = {"run": self._run.hex(), "step": self.k, "attempt": request.attempt}
             self.site.security("shares-released", t3=session.t3.hex(), **where)
             self.site.journal.release(self._run.hex(), self.k, session.t3.hex(), session.cohort)
-            self._watch.released(session.cohort)
 
         shares = session.release_slots(attestations, dict(sections), record=record)
         metrics.released()
@@ -447,9 +445,6 @@ class Agent:
         self.state, self.slots = dict(progress.state), {name: dict(slots) for name, slots in progress.slots.items()}
         self._applied, self._openings = list(progress.applied), dict(progress.openings)
         self.method.load_state_dict(progress.kept)
-        self._watch.restore(progress.watch)
-        if (released := self._released()) is not None:
-            self._watch.released(released[1])
         log.info("run %s is resumed before step %d", run.hex()[:16], self.k)
 
     def _save_progress(self) -> None:
@@ -462,7 +457,6 @@ class Agent:
             slots=self.slots,
             applied=tuple(self._applied),
             openings=self._openings,
-            watch=self._watch.snapshot(),
             kept=self.method.state_dict(),
         )
         save_progress(self._progress_path(self._run), progress)
@@ -560,8 +554,6 @@ class Agent:
         if not result.released:
             if result.slots or result.sums:
                 raise Malformed("A void step with a result.")
-            if released is not None:
-                self._watch.void()  # raises when the budget is spent; then nothing is applied
             self._chain = transcript.next_chain(self._chain, result.t3, b"", released=False)
             self._applied.append(Applied(self.k, result.t3, bytes(transcript.DIGEST_BYTES), False))
             self._record_openings(step, mine)

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -31,7 +30,7 @@ _REMEDY = "Restore the file from the agent's volume, or stay out of this run."
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """``k``: steps behind us. ``chain``: S_k. ``nonce``: of the run. ``kept``: the method's own arrays, which never
-    leave. ``watch``: as ``policy.CohortWatch.snapshot`` gives it."""
+    leave."""
 
     k: int
     chain: bytes
@@ -40,7 +39,6 @@ class Progress:
     slots: Mapping[str, Mapping[str, int]]
     applied: tuple[Applied, ...]
     openings: Openings
-    watch: Mapping[str, Any]
     kept: Mapping[str, np.ndarray]
 
 
@@ -55,7 +53,6 @@ def save_progress(path: Path, progress: Progress) -> None:
         "openings": {
             lane: None if sets is None else [sorted(one) for one in sets] for lane, sets in progress.openings.items()
         },
-        "watch": dict(progress.watch),
     }
     arrays = {f"{_BLOCK}{name}": np.ascontiguousarray(block) for name, block in progress.state.items()}
     arrays |= {f"{_KEPT}{name}": np.ascontiguousarray(array) for name, array in progress.kept.items()}
@@ -86,7 +83,6 @@ def load_progress(path: Path) -> Progress | None:
             openings={
                 lane: None if sets is None else tuple(map(frozenset, sets)) for lane, sets in facts["openings"].items()
             },
-            watch=facts["watch"],
             kept={name[len(_KEPT) :]: array for name, array in arrays.items() if name.startswith(_KEPT)},
         )
     except FileNotFoundError:

@@ -190,9 +190,7 @@ def _privacy(start: RunStarted, charter: Charter | None) -> str:
         return f"{text} The charter of this run is not in this home, so its numbers are not shown."
     return (
         f"{text} Here c = {charter.colluders}; a sum has at least {charter.honest} honest inputs, a step at least "
-        f"{charter.n_min} silos, and {start.threshold} silos must agree to open it. In a run a silo opens at most "
-        f"{charter.difference_budget} cohorts that differ from its last one by fewer than "
-        f"{charter.honest + charter.colluders} silos, and goes on after at most {charter.void_budget} void steps."
+        f"{charter.n_min} silos, and {start.threshold} silos must agree to open it."
     )
 
 

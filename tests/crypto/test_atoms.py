@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crypto.atoms import Openings
+from crypto.charter import threshold
 from crypto.charter_defaults import Floors
 from crypto.errors import CohortDifference, Malformed
 from tests.last_release import LastRelease
@@ -128,7 +129,8 @@ def shortest(n: int, runs: int) -> Family | None:
     combination of fewer than m + c. ``runs``: how often the adversary may begin."""
     floors = Floors()
     least = floors.honest + floors.colluders
-    smallest = max(least, (floors.n_min(n) + floors.colluders) // 2 + 1)
+    n_min = threshold(n, floors.colluders)  # what charters had then
+    smallest = max(least, threshold(n_min, floors.colluders))
     level: list[tuple[Family, LastRelease, int]] = [((), LastRelease(least), runs - 1)]
     seen = set()
     while level:

@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeVar
 import pytest
 
 from crypto.atoms import Openings
-from tests.benchmarks.liveness_model import FLOORS, LEAST, complete_n_min, threshold
+from tests.benchmarks.liveness_model import FLOORS, LEAST, threshold
 
 C = FLOORS.colluders
 T = TypeVar("T")
@@ -49,11 +49,11 @@ class Protocol:
     ends: bool = True  #: an advert ends the session before
     exempt: bool = False  #: a set that is in the record passes
     whole_u2: bool = True  #: |U2| ≥ n_min, not only ≥ t
-    default_n_min: bool = False  #: the charter's default, not that of complete records
+    small_n_min: bool = False  #: the least with n > (N + c) / 2, which charters had before
 
     @property
     def n_min(self) -> int:
-        return FLOORS.n_min(self.silos) if self.default_n_min else complete_n_min(self.silos)
+        return threshold(self.silos) if self.small_n_min else FLOORS.n_min(self.silos)
 
     @property
     def honest(self) -> range:
@@ -186,7 +186,7 @@ def test_a_set_that_was_released_and_never_opened_is_no_exception(silos: int) ->
 def test_a_releaser_that_has_not_heard_of_an_opening_protects_nobody() -> None:
     """Those who release the third set have not heard of the second; with a larger n_min one of them deals in it."""
     cohorts, script = [range(8), [0, 1, 2, 3, 7], [3, 4, 5, 6, 7]], "0: 0:0145 1: 1:012 2: 2:456"
-    assert opened(Protocol(8, default_n_min=True), cohorts, script) == ([0, 1, 2], True)  # silo 3 is alone
+    assert opened(Protocol(8, small_n_min=True), cohorts, script) == ([0, 1, 2], True)  # silo 3 is alone
     cohorts = [range(8), [0, 1, 2, 3, 4, 7], [1, 3, 4, 5, 6, 7]]
     script = "0: 0:0145 1: 1:023 2: 2:456"
     assert opened(Protocol(8), cohorts, script) == ([0], False)
@@ -282,7 +282,7 @@ def test_no_order_of_events_leaves_fewer_than_m_honest_silos(silos: int, count: 
         (Protocol(5, ends=False), 2),
         (Protocol(5, whole_u2=False), 2),
         (Protocol(5, told=False), 2),
-        (Protocol(6, default_n_min=True), 2),
+        (Protocol(6, small_n_min=True), 2),
     ],
 )
 def test_some_order_of_events_does_where_the_protocol_lacks_a_part(protocol: Protocol, count: int) -> None:
@@ -341,11 +341,11 @@ def test_among_more_silos_none_was_found(silos: int) -> None:
 
 
 @pytest.mark.parametrize("silos", [8, 10])
-@pytest.mark.parametrize("lacks", [{"ends": False}, {"told": False}, {"default_n_min": True}])
+@pytest.mark.parametrize("lacks", [{"ends": False}, {"told": False}, {"small_n_min": True}])
 def test_among_more_silos_the_same_search_breaks_what_lacks_a_part(silos: int, lacks: dict[str, bool]) -> None:
     assert any(play.broken(world) for play, world in plays(Protocol(silos, **lacks), tries=600))
 
 
 @pytest.mark.parametrize("silos", range(4, 65))
 def test_two_thirds_are_enough(silos: int) -> None:
-    assert complete_n_min(silos) <= (2 * silos + C) // 3 + 1
+    assert FLOORS.n_min(silos) <= (2 * silos + C) // 3 + 1
