@@ -197,8 +197,8 @@ def _privacy(start: RunStarted, charter: Charter | None) -> str:
 _RISKS = """\
 - A secure sum is not differential privacy: no noise was added and no ε is claimed.
 - The model may reveal training data to anyone who can query it (membership inference, inversion).
-- Two sums over cohorts that differ by few silos reveal something of those. Budgets compare neighbouring cohorts of one
-  run only: longer chains, or a second run from the same start, can isolate one silo's figures or update.
+- Two sums over cohorts that differ by few silos reveal something of those. Chains of cohorts, or a second run from the
+  same start, can isolate one silo's figures or update.
 - A member that colludes with the aggregator can replace a sum by any other within the clip.
 - c colluding silos shrink every cohort by c. More than c, and nothing of the above is claimed.
 - A member may have sent anything that keeps the mean within the clip; a sum does not show it.
