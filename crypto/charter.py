@@ -21,8 +21,7 @@ from crypto.transcript import DIGEST_BYTES
 #: X25519, HKDF-SHA256, AES-128-CTR, AES-256-GCM, Ed25519.
 SUITE = 1
 
-#: Versions of the protocol whose charters have the same fields as ours. Such a charter can be followed by the next
-#: epoch; nothing can be run under it.
+#: Versions of the protocol whose charters can be followed by the next epoch; nothing can be run under them.
 EARLIER = (1,)
 
 #: What a silo may be called.
@@ -60,17 +59,14 @@ class Charter:
     aggregator: PublicIdentity
     """The key that signs requests and the ledger."""
     n_min: int
-    """Smallest cohort; more than (N + c) / 2, so that two disjoint cohorts can't both be served."""
+    """Smallest cohort, at least ``least_cohort``: two disjoint cohorts can't both be served, and every cohort learns of
+    every set of silos whose sums were opened."""
     colluders: int
     """c: silos assumed to share all they know with the aggregator."""
     honest: int
     """m: honest inputs in any opened sum, at least 2."""
     lane_floor: int
     """m_e: fewest contributors of a lane that not every silo holds, at least c + 2."""
-    void_budget: int
-    """Steps of a run that may end void after a release."""
-    difference_budget: int
-    """Steps of a run whose cohort may differ from the one before by fewer than m + c silos."""
     not_before: int
     """Start of validity, seconds since 1970, UTC."""
     not_after: int
@@ -79,6 +75,9 @@ class Charter:
     """Number of the cipher suite."""
     version: int = VERSION
     """Of the protocol that it was signed under."""
+    budgets: tuple[int, ...] = ()
+    """Two numbers that only a charter of protocol 1 has, kept for its bytes and digest: void steps and close cohorts
+    that it allowed in a run."""
 
     def __post_init__(self) -> None:
         ids = [member.silo for member in self.members]
@@ -90,7 +89,9 @@ class Charter:
             raise SpecError("charter.members", got="a key used twice", want="a key of its own for each role")
         if len(self.previous) != DIGEST_BYTES:
             raise SpecError("charter.previous", got=f"{len(self.previous)} bytes", want="a SHA-256 digest")
-        for name in ("epoch", "colluders", "void_budget", "difference_budget", "n_min", "honest", "lane_floor"):
+        if len(self.budgets) != (2 if self.version in EARLIER else 0):
+            raise SpecError("charter.budgets", got=self.budgets, want="two in a charter of protocol 1, else none")
+        for name in ("epoch", "colluders", "n_min", "honest", "lane_floor"):
             if not 0 <= getattr(self, name) < 2**32:
                 raise SpecError(f"charter.{name}", got=getattr(self, name), want="0 or more, in 32 bits")
         for name in ("not_before", "not_after"):
@@ -98,11 +99,13 @@ class Charter:
                 raise SpecError(f"charter.{name}", got=getattr(self, name), want="seconds since 1970, in 64 bits")
         if n < 3:
             raise SpecError("charter.members", got=n, want="at least 3 silos")
-        if not (n + self.colluders) / 2 < self.n_min <= n:
+        least = (threshold if self.version in EARLIER else least_cohort)(n, self.colluders)
+        if not least <= self.n_min <= n:
             raise SpecError(
                 "charter.n_min",
                 got=self.n_min,
-                want=f"more than (N + c)/2 = {(n + self.colluders) / 2} and at most N = {n}",
+                want=f"at least {least} and at most {n}, for {n} silos of which {self.colluders} may collude",
+                remedy="Make the epoch with `fed charter new` or `fed charter add`: they choose the smallest n_min.",
             )
         if self.honest < 2:
             raise SpecError("charter.honest", got=self.honest, want="at least 2")
@@ -124,7 +127,7 @@ class Charter:
                 f"A cohort of {n} is below the charter's minimum of {self.n_min}.",
                 remedy="Wait until more silos are up, or have the consortium sign a charter for fewer.",
             )
-        t = (n + self.colluders) // 2 + 1
+        t = threshold(n, self.colluders)
         if t > n or t - self.colluders < self.honest:
             raise ThresholdInfeasible(
                 f"With n = {n}, c = {self.colluders} and m = {self.honest} no threshold is safe.",
@@ -181,14 +184,7 @@ class Charter:
     def __bytes__(self) -> bytes:
         out = Writer().u8(self.version).text(self.federation).u32(self.epoch).fixed(self.previous, DIGEST_BYTES)
         out.each(self.members, lambda w, member: member.write(w)).fixed(self.aggregator.raw, KEY_BYTES)
-        for value in (
-            self.n_min,
-            self.colluders,
-            self.honest,
-            self.lane_floor,
-            self.void_budget,
-            self.difference_budget,
-        ):
+        for value in (self.n_min, self.colluders, self.honest, self.lane_floor, *self.budgets):
             out.u32(value)
         return bytes(out.u64(self.not_before).u64(self.not_after).u32(self.suite))
 
@@ -209,8 +205,7 @@ class Charter:
             colluders=src.u32(),
             honest=src.u32(),
             lane_floor=src.u32(),
-            void_budget=src.u32(),
-            difference_budget=src.u32(),
+            budgets=(src.u32(), src.u32()) if version in EARLIER else (),
             not_before=src.u64(),
             not_after=src.u64(),
             suite=src.u32(),
@@ -251,6 +246,24 @@ class SignedCharter:
         check_version(version, earlier=earlier)
         consortium.verify(signature, _signed_bytes(version, body))
         return Charter.from_bytes(body, earlier=earlier)
+
+
+def threshold(n: int, colluders: int) -> int:
+    """t = ⌊(n + c)/2⌋ + 1: how many of a cohort of ``n`` must agree, with ``colluders`` that may agree to anything."""
+    return (n + colluders) // 2 + 1
+
+
+def least_cohort(silos: int, colluders: int) -> int:
+    """The least n with n > (N + c)/2 and n + t(n) > N + c, of N ``silos`` with c ``colluders``.
+
+    By the first, two cohorts of n share more than c silos, so disjoint ones can't both be served. By the second, a
+    cohort of n shares more than c silos with any t that opened sums, so an honest one of those is in it and tells what
+    was opened. May be more than N: then no charter is safe.
+    """
+    n = threshold(silos, colluders)
+    while n + threshold(n, colluders) <= silos + colluders:
+        n += 1
+    return n
 
 
 def check_version(version: int, *, earlier: bool = False) -> None:

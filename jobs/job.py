@@ -5,6 +5,7 @@
     dataset = "digits"          # resolved by each silo in its own catalogue
     purpose = "…"               # what for, in a sentence: data owners read it and approve it
     keep_uploads = "all"        # masked uploads kept, for bit-exact replay: none | last | all (default none)
+    schema = "risk.toml"        # how raw rows are read, beside the job file; it becomes part of the job. Optional
     [params]                    # the method's own, checked by the method
     [timeouts]                  # seconds: phase, step (training), job
 
@@ -29,11 +30,15 @@ from crypto.plan import Plan
 from crypto.transcript import digest
 from silo_agent.data import NAME as DATASET
 from silo_agent.methods import METHODS, Limits, method
+from silo_agent.models.registry import shape_of
+from silo_agent.readers.schema import DataSchema
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 TIMEOUTS = {"phase": 60.0, "step": 600.0, "job": 7200.0}
 KEEP = ("none", "last", "all")
 _TOP = ("name", "method", "dataset", "purpose", "keep_uploads", "params", "timeouts")
+#: Fields that the text of a job has only where the job has them.
+_OPTIONAL = ("schema",)
 #: Longest purpose: a sentence or two.
 MOST_PURPOSE = 300
 #: Longest text of a job, longest encoded plan, and most parameters and characters of one.
@@ -53,12 +58,15 @@ class JobSpec:
     keep_uploads: str = "none"
     params: Mapping[str, Scalar] = field(default_factory=dict)
     timeouts: Mapping[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
+    schema: DataSchema | None = None
+    """How raw rows become inputs and labels; a data set must be registered by the same schema."""
 
     @classmethod
     def parse(cls, raw: Mapping[str, object], where: str = "job") -> JobSpec:
         for key in raw:
-            if key not in _TOP:
-                raise SpecError(f"{where}.{key}", got=raw[key], want=f"one of the fields {', '.join(_TOP)}")
+            if key not in (*_TOP, *_OPTIONAL):
+                names = ", ".join((*_TOP, *_OPTIONAL))
+                raise SpecError(f"{where}.{key}", got=raw[key], want=f"one of the fields {names}")
         texts = {}
         for key in ("name", "method", "dataset", "purpose"):
             value = raw.get(key)
@@ -96,13 +104,18 @@ class JobSpec:
             times[key] = float(value)
         if texts["method"] not in METHODS:
             raise SpecError(f"{where}.method", got=texts["method"], want=f"one of {', '.join(sorted(METHODS))}")
-        return cls(**texts, keep_uploads=str(keep), params=params, timeouts=times)  # type: ignore[arg-type]
+        schema = None
+        if "schema" in raw:
+            schema = DataSchema.parse(_table(raw["schema"], f"{where}.schema"), f"{where}.schema")
+            _check_params(schema, params, where)
+        return cls(**texts, keep_uploads=str(keep), params=params, timeouts=times, schema=schema)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, source: str | Path) -> JobSpec:
         """A job file's path, or the name of a job in the catalogue."""
         path = Path(source)
         if path.suffix == ".toml" or "/" in str(source):
+            folder: Path | None = path.parent
             try:
                 text = path.read_text()
             except OSError as missing:
@@ -111,11 +124,14 @@ class JobSpec:
             entry = resources.files("jobs") / "catalogue" / f"{source}.toml"
             if not entry.is_file():
                 raise SpecError("job", got=str(source), want="a job file or a catalogue name", remedy=_hint())
-            text = entry.read_text()
+            text, folder = entry.read_text(), None
         try:
-            return cls.parse(tomllib.loads(text), path.name or str(source))
+            raw = tomllib.loads(text)
         except tomllib.TOMLDecodeError as bad:
             raise SpecError(str(source), got=str(bad), want="TOML") from bad
+        if folder is not None and isinstance(named := raw.get("schema"), str):
+            raw["schema"] = DataSchema.load(folder / named).fields
+        return cls.parse(raw, path.name or str(source))
 
     @classmethod
     def from_text(cls, text: str) -> JobSpec:
@@ -135,8 +151,7 @@ class JobSpec:
 
     @property
     def text(self) -> str:
-        fields = {key: getattr(self, key) for key in _TOP}
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps(self._fields(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
     def digest(self) -> bytes:
@@ -144,8 +159,11 @@ class JobSpec:
 
     def with_params(self, **changes: Scalar) -> JobSpec:
         """The same job with some parameters changed."""
-        fields = {key: getattr(self, key) for key in _TOP}
-        return JobSpec.parse({**fields, "params": {**self.params, **changes}})
+        return JobSpec.parse({**self._fields(), "params": {**self.params, **changes}})
+
+    def _fields(self) -> dict[str, object]:
+        fields: dict[str, object] = {key: getattr(self, key) for key in _TOP}
+        return fields | ({} if self.schema is None else {"schema": self.schema.fields})
 
     def plan(self, charter: Charter) -> Plan:
         """What would be summed under this charter. Raises SpecError for the method's own parameters."""
@@ -178,6 +196,16 @@ def catalogue() -> list[str]:
     return sorted(
         entry.name[:-5] for entry in (resources.files("jobs") / "catalogue").iterdir() if entry.name.endswith(".toml")
     )
+
+
+def _check_params(schema: DataSchema, params: Mapping[str, object], where: str) -> None:
+    """Raise SpecError where the parameters say another shape of rows or number of classes than the schema."""
+    key = "shape" if "shape" in params else "features"
+    if key in params and shape_of(params) != schema.shape:
+        sides = " ".join(map(str, schema.shape))
+        raise SpecError(f"{where}.params.{key}", got=params[key], want=f"{sides}, as its schema says")
+    if params.get("classes", len(schema.classes)) != len(schema.classes):
+        raise SpecError(f"{where}.params.classes", got=params["classes"], want=f"{len(schema.classes)}, by its schema")
 
 
 def _hint() -> str:

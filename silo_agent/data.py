@@ -1,9 +1,9 @@
 """A silo's data set: read once, checked, committed to with a salt. Where it is stored is up to the catalogue.
 
-A data set is one npz with five arrays: ``x_train`` and ``x_test`` (rows, features) of a float or
-integer dtype, ``y_train`` and ``y_test`` (rows) of integers in [0, classes), and ``classes``, one integer. Files are
-read without pickle. A faulty file is refused with the reason and the remedy: a silo that trained on it would spoil the
-federation's sums.
+A data set is five arrays: ``x_train`` and ``x_test`` (rows, …) of a float or integer dtype and any rank from 2 on,
+``y_train`` and ``y_test`` (rows) of integers in [0, classes), and ``classes``, one integer. They come from one npz,
+which is read here without pickle, or from a reader (``silo_agent.readers``). A faulty file is refused with the reason
+and the remedy: a silo that trained on it would spoil the federation's sums.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -40,7 +41,8 @@ _UNREADABLE = (BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeE
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DataSet:
-    """Checked, read-only arrays. ``x_*``: float32 (rows, features); ``y_*``: int64 (rows,), in [0, classes)."""
+    """Checked, read-only arrays. ``x_*``: float32 (rows, *shape), maybe mapped from disk; ``y_*``: int64 (rows,), in
+    [0, classes)."""
 
     name: str
     x_train: np.ndarray
@@ -55,8 +57,14 @@ class DataSet:
         return len(self.y_train)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row's input."""
+        return tuple(self.x_train.shape[1:])
+
+    @property
     def features(self) -> int:
-        return int(self.x_train.shape[1])
+        """Numbers in one row's input."""
+        return prod(self.shape)
 
     def __repr__(self) -> str:
         return f"DataSet({self.name!r})"  # never a row, nor how many there are
@@ -107,9 +115,10 @@ def check(name: str, arrays: Mapping[str, np.ndarray]) -> DataSet:
         part: _split(name, part, arrays[f"x_{part}"], arrays[f"y_{part}"], int(classes)) for part in ("train", "test")
     }
     (x_train, y_train), (x_test, y_test) = splits["train"], splits["test"]
-    if x_train.shape[1] != x_test.shape[1]:
+    if x_train.shape[1:] != x_test.shape[1:]:
+        has, other = (" × ".join(map(str, x.shape[1:])) for x in (x_train, x_test))
         raise DataRefused(
-            f"Data set {name!r} has {x_train.shape[1]} features in x_train and {x_test.shape[1]} in x_test.",
+            f"Data set {name!r} has {has} features in x_train and {other} in x_test.",
             remedy="Save both splits with the same features.",
         )
     if len(y_train) < MIN_TRAIN_ROWS:
@@ -145,7 +154,7 @@ def commitment(data: DataSet, salt: bytes) -> bytes:
 
 
 def _split(name: str, part: str, x: np.ndarray, y: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    if x.dtype.kind not in "fiu" or x.ndim != 2 or not x.shape[1]:
+    if x.dtype.kind not in "fiu" or x.ndim < 2 or not prod(x.shape[1:]):
         raise DataRefused(
             f"Data set {name!r}: x_{part} is {x.ndim}-dimensional of {x.dtype}.",
             remedy="Save it as numbers, one row a record.",
@@ -155,7 +164,8 @@ def _split(name: str, part: str, x: np.ndarray, y: np.ndarray, classes: int) -> 
             f"Data set {name!r}: y_{part} has shape {y.shape} of {y.dtype} beside {len(x)} rows.",
             remedy="Save one integer label a row.",
         )
-    if not np.isfinite(x).all() or not (np.abs(x) < np.finfo(np.float32).max).all():
+    largest = float(np.finfo(np.float32).max)
+    if len(x) and not (-largest < float(x.min()) and float(x.max()) < largest):  # NaN is in neither
         raise NonFinite(
             f"Data set {name!r}: x_{part} has NaN, infinite or too large values.", remedy="Impute or drop those rows."
         )
@@ -168,6 +178,9 @@ def _split(name: str, part: str, x: np.ndarray, y: np.ndarray, classes: int) -> 
 
 
 def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:
+    """The array read-only in this type; one that already is stays where it lies, so that files stay mapped."""
+    if array.dtype == dtype and array.flags.c_contiguous and not array.flags.writeable:
+        return array.view(np.ndarray)
     copy: np.ndarray = np.array(array, dtype=dtype, order="C")
     copy.flags.writeable = False
     return copy

@@ -18,7 +18,7 @@ import numpy as np
 from crypto import ring
 from crypto.atoms import Openings
 from crypto.blocks import Contribution, Encoded, encode
-from crypto.charter import Charter, Member
+from crypto.charter import Charter, Member, least_cohort
 from crypto.cohort import Context
 from crypto.evidence import StepEvidence
 from crypto.keys import Identity
@@ -70,12 +70,10 @@ class Federation:
             previous=bytes(32),
             members=tuple(Member(s, self.identities[s].public, identity(f"{s}/owner").public) for s in self.silos),
             aggregator=self.aggregator.public,
-            n_min=(n + c) // 2 + 1 if n_min is None else n_min,
+            n_min=least_cohort(n, c) if n_min is None else n_min,
             colluders=c,
             honest=m,
             lane_floor=c + 2 if lane_floor is None else lane_floor,
-            void_budget=3,
-            difference_budget=9,
             not_before=0,
             not_after=2_000_000_000,
         )

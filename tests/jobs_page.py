@@ -32,6 +32,7 @@ FIELDS: Final = {
     "keep_uploads": (f"one of {', '.join(f'`{kind}`' for kind in KEEP)}", "masked uploads kept, for bit-exact replay"),
     "params": ("table of numbers, texts, booleans", "the method's own, checked by the method"),
     "timeouts": ("table of seconds, 1 to 604800", "see below"),
+    "schema": ("file beside the job file, or a table", "how raw rows become inputs and labels ([data](data.md))"),
 }
 #: Time-out → what it bounds.
 TIMES: Final = {
@@ -81,7 +82,7 @@ def fields_table() -> str:
     lines = ["| field | type | default | what it is |", "|---|---|---|---|"]
     for one in fields(JobSpec):
         kind, what = FIELDS[one.name]
-        default = {"params": "empty", "timeouts": "as below"}.get(one.name, f"`{one.default}`")
+        default = {"params": "empty", "timeouts": "as below", "schema": "none"}.get(one.name, f"`{one.default}`")
         if one.default is MISSING and one.default_factory is MISSING:
             default = "required"
         lines.append(f"| `{one.name}` | {kind} | {default} | {what} |")

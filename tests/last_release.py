@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+#: The budgets of a charter then, per silo and run: close cohorts, and void steps.
+DIFFERENCES, VOIDS = 16, 4
+
 
 @dataclass(frozen=True, slots=True)
 class LastRelease:

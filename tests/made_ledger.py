@@ -53,8 +53,8 @@ CONSORTIUM = identity("consortium")
 OWNERS = {silo: identity(f"{silo}/owner") for silo in SILOS}
 CHARTER = Charter(
     federation="demo", epoch=1, previous=bytes(32), aggregator=ME.public, n_min=2, colluders=0, honest=2, lane_floor=2,
-    members=tuple(Member(silo, identity(silo).public, OWNERS[silo].public) for silo in SILOS), void_budget=4,
-    difference_budget=16, not_before=APPROVED_AT, not_after=EXPIRES,
+    members=tuple(Member(silo, identity(silo).public, OWNERS[silo].public) for silo in SILOS),
+    not_before=APPROVED_AT, not_after=EXPIRES,
 )  # fmt: skip
 SIGNED_CHARTER = bytes(SignedCharter.sign(CHARTER, CONSORTIUM))
 PLAN = method("fedavg").plan(PARAMS, Limits(n_max=3, colluders=0, honest=2, lane_floor=2))

@@ -43,11 +43,12 @@ def run(
     *,
     absent: Callable[[Step], Collection[str]] = lambda step: (),
     void: Collection[str] = (),
+    withheld: Callable[[str, str], bool] = lambda step, slot: False,
     watch: Watch = lambda step, seen, here, weights: None,
     announce: Announce = lambda step, sums, figures: sums,
 ) -> Published:
     """The last published state. ``absent``: who stays away from a step; ``void``: steps that bring no result;
-    ``announce``: the words that all silos apply."""
+    ``withheld``: whether a step's slot stays shut; ``announce``: the words that all silos apply."""
     state, slots = blocks.initial_state(plan), dict[str, dict[str, int]]()
     opened: dict[str, list[frozenset[str]]] = {}
     for step in plan.steps:
@@ -62,7 +63,8 @@ def run(
         if step.name in void or not sent:
             continue
         section = np.add.reduce([encoded.slots for encoded in sent])
-        figures = dict(zip((slot.name for slot in step.slots), map(int, section), strict=True))
+        counted = zip((slot.name for slot in step.slots), map(int, section), strict=True)
+        figures = {name: count for name, count in counted if not withheld(step.name, name)}
         sums, total = dict[str, np.ndarray](), dict[str, int]()
         for lane in plan.lanes_of(step):
             now = frozenset(silo for silo in here if weights[silo].get(lane.name))

@@ -206,7 +206,7 @@ def charter_bytes() -> bytes:
     members = [text(silo) + public(seed_of(silo)) + public(seed_of(f"{silo}/owner")) for silo in SILOS]
     return (
         u8(2) + text("test") + u32(1) + bytes(32) + each(members) + public(seed_of("aggregator"))
-        + u32(N_MIN) + u32(COLLUDERS) + u32(HONEST) + u32(LANE_FLOOR) + u32(3) + u32(9)
+        + u32(N_MIN) + u32(COLLUDERS) + u32(HONEST) + u32(LANE_FLOOR)
         + u64(0) + u64(2_000_000_000) + u32(1)
     )  # fmt: skip
 

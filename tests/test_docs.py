@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from crypto import blocks
-from crypto.charter import Charter, Member
+from crypto.charter import Charter, Member, least_cohort
 from crypto.keys import Identity
 from crypto.session import SERVER, SILO
 from silo_agent.data import DataSet
@@ -253,7 +253,7 @@ def charter(n: int, c: int, m: int, n_min: int, lane_floor: int) -> Charter:
     members_ = tuple(Member(f"silo-{i:03d}", keys[2 * i], keys[2 * i + 1]) for i in range(n))
     return Charter(
         federation="docs", epoch=1, previous=bytes(32), members=members_, aggregator=keys[-1], n_min=n_min, colluders=c,
-        honest=m, lane_floor=lane_floor, void_budget=0, difference_budget=0, not_before=0, not_after=1,
+        honest=m, lane_floor=lane_floor, not_before=0, not_after=1,
     )  # fmt: skip
 
 
@@ -262,7 +262,7 @@ def test_the_threshold_table_is_what_the_charter_computes() -> None:
     rows = [tuple(map(int, row)) for row in re.findall(r"^\|" + r" (\d+) \|" * 8 + "$", table, re.MULTILINE)]
     assert len(rows) == 6
     for n, c, m, n_min, t, dropouts, lane_floor, fewest in rows:
-        assert n_min == (n + c) // 2 + 1 and lane_floor == c + 2
+        assert n_min == least_cohort(n, c) and lane_floor == c + 2
         assert charter(n, c, m, n_min, lane_floor).threshold(n) == t
         assert (dropouts, fewest) == (n - t, max(m + c, lane_floor))
 

@@ -123,22 +123,6 @@ def at(entry: Entry[Record], field: str = "") -> str:
     return f"ledger.jsonl line {entry.seq + 1} ({entry.kind}){f', {field}' if field else ''}"
 
 
-def ratios(slots: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Name → (part, whole) for slots that count hits: ``X.correct`` over ``X.total``, ``X.rows`` or ``test.rows`` is
-    ``X.accuracy``; bare ``correct`` is over ``total`` or ``rows``. Pairs whose whole is 0 are left out.
-    """
-    found = {}
-    for name, part in slots.items():
-        head, _, tail = name.rpartition(".")
-        if tail != "correct":
-            continue
-        prefix = f"{head}." if head else ""
-        names = (f"{prefix}total", f"{prefix}rows", "test.rows")
-        if whole := next((slots[other] for other in names if other in slots), 0):
-            found[f"{prefix}accuracy"] = (part, whole)
-    return found
-
-
 # --- reading -----------------------------------------------------------------------------------------------------
 
 

@@ -263,7 +263,7 @@ class StepClosed(OfStep):
     refusals: CodeOf
     lanes_open: Texts
     lanes_shut: Texts
-    #: Slot → opened sum.
+    #: Slot → opened sum; without those that the silos withheld.
     slots: CountOf
     #: Of the blocks after the step.
     state_digest: Hex

@@ -380,13 +380,8 @@ class Attempt:
 
     def _convict(self, silo: str, phase: str, code: str) -> None:
         """Note whose fault it was. The session checks each share against the hash that its dealer signed, so seeds that
-        do not combine to what was committed to are the dealer's.
-
-        Where that ends the step it is void, and after a void step silos refuse a cohort without this one: leaving it
-        out would stop the run for all, so it is only named.
-        """
-        if phase != "unmask-slots":
-            self.attendance.convicted.add(silo)
+        do not combine to what was committed to are the dealer's."""
+        self.attendance.convicted.add(silo)
         self.attendance.refusals[silo] = code
         self._lose(silo, phase)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from aggregator.ledger.format import ratios
+from aggregator.figures import ratios
 from crypto.errors import BY_CODE
 from crypto.messages import PHASES
 
@@ -111,7 +111,8 @@ def step_closed(
     upload_bytes: int,
     slots: Mapping[str, int],
 ) -> None:
-    """A step closed. Lanes by name, which are counted and not shown; of the slots those that count hits, as ratios."""
+    """A step closed. Lanes by name, which are counted and not shown; of the slots those that count hits, as ratios. A
+    ratio of which the silos withheld a half is left as it was."""
     _steps.labels("closed").inc()
     _closed.set_to_current_time()
     _invited.set(invited)

@@ -113,7 +113,7 @@ class _Comparison:
             where = f"{name}, step {entry.record.name}"
             child = yield from self._one(where, pages.step_mark(entry.record))
             if child is not None:
-                yield from self._page(where, pages.step_page(entry, parent.info.run_id), child)
+                yield from self._page(where, pages.step_page(entry, parent.info.run_id, run.plan), child)
         yield from self._extra_children(run.run, parent, len(run.outcomes))
         yield from self._artifacts(run, parent, page)
         if page is not None and page.can_predict:

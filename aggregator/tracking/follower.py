@@ -44,7 +44,8 @@ from aggregator.ledger.records import (
     Withdrawal,
 )
 from aggregator.protocols.choice import open_charter
-from aggregator.run_record import CheckedLedger
+from aggregator.protocols.interface import Plan
+from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking import run_page as pages
 from aggregator.tracking.client import DOWN, check_address, connect
 from aggregator.tracking.cursor import Cursor, default_uri, load_cursor, save_cursor
@@ -142,12 +143,13 @@ class _Writer:
         self._runs = Runs(client, None if uri.startswith("http") else home.artifacts_folder)
         self._registry = Registry(client, home, uri, self._runs)
         self._checked: CheckedLedger | None = None
+        self._plans: dict[str, Plan] = {}
 
     def write(self, entry: Entry[Record]) -> None:
         if is_of(entry, RunStarted):
             self._runs.start(entry)
         elif is_of(entry, StepClosed) or is_of(entry, StepVoid):
-            self._runs.step(entry)
+            self._runs.step(entry, self._plan(entry.record.run))
         elif is_of(entry, ApprovalShown) or is_of(entry, RunResumed):
             self._runs.note(entry)
         elif is_of(entry, RunFinished):
@@ -170,6 +172,12 @@ class _Writer:
         if self._checked is None or entry.seq >= len(self._checked.entries):
             self._checked = checked_ledger(self._home)
         return self._checked
+
+    def _plan(self, run: str) -> Plan:
+        """The plan of a run. Its first line may have been copied long ago, by another process."""
+        if run not in self._plans:
+            self._plans[run] = RunRecord.read(self._home, run).plan
+        return self._plans[run]
 
     def _charter(self, record: CharterRecorded) -> None:
         charter = open_charter(bytes.fromhex(record.charter), self._home.pinned.consortium())

@@ -21,6 +21,7 @@ from aggregator.ledger.records import (
     StepClosed,
     StepVoid,
 )
+from aggregator.protocols.interface import Plan
 from aggregator.run_record import RunRecord
 from aggregator.tracking import run_page as pages
 from aggregator.tracking.client import MlflowClient, log
@@ -93,9 +94,9 @@ class Runs:
     def parent_of(self, entry: Entry[OfRun]) -> Run:
         return self.parent(entry.record.run, f"ledger line {entry.seq + 1}")
 
-    def step(self, entry: Entry[StepClosed] | Entry[StepVoid]) -> None:
+    def step(self, entry: Entry[StepClosed] | Entry[StepVoid], plan: Plan) -> None:
         parent = self.parent_of(entry)
-        page = pages.step_page(entry, parent.info.run_id)
+        page = pages.step_page(entry, parent.info.run_id, plan)
         run = self._search([parent.info.experiment_id], pages.step_mark(entry.record)) or self.client.create_run(
             parent.info.experiment_id, page.started, dict(page.tags), entry.record.name
         )

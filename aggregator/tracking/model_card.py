@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aggregator.figures import last_ratios, sentence, withheld_in
 from aggregator.ledger.records import Refusal, RunStarted
 from aggregator.protocols.interface import Charter
 from aggregator.run_record import RunRecord
 from aggregator.tracking.run_page import job_fields, safe
-from aggregator.tracking.version_facts import cohort, last_ratios, moves, parent_version, remedies_of, withdrawals
+from aggregator.tracking.version_facts import cohort, moves, parent_version, remedies_of, withdrawals
 from aggregator.verify.approvals import approvals
 from aggregator.verify.models import Models, ModelVersion
 from crypto.plan import Scope
@@ -125,7 +126,10 @@ def _results(run: RunRecord) -> str:
     ]
     table = _table(("figure", "value", "count", "opened in step", "silos summed"), rows)
     intro = "Sums over silos, each on its own held-out rows; no figure of one silo."
-    return f"{intro}\n\n{table if rows else 'No scores were opened.'}\n\nBaselines: not recorded here."
+    missing = withheld_in(run.plan, run.closed)
+    note = f"{safe(sentence(missing))} A score is of the last step that opened both of its counts." if missing else ""
+    parts = (intro, table if rows else "No scores were opened.", note, "Baselines: not recorded here.")
+    return "\n\n".join(filter(None, parts))
 
 
 def _cohort(run: RunRecord) -> str:
@@ -186,17 +190,16 @@ def _privacy(start: RunStarted, charter: Charter | None) -> str:
         return f"{text} The charter of this run is not in this home, so its numbers are not shown."
     return (
         f"{text} Here c = {charter.colluders}; a sum has at least {charter.honest} honest inputs, a step at least "
-        f"{charter.n_min} silos, and {start.threshold} silos must agree to open it. In a run a silo opens at most "
-        f"{charter.difference_budget} cohorts that differ from its last one by fewer than "
-        f"{charter.honest + charter.colluders} silos, and goes on after at most {charter.void_budget} void steps."
+        f"{charter.n_min} silos, and {start.threshold} silos must agree to open it."
     )
 
 
 _RISKS = """\
 - A secure sum is not differential privacy: no noise was added and no ε is claimed.
 - The model may reveal training data to anyone who can query it (membership inference, inversion).
-- Two sums over cohorts that differ by few silos reveal something of those. Budgets compare neighbouring cohorts of one
-  run only: longer chains, or a second run from the same start, can isolate one silo's figures or update.
+- No combination of the opened sums of one quantity depends on fewer than m honest silos (rule of atoms). Updates of
+  successive steps are different quantities: where a cohort changes by one silo, their difference tells something of
+  that silo's update.
 - A member that colludes with the aggregator can replace a sum by any other within the clip.
 - c colluding silos shrink every cohort by c. More than c, and nothing of the above is claimed.
 - A member may have sent anything that keeps the mean within the clip; a sum does not show it.

@@ -16,7 +16,8 @@ from datetime import datetime
 from typing import Any
 
 from aggregator.errors import RunAborted
-from aggregator.ledger.format import Entry, canonical, is_of, ratios
+from aggregator.figures import ratios, sentence, withheld
+from aggregator.ledger.format import Entry, canonical, is_of
 from aggregator.ledger.records import (
     ApprovalShown,
     CharterRecorded,
@@ -30,6 +31,7 @@ from aggregator.ledger.records import (
     StepClosed,
     StepVoid,
 )
+from aggregator.protocols.interface import Plan
 from aggregator.run_record import RunRecord
 
 #: Longest tag. The ledger has what is cut off.
@@ -186,8 +188,9 @@ def step_mark(record: OfStep) -> dict[str, str]:
     return {"consilium.run": record.run, "consilium.record": "step", "consilium.k": str(record.k)}
 
 
-def step_page(entry: Entry[StepClosed] | Entry[StepVoid], parent_id: str) -> Page:
-    """The page of a closed or void step, below its job."""
+def step_page(entry: Entry[StepClosed] | Entry[StepVoid], parent_id: str, plan: Plan) -> Page:
+    """The page of a closed or void step, below its job. Figures that the silos withheld have no metric: the page's
+    description names them."""
     record, ended = entry.record, millis(entry)
     facts = _named(record, _STEP) | step_mark(record)
     facts |= {"mlflow.parentRunId": parent_id, "consilium.step": record.name, "consilium.ledger_head": entry.digest}
@@ -195,7 +198,9 @@ def step_page(entry: Entry[StepClosed] | Entry[StepVoid], parent_id: str) -> Pag
         facts |= {"consilium.cohort_size": 0, NOTE: _void_note(record)}
         return Page("FAILED", started=ended, ended=ended, tags=texts(facts))
     facts |= by_silo("data", record.data_commitments) | by_silo("approval", record.approvals)
-    facts |= {"consilium.cohort_size": len(record.survivors), NOTE: _closed_note(record)}
+    missing = withheld(plan, record)
+    facts |= {"consilium.cohort_size": len(record.survivors), NOTE: _closed_note(record, missing)}
+    facts |= {"consilium.figures_withheld": missing} if missing else {}
     return Page(
         status="FINISHED",
         started=ended - sum(record.phase_ms.values()),
@@ -211,8 +216,8 @@ def _void_note(record: StepVoid) -> str:
     return f"Void in phase {safe(record.phase)}: {safe(record.reason)}. Missing: {missing}. Weights stayed."
 
 
-def _closed_note(record: StepClosed) -> str:
-    """What became of a step, in a few sentences."""
+def _closed_note(record: StepClosed, missing: Sequence[str]) -> str:
+    """What became of a step, in a few sentences. ``missing``: the figures of it that the silos withheld."""
     gone = {silo: f"no answer in phase {phase}" for silo, phase in record.lost.items()}
     gone |= {silo: f"refused: {code}" for silo, code in record.refusals.items()}
     absent = "; ".join(f"{safe(silo)} ({safe(why)})" for silo, why in sorted(gone.items())) or "nobody"
@@ -221,6 +226,7 @@ def _closed_note(record: StepClosed) -> str:
         f"{len(record.survivors)} of {len(record.invited)} silos summed: "
         f"{', '.join(map(safe, record.survivors))}. Absent: {absent}. "
         f"Lanes opened: {', '.join(map(safe, record.lanes_open)) or 'none'}; stayed shut: {shut}."
+        f"{' ' + safe(sentence({record.name: missing})) if missing else ''}"
     )
 
 

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from aggregator.ledger.format import Entry, ratios
-from aggregator.ledger.records import ModelPublished, StepClosed, Withdrawal
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import ModelPublished, Withdrawal
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.verify.models import Models, ModelVersion, registered_name
-
-
-def last_ratios(closed: Iterable[Entry[StepClosed]]) -> dict[str, tuple[int, int, StepClosed]]:
-    """Name → (part, whole, the step that opened it last)."""
-    found: dict[str, tuple[int, int, StepClosed]] = {}
-    for entry in closed:
-        found |= {name: (*pair, entry.record) for name, pair in ratios(entry.record.slots).items()}
-    return found
 
 
 def cohort(run: RunRecord) -> str:

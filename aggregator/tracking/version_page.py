@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aggregator.figures import last_ratios
 from aggregator.ledger.format import Entry, canonical
 from aggregator.ledger.records import StepClosed
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking.model_card import Card, card
 from aggregator.tracking.run_page import DIGESTS, NOTE, Figure, job_params, job_tags, metric_name, millis, texts
-from aggregator.tracking.version_facts import cohort, last_ratios, moves, parent_version, remedies_of, withdrawals
+from aggregator.tracking.version_facts import cohort, moves, parent_version, remedies_of, withdrawals
 from aggregator.verify.approvals import approvals, as_json
 from aggregator.verify.models import Models, ModelVersion
 

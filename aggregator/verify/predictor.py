@@ -129,7 +129,7 @@ def check_facts(record: RunRecord, facts: Mapping[str, Any]) -> None:
     for field, expected, found in (
         ("settings.method", record.job.get("method"), settings.get("method")),
         ("settings.params", _text(params), _text(settings.get("params"))),
-        ("shape", [params.get("features")], facts["shape"]),
+        ("shape", _shape(params), facts["shape"]),
         ("dtype", "float32", facts["dtype"]),
         ("modes", ["global", "cold"], facts["modes"]),
     ):
@@ -144,6 +144,14 @@ def check_requirements(where: str, lines: Iterable[object]) -> None:
         parts = _REQUIREMENT.fullmatch(line) if isinstance(line, str) else None
         if parts is None or parts[1] not in _PACKAGES:
             raise EvidenceError(where, expected=f"versions of {', '.join(sorted(_PACKAGES))}", found=repr(line))
+
+
+def _shape(params: Mapping[str, Any]) -> list[object]:
+    """The sides of a row by the job: ``shape``, sides with spaces between, or ``features``, one side."""
+    text = params.get("shape")
+    if isinstance(text, str) and all(side.isascii() and side.isdecimal() for side in text.split(" ")):
+        return [int(side) for side in text.split(" ")]
+    return [params.get("features")]
 
 
 def _text(value: object) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from aggregator.figures import sentence
 from crypto.charter import Charter
 from crypto.errors import BY_CODE, FederationError, RoundLost, SpecError
 from crypto.home import Home
@@ -208,6 +209,8 @@ def reasons(meta: Mapping[str, Any], status: RunStatus | None) -> list[str]:
         lines.append(f"{silo} {reason}, in step {why.step}, phase {why.phase}")
     if status.closed is not None and status.closed.shut:
         lines.append(f"stayed shut in step {status.closed.name}: {', '.join(status.closed.shut)}")
+    if status.closed is not None and status.closed.withheld:
+        lines.append(sentence({status.closed.name: status.closed.withheld}))
     if status.void:
         lines.append(f"{status.void} void: shares may have left, so these steps were not tried again")
     if status.outcome is not None and status.outcome.code:

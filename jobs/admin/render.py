@@ -46,6 +46,8 @@ def _status_lines(status: Mapping[str, Any]) -> list[str]:
             lines.append(f"since {status['since']}: {answered}{missing}")
     if closed:
         shut = f"; shut: {', '.join(closed['lanes_shut'])}" if closed["lanes_shut"] else ""
+        if closed["figures_withheld"]:
+            shut += f"; figures withheld by the silos: {', '.join(closed['figures_withheld'])}"
         silos = f"{closed['survivors']} of {closed['invited']} silos"
         lines.append(f"last closed: {closed['name']} at {closed['time']}, {silos}{shut}")
     if status["absent"]:

@@ -208,7 +208,7 @@ def _propose(
     from jobs.membership.propose import DAY, next_epoch
 
     old, now = _base(base, key), int(time.time())
-    kept = Floors(old.colluders, old.honest, old.lane_floor, old.void_budget, old.difference_budget)
+    kept = Floors(old.colluders, old.honest, old.lane_floor)
     floors = _floors(kept, **(numbers or {}))
     not_after = None if days is None else now + days * DAY
     new = next_epoch(old, floors=None if floors == kept else floors, not_after=not_after, now=now, **how)

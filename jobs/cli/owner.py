@@ -32,9 +32,19 @@ def register(app: typer.Typer) -> None:
 @data_app.command("add")
 def data_add(
     name: Annotated[str, typer.Argument(help="What jobs will call it.")],
-    private: Annotated[Path, typer.Option("--private", help="npz of the real rows; copied into the silo's home.")],
-    mock: Annotated[Path, typer.Option("--mock", help="npz of invented rows with the same schema, for admins.")],
     home: SiloHomePath,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="File or folder of the data; it stays where it is, and is not copied.")
+    ] = None,
+    schema: Annotated[Path | None, typer.Option("--schema", help="With --from: how it is read; the job's.")] = None,
+    reader: Annotated[str | None, typer.Option("--reader", help="With --from; default: by schema and files.")] = None,
+    private: Annotated[
+        Path | None, typer.Option("--private", help="Instead: npz of the real rows; copied into the silo's home.")
+    ] = None,
+    mock: Annotated[
+        Path | None,
+        typer.Option("--mock", help="npz of invented rows, for admins; default with --from: made from the schema."),
+    ] = None,
     summary: Annotated[str, typer.Option("--summary", help="A sentence for admins.")] = "",
     replace: Annotated[bool, typer.Option("--replace", help="Register a name anew; voids its approvals.")] = False,
     as_json: Json = False,
@@ -42,11 +52,45 @@ def data_add(
     """Register a data set in this silo's catalogue: real rows, mock rows, who may read which."""
     from jobs.owner import decisions
 
-    entry = decisions.describe(decisions.add_data(_view(home), name, private, mock, summary, replace=replace))
+    view = _view(home)
+    if source is not None and schema is not None and private is None:
+        added = decisions.add_reference(
+            view, name, source, schema, reader=reader, mock=mock, summary=summary, replace=replace
+        )
+        said = f"Nothing is copied: {source} must stay as it is."
+    elif private is not None and mock is not None and source is None and schema is None and reader is None:
+        added = decisions.add_data(view, name, private, mock, summary, replace=replace)
+        said = f"The rows are copied: {private} is not read again."
+    else:
+        raise SpecError("fed data add", got="another combination", want="--from and --schema, or --private and --mock")
+    entry = decisions.describe(added)
     if not as_json:
         print("\n".join(_data_lines(entry)))
-        print(f"The rows are copied: {private} is not read again.")
+        print(said)
     emit(entry, as_json)
+
+
+@data_app.command("schema")
+def data_schema(
+    file: Annotated[Path, typer.Argument(help="A CSV or Parquet file.")],
+    target: Annotated[str, typer.Option("--target", help="The column of the label.")],
+    group: Annotated[str | None, typer.Option("--group", help="Rows with one value of it stay on one side.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A new file for it; default: print it.")] = None,
+) -> None:
+    """Draft a schema from a table. It is published with a job: rare values are left out, ranges are rounded."""
+    from silo_agent.readers.draft import draft
+    from silo_agent.readers.tables import columns_of
+
+    text = draft(columns_of(file), target, group)
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        with out.open("x", encoding="utf-8") as new:
+            new.write(text)
+    except OSError as failed:
+        raise SpecError("--out", got=f"{out}: {failed.strerror}", want="a new file that can be written") from failed
+    print(f"{out} is a draft: read it line by line, put in units and plausible ranges, then `fed data add --schema`.")
 
 
 @data_app.command("list")
@@ -142,10 +186,15 @@ def _data_lines(entry: dict[str, Any]) -> list[str]:
 
     if entry["amiss"]:
         return [f"{escaped(entry['name'])}  cannot be used: {entry['amiss']}"]
+    reference = entry["reference"]
+    by = f", by {reference['reader']} and schema {reference['schema'][:16]}" if reference else ""
+    shape = " × ".join(map(str, entry["shape"]))
     return [
         f"{entry['name']}  {escaped(entry['summary'])}".rstrip(),
-        f"  schema      {entry['features']} features, {entry['classes']} classes",
+        f"  schema      {shape} features, {entry['classes']} classes{by}",
+        *([f"  files       {escaped(reference['path'])}"] if reference else []),
         f"  uid         {entry['uid']}",
         f"  commitment  {entry['commitment']}",
         f"  mock        {entry['mock']}",
+        *(f"  look at     {escaped(finding)}" for finding in entry["findings"]),
     ]

@@ -17,7 +17,7 @@ from aggregator.run_record import RunRecord
 from crypto import blocks
 from jobs.demo import language_baselines
 from jobs.demo.federation import Federation
-from jobs.evidence.run_summary import cold_score, per_cent, published_by, scores
+from jobs.evidence.run_summary import accuracy, cold_score, per_cent, published_by
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
@@ -79,7 +79,7 @@ def measure(
 
 def _fedavg(
     spec: JobSpec, arrays: Mapping[str, Mapping[str, np.ndarray]], newcomers: Mapping[str, DataSet]
-) -> tuple[float, float | None]:
+) -> tuple[float | None, float | None]:
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
         approve_for_demonstration(federation.silo_homes.values(), spec)
@@ -87,7 +87,7 @@ def _fedavg(
         record = RunRecord.read(federation.aggregator_home, outcome.run)
         published = published_by(federation.aggregator_home, record)
         cold = per_cent(cold_score(spec, published, newcomers)) if newcomers else None
-        return per_cent(scores(record)["global"]), cold
+        return accuracy(record, "global"), cold
 
 
 def _alone(spec: JobSpec, silos: Mapping[str, DataSet]) -> float:

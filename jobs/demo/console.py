@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from aggregator import figures
 from jobs.demo.break_lane import sentence
 from jobs.evidence.run_summary import uniformity
 from silo_agent.methods import contextual
@@ -83,15 +84,16 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
             table.add_row(label, *_cells(accuracy[key]))
     console.print()
     console.print(table)
-    console.print(
-        "correct/total: " + ", ".join(f"{name} {count}" for name, count in exact.items()), style="dim", soft_wrap=True
-    )
+    right = ", ".join(f"{name} {count}" for name, count in exact.items()) or "no scores"
+    console.print(f"correct/total: {right}", style="dim", soft_wrap=True)
     console.print(
         f"{sums['steps_released']} steps released, {sums['steps_void']} void; {sums['lanes_closed']} lanes shut; "
         f"{sums['refusals']} refusals; {sums['upload_bytes'] / 1e6:.2f} MB uploaded, "
         f"{sums['masked_bytes_per_parameter']} bytes a parameter.",
         soft_wrap=True,
     )
+    if report["withheld"]:
+        console.print(figures.sentence(report["withheld"]), soft_wrap=True)
     if "broken" in report:
         console.print(sentence(report["broken"]), style="bold", soft_wrap=True)
     seen = what_was_seen(root, str(report["run_id"]))

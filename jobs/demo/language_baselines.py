@@ -18,7 +18,7 @@ from aggregator.run_record import RunRecord
 from crypto import blocks
 from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import place
-from jobs.evidence.run_summary import cold_score, per_cent, published_by, scores
+from jobs.evidence.run_summary import accuracy, cold_score, per_cent, published_by
 from jobs.job import JobSpec, Scalar
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
@@ -73,7 +73,7 @@ def _fedavg(
     arrays: Mapping[str, Mapping[str, np.ndarray]],
     newcomers: Mapping[str, DataSet],
     models: Path,
-) -> tuple[float, float | None]:
+) -> tuple[float | None, float | None]:
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
         for home in federation.silo_homes.values():
@@ -83,4 +83,4 @@ def _fedavg(
         record = RunRecord.read(federation.aggregator_home, outcome.run)
         published = published_by(federation.aggregator_home, record)
         cold = per_cent(cold_score(spec, published, newcomers, models)) if newcomers else None
-        return per_cent(scores(record)["global"]), cold
+        return accuracy(record, "global"), cold

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aggregator.figures import sentence, withheld_in
 from aggregator.run_record import RunRecord
 from jobs.demo.federation import Federation
 from jobs.demo.progress_view import Follower, View
@@ -45,6 +46,7 @@ def rehearse(job: str, box: Path, view: View) -> dict[str, Any]:
         "silos": sorted(mocks),
         "secure_aggregation": secure_aggregation(record),
         "correct_on_mock": {name: f"{right}/{total}" for name, (right, total) in scores(record).items()},
+        "withheld": withheld_in(record.plan, record.closed),
         "seconds": round(time.monotonic() - began, 1),
     }
     sums = found["secure_aggregation"]
@@ -54,4 +56,6 @@ def rehearse(job: str, box: Path, view: View) -> dict[str, Any]:
     )
     right = ", ".join(f"{name} {count}" for name, count in found["correct_on_mock"].items())
     view.say(f"correct on mock rows, which says nothing of the real ones: {right or 'no scores'}")
+    if found["withheld"]:
+        view.say(sentence(found["withheld"]))
     return found

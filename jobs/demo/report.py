@@ -15,6 +15,7 @@ from typing import Any
 
 import jinja2
 
+from aggregator.figures import sentence
 from aggregator.home import AggregatorHome
 from aggregator.ledger.records import StepClosed
 from aggregator.verify.models import checked_ledger
@@ -53,6 +54,7 @@ def write_report(
         "contextual": contextual(shown.plan.method),
         "figures": _figures(shown, accuracy),
         "accuracy": _accuracy(shown, accuracy),
+        "withheld": sentence(shown.withheld),
         "curve": report_charts.curve(shown, accuracy),
         "timeline": report_charts.timeline(shown),
         "heat": report_charts.heat(shown, probes),

@@ -95,6 +95,8 @@ def _notes(run: RunView, k: int) -> list[tuple[str, str]]:
             notes.append(("lost", f"{record.silo} lost in {record.phase}"))
     if closed is not None and closed.lanes_shut:
         notes.append(("shut", f"shut: {', '.join(closed.lanes_shut)}"))
+    if closed is not None and (missing := run.withheld.get(closed.name)):
+        notes.append(("withheld", f"figures withheld by the silos: {', '.join(missing)}"))
     return notes
 
 

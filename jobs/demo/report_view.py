@@ -8,7 +8,7 @@ from functools import cached_property
 from math import isfinite
 from typing import Any
 
-from aggregator.ledger.format import ratios
+from aggregator.figures import ratios, withheld_in
 from aggregator.ledger.records import StepClosed, StepVoid
 from aggregator.protocols.interface import Charter, Plan
 from aggregator.run_record import CheckedLedger, RunRecord
@@ -60,13 +60,18 @@ class RunView:
     def shut(self) -> int:
         return sum(len(record.lanes_shut) for record in self.closed.values())
 
+    @cached_property
+    def withheld(self) -> Mapping[str, tuple[str, ...]]:
+        """Name of the step → its figures that the silos withheld, of the steps that lack any."""
+        return withheld_in(self.plan, self.record.closed)
+
     def trained(self) -> list[int]:
         """Closed steps of the task ``train``; of all with open lanes where none is called so."""
         closed = [k for k in self.closed if self.plan.steps[k].sums]
         return [k for k in closed if self.plan.steps[k].task == "train"] or closed
 
     def scored(self) -> list[tuple[int, dict[str, tuple[int, int]]]]:
-        """(number of the step, name.accuracy → (part, whole)) of the steps that opened any."""
+        """(number of the step, name.accuracy → (part, whole)) of the steps that opened both counts of any."""
         steps = [(k, ratios(record.slots)) for k, record in sorted(self.closed.items())]
         return [(k, found) for k, found in steps if found]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from aggregator.figures import withheld_in
 from aggregator.rounds.attempt import Exchange
 from aggregator.run_record import RunRecord
 from crypto.errors import FederationError, RoundLost
@@ -29,6 +30,7 @@ from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import check_libraries, ground
 from jobs.demo.progress_view import Follower, View
 from jobs.evidence.run_summary import (
+    accuracy,
     cold_score,
     median_step_seconds,
     per_cent,
@@ -264,12 +266,14 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
     if demo.newcomers:
         found["cold"] = cold_score(demo.spec, published, demo.newcomers, demo.federation.root / MODELS)
     exact = {name: f"{right}/{total}" for name, (right, total) in found.items()}
-    accuracy: dict[str, Any] = {
-        "global": per_cent(found["global"]),
-        "personal": per_cent(found.get("personal", found["global"])),
+    # A method without experts of its own silo opens no such score: then all modes are the global model.
+    personal = any(slot.name == "personal.correct" for step in record.plan.steps for slot in step.slots)
+    figures: dict[str, Any] = {
+        "global": accuracy(record, "global"),
+        "personal": accuracy(record, "personal" if personal else "global"),
         "cold": per_cent(found["cold"]) if demo.newcomers else None,
     }
-    accuracy |= measure(demo.spec, demo.arrays, demo.silos, demo.newcomers, demo.federation.root / MODELS)
+    figures |= measure(demo.spec, demo.arrays, demo.silos, demo.newcomers, demo.federation.root / MODELS)
     return {
         "run_id": record.run,
         "job": demo.name,
@@ -279,8 +283,9 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
         "nvflare": {"version": nvflare},
         "secure_aggregation": secure_aggregation(record),
         **({} if breaker is None else {"broken": breaker.outcome(record)}),
-        "accuracy": accuracy,
+        "accuracy": figures,
         "correct": exact,
+        "withheld": withheld_in(record.plan, record.closed),
         "ledger": str(demo.federation.aggregator_home.ledger_path),
     }
 

@@ -18,6 +18,7 @@ from jobs.doctor.kit import DAY
 from jobs.doctor.target import Target
 from jobs.owner.review import OwnerView
 from silo_agent.pysyft.mock import dataset_folder
+from silo_agent.readers.ranges import findings
 
 #: An approval that ends sooner than this is a warning. Days.
 SOON = 3
@@ -40,8 +41,9 @@ def policy(target: Target) -> Finding | None:
 @check(
     "data",
     SILO,
-    looks="every registered data set: its rows against the commitment, PySyft's rules, modes",
-    fails="the rows are not those that were registered, others may read them, or PySyft knows another registration",
+    looks="every registered data set: rows or every file against the commitment, ranges, PySyft's rules, modes",
+    fails="rows or files are not those that were registered, others may read them, or PySyft knows another"
+    " registration; unscaled and constant columns are a warning",
     remedy="Register a data set: `fed data add`.",
     after=("home", "home.keys"),
 )
@@ -50,9 +52,13 @@ def data(target: Target) -> Finding | None:
     names = _names(view)
     if not names:
         return warn("none is registered: this silo can take no job")
+    look_at = []
     for name in names:
         view.catalogue.entry(name)
-        view.catalogue.resolve(name)
+        found = view.catalogue.resolve(name)
+        look_at += [f"{name}: {finding}" for finding in findings(found.data, found.schema)]
+    if look_at:
+        return warn(" ".join(look_at), "Look at the values; register them scaled: `fed data add --replace`.")
     return ok(f"{', '.join(names)}: as registered")
 
 

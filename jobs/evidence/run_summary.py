@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from aggregator.figures import last_ratios
 from aggregator.home import AggregatorHome
 from aggregator.rounds.storage import load_checkpoint
 from aggregator.run_record import RunRecord
@@ -61,14 +62,16 @@ def secure_aggregation(record: RunRecord) -> dict[str, Any]:
 
 
 def scores(record: RunRecord) -> dict[str, tuple[int, int]]:
-    """Name → (correct, total) over the silos' test rows, from the last step that opened them."""
-    found: dict[str, tuple[int, int]] = {}
-    for slots in record.slots.values():
-        total = slots.get("test.rows", 0)
-        for name, value in slots.items():
-            if name.endswith(".correct") and total:
-                found[name.removesuffix(".correct")] = (value, total)
-    return found
+    """Name → (correct, total) over the silos' test rows, from the last step that opened both. Without a name that no
+    step opened: the silos may withhold either."""
+    found = last_ratios(record.closed)
+    return {name.removesuffix(".accuracy"): (part, whole) for name, (part, whole, _) in found.items()}
+
+
+def accuracy(record: RunRecord, name: str) -> float | None:
+    """Per cent of ``scores``, or None."""
+    found = scores(record).get(name)
+    return None if found is None else per_cent(found)
 
 
 def cold_score(

@@ -25,6 +25,7 @@ from jobs.evidence.run_summary import published_by, spec_of
 from silo_agent.home import SiloHome
 from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import fits, method
+from silo_agent.models.registry import shape_of
 from silo_agent.pysyft.catalogue import Catalogue
 
 
@@ -64,8 +65,8 @@ def cold(home: SiloHome, source: Path, data: str) -> ColdTrial:
         if federation != charter.federation:
             raise EvidenceError(f"run {run}", expected=f"federation {charter.federation!r}", found=federation)
         spec, published = spec_of(record), published_by(place, record)
-    if {"features", "classes"} <= spec.params.keys():
-        fits(rows, int(spec.params["features"]), int(spec.params["classes"]))
+    if "classes" in spec.params and spec.params.keys() & {"features", "shape"}:
+        fits(rows, shape_of(spec.params), int(spec.params["classes"]))
     predictor = with_base_model(method(spec.method)(spec.params, silo), home.models_folder)
     predictions = predictor.predict(published, rows.x_test, "cold").argmax(axis=1)
     commonest = int(np.bincount(rows.y_train, minlength=rows.classes).argmax())

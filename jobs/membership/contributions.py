@@ -4,7 +4,8 @@ A survivor of a step is in all sums that its uploads went into, but a weight may
 things are known: who uploaded a lane (everyone, its holders, its group), how many of them had a weight if it opened,
 and, where holdings are visible, each holder's signed statement that it has one. So a silo
 *contributed* to an opened lane if it stated so or if all who uploaded it had a weight; otherwise it *may have*. A lane
-that stayed shut took nothing from anybody; the slots of a released step took something from each of its survivors.
+that stayed shut took nothing from anybody; the slots of a released step, so far as they opened, took something from
+each of its survivors.
 """
 
 from __future__ import annotations

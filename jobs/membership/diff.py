@@ -1,4 +1,4 @@
-"""What an epoch of the charter changes, for the people who accept it: members, keys, floors, budgets, dates."""
+"""What an epoch of the charter changes, for the people who accept it: members, keys, floors, dates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crypto.keys import PublicIdentity
 from jobs.membership.propose import ROLES
 
 #: The numbers of a charter whose changes are shown.
-NUMBERS = ("n_min", "colluders", "honest", "lane_floor", "void_budget", "difference_budget")
+NUMBERS = ("n_min", "colluders", "honest", "lane_floor")
 TIMES = ("not_before", "not_after")
 
 
@@ -51,7 +51,7 @@ class CharterDiff:
 
     @property
     def numbers(self) -> Mapping[str, tuple[int, int]]:
-        """Name → (before, after), of floors, budgets and times that change."""
+        """Name → (before, after), of floors and times that change."""
         if self.old is None:
             return {}
         pairs = {name: (getattr(self.old, name), getattr(self.new, name)) for name in (*NUMBERS, *TIMES)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from crypto.charter import Charter, Member, SignedCharter
+from crypto.charter import Charter, Member, SignedCharter, threshold
 from crypto.charter_defaults import Floors
 from crypto.encoding import VERSION, Reader
 from crypto.errors import SpecError
@@ -49,8 +49,6 @@ def first_epoch(
         colluders=kept.colluders,
         honest=kept.honest,
         lane_floor=kept.lane_floor,
-        void_budget=kept.void_budget,
-        difference_budget=kept.difference_budget,
         not_before=now - DAY,
         not_after=now + days * DAY,
     )
@@ -69,8 +67,10 @@ def next_epoch(
     """The charter that follows ``old``. ``change``: members with new keys. ``floors``: all of them anew, or as before.
 
     The smallest cohort follows from the number of silos; if it was stricter than needed, it stays stricter by the same
-    number. Raises SpecError for removing a silo that is no member, adding one that is, a key that another holder has
-    or had, too few silos left, and an epoch that would not be valid ``now``.
+    number. That of an earlier protocol may be too small for this one; then it is as large as needed.
+
+    Raises SpecError for removing a silo that is no member, adding one that is, a key that another holder has or had,
+    too few silos left, and an epoch that would not be valid ``now``.
     """
     members = {member.silo: member for member in old.members}
     for silo in remove:
@@ -88,21 +88,20 @@ def next_epoch(
                 "add", got=member.silo, want="a silo that is no member", remedy="New keys of a member: --change."
             )
         members[member.silo] = member
-    kept = floors or Floors(old.colluders, old.honest, old.lane_floor, old.void_budget, old.difference_budget)
-    stricter = 0 if floors else old.n_min - kept.n_min(len(old.members))
+    kept = floors or Floors(old.colluders, old.honest, old.lane_floor)
+    stricter = 0 if floors else max(0, old.n_min - kept.n_min(len(old.members)))
     _enough(len(members), kept, stricter)
     charter = replace(
         old,
         epoch=old.epoch + 1,
         version=VERSION,
+        budgets=(),
         previous=old.digest,
         members=tuple(members[silo] for silo in sorted(members)),
         n_min=kept.n_min(len(members)) + stricter,
         colluders=kept.colluders,
         honest=kept.honest,
         lane_floor=kept.lane_floor,
-        void_budget=kept.void_budget,
-        difference_budget=kept.difference_budget,
         not_after=old.not_after if not_after is None else not_after,
     )
     charter.check_validity(now)
@@ -126,7 +125,7 @@ def _enough(silos: int, floors: Floors, stricter: int = 0) -> None:
 
 def _safe(silos: int, floors: Floors, stricter: int) -> bool:
     smallest = floors.n_min(silos) + stricter
-    t = (smallest + floors.colluders) // 2 + 1
+    t = threshold(smallest, floors.colluders)
     return t <= smallest and t - floors.colluders >= floors.honest
 
 

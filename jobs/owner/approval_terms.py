@@ -12,10 +12,12 @@ from crypto.keys import Identity
 from crypto.plan import Plan
 from jobs import release
 from jobs.job import JobSpec
+from jobs.owner.data_fit import check_fit
 from silo_agent.approval_store import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.policy import Policy
 from silo_agent.pysyft.catalogue import Catalogue, DataId
+from silo_agent.pysyft.mock import Schema
 
 DAY = 86400  # seconds
 
@@ -38,8 +40,9 @@ def terms(spec: JobSpec, plan: Plan, *, silo: str, charter: Charter, policy: Pol
 def current_terms(home: SiloHome, spec: JobSpec) -> Terms:
     """The same, with everything looked up in the silo's home. Raises DataRefused, SpecError."""
     charter = home.charter()
-    data = Catalogue(home, home.silo).resolve(spec.dataset).id
-    return terms(spec, spec.plan(charter), silo=home.silo, charter=charter, policy=home.policy(), data=data)
+    found = Catalogue(home, home.silo).resolve(spec.dataset)
+    check_fit(spec, Schema.of(found.data), found.schema)
+    return terms(spec, spec.plan(charter), silo=home.silo, charter=charter, policy=home.policy(), data=found.id)
 
 
 def sign(wanted: Terms, owner: Identity, *, max_runs: int, not_after: int, now: int | None = None) -> bytes:

@@ -23,7 +23,10 @@ from jobs.owner.render import day
 from jobs.owner.review import OwnerView
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
+from silo_agent.data import check_name
 from silo_agent.pysyft.catalogue import CatalogueEntry
+from silo_agent.readers.reference import Reference
+from silo_agent.readers.schema import DataSchema
 
 log = logging.getLogger("consilium.silo")
 
@@ -41,16 +44,46 @@ def add_data(
     view: OwnerView, name: str, private: Path, mock: Path, summary: str = "", *, replace: bool = False
 ) -> CatalogueEntry:
     """``Catalogue.add``, and a line of the security log."""
+    before = _registered(view, name)
+    return _logged(view, before, view.catalogue.add(name, private, mock, summary, replace=replace))
+
+
+def add_reference(
+    view: OwnerView,
+    name: str,
+    path: Path,
+    schema: Path,
+    *,
+    reader: str | None = None,
+    mock: Path | None = None,
+    summary: str = "",
+    replace: bool = False,
+) -> CatalogueEntry:
+    """Register a file or folder that stays where it is, by a schema file, and write a line of the security log.
+
+    ``reader``: default: by schema and files. ``mock``: default: made from the schema. Raises SpecError for the schema,
+    DataRefused or NonFinite for the data.
+    """
+    check_name(name)
+    before = _registered(view, name)
+    reference = Reference.take(name, path, DataSchema.load(schema), reader)
+    return _logged(view, before, view.catalogue.add_reference(name, reference, mock, summary, replace=replace))
+
+
+def _registered(view: OwnerView, name: str) -> str:
+    """The commitment under this name, in hexadecimal; "" where there is none."""
     try:
-        before = view.catalogue.entry(name).commitment.hex()
+        return view.catalogue.entry(name).commitment.hex()
     except FederationError:
-        before = ""
-    entry = view.catalogue.add(name, private, mock, summary, replace=replace)
+        return ""
+
+
+def _logged(view: OwnerView, before: str, entry: CatalogueEntry) -> CatalogueEntry:
     security_log = SecurityLog(view.home)
     if before:
-        security_log(Event.DATA_REPLACED, name=name, before=before, after=entry.commitment.hex())
+        security_log(Event.DATA_REPLACED, name=entry.name, before=before, after=entry.commitment.hex())
     else:
-        security_log(Event.DATA_REGISTERED, name=name, data=entry.commitment.hex())
+        security_log(Event.DATA_REGISTERED, name=entry.name, data=entry.commitment.hex())
     return entry
 
 
@@ -69,15 +102,26 @@ def _shown(view: OwnerView, name: str) -> dict[str, Any]:
 
 
 def describe(entry: CatalogueEntry) -> dict[str, Any]:
+    """An entry as plain values, for the data owner alone."""
+    reference = entry.reference
     return {
         "name": entry.name,
         "uid": entry.uid,
         "summary": entry.summary,
         "features": entry.schema.features,
+        "shape": list(entry.schema.shape),
         "classes": entry.schema.classes,
         "arrays": entry.schema.arrays,
         "commitment": entry.commitment.hex(),
         "mock": str(entry.mock),
+        "reference": None
+        if reference is None
+        else {
+            "path": str(reference.path),
+            "reader": reference.reader,
+            "schema": reference.schema.digest.hex(),
+        },
+        "findings": list(entry.findings),
         "amiss": "",
     }
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from crypto import ring
@@ -16,6 +17,8 @@ from crypto.charter_defaults import Floors
 from crypto.plan import Lane, Plan, Scope
 from jobs.job import JobSpec
 from silo_agent.methods import Limits, method
+from silo_agent.methods.networks import OfNetwork
+from silo_agent.models.description import Role
 
 #: All that the aggregator ever knows of a single silo. DESIGN: identity, timing, upload size, visible holdings, ….
 SEEN_OF_ONE_SILO = (
@@ -32,6 +35,15 @@ SEEN_OF_ONE_SILO = (
     "if it complains of a peer's row: the key of that one channel, which opens that row and the one back",
     "masked words: noise without the shares of t silos",
 )
+
+
+#: Role of a parameter → whether its change leaves.
+LEAVES = {
+    Role.SHARED: "masked, in the sum of all silos",
+    Role.EXPERT: "masked, in the sum of an expert's silos",
+    Role.LOCAL: "never",
+    Role.FROZEN: "never",
+}
 
 
 def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
@@ -72,11 +84,30 @@ def manifest_of(spec: JobSpec, plan: Plan, floors: Mapping[str, int]) -> dict[st
             }
             for step in plan.steps
         ],
+        "model": _model(spec),
         "ring_bits": plan.ring_bits,
         "resolution": max(block.clip / ring.limit(plan.n_max, plan.ring_bits) for block in plan.blocks),
         "bytes_per_silo": plan.ring_bits // 8 * elements + 8 * slots,
         "aggregator_sees_of_one_silo": list(SEEN_OF_ONE_SILO),
     }
+
+
+def _model(spec: JobSpec) -> list[dict[str, Any]]:
+    """Every parameter of the model that the job names, and what becomes of it; nothing for the perceptron."""
+    if "model" not in spec.params:
+        return []
+    made = method(spec.method)(spec.params)
+    parts = (*made.experts.parts, *made.experts.frozen) if isinstance(made, OfNetwork) else ()
+    return [
+        {
+            "code": part.code,
+            "name": part.name,
+            "shape": list(part.shape),
+            "role": part.role.value,
+            "leaves": LEAVES[part.role],
+        }
+        for part in parts
+    ]
 
 
 def _holdings(lane: Lane) -> str:
@@ -124,6 +155,21 @@ def print_manifest(found: dict[str, Any]) -> None:
     for row, names in alike.items():
         steps.add_row(names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}: {len(names)} steps", *row)
     console.print(steps)
+    if found["model"]:
+        parts = Table(
+            "code",
+            "parameter",
+            "shape",
+            "role",
+            "leaves",
+            title="The model: a block is the name of a model, a dot and a code",
+            title_justify="left",
+        )
+        for part in found["model"]:
+            shape = " × ".join(map(str, part["shape"]))
+            parts.add_row(part["code"], escape(part["name"]), shape, part["role"], part["leaves"])
+        console.print(parts)
+        console.print("No buffer of the model is ever sent: running statistics stay at the silo.")
     console.print("Besides: for each lane that opens, the sum of the weights and the count of contributors.")
     console.print("The other silos, not the aggregator, learn this silo's weight in each lane: a place on its grid.")
     console.print(

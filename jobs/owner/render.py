@@ -24,6 +24,9 @@ def review_lines(found: dict[str, Any]) -> list[str]:
         if here
         else "not registered here"
     )
+    look_at = [f"  look at   {escaped(finding)}" for finding in (here or {}).get("findings", ())]
+    if here and here["amiss"]:
+        look_at.insert(0, f"  not fit   {escaped(here['amiss'])}")
     rounds = f"{found['rounds']} rounds, " if found["rounds"] else ""
     params = json.dumps(found["params"], ensure_ascii=True)
     asked = f", asked for {found['asked'][:16].replace('T', ' ')} UTC" if "asked" in found else ""
@@ -32,6 +35,7 @@ def review_lines(found: dict[str, Any]) -> list[str]:
         f"  job       {found['job']}{asked}",
         f"  purpose   {escaped(found['purpose'])}",
         f"  method    {found['method']} on data set {found['dataset']} ({registered})",
+        *look_at,
         f"  with      {charter['silos']} silos of {escaped(charter['federation'])},"
         f" charter of epoch {charter['epoch']}",
         f"  runs      {rounds}{len(leaves['steps'])} steps; parameters {params}",

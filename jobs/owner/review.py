@@ -19,12 +19,14 @@ from crypto.errors import DataRefused, FederationError
 from crypto.plan import Lane, Plan
 from jobs.job import JobSpec
 from jobs.owner import approval_terms
+from jobs.owner.data_fit import check_fit
 from jobs.owner.egress_manifest import manifest_of
 from silo_agent.approval_store import Approvals, ApprovalState
 from silo_agent.home import SiloHome
 from silo_agent.journal import Joined, parse_record
 from silo_agent.policy import Policy
-from silo_agent.pysyft.catalogue import Catalogue, DataId
+from silo_agent.pysyft.catalogue import Catalogue, Resolved
+from silo_agent.pysyft.mock import Schema
 from silo_agent.pysyft.request_queue import RequestQueue
 
 
@@ -95,7 +97,7 @@ class OwnerView:
             "method": spec.method,
             "purpose": spec.purpose,
             "dataset": spec.dataset,
-            "registered": self._registered(spec.dataset),
+            "registered": self._registered(spec),
             "charter": {
                 "federation": self.charter.federation,
                 "epoch": self.charter.epoch,
@@ -132,17 +134,25 @@ class OwnerView:
 
     # --- its parts ---------------------------------------------------------------------------------------------------
 
-    def _registered(self, name: str) -> dict[str, Any] | None:
-        """The catalogue's entry of a data set, or nothing."""
+    def _registered(self, spec: JobSpec) -> dict[str, Any] | None:
+        """The catalogue's entry of a job's data set, or nothing. ``amiss``: why the job cannot use it, or "";
+        ``findings``: what to look at in its values."""
         try:
-            entry = self.catalogue.entry(name)
+            entry = self.catalogue.entry(spec.dataset)
         except FederationError:
             return None
+        amiss = ""
+        try:
+            check_fit(spec, entry.schema, entry.read_by)
+        except DataRefused as other:
+            amiss = str(other)
         return {
             "uid": entry.uid,
             "commitment": entry.commitment.hex(),
             "features": entry.schema.features,
             "classes": entry.schema.classes,
+            "amiss": amiss,
+            "findings": list(entry.findings),
         }
 
     def _approval_state(self, spec: JobSpec, plan: Plan) -> ApprovalState:
@@ -155,17 +165,21 @@ class OwnerView:
         data = self._data(spec.dataset)
         if isinstance(data, DataRefused):
             return data
-        return approval_terms.terms(spec, plan, silo=self.silo, charter=self.charter, policy=self.policy, data=data)
+        try:
+            check_fit(spec, Schema.of(data.data), data.schema)
+        except DataRefused as other:
+            return other
+        return approval_terms.terms(spec, plan, silo=self.silo, charter=self.charter, policy=self.policy, data=data.id)
 
-    def _data(self, name: str) -> DataId | DataRefused:
+    def _data(self, name: str) -> Resolved | DataRefused:
         """Which data a name means, or why they cannot be used. The rows are read and checked once for all jobs."""
         if name not in self._checked:
             try:
-                self._checked[name] = self.catalogue.resolve(name).id
+                self._checked[name] = self.catalogue.resolve(name)
             except DataRefused as refused:
                 self._checked[name] = refused
         return self._checked[name]
 
     @cached_property
-    def _checked(self) -> dict[str, DataId | DataRefused]:
+    def _checked(self) -> dict[str, Resolved | DataRefused]:
         return {}

@@ -25,6 +25,7 @@ from jobs import release
 from jobs.job import JobSpec, decode_plan
 from jobs.membership.accept import record_charter, running
 from jobs.owner.approval_terms import terms
+from jobs.owner.data_fit import check_fit
 from jobs.runtime import drain
 from jobs.runtime.mask_probe import agent_class
 from jobs.runtime.status_tracker import StatusTracker
@@ -37,8 +38,10 @@ from silo_agent.journal import Journal
 from silo_agent.language.base_model import NeedsBase
 from silo_agent.methods import Method, method
 from silo_agent.methods.flex_plan import BASE
+from silo_agent.models.registry import shape_of
 from silo_agent.proxies import UsesPool
 from silo_agent.pysyft.catalogue import Catalogue
+from silo_agent.pysyft.mock import Schema
 from silo_agent.pysyft.request_queue import RequestQueue
 
 log = logging.getLogger("consilium.aggregator")
@@ -111,15 +114,14 @@ def open_run(
     )
     run.folder.root.mkdir(parents=True, exist_ok=resume is not None)
     run.watch = EventFile(run.folder.events_path)
-    features = spec.params.get("features")
-    if isinstance(features, int) and resume is None:
+    if ("shape" in spec.params or isinstance(spec.params.get("features"), int)) and resume is None:
         run.predictor = stage_predictor(
             run.folder,
             Path(str(resources.files("jobs.evidence"))) / "predictor.py",
             release=release.manifest(),
             requirements=predictor_requirements(spec),
             settings=predictor_settings(spec),
-            shape=[features],
+            shape=shape_of(spec.params),
         )
     return run
 
@@ -187,7 +189,8 @@ def open_agent(job: str, home: SiloHome) -> Agent:
     site = open_site(home)
     try:
         catalogue = Catalogue(home, site.silo)
-        resolved = catalogue.resolve(spec.dataset)
+        resolved = catalogue.resolve(spec.dataset, thorough=False)
+        check_fit(spec, Schema.of(resolved.data), resolved.schema)
         plan = spec.plan(site.charter)
         wanted = terms(spec, plan, silo=site.silo, charter=site.charter, policy=site.policy, data=resolved.id)
         site.approvals.grant(wanted, now=site.now(), uses=site.journal.uses)
@@ -206,7 +209,7 @@ def with_inputs(made: Method, models: Path, catalogue: Catalogue) -> Method:
     if isinstance(made, NeedsBase):
         made.use(models)
     if isinstance(made, UsesPool) and made.pool:
-        made.provide(catalogue.resolve(made.pool).data)
+        made.provide(catalogue.resolve(made.pool, thorough=False).data)
     return made
 
 

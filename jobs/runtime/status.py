@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from aggregator.errors import RunAborted
+from aggregator.figures import withheld
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import (
     Record,
@@ -27,6 +28,7 @@ from aggregator.ledger.records import (
     StepOpened,
     StepVoid,
 )
+from aggregator.protocols.interface import Plan
 from aggregator.run_record import RunRecord
 from crypto.text import printable
 
@@ -53,7 +55,8 @@ class Absent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastClosed:
-    """The last step that closed. ``shut``: its lanes that stayed shut."""
+    """The last step that closed. ``shut``: its lanes that stayed shut; ``withheld``: its figures that the silos
+    withheld."""
 
     k: int
     name: str
@@ -61,6 +64,7 @@ class LastClosed:
     invited: int
     survivors: int
     shut: tuple[str, ...]
+    withheld: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +83,8 @@ class RunEnd:
 class RunStatus:
     """The state of a run. ``since``: when the phase began, UTC. ``absent``: silos that are out, until they are back.
 
-    ``steps``: how many the plan has; ``released`` and ``void`` of them are behind. ``attempt`` counts from 0.
+    ``steps``: how many the plan has; ``released`` and ``void`` of them are behind. ``attempt`` counts from 0. ``plan``:
+    once the ledger names it; it does not travel.
     """
 
     run: str = ""
@@ -98,6 +103,7 @@ class RunStatus:
     void: int = 0
     closed: LastClosed | None = None
     outcome: RunEnd | None = None
+    plan: Plan | None = field(default=None, compare=False, repr=False)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -170,10 +176,9 @@ def after(status: RunStatus, event: StatusEvent) -> RunStatus:
 def _recorded(status: RunStatus, entry: Entry[Record]) -> RunStatus:
     match entry.record:
         case RunStarted() as record:
-            steps = len(RunRecord(record.run, (entry,)).plan.steps)
-            return replace(
-                status, run=record.run, job=record.job_digest, state=RunState.RUNNING, steps=steps, since=entry.time
-            )
+            plan = RunRecord(record.run, (entry,)).plan
+            new = replace(status, run=record.run, job=record.job_digest, plan=plan, steps=len(plan.steps))
+            return replace(new, state=RunState.RUNNING, since=entry.time)
         case RunResumed() as record:
             return replace(
                 status, state=RunState.RUNNING, outcome=None, k=record.k, since=entry.time, asked=(), phase=""
@@ -194,6 +199,7 @@ def _recorded(status: RunStatus, entry: Entry[Record]) -> RunStatus:
                 invited=len(record.invited),
                 survivors=len(record.survivors),
                 shut=record.lanes_shut,
+                withheld=withheld(status.plan, record) if status.plan is not None else (),
             )
             still = {silo: why for silo, why in status.absent.items() if silo not in record.survivors}
             return replace(status, released=status.released + 1, closed=closed, absent=still)
@@ -252,6 +258,7 @@ def as_json(status: RunStatus) -> dict[str, Any]:
             "invited": closed.invited,
             "survivors": closed.survivors,
             "lanes_shut": list(closed.shut),
+            "figures_withheld": list(closed.withheld),
         },
         "outcome": None
         if outcome is None
@@ -297,6 +304,7 @@ def from_json(found: Mapping[str, Any]) -> RunStatus:
                 invited=int(closed["invited"]),
                 survivors=int(closed["survivors"]),
                 shut=_texts(closed["lanes_shut"]),
+                withheld=_texts(closed["figures_withheld"]),
             ),
             outcome=None
             if outcome is None

@@ -7,7 +7,7 @@ list them, or to refuse one, loads no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeVar, cast
@@ -57,7 +57,7 @@ class Published:
     blocks: Mapping[str, np.ndarray]
     """Block name → read-only float32 array of the plan's shape."""
     slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Step name → slot → opened sum, of the released steps."""
+    """Step name → slot → opened sum, of the released steps. A step may lack any slot of the plan: see ``opened``."""
 
 
 class Method(Protocol):
@@ -145,15 +145,9 @@ def parameter(default: Any = MISSING, *, least: float, most: float) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingParams:
-    """What every method that trains networks by rounds takes."""
+class RoundParams:
+    """What every method takes that trains networks by rounds, whatever the network."""
 
-    features: int = parameter(least=1, most=2**16)
-    """Columns of the data set."""
-    classes: int = parameter(least=2, most=2**16)
-    """Classes of the data set."""
-    hidden: int = parameter(16, least=1, most=2**14)
-    """Hidden units of a network."""
     rounds: int = parameter(12, least=1, most=10_000)
     """Training steps of the plan."""
     local_steps: int = parameter(20, least=1, most=10_000)
@@ -172,12 +166,31 @@ class TrainingParams:
     """Of initial values, batches and projections."""
 
 
-def parse(kind: type[P], raw: Mapping[str, object], path: str = "params") -> P:
-    """A parameter dataclass from a flat table. Raises SpecError for unknown, missing, mistyped or out-of-bound ones."""
+@dataclass(frozen=True, kw_only=True)  # without slots: of two bases only one may have them
+class PerceptronParams:
+    """The perceptron with one hidden layer, ``silo_agent.experts``."""
+
+    features: int = parameter(least=1, most=2**16)
+    """Columns of the data set."""
+    classes: int = parameter(least=2, most=2**16)
+    """Classes of the data set."""
+    hidden: int = parameter(16, least=1, most=2**14)
+    """Hidden units of a network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingParams(RoundParams, PerceptronParams):
+    """What a method takes that trains perceptrons by rounds."""
+
+
+def parse(kind: type[P], raw: Mapping[str, object], path: str = "params", *, others: Collection[str] = ()) -> P:
+    """A parameter dataclass from a flat table. Raises SpecError for unknown, missing, mistyped or out-of-bound ones.
+
+    ``others``: names that are read elsewhere, for the message about an unknown one."""
     known = {spec.name: spec for spec in fields(kind)}  # type: ignore[arg-type]
     for name in raw:
         if name not in known:
-            raise SpecError(f"{path}.{name}", got=raw[name], want=f"one of {', '.join(known)}")
+            raise SpecError(f"{path}.{name}", got=raw[name], want=f"one of {', '.join([*others, *known])}")
     values: dict[str, object] = {}
     for name, spec in known.items():
         least, most = spec.metadata["least"], spec.metadata["most"]
@@ -201,10 +214,21 @@ def weight(mass: float, mean: float) -> int:
     return int(min(max(round(2 * mass / mean), GRID[0]), GRID[-1])) if mean > 0 else GRID[0]
 
 
+def opened(slots: Mapping[str, Mapping[str, int]], step: str, *names: str) -> tuple[int, ...] | None:
+    """The opened sums of these slots of a step, in this order. ``slots``: those of ``Published``.
+
+    None unless all of them opened: the step was void, or the silos withheld figures of it. Whether they did is the same
+    for everyone who applies the step, so a method may take another path on None, and must have one.
+    """
+    found = slots.get(step, {})
+    return tuple(found[name] for name in names) if all(name in found for name in names) else None
+
+
 def mean_rows(published: Published, step: str) -> float:
-    """Training rows a silo, from the slots ``rows`` and ``silos`` of a step; 0 if that step was void."""
-    slots = published.slots.get(step, {})
-    return slots["rows"] / slots["silos"] if slots.get("silos") else 0.0
+    """Training rows a silo, from the slots ``rows`` and ``silos`` of a step; 0 where they did not open. Then
+    ``weight`` gives every silo the least weight."""
+    rows, silos = opened(published.slots, step, "rows", "silos") or (0, 0)
+    return rows / silos if silos else 0.0
 
 
 def known_mode(mode: str) -> None:
@@ -213,24 +237,29 @@ def known_mode(mode: str) -> None:
         raise SpecError("mode", got=mode, want=f"one of {', '.join(MODES)}")
 
 
-def fits(data: DataSet, features: int, classes: int) -> None:
-    """Raise DataRefused unless the data set has the job's features and classes."""
-    if (data.features, data.classes) != (features, classes):
+def fits(data: DataSet, shape: int | tuple[int, ...], classes: int) -> None:
+    """Raise DataRefused unless the data set has the job's classes, and rows of its shape; a number: of so many
+    features."""
+    wanted, found = (shape,) if isinstance(shape, int) else shape, data.x_train.shape[1:]
+    if (found, data.classes) != (wanted, classes):
+        flat = len(wanted) == len(found) == 1
+        has = f"{found[0]} features" if flat else f"rows of shape {found}"
+        wants = str(wanted[0]) if flat else f"{wanted}"
         raise DataRefused(
-            f"Data set {data.name!r} has {data.features} features and {data.classes} classes; "
-            f"the job wants {features} and {classes}.",
+            f"Data set {data.name!r} has {has} and {data.classes} classes; the job wants {wants} and {classes}.",
             remedy="Name another data set for this job.",
         )
 
 
-def batch(x: np.ndarray, features: int) -> np.ndarray:
-    """A batch to predict, as float32 (rows, features), from any number type.
+def batch(x: np.ndarray, shape: int | tuple[int, ...]) -> np.ndarray:
+    """A batch to predict, as float32 (rows, *shape), from any number type; a number: so many features.
 
     Raises DataRefused for another shape or type, NonFinite for values that are not finite."""
-    x = np.asarray(x)
-    if x.ndim != 2 or x.shape[1] != features or not len(x) or x.dtype.kind not in "fiu":
+    x, wanted = np.asarray(x), (shape,) if isinstance(shape, int) else shape
+    if x.shape[1:] != wanted or not x.ndim or not len(x) or x.dtype.kind not in "fiu":
+        sides = ", ".join(map(str, wanted))
         raise DataRefused(
-            f"A batch has shape {x.shape} of {x.dtype}.", remedy=f"Pass numbers, (rows, {features}), at least a row."
+            f"A batch has shape {x.shape} of {x.dtype}.", remedy=f"Pass numbers, (rows, {sides}), at least a row."
         )
     x = x.astype(np.float32)
     if not np.isfinite(x).all():

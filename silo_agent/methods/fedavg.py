@@ -1,4 +1,8 @@
-"""FedAvg: one model, the mean of what the silos make of it. The proof that the shape of a method is right."""
+"""FedAvg: one model, the mean of what the silos make of it. The proof that the shape of a method is right.
+
+With a model that has parameters of role local it is FedPer (after arXiv 1912.00818): those are trained at each silo,
+stay there, and only personal predictions exist.
+"""
 
 from __future__ import annotations
 
@@ -9,63 +13,75 @@ from typing import ClassVar
 import numpy as np
 
 from crypto.blocks import Contribution
+from crypto.errors import DataRefused, SpecError
 from crypto.plan import Apply, Lane, Plan, Scope, Step, Sum
-from silo_agent import experts
 from silo_agent.data import DataSet
 from silo_agent.methods import (
     GRID,
     Limits,
     Published,
-    Stateless,
-    TrainingParams,
+    RoundParams,
     batch,
     fits,
     known_mode,
     mean_rows,
     parameter,
-    parse,
     weight,
 )
-from silo_agent.methods.plans import ROWS_STEP, SCORE, correct, network, network_blocks
-from silo_agent.training import Descent, batches, cross_entropy, generator, train
+from silo_agent.methods.networks import part_blocks, published_parts, read, training_seed
+from silo_agent.methods.plans import ROWS_STEP, correct, counts
+from silo_agent.models.description import Role
+from silo_agent.models.experts import Experts, moved
+from silo_agent.models.layout import Part
+from silo_agent.training import Descent, batches, cross_entropy, generator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Params(TrainingParams):
+class Params(RoundParams):
     """``proximal``: μ of FedProx, a pull to the published model while a silo trains; 0 is FedAvg."""
 
     proximal: float = parameter(0.0, least=0.0, most=10.0)
 
 
-class FedAvg(Stateless):
-    """Lane ``everyone``: all silos, weighted by rows under the weight rule. All modes predict alike."""
+class FedAvg:
+    """Lane ``everyone``: all silos, weighted by rows under the weight rule. Lane ``own``: local parts, never sent.
+
+    All modes predict alike, unless there are local parts: then there is ``personal`` alone.
+    """
 
     name: ClassVar[str] = "fedavg"
     display_name: ClassVar[str] = "FedAvg"
     contextual: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
-        self.params = parse(Params, params)
+        self.params, self.experts = read(Params, params)
         self.silo = silo
+        self._sent, self._local = _parts(self.experts)
+        self._own: dict[str, np.ndarray] = {}
 
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
-        p = parse(Params, params)
+        p, experts = read(Params, params)
+        sent, local = _parts(experts)
+        if not sent:
+            raise SpecError("params.local", got="every parameter", want="at least one that is shared")
         lane = Lane(name="everyone", scope=Scope.ALL, floor=limits.lane_floor, grid=GRID)
-        blocks = network_blocks("model", p, lane=lane.name)
+        own = Lane(name="own", scope=Scope.LOCAL, floor=limits.lane_floor)
+        blocks = part_blocks("model", sent, lane=lane.name, clip=p.clip)
         sums = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
+        score = counts(_scored(local), "test.rows")
         steps = (
             ROWS_STEP,
-            *(Step(task="train", index=k, sums=sums, slots=SCORE) for k in range(p.rounds)),
-            Step(task="eval", index=0, slots=SCORE),
+            *(Step(task="train", index=k, sums=sums, slots=score) for k in range(p.rounds)),
+            Step(task="eval", index=0, slots=score),
         )
         return Plan(
             method=cls.name,
             seed=p.seed,
             n_max=limits.n_max,
             ring_bits=p.ring_bits,
-            lanes=(lane,),
-            blocks=blocks,
+            lanes=(lane, own) if local else (lane,),
+            blocks=blocks + part_blocks("model", local, lane=own.name, clip=p.clip),
             steps=steps,
         )
 
@@ -76,21 +92,69 @@ class FedAvg(Stateless):
 
     def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
         p = self.params
-        fits(data, p.features, p.classes)
+        fits(data, self.experts.shape, self.experts.classes)
         if step.task == "rows":
             return Contribution({}, {"silos": 1, "rows": data.rows})
-        right = correct(self.predict(published, data.x_test, "global"), data)
-        slots = {"global.correct": right, "test.rows": len(data.y_test)}
+        old = self._model(published, step.index if step.task == "train" else p.rounds)
+        right = correct(self.experts.predict([old], data.x_test, data.x_train)[0], data)
+        slots = {_scored(self._local): right, "test.rows": len(data.y_test)}
         if step.task == "eval":
             return Contribution({}, slots)
-        old = network(published, "model")
         order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, step.index))
         descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum, proximal=p.proximal)
-        (new,) = train([old], data.x_train, data.y_train, order, descent, cross_entropy)
-        return Contribution({f"model.{part}": new[part] - old[part] for part in experts.PARTS}, slots)
+        seed = training_seed(p.seed, self.silo, step.index)
+        (new,) = self.experts.train([old], data.x_train, data.y_train, order, descent, cross_entropy, seed=seed)
+        self._keep(step.index, new)
+        delta = moved(old, new)
+        return Contribution({f"model.{part.code}": delta[part.code] for part in self._sent}, slots)
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
         known_mode(mode)
-        model = network(published, "model")
-        p_BC: np.ndarray = experts.predict([model], batch(x, self.params.features))[0]
+        x = batch(x, self.experts.shape)
+        if self._local and (mode != "personal" or not self._own):
+            raise DataRefused(
+                "Part of this model is local, so there is no shared model.",
+                remedy="Ask for personal predictions, at a silo that took part.",
+            )
+        p_BC: np.ndarray = self.experts.predict([self._model(published, self.params.rounds)], x)[0]
         return p_BC
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The local parts after the last two rounds that this silo trained in: a step tried again starts from the
+        first of them."""
+        return dict(self._own)
+
+    def load_state_dict(self, kept: Mapping[str, np.ndarray]) -> None:
+        self._own = dict(kept)
+
+    def _model(self, published: Published, before: int) -> dict[str, np.ndarray]:
+        """The published parts, and this silo's own of its last round ``before``, or as they start."""
+        rounds = [k for k in self._rounds() if k < before]
+        own = {
+            part.code: self._own[f"{part.code}/{rounds[-1]}"] if rounds else np.zeros(part.shape, np.float32)
+            for part in self._local
+        }
+        return published_parts(published, "model", self._sent) | own
+
+    def _keep(self, k: int, model: Mapping[str, np.ndarray]) -> None:
+        kept = [before for before in self._rounds() if before < k][-1:]
+        self._own = {
+            f"{part.code}/{j}": model[part.code] if j == k else self._own[f"{part.code}/{j}"]
+            for part in self._local
+            for j in (*kept, k)
+        }
+
+    def _rounds(self) -> list[int]:
+        """The rounds whose local parts are kept, ascending."""
+        return sorted({int(name.partition("/")[2]) for name in self._own})
+
+
+def _parts(experts: Experts) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """(parts that are sent, local ones)."""
+    sent = tuple(part for part in experts.parts if part.role is not Role.LOCAL)
+    return sent, tuple(part for part in experts.parts if part.role is Role.LOCAL)
+
+
+def _scored(local: tuple[Part, ...]) -> str:
+    """The slot of correct predictions."""
+    return "personal.correct" if local else "global.correct"

@@ -40,6 +40,7 @@ from silo_agent.methods import (
     fits,
     known_mode,
     mean_rows,
+    opened,
     parameter,
     parse,
     weight,
@@ -198,20 +199,24 @@ class FedCoESamples(Stateless):
         return np.asarray(np.eye(p.experts)[int(worth_E.argmax())])
 
     def _prices(self, k: int, published: Published) -> np.ndarray:
-        """(E,): up with each round in which an expert had more silos than its share, down with fewer."""
-        price_E = np.zeros(self.params.experts)
-        share = max(1, published.slots.get("rows/0", {}).get("silos", 0)) / self.params.experts
+        """(E,): up with each round in which an expert had more silos than its share, down with fewer.
+
+        The share is that of the silos of the round. A round whose counts did not open moves no price.
+        """
+        count = self.params.experts
+        price_E = np.zeros(count)
         for before in range(k):
-            opened = published.slots.get(f"train/{before}")
-            if opened is not None:
-                loads_E = np.array([opened[f"silos-{e}"] for e in range(self.params.experts)])
+            loads_E = np.array(opened(published.slots, f"train/{before}", *(f"silos-{e}" for e in range(count))) or ())
+            if loads_E.any():
+                share = loads_E.sum() / count
                 price_E += (LOT_PRICE_STEP if before < BY_LOT else PRICE_STEP) * (loads_E - share) / share
         return price_E
 
     # --- predictions ---------------------------------------------------------------------------------------------
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
-        """p_BC. ``global``: row by row. ``cold``: under the batch's own use of the experts, beside the generalist."""
+        """p_BC. ``global``: row by row. ``cold``: under the batch's own use of the experts, beside the generalist; by
+        the gate alone where the federation's loads did not open."""
         known_mode(mode)
         x = batch(x, self.params.features)
         if mode == "cold":
@@ -239,8 +244,8 @@ class FedCoESamples(Stateless):
 
     def _cold(self, published: Published, x: np.ndarray) -> np.ndarray:
         g_EB = self._gate(published, x)
-        end = published.slots.get("eval/0", {})
-        loads_E = np.array([end.get(f"load-{e}", 0) for e in range(self.params.experts)], dtype=np.float64)
+        loads = opened(published.slots, "eval/0", *(f"load-{e}" for e in range(self.params.experts)))
+        loads_E = np.array(loads or (), dtype=np.float64)
         if len(x) >= MIN_BATCH_ROWS and loads_E.any() and g_EB.any():
             use_E = np.maximum(loads_E / loads_E.sum(), 1e-3)
             here_E = use_E

@@ -200,7 +200,7 @@ class FlexMoE:
         found: tuple[tuple[int, int], int] | None = None
         for before in range(self.params.inner_steps):
             j = k * self.params.inner_steps + before
-            seen = observed(self.job, published.slots.get(f"bid/{j}"), "bid-{}")
+            seen = observed(self.job, published.slots, f"bid/{j}", "bid-{}")
             if seen is not None:
                 score = excess(*seen, self._market(k, before, published)[0].closed)
                 if found is None or score <= found[0]:

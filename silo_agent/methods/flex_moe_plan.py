@@ -14,7 +14,7 @@ from crypto.errors import SpecError
 from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import experts
 from silo_agent.expert_prices import LEAST_SILOS, MOST_MOVES, Bounds, Market, bounds, drawn_capacity
-from silo_agent.methods import GRID, Limits, TrainingParams, parameter, parse
+from silo_agent.methods import GRID, Limits, TrainingParams, opened, parameter, parse
 from silo_agent.methods.plans import ROWS_STEP, SCORE, SILOS, counts, network_blocks
 
 NAME = "flex-moe"
@@ -210,15 +210,16 @@ def plan(job: Job, limits: Limits) -> Plan:
     )
 
 
-def observed(job: Job, slots: Mapping[str, int] | None, name: str) -> tuple[tuple[int, ...], Bounds] | None:
-    """Loads of an opened step and the bounds for them. None: the step was void, or of too few silos to move a price."""
-    if slots is None:
+def observed(
+    job: Job, slots: Mapping[str, Mapping[str, int]], step: str, name: str
+) -> tuple[tuple[int, ...], Bounds] | None:
+    """Loads of a step and the bounds for them. None, and no price moves: any of these figures did not open, or they are
+    of too few silos."""
+    seen = opened(slots, step, "silos", "places", *(name.format(e) for e in range(job.experts)))
+    if seen is None or seen[0] < LEAST_SILOS:
         return None
-    silos = slots["silos"]
-    if silos < LEAST_SILOS:
-        return None
-    loads = tuple(slots[name.format(e)] for e in range(job.experts))
-    return loads, bounds(places=slots["places"], silos=silos, experts=job.experts, floor=job.params.floor)
+    silos, places, *loads = seen
+    return tuple(loads), bounds(places=places, silos=silos, experts=job.experts, floor=job.params.floor)
 
 
 def market(
@@ -236,9 +237,9 @@ def market(
     for at in range(place, wanted):
         past, bid = divmod(at, moves + 1)
         if bid < moves:
-            seen = observed(job, slots.get(f"bid/{past * moves + bid}"), "bid-{}")
+            seen = observed(job, slots, f"bid/{past * moves + bid}", "bid-{}")
         else:
-            seen = observed(job, slots.get(f"train/{past}"), "load-{}")
+            seen = observed(job, slots, f"train/{past}", "load-{}")
         if seen is not None:
             loads, latest = seen
             if bid < moves or not moves:

@@ -31,7 +31,7 @@ from crypto.blocks import Contribution
 from crypto.plan import Plan, Step
 from silo_agent import cluster_gates, experts, proxies
 from silo_agent.data import DataSet
-from silo_agent.methods import GRID, Limits, Published, batch, fits, known_mode, mean_rows, weight
+from silo_agent.methods import GRID, Limits, Published, batch, fits, known_mode, mean_rows, opened, weight
 from silo_agent.methods import metamoe_router as routing
 from silo_agent.methods.metamoe_plan import NAME, check_limits, plan, read
 from silo_agent.methods.plans import correct, ever_opened, network
@@ -201,9 +201,12 @@ class MetaMoE:
         return self._answers(published, x_BD, routed=self.routed(published))
 
     def routed(self, published: Published) -> bool:
-        """Whether the router speaks: it has shown to be better than the surest expert. The paper's always does."""
-        slots = published.slots.get("choose/0", {})
-        return not self.job.ours or routing.beats(slots.get("router.only", 0), slots.get("surest.only", 0))
+        """Whether the router speaks: it has shown to be better than the surest expert. The paper's always does.
+
+        Where the votes did not open nothing is shown, and ours is silent.
+        """
+        votes = opened(published.slots, "choose/0", "router.only", "surest.only")
+        return not self.job.ours or (votes is not None and routing.beats(*votes))
 
     def _answers(self, published: Published, x_BD: np.ndarray, *, routed: bool) -> np.ndarray:
         """p_BC of one expert a row: the router's, where there is one and it is asked for, else the surest."""
@@ -231,7 +234,7 @@ class MetaMoE:
             return routing.Router(centres_EF.astype(np.float64), np.zeros(self.job.experts))
         if not published.blocks["moments"].any():
             return None
-        slots = published.slots["route/0"]
+        slots = published.slots["route/0"]  # a lane that opened has its weight there, whatever slots were withheld
         total = slots["everyone.weight"]
         shares_E = [slots[f"expert-{g}.weight"] / total for g in range(self.job.experts)]
         return routing.discriminant(centres_EF, published.blocks["moments"], shares_E)

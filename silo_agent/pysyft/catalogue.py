@@ -3,11 +3,13 @@
     <home>/syft/<owner>/private/syft_datasets/v1/<name>/   data.npz · record.json     the owner's alone: 0600 in 0700
     <home>/syft/<owner>/public/syft_datasets/v1/<name>/    data.npz · dataset.yaml    the mock, for admins
 
-Registering goes through PySyft's dataset manager and asks PySyft's rules afterwards. Both files are written anew from
-the checked arrays, so nothing else that was in them (names, identifiers, another array) is copied. ``record.json`` is
-ours and is written last: uid, schema and salted commitment. A folder without it is an incomplete registration and is
-ignored. Job processes call ``resolve``, which reads the record and the rows and needs no PySyft: importing it takes
-longer than all the rest.
+Registering goes through PySyft's dataset manager and asks PySyft's rules afterwards. Rows of an npz are copied: both
+files are written anew from the checked arrays, so nothing else that was in them (names, identifiers, another array) is.
+A reference is not copied: its private half has ``reference.json`` in place of rows (``silo_agent.readers.reference``).
+
+``record.json`` is ours and is written last: uid, schema and salted commitment. A folder without it is an incomplete
+registration and is ignored. Job processes call ``resolve``, which reads the record and the rows and needs no PySyft:
+importing it takes longer than all the rest.
 
 The catalogue is not signed: every process of the agent's user can rewrite it. Jobs are protected from that because
 approvals name uid and commitment.
@@ -15,10 +17,11 @@ approvals name uid and commitment.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +31,20 @@ import numpy as np
 
 from crypto import durable
 from crypto.errors import DataRefused
-from silo_agent.data import DataSet, check_name, commitment, load
+from silo_agent.data import DataSet, check, check_name, commitment, load
 from silo_agent.home import SiloHome
 from silo_agent.pysyft.datasite import ADMIN, STRANGER, Datasite, disk, pysyft, remove
 from silo_agent.pysyft.mock import DATA, PROTOCOL, Schema, arrays_of, check_mock, dataset_folder, read_mock
+from silo_agent.readers.mock_rows import made_up
+from silo_agent.readers.ranges import findings
+from silo_agent.readers.reference import Reference
+from silo_agent.readers.schema import DataSchema
 
 if TYPE_CHECKING:
     from syft_datasets.dataset_storage import DatasetStorage
 
 RECORD = "record.json"
+REFERENCE = "reference.json"
 
 _HALVES = ("private", "public")
 _STAGING = ".adding"
@@ -46,7 +54,8 @@ _AGAIN = "Register it again: `fed data add --replace`. Approvals of the old regi
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A registered data set. ``uid`` names this registration, another has another. ``private``, ``mock``: npz files."""
+    """A registered data set. ``uid`` names this registration, another has another. ``private``: the npz, or the
+    reference; ``mock``: the npz."""
 
     name: str
     uid: str
@@ -55,6 +64,15 @@ class CatalogueEntry:
     summary: str
     private: Path
     mock: Path
+    findings: tuple[str, ...] = ()
+    """What the data owner should look at in the values, as it was found when they were registered."""
+    reference: Reference | None = None
+    """Where and what the rows are, if they were not copied."""
+
+    @property
+    def read_by(self) -> DataSchema | None:
+        """The schema of a reference."""
+        return None if self.reference is None else self.reference.schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +89,8 @@ class Resolved:
 
     data: DataSet
     id: DataId
+    schema: DataSchema | None = None
+    """What the rows were read by, where they were registered by reference."""
 
 
 class Catalogue:
@@ -82,15 +102,28 @@ class Catalogue:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def resolve(self, name: str) -> Resolved:
-        """The rows of a data set, checked to be those that were registered. Raises DataRefused."""
+    def resolve(self, name: str, *, thorough: bool = True) -> Resolved:
+        """The rows of a data set, checked to be those that were registered. Raises DataRefused or NonFinite.
+
+        ``thorough``: hash every file of a reference again, not only those with another size or time.
+        """
         record = self._record(name)
-        path = self._folder("private", name) / DATA
+        path = self._private_file(name, record)
         self._check_private(path)
-        data = load(path, name)
-        if Schema.of(data) != record.schema or commitment(data, self._read_salt()) != record.commitment:
+        schema = None
+        if record.reader:
+            reference = self._reference(name, path)
+            schema, sealed = reference.schema, reference.commitment(self._read_salt())
+            if reference.reader != record.reader or sealed != record.commitment:
+                raise DataRefused(f"Data set {name!r} is not read as it was registered.", remedy=_AGAIN)
+            reference.check(name, thorough=thorough)
+            data = reference.read(name)
+        else:
+            data = load(path, name)
+            sealed = commitment(data, self._read_salt())
+        if Schema.of(data) != record.schema or sealed != record.commitment:
             raise DataRefused(f"The rows of data set {name!r} are not those that were registered.", remedy=_AGAIN)
-        return Resolved(data, DataId(record.uid, record.commitment))
+        return Resolved(data, DataId(record.uid, record.commitment), schema)
 
     def mock(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a data set's mock: what admins develop on."""
@@ -112,7 +145,7 @@ class Catalogue:
             dataset, private = storage.read_dataset(ref), storage.read_private_config(ref)
         if {str(dataset.uid), str(private.uid)} != {record.uid}:
             raise DataRefused(f"PySyft knows another registration of data set {name!r}.", remedy=_AGAIN)
-        self._check_rules(name)
+        self._check_rules(name, record)
         return self._entry(name, record, dataset.summary or "")
 
     def entries(self) -> list[CatalogueEntry]:
@@ -127,21 +160,59 @@ class Catalogue:
         The mock must have the schema of the private rows and none of them. A name that is taken needs ``replace``,
         and gets a new uid, so that approvals of the old registration don't cover it. What fails changes nothing.
         """
-        check_name(name)
-        if re.fullmatch(r"v\d+", name):
-            raise DataRefused(f"{name!r} is a name that PySyft keeps for itself.", remedy="Choose another name.")
+        _check_new_name(name)
         rows, shown = load(private, name), load(mock, f"mock of {name}")
         check_mock(name, rows, shown)
         sealed = commitment(rows, self._read_salt())
+
+        def save(folder: Path) -> None:
+            _save(rows, folder)
+
+        record = _Record("", Schema.of(rows), sealed, findings=tuple(findings(rows, None)))
+        return self._register(name, save, shown, summary, record, replace=replace)
+
+    def add_reference(
+        self, name: str, reference: Reference, mock: Path | None = None, summary: str = "", *, replace: bool = False
+    ) -> CatalogueEntry:
+        """Register files that stay where they are. All rows are read and checked once; what fails changes nothing.
+
+        ``mock``: an npz of invented rows; default: one is made from the schema, which is public.
+        """
+        _check_new_name(name)
+        rows = reference.read(name)
+        if mock is None:
+            shown = check(f"mock of {name}", made_up(reference.schema))
+        else:
+            shown = load(mock, f"mock of {name}")
+            check_mock(name, rows, shown)
+
+        def save(folder: Path) -> None:
+            folder.mkdir(mode=0o700)
+            durable.create(folder / REFERENCE, bytes(reference))
+
+        sealed, found = reference.commitment(self._read_salt()), tuple(findings(rows, reference.schema))
+        record = _Record("", Schema.of(rows), sealed, reader=reference.reader, findings=found)
+        return self._register(name, save, shown, summary, record, replace=replace)
+
+    def _register(
+        self,
+        name: str,
+        save_private: Callable[[Path], None],
+        shown: DataSet,
+        summary: str,
+        unnamed: _Record,
+        *,
+        replace: bool,
+    ) -> CatalogueEntry:
+        """``save_private``: makes the private half in a folder. ``unnamed``: the record but for its uid."""
         with disk(f"Data set {name!r}"), self.datasite.writing(), self._replacing(name, replace=replace) as staging:
-            _save(rows, staging / "private")
+            save_private(staging / "private")
             _save(shown, staging / "public")
-            uid = self._create(name, staging, summary)
+            record = dataclasses.replace(unnamed, uid=self._create(name, staging, summary))
             self._tighten(name)
-            self._check_rules(name)
-            record = _Record(uid, Schema.of(rows), sealed)
+            self._check_rules(name, record)
             record.save(self._folder("private", name) / RECORD)
-            self.resolve(name)  # PySyft has copied the files: the copies must be what was checked
+            self.resolve(name, thorough=False)  # PySyft has copied the files: the copies must be what was checked
             return self._entry(name, record, summary)
 
     @contextmanager
@@ -196,7 +267,7 @@ class Catalogue:
             path.chmod(0o600)
         (self._folder("public", name) / DATA).chmod(0o644)
 
-    def _check_rules(self, name: str) -> None:
+    def _check_rules(self, name: str, record: _Record) -> None:
         """Ask PySyft who may read what. Raises DataRefused where its rules are not those that we set."""
         from syft_perms import SyftPermContext
 
@@ -211,7 +282,8 @@ class Catalogue:
         with pysyft(f"The rules of data set {name!r}", remedy=_AGAIN):
             rules = SyftPermContext(datasite=self.datasite.folder)
             for (half, who), may in expected.items():
-                path = (self._folder(half, name) / DATA).relative_to(self.datasite.folder)
+                file = self._private_file(name, record) if half == "private" else self._folder(half, name) / DATA
+                path = file.relative_to(self.datasite.folder)
                 if rules.open(path).has_read_access(who) is not may:
                     verb = "cannot read" if may else "can read"
                     raise DataRefused(f"By PySyft's rules {who} {verb} the {half} half of {name!r}.", remedy=_AGAIN)
@@ -227,8 +299,23 @@ class Catalogue:
         return dataset_folder(self.datasite.syftbox, self.datasite.owner, half, name)
 
     def _entry(self, name: str, record: _Record, summary: str) -> CatalogueEntry:
-        private, mock = (self._folder(half, name) / DATA for half in _HALVES)
-        return CatalogueEntry(name, record.uid, record.schema, record.commitment, summary, private, mock)
+        private, mock = self._private_file(name, record), self._folder("public", name) / DATA
+        reference = self._reference(name, private) if record.reader else None
+        return CatalogueEntry(
+            name, record.uid, record.schema, record.commitment, summary, private, mock, record.findings, reference
+        )
+
+    def _private_file(self, name: str, record: _Record) -> Path:
+        """The private half's file: the rows, or the reference to them."""
+        return self._folder("private", name) / (REFERENCE if record.reader else DATA)
+
+    def _reference(self, name: str, path: Path) -> Reference:
+        with disk(f"{path.name} of data set {name!r}"):
+            content = path.read_bytes()
+        try:
+            return Reference.from_bytes(content)
+        except ValueError as bad:
+            raise DataRefused(f"The reference of data set {name!r} is damaged.", remedy=_AGAIN) from bad
 
     def _record(self, name: str) -> _Record:
         check_name(name)
@@ -267,13 +354,20 @@ class _Record:
     uid: str
     schema: Schema
     commitment: bytes
+    reader: str = ""
+    """Of a reference; "" where the rows were copied."""
+    findings: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
-        fields = {
+        """Rows of one axis have ``features``, all others a ``shape``."""
+        shape = self.schema.shape
+        fields: dict[str, object] = {
             "uid": self.uid,
-            "features": self.schema.features,
+            **({"features": shape[0]} if len(shape) == 1 else {"shape": list(shape)}),
             "classes": self.schema.classes,
             "commitment": self.commitment.hex(),
+            **({"reader": self.reader} if self.reader else {}),
+            **({"findings": self.findings} if self.findings else {}),
         }
         durable.create(path, json.dumps(fields).encode())
 
@@ -282,10 +376,18 @@ class _Record:
         try:
             with path.open("rb") as file:
                 raw = json.loads(file.read(_BIGGEST_RECORD))
-            schema = Schema(features=int(raw["features"]), classes=int(raw["classes"]))
-            return cls(str(raw["uid"]), schema, bytes.fromhex(raw["commitment"]))
+            shape = raw["shape"] if "shape" in raw else [raw["features"]]
+            schema = Schema(shape=tuple(int(side) for side in shape), classes=int(raw["classes"]))
+            reader, found = str(raw.get("reader", "")), tuple(map(str, raw.get("findings", ())))
+            return cls(str(raw["uid"]), schema, bytes.fromhex(raw["commitment"]), reader, found)
         except (OSError, ValueError, KeyError, TypeError) as bad:
             raise DataRefused(f"The record of data set {name!r} is damaged.", remedy=_AGAIN) from bad
+
+
+def _check_new_name(name: str) -> None:
+    check_name(name)
+    if re.fullmatch(r"v\d+", name):
+        raise DataRefused(f"{name!r} is a name that PySyft keeps for itself.", remedy="Choose another name.")
 
 
 def _save(data: DataSet, folder: Path) -> None:

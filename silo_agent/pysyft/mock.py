@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf, prod, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,23 @@ DATA = "data.npz"
 class Schema:
     """What anyone may know of a data set. Never how many rows it has."""
 
-    features: int
+    shape: tuple[int, ...]
+    """Of one row's input."""
     classes: int
 
     @classmethod
     def of(cls, data: DataSet) -> Schema:
-        return cls(features=data.features, classes=data.classes)
+        return cls(shape=data.shape, classes=data.classes)
+
+    @property
+    def features(self) -> int:
+        """Numbers in one row's input."""
+        return prod(self.shape)
 
     @property
     def arrays(self) -> dict[str, str]:
         """Array → type and shape, as jobs get them."""
-        x, y = f"float32 (rows, {self.features})", f"int64 (rows) from 0 to {self.classes - 1}"
+        x, y = f"float32 (rows, {', '.join(map(str, self.shape))})", f"int64 (rows) from 0 to {self.classes - 1}"
         return {array: x if array.startswith("x") else y for array in ARRAYS if array != "classes"}
 
 
@@ -74,9 +81,10 @@ def read_mocks(syftbox: Path, name: str) -> dict[str, dict[str, np.ndarray]]:
 
 
 def check_mock(name: str, rows: DataSet, mock: DataSet) -> None:
-    """Raise DataRefused for a mock with another schema than the data, or with a row of the data.
+    """Raise DataRefused for a mock with another schema than the data, or with rows of the data.
 
-    Rows are compared exactly: a private row with noise on it is not found. A mock is invented, not blurred.
+    Rows are compared exactly: a private row with noise on it is not found. A mock is invented, not blurred. Where
+    columns have few values, invented rows meet real ones by chance; only more than that is refused.
     """
     if Schema.of(mock) != Schema.of(rows):
         raise DataRefused(
@@ -84,12 +92,30 @@ def check_mock(name: str, rows: DataSet, mock: DataSet) -> None:
             f" the private rows have {rows.features} and {rows.classes}.",
             remedy="Make a mock with the same arrays.",
         )
-    shown = set(_features_of_rows(mock))
-    if any(row in shown for row in _features_of_rows(rows)):
+    private, shown = set(_features_of_rows(rows)), list(_features_of_rows(mock))
+    same = sum(row in private for row in shown)
+    if same and same > _met_by_chance(len(shown), len(private), _possible_rows(rows, mock)):
         raise DataRefused(
             f"The mock of {name!r} shows rows of the private data.",
             remedy="Make the mock of invented rows, never of real ones.",
         )
+
+
+def _met_by_chance(shown: int, private: int, possible: float) -> float:
+    """Most invented rows that equal one of the private rows by chance: the mean and four standard deviations."""
+    share = min(private / possible, 1.0)
+    return shown * share + 4 * sqrt(shown * share * (1 - share))
+
+
+def _possible_rows(*sets: DataSet) -> float:
+    """How many different rows the values of each column allow; infinite where that is beyond counting."""
+    found = 1.0
+    columns = np.concatenate([x.reshape(len(x), -1) for data in sets for x in (data.x_train, data.x_test)]).T
+    for column in columns:
+        found *= len(np.unique(column))
+        if found > 1e12:
+            return inf
+    return found
 
 
 def _features_of_rows(data: DataSet) -> Iterator[bytes]:

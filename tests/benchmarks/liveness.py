@@ -18,7 +18,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from tests.benchmarks.liveness_model import FLOORS, End, Records, Rule, Run, Setting, complete_n_min, weather
+from tests.benchmarks.liveness_model import FLOORS, End, Records, Rule, Run, Setting, weather
 
 #: Per cent of the steps that have to go through, by p; for all sizes but 4.
 TARGETS = {0.01: 99.0, 0.05: 95.0}
@@ -95,7 +95,7 @@ def measure_static(setting: Setting, series: int, seed: int, runs: Sequence[int]
 def variants(base: Setting) -> dict[str, Setting]:
     """The protocol as proposed, and changed."""
     fitted = replace(base, early=True, fitted=True)
-    complete = replace(fitted, shared=True, n_min=complete_n_min(base.silos))
+    complete = replace(fitted, shared=True, n_min=FLOORS.n_min(base.silos))
     return {
         "as proposed": base,
         "five attempts": replace(base, attempts=5),

@@ -32,7 +32,7 @@ import numpy as np
 
 from crypto.atoms import Openings
 from crypto.charter_defaults import Floors
-from tests.last_release import LastRelease
+from tests.last_release import DIFFERENCES, VOIDS, LastRelease
 
 OPEN, DEAL, CONTRIBUTE, FETCH, TAG, ATTEST, SLOTS, LANES = range(8)
 FLOORS = Floors()
@@ -43,12 +43,6 @@ NAMES = [f"silo-{i}" for i in range(1, 65)]
 def threshold(n: int) -> int:
     """t of a cohort of n."""
     return (n + FLOORS.colluders) // 2 + 1
-
-
-def complete_n_min(silos: int) -> int:
-    """The least n_min with which shared records lack no opening: n_min + t(n_min) > N + c. Each cohort then has an
-    honest silo of those that opened any set, which are t - c or more."""
-    return next(n for n in range(FLOORS.n_min(silos), silos + 1) if n + threshold(n) > silos + FLOORS.colluders)
 
 
 class Rule(StrEnum):
@@ -87,7 +81,8 @@ class Setting:
 
     @property
     def smallest(self) -> int:
-        return self.n_min or FLOORS.n_min(self.silos)
+        """The charter's n_min; if not said otherwise the least with n > (N + c) / 2, which charters had before."""
+        return self.n_min or threshold(self.silos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +174,7 @@ class Run:
     def __init__(self, setting: Setting, static: Records) -> None:
         self.setting = setting
         self.lanes, self.figures, self.static = Records(setting.silos), Records(setting.silos), static
-        self.last: list[LastRelease | None] = [
-            LastRelease(LEAST, FLOORS.difference_budget, FLOORS.void_budget) for _ in range(setting.silos)
-        ]
+        self.last: list[LastRelease | None] = [LastRelease(LEAST, DIFFERENCES, VOIDS) for _ in range(setting.silos)]
         self.counts_figures = 0
         self.static_at: int | None = None
 

@@ -29,7 +29,7 @@ from aggregator.ledger.records import Kind
 from aggregator.rounds.attempt import Timeouts
 from aggregator.rounds.run import Run, RunSpec
 from crypto.approval import NONCE_BYTES, Approval, Terms
-from crypto.charter import Charter, Member
+from crypto.charter import Charter, Member, least_cohort
 from crypto.keys import Identity, PublicIdentity
 from crypto.messages import Wire
 from crypto.plan import Plan
@@ -105,12 +105,10 @@ def charter(silos: tuple[str, ...]) -> Charter:
         previous=bytes(32),
         members=tuple(Member(s, identity(s).public, identity(f"{s}/owner").public) for s in sorted(silos)),
         aggregator=identity("aggregator").public,
-        n_min=(len(silos) + COLLUDERS) // 2 + 1,
+        n_min=least_cohort(len(silos), COLLUDERS),
         colluders=COLLUDERS,
         honest=HONEST,
         lane_floor=LANE_FLOOR,
-        void_budget=3,
-        difference_budget=9,
         not_before=0,
         not_after=2**40,
     )

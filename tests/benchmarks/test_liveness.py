@@ -24,7 +24,6 @@ from tests.benchmarks.liveness_model import (
     Run,
     Setting,
     Weather,
-    complete_n_min,
     fitted,
     names,
     weather,
@@ -184,8 +183,3 @@ def test_the_rule_before_stops_a_run_when_its_budget_is_spent() -> None:
 def test_static_figures_of_the_first_run_open_and_later_ones_may_not() -> None:
     first, tenth = measure_static(replace(EIGHT, steps=20), series=8, seed=0, runs=(1, 10))
     assert first.opened == 100 and first.at_once >= 75 and tenth.opened < first.opened
-
-
-@pytest.mark.parametrize(("silos", "least"), [(4, 3), (8, 6), (16, 11), (64, 43)])
-def test_the_least_cohort_with_which_shared_records_are_complete(silos: int, least: int) -> None:
-    assert complete_n_min(silos) == least

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crypto.charter import SUITE, Charter, Member, SignedCharter
+from crypto.charter import SUITE, Charter, Member, SignedCharter, least_cohort, threshold
+from crypto.charter_defaults import Floors
 from crypto.encoding import Writer
 from crypto.errors import (
     BadSignature,
@@ -58,13 +59,13 @@ def test_the_floor_of_a_lane_is_the_strictest_of_charter_plan_and_silo(scope):
 
 @given(st.integers(3, 40), st.integers(0, 12), st.integers(2, 6))
 def test_a_threshold_is_safe_or_refused(n, c, m):
-    """2t > n + c: no two survivor sets; t − c ≥ m honest inputs; t ≤ n."""
+    """2t > n + c: no two survivor sets; t − c ≥ m honest inputs; t ≤ n; n_min + t(n_min) > N + c."""
     try:
         charter = Federation(n, c=c, m=m).charter
     except (SpecError, ThresholdInfeasible):
-        t = (n + c) // 2 + 1
-        smallest = ((n + c) // 2 + 1 + c) // 2 + 1
-        assert t > n or smallest - c < m or smallest > t
+        smallest = least_cohort(n, c)
+        agree = threshold(smallest, c)
+        assert smallest > n or agree > smallest or agree - c < m
         return
     for size in range(n + 1):
         try:
@@ -73,11 +74,32 @@ def test_a_threshold_is_safe_or_refused(n, c, m):
             assert size < charter.n_min
         else:
             assert 2 * t > size + c and t - c >= m and t <= size
-            assert 2 * charter.n_min > n + c
+            assert 2 * charter.n_min > n + c and charter.n_min + charter.threshold(charter.n_min) > n + c
 
 
 def test_three_silos_with_a_colluder_survive_no_drop_out():
     assert Federation(3, c=1, n_min=3, lane_floor=3).charter.threshold(3) == 3
+
+
+# N with c = 1: the least n_min.
+@pytest.mark.parametrize(("n", "least"), [(3, 3), (4, 3), (5, 4), (6, 5), (8, 6), (16, 11), (64, 43)])
+def test_any_cohort_has_an_honest_silo_of_any_that_opened_sums(n, least):
+    charter = Federation(n, n_min=least).charter
+    assert Floors().n_min(n) == least_cohort(n, 1) == least
+    assert least + charter.threshold(least) > n + 1
+    with pytest.raises(SpecError, match=rf"charter\.n_min: got {least - 1}, want at least {least} "):
+        replace(charter, n_min=least - 1)
+
+
+def test_a_charter_of_before_may_have_the_n_min_of_before():
+    before = replace(Federation(8).charter, version=1, budgets=(4, 16), n_min=5)
+    again = Charter.from_bytes(bytes(before), earlier=True)
+    assert again == before and bytes(again) == bytes(before) and again.digest == before.digest
+    assert len(bytes(before)) == len(bytes(replace(before, version=2, budgets=(), n_min=6))) + 8
+    with pytest.raises(SpecError, match=r"charter\.n_min: got 5, want at least 6 "):
+        replace(before, version=2, budgets=())
+    with pytest.raises(SpecError, match=r"charter\.n_min: got 4, want at least 5 "):
+        replace(before, n_min=4)
 
 
 def test_thresholds_are_refused_not_lowered():
@@ -109,8 +131,8 @@ def test_thresholds_are_refused_not_lowered():
         ({"not_before": -1}, "not_before"),
         ({"not_after": 2**64}, "not_after"),
         ({"epoch": 2**32}, "epoch"),
-        ({"void_budget": -1}, "void_budget"),
-        ({"difference_budget": 2**32}, "difference_budget"),
+        ({"budgets": (4, 16)}, "budgets"),
+        ({"version": 1}, "budgets"),
     ],
 )
 def test_a_charter_that_is_not_safe_is_refused_by_field(change, path):

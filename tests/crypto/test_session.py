@@ -596,7 +596,7 @@ def test_an_upload_leaves_the_encoded_words_as_they_are():
 
 
 def test_no_share_is_signed_before_the_record_is_made():
-    """Else a full disk would cost the step's budget without a line in the journal."""
+    """Else a full disk would cost the step without a line in the journal."""
     run = Run(FED, PLAN)
     attestations, sections = run.attestations()
     session = run.sessions["silo-1"]

@@ -246,19 +246,6 @@ def second_release(server: EvilServer) -> Play:
         every_message(rest, server.offer(attempt, results=server.results[:-1])),
         every(rest, "ALREADY_RELEASED"),
     )
-    void = false_void(server.results[-1])
-    chain = server.after(void, server.before)
-    attempt = server.attempt(0, chain=chain)
-    relay = Relay(server, attempt, every_message(rest, server.offer(attempt, results=[*server.results[:-1], void])))
-    yield from relay.until("attest")
-    assert relay.next is not None
-    yield from server.trick(
-        f"calls the step void, so that the model stays, and repeats it as the next step without {victim}",
-        attempt,
-        "attest",
-        relay.next.requests,
-        every(rest, "COHORT_DIFFERENCE"),
-    )
 
 
 @game()
@@ -285,13 +272,13 @@ def small_cohort(server: EvilServer) -> Play:
 
 @game()
 def old_charter(server: EvilServer) -> Play:
-    """Works under another charter than the pinned one: an earlier epoch, and one with a lower floor."""
+    """Works under another charter than the pinned one: an earlier epoch, and one that holds for longer."""
     for number, other in enumerate(
-        (replace(server.charter, epoch=0), replace(server.charter, void_budget=server.charter.void_budget + 100))
+        (replace(server.charter, epoch=0), replace(server.charter, not_after=server.charter.not_after + 100))
     ):
         attempt = server.attempt(number)
         yield from server.trick(
-            f"works under a charter of epoch {other.epoch} with void budget {other.void_budget}",
+            f"works under a charter of epoch {other.epoch} that holds until {other.not_after}",
             attempt,
             "open",
             every_message(server.silos, server.offer(attempt, charter=other.digest)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from aggregator.figures import withheld
 from aggregator.ledger.records import Refusal, SiloLost, StepClosed, StepOpened, StepVoid
 from aggregator.protocols.interface import Plan
 from aggregator.run_record import RunRecord
@@ -27,7 +28,8 @@ class Absence:
 @dataclass(frozen=True, slots=True)
 class StepGroup:
     """Steps of one task with the same outcome. ``cohort``: whose uploads are in the sums. ``shut``: lane → why it
-    stayed shut, as far as the opened counts show. ``reason``: of a void step."""
+    stayed shut, as far as the opened counts show. ``withheld``: the figures that the silos withheld. ``reason``: of a
+    void step."""
 
     names: tuple[str, ...]
     outcome: str
@@ -37,6 +39,7 @@ class StepGroup:
     opened: tuple[str, ...]
     shut: Mapping[str, str]
     reason: str = ""
+    withheld: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -44,7 +47,7 @@ class StepGroup:
 
     @property
     def eventful(self) -> bool:
-        return bool(self.absent or self.shut) or self.outcome != RELEASED
+        return bool(self.absent or self.shut or self.withheld) or self.outcome != RELEASED
 
 
 def steps_of(run: RunRecord) -> tuple[StepGroup, ...]:
@@ -84,6 +87,7 @@ def _single_steps(run: RunRecord) -> dict[int, StepGroup]:
                     absent=_absent(record),
                     opened=record.lanes_open,
                     shut={lane: _why_shut(run.plan, lane, record.slots) for lane in record.lanes_shut},
+                    withheld=withheld(run.plan, record),
                 )
     return found
 

@@ -148,6 +148,8 @@ def _step_box(number: int, group: StepGroup) -> Box:
         note = group.outcome
     elif group.shut:
         note += f" · {', '.join(group.shut)} shut"
+    elif group.withheld:
+        note += " · figures withheld"
     name = group.label if len(group.names) == 1 else f"{group.label} ({len(group.names)})"
     kind = "odd" if group.eventful else ""
     return Box(_cut(name, _NAME), _cut(note, _NOTE), f"steps-{number}", f"{group.label}: {step_line(group)}", kind)

@@ -116,7 +116,7 @@ def step_line(group: StepGroup) -> str:
         return f"{many}void: {group.reason}; no result, the weights stayed"
     if group.outcome != "released":
         return f"{many}{group.outcome}"
-    lanes = f"opened {', '.join(group.opened)}" if group.opened else "counts only"
+    lanes = f"opened {', '.join(group.opened)}" if group.opened else "no lane" if group.withheld else "counts only"
     return f"{many}{len(group.cohort)} of {len(group.invited)} silos; {lanes}"
 
 
@@ -124,6 +124,8 @@ def trouble(group: StepGroup) -> Iterator[str]:
     """The faults of these steps, a sentence each."""
     for lane, why in group.shut.items():
         yield f"lane {lane} stayed shut: {why}"
+    if group.withheld:
+        yield f"figures withheld by the silos: {', '.join(group.withheld)}"
     for absence in group.absent:
         yield str(absence)
 

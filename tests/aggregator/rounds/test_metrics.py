@@ -90,6 +90,13 @@ def test_what_a_step_shows() -> None:
     assert value(hub, "accuracy_ratio", score="personal.accuracy") == 0.9
 
 
+def test_a_ratio_of_which_a_half_was_withheld_stays_as_it_was() -> None:
+    close_step(SLOTS)
+    for missing in ("test.rows", "global.correct"):
+        close_step({name: count + 1 for name, count in SLOTS.items() if name != missing})
+        assert value(hub, "accuracy_ratio", score="global.accuracy") == 0.6
+
+
 def test_steps_in_a_row_that_one_lane_stays_shut_are_counted() -> None:
     def close(opened: str, shut: str) -> float:
         hub.step_closed(survivors=8, invited=8, lanes_open=[*opened], lanes_shut=[*shut], upload_bytes=0, slots={})

@@ -59,6 +59,22 @@ def test_results_are_sums_with_their_cohort(shown: Card) -> None:
     assert "Baselines: not recorded here." in section(shown, "Results")
 
 
+def test_results_are_of_the_last_step_that_opened_both_counts_and_the_others_are_named(
+    shown: Card, tmp_path: Path
+) -> None:
+    assert "withheld" not in section(shown, "Results")
+    ledger = make_home(tmp_path)
+    start(tmp_path, ledger)
+    for k in range(3):
+        record = closed(k)
+        record["slots"] = {name: count for name, count in record["slots"].items() if not k or name != "test.rows"}
+        ledger.append(as_record("step-closed", record))
+    finish(tmp_path, ledger, k=2)
+    text = section(card_of(tmp_path), "Results")
+    assert "| global.accuracy | 0.4000 | 40 of 100 | train/0 | 3 |" in text
+    assert "Figures withheld by the silos, because" in text and "test.rows of train/1, train/2. A score is of" in text
+
+
 def test_the_cohort_is_a_range(shown: Card) -> None:
     text = section(shown, "Cohort")
     assert "2 to 3 of 3 silos in a step, 3 invited" in text and "20 steps released, 1 void" in text

@@ -61,7 +61,7 @@ RUNNING = RunStatus(
     absent={"silo-3": Absent("train/0", "open", "NOT_APPROVED"), "silo-4": Absent("rows/0", "fetch")},
     released=1,
     void=1,
-    closed=LastClosed(k=0, name="rows/0", time="t", invited=8, survivors=7, shut=("expert-0",)),
+    closed=LastClosed(k=0, name="rows/0", time="t", invited=8, survivors=7, shut=("expert-0",), withheld=("rows",)),
 )
 ABORTED = replace(
     RUNNING,
@@ -193,6 +193,7 @@ def test_the_charter_is_checked_and_must_be_that_of_the_kit(federation: Federati
         (meta(1, "RUNNING"), RUNNING, "running", "silo-3 refused: NOT_APPROVED, in step train/0, phase open"),
         (meta(1, "RUNNING"), RUNNING, "running", "silo-4 did not answer, in step rows/0, phase fetch"),
         (meta(1, "RUNNING"), RUNNING, "running", "stayed shut in step rows/0: expert-0"),
+        (meta(1, "RUNNING"), RUNNING, "running", "could show one silo's own: rows of rows/0."),
         (meta(1, "RUNNING"), RUNNING, "running", "1 void"),
         (meta(1, "FINISHED:ABORTED", consilium=as_json(ABORTED)), None, "aborted", "ended with ABORTED"),
         (meta(1, "FINISHED:ABORTED", consilium=as_json(ABORTED)), None, "aborted", "--resume r1"),
@@ -251,7 +252,7 @@ def test_the_lines_of_a_running_job() -> None:
         "run r1: 1 of 4 steps closed, 1 void",
         "is at step train/0 (2 of 4, attempt 2), phase deal",
         "since 2026-01-01T00:00:00.000Z: 1 of 2 answered; missing: silo-1",
-        "last closed: rows/0 at t, 7 of 8 silos; shut: expert-0",
+        "last closed: rows/0 at t, 7 of 8 silos; shut: expert-0; figures withheld by the silos: rows",
         "out: silo-3 NOT_APPROVED (open), silo-4 silent (fetch)",
     ]
     assert table_lines([]) == ["no jobs"]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from aggregator.home import AggregatorHome
+from aggregator.run_record import RunRecord
 from crypto.errors import DataRefused, SpecError
 from jobs.cli import main as cli
+from jobs.demo import mock_run
 from jobs.demo.mock_run import rehearse
 from tests import local
+from tests.records import withholding
 
 
 class Quiet:
@@ -52,6 +57,19 @@ def test_a_job_runs_on_mock_rows_and_leaves_nothing(box: Path, tmp_path: Path) -
     assert found["correct_on_mock"]["global"].endswith(f"/{8 * 32}")  # the mocks' rows, not the private ones
     assert any("says nothing of the real ones" in line for line in view.said)
     assert not (tmp_path / "runs").exists()
+    assert found["withheld"] == {} and not any("withheld" in line for line in view.said)
+
+
+def test_figures_that_the_silos_withheld_are_named(box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(home: AggregatorHome, run: str) -> RunRecord:
+        return withholding(RunRecord.read(home, run), lambda step, slot: slot == "test.rows")
+
+    monkeypatch.setattr(mock_run, "RunRecord", SimpleNamespace(read=read))
+    view = Quiet()
+    found = rehearse(job(tmp_path), box, view)
+    assert found["withheld"] == {"train/0": ("test.rows",), "eval/0": ("test.rows",)} and found["correct_on_mock"] == {}
+    assert any(line.endswith("no scores") for line in view.said)
+    assert any("test.rows of train/0, eval/0." in line for line in view.said)
 
 
 def test_a_data_set_that_no_public_half_has_is_named(box: Path, tmp_path: Path) -> None:

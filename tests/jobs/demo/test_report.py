@@ -14,11 +14,13 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry, plain, read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
+from aggregator.verify.models import checked_ledger
 from crypto.errors import EvidenceError, NonFinite
 from crypto.keys import Identity
 from crypto.messages import Message
-from jobs.demo.report import write_report
+from jobs.demo.report import _accuracy, write_report
 from jobs.demo.report_charts import _shortened
+from jobs.demo.report_view import RunView
 from jobs.runtime.in_process import InProcess
 from jobs.runtime.mask_probe import FILE, ProbedAgent, chi_square, read_probe
 from silo_agent.agent import Agent
@@ -196,6 +198,32 @@ def test_without_probes_the_page_says_so(made: Made, tmp_path: Path) -> None:
     shutil.rmtree(federation / "aggregator" / "jobs" / made.run / "uploads")
     text = Page(write_report(federation, made.run).read_text()).text
     assert "probes were off at the silos and the aggregator kept no upload" in text
+
+
+def test_withheld_figures_are_named_and_the_last_whole_accuracy_is_shown(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.aggregator, tmp_path / "aggregator")
+    home = AggregatorHome(tmp_path / "aggregator")
+    ledger = Ledger.open(home.ledger_path, Identity.load(tmp_path / "aggregator" / "keys" / "aggregator.key"))
+    started, steps = made.entries(Kind.RUN_STARTED)[0].record, [one.record for one in made.entries(Kind.STEP_CLOSED)]
+    for run, lacking in (("some", ("train/1", "eval/0")), ("all", tuple(step.name for step in steps))):
+        ledger.append(as_record(Kind.RUN_STARTED, {**plain(started.fields()), "run": run}))
+        for step in steps:
+            place = {"run": run, "k": step.k, "name": step.name}
+            ledger.append(as_record(Kind.STEP_OPENED, {**place, "invited": plain(step.invited)}))
+            slots = {name: n for name, n in step.slots.items() if step.name not in lacking or name != "test.rows"}
+            ledger.append(as_record(Kind.STEP_CLOSED, {**plain(step.fields()), **place, "slots": slots}))
+    assert "withheld by the silos" not in Page(made.page).text
+    (first,) = (step.slots for step in steps if step.name == "train/0")
+    last_whole = f"{100 * first['global.correct'] / first['test.rows']:.1f}"
+    some, none = (RunView.of(checked_ledger(home, under_way=True), run) for run in ("some", "all"))
+    assert _accuracy(some, {})[0][1] == [(last_whole, ""), ("–", ""), ("–", "")]
+    assert _accuracy(none, {})[0][1] == [("–", "")] * 3
+    text = Page(write_report(tmp_path, "some").read_text()).text
+    assert "could show one silo's own: test.rows of train/1, eval/0." in text
+    assert text.count("figures withheld by the silos: test.rows") == 2, "beside each of the steps"
+    text = Page(write_report(tmp_path, "all").read_text()).text
+    assert "No step opened a count of correct rows" in text and "test.rows of train/0, train/1, eval/0." in text
+    assert "nan" not in text
 
 
 def test_a_hostile_name_is_text(made: Made, tmp_path: Path) -> None:

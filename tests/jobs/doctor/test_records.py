@@ -28,6 +28,7 @@ from silo_agent.journal import Journal
 from silo_agent.pysyft.request_queue import RequestQueue
 from tests import local
 from tests.jobs.doctor.site_copy import SiteCopy, finds, passes, result_of, results
+from tests.silo_agent.readers.tables import SCHEMA, patients, write_csv
 
 Made = tuple[Federation, Kits]
 
@@ -193,6 +194,16 @@ def test_data_that_are_not_as_registered(silo: SiteCopy) -> None:
     finds(silo, "data", "half registered", remedy="fed data add")
     shutil.rmtree(silo.home_folder / "syft")
     finds(silo, "data", "none is registered", warns=True, remedy="fed data add")
+
+
+def test_files_that_changed_and_columns_to_look_at(silo: SiteCopy, tmp_path: Path) -> None:
+    (tmp_path / "risk.toml").write_text(SCHEMA)
+    source = write_csv(tmp_path / "rows" / "a.csv", [row | {"age": 66} for row in patients()])
+    view = OwnerView(SiloHome(silo.home_folder))
+    decisions.add_reference(view, "risk", source.parent, tmp_path / "risk.toml")
+    finds(silo, "data", "risk: Constant: columns 'age'", warns=True, remedy="fed data add --replace")
+    write_csv(source, patients())
+    finds(silo, "data", "a.csv has changed since it was registered", remedy="fed data add --replace")
 
 
 def test_approvals_that_hold_no_more(silo: SiteCopy, monkeypatch: pytest.MonkeyPatch) -> None:

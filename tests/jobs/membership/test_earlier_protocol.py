@@ -136,6 +136,7 @@ def test_the_next_epoch_is_of_this_protocol_and_follows_the_old_one(upgraded: Up
     old, data = upgraded.pinned.newest(), upgraded.next()
     new = parse(data).charter
     assert (new.version, new.epoch, new.previous, new.members) == (2, 2, old.digest, old.members)
+    assert old.budgets == (4, 16) and new.budgets == () and (old.n_min, new.n_min) == (4, 4)
     assert "changes    protocol: consilium/1 → consilium/2" in CharterDiff(new, old).lines()
     for home in upgraded.homes():
         assert accept(home, data).old == old

@@ -32,7 +32,7 @@ def first(silos: int = 8, floors: Floors | None = None) -> Charter:
 def test_the_first_epoch_has_its_members_in_order_and_the_floors_of_its_size() -> None:
     charter = first()
     assert charter.silos == tuple(f"silo-{i}" for i in range(1, 9))
-    assert (charter.epoch, charter.previous, charter.n_min, charter.lane_floor) == (1, bytes(32), 5, 3)
+    assert (charter.epoch, charter.previous, charter.n_min, charter.lane_floor) == (1, bytes(32), 6, 3)
     assert charter.not_before < NOW < charter.not_after == NOW + 365 * DAY
 
 
@@ -42,9 +42,9 @@ def test_the_next_epoch_names_the_one_before_and_keeps_all_that_was_not_changed(
     new.check_succeeds(old)
     assert new.silos == tuple(silo for silo in old.silos if silo != "silo-3")
     assert all(new.member(silo) == old.member(silo) for silo in new.silos)
-    same = ("colluders", "honest", "lane_floor", "void_budget", "difference_budget", "not_before", "not_after")
+    same = ("colluders", "honest", "lane_floor", "not_before", "not_after")
     assert all(getattr(new, name) == getattr(old, name) for name in same)
-    assert (new.n_min, next_epoch(old, remove=["silo-3", "silo-4"], now=NOW).n_min) == (5, 4)
+    assert (new.n_min, next_epoch(old, remove=["silo-3", "silo-4", "silo-5"], now=NOW).n_min) == (5, 4)
     ninth = member("silo-9")
     later = next_epoch(new, add=[ninth], now=NOW)
     assert later.member("silo-9") == ninth and later.epoch == 3 and len(later.silos) == 8
@@ -57,11 +57,18 @@ def test_an_epoch_is_the_same_bytes_whenever_it_is_made() -> None:
 
 
 def test_a_stricter_minimum_stays_as_much_stricter() -> None:
-    old = replace(first(), n_min=7)
+    old = replace(first(), n_min=8)  # two more than the least
     assert next_epoch(old, remove=["silo-3"], now=NOW).n_min == 7
-    assert next_epoch(old, add=[member("silo-9"), member("silo-a")], now=NOW).n_min == 8
-    with pytest.raises(SpecError, match="at least 6"):
+    assert next_epoch(old, add=[member("silo-9"), member("silo-a")], now=NOW).n_min == 9
+    with pytest.raises(SpecError, match="at least 7"):
         next_epoch(old, remove=["silo-3", "silo-4", "silo-5", "silo-6"], now=NOW)
+
+
+@pytest.mark.parametrize(("before", "after"), [(5, 6), (6, 6), (7, 7), (8, 8)])
+def test_the_minimum_of_an_earlier_protocol_becomes_large_enough_and_no_smaller(before: int, after: int) -> None:
+    old = replace(first(), version=1, budgets=(4, 16), n_min=before)
+    new = next_epoch(old, now=NOW)
+    assert (new.version, new.budgets, new.n_min, new.previous) == (2, (), after, old.digest)
 
 
 def test_floors_and_validity_change_only_when_told_to() -> None:
@@ -171,7 +178,8 @@ def test_changes_name_who_comes_and_goes_and_whose_keys() -> None:
     assert [one["silo"] for one in facts["joins"]] == ["silo-9"] and facts["leaves"] == ["silo-3", "silo-4"]
     was = MEMBERS[0].owner.fingerprint
     assert facts["keys"] == [{"silo": "silo-1", "role": "owner", "before": was, "now": key.fingerprint}]
-    assert facts["numbers"].keys() == {"not_after"} and facts["member"] is False and facts["pinned_already"] is False
+    assert facts["numbers"].keys() == {"n_min", "not_after"}
+    assert facts["member"] is False and facts["pinned_already"] is False
     text = "\n".join(changes.lines())
     for said in (ninth.agent.fingerprint, ninth.owner.fingerprint, key.fingerprint, was, "leaves     silo-3", "NOT"):
         assert said in text

@@ -75,7 +75,7 @@ def test_a_registered_pool_is_read_for_methods_that_ask(tmp_path: Path) -> None:
             self.given = pool
 
     class Registered:
-        def resolve(self, name: str) -> SimpleNamespace:
+        def resolve(self, name: str, *, thorough: bool) -> SimpleNamespace:
             asked.append(name)
             return SimpleNamespace(data=pool)
 

@@ -176,28 +176,6 @@ def test_a_step_whose_shares_may_have_left_is_void_and_the_chain_goes_on(federat
         assert blocks.state_digest(agent.state).hex() == outcome.state_digest
 
 
-def test_after_a_void_step_a_cohort_that_differs_by_one_is_refused(federation: Federation) -> None:
-    def mute(request: Message, answer: Callable[[], Message]) -> Message | None:
-        asked = local.asked(request)
-        reply = answer()
-        return None if asked.step == 1 and request.phase == "unmask-slots" else reply
-
-    def mute_then_gone(request: Message, answer: Callable[[], Message]) -> Message | None:
-        return None if local.asked(request).step == 2 else mute(request, answer)
-
-    faults: dict[str, local.Fault] = {f"silo-{i}": mute for i in range(1, 6)} | {"silo-1": mute_then_gone}
-    with pytest.raises(RoundLost, match="SURVIVOR_INVALID"):
-        local.run_job(
-            local.spec(),
-            federation.aggregator,
-            federation.homes,
-            courier=lambda silo, agent: local.Faulty(agent, faults[silo]) if silo in faults else InProcess(agent),
-        )
-    (run,) = {e.name for e in (federation.aggregator / "jobs").iterdir()}
-    codes = {one.record.code for one in RunRecord.read(AggregatorHome(federation.aggregator), run).of(Refusal)}
-    assert codes == {"COHORT_DIFFERENCE"}
-
-
 def test_a_server_that_tells_one_silo_another_result_is_exposed(federation: Federation) -> None:
     """Its words are not those that were announced and proven: it declines and says why, until it is told the truth."""
     answers: list[Decline] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -83,43 +82,6 @@ def test_peers_refuse_a_silo_whose_journal_is_an_old_copy(federation: Federation
     assert {one.silo for one in refusals if one.phase == "deal"} >= set(federation.silos) - {"silo-3"}
     steps = [one.record for one in record.of(StepClosed)]
     assert len(steps) == 4 and all("silo-3" not in step.survivors for step in steps)
-
-
-def test_a_restart_does_not_renew_the_budgets(federation: Federation) -> None:
-    """Silo-1 has spent one close cohort; the aggregator breaks off, and a new agent goes on from the notes."""
-    kept: list[dict[str, Any]] = []
-
-    class Noting(InProcess):
-        agent: Agent
-
-        def send(self, request: Message) -> Message | None:
-            answer = super().send(request)
-            if request.phase == "open":
-                kept.append(self.agent._watch.snapshot())
-            return answer
-
-    class BrokenOff(Exception):
-        pass
-
-    def stop(exchange: Any, note: str) -> None:
-        if exchange is not None and (exchange.step, exchange.phase) == (3, "deal"):
-            raise BrokenOff
-
-    def courier(gone_from: int) -> Callable[[str, Agent], InProcess]:
-        gone = local.silent_from("open", gone_from)
-        return lambda silo, agent: (
-            local.Faulty(agent, gone) if silo == "silo-8" else (Noting if silo == "silo-1" else InProcess)(agent)
-        )
-
-    first, job = len(kept), local.spec(rounds=3)
-    with pytest.raises(BrokenOff):
-        local.run_job(job, federation.aggregator, federation.homes, courier=courier(2), watch=stop)
-    (run,) = (path.name for path in (federation.aggregator / "jobs").iterdir())
-    before = kept[-1]
-    assert before["differences_left"] == kept[first]["differences_left"] - 1
-    again = len(kept)
-    local.run_job(job, federation.aggregator, federation.homes, courier=courier(2), resume=run)
-    assert kept[again] == before
 
 
 def test_no_file_log_or_message_has_a_key_or_a_salt(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:

@@ -54,10 +54,10 @@ def asked(phase: str, *silos: str, absent: dict[str, Absent] | None = None, step
     return Asked(NOW, phase, k, step, silos, absent or {})
 
 
-def closed(line: Line, survivors: list[str], shut: list[str] | None = None) -> Entry:
+def closed(line: Line, survivors: list[str], shut: list[str] | None = None, **slots: int) -> Entry:
     lists = {"invited": list(SILOS), "survivors": survivors, "lanes_open": ["everyone"], "lanes_shut": shut or []}
     names = ("lost", "refusals", "slots", "upload_digests", "phase_ms", "data_commitments")
-    maps: dict[str, Any] = {key: {} for key in names}
+    maps: dict[str, Any] = {key: {} for key in names} | {"slots": slots}
     return line(
         Kind.STEP_CLOSED, k=1, name="train/0", transcript="00", state_digest="00", upload_bytes=1, **lists, **maps
     )
@@ -105,6 +105,15 @@ def test_the_last_closed_step_and_its_shut_lanes(line: Line) -> None:
     assert found.released == 1 and found.closed is not None
     assert (found.closed.name, found.closed.survivors, found.closed.invited) == ("train/0", 2, 3)
     assert found.closed.shut == ("expert-0",)
+
+
+def test_the_last_closed_step_and_what_the_silos_withheld(line: Line) -> None:
+    whole = {"global.correct": 1, "test.rows": 2}
+    for slots, missing in ((whole, ()), ({"global.correct": 1}, ("test.rows",)), ({}, tuple(whole))):
+        found = folded(started(line), closed(line, ["silo-1", "silo-2"], **slots))
+        assert found.closed is not None and found.closed.withheld == missing
+        again = from_json(as_json(found))
+        assert again == found and again.plan is None, "the plan does not travel"
 
 
 def test_the_attempt_and_void_steps_are_counted(line: Line) -> None:

@@ -209,9 +209,9 @@ def test_a_price_sent_by_anyone_finds_no_reader() -> None:
 def test_bids_of_too_few_silos_and_void_steps_move_no_price() -> None:
     job = read(DIGITS)
     loads = {"bid-0": 4, "bid-1": 0, "bid-2": 2, "bid-3": 2, "places": 8}
-    assert observed(job, None, "bid-{}") is None
-    assert observed(job, loads | {"silos": 4}, "bid-{}") is None
-    seen = observed(job, loads | {"silos": 5}, "bid-{}")
+    assert observed(job, {}, "bid/0", "bid-{}") is None
+    assert observed(job, {"bid/0": loads | {"silos": 4}}, "bid/0", "bid-{}") is None
+    seen = observed(job, {"bid/0": loads | {"silos": 5}}, "bid/0", "bid-{}")
     assert seen is not None and seen[0] == (4, 0, 2, 2) and seen[1].relaxed
     few = {"bid/0": loads | {"silos": 4}}
     assert market(job, few, 0, 3)[0] == market(job, {}, 0, 3)[0] == Market.opening(4)

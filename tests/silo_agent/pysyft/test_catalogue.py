@@ -79,7 +79,7 @@ def test_a_data_set_is_registered_and_resolved(heart: Catalogue) -> None:
     resolved = heart.resolve("heart")
     data, uid = resolved.data, resolved.id.uid
     assert (entry.name, entry.uid, entry.summary) == ("heart", uid, "Echocardiograms, 2019")
-    assert entry.schema == Schema(features=3, classes=3)
+    assert entry.schema == Schema(shape=(3,), classes=3)
     assert entry.commitment == commitment(check("heart", arrays(1)), SALT) == commitment(data, SALT)
     assert heart.entries() == [entry]
 
@@ -133,8 +133,8 @@ def test_only_the_five_arrays_are_copied(heart: Catalogue) -> None:
 def test_the_record_and_the_schema_never_tell_how_many_rows(heart: Catalogue) -> None:
     record = json.loads((heart.entry("heart").private.parent / "record.json").read_text())
     assert record.keys() == {"uid", "features", "classes", "commitment"}
-    assert not any("20" in shape for shape in Schema(3, 3).arrays.values())
-    assert Schema(3, 3).arrays["x_train"] == "float32 (rows, 3)"
+    assert not any("20" in shape for shape in Schema((3,), 3).arrays.values())
+    assert Schema((3,), 3).arrays["x_train"] == "float32 (rows, 3)"
 
 
 def test_a_name_that_is_taken_needs_replace_and_gets_a_new_uid(
@@ -509,3 +509,35 @@ def test_job_processes_resolve_without_pysyft(heart: Catalogue, home: Path) -> N
         " for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def flags(seed: int, rows: int = 40, columns: int = 4) -> dict[str, np.ndarray]:
+    """Rows of yes/no columns."""
+    rng = np.random.default_rng(seed)
+    made: dict[str, np.ndarray] = {"classes": np.array(2)}
+    for part in ("train", "test"):
+        x = rng.integers(0, 2, size=(rows, columns)).astype(np.float32)
+        made |= {f"x_{part}": x, f"y_{part}": np.arange(rows) % 2}
+    return made
+
+
+def test_rows_of_few_values_meet_by_chance_and_copied_ones_are_still_found() -> None:
+    check_mock("flags", check("flags", flags(1)), check("mock", flags(2)))
+    wide, other = check("flags", flags(1, columns=30)), check("mock", flags(2, columns=30))
+    check_mock("flags", wide, other)
+    with pytest.raises(DataRefused, match="shows rows"):
+        check_mock("flags", wide, check("mock", flags(2, columns=30) | {"x_test": flags(1, columns=30)["x_test"]}))
+    ten = check("flags", flags(1, columns=10))
+    with pytest.raises(DataRefused, match="shows rows"):
+        check_mock("flags", ten, check("mock", flags(1, columns=10)))
+
+
+def test_inputs_of_a_higher_rank(home: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    images = {f"x_{part}": rng.normal(size=(rows, 1, 4, 4)) for part, rows in (("train", 20), ("test", 6))}
+    shown = {name: -array for name, array in images.items()}
+    catalogue = Catalogue(SiloHome(home), "north")
+    entry = catalogue.add("scans", npz(tmp_path / "p.npz", 1, **images), npz(tmp_path / "m.npz", 2, **shown))
+    assert entry.schema == Schema((1, 4, 4), 3) == catalogue.entry("scans").schema
+    assert catalogue.resolve("scans").data.shape == (1, 4, 4)
+    assert entry.schema.arrays["x_train"] == "float32 (rows, 1, 4, 4)" and entry.schema.features == 16

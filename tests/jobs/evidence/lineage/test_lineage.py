@@ -173,6 +173,9 @@ def test_void_shut_and_unfinished_steps_are_named(past: Past) -> None:
     printed = text(tree(lineage))
     assert "void: ROUND_LOST in unmask-slots; no result, the weights stayed" in printed
     assert "lane everyone stayed shut: 1 contributors, floor 3" in printed
+    assert second.withheld == third.withheld == ("global.correct", "test.rows") and second.eventful
+    assert "figures withheld by the silos: global.correct, test.rows" in printed
+    assert "no lane" in printed and "counts only" not in printed
     assert "2 released, 1 void" in printed
     assert lineage.run.summed == 0
 

@@ -1,0 +1,72 @@
+"""What the opened figures of released steps say: ratios, the last of each, and which figures the silos withheld.
+
+A step may be released without some of its slots: the silos gave no shares for them, because with sums that opened
+before they could show one silo's own. Such a figure is missing in the record's ``slots``; it is never 0. Everything
+that shows figures reads them here, so that a missing one is said in the same words everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from aggregator.ledger.format import Entry
+from aggregator.ledger.records import StepClosed
+from aggregator.protocols.interface import Plan
+
+#: Steps that ``sentence`` names before it counts.
+STEPS_NAMED = 6
+
+
+def ratios(slots: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Name → (part, whole) for slots that count hits: ``X.correct`` over ``X.total``, ``X.rows`` or ``test.rows`` is
+    ``X.accuracy``; bare ``correct`` is over ``total`` or ``rows``. Pairs are left out whose whole is 0, or of which a
+    half did not open.
+    """
+    found = {}
+    for name, part in slots.items():
+        head, _, tail = name.rpartition(".")
+        if tail != "correct":
+            continue
+        prefix = f"{head}." if head else ""
+        names = (f"{prefix}total", f"{prefix}rows", "test.rows")
+        if whole := next((slots[other] for other in names if other in slots), 0):
+            found[f"{prefix}accuracy"] = (part, whole)
+    return found
+
+
+def last_ratios(closed: Iterable[Entry[StepClosed]]) -> dict[str, tuple[int, int, StepClosed]]:
+    """Name → (part, whole, the last step that opened both)."""
+    found: dict[str, tuple[int, int, StepClosed]] = {}
+    for entry in closed:
+        found |= {name: (*pair, entry.record) for name, pair in ratios(entry.record.slots).items()}
+    return found
+
+
+def withheld(plan: Plan, record: StepClosed) -> tuple[str, ...]:
+    """The slots of a released step that did not open, in the plan's order."""
+    steps = [step for step in plan.steps if step.name == record.name]
+    return tuple(slot.name for step in steps for slot in step.slots if slot.name not in record.slots)
+
+
+def withheld_in(plan: Plan, closed: Iterable[Entry[StepClosed]]) -> dict[str, tuple[str, ...]]:
+    """Name of the step → its slots that did not open, of the steps that lack any."""
+    found = {entry.record.name: withheld(plan, entry.record) for entry in closed}
+    return {step: names for step, names in found.items() if names}
+
+
+def sentence(missing: Mapping[str, Sequence[str]]) -> str:
+    """For people: which figures of which steps are missing, and why; "" if none is. ``missing``: see ``withheld_in``.
+
+    Plain text; names in it are those of the plan, which other people wrote.
+    """
+    steps: dict[tuple[str, ...], list[str]] = {}
+    for step, names in missing.items():
+        steps.setdefault(tuple(names), []).append(step)
+    parts = [f"{', '.join(names)} of {_shortened(those)}" for names, those in steps.items()]
+    why = "because with sums that opened before they could show one silo's own"
+    return f"Figures withheld by the silos, {why}: {'; '.join(parts)}." if parts else ""
+
+
+def _shortened(steps: Sequence[str]) -> str:
+    more = len(steps) - STEPS_NAMED
+    return ", ".join(steps[:STEPS_NAMED]) + (f" and {more} more step{'s' * (more > 1)}" if more > 0 else "")

@@ -1,0 +1,45 @@
+"""Whether a data set is what a job asks for: asked before an approval is signed, and again before a job begins."""
+
+from __future__ import annotations
+
+from crypto.errors import DataRefused
+from jobs.job import JobSpec
+from silo_agent.models.registry import shape_of
+from silo_agent.pysyft.mock import Schema
+from silo_agent.readers.schema import DataSchema, difference
+
+
+def check_fit(spec: JobSpec, shape: Schema, schema: DataSchema | None) -> None:
+    """Raise DataRefused that names the first difference between a job and a data set.
+
+    ``shape``: the data set's, as inputs; ``schema``: what its rows are read by, where it was registered by reference.
+    """
+    name = spec.dataset
+    if spec.schema is not None and schema is None:
+        raise DataRefused(
+            f"Data set {name!r} was registered without a schema, the job has one.",
+            remedy="Register it by the job's schema: `fed data add --from --schema`.",
+        )
+    if schema is not None and spec.schema is None:
+        raise DataRefused(
+            f"Data set {name!r} is read by a schema, the job names none: nobody could tell what its inputs are.",
+            remedy="Ask for a job with this schema (schema = FILE in the job file), or register rows as an npz.",
+        )
+    if spec.schema is not None and schema is not None and spec.schema.digest != schema.digest:
+        raise DataRefused(
+            f"Data set {name!r} was registered by another schema: {difference(schema, spec.schema)}.",
+            remedy="Register it by the job's schema, or ask for a job with the registered one.",
+        )
+    wants = {"classes": spec.params.get("classes", shape.classes)}
+    if spec.params.keys() & {"features", "shape"}:
+        wants["features"] = _sides(shape_of(spec.params))
+    for key, found in {"features": _sides(shape.shape), "classes": shape.classes}.items():
+        if wants.get(key, found) != found:
+            raise DataRefused(
+                f"Data set {name!r} has {found} {key}, the job wants {wants[key]}.",
+                remedy="Name another data set for this job, or ask for another job.",
+            )
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))

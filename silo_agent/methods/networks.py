@@ -1,0 +1,66 @@
+"""The network of a job: its experts, and their parts as blocks of a plan.
+
+A job without ``model``, or with ``model = "mlp"``, has the perceptron: features, classes, hidden. Any other model comes
+from ``silo_agent.models.registry``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from crypto.plan import Block
+from silo_agent.methods import PerceptronParams, Published, RoundParams, parse
+from silo_agent.models import registry
+from silo_agent.models.experts import Experts, Perceptrons
+from silo_agent.models.layout import Part
+from silo_agent.training import generator
+
+P = TypeVar("P", bound=RoundParams)
+
+_OF_PERCEPTRON = tuple(one.name for one in fields(PerceptronParams))
+
+
+def read(kind: type[P], raw: Mapping[str, object]) -> tuple[P, Experts]:
+    """The method's own parameters and the experts of a job. Raises SpecError."""
+    if raw.get("model", registry.PERCEPTRON) == registry.PERCEPTRON:
+        p = parse(PerceptronParams, {key: raw[key] for key in _OF_PERCEPTRON if key in raw})
+        rest = {key: value for key, value in raw.items() if key not in (*_OF_PERCEPTRON, "model")}
+        return parse(kind, rest, others=("model", *_OF_PERCEPTRON)), Perceptrons(p.features, p.hidden, p.classes)
+    about, rest = registry.split(raw)
+    own = parse(kind, rest, others=registry.KEYS)
+    return own, registry.experts_of(about, own.seed)
+
+
+@runtime_checkable
+class OfNetwork(Protocol):
+    """A method that trains copies of the job's network."""
+
+    experts: Experts
+
+
+def part_blocks(name: str, parts: Sequence[Part], *, lane: str, clip: float, expert: bool = False) -> tuple[Block, ...]:
+    """The blocks ``name.CODE`` of these parts. ``expert``: with the initial values of one of several experts."""
+    return tuple(
+        Block(
+            name=f"{name}.{part.code}",
+            shape=part.shape,
+            lane=lane,
+            clip=clip,
+            init=part.expert_init if expert else part.init,
+        )
+        for part in parts
+    )
+
+
+def published_parts(published: Published, name: str, parts: Sequence[Part]) -> dict[str, np.ndarray]:
+    """Code → array, of a published model's parts."""
+    return {part.code: published.blocks[f"{name}.{part.code}"] for part in parts}
+
+
+def training_seed(seed: int, silo: str, step: int) -> int:
+    """Of dropout and the like in a silo's training step: the same whenever the step is attempted again."""
+    return int(generator("dropout", seed, silo, step).integers(2**63))

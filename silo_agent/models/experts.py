@@ -1,0 +1,130 @@
+"""What methods speak to: copies of one network, whatever it is.
+
+A *model* here is a dict of float32 arrays, part code → array, as the blocks of a plan hold it. A method never looks
+into one: it adds, subtracts and sends parts.
+
+Shapes: E models, B rows of a batch, S steps, C classes, F entries of a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from silo_agent import experts
+from silo_agent.experts import Weights
+from silo_agent.models.description import Role
+from silo_agent.models.layout import Part
+from silo_agent.training import Descent, Objective, train
+
+#: A probability below this counts as this in a logarithm.
+LEAST_PROBABILITY = 1e-30
+
+
+class Experts(Protocol):
+    """Copies of one network."""
+
+    parts: tuple[Part, ...]
+    """What training moves, in a fixed order."""
+    frozen: tuple[Part, ...]
+    """What stays as it starts: never trained, never sent."""
+    shape: tuple[int, ...]
+    """Of a row."""
+    classes: int
+    at_home: bool
+    """Whether predictions need unlabelled rows of the same site (running statistics)."""
+
+    def view(self, x: np.ndarray) -> np.ndarray:
+        """(B, F) float64 of rows (B, *shape): what a method compares rows by, without a network."""
+
+    def opened(self, model: Weights) -> bool:
+        """Whether an expert was ever moved by a sum: one whose lane never opened is not used."""
+
+    def train(
+        self,
+        models: Sequence[Weights],
+        x: np.ndarray,
+        y: np.ndarray,
+        order: np.ndarray,
+        descent: Descent,
+        objective: Objective,
+        *,
+        seed: int,
+        together: bool = True,
+    ) -> list[dict[str, np.ndarray]]:
+        """The models after one pass over ``order``, row numbers (S, B), or (S, E, B) for rows of their own.
+
+        ``seed``: of dropout and the like: the same call gives the same models. ``together``: shared parts are one
+        tensor of all models; otherwise each model has its own copy. Raises NonFinite, naming the parameter.
+        """
+
+    def predict(self, models: Sequence[Weights], x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
+        """p_EBC, float64. ``home``: unlabelled rows of the site that x comes from, for running statistics; without
+        them, x itself. Raises DataRefused where those are too few."""
+
+
+class Perceptrons:
+    """One hidden layer, as ``silo_agent.experts`` computes it: all models stacked, no torch before the first."""
+
+    at_home = False
+    frozen: tuple[Part, ...] = ()
+
+    def __init__(self, features: int, hidden: int, classes: int) -> None:
+        shapes, widths = experts.shapes(features, hidden, classes), experts.half_widths(features, hidden)
+        self.shape: tuple[int, ...] = (features,)
+        self.classes = classes
+        self.parts = tuple(
+            Part(
+                code=part,
+                name=part,
+                shape=shapes[part],
+                role=Role.EXPERT,
+                init=widths[part],
+                expert_init=0.0 if part == "b2" else widths[part],
+            )
+            for part in experts.PARTS
+        )
+
+    def view(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def opened(self, model: Weights) -> bool:
+        return bool(model["b2"].any())  # it starts at zero in an expert
+
+    def train(
+        self,
+        models: Sequence[Weights],
+        x: np.ndarray,
+        y: np.ndarray,
+        order: np.ndarray,
+        descent: Descent,
+        objective: Objective,
+        *,
+        seed: int,
+        together: bool = True,
+    ) -> list[dict[str, np.ndarray]]:
+        return train(models, x, y, order, descent, objective)
+
+    def predict(self, models: Sequence[Weights], x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
+        return experts.predict(models, x)
+
+
+def moved(before: Weights, after: Weights) -> dict[str, np.ndarray]:
+    """Part → after − before."""
+    return {code: after[code] - before[code] for code in after}
+
+
+def codes(parts: Sequence[Part], *roles: Role) -> tuple[str, ...]:
+    """Codes of the parts with these roles."""
+    return tuple(part.code for part in parts if part.role in roles)
+
+
+def log_likelihood(
+    of: Experts, models: Sequence[Weights], x: np.ndarray, y: np.ndarray, home: np.ndarray | None = None
+) -> np.ndarray:
+    """log p_e(y|x), (E, B) float64, of each model; ``home`` as in ``Experts.predict``."""
+    p_EB: np.ndarray = of.predict(models, x, home)[:, np.arange(len(y)), y]
+    found: np.ndarray = np.log(np.maximum(p_EB, LEAST_PROBABILITY))
+    return found

@@ -1,0 +1,213 @@
+"""Copies of any torch module: one module in memory, each model's tensors put in for a call.
+
+A loop over the models: for E = 2 it is as fast as vmap, and it takes modules that vmap doesn't. Buffers are always
+passed as well: with parameters alone a call would move the module's own statistics, and models would leak into each
+other.
+
+Training works on the float32 differences from the start; what the module sees is start + difference in its own type.
+Running statistics are those of the batch while training and are thrown away after it. Before predicting they are
+estimated anew, for each model, from unlabelled rows of the site: one pass with only these layers in training mode,
+equal batches, cumulative means.
+
+Shapes: E models, B rows of a batch, S steps, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crypto.errors import DataRefused, NonFinite, SpecError
+from silo_agent.experts import Weights, torch_
+from silo_agent.models.description import Role
+from silo_agent.models.layout import Layout, aliases, running
+from silo_agent.models.views import pooled
+from silo_agent.training import Descending, Descent, Objective
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensors = Mapping[str, torch.Tensor]
+
+#: Rows of a batch in predictions.
+CHUNK = 256
+
+#: Fewest and most unlabelled rows that running statistics are estimated from.
+FEWEST_AT_HOME = 16
+MOST_AT_HOME = 2048
+
+
+class ModuleExperts:
+    """``Experts`` of a module under its layout."""
+
+    def __init__(self, layout: Layout, shape: tuple[int, ...], classes: int) -> None:
+        torch = torch_()
+        from silo_agent.models.whole import Whole  # a class of torch's, so not before torch is wanted
+
+        self.shape = shape
+        self.classes = classes
+        self.parts = layout.parts
+        self.frozen = layout.frozen
+        self.at_home = bool(layout.statistics)
+        self._statistics = layout.statistics
+        self._view = layout.model.view or pooled
+        module = deepcopy(layout.model.module)
+        for tensor in module.parameters():
+            tensor.requires_grad_(False)
+        self._whole = Whole(module, layout.model.forward)
+        self._start = {name: tensor.detach() for name, tensor in module.named_parameters()}
+        self._buffers = {name: tensor.detach().clone() for name, tensor in module.named_buffers()}
+        self._aliases = aliases(module.named_parameters(remove_duplicate=False))
+        self._aliases |= aliases(module.named_buffers(remove_duplicate=False))
+        self._layers: list[Any] = [
+            layer for name, layer in running(module).items() if f"{name}.running_mean".lstrip(".") in layout.statistics
+        ]
+        self._wide = {
+            part.code: torch.promote_types(self._start[part.name].dtype, torch.float32) for part in layout.parts
+        }
+
+    def view(self, x: np.ndarray) -> np.ndarray:
+        return self._view(x)
+
+    def opened(self, model: Weights) -> bool:
+        return any(model[part.code].any() for part in self.parts if part.role is Role.EXPERT)
+
+    def train(
+        self,
+        models: Sequence[Weights],
+        x: np.ndarray,
+        y: np.ndarray,
+        order: np.ndarray,
+        descent: Descent,
+        objective: Objective,
+        *,
+        seed: int,
+        together: bool = True,
+    ) -> list[dict[str, np.ndarray]]:
+        torch = torch_()
+        if self._layers and order.shape[-1] < 2:
+            raise SpecError("params.batch", got=order.shape[-1], want="at least 2 rows, for batch normalisation")
+        tensors = self._tensors(models, together=together)
+        once = list({id(tensor): tensor for model in tensors for tensor in model.values()}.values())
+        descending = Descending(once, descent, [tensor.clone() for tensor in once] if descent.proximal else None)
+        buffers = [{name: tensor.clone() for name, tensor in self._buffers.items()} for _ in models]
+        with torch.random.fork_rng(devices=[]), self._mode(training=True):
+            torch.manual_seed(seed)
+            for rows in order:
+                each = rows if rows.ndim == 2 else [rows] * len(models)
+                likelihoods = [
+                    self._log_probabilities(model, buffer, x[picked]).gather(1, _tensor(y[picked]).unsqueeze(1))[:, 0]
+                    for model, buffer, picked in zip(tensors, buffers, each, strict=True)
+                ]
+                descending.step(objective(torch.stack(likelihoods)))
+        self._check_constant(buffers)
+        trained = [{code: tensor.detach().numpy().copy() for code, tensor in model.items()} for model in tensors]
+        for part in self.parts:
+            if not all(np.isfinite(model[part.code]).all() for model in trained):
+                raise NonFinite(
+                    f"Parameter {part.name} became NaN or infinite in local training.",
+                    remedy="Lower the learning rate, or look for NaN in what the model computes from a row.",
+                )
+        return trained
+
+    def predict(self, models: Sequence[Weights], x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
+        torch = torch_()
+        found = []
+        with torch.no_grad():
+            for model in self._tensors(models, together=False):
+                buffers = self._estimated(model, x if home is None else home) if self._layers else dict(self._buffers)
+                with self._mode(training=False):
+                    logp = [self._log_probabilities(model, buffers, x[at : at + CHUNK]) for at in _starts(x)]
+                found.append(torch.cat(logp).double().exp().numpy())
+        p_EBC: np.ndarray = np.stack(found)
+        return p_EBC
+
+    def _tensors(self, models: Sequence[Weights], *, together: bool) -> list[dict[str, torch.Tensor]]:
+        """Copies of the models' parts. ``together``: shared parts are one tensor, the first model's."""
+        torch = torch_()
+        tensors = [{part.code: torch.tensor(model[part.code]) for part in self.parts} for model in models]
+        if together:
+            for model in tensors[1:]:
+                model |= {part.code: tensors[0][part.code] for part in self.parts if part.role is Role.SHARED}
+        return tensors
+
+    def _estimated(self, model: Tensors, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """The buffers, with running statistics from these unlabelled rows."""
+        if len(rows) < FEWEST_AT_HOME:
+            raise DataRefused(
+                f"{len(rows)} rows are too few to estimate this model's running statistics from.",
+                remedy=f"Pass at least {FEWEST_AT_HOME} rows of one site together, or use a model with group "
+                "normalisation.",
+            )
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_AT_HOME)).astype(np.int64)]
+        buffers = {name: tensor.clone() for name, tensor in self._buffers.items()}
+        for name in self._statistics:
+            buffers[name].fill_(1 if name.endswith("running_var") else 0)
+        with self._mode(training=False, estimating=True):
+            for chunk in np.array_split(rows, -(-len(rows) // CHUNK)):
+                self._log_probabilities(model, buffers, chunk)
+        return buffers
+
+    def _log_probabilities(self, model: Tensors, buffers: dict[str, torch.Tensor], x: np.ndarray) -> torch.Tensor:
+        """logp_BC of one model."""
+        inside = dict(buffers)
+        for part in self.parts:
+            start = self._start[part.name]
+            wide = start.to(self._wide[part.code]) + model[part.code].reshape(start.shape)
+            inside[part.name] = wide.to(start.dtype)
+        inside |= {name: inside[first] for name, first in self._aliases.items() if first in inside}
+        named = {f"module.{name}": tensor for name, tensor in inside.items()}
+        # Without looking for tied tensors, which costs as much as a small network: both names are given.
+        logits = torch_().func.functional_call(self._whole, named, (_tensor(x),), tie_weights=False)
+        for name in buffers:
+            buffers[name] = named[f"module.{name}"]  # a module may have put another tensor in its place
+        if logits.shape != (len(x), self.classes):
+            raise SpecError(
+                "params.model forward",
+                got=f"an answer of shape {tuple(logits.shape)} to {len(x)} rows",
+                want=f"logits (rows, {self.classes})",
+            )
+        logp_BC: torch.Tensor = logits.float().log_softmax(-1)
+        return logp_BC
+
+    def _check_constant(self, buffers: Sequence[Tensors]) -> None:
+        for name, start in self._buffers.items():
+            if name not in self._statistics and not all(torch_().equal(model[name], start) for model in buffers):
+                raise SpecError(
+                    f"params.model buffers, {name}",
+                    got="a buffer that changed in training",
+                    want="one that stays as it is: buffers are neither averaged nor sent",
+                )
+
+    @contextmanager
+    def _mode(self, *, training: bool, estimating: bool = False) -> Iterator[None]:
+        """Training or evaluation of the whole module. Layers with constant statistics always evaluate; with
+        ``estimating`` those with statistics of the site train, alone, with cumulative means."""
+        module: Any = self._whole
+        module.train(training)
+        for layer in running(module).values():
+            layer.train(layer in self._layers and (training or estimating))
+        before = [layer.momentum for layer in self._layers]
+        try:
+            if estimating:
+                for layer in self._layers:
+                    layer.momentum = None
+            yield
+        finally:
+            for layer, momentum in zip(self._layers, before, strict=True):
+                layer.momentum = momentum
+            module.eval()
+
+
+def _starts(x: np.ndarray) -> range:
+    return range(0, len(x), CHUNK)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy: arrays of published blocks and data sets are read-only."""
+    copied: torch.Tensor = torch_().tensor(array)
+    return copied

@@ -1,0 +1,139 @@
+"""Readers: from a registered file or folder, which stays where it is, to a data set of arrays.
+
+A reader is chosen by the kind of the schema and by the files. Other packages add readers with an entry point of the
+group ``consilium.readers`` that names a ``Reader``; the built-in ones cannot be replaced. Whoever reads is part of the
+data set's commitment: with another version of a reader's package the data set must be registered again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from crypto.encoding import Writer
+from crypto.errors import DataRefused
+from silo_agent.data import DataSet, check
+from silo_agent.readers.schema import DataSchema
+from silo_agent.readers.source import Arrays, Source
+
+#: The group of entry points.
+GROUP: Final = "consilium.readers"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """``read``: a source to ``x_train``, ``y_train``, ``x_test``, ``y_test``; it may read only the source's files, and
+    names the file in every refusal (``Source.refuse``). ``kind``: of the schemas it takes. ``suffixes``: lower case,
+    with the dot; files with another suffix are no part of the data set."""
+
+    read: Callable[[Source], Arrays]
+    kind: str
+    suffixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _BuiltIn:
+    """A reader of ours. ``function``: ``module.function`` below this package; imported when it reads."""
+
+    function: str
+    kind: str
+    suffixes: tuple[str, ...]
+
+    def reader(self) -> Reader:
+        module, _, function = self.function.rpartition(".")
+        return Reader(getattr(import_module(f"{__name__}.{module}"), function), self.kind, self.suffixes)
+
+
+BUILT_IN: Final = {
+    "arrays": _BuiltIn("arrays.read", "array", (".npz", ".npy")),
+    "csv": _BuiltIn("tables.read_csv", "table", (".csv", ".tsv", ".txt")),
+    "parquet": _BuiltIn("tables.read_parquet", "table", (".parquet",)),
+}
+
+
+def names() -> list[str]:
+    """Every reader that is installed here."""
+    return sorted({*BUILT_IN, *(point.name for point in metadata.entry_points(group=GROUP))})
+
+
+def choose(name: str, reference: Path, schema: DataSchema, files: Callable[[Sequence[str]], Sequence[str]]) -> str:
+    """The built-in reader for a reference: by the schema's kind and by the files' names.
+
+    ``files``: the reference's files with given suffixes. Raises DataRefused where none or several could read it.
+    """
+    fitting = []
+    for candidate, reader in BUILT_IN.items():
+        if reader.kind != schema.kind:
+            continue
+        if reference.is_file() and not reference.name.lower().endswith(reader.suffixes):
+            continue
+        try:
+            files(reader.suffixes)
+        except DataRefused:
+            continue
+        fitting.append(candidate)
+    if len(fitting) == 1:
+        return fitting[0]
+    if not reference.exists():
+        files(())  # names what is not there
+    why = f"{' and '.join(fitting)} could read it" if fitting else f"no reader of kind {schema.kind!r} knows its files"
+    raise DataRefused(
+        f"Data set {name!r}: {why}.", remedy=f"Name the reader with --reader: one of {', '.join(names())}."
+    )
+
+
+def reader(name: str) -> Reader:
+    """A reader by its name. Raises DataRefused where it is not installed."""
+    if name in BUILT_IN:
+        return BUILT_IN[name].reader()
+    point = _point(name)
+    try:
+        found = point.load()
+    except Exception as broken:
+        raise DataRefused(
+            f"The reader {name!r} cannot be loaded: {type(broken).__name__}.", remedy="Look at its package."
+        ) from broken
+    if not isinstance(found, Reader):
+        raise DataRefused(f"The reader {name!r} is no silo_agent.readers.Reader.", remedy="Look at its package.")
+    return found
+
+
+def identity(name: str) -> str:
+    """What a commitment says of a reader: its name, and of a foreign one the digest of its distribution's files."""
+    if name in BUILT_IN:
+        return name
+    distribution = _point(name).dist
+    record = distribution.read_text("RECORD") if distribution is not None else None
+    if distribution is None or record is None:
+        raise DataRefused(
+            f"The reader {name!r} comes from no installed distribution.", remedy="Install its package as a wheel."
+        )
+    digest = sha256(bytes(Writer().text(distribution.version).text(record))).hexdigest()
+    return f"{name} {distribution.name} {digest}"
+
+
+def read(source: Source, reader_name: str) -> DataSet:
+    """The rows of a source, checked. Raises DataRefused or NonFinite."""
+    chosen = reader(reader_name)
+    if chosen.kind != source.schema.kind:
+        raise DataRefused(
+            f"Data set {source.name!r}: the reader {reader_name!r} takes schemas of kind {chosen.kind!r}, this one has"
+            f" {source.schema.kind!r}.",
+            remedy="Give another schema with --schema, or another reader with --reader.",
+        )
+    arrays = {**chosen.read(source), "classes": np.array(len(source.schema.classes))}
+    return check(source.name, arrays)
+
+
+def _point(name: str) -> metadata.EntryPoint:
+    found = [point for point in metadata.entry_points(group=GROUP) if point.name == name]
+    if len(found) != 1:
+        why = "is not installed here" if not found else "is offered by several packages"
+        raise DataRefused(f"The reader {name!r} {why}.", remedy=f"The readers here: {', '.join(names())}.")
+    return found[0]

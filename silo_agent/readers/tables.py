@@ -1,0 +1,151 @@
+"""CSV and Parquet by a schema: columns by name, in the schema's order, other columns never read.
+
+A folder of several files is one table, in the order of their names.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from crypto.errors import DataRefused
+from silo_agent.readers.encoder import BadValue, TableEncoder, is_missing, level_of
+from silo_agent.readers.extras import needed
+from silo_agent.readers.ranges import explain_table
+from silo_agent.readers.source import Arrays, Source, label_of, splits
+
+Columns = dict[str, list[object]]
+DELIMITERS = ",;\t|"
+
+
+def read_csv(source: Source) -> Arrays:
+    """Every CSV file of the source."""
+    return _read(source, csv_columns)
+
+
+def read_parquet(source: Source) -> Arrays:
+    """Every Parquet file of the source."""
+    return _read(source, parquet_columns)
+
+
+def csv_columns(path: Path, wanted: Sequence[str] | None = None) -> Columns:
+    """Column → texts. UTF-8, with or without a byte order mark; one header line; , ; tab or | between values.
+
+    ``wanted``: the columns to keep; default: all. Raises ValueError that says what is wrong.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head = file.readline()
+            file.seek(0)
+            delimiter = max(DELIMITERS, key=lambda char: head.count(char)) if head else ","
+            rows = csv.reader(file, delimiter=delimiter, strict=True)
+            header = [name.strip() for name in next(rows, [])]
+            if not header or "" in header or len(set(header)) != len(header):
+                raise ValueError("the first line must name every column, each once")
+            kept = [n for n, name in enumerate(header) if wanted is None or name in wanted]
+            made: Columns = {header[n]: [] for n in kept}
+            for row in rows:
+                if len(row) != len(header):
+                    if not row:
+                        continue
+                    raise ValueError(f"line {rows.line_num} has {len(row)} values, the first line {len(header)}")
+                for n in kept:
+                    made[header[n]].append(row[n])
+            return made
+    except UnicodeDecodeError as bad:
+        raise ValueError("is not UTF-8: save it as CSV UTF-8") from bad
+    except csv.Error as bad:
+        raise ValueError(f"is no CSV: {bad}") from bad
+
+
+def parquet_columns(path: Path, wanted: Sequence[str] | None = None) -> Columns:
+    """Column → values. Raises ValueError that says what is wrong."""
+    with needed("Parquet", "tabular"):
+        import pyarrow
+        from pyarrow import parquet
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = [name for name in file.schema_arrow.names if wanted is None or name in wanted]
+            table = file.read(columns=names)
+        return {name: table.column(name).to_pylist() for name in names}
+    except (pyarrow.ArrowException, OSError, ValueError) as bad:
+        raise ValueError("is no Parquet file that can be read") from bad
+
+
+def columns_of(path: Path) -> Columns:
+    """Every column of one table, CSV or Parquet by its ending. Raises DataRefused that names the file."""
+    read = parquet_columns if path.suffix.lower() == ".parquet" else csv_columns
+    try:
+        return read(path)
+    except (OSError, ValueError) as bad:
+        why = bad.strerror or str(bad) if isinstance(bad, OSError) else str(bad)
+        raise DataRefused(f"{path.name}: {why}.", remedy="Give a CSV or Parquet file with a header.") from bad
+
+
+def _read(source: Source, columns_in: Callable[[Path, Sequence[str]], Columns]) -> Arrays:
+    schema = source.schema
+    made = schema.encoder
+    assert isinstance(made, TableEncoder)
+    target, group = str(schema.fields["target"]), schema.fields["split"].get("group")
+    wanted = [target, *([group] if group else []), *(column["name"] for column in schema.columns)]
+    sides = source.sides()
+    tables: dict[str, Columns] = {}
+    for file in source.files:
+        try:
+            tables[file] = columns_in(source.path(file), wanted)
+        except (OSError, ValueError) as bad:
+            why = bad.strerror or str(bad) if isinstance(bad, OSError) else str(bad)
+            raise source.refuse(file, why, "Correct the file, or leave it out.") from bad
+        _check_columns(source, file, tables[file], wanted)
+    xs, ys, groups, tests = [], [], [], []
+    for file, table in tables.items():
+        rows = len(table[target])
+        explain_table(source, file, table)
+        try:
+            xs.append(made.encode_columns(table, rows))
+        except BadValue as bad:
+            raise source.refuse(file, str(bad), _remedy(bad)) from bad
+        ys.append(_labels(source, file, target, table[target]))
+        groups += [level_of(value) for value in table[group]] if group else []
+        tests.append(np.full(rows, sides is not None and sides[file] == "test"))
+    x, y = np.concatenate(xs), np.concatenate(ys)
+    test = np.concatenate(tests) if sides else splits(y, groups if group else None, schema.fields["split"]["test"])
+    return {"x_train": x[~test], "y_train": y[~test], "x_test": x[test], "y_test": y[test]}
+
+
+def _check_columns(source: Source, file: str, table: Mapping[str, object], wanted: Sequence[str]) -> None:
+    may_lack = {column["name"] for column in source.schema.columns if column["absent"] == "allow"}
+    lacking = [name for name in wanted if name not in table and name not in may_lack]
+    if lacking:
+        raise source.refuse(
+            file,
+            f"has no column {', '.join(map(repr, lacking))}",
+            'Name the columns as the schema does. A column that some silos lack needs absent = "allow" there.',
+        )
+
+
+def _labels(source: Source, file: str, target: str, values: Sequence[object]) -> np.ndarray:
+    at = {name: n for n, name in enumerate(source.schema.classes)}
+    made = np.zeros(len(values), dtype=np.int64)
+    for row, value in enumerate(values):
+        where = f"{file}: column {target!r}, row {row + 1}"
+        if is_missing(value):
+            raise source.refuse(where, "the label is missing", "Leave rows without a label out.")
+        level = level_of(value)
+        made[row] = at[level] if level in at else label_of(source, where, level)
+    return made
+
+
+def _remedy(bad: BadValue) -> str:
+    if "level" in bad.why:
+        return "Write levels as the schema does, or ask for a schema with this level."
+    if "missing" in bad.why:
+        return "Fill these values in, leave the rows out, or ask for a schema with a missing rule for this column."
+    if "lie outside" in bad.why:
+        return (
+            "Compare the column's unit with the schema's. Correct the values, or ask for a schema with another range."
+        )
+    return "Correct the values. Row 1 is the first below the header."
