@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from silo_agent import experts
 from silo_agent.data import DataSet
 from silo_agent.experts import Weights
-from silo_agent.training import Descent, batches, cross_entropy, train
+from silo_agent.models.experts import Experts
+from silo_agent.training import Descent, batches, cross_entropy
 
 #: Shares of the local expert to choose from, and the folds of the rows that choose.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -26,15 +26,18 @@ FOLDS = 4
 
 @dataclass(frozen=True, slots=True)
 class LocalExpert:
-    """``expert``: the fine-tuned model; ``share``: its part of a personal answer; ``log_prior``: (C,) of the labels."""
+    """``expert``: the fine-tuned model, one of ``of``; ``share``: its part of a personal answer; ``log_prior``: (C,) of
+    the labels."""
 
+    of: Experts
     expert: Weights
     share: float
     log_prior: np.ndarray
 
-    def blend(self, shared_BC: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """(1 − share) · shared answer under the silo's label prior + share · local expert."""
-        return blend(shared_BC, experts.predict([self.expert], x)[0], self.share, self.log_prior)
+    def blend(self, shared_BC: np.ndarray, x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
+        """(1 − share) · shared answer under the silo's label prior + share · local expert. ``home``: as in
+        ``Experts.predict``."""
+        return blend(shared_BC, self.of.predict([self.expert], x, home)[0], self.share, self.log_prior)
 
 
 def blend(shared_BC: np.ndarray, own_BC: np.ndarray, share: float, log_prior_C: np.ndarray) -> np.ndarray:
@@ -44,6 +47,7 @@ def blend(shared_BC: np.ndarray, own_BC: np.ndarray, share: float, log_prior_C: 
 
 
 def tune(
+    of: Experts,
     starts: Sequence[Weights],
     shared_BC: np.ndarray,
     data: DataSet,
@@ -52,26 +56,30 @@ def tune(
     batch: int,
     descent: Descent,
     rng: np.random.Generator,
+    seed: int = 0,
 ) -> LocalExpert:
     """Fine-tune each of ``starts`` on this silo's rows; keep the start and share most likely on held-out rows.
 
-    ``shared_BC``: the shared answer on the training rows. Ties go to the smaller share and the earlier start.
+    ``shared_BC``: the shared answer on the training rows. ``seed``: as in ``Experts.train``. Ties go to the smaller
+    share and the earlier start.
     """
     fold = rng.permutation(data.rows) % FOLDS
     kept = [*(np.flatnonzero(fold != held) for held in range(FOLDS)), np.arange(data.rows)]
     size = min(batch, *(len(rows) for rows in kept))
     order_SEB = np.stack([rows[batches(len(rows), steps, size, rng)] for rows in kept], axis=1)
-    tuned = train(
+    tuned = of.train(
         [start for start in starts for _ in kept],
         data.x_train,
         data.y_train,
         np.tile(order_SEB, (1, len(starts), 1)),
         descent,
         cross_entropy,
+        seed=seed,
+        together=False,
     )
     counts = np.bincount(data.y_train, minlength=data.classes) + 1.0
     log_prior = np.log(counts / counts.sum())
-    own_EBC = experts.predict(tuned, data.x_train).reshape(len(starts), len(kept), data.rows, data.classes)
+    own_EBC = of.predict(tuned, data.x_train, data.x_train).reshape(len(starts), len(kept), data.rows, data.classes)
     unseen_EBC = own_EBC[:, fold, np.arange(data.rows)]
 
     def likelihood(choice: tuple[int, float]) -> float:
@@ -79,4 +87,4 @@ def tune(
         return float(np.log(np.maximum(p_BC[np.arange(data.rows), data.y_train], 1e-9)).mean())
 
     start, share = max(((e, share) for e in range(len(starts)) for share in SHARES), key=likelihood)
-    return LocalExpert(tuned[start * len(kept) + FOLDS], share, log_prior)
+    return LocalExpert(of, tuned[start * len(kept) + FOLDS], share, log_prior)

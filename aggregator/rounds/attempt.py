@@ -203,7 +203,7 @@ class Attempt:
             self._take(silo, "unmask-slots", session.slot_shares, silo, reply.body)
         slot_shares = self._fix("unmask-slots", session.open_slots)
 
-        self._asked_for.ask(self.context, self._blocks, {silo: session.cohort.adverts[silo] for silo in survivors})
+        self._asked_for.ask(self.context.step, self._blocks, self._held(survivors))
         requests = dict.fromkeys(survivors, self.request("unmask-lanes", pack_blobs(slot_shares)))
         for silo, reply in (yield from self._ask("unmask-lanes", requests, least=threshold)).items():
             self._take(silo, "unmask-lanes", session.lane_shares, silo, reply.body)
@@ -213,7 +213,8 @@ class Attempt:
                 self._convict(failed.blame, "unmask-lanes", failed.code)
 
         request = self.request("tag", bytes(announced))
-        for silo, reply in (yield from self._ask("tag", dict.fromkeys(survivors, request))).items():
+        least = self.context.charter.honest + self.context.charter.colluders
+        for silo, reply in (yield from self._ask("tag", dict.fromkeys(survivors, request), least=least)).items():
             self._take(silo, "tag", session.tags, silo, reply.body)
         proof = yield from self._prove()
         adverts_of = session.cohort.adverts
@@ -224,22 +225,26 @@ class Attempt:
             sums=session.sums,
             headers=session.survivors.signed,
             data={silo: adverts_of[silo].data for silo in survivors},
-            held={silo: adverts_of[silo].held for silo in survivors},
+            held=self._held(survivors),
             evidence=bytes(session.evidence()),
         )
 
     def _fitting(self) -> tuple[str, ...]:
         """Those whose uploads are complete, less silos without which the rule of atoms lets the others open."""
-        adverts = {silo: self.session.cohort.adverts[silo] for silo in self.session.uploaded}
-        kept = self._asked_for.fit(self.context, self._blocks, adverts)
-        for silo in sorted(adverts.keys() - set(kept)):
-            log.warning(
-                "step %s goes on without %s: with its upload, this sum and an earlier one would show too few silos",
-                self.context.step.name,
-                silo,
-            )
-            self._out.add(silo)
+        uploaded = self.session.uploaded
+        kept = self._asked_for.fit(self.context.step, self._blocks, self._held(uploaded))
+        for silo in uploaded:
+            if silo not in kept:
+                log.warning(
+                    "step %s goes on without %s: with its upload, this sum and an earlier one would show too few silos",
+                    self.context.step.name,
+                    silo,
+                )
+                self._out.add(silo)
         return kept
+
+    def _held(self, silos: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        return {silo: self.session.cohort.adverts[silo].held for silo in silos}
 
     def _prove(self) -> Generator[Exchange, Replies, tuple[bytes, ...]]:
         """The tags that prove the result. False ones are found and left out, and silos that are still up stand in for

@@ -7,53 +7,54 @@ sent nothing. It counts for the lanes whose contributors it can see: lanes with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from crypto import quantities
 from crypto.atoms import Openings
-from crypto.cohort import Context
-from crypto.messages import Advert
-from crypto.plan import Lane, Scope
+from crypto.plan import Lane, Plan, Scope, Step
+
+#: Silo → the lanes with visible holdings that it announced.
+Held = Mapping[str, Collection[str]]
 
 
 class AskedFor:
     """The sums that a run has asked the silos to open so far: of each quantity, over which silos."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan, least: int) -> None:
+        """``least``: m + c."""
+        self._plan = plan
+        self._least = least
         self._openings: dict[bytes, Openings] = {}
 
-    def fit(self, context: Context, blocks: bytes, adverts: Mapping[str, Advert]) -> tuple[str, ...]:
-        """The silos of ``adverts``, whose uploads are complete, less those to leave out. ``blocks``: digest of the
+    def fit(self, step: Step, blocks: bytes, held: Held) -> tuple[str, ...]:
+        """The silos of ``held``, whose uploads are complete, less those to leave out. ``blocks``: digest of the
         published blocks before the step."""
-        least = context.charter.honest + context.charter.colluders
-        kept = dict(adverts)
+        kept = dict(held)
         while True:
             out: set[str] = set()
-            for quantity, of in self._visible(context, blocks, kept):
-                may = self._openings.get(quantity, Openings()).fit(of, least)
-                out |= {of[one] for one in of.keys() - may}
+            for quantity, silos in self._visible(step, blocks, kept):
+                out |= silos - self._openings.get(quantity, Openings()).fit(silos, self._least)
             if not out:
                 return tuple(sorted(kept))
-            kept = {silo: advert for silo, advert in kept.items() if silo not in out}
+            kept = {silo: lanes for silo, lanes in kept.items() if silo not in out}
 
-    def ask(self, context: Context, blocks: bytes, adverts: Mapping[str, Advert]) -> None:
-        """The survivors' lanes are about to be asked for."""
-        for quantity, of in self._visible(context, blocks, adverts):
-            self._openings[quantity] = self._openings.get(quantity, Openings()).refine(of)
+    def ask(self, step: Step, blocks: bytes, held: Held) -> None:
+        """The lanes of these survivors are about to be asked for."""
+        for quantity, silos in self._visible(step, blocks, held):
+            self._openings[quantity] = self._openings.get(quantity, Openings()).refine(silos)
 
-    def _visible(
-        self, context: Context, blocks: bytes, adverts: Mapping[str, Advert]
-    ) -> Iterable[tuple[bytes, dict[str, str]]]:
-        """(quantity, contributor's id → silo) for each lane whose contributors can be seen."""
-        plan, step = context.plan, context.step
-        holdings = {silo: advert.held for silo, advert in adverts.items()}
-        for lane in plan.lanes_of(step):
-            if _hidden(lane):
-                continue
-            uploaders = lane.uploaders(sorted(adverts), holdings)
-            of = {quantities.contributor(silo, adverts[silo].data): silo for silo in uploaders}
-            for quantity in sorted(quantities.of_lane(plan, step, lane.name, blocks)):
-                yield quantity, of
+    def ask_again(self, asked: Iterable[tuple[int, bytes, Iterable[str]]]) -> None:
+        """What the run asked for in an earlier process: (step, digest of the blocks before it, survivors), without
+        visible holdings, which nobody wrote down."""
+        for k, blocks, survivors in asked:
+            self.ask(self._plan.steps[k], blocks, dict.fromkeys(survivors, ()))
+
+    def _visible(self, step: Step, blocks: bytes, held: Held) -> Iterator[tuple[bytes, frozenset[str]]]:
+        """Quantity and contributors of each lane whose contributors can be seen."""
+        for lane in self._plan.lanes_of(step):
+            if not _hidden(lane) and (silos := frozenset(lane.uploaders(sorted(held), held))):
+                for quantity in sorted(quantities.of_lane(self._plan, step, lane.name, blocks)):
+                    yield quantity, silos
 
 
 def _hidden(lane: Lane) -> bool:

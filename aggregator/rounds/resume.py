@@ -7,7 +7,7 @@ ledger's digest names. Results that silos may lack are read from the steps' evid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,6 +110,17 @@ def replay(
             break
         results.insert(0, result)
     return at, results, at.k - len(results)
+
+
+def attested_before(record: RunRecord) -> Iterator[tuple[int, bytes, tuple[str, ...]]]:
+    """(Step, digest of the blocks before it, survivors) of each attempt whose shares were asked for."""
+    blocks = bytes.fromhex(record.started.record.state_digest)
+    for entry in record.entries:
+        match entry.record:
+            case StepAttested(k=k, survivors=survivors):
+                yield k, blocks, tuple(survivors)
+            case StepClosed(state_digest=digest):
+                blocks = bytes.fromhex(digest)
 
 
 def _follow(at: RunState, record: Record) -> None:

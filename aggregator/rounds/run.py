@@ -29,7 +29,7 @@ from aggregator.rounds.attempt import STEADY, Attempt, Attendance, Exchange, Ope
 from aggregator.rounds.catch_up import Backlog, Part, check_steps
 from aggregator.rounds.cohort_fit import AskedFor
 from aggregator.rounds.recorder import Recorder
-from aggregator.rounds.resume import RunState, replay
+from aggregator.rounds.resume import RunState, attested_before, replay
 from aggregator.rounds.storage import (
     UploadStore,
     drop_all_sums,
@@ -139,7 +139,9 @@ class Run:
         self.attendance = Attendance()
         self._deadline = time.monotonic() + spec.timeouts.job_s
         self._excluded: set[str] = set()
-        self._asked_for = AskedFor()
+        self._asked_for = AskedFor(spec.plan, charter.honest + charter.colluders)
+        if resume is not None:
+            self._asked_for.ask_again(attested_before(record))
 
     @property
     def name(self) -> str:

@@ -106,7 +106,7 @@ def made_up(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     mock: dict[str, np.ndarray] = {"classes": np.array(classes)}
     for part, rows in (("train", 64), ("test", 32)):
         x = arrays[f"x_{part}"]
-        shape = (rows, x.shape[1])
+        shape = (rows, *x.shape[1:])
         made = rng.integers(classes, size=shape) if x.dtype.kind in "iu" else rng.normal(size=shape)
         mock[f"x_{part}"] = made.astype(x.dtype)
         mock[f"y_{part}"] = (np.arange(rows) % classes).astype(arrays[f"y_{part}"].dtype)

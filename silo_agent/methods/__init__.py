@@ -240,7 +240,7 @@ def known_mode(mode: str) -> None:
 def fits(data: DataSet, shape: int | tuple[int, ...], classes: int) -> None:
     """Raise DataRefused unless the data set has the job's classes, and rows of its shape; a number: of so many
     features."""
-    wanted, found = (shape,) if isinstance(shape, int) else shape, data.x_train.shape[1:]
+    wanted, found = (shape,) if isinstance(shape, int) else shape, data.shape
     if (found, data.classes) != (wanted, classes):
         flat = len(wanted) == len(found) == 1
         has = f"{found[0]} features" if flat else f"rows of shape {found}"

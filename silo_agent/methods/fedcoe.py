@@ -25,27 +25,30 @@ from typing import ClassVar
 import numpy as np
 
 from crypto.blocks import Contribution
-from crypto.errors import DataRefused
+from crypto.errors import DataRefused, SpecError
 from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Step, Sum
-from silo_agent import cluster_gates, experts
+from silo_agent import cluster_gates
 from silo_agent.data import DataSet
 from silo_agent.local_expert import LocalExpert, tune
 from silo_agent.methods import (
     GRID,
     Limits,
     Published,
+    RoundParams,
     Stateless,
-    TrainingParams,
     batch,
     fits,
     known_mode,
     mean_rows,
     parameter,
-    parse,
     weight,
 )
-from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, counts, ever_opened, network, network_blocks
-from silo_agent.training import Descent, batches, cross_entropy, generator, mixture, train
+from silo_agent.methods.networks import part_blocks, published_parts, read, training_seed
+from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, counts
+from silo_agent.models.description import Role
+from silo_agent.models.experts import Experts, moved
+from silo_agent.models.layout import Part
+from silo_agent.training import Descent, batches, cross_entropy, generator, mixture
 
 #: A silo contributes to an expert if its gate gives it more than this: too little mass is only a membership to leak.
 MIN_GATE = 0.2
@@ -64,7 +67,9 @@ SIGNATURE = "signature"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Params(TrainingParams):
+class Params(RoundParams):
+    """The network's own parameters are read by ``networks.read``."""
+
     experts: int = parameter(2, least=1, most=16)
     projection: int = parameter(16, least=1, most=64)
     probes: int = parameter(2, least=1, most=16)
@@ -86,7 +91,8 @@ class Params(TrainingParams):
 
 
 class FedCoE(Stateless):
-    """Lanes: ``everyone`` (generalist, spread), ``cluster-l`` (a path of the tree), ``expert-e`` (its contributors).
+    """Lanes: ``everyone`` (generalist, trunk, spread), ``cluster-l`` (a path of the tree), ``expert-e`` (its
+    contributors).
 
     ``local`` is this silo's alone and set by ``eval/0``, the plan's last step; everything else follows from published
     state.
@@ -97,28 +103,25 @@ class FedCoE(Stateless):
     contextual: ClassVar[bool] = True
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
-        self.params = parse(Params, params)
+        self.params, self.experts = read(Params, params)
+        self.trunk, self.own = _parts(self.experts)
         self.silo = silo
         self.local: LocalExpert | None = None
 
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
-        p = parse(Params, params)
+        p, network = read(Params, params)
+        trunk, own = _parts(network)
         floor = limits.lane_floor
         lanes = (
             Lane(name="everyone", scope=Scope.ALL, floor=floor, grid=GRID),
             *(Lane(name=f"cluster-{path}", scope=Scope.HELD, floor=floor) for path in p.paths),
             *(Lane(name=f"expert-{e}", scope=Scope.HELD, floor=floor, grid=GRID) for e in range(p.experts)),
         )
-        models = tuple(  # a generalist as FedAvg has it, and experts
-            block
-            for name in p.models
-            for block in network_blocks(
-                name,
-                p,
-                lane="everyone" if name == "generalist" else name,
-                zero=() if name == "generalist" else ("b2",),
-            )
+        models = (  # a generalist as FedAvg has it, and experts
+            *part_blocks("trunk", trunk, lane="everyone", clip=p.clip),
+            *part_blocks("generalist", own, lane="everyone", clip=p.clip),
+            *(block for name in p.models[1:] for block in part_blocks(name, own, lane=name, clip=p.clip, expert=True)),
         )
         score = (*counts("global.correct", "generalist.correct"), *TEST_ROWS)
         final = (
@@ -161,7 +164,7 @@ class FedCoE(Stateless):
         return {}
 
     def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
-        fits(data, self.params.features, self.params.classes)
+        fits(data, self.experts.shape, self.experts.classes)
         if step.task == "cluster":
             return self._signature(step.index, data)
         slots = self._scores(published, data)
@@ -176,7 +179,7 @@ class FedCoE(Stateless):
     def _signature(self, level: int, data: DataSet) -> Contribution:
         """The silo's signature, the same for every path: its weight selects the paths it is in."""
         p = self.params
-        seen = cluster_gates.signature(data.x_train, self._projection())
+        seen = cluster_gates.signature(self.experts.view(data.x_train), self._projection())
         sums = {f"centroid-{path}": seen.entries for path in p.paths}
         if level < p.splits:
             sketch_FQ = cluster_gates.sketch(seen.entries, self._probes())
@@ -188,24 +191,27 @@ class FedCoE(Stateless):
     def _training(self, k: int, published: Published, data: DataSet) -> dict[str, np.ndarray]:
         """Δ of every expert (mixture likelihood under the silo's gate) and of the generalist (cross-entropy)."""
         p = self.params
-        old = [network(published, name) for name in p.models]
+        old = [self._model(published, name) for name in p.models]
         of_experts = mixture(self._gate(published, data.x_train))
-        new = train(
+        new = self.experts.train(
             old,
             data.x_train,
             data.y_train,
             batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, k)),
             self._descent(),
             lambda ll_EB: cross_entropy(ll_EB[:1]) + of_experts(ll_EB[1:]),
+            seed=training_seed(p.seed, self.silo, k),
         )
-        return {
-            f"{name}.{part}": after[part] - before[part]
-            for name, before, after in zip(p.models, old, new, strict=True)
-            for part in experts.PARTS
+        deltas = [moved(before, after) for before, after in zip(old, new, strict=True)]
+        own = {
+            f"{name}.{part.code}": delta[part.code]
+            for name, delta in zip(p.models, deltas, strict=True)
+            for part in self.own
         }
+        return own | {f"trunk.{part.code}": deltas[0][part.code] for part in self.trunk}
 
     def _scores(self, published: Published, data: DataSet) -> dict[str, int]:
-        generalist_BC = experts.predict([network(published, "generalist")], data.x_test)[0]
+        (generalist_BC,) = self.experts.predict([self._model(published, "generalist")], data.x_test, data.x_train)
         return {
             "global.correct": self._correct(published, data, "global"),
             "generalist.correct": int((generalist_BC.argmax(1) == data.y_test).sum()),
@@ -213,35 +219,42 @@ class FedCoE(Stateless):
         }
 
     def _correct(self, published: Published, data: DataSet, mode: str) -> int:
-        return int((self.predict(published, data.x_test, mode).argmax(1) == data.y_test).sum())
+        return int((self._predict(published, data.x_test, mode, data.x_train).argmax(1) == data.y_test).sum())
 
     # --- predictions ---------------------------------------------------------------------------------------------
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
         """p_BC. ``global`` and ``cold`` need published state and the batch alone, ``personal`` also ``local``."""
         known_mode(mode)
-        x = batch(x, self.params.features)
+        return self._predict(published, batch(x, self.experts.shape), mode)
+
+    def _predict(self, published: Published, x: np.ndarray, mode: str, home: np.ndarray | None = None) -> np.ndarray:
+        """``home``: unlabelled rows of the same site, as in ``Experts.predict``."""
         if mode != "personal":
-            return self._contextual(published, x, newcomer=mode == "cold")
+            return self._contextual(published, x, home, newcomer=mode == "cold")
         if self.local is None:
             raise DataRefused("There is no local expert yet.", remedy="It is made in the plan's last step, eval/0.")
-        return self.local.blend(self._contextual(published, x), x)
+        return self.local.blend(self._contextual(published, x, home), x, home)
 
-    def _contextual(self, published: Published, x: np.ndarray, *, newcomer: bool = False) -> np.ndarray:
+    def _contextual(
+        self, published: Published, x: np.ndarray, home: np.ndarray | None = None, *, newcomer: bool = False
+    ) -> np.ndarray:
         """Mixture of the experts under the batch's gate, and the generalist, shared by the information gate."""
-        generalist_BC: np.ndarray = experts.predict([network(published, "generalist")], x)[0]
-        trained = [e for e in range(self.params.experts) if ever_opened(published, e)]
+        generalist_BC: np.ndarray = self.experts.predict([self._model(published, "generalist")], x, home)[0]
+        trained = self._trained(published)
         if len(x) < MIN_BATCH_ROWS or not trained:
             return generalist_BC
         gate = self._gate(published, x)[trained]
-        p_EBC = experts.predict([network(published, f"expert-{e}") for e in trained], x)
+        p_EBC = self.experts.predict([self._model(published, f"expert-{e}") for e in trained], x, home)
         if newcomer:
             information_E = np.array([cluster_gates.mutual_information(p_BC) for p_BC in p_EBC])
             gate = cluster_gates.newcomer_gate(gate, information_E)
         if gate.sum() <= 0:
             return generalist_BC
         mixture_BC: np.ndarray = np.tensordot(gate / gate.sum(), p_EBC, axes=1)
-        informed = cluster_gates.information_gate(mixture_BC, generalist_BC, self._context(published).trust(x))
+        informed = cluster_gates.information_gate(
+            mixture_BC, generalist_BC, self._context(published).trust(self.experts.view(x))
+        )
         least = 0.0 if newcomer else CONTEXT_SHARE
         share = least + (1 - least) * informed
         return share * mixture_BC + (1 - share) * generalist_BC
@@ -250,16 +263,26 @@ class FedCoE(Stateless):
         """Fine-tune the heaviest expert and the generalist on this silo's rows; unseen rows choose what is used."""
         p = self.params
         heaviest = int(self._gate(published, data.x_train).argmax())
-        names = ["generalist", *([f"expert-{heaviest}"] if ever_opened(published, heaviest) else [])]
+        names = ["generalist", *([f"expert-{heaviest}"] if heaviest in self._trained(published) else [])]
         return tune(
-            [network(published, name) for name in names],
+            self.experts,
+            [self._model(published, name) for name in names],
             self._contextual(published, data.x_train),
             data,
             steps=p.finetune_steps,
             batch=p.batch,
             descent=self._descent(),
             rng=generator("folds", p.seed, self.silo, 0),
+            seed=training_seed(p.seed, self.silo, p.rounds),
         )
+
+    def _model(self, published: Published, name: str) -> dict[str, np.ndarray]:
+        return published_parts(published, name, self.own) | published_parts(published, "trunk", self.trunk)
+
+    def _trained(self, published: Published) -> list[int]:
+        """The experts whose lanes ever opened."""
+        models = (self._model(published, name) for name in self.params.models[1:])
+        return [e for e, model in enumerate(models) if self.experts.opened(model)]
 
     # --- clusters and gate ---------------------------------------------------------------------------------------
 
@@ -268,12 +291,12 @@ class FedCoE(Stateless):
         if level == 0:
             return list(self.params.paths)
         clusters = _clusters(published, self.params)
-        mine = clusters[int(self._context(published).distances(x)[0].argmin())]
+        mine = clusters[int(self._context(published).distances(self.experts.view(x))[0].argmin())]
         if mine not in self._splitting(level, published, clusters):
             return mine
         at_F, spread_F = published.blocks[f"centroid-{mine[0]}"], published.blocks["spread"]
         v_F = cluster_gates.direction(published.blocks[f"sketch-{mine[0]}"], at_F, spread_F, self._probes())
-        seen = cluster_gates.signature(x, self._projection())
+        seen = cluster_gates.signature(self.experts.view(x), self._projection())
         far = float(cluster_gates.scaled(seen.entries, at_F, spread_F) @ v_F) > 0
         half = len(mine) // 2
         return mine[half:] if far else mine[:half]
@@ -295,11 +318,12 @@ class FedCoE(Stateless):
 
     def _gate(self, published: Published, x: np.ndarray) -> np.ndarray:
         """g_E of a batch; experts without a cluster get 0."""
-        gate = self._context(published).gate(x)
+        gate = self._context(published).gate(self.experts.view(x))
         return np.pad(gate, (0, self.params.experts - len(gate)))
 
     def _projection(self) -> np.ndarray:
-        return cluster_gates.signs(self.params.seed, "projection", (self.params.features, self.params.projection))
+        features = self.experts.view(np.zeros((1, *self.experts.shape), np.float32)).shape[1]
+        return cluster_gates.signs(self.params.seed, "projection", (features, self.params.projection))
 
     def _probes(self) -> np.ndarray:
         return cluster_gates.signs(
@@ -308,6 +332,19 @@ class FedCoE(Stateless):
 
     def _descent(self) -> Descent:
         return Descent(learning_rate=self.params.learning_rate, momentum=self.params.momentum)
+
+
+def _parts(network: Experts) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """(the trunk that all models share, what each has of its own). Raises SpecError for roles that don't fit."""
+    trunk, own, local = (
+        tuple(part for part in network.parts if part.role is role) for role in (Role.SHARED, Role.EXPERT, Role.LOCAL)
+    )
+    if local:
+        remedy = "fedavg takes local parameters. Each silo's local expert of fedcoe never leaves anyway."
+        raise SpecError("params.local", got=local[0].name, want="no local parameters in fedcoe", remedy=remedy)
+    if not own:
+        raise SpecError("params.expert", got="no parameter", want="at least one that each expert has of its own")
+    return trunk, own
 
 
 def _cluster_blocks(p: Params) -> tuple[Block, ...]:

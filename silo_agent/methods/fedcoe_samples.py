@@ -46,6 +46,7 @@ from silo_agent.methods import (
     weight,
 )
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, correct, counts, ever_opened, network, network_blocks
+from silo_agent.models.experts import Perceptrons
 from silo_agent.training import Descending, Descent, batches, generator
 
 #: A silo contributes to an expert that answers for more than this of its rows.
@@ -267,6 +268,7 @@ class FedCoESamples(Stateless):
         gate_EB = self._gate(published, data.x_train)
         names = ["generalist", *([f"expert-{int(gate_EB.mean(axis=1).argmax())}"] if gate_EB.any() else [])]
         return tune(
+            Perceptrons(p.features, p.hidden, p.classes),
             [network(published, name) for name in names],
             self._mixture(published, data.x_train, gate_EB),
             data,

@@ -1,9 +1,9 @@
-"""How many steps of a run go through while silos drop out: under the rule of atoms, none, and the rule before.
+"""How many steps of a run go through while silos drop out: under the rule of atoms, no rule, and the rule before it.
 
     python -m tests.benchmarks.liveness [--runs 100] [--steps 100] [--seed 0] [--json]
 
-The model is that of ``tests.benchmarks.liveness_model``. Three tables: the rules; the rule of atoms under changes of
-the protocol; static figures in ten runs on the same data, for a quarter as many data sets as ``--runs``. Last line with
+The model is that of ``tests.benchmarks.liveness_model``. Three tables: the rules; the protocol as built and
+changed; static figures in ten runs on the same data, for a quarter as many data sets as ``--runs``. Last line with
 --json: one object {setting, rows[], variants[], static[], missed[]}.
 """
 
@@ -18,7 +18,7 @@ from statistics import mean, stdev
 
 import numpy as np
 
-from tests.benchmarks.liveness_model import FLOORS, End, Records, Rule, Run, Setting, weather
+from tests.benchmarks.liveness_model import FLOORS, TAG, End, Records, Rule, Run, Setting, threshold, weather
 
 #: Per cent of the steps that have to go through, by p; for all sizes but 4.
 TARGETS = {0.01: 99.0, 0.05: 95.0}
@@ -92,35 +92,48 @@ def measure_static(setting: Setting, series: int, seed: int, runs: Sequence[int]
     ]
 
 
-def variants(base: Setting) -> dict[str, Setting]:
-    """The protocol as proposed, and changed."""
-    fitted = replace(base, early=True, fitted=True)
-    complete = replace(fitted, shared=True, n_min=FLOORS.n_min(base.silos))
+def rules(base: Setting) -> dict[str, Setting]:
+    """The protocol before decision 23; the one as built, without the rule of atoms and with it. *Died*: who misses a
+    request does not answer a second time."""
+    before = replace(base, rule=Rule.LAST, again=(), n_min=threshold(base.silos), told=False, fitted=False)
+    none = replace(base, rule=Rule.NONE)
     return {
-        "as proposed": base,
+        "last release": before,
+        "no rule": none,
+        "no rule, died": replace(none, died=True),
+        "atoms": base,
+        "atoms, died": replace(base, died=True),
+    }
+
+
+def variants(base: Setting) -> dict[str, Setting]:
+    """The protocol as built, with changes. *Kept*: what was asked for, when the run is resumed."""
+    kept = replace(base, remembers=True)
+    tag = replace(kept, again=(*base.again, TAG))
+    return {
+        "kept": kept,
+        "kept, died": replace(kept, died=True),
+        "kept, tag asked again": tag,
+        "kept, n_min of before, untold": replace(kept, told=False, n_min=threshold(base.silos)),
         "five attempts": replace(base, attempts=5),
-        "rule at attest": replace(base, early=True),
-        "cohort fitted": fitted,
-        "fitted, records complete": complete,
-        "two rounds": replace(base, rounds=2),
-        "three rounds": replace(base, rounds=3),
-        "two rounds, fitted, complete": replace(complete, rounds=2),
+        "cohort not fitted": replace(base, fitted=False),
         "each phase asked twice": replace(base, asks=2),
     }
 
 
-def misses(rows: Sequence[Row]) -> list[str]:
-    """The targets that the protocol as proposed misses, and why."""
-    by_rule = {(row.setting.silos, row.setting.drop, row.setting.rule): row for row in rows}
+def misses(rows: Sequence[tuple[str, Row]]) -> list[str]:
+    """The targets that the protocol as built misses, and why."""
+    by_name = {(row.setting.silos, row.setting.drop, name): row for name, row in rows}
     found = []
-    for (silos, drop, rule), row in by_rule.items():
-        if rule is Rule.ATOMS and silos != 4 and row.through < (target := TARGETS[drop]):
-            without = by_rule[silos, drop, Rule.NONE].through
-            reasons = ["too few silos are left to unmask"] if without < target else []
-            reasons += ["the sum of a shut lane is in the way of the next"] if row.refused >= 0.1 else []
+    for (silos, drop, name), row in by_name.items():
+        if name.startswith("atoms") and silos != 4 and row.through < (target := TARGETS[drop]):
+            without = by_name[silos, drop, name.replace("atoms", "no rule")]
+            reasons = ["too few silos are left to unmask"] if without.through < target else []
+            blocked = row.lost + row.refused - without.lost
+            reasons += ["the sum of a shut lane is in the way of the next"] if blocked >= 0.1 else []
             found.append(
-                f"n = {silos}, p = {drop:.0%}: {row.through:.1f} % of {target:.0f} %, without a rule {without:.1f} %: "
-                + " and ".join(reasons)
+                f"{name}, n = {silos}, p = {drop:.0%}: {row.through:.1f} % of {target:.0f} %, without a rule "
+                f"{without.through:.1f} %: " + " and ".join(reasons)
             )
     return found
 
@@ -149,18 +162,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     print(f"{args.runs} runs of {args.steps} steps; c = {FLOORS.colluders}, m = {FLOORS.honest}; per cent of the steps")
-    print(f"   p   n  rule                         {HEAD}")
+    print(f"   p   n  rule                          {HEAD}")
     bases = [Setting(silos=silos, drop=drop, steps=args.steps) for drop in TARGETS for silos in SIZES]
-    rows = []
-    for setting in (replace(base, rule=rule) for base in bases for rule in Rule):
-        rows.append(row := measure(setting, args.runs, args.seed))
-        print(f"{setting.drop:4.0%} {setting.silos:3}  {setting.rule:<28} {line(row)}", flush=True)
-    print(f"\n   p   n  the rule of atoms            {HEAD}")
-    changed = []
+    rows, changed = list[tuple[str, Row]](), list[tuple[str, Row]]()
+    for base in bases:
+        for name, setting in rules(base).items():
+            rows.append((name, measure(setting, args.runs, args.seed)))
+            print(f"{base.drop:4.0%} {base.silos:3}  {name:<29} {line(rows[-1][1])}", flush=True)
+    print(f"\n   p   n  the rule of atoms             {HEAD}")
     for base in (base for base in bases if base.silos < 64):
         for name, setting in variants(base).items():
-            changed.append((name, row := measure(setting, args.runs, args.seed)))
-            print(f"{base.drop:4.0%} {base.silos:3}  {name:<28} {line(row)}", flush=True)
+            changed.append((name, measure(setting, args.runs, args.seed)))
+            print(f"{base.drop:4.0%} {base.silos:3}  {name:<29} {line(changed[-1][1])}", flush=True)
     print("\nStatic figures: per cent of the runs on the same data in which they open (in the first step)")
     print("   p   n " + "".join(f"{f'run {run}':>16}" for run in STATIC_RUNS))
     static = []
@@ -172,7 +185,7 @@ def main() -> None:
     if args.json:
         result = {
             "setting": {"runs": args.runs, "steps": args.steps, "seed": args.seed, "floors": asdict(FLOORS)},
-            "rows": [plain(row) for row in rows],
+            "rows": [{"name": name, **plain(row)} for name, row in rows],
             "variants": [{"name": name, **plain(row)} for name, row in changed],
             "static": [plain(one) for one in static],
             "missed": missed,

@@ -8,8 +8,10 @@ import pytest
 from silo_agent import experts
 from silo_agent.data import DataSet, check
 from silo_agent.local_expert import SHARES, LocalExpert, blend, tune
+from silo_agent.models.experts import Perceptrons
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
+EXPERTS = Perceptrons(6, 8, 3)
 DESCENT = Descent(learning_rate=0.1, momentum=0.9)
 
 
@@ -31,7 +33,7 @@ def data(rows: int = 90, *, noise: bool = False, seed: int = 1) -> DataSet:
 
 def made(d: DataSet, shared_BC: np.ndarray, starts: list[dict[str, np.ndarray]] | None = None) -> LocalExpert:
     rng = generator("folds", 1, "silo-1", 0)
-    return tune(starts or [model()], shared_BC, d, steps=40, batch=16, descent=DESCENT, rng=rng)
+    return tune(EXPERTS, starts or [model()], shared_BC, d, steps=40, batch=16, descent=DESCENT, rng=rng)
 
 
 def flat(d: DataSet) -> np.ndarray:
@@ -54,7 +56,7 @@ def test_it_is_silent_where_the_shared_answer_knows_all() -> None:
 def test_learning_noise_by_heart_earns_no_say() -> None:
     """On its own rows such an expert looks perfect; on rows held out it is worse than the prior."""
     d = data(noise=True)
-    own = tune([model()], flat(d), d, steps=600, batch=16, descent=DESCENT, rng=generator("folds", 1, "s", 0))
+    own = tune(EXPERTS, [model()], flat(d), d, steps=600, batch=16, descent=DESCENT, rng=generator("folds", 1, "s", 0))
     seen = experts.predict([own.expert], d.x_train)[0][np.arange(d.rows), d.y_train]
     assert np.log(seen).mean() > np.log(1 / 3), "it did learn them by heart"
     assert own.share <= 0.25
@@ -65,7 +67,9 @@ def test_the_better_start_is_taken() -> None:
     order = batches(200, 60, 16, np.random.default_rng(3))
     (ahead,) = train([model(5)], data(200, seed=8).x_train, data(200, seed=8).y_train, order, DESCENT, cross_entropy)
     chosen = [
-        tune(starts, flat(d), d, steps=1, batch=16, descent=DESCENT, rng=generator("folds", 1, "s", 0)).expert["w1"]
+        tune(EXPERTS, starts, flat(d), d, steps=1, batch=16, descent=DESCENT, rng=generator("folds", 1, "s", 0)).expert[
+            "w1"
+        ]
         for starts in ([model(), ahead], [ahead, model()])
     ]
     assert np.abs(chosen[0] - ahead["w1"]).max() < 0.5 > np.abs(chosen[1] - ahead["w1"]).max()

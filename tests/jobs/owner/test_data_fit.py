@@ -18,11 +18,13 @@ from jobs.cli import main as cli
 from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from jobs.owner import decisions
+from jobs.owner.data_fit import check_fit
 from jobs.owner.render import review_lines
 from jobs.owner.review import OwnerView
 from jobs.runtime.compose import answering_agent, open_agent
 from silo_agent.agent import Refusing
 from silo_agent.home import SiloHome
+from silo_agent.pysyft.mock import Schema
 from tests import local
 from tests.silo_agent.readers.tables import SCHEMA, patients, write_csv
 
@@ -137,6 +139,18 @@ def no_set(raw: dict[str, Any]) -> None:
 def more_features(raw: dict[str, Any]) -> None:
     no_schema(raw)
     raw["dataset"], raw["params"]["features"] = "plain", 31
+
+
+def test_rows_of_another_shape_do_not_fit() -> None:
+    given = {"model": "cnn", "shape": "1 8 8", "classes": 10}
+    raw = {"name": "pictures", "method": "fedavg", "dataset": "scans", "purpose": "a test", "params": given}
+    spec = JobSpec.parse(raw)
+    check_fit(spec, Schema(shape=(1, 8, 8), classes=10), None)
+    for sides in ((64,), (8, 8, 1)):
+        with pytest.raises(DataRefused, match="the job wants 1 × 8 × 8"):
+            check_fit(spec, Schema(shape=sides, classes=10), None)
+    with pytest.raises(DataRefused, match="has 9 classes"):
+        check_fit(spec, Schema(shape=(1, 8, 8), classes=9), None)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.verify.checks import verify_run
+from jobs import release
+from jobs.demo.federation import Federation
 from jobs.job import JobSpec
 from jobs.owner.egress_manifest import manifest, print_manifest
 from silo_agent.methods import Published, method
 from silo_agent.models import registry
-from tests import local
+from tests import digits, local
 from tests.models import params
 from tests.silo_agent.models.zoo import FACTORIES
 
@@ -66,12 +69,22 @@ def test_the_manifest_names_every_parameter(capsys: pytest.CaptureFixture[str]) 
     assert not manifest(local.spec(), silos=8)["model"]
 
 
-def test_a_published_model_of_a_shape_is_registered_with_it(tmp_path: Path) -> None:
-    made = local.federation(tmp_path / "f", silos=4)
-    given = params("zoo-normed", "64", 10, rounds=1, local_steps=2)
-    raw = {"name": "normed", "method": "fedavg", "dataset": "digits", "purpose": "a test", "params": given}
-    _, run, agents = local.run_job(JobSpec.parse(raw), made.aggregator, made.homes)
-    assert run.predictor is not None and run.predictor["shape"] == [64]
+def test_a_cnn_on_pictures_is_trained_published_and_registered_with_its_shape(tmp_path: Path) -> None:
+    hands = list(digits.silos(digits.turned()).values())[:4]
+    arrays = {
+        f"silo-{n}": {
+            **{f"x_{part}": getattr(data, f"x_{part}").reshape(-1, 1, 8, 8) for part in ("train", "test")},
+            **{f"y_{part}": getattr(data, f"y_{part}") for part in ("train", "test")},
+            "classes": np.array(10),
+        }
+        for n, data in enumerate(hands, 1)
+    }
+    made = Federation.make(tmp_path / "f", "test", arrays, "pictures")
+    given = params("cnn", "1 8 8", 10, model_width=4, model_norm="batch", rounds=2, local_steps=5)
+    raw = {"name": "pictures", "method": "fedavg", "dataset": "pictures", "purpose": "a test", "params": given}
+    outcome, run, agents = local.run_job(JobSpec.parse(raw), made.aggregator, made.homes)
+    assert run.predictor is not None and run.predictor["shape"] == [1, 8, 8]
     data = next(iter(agents.values())).data
     p_BC = method("fedavg")(given).predict(Published(run.state, {}), data.x_test, "cold")
     np.testing.assert_allclose(p_BC.sum(axis=1), 1.0, atol=1e-5)
+    verify_run(made.aggregator_home, outcome.run, release=release.manifest())
