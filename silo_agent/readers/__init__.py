@@ -20,7 +20,7 @@ from crypto.encoding import Writer
 from crypto.errors import DataRefused
 from silo_agent.data import DataSet, check
 from silo_agent.readers.schema import DataSchema
-from silo_agent.readers.source import Arrays, Source
+from silo_agent.readers.source import LABELS, Arrays, Source
 
 #: The group of entry points.
 GROUP: Final = "consilium.readers"
@@ -50,10 +50,15 @@ class _BuiltIn:
         return Reader(getattr(import_module(f"{__name__}.{module}"), function), self.kind, self.suffixes)
 
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 BUILT_IN: Final = {
     "arrays": _BuiltIn("arrays.read", "array", (".npz", ".npy")),
     "csv": _BuiltIn("tables.read_csv", "table", (".csv", ".tsv", ".txt")),
     "parquet": _BuiltIn("tables.read_parquet", "table", (".parquet",)),
+    "images": _BuiltIn("images.read", "image", (*_PICTURES, LABELS)),
+    "dicom": _BuiltIn("dicom.read", "image", (".dcm", ".dicom", LABELS)),
+    "nifti": _BuiltIn("nifti.read", "image", (".nii", ".nii.gz", LABELS)),
+    "jsonl": _BuiltIn("texts.read", "text", (".jsonl",)),
 }
 
 
@@ -74,10 +79,11 @@ def choose(name: str, reference: Path, schema: DataSchema, files: Callable[[Sequ
         if reference.is_file() and not reference.name.lower().endswith(reader.suffixes):
             continue
         try:
-            files(reader.suffixes)
+            found = files(reader.suffixes)
         except DataRefused:
             continue
-        fitting.append(candidate)
+        if any(not file.endswith(LABELS) for file in found):
+            fitting.append(candidate)
     if len(fitting) == 1:
         return fitting[0]
     if not reference.exists():

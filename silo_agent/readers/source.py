@@ -16,6 +16,8 @@ from silo_agent.readers.schema import DataSchema
 #: ``x_train``, ``y_train``, ``x_test``, ``y_test``.
 Arrays = Mapping[str, np.ndarray]
 PARTS = ("train", "test")
+#: The table of labels beside images. Readers have it among their suffixes, so that it belongs to the data set.
+LABELS = "labels.csv"
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ def test_submit_signs_a_folder_of_the_job_under_the_charter(federation: Federati
     one = Pretended(here=SILOS[:6])
     done = admin_jobs.submit(one, "fedavg-digits", charter)  # type: ignore[arg-type]
     assert done["job_id"] == ID.format(9) and done["job"] == JobSpec.load("fedavg-digits").digest.hex()
-    assert (done["silos"], done["not_connected"], done["least"]) == (list(SILOS), ["silo-7", "silo-8"], 5)
+    assert (done["silos"], done["not_connected"], done["least"]) == (list(SILOS), ["silo-7", "silo-8"], 6)
     ((what, files),) = one.done
     assert what == "submit" and json.loads(files["meta.json"])["deploy_map"]["app"] == ["server", *SILOS]
 

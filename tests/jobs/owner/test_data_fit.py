@@ -25,6 +25,7 @@ from jobs.runtime.compose import answering_agent, open_agent
 from silo_agent.agent import Refusing
 from silo_agent.home import SiloHome
 from silo_agent.pysyft.mock import Schema
+from silo_agent.readers.schema import DataSchema
 from tests import local
 from tests.silo_agent.readers.tables import SCHEMA, patients, write_csv
 
@@ -229,6 +230,18 @@ def test_registered_by_command(fed, place: Path) -> None:  # type: ignore[no-unt
     assert "risk  Admissions" not in fed("data", "list")[1]
     source.unlink()
     assert "risk  cannot be used: Data set 'risk': " in fed("data", "list")[1]
+
+
+def test_a_schema_is_drafted(fed, place: Path) -> None:  # type: ignore[no-untyped-def]
+    table, out = write_csv(place / "a.csv", patients(200)), place / "new.toml"
+    code, printed, _ = fed("data", "schema", table, "--target", "died")
+    assert code == 0 and printed.startswith("# A draft") and DataSchema.parse(tomllib.loads(printed))
+    code, said, _ = fed("data", "schema", table, "--target", "died", "--out", out)
+    assert code == 0 and "is a draft" in said and out.read_text(encoding="utf-8") == printed
+    code, _, err = fed("data", "schema", table, "--target", "died", "--out", out)
+    assert code == 10 and "a new file" in err
+    code, _, err = fed("data", "schema", place / "gone.csv", "--target", "died")
+    assert code == 30 and "gone.csv: No such file" in err
 
 
 @pytest.mark.parametrize(

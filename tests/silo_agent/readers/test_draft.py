@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from crypto.errors import DataRefused, SpecError
-from jobs.cli import main as cli
 from silo_agent.readers.draft import LEAST, draft
 from silo_agent.readers.reference import Reference
 from silo_agent.readers.schema import DataSchema
@@ -80,24 +78,3 @@ def test_columns_that_are_not_there_and_targets_of_one_class() -> None:
         draft(columns(patients()), "died", "ward")
     with pytest.raises(DataRefused, match="fewer than two values"):
         draft(columns([row | {"died": "no"} for row in patients()]), "died")
-
-
-def test_drafted_by_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, out = write_csv(tmp_path / "a.csv", patients(200)), tmp_path / "risk.toml"
-
-    def fed(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fed", "data", "schema", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0), *capsys.readouterr()  # type: ignore[return-value]
-
-    code, printed, _ = fed(path, "--target", "died")
-    assert code == 0 and printed.startswith("# A draft") and DataSchema.parse(tomllib.loads(printed))
-    code, said, _ = fed(path, "--target", "died", "--out", out)
-    assert code == 0 and "is a draft" in said and out.read_text(encoding="utf-8") == printed
-    code, _, err = fed(path, "--target", "died", "--out", out)
-    assert code == 10 and "a new file" in err
-    code, _, err = fed(tmp_path / "gone.csv", "--target", "died")
-    assert code == 30 and "gone.csv: No such file" in err
