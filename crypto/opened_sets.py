@@ -19,7 +19,7 @@ from typing import Self
 
 from crypto.charter import Charter
 from crypto.encoding import Reader, Writer
-from crypto.errors import Malformed, SurvivorInvalid
+from crypto.errors import BadSignature, Malformed, SurvivorInvalid
 from crypto.keys import SIGNATURE_BYTES
 from crypto.messages import Attestation
 from crypto.transcript import DIGEST_BYTES, digest, label_bytes
@@ -94,10 +94,11 @@ class Told:
         return tuple(self.session.sets[place] for place in self.opened)
 
     def proven(self, charter: Charter) -> bool:
-        """Whether enough of the charter's members signed: t of the smallest cohort."""
+        """Whether enough of the charter's members signed: t of the smallest cohort. Not where one of them has another
+        key since."""
         try:
             self.check(charter)
-        except SurvivorInvalid:
+        except (SurvivorInvalid, BadSignature):
             return False
         return True
 

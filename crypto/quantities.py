@@ -40,6 +40,14 @@ def of_lane(plan: Plan, step: Step, lane: str, blocks: bytes) -> frozenset[bytes
     return frozenset(found)
 
 
+def static(plan: Plan, step: Step) -> frozenset[bytes]:
+    """The quantities of a step that depend on a silo's data alone."""
+    named = {block.quantity for lane in plan.lanes_of(step) for block, _, _ in plan.blocks_of(step, lane.name)}
+    figures = {slot.name for slot in step.slots if slot.basis is Basis.DATA}
+    found = {digest("quantity", "static", name) for name in named if name}
+    return frozenset(found | {digest("quantity", "figure", name) for name in figures})
+
+
 def of_section(step: Step, section: Section, blocks: bytes) -> frozenset[bytes]:
     """The quantities of a section of slots. ``blocks``: digest of the published blocks before the step."""
     here = [step.slots[place] for place in step.places(section)]

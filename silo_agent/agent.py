@@ -19,6 +19,7 @@ from pathlib import Path
 
 from crypto import blocks, equivocation, proof, quantities, transcript
 from crypto.approval import Terms, approval_digest
+from crypto.atoms import Openings
 from crypto.charter import Charter
 from crypto.cohort import Context
 from crypto.encoding import VERSION, Reader, Writer
@@ -176,6 +177,7 @@ class Agent:
         self._latest = (-1, 0)
         self._weights: dict[str, int] = {}
         self._sent: Sent | None = None  # what it trained last, to be sent again from the same state
+        self._counted: Sent | None = None  # the figures of the last step that trains nothing, for a further attempt
         self._answers: dict[tuple[int, int, str], tuple[bytes, Message]] = {}  # place → signed request, answer
         self._phases: dict[str, Callable[[Request, Message], Message]] = {
             "open": self._open,
@@ -322,12 +324,17 @@ class Agent:
                 contribution = self.method.contribute(step, self.published, self.data)
             encoded = self.observe(step, blocks.encode(self.plan, step, contribution, self._weights))
             self._set_metrics(contribution.slots)
-            self._sent = sent = Sent(self.k, self._blocks, encoded)
+            sent = Sent(self.k, self._blocks, encoded)
+            if step.sums:
+                self._sent = sent
+                self._save_progress()  # before it leaves: others may open it without us, also after a restart of ours
+            else:
+                self._counted = sent
         return sent.encoded
 
     def _sent_before(self, step: Step) -> Sent | None:
         """What was trained for this step, or from the same published blocks for one with the same task and parts."""
-        sent = self._sent
+        sent = self._sent if step.sums else self._counted
         if sent is None or sent.k == self.k:
             return sent
         before = self.plan.steps[sent.k]
@@ -373,9 +380,19 @@ class Agent:
             journal.release(run, self.k, session.t3.hex(), session.cohort)
             journal.open(run, self.k, told)
 
-        shares = session.release_slots(attestations, dict(masked), known=journal.openings, record=record)
+        shares = session.release_slots(attestations, dict(masked), known=self._opened_before(session), record=record)
         metrics.released()
         return Message("unmask-slots", shares)
+
+    def _opened_before(self, session: SiloSession) -> Callable[[bytes], Openings]:
+        """Quantity → the sets that this silo counts as opened by its journal. Releases under a protocol that recorded
+        no sets count for all that depends on data alone, as if each silo had had the data that it has now."""
+        journal, data = self.site.journal, {silo: advert.data for silo, advert in session.peers.items()}
+        data[self.site.silo] = self.terms.commitment
+        ids = {silo: quantities.contributor(silo, commitment) for silo, commitment in data.items()}
+        earlier = Openings(frozenset(frozenset(ids.get(s, s) for s in cohort) for cohort in journal.earlier_cohorts))
+        static = quantities.static(self.plan, session.context.step)
+        return lambda quantity: journal.openings(quantity) | (earlier if quantity in static else Openings())
 
     def _unmask_lanes(self, request: Request, message: Message) -> Message:
         session = self._current(request)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +22,9 @@ from typing import Any, ClassVar, Final, Self, get_type_hints
 from crypto import durable
 from crypto.atoms import Openings
 from crypto.charter import Charter
-from crypto.errors import FULL, AlreadyReleased, JournalLost, NoSpace, Replay, SpecError
+from crypto.errors import FULL, AlreadyReleased, JournalLost, Malformed, NoSpace, Replay, SpecError
 from crypto.opened_sets import OpenedSet, Told
+from crypto.transcript import PROTOCOL
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
@@ -42,11 +43,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Boot(Record):
-    """An agent was started. ``nonce``: random."""
+    """An agent was started. ``nonce``: random. ``protocol``: of the releases that follow; old journals name none, and
+    have no records of what opened."""
 
     kind = "boot"
 
     nonce: str
+    protocol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Attested(Record):
 
 @dataclass(frozen=True, slots=True)
 class Released(Record):
-    """Shares of a step are about to leave. ``cohort``: the silos of U1, in order."""
+    """Shares of a step are about to leave. ``cohort``: the silos of U3, in order."""
 
     kind = "released"
 
@@ -179,32 +182,38 @@ class Journal:
         self._released: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = {}
         self._peers: dict[str, int] = {}
         self._adverts: dict[str, tuple[int, int]] = {}
-        self._opened: dict[str, list[str]] = {}  # quantity → what is told of its openings
+        self._opened: dict[bytes, dict[frozenset[str], Told]] = {}  # quantity → set → what was last told of it
+        self._protocol = ""  # of the agent that wrote the records being read
+        self._earlier: set[frozenset[str]] = set()
         self._joined: dict[str, str] = {}  # run → the approval it was joined on
         self.releases = 0
         self._replay()
-        self._append(Boot(os.urandom(16).hex()))
+        self._append(Boot(os.urandom(16).hex(), PROTOCOL))
 
     def _replay(self) -> None:
         whole, _ = durable.cut_torn_line(self._file)  # the write never returned, so nothing it records has left
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
-                record = parse_record(line)
-            except ValueError as bad:
+                self._take(parse_record(line))
+            except (ValueError, Malformed) as bad:
                 raise JournalLost(
                     f"Line {number} of {self.path.name} is damaged.",
                     remedy="Restore the journal from its volume; a silo without its journal may only join new runs.",
                 ) from bad
-            self._take(record)
 
     def _take(self, record: Record) -> None:
         match record:
+            case Boot(protocol=protocol):
+                self._protocol = protocol
             case Released(run, step, t3, cohort):
                 self._released.setdefault(run, {})[step] = (t3, cohort)
                 self.releases += 1
-            case Opened(quantities=quantities, told=told):
-                for quantity in quantities:
-                    self._opened.setdefault(quantity, []).append(told)
+                if not self._protocol:
+                    self._earlier.add(frozenset(cohort))
+            case Opened(told=encoded):
+                told = Told.from_bytes(b64decode(encoded, validate=True))
+                for quantity, silos in told.sets:
+                    self._opened.setdefault(quantity, {})[silos] = told
             case Advertised(run, step, attempt):
                 self._adverts[run] = (step, attempt)
             case Joined(run, approval):
@@ -264,26 +273,23 @@ class Journal:
 
     def openings(self, quantity: bytes) -> Openings:
         """The sets over which this silo counts sums of a quantity as opened, in all runs."""
-        found = Openings()
-        for told in self._told(quantity):
-            for one, silos in told.sets:
-                found = found.refine(silos) if one == quantity else found
-        return found
+        return Openings(frozenset(self._opened.get(quantity, ())))
+
+    @property
+    def earlier_cohorts(self) -> frozenset[frozenset[str]]:
+        """The cohorts, as silos, of this silo's releases under a protocol that kept no record of what opened."""
+        return frozenset(self._earlier)
 
     def told(self, quantities: Iterable[bytes], charter: Charter) -> tuple[Told, ...]:
         """What to tell the others of these quantities: each set once, as far as members of this charter prove it."""
         known: set[OpenedSet] = set()
         telling = []
         for quantity in sorted(set(quantities)):
-            for told in self._told(quantity):
-                if {one for one in told.sets if one[0] == quantity} - known and told.proven(charter):
+            for silos, told in self._opened.get(quantity, {}).items():
+                if (quantity, silos) not in known and told.proven(charter):
                     known |= set(told.sets)
                     telling.append(told)
         return tuple(telling)
-
-    def _told(self, quantity: bytes) -> Iterator[Told]:
-        for told in self._opened.get(quantity.hex(), ()):
-            yield Told.from_bytes(b64decode(told))
 
     def _check(self, run: str, step: int, t3: str) -> None:
         mine = self._released.get(run, {})

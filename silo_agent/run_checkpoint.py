@@ -1,4 +1,4 @@
-"""A silo's progress in a run, on its disk after each step, so that it can go on after a restart.
+"""A silo's progress in a run, on its disk after each training and each step, so that it can go on after a restart.
 
 One safetensors file a run, 0600: the blocks that everybody has, what the method keeps to itself, and, as JSON in the
 header, the chain and the counts that the rules need. What was released is in the journal, not in this file: with an
@@ -40,8 +40,8 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """``k``: steps behind us. ``chain``: S_k. ``nonce``: of the run. ``sent``: where the last step changed no block.
-    ``kept``: the method's own arrays, which never leave."""
+    """``k``: steps behind us. ``chain``: S_k. ``nonce``: of the run. ``sent``: what was trained from the
+    published blocks as they are, if anything was. ``kept``: the method's own arrays, which never leave."""
 
     k: int
     chain: bytes

@@ -39,9 +39,11 @@ class AskedFor:
             kept = {silo: lanes for silo, lanes in kept.items() if silo not in out}
 
     def ask(self, step: Step, blocks: bytes, held: Held) -> None:
-        """The lanes of these survivors are about to be asked for."""
+        """The lanes of these survivors are about to be asked for. What the silos will refuse is not counted."""
         for quantity, silos in self._visible(step, blocks, held):
-            self._openings[quantity] = self._openings.get(quantity, Openings()).refine(silos)
+            before = self._openings.get(quantity, Openings())
+            if not before.conflicts(silos, self._least):
+                self._openings[quantity] = before.refine(silos)
 
     def ask_again(self, asked: Iterable[tuple[int, bytes, Iterable[str]]]) -> None:
         """What the run asked for in an earlier process: (step, digest of the blocks before it, survivors), without
