@@ -125,8 +125,8 @@ def opened_from(
 ) -> tuple[StepResult, dict[str, np.ndarray]]:
     """The result of a step and lane → words, made from the plain integers of its survivors.
 
-    ``chain``: S before the step. ``announced``: only its carries are taken. They depend on the masks, which is why they
-    say nothing.
+    ``chain``: S before the step. ``announced``: only its carries are taken, which depend on the masks and so say
+    nothing, and which slots stayed shut.
     """
     step = plan.steps[closed.k]
     slots = sum((plain[silo].slots for silo in closed.survivors), np.zeros(len(step.slots), np.uint64))
@@ -156,7 +156,7 @@ def opened_from(
         chain=chain,
         t3=bytes.fromhex(closed.transcript),
         released=True,
-        slots=tuple(int(value) for value in slots),
+        slots=tuple(None if shut is None else int(value) for value, shut in zip(slots, announced.slots, strict=True)),
         sums=tuple(lanes),
     )
     return result, sums

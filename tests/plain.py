@@ -1,4 +1,4 @@
-"""A federation without its secrets: plain sums, with the floors, guarded moves and void steps of the real one.
+"""A federation without its secrets: plain sums, with the floors, the rule of atoms and the void steps of the real one.
 
 Masks cancel, so this ends where the real rounds end, bit for bit (``tests/benchmarks`` checks that), in a fraction of
 the time. For tests of methods, and for nothing that is reported.
@@ -7,13 +7,17 @@ the time. For tests of methods, and for nothing that is reported.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
 
 import numpy as np
 
-from crypto import blocks
+from crypto import blocks, quantities
+from crypto.atoms import Openings
 from crypto.plan import Plan, Scope, Step
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Method, Published
+
+Name = TypeVar("Name", bound=str)
 
 #: Sees each step before it is added up: what was published before, who is here, their weights.
 Watch = Callable[[Step, Published, Mapping[str, Method], Mapping[str, Mapping[str, int]]], None]
@@ -50,8 +54,10 @@ def run(
     """The last published state. ``absent``: who stays away from a step; ``void``: steps that bring no result;
     ``withheld``: whether a step's slot stays shut; ``announce``: the words that all silos apply."""
     state, slots = blocks.initial_state(plan), dict[str, dict[str, int]]()
-    opened: dict[str, list[frozenset[str]]] = {}
+    opened: dict[bytes, Openings] = {}
+    least = limits.honest + limits.colluders
     for step in plan.steps:
+        base = blocks.state_digest(state)
         seen = Published(state, slots)
         here = {silo: member for silo, member in members.items() if silo not in absent(step)}
         weights = {silo: member.weights(step, seen, cohort[silo]) for silo, member in here.items()}
@@ -62,20 +68,52 @@ def run(
         watch(step, seen, here, weights)
         if step.name in void or not sent:
             continue
-        section = np.add.reduce([encoded.slots for encoded in sent])
-        counted = zip((slot.name for slot in step.slots), map(int, section), strict=True)
-        figures = {name: count for name, count in counted if not withheld(step.name, name)}
+        added = np.add.reduce([encoded.slots for encoded in sent])
+        sections = {section: quantities.of_section(step, section, base) for section in step.sections}
+        open_ones = _open(sections, dict.fromkeys(sections, frozenset(here)), opened, least)
+        places = {place for section in open_ones for place in step.places(section)}
+        figures = {
+            slot.name: int(added[place])
+            for place, slot in enumerate(step.slots)
+            if place in places and not withheld(step.name, slot.name)
+        }
+        now = {
+            lane.name: frozenset(silo for silo in here if weights[silo].get(lane.name)) for lane in plan.lanes_of(step)
+        }
+        lanes = {
+            lane.name: quantities.of_lane(plan, step, lane.name, base)
+            for lane in plan.lanes_of(step)
+            if len(now[lane.name]) >= max(lane.floor, least, 0 if lane.scope is Scope.ALL else limits.lane_floor)
+        }
         sums, total = dict[str, np.ndarray](), dict[str, int]()
+        passed = _open(lanes, now, opened, least)
         for lane in plan.lanes_of(step):
-            now = frozenset(silo for silo in here if weights[silo].get(lane.name))
-            least = limits.honest + limits.colluders
-            floor = max(lane.floor, least, 0 if lane.scope is Scope.ALL else limits.lane_floor)
-            guarded = lane.guard_moves and any(0 < len(now ^ before) < least for before in opened.get(lane.name, ()))
-            if len(now) >= floor and not guarded:
+            if lane.name in passed:
                 sums[lane.name] = np.add.reduce([encoded.lanes[lane.name] for encoded in sent], dtype=np.uint32)
-                opened.setdefault(lane.name, []).append(now)
-                total[lane.name] = sum(weights[silo][lane.name] for silo in now)
-                figures |= {lane.weight_figure: total[lane.name], lane.contributors_figure: len(now)}
+                total[lane.name] = sum(weights[silo][lane.name] for silo in now[lane.name])
+                figures |= {lane.weight_figure: total[lane.name], lane.contributors_figure: len(now[lane.name])}
         slots = slots | {step.name: figures}
         state = blocks.apply(plan, step, state, announce(step, sums, figures), total)
     return Published(state, slots)
+
+
+def _open(
+    of: Mapping[Name, Collection[bytes]],
+    sets: Mapping[str, frozenset[str]],
+    opened: dict[bytes, Openings],
+    least: int,
+) -> set[Name]:
+    """Those of these lanes or sections that the rule of atoms lets open; they are added to ``opened``. ``of``: their
+    quantities; ``sets``: their contributors."""
+    refused = set[bytes]()
+    for quantity in {one for found in of.values() for one in found}:
+        known = opened.get(quantity, Openings())
+        for name in (name for name, found in of.items() if quantity in found):
+            if known.conflicts(sets[name], least):
+                refused.add(quantity)
+            known = known.refine(sets[name])
+    passed = {name for name, found in of.items() if refused.isdisjoint(found)}
+    for name in passed:
+        for quantity in of[name]:
+            opened[quantity] = opened.get(quantity, Openings()).refine(sets[name])
+    return passed

@@ -134,6 +134,7 @@ def print_manifest(found: dict[str, Any]) -> None:
         "who holds it",
         "weights",
         "parameters",
+        "of data alone",
         title="Lanes: masked, opened as sums or not at all",
         title_justify="left",
     )
@@ -145,6 +146,7 @@ def print_manifest(found: dict[str, Any]) -> None:
             lane["holdings"],
             ", ".join(map(str, lane["weights"])),
             str(lane["parameters"]),
+            ", ".join(lane["quantities"]) or "–",
         )
     console.print(lanes)
     steps = Table("steps", "lanes", "slots: the only metrics that leave", title="Steps, by kind", title_justify="left")

@@ -18,6 +18,7 @@ from typing import Any
 
 from aggregator.home import AggregatorHome, RunFolder
 from aggregator.rounds.attempt import Attempt, Attendance, Exchange, Opened, Replies, Timeouts
+from aggregator.rounds.cohort_fit import AskedFor
 from aggregator.rounds.resume import Result
 from aggregator.rounds.storage import UploadStore
 from crypto import blocks, transcript
@@ -155,7 +156,17 @@ class EvilServer:
             chain=self.chain if chain is None else chain,
         )
         store = UploadStore(RunFolder(self._folder / str(number)), context.k)
-        return Attempt(context, self.identity, store, self._timeouts, Attendance(), job=self.job, code=release.digest())
+        return Attempt(
+            context,
+            self.identity,
+            store,
+            self._timeouts,
+            Attendance(),
+            job=self.job,
+            code=release.digest(),
+            blocks=bytes(32),
+            asked_for=AskedFor(),  # it fits no cohort
+        )
 
     def offer(self, attempt: Attempt, *, results: Iterable[Result] | None = None, **lies: bytes) -> Message:
         """The open request. ``results`` and ``lies`` (fields of ``Open``) instead of the truth."""

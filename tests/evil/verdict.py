@@ -14,7 +14,7 @@ from hashlib import sha256
 
 from crypto.charter import Charter
 from crypto.errors import FederationError
-from crypto.messages import SLOTS, Advert, Deal, Request, Row, Shares, unpack_two
+from crypto.messages import Advert, Deal, Request, Row, Shares, unpack_two
 from crypto.shamir import SHARE_BYTES
 from crypto.transcript import label_bytes
 from tests.evil.server import Entry
@@ -77,7 +77,7 @@ def _judge_releases(found: Verdict, entries: Iterable[Entry], charter: Charter) 
     """One T3 a step at each silo; and no two T3 of a step with as many releases as any threshold can be."""
     by_step: dict[int, dict[bytes, set[str]]] = {}
     for entry, shares in _shares(entries, charter):
-        if any(name == SLOTS for _, name, _ in shares.seeds):
+        if entry.phase == "unmask-slots":
             by_step.setdefault(_request(entry).step, {}).setdefault(shares.t3, set()).add(entry.silo)
     for step, sets in sorted(by_step.items()):
         for silo in sorted({silo for silos in sets.values() for silo in silos}):

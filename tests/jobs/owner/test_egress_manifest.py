@@ -25,7 +25,7 @@ TELLS: dict[type, dict[str, str]] = {
     Deal: {"silo": ID, "t1": SIGNED, "manifest": SIGNED, "rows": SIGNED},
     Row: {"sealed": MASKED, "hashes": SIGNED},
     Header: {"silo": ID, "t2": SIGNED, "lanes": HOLDS},
-    Attestation: {"silo": ID, "t3": SIGNED},
+    Attestation: {"silo": ID, "t3": SIGNED, "sets": SIGNED},  # salted with what only the silos know
     # Shares of fresh seeds, released under the rules; a lane's counts are sums over the survivors.
     Shares: {"silo": ID, "t3": SIGNED, "masks": SIGNED, "seeds": SIGNED, "counts": PLACE},
     Tags: {"silo": ID, "t3": SIGNED, "owner": PLACE, "result": SIGNED, "tags": TAGS},

@@ -236,7 +236,7 @@ class Attack:
         self.dealt, self.cohort = self.survivors.dealt, self.survivors.dealt.cohort
         self._seeds: dict[tuple[str, str], bytes | None] = {}
         self.words = {
-            silo: dict(zip(self.cohort.lanes_of(silo)[1:], arrays, strict=True))
+            silo: dict(zip(self.cohort.words_of(silo), arrays, strict=True))
             for silo, arrays in played.seen.words[k].items()
         }
 

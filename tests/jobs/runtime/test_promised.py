@@ -14,7 +14,6 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Refusal, StepClosed
 from aggregator.run_record import RunRecord
-from crypto.home import Home
 from crypto.messages import Decline, Message, Open, pack_two, unpack_two
 from jobs.demo.federation import Federation
 from jobs.demo.report import write_report
@@ -126,31 +125,6 @@ def test_another_plan_than_the_jobs_is_refused(federation: Federation, field: st
         assert agent.k == 0 and agent._session is None
     finally:
         agent.close()
-
-
-def test_who_was_absent_when_a_guarded_lane_opened_withholds_its_shares(federation: Federation) -> None:
-    """Silo-3 misses the end of the first step on clusters, and so can't know who contributed to what opened."""
-    job = local.spec("fedcoe", rounds=1, hidden=4, finetune_steps=1)
-    withheld: dict[str, dict[str, str]] = {}
-
-    class Looking(InProcess):
-        agent: Agent
-
-        def send(self, request: Message) -> Message | None:
-            step, silo = local.asked(request).step, self.agent.site.silo
-            if silo == "silo-3" and step == 0 and request.phase in ("unmask-lanes", "tag", "stand-in"):
-                return None
-            answer = super().send(request)
-            if (step, request.phase) == (1, "unmask-lanes") and self.agent._session is not None:
-                withheld[silo] = {lane: why.code for lane, why in self.agent._session.withheld.items()}
-            return answer
-
-    local.run_job(job, federation.aggregator, federation.homes, courier=lambda silo, agent: Looking(agent))
-    plan = job.plan(Home(federation.aggregator).charter())
-    guarded = {lane.name for lane in plan.lanes_of(plan.steps[1]) if lane.guard_moves}
-    assert guarded and withheld.keys() == set(federation.silos)
-    assert withheld["silo-3"] == dict.fromkeys(guarded, "COHORT_DIFFERENCE")
-    assert not any("COHORT_DIFFERENCE" in found.values() for silo, found in withheld.items() if silo != "silo-3")
 
 
 def test_an_advert_with_another_approval_is_not_counted(federation: Federation) -> None:

@@ -131,7 +131,9 @@ def test_fedcoe_has_few_steps_and_lanes_for_each_expert(count: int, before_train
     held = {lane.name: lane for lane in plan.lanes if lane.scope is Scope.HELD}
     assert sum(name.startswith("expert-") for name in held) == count
     assert all(lane.hidden for lane in held.values())
-    assert all(lane.guard_moves == name.startswith("cluster-") for name, lane in held.items())
+    of_data = {block.lane: block.quantity for block in plan.blocks if block.quantity}
+    clusters = [name for name in held if name.startswith("cluster-")]
+    assert of_data == dict.fromkeys(["everyone", *clusters], "signature"), "sums of the silos' data alone"
     assert not plan.steps[-1].sums, "scores are slots"
 
 
