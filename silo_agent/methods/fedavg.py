@@ -14,7 +14,7 @@ import numpy as np
 
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused, SpecError
-from crypto.plan import Apply, Lane, Plan, Scope, Step, Sum
+from crypto.plan import Apply, Basis, Lane, Plan, Scope, Step, Sum
 from silo_agent.data import DataSet
 from silo_agent.methods import (
     GRID,
@@ -29,7 +29,7 @@ from silo_agent.methods import (
     weight,
 )
 from silo_agent.methods.networks import part_blocks, published_parts, read, training_seed
-from silo_agent.methods.plans import ROWS_STEP, correct, counts
+from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, correct, counts
 from silo_agent.models.description import Role
 from silo_agent.models.experts import Experts, moved
 from silo_agent.models.layout import Part
@@ -69,7 +69,8 @@ class FedAvg:
         own = Lane(name="own", scope=Scope.LOCAL, floor=limits.lane_floor)
         blocks = part_blocks("model", sent, lane=lane.name, clip=p.clip)
         sums = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
-        score = counts(_scored(local), "test.rows")
+        basis = Basis.STEP if local else Basis.STATE
+        score = (*counts(_scored(local), basis=basis), *TEST_ROWS)
         steps = (
             ROWS_STEP,
             *(Step(task="train", index=k, sums=sums, slots=score) for k in range(p.rounds)),

@@ -165,7 +165,7 @@ class EvilServer:
             job=self.job,
             code=release.digest(),
             blocks=bytes(32),
-            asked_for=AskedFor(),  # it fits no cohort
+            asked_for=AskedFor(self.plan, least=1),  # it fits no cohort
         )
 
     def offer(self, attempt: Attempt, *, results: Iterable[Result] | None = None, **lies: bytes) -> Message:

@@ -13,7 +13,7 @@ import pytest
 
 from crypto import blocks
 from crypto.errors import DataRefused, NonFinite, SpecError
-from crypto.plan import Plan, Scope, Step
+from crypto.plan import Basis, Plan, Scope, Step
 from silo_agent import experts
 from silo_agent.data import DataSet, check
 from silo_agent.methods import METHODS, Limits, Method, Published, contextual, display_name, method, weight
@@ -122,6 +122,16 @@ def test_plans_are_functions_of_parameters_and_limits(name: str) -> None:
     assert plan.digest != method(name).plan(given | {"seed": 8}, LIMITS).digest
     assert plan.digest != method(name).plan(given, Limits(n_max=9)).digest
     assert all(lane.floor == LIMITS.lane_floor for lane in plan.lanes)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_each_slot_says_what_its_values_depend_on(name: str) -> None:
+    """What is the same in each step must never be called new: a drop-out would show that silo's figure."""
+    plan = method(name).plan(params(name), LIMITS)
+    basis = {slot.name: slot.basis for step in plan.steps for slot in step.slots}
+    assert {basis[figure] for figure in ("rows", "test.rows", "test.tokens") if figure in basis} == {Basis.DATA}
+    assert {of for figure, of in basis.items() if figure.startswith("personal.")} <= {Basis.STEP}
+    assert {of for figure, of in basis.items() if figure.startswith(("global.", "generalist."))} <= {Basis.STATE}
 
 
 @pytest.mark.parametrize(("count", "before_training"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 4)])
