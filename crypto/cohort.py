@@ -12,6 +12,7 @@ This module is one file because the three values are one argument, each made fro
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -226,7 +227,7 @@ class Dealt:
             raise BadShare(f"The manifest of {dealer!r} is not the one it committed to.", dealer=dealer)
         try:
             for told in pack.told:
-                Told.from_bytes(told).check(context.charter)
+                Told.proven(told, context.charter)
         except FederationError as bad:
             raise BadShare(f"{dealer!r} tells of an opening that is not proven: {bad.detail}", dealer=dealer) from bad
         for lane, share, known in zip(lanes, shares, row.hashes, strict=True):
@@ -324,11 +325,18 @@ class Survivors:
     def check_attested(self, attestations: Iterable[bytes]) -> bytes:
         """The digest of the sets that at least t survivors signed with this T3. With 2t > n + c no second survivor set
         can gather as many, nor a second digest. Raises SurvivorInvalid for fewer."""
+        sets, agreeing = self.most_attested(attestations)
+        if len(agreeing) < self.dealt.cohort.threshold:
+            raise SurvivorInvalid(
+                f"{len(agreeing)} attestations agree; the threshold is {self.dealt.cohort.threshold}."
+            )
+        return sets
+
+    def most_attested(self, attestations: Iterable[bytes]) -> tuple[bytes, frozenset[str]]:
+        """The digest of sets that most survivors signed with this T3, and who they are."""
         found = {one.silo: one.sets for one in map(self.check_attestation, attestations)}
-        most = max(found.values(), key=list(found.values()).count, default=b"")
-        if (count := list(found.values()).count(most)) < self.dealt.cohort.threshold:
-            raise SurvivorInvalid(f"{count} attestations agree; the threshold is {self.dealt.cohort.threshold}.")
-        return most
+        most = max(Counter(found.values()).items(), key=lambda item: item[1], default=(b"", 0))[0]
+        return most, frozenset(silo for silo, sets in found.items() if sets == most)
 
     def check_slots(self, silo: str, slots: bytes) -> np.ndarray:
         """The masked slots (uint64, in plan order) that match the silo's header."""

@@ -3,13 +3,14 @@
 | what opens                     | quantity                                                            |
 |--------------------------------|---------------------------------------------------------------------|
 | blocks of a named quantity     | that name                                                           |
-| a lane's other blocks          | the published blocks before the step, its task, the lane, its blocks |
+| a lane's other blocks          | the published blocks before the step, the lane                      |
 | slots of basis DATA            | each slot's name                                                    |
 | slots of basis STATE           | the published blocks before the step                                |
 | slots of basis STEP            | none                                                                |
 
-A quantity is named by 32 bytes that contain no run, no attempt and no step number: a step that is repeated, a void
-step, another job or another run on the same data and blocks opens sums of the same quantity. Slots of basis STEP are
+A quantity is named by 32 bytes that contain no run, no attempt, no step number and no task: a step that is repeated, a
+void step and the next one, another job or another run on the same data and blocks opens sums of the same quantity. A
+task is in none because methods train the same blocks in several tasks, from one state to nearly the same values. Slots of basis STEP are
 new values in each step, and no silo releases a step twice, so there is nothing to compare them with.
 
 A contributor is a silo with the data that it has committed to: a silo that brings other data is another one, since the
@@ -33,10 +34,9 @@ def contributor(silo: str, data: bytes) -> str:
 def of_lane(plan: Plan, step: Step, lane: str, blocks: bytes) -> frozenset[bytes]:
     """The quantities of a lane's sum. ``blocks``: digest of the published blocks before the step."""
     here = [block for block, _, _ in plan.blocks_of(step, lane)]
-    updates = [block.name for block in here if not block.quantity]
     found = {digest("quantity", "static", block.quantity) for block in here if block.quantity}
-    if updates:
-        found.add(digest("quantity", "update", blocks, step.task, lane, *updates))
+    if any(not block.quantity for block in here):
+        found.add(digest("quantity", "update", blocks, lane))
     return frozenset(found)
 
 

@@ -18,6 +18,7 @@ from crypto.errors import (
     Replay,
     RosterMismatch,
     SumNotProven,
+    SurvivorInvalid,
     TranscriptMismatch,
 )
 from crypto.evidence import StepEvidence
@@ -52,6 +53,8 @@ class ServerSession(Session):
         self._masked_slots: dict[str, bytes] = {}
         self._added: set[str] = set()
         self._attestations: dict[str, bytes] = {}
+        #: Survivors that attested to other sets than the others, after ``close_attestations``. Each was left out.
+        self.strayed: tuple[str, ...] = ()
         self._slot_shares: dict[str, tuple[Shares, bytes]] = {}
         self._lane_shares: dict[str, tuple[Shares, bytes]] = {}
         self._seeds: dict[str, dict[str, bytes]] = {}
@@ -157,9 +160,18 @@ class ServerSession(Session):
             self._attestations[silo] = signed
 
     def close_attestations(self) -> tuple[list[bytes], list[tuple[str, bytes]]]:
-        """The signed attestations, and (survivor, masked slots) of U3. Raises SurvivorInvalid for fewer than t."""
+        """The signed attestations, and (survivor, masked slots) of U3. Raises SurvivorInvalid for fewer than t that
+        agree; it blames one that strayed, where more than the colluders say otherwise."""
         with self.on("close-attestations"):
-            self.survivors.check_attested(self._attestations.values())
+            _, agreeing = self.survivors.most_attested(self._attestations.values())
+            if len(agreeing) > self.context.charter.colluders:  # an honest one is among them, so all honest ones are
+                self.strayed = tuple(sorted(self._attestations.keys() - agreeing))
+                self._attestations = {silo: one for silo, one in self._attestations.items() if silo in agreeing}
+            try:
+                self.survivors.check_attested(self._attestations.values())
+            except SurvivorInvalid as few:
+                few.blame = next(iter(self.strayed), "")
+                raise
             return list(self._attestations.values()), list(self._slots_of_survivors.items())
 
     @property

@@ -216,9 +216,9 @@ class SiloSession(Session):
             self._packs = {self.silo: self._own_pack}
             for dealer, data in rows.items():
                 self._packs[dealer] = self._open_row(dealt, dealer, data)
-            for pack in self._packs.values():
-                for quantity, silos in (one for told in pack.told for one in Told.from_bytes(told).sets):
-                    self._known[quantity] = self._known.get(quantity, Openings()).refine(silos)
+            telling = {told for pack in self._packs.values() for told in pack.told}
+            for quantity, silos in {one for told in telling for one in Told.from_bytes(told).sets}:
+                self._known[quantity] = self._known.get(quantity, Openings()).refine(silos)
             self._dealt = dealt
 
     def _open_row(self, dealt: Dealt, dealer: str, data: bytes) -> SharePack:
@@ -288,7 +288,8 @@ class SiloSession(Session):
         self._quantities = {str(one): quantities.of_section(step, one, self._blocks) for one in step.sections}
         self._quantities |= {lane.name: quantities.of_lane(plan, step, lane.name, self._blocks) for lane in lanes}
         salt = session_salt({silo: pack.nonce for silo, pack in self._packs.items()})
-        self._sets = SessionSets.of(self.t3, salt, self._sets_of(self._quantities))
+        everyone = self._contributor_ids(self._survivors.signed)
+        self._sets = SessionSets.of(self.t3, salt, everyone, self._sets_of(self._quantities))
 
     @property
     def peers(self) -> Mapping[str, Advert]:
@@ -420,13 +421,14 @@ class SiloSession(Session):
 
     def _sets_of(self, names: Iterable[str], quantity: bytes | None = None) -> list[OpenedSet]:
         """The sets of these sections or lanes: of each of their quantities, or only of one."""
-        data = self._cohort.adverts
         sets = []
         for name in names:
-            silos = self._survivors.signed if name in SECTIONS else self.contributors[name]
-            ids = frozenset(quantities.contributor(silo, data[silo].data) for silo in silos)
+            ids = self._contributor_ids(self._survivors.signed if name in SECTIONS else self.contributors[name])
             sets += [(one, ids) for one in sorted(self._quantities[name]) if quantity in (None, one)]
         return sets
+
+    def _contributor_ids(self, silos: Iterable[str]) -> frozenset[str]:
+        return frozenset(quantities.contributor(silo, self._cohort.adverts[silo].data) for silo in silos)
 
     def _told(self, names: Iterable[str]) -> Told:
         return Told.of(self._sets, self._sets_of(names), self._attestations)

@@ -286,9 +286,9 @@ class Journal:
         telling = []
         for quantity in sorted(set(quantities)):
             for silos, told in self._opened.get(quantity, {}).items():
-                if (quantity, silos) not in known and told.proven(charter):
+                if (quantity, silos) not in known and (proven := told.under(charter)):
                     known |= set(told.sets)
-                    telling.append(told)
+                    telling.append(proven)
         return tuple(telling)
 
     def _check(self, run: str, step: int, t3: str) -> None:

@@ -12,21 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from crypto.atoms import Openings
-from crypto.blocks import encode
+from crypto.blocks import Contribution, Encoded, encode
 from crypto.cohort import Context, manifest_commitment
 from crypto.errors import FederationError
 from crypto.messages import Attestation, Deal, Row, SharePack, TagRequest
+from crypto.opened_sets import Told
 from crypto.plan import Plan
 from crypto.server_session import ServerSession
 from crypto.session import SessionState
 from crypto.silo_session import SiloSession
 from tests.federation import BLOCKS, Federation, View, assert_never_both, contribution, holding, kinds_of_shares, stream
+
+
+def openings(records: Iterable[Told], quantity: bytes) -> Openings:
+    """The sets of a quantity in what a silo recorded as opened."""
+    return Openings(frozenset(silos for told in records for one, silos in told.sets if one == quantity))
+
 
 #: What a silo is shown, as a function of the silo; None: what everyone sent.
 Shown = Callable[[str], Any] | None
@@ -42,12 +50,18 @@ class EvilServer:
         colluders: Iterable[str] = (),
         context: Context | None = None,
         contexts: Mapping[str, Context] | None = None,
+        records: dict[str, list[Told]] | None = None,
+        values: Callable[[str], Contribution] | None = None,
         label: str = "evil",
     ) -> None:
+        """``records``: silo → what it has recorded as opened, which this session goes on with; ``values``: silo → what
+        it contributes."""
         self.fed, self.plan = fed, plan
         self.context = context or fed.context(plan)
         self.weights = weights or holding(fed.silos)
         self.colluders = frozenset(colluders)
+        self.records = {silo: [] for silo in fed.silos} if records is None else records
+        self.values = values or (lambda silo: contribution(plan, self.context.step, silo))
         self.sessions = {
             silo: SiloSession(
                 (contexts or {}).get(silo, self.context),
@@ -114,7 +128,8 @@ class EvilServer:
     def deal(self, shown: Shown = None, silos: Iterable[str] | None = None) -> None:
         everything = [self.adverts[silo] for silo in sorted(self.adverts)]
         for silo in self.willing(self.adverts if silos is None else silos):
-            answer = self.ask(silo, "deal", shown(silo) if shown else everything)
+            told = [told.under(self.fed.charter) for told in self.records[silo]]
+            answer = self.ask(silo, "deal", shown(silo) if shown else everything, told=told)
             if answer is not None:
                 self.deals[silo], self.rows[silo] = answer
                 self.sent(silo, "deal", answer[0], *answer[1].values())
@@ -139,14 +154,14 @@ class EvilServer:
             if silo in self.refused:
                 continue
             self.packs[silo] = dict(self.sessions[silo]._packs)
-            encoded = encode(
-                self.plan, self.context.step, contribution(self.plan, self.context.step, silo), self.weights[silo]
-            )
-            answer = self.ask(silo, "upload", encoded)
+            answer = self.ask(silo, "upload", self.encoded(silo))
             if answer is not None:
                 self.headers[silo], self.masked_slots[silo] = answer
                 self.words[silo] = dict(self.sessions[silo].masked)
                 self.sent(silo, "contribute", *answer, *(words.tobytes() for words in self.words[silo].values()))
+
+    def encoded(self, silo: str) -> Encoded:
+        return encode(self.plan, self.context.step, self.values(silo), self.weights[silo])
 
     def attest(self, shown: Shown = None, silos: Iterable[str] | None = None) -> None:
         everything = [self.headers[silo] for silo in sorted(self.headers)]
@@ -164,14 +179,16 @@ class EvilServer:
         shown: Shown = None,
         masked: Shown = None,
         silos: Iterable[str] | None = None,
-        known: Callable[[bytes], Openings] = lambda quantity: Openings(),
     ) -> None:
         everything = [self.attested[silo] for silo in sorted(self.attested)]
         for silo in self.willing(self.attested if silos is None else silos):
             survivors = self.sessions[silo].cohort
             given = masked(silo) if masked else {s: self.masked_slots[s] for s in survivors}
             attested = shown(silo) if shown else everything
-            signed = self.ask(silo, "release_slots", attested, given, known=known, record=lambda told: None)
+            records = self.records[silo]
+            signed = self.ask(
+                silo, "release_slots", attested, given, known=partial(openings, records), record=records.append
+            )
             if signed is not None:
                 self.slot_shares[silo] = signed
                 self.sent(silo, "unmask-slots", signed)
@@ -189,7 +206,7 @@ class EvilServer:
                 "release_lanes",
                 shown(silo) if shown else everything,
                 floors=floors or {},
-                record=lambda told: None,
+                record=self.records[silo].append,
             )
             if signed is not None:
                 self.lane_shares[silo] = signed
@@ -237,9 +254,9 @@ class EvilServer:
         server.close_attestations()
         return server
 
-    def announce(self) -> tuple[ServerSession, TagRequest]:
+    def announce(self, drop: Iterable[str] = ()) -> tuple[ServerSession, TagRequest]:
         """An honest server that has opened the lanes, and what it asks of the survivors."""
-        server = self.honest()
+        server = self.honest(drop)
         for silo, signed in self.slot_shares.items():
             server.slot_shares(silo, signed)
         server.open_slots()
@@ -255,7 +272,8 @@ class EvilServer:
     def other_attestation(self, silo: str, t3: bytes) -> bytes:
         """A colluder signs whatever the server likes."""
         assert silo in self.colluders
-        return Attestation(silo=silo, t3=t3, sets=bytes(32)).sign(self.fed.identities[silo])
+        (sets,) = {one._sets.digest for one in self.sessions.values() if hasattr(one, "_sets") and one.t3 == t3}
+        return Attestation(silo=silo, t3=t3, sets=sets).sign(self.fed.identities[silo])
 
     def redeal(
         self,

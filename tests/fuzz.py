@@ -64,7 +64,7 @@ PEAK = 32 << 20
 SPACE = 256 << 20
 
 FED = Federation(5)
-PLAN = small_plan(group=["silo-1", "silo-2", "silo-3"], guard_moves=True)
+PLAN = small_plan(group=["silo-1", "silo-2", "silo-3"])
 SIGNER = "silo-2"
 
 _NUMBERS = [
@@ -311,7 +311,7 @@ def checks(run: Run) -> list[Target]:
         Target("SiloSession.tag", (bytes(run.request),), tag),
         Target("SiloSession.stand_in", (bytes(Writer().text("silo-3")), bytes(Writer().text(SIGNER))), stand_in),
         Target("check_result", (b"".join(shown),), arrays),
-        Target("check_section", (run.masked_slots[SIGNER],), lambda data: survivors.check_section(SIGNER, data)),
+        Target("check_slots", (run.masked_slots[SIGNER],), lambda data: survivors.check_slots(SIGNER, data)),
     ]
 
 

@@ -43,22 +43,30 @@ ROOMS = {
     ],
 }
 FIRST = {
-    "crypto/cohort.py": ["tests/crypto/test_cohort.py", "tests/crypto/test_games.py"],
+    "crypto/cohort.py": [
+        "tests/crypto/test_cohort.py",
+        "tests/crypto/test_games.py",
+        "tests/crypto/test_games_rule.py",
+    ],
     "crypto/opening.py": ["tests/crypto/test_opening.py", "tests/crypto/test_games.py"],
     "crypto/proof.py": [
         "tests/crypto/test_proof.py",
         "tests/crypto/test_proof_forged.py",
+        "tests/crypto/test_sections.py",
         "tests/crypto/test_games_sums.py",
     ],
     "crypto/session.py": ["tests/crypto/test_session.py"],
     "crypto/server_session.py": [
         "tests/crypto/test_session.py",
+        "tests/crypto/test_sections.py",
         "tests/crypto/test_games.py",
         "tests/crypto/test_opening.py",
     ],
     "crypto/silo_session.py": [
         "tests/crypto/test_games.py",
         "tests/crypto/test_session.py",
+        "tests/crypto/test_sections.py",
+        "tests/crypto/test_games_rule.py",
         "tests/crypto/test_opening.py",
         "tests/crypto/test_proof.py",
     ],

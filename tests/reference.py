@@ -489,20 +489,20 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
         counted = [text(lane) + u64(counts[lane][0]) + u32(counts[lane][1]) for lane in lanes if lane in grids]
         return sign(seed_of(holder), "shares", message(8, text(holder) + t3 + kept + each(own) + each(counted)))
 
-    # the sets that the sums are over: of each quantity, sorted; contributors are named by silo and data
+    # the sets that the sums are over: of each section or lane and each of its quantities, sorted; contributors are
+    # named by silo and data
     ids = {silo: f"{silo}:{sha(silo.encode()).hex()[:16]}" for silo in SILOS}
     base = state_digest(state)
-    opened_sets: set[tuple[bytes, tuple[str, ...]]] = set()
-    for name, _, basis in METHOD_SLOTS:
-        quantity = {"data": h("quantity", "figure", name), "state": h("quantity", "figures", base)}.get(basis)
-        opened_sets |= {(quantity, tuple(sorted(ids[s] for s in u3)))} if quantity else set()
+    everyone = tuple(sorted(ids[s] for s in u3))
+    figures = [h("quantity", "figure", name) for name, _, basis in METHOD_SLOTS if basis == "data"]
+    figures += [h("quantity", "figures", base)] if any(basis == "state" for _, _, basis in METHOD_SLOTS) else []
+    opened_sets = [(quantity, everyone) for quantity in figures]
     for lane in grids:
         holders = tuple(sorted(ids[s] for s in uploaders(lane) if WEIGHTS[s][lane]))
-        updates = [name for name, _, of, *_, quantity in BLOCKS if of == lane and not quantity]
+        updates = any(of == lane and not quantity for _, _, of, *_, quantity in BLOCKS)
         found = {h("quantity", "static", quantity) for _, _, of, *_, quantity in BLOCKS if of == lane and quantity}
-        found |= {h("quantity", "update", base, "train", lane, *updates)} if updates else set()
-        opened_sets |= {(quantity, holders) for quantity in found if holders}
-    everyone = sorted({one for _, holders in opened_sets for one in holders})
+        found |= {h("quantity", "update", base, lane)} if updates else set()
+        opened_sets += [(quantity, holders) for quantity in found]
     salt = h("session-salt", *(part for silo in SILOS for part in (silo, silos[silo]["nonce"])))
     listed = [quantity + blob(bits([one in holders for one in everyone])) for quantity, holders in sorted(opened_sets)]
     sets = h("session-sets", t3 + salt + each([text(one) for one in everyone]) + each(listed))

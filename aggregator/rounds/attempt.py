@@ -33,6 +33,7 @@ from crypto.errors import (
     Replay,
     RoundLost,
     SumNotProven,
+    TranscriptMismatch,
     VersionMismatch,
 )
 from crypto.keys import Identity
@@ -195,6 +196,8 @@ class Attempt:
         for silo, reply in (yield from self._ask("attest", dict.fromkeys(survivors, request), least=threshold)).items():
             self._take(silo, "attest", session.attestation, silo, reply.body)
         attestations, masked = self._fix("attest", session.close_attestations)
+        for silo in session.strayed:
+            self._convict(silo, "attest", TranscriptMismatch.code)
 
         self._attested(session.survivors.t3, survivors)
         self.spent = True

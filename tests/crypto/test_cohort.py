@@ -21,8 +21,11 @@ from crypto.errors import (
     ThresholdInfeasible,
     TranscriptMismatch,
 )
-from crypto.messages import SLOTS, Advert, Attestation, Deal, Header, Shares
+from crypto.messages import Advert, Attestation, Deal, Header, Shares
 from tests.federation import Federation, Run, identity, showing, shown_key, small_plan, stream
+
+#: Of the plan's step, in order.
+SECTIONS = ("Static", "Fresh")
 
 FED = Federation(5)
 PLAN = small_plan()
@@ -53,9 +56,9 @@ def with_advert(signed):
 def test_lanes_by_scope():
     plan = small_plan(group=["silo-1", "silo-2", "silo-3"])
     context = FED.context(plan)
-    assert context.lanes_for("silo-1", []) == (SLOTS, "trunk", "quiet", "ward")
-    assert context.lanes_for("silo-5", ["open"]) == (SLOTS, "trunk", "quiet", "open")
-    assert context.lanes_for("silo-5", ["nonsense", "quiet"]) == (SLOTS, "trunk", "quiet")
+    assert context.lanes_for("silo-1", []) == (*SECTIONS, "trunk", "quiet", "ward")
+    assert context.lanes_for("silo-5", ["open"]) == (*SECTIONS, "trunk", "quiet", "open")
+    assert context.lanes_for("silo-5", ["nonsense", "quiet"]) == (*SECTIONS, "trunk", "quiet")
 
 
 def test_t0_binds_the_view():
@@ -95,6 +98,10 @@ def test_a_cohort_is_the_same_whatever_the_order():
     assert other.points == {silo: place for place, silo in enumerate(FED.silos, start=1)}
 
 
+def of_lanes(*names):
+    return tuple((name, bytes(32)) for name in names)
+
+
 @pytest.mark.parametrize(
     ("signed", "error"),
     [
@@ -107,8 +114,10 @@ def test_a_cohort_is_the_same_whatever_the_order():
         (advert(held=("open",)), LayoutMismatch),
         (advert(silo="silo-4", held=("open", "open")), LayoutMismatch),
         (advert(commitments=()), LayoutMismatch),
-        (advert(commitments=tuple((name, bytes(32)) for name in (SLOTS, "quiet", "trunk"))), LayoutMismatch),
-        (advert(commitments=tuple((name, bytes(32)) for name in (SLOTS, "trunk", "quiet", "open"))), LayoutMismatch),
+        (advert(commitments=of_lanes(*SECTIONS, "quiet", "trunk")), LayoutMismatch),
+        (advert(commitments=of_lanes(*SECTIONS, "trunk", "quiet", "open")), LayoutMismatch),
+        (advert(commitments=of_lanes("trunk", "quiet")), LayoutMismatch),
+        (advert(commitments=of_lanes("Static", "trunk", "quiet")), LayoutMismatch),
     ],
 )
 def test_an_advert_is_refused(signed, error):
@@ -322,7 +331,7 @@ def test_fewer_honest_survivors_than_m_all_the_same(monkeypatch):
 
 
 def test_who_dropped():
-    assert U3.dropped == ("silo-5",) and U3.slot_count == len(PLAN.steps[0].slots) == 2
+    assert U3.dropped == ("silo-5",) and U3.step == PLAN.steps[0]
 
 
 def test_transcripts_follow_each_other():
@@ -332,13 +341,14 @@ def test_transcripts_follow_each_other():
     assert U3.t3 == transcript.t3(DEALT.t2, U3.signed.values())
 
 
-def attestation(silo, signer=None, t3=None):
-    return Attestation(silo=silo, t3=t3 or U3.t3).sign(FED.identities[signer or silo])
+def attestation(silo, signer=None, t3=None, sets=b"s" * 32):
+    return Attestation(silo=silo, t3=t3 or U3.t3, sets=sets).sign(FED.identities[signer or silo])
 
 
 def test_attestations():
     four = [attestation(silo) for silo in U3.signed]
-    U3.check_attested(four)
+    assert U3.check_attested(four) == b"s" * 32
+    assert U3.check_attested([*four, *four]) == b"s" * 32
     with pytest.raises(SurvivorInvalid, match="3 attestations"):
         U3.check_attested(four[:3])
     with pytest.raises(SurvivorInvalid, match="3 attestations"):
@@ -349,24 +359,48 @@ def test_attestations():
         U3.check_attested([*four[:3], attestation("silo-4", "silo-1")])
     with pytest.raises(TranscriptMismatch):
         U3.check_attested([*four[:3], attestation("silo-4", t3=bytes(32))])
+    with pytest.raises(SurvivorInvalid, match="0 attestations"):
+        U3.check_attested([])
 
 
-def test_sections_are_those_of_the_header():
-    section = RUN.masked_slots["silo-2"]
-    assert U3.check_section("silo-2", section).dtype == np.uint64
+@pytest.mark.parametrize("other", FED.silos[:4])
+def test_attestations_of_other_sets_do_not_count(other):
+    """t of them must name the same sets; whose is another one does not matter."""
+    mixed = [attestation(silo, sets=b"o" * 32 if silo == other else b"s" * 32) for silo in U3.signed]
+    with pytest.raises(SurvivorInvalid, match="3 attestations agree"):
+        U3.check_attested(mixed)
+    with pytest.raises(SurvivorInvalid, match="3 attestations agree"):
+        U3.check_attested(mixed[::-1])
+    whole = Run(FED, PLAN, label="whole")
+    whole.uploads()
+    u3 = whole.server.survivors
+    five = [attestation(silo, t3=u3.t3, sets=b"o" * 32 if silo == other else b"s" * 32) for silo in u3.signed]
+    assert u3.check_attested(five) == u3.check_attested(five[::-1]) == b"s" * 32
+
+
+def test_slots_are_those_of_the_header():
+    slots = RUN.masked_slots["silo-2"]
+    assert U3.check_slots("silo-2", slots).dtype == np.uint64
     with pytest.raises(LayoutMismatch):
-        U3.check_section("silo-2", section[:-8])
+        U3.check_slots("silo-2", slots[:-8])
     with pytest.raises(LayoutMismatch):
-        U3.check_section("silo-2", b"")
+        U3.check_slots("silo-2", b"")
     with pytest.raises(TranscriptMismatch):
-        U3.check_section("silo-2", bytes([section[0] ^ 1]) + section[1:])
-    with pytest.raises(TranscriptMismatch):
-        U3.check_section("silo-3", section)
+        U3.check_slots("silo-3", slots)
 
 
-def test_a_section_of_odd_length_is_refused_by_name():
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_slots_of_each_section_are_those_of_the_header(place):
+    """One slot is in each of the sections: both have a digest of their own."""
+    slots = bytearray(RUN.masked_slots["silo-2"])
+    slots[8 * place] ^= 1
+    with pytest.raises(TranscriptMismatch, match=("Static", "Fresh")[place]):
+        U3.check_slots("silo-2", bytes(slots))
+
+
+def test_slots_of_odd_length_are_refused_by_name():
     with pytest.raises(LayoutMismatch):
-        U3.check_section("silo-2", RUN.masked_slots["silo-2"][:-1])
+        U3.check_slots("silo-2", RUN.masked_slots["silo-2"][:-1])
 
 
 def test_words_are_those_of_the_header():
@@ -418,7 +452,11 @@ LANE = U3.check_lane_shares(LANE_SHARES["silo-2"])
         ({"seeds": SLOT.seeds[1:]}, LayoutMismatch),
         ({"seeds": tuple(reversed(SLOT.seeds))}, LayoutMismatch),
         ({"seeds": tuple((silo, "trunk", share) for silo, _, share in SLOT.seeds)}, LayoutMismatch),
-        ({"seeds": (*SLOT.seeds, ("silo-5", SLOTS, SLOT.seeds[0][2]))}, LayoutMismatch),
+        ({"seeds": (*SLOT.seeds, ("silo-5", "Fresh", SLOT.seeds[0][2]))}, LayoutMismatch),
+        ({"seeds": SLOT.seeds[4:] + SLOT.seeds[:4]}, LayoutMismatch),
+        ({"seeds": SLOT.seeds[:7]}, LayoutMismatch),
+        ({"seeds": (*SLOT.seeds, *SLOT.seeds)}, LayoutMismatch),
+        ({"seeds": (*SLOT.seeds, *LANE.seeds)}, LayoutMismatch),
         ({"counts": (("trunk", 16, 4),)}, LayoutMismatch),
     ],
 )
@@ -449,6 +487,13 @@ def test_lane_shares_are_whole_lanes(change, error):
         U3.check_lane_shares(shares(LANE_SHARES["silo-2"], **change))
 
 
+@pytest.mark.parametrize("kept", [(), ("Static",), ("Fresh",)])
+def test_each_section_of_slots_may_be_withheld_as_a_whole(kept):
+    some = tuple(one for one in SLOT.seeds if one[1] in kept)
+    assert len(some) == 4 * len(kept)
+    assert U3.check_slot_shares(shares(SLOT_SHARES["silo-2"], seeds=some)).seeds == some
+
+
 def test_slot_shares_are_no_lane_shares_nor_the_other_way_round():
     with pytest.raises(LayoutMismatch):
         U3.check_lane_shares(SLOT_SHARES["silo-2"])
@@ -471,14 +516,19 @@ ALL_SLOT = [U3.check_slot_shares(signed) for signed in SLOT_SHARES.values()]
 
 
 def test_masks_and_seeds_are_recovered_by_any_t():
-    seeds = U3.recover_seeds(SLOTS, ALL_SLOT)
-    assert set(seeds) == set(U3.signed) and set(U3.recover_masks(ALL_SLOT)) == {"silo-5"}
-    assert all(
-        commitment(silo, SLOTS, seed) == dict(COHORT.adverts[silo].commitments)[SLOTS] for silo, seed in seeds.items()
-    )
+    assert set(U3.recover_masks(ALL_SLOT)) == {"silo-5"}
+    for section in SECTIONS:
+        seeds = U3.recover_seeds(section, ALL_SLOT)
+        assert set(seeds) == set(U3.signed)
+        assert all(
+            commitment(silo, section, seed) == dict(COHORT.adverts[silo].commitments)[section]
+            for silo, seed in seeds.items()
+        )
 
 
-@pytest.mark.parametrize("recover", [lambda some: U3.recover_masks(some), lambda some: U3.recover_seeds(SLOTS, some)])
+@pytest.mark.parametrize(
+    "recover", [lambda some: U3.recover_masks(some), lambda some: U3.recover_seeds("Static", some)]
+)
 def test_recovery_needs_t_shares(recover):
     with pytest.raises(SurvivorInvalid, match="threshold"):
         recover(ALL_SLOT[:3])
@@ -494,7 +544,7 @@ def test_a_wrong_share_blames_the_dealer(share):
         U3.recover_masks([*others, forged])
     assert blamed.value.dealer == "silo-5"
     with pytest.raises(BadShare) as blamed:
-        U3.recover_seeds(SLOTS, [*others, forged])
+        U3.recover_seeds("Static", [*others, forged])
     assert blamed.value.dealer == SLOT.seeds[0][0]
 
 

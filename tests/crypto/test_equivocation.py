@@ -40,7 +40,7 @@ DEAL = Deal(silo="silo-1", t1=b"1" * 32, manifest=bytes(32), rows=(("silo-2", by
 HEADER = Header(silo="silo-1", t2=T2, lanes=(("everyone", bytes(32)),))
 TAGS = Tags(silo="silo-1", t3=b"3" * 32, owner="silo-1", result=bytes(32), tags=(bytes(80),))
 SHOWN = ((b"header one", b"header two"), (b"header one",))
-ATTESTATIONS = [Attestation(silo="silo-1", t3=t3(T2, shown)) for shown in SHOWN]
+ATTESTATIONS = [Attestation(silo="silo-1", t3=t3(T2, shown), sets=bytes(32)) for shown in SHOWN]
 
 Signed = Request | Advert | Deal | Header | Attestation | Tags
 

@@ -160,18 +160,18 @@ def test_an_upload_other_than_the_one_signed():
 
 
 @pytest.mark.parametrize(
-    "sections",
-    [EVIDENCE.masked_slots[1:], EVIDENCE.masked_slots[::-1], EVIDENCE.sections + EVIDENCE.masked_slots[:1], ()],
+    "slots",
+    [EVIDENCE.slots[1:], EVIDENCE.slots[::-1], EVIDENCE.slots + EVIDENCE.slots[:1], ()],
 )
-def test_the_sections_are_one_from_each_survivor(sections):
-    with pytest.raises(EvidenceError, match="slot sections"):
-        replace(EVIDENCE, sections=sections).check(RUN.context)
+def test_the_masked_slots_are_one_from_each_survivor(slots):
+    with pytest.raises(EvidenceError, match="masked slots"):
+        replace(EVIDENCE, slots=slots).check(RUN.context)
 
 
-def test_a_section_other_than_the_one_signed():
-    (silo, section), *others = EVIDENCE.sections
+def test_slots_other_than_those_signed():
+    (silo, slots), *others = EVIDENCE.slots
     with pytest.raises(TranscriptMismatch):
-        replace(EVIDENCE, sections=((silo, bytes(len(section))), *others)).check(RUN.context)
+        replace(EVIDENCE, slots=((silo, bytes(len(slots))), *others)).check(RUN.context)
 
 
 def test_fewer_attestations_than_the_threshold():

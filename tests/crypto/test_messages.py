@@ -1,5 +1,6 @@
 """Every message: one encoding, a signature that covers it all, and decoders that only ever refuse by name."""
 
+import struct
 import tracemalloc
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -43,6 +44,7 @@ from crypto.messages import (
     unpack_words,
     unsigned_request,
 )
+from crypto.plan import Basis, Slot
 from crypto.receipt import Receipt
 from tests.federation import identity, small_plan
 
@@ -53,7 +55,7 @@ TRUNK = LaneSum(
     lane="trunk", words=H[1], carries=H[2], uploaders=("silo-1", "silo-2"), weight=2**64 - 1, contributors=2**32 - 1
 )
 QUIET = LaneSum(lane="quiet", words=H[3], carries=H[4], uploaders=(), weight=0, contributors=0)
-RESULT = StepResult(step=3, chain=H[6], t3=H[0], released=True, slots=(1, 2**64 - 1), sums=(TRUNK, QUIET))
+RESULT = StepResult(step=3, chain=H[6], t3=H[0], released=True, slots=(1, None, 0, 2**64 - 1), sums=(TRUNK, QUIET))
 SAMPLES: list[Wire] = [
     Request(run=H[0], step=2**32 - 1, attempt=1, phase="deal", payload=b"payload"),
     RESULT,
@@ -72,7 +74,7 @@ SAMPLES: list[Wire] = [
         t0=H[0],
         channels=(("silo-2", H[1]), ("silo-3", H[8])),
         mask=H[2],
-        commitments=(("Slots", H[3]), ("trunk", H[4])),
+        commitments=(("Static", H[3]), ("trunk", H[4])),
         held=("open",),
         releases=9,
         data=H[5],
@@ -80,13 +82,13 @@ SAMPLES: list[Wire] = [
         nonce=b"n" * 16,
     ),
     Deal(silo="silo-1", t1=H[0], manifest=H[3], rows=(("silo-2", H[1]), ("silo-3", H[2]))),
-    Header(silo="silo-1", t2=H[0], lanes=(("Slots", H[1]), ("trunk", H[2]))),
-    Attestation(silo="silo-1", t3=H[0]),
+    Header(silo="silo-1", t2=H[0], lanes=(("Static", H[1]), ("trunk", H[2]))),
+    Attestation(silo="silo-1", t3=H[0], sets=H[1]),
     Shares(
         silo="silo-1",
         t3=H[0],
         masks=(("silo-2", S[0]),),
-        seeds=(("silo-1", "Slots", S[1]), ("silo-3", "Slots", S[2])),
+        seeds=(("silo-1", "Fresh", S[1]), ("silo-3", "Fresh", S[2])),
         counts=(("trunk", 2**64 - 1, 2**32 - 1), ("quiet", 3, 3)),
     ),
     Tags(silo="silo-1", t3=H[0], owner="silo-2", result=H[1], tags=(bytes(80), b"t" * 80)),
@@ -106,7 +108,7 @@ SAMPLES: list[Wire] = [
 DECLINE = SAMPLES[9]
 PARTS = [
     Row(b"sealed", (H[0], H[1])),
-    SharePack(S[0], (S[1], S[2]), (0, 4, 255), H[1]),
+    SharePack(S[0], (S[1], S[2]), (0, 4, 255), (b"told", b""), H[1]),
     TagRequest(RESULT, ((H[5], H[6]), ())),
 ]
 LISTS = [
@@ -363,12 +365,27 @@ def test_every_field_of_a_lane_is_in_the_results_digest(field):
 
 
 def test_what_opened_beside_the_words_has_names():
-    step = small_plan().steps[0]
+    step = small_plan(slots=tuple(Slot(name, 9, Basis.DATA) for name in ("rows", "shut", "none", "most"))).steps[0]
     assert RESULT.weights == {"trunk": 2**64 - 1, "quiet": 0}
     assert RESULT.figures(step) == {
-        "rows": 1, "correct": 2**64 - 1, "trunk.weight": 2**64 - 1, "trunk.contributors": 2**32 - 1,
+        "rows": 1, "none": 0, "most": 2**64 - 1, "trunk.weight": 2**64 - 1, "trunk.contributors": 2**32 - 1,
         "quiet.weight": 0, "quiet.contributors": 0,
     }  # fmt: skip
+
+
+def test_a_slot_that_stayed_shut_is_not_a_zero():
+    shut, zero = (replace(RESULT, slots=(1, value, 0, 2**64 - 1)) for value in (None, 0))
+    assert shut.digest != zero.digest and StepResult.from_bytes(bytes(shut)) == shut
+
+
+@pytest.mark.parametrize("value", [1, 2**64 - 1])
+def test_a_slot_that_stayed_shut_has_no_value(value):
+    good = struct.pack(">BQ", 1, value) + struct.pack(">BQ", 0, 0)
+    bad = struct.pack(">BQ", 0, value) + struct.pack(">BQ", 0, 0)
+    data = bytes(replace(RESULT, slots=(value, None)))
+    assert data.count(good) == 1
+    with pytest.raises(Malformed, match="stayed shut"):
+        StepResult.from_bytes(data.replace(good, bad))
 
 
 def test_a_refusal_names_the_request_that_it_refuses():
@@ -395,7 +412,7 @@ RESULTS = st.builds(
     chain=HASHES,
     t3=HASHES,
     released=st.just(True),
-    slots=st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple),
+    slots=st.lists(st.none() | st.integers(0, 2**64 - 1), max_size=3).map(tuple),
     sums=st.lists(LANE_SUMS, max_size=3, unique_by=lambda one: one.lane).map(tuple),
 )
 
@@ -418,7 +435,7 @@ def test_digests_of_parts_and_results_differ():
 
 def test_a_share_pack_shows_nothing():
     secret = bytes(range(33))
-    assert repr(secret)[2:20] not in repr(SharePack(secret, (), (), bytes(32)))
+    assert repr(secret)[2:20] not in repr(SharePack(secret, (), (), (), bytes(32)))
 
 
 def test_wire_is_abstract():

@@ -159,21 +159,21 @@ def test_seeds_that_do_not_combine_blame_the_dealer():
         run.server._opening.recover("trunk", spoilt)
 
 
-def test_an_opening_needs_shares_of_t_survivors_once_each_and_every_section():
+def test_an_opening_needs_shares_of_t_survivors_once_each_and_all_slots():
     survivors = SHUT.server.survivors
-    sections = {silo: SHUT.masked_slots[silo] for silo in survivors.signed}
+    masked = {silo: SHUT.masked_slots[silo] for silo in survivors.signed}
     shares = [survivors.check_slot_shares(signed) for signed in SHUT.signed["unmask-slots"].values()]
-    opening = Opening.form(survivors, sections, shares)
+    opening = Opening.form(survivors, masked, shares)
     assert opening.slots == SHUT.server.slots == SHUT.expected_slots() and set(opening.masks) == {"silo-5"}
     assert opening.figures == dict(zip(("rows", "correct"), opening.slots, strict=True))
     with pytest.raises(LayoutMismatch, match="twice"):
-        Opening.form(survivors, sections, [*shares, shares[0]])
+        Opening.form(survivors, masked, [*shares, shares[0]])
     with pytest.raises(SurvivorInvalid, match="survivors sent shares"):
-        Opening.form(survivors, sections, shares[1:])
-    with pytest.raises(LayoutMismatch, match="one from each"):
-        Opening.form(survivors, {**sections, "silo-5": sections["silo-1"]}, shares)
+        Opening.form(survivors, masked, shares[1:])
+    with pytest.raises(LayoutMismatch, match="not those of each survivor"):
+        Opening.form(survivors, {**masked, "silo-5": masked["silo-1"]}, shares)
     with pytest.raises(TranscriptMismatch):
-        Opening.form(survivors, {**sections, "silo-1": bytes(16)}, shares)
+        Opening.form(survivors, {**masked, "silo-1": bytes(16)}, shares)
 
 
 # --- a silo gives no tag of a lane that did not open ----------------------------------------------------------------

@@ -73,7 +73,6 @@ def test_who_uploads_a_lane():
         {"n_max": 6},
         {"lanes": (lane(floor=4),)},
         {"lanes": (lane(grid=(1, 2)),)},
-        {"lanes": (lane(guard_moves=True),)},
         {"lanes": (lane(scope=Scope.HELD),)},
         {"lanes": (lane(scope=Scope.HELD, hidden=False),)},
         {"lanes": (lane(scope=Scope.GROUP, members=("silo-1",)),)},
@@ -82,6 +81,7 @@ def test_who_uploads_a_lane():
         {"blocks": (block(shape=(1, 2)),)},
         {"blocks": (block(clip=2.0),)},
         {"blocks": (block(init=0.5),)},
+        {"blocks": (block(quantity="figure"),)},
         {"steps": (Step(task="u", index=0, sums=(Sum("b", Apply.ADD),)),)},
         {"steps": (Step(task="t", index=1, sums=(Sum("b", Apply.ADD),)),)},
         {"steps": (Step(task="t", index=0, sums=(Sum("b", Apply.AVERAGE),)),)},
@@ -129,7 +129,7 @@ def test_flags_are_0_or_1(flag):
     lane().write(out)
     data = bytes(out)
     with pytest.raises(Malformed, match="flag"):
-        Plan.from_bytes(bytes(plan()).replace(data, data[:-1] + bytes([flag])))
+        Plan.from_bytes(bytes(plan()).replace(data, data[:-5] + bytes([flag]) + data[-4:]))
 
 
 @pytest.mark.parametrize(

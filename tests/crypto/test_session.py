@@ -22,11 +22,13 @@ from crypto.errors import (
     Unexpected,
 )
 from crypto.keys import SessionKey
-from crypto.messages import SLOTS, Attestation, SharePack, TagRequest
+from crypto.messages import Attestation, SharePack, TagRequest
+from crypto.opened_sets import Told
+from crypto.plan import SECTIONS
 from crypto.server_session import ServerSession
 from crypto.session import SERVER, SILO, Session, SessionState
 from crypto.silo_session import SiloSession
-from tests.federation import DROPS, UNRECORDED, Federation, Run, assert_never_both, holding, small_plan, stream
+from tests.federation import BLOCKS, DROPS, UNRECORDED, Federation, Run, assert_never_both, holding, small_plan, stream
 
 FED = Federation(5)
 PLAN = small_plan()
@@ -71,7 +73,7 @@ def test_the_tables_know_these_events():
 
 
 def new_silo():
-    return SiloSession(FED.context(PLAN), "silo-1", FED.identities["silo-1"], entropy=stream("table"))
+    return SiloSession(FED.context(PLAN), "silo-1", FED.identities["silo-1"], blocks=BLOCKS, entropy=stream("table"))
 
 
 @pytest.mark.parametrize(
@@ -427,11 +429,11 @@ def test_uploads_are_fresh_in_every_session():
 
 def test_real_entropy_is_used_by_default():
     run = Run(FED, PLAN)
-    run.sessions = {silo: SiloSession(run.context, silo, FED.identities[silo]) for silo in FED.silos}
+    run.sessions = {silo: SiloSession(run.context, silo, FED.identities[silo], blocks=BLOCKS) for silo in FED.silos}
     run.play()
     check_exact(run)
     again = [
-        SiloSession(run.context, "silo-1", FED.identities["silo-1"]).advert(
+        SiloSession(run.context, "silo-1", FED.identities["silo-1"], blocks=BLOCKS).advert(
             weights={}, releases=0, data=bytes(32), approval=bytes(32)
         )
         for _ in range(2)
@@ -472,17 +474,15 @@ def test_the_server_checks_uploads():
     for silo in FED.silos:
         run.sessions[silo].open_rows(deals, dict(rows[silo]))
     server, one = run.server, run.sessions["silo-1"]
-    signed, section = one.upload(run.encoded("silo-1"))
-    unchanged(server, RosterMismatch, lambda: server.header("silo-2", signed, section))
-    unchanged(
-        server, TranscriptMismatch, lambda: server.header("silo-1", signed, bytes([section[0] ^ 1]) + section[1:])
-    )
-    unchanged(server, LayoutMismatch, lambda: server.header("silo-1", signed, section[8:]))
+    signed, slots = one.upload(run.encoded("silo-1"))
+    unchanged(server, RosterMismatch, lambda: server.header("silo-2", signed, slots))
+    unchanged(server, TranscriptMismatch, lambda: server.header("silo-1", signed, bytes([slots[0] ^ 1]) + slots[1:]))
+    unchanged(server, LayoutMismatch, lambda: server.header("silo-1", signed, slots[8:]))
     words = dict(one.masked)
     unchanged(server, LayoutMismatch, lambda: server.words("silo-1", words))
-    assert server.header("silo-1", signed, section).silo == "silo-1"
+    assert server.header("silo-1", signed, slots).silo == "silo-1"
     unchanged(server, LayoutMismatch, lambda: server.words("silo-1", {"trunk": words["trunk"]}))
-    unchanged(server, LayoutMismatch, lambda: server.words("silo-1", {**words, SLOTS: words["trunk"]}))
+    unchanged(server, LayoutMismatch, lambda: server.words("silo-1", {**words, "Static": words["trunk"]}))
     unchanged(server, LayoutMismatch, lambda: server.words("silo-1", {**words, "trunk": words["trunk"][1:]}))
     unchanged(
         server, TranscriptMismatch, lambda: server.words("silo-1", {**words, "trunk": words["trunk"] + np.uint32(1)})
@@ -496,14 +496,14 @@ def test_a_header_is_final_once_its_words_are_added():
     deals, rows = run.deals()
     session = run.sessions["silo-1"]
     session.open_rows(deals, dict(rows["silo-1"]))
-    signed, section = session.upload(run.encoded("silo-1"))
-    header = run.server.header("silo-1", signed, section)
+    signed, slots = session.upload(run.encoded("silo-1"))
+    header = run.server.header("silo-1", signed, slots)
     run.server.words("silo-1", dict(session.masked))
     other = replace(
-        header, lanes=tuple((lane, digest if lane == SLOTS else bytes(32)) for lane, digest in header.lanes)
+        header, lanes=tuple((lane, digest if lane in SECTIONS else bytes(32)) for lane, digest in header.lanes)
     )
     with pytest.raises(FederationError):
-        run.server.header("silo-1", other.sign(FED.identities["silo-1"]), section)
+        run.server.header("silo-1", other.sign(FED.identities["silo-1"]), slots)
 
 
 def test_the_server_checks_attestations_and_shares():
@@ -515,13 +515,13 @@ def test_the_server_checks_attestations_and_shares():
         run.sessions[silo].survivors(headers)
         signed[silo] = run.sessions[silo].attest()
     unchanged(server, RosterMismatch, lambda: server.attestation("silo-1", signed["silo-2"]))
-    foreign = Attestation(silo="silo-1", t3=bytes(32)).sign(FED.identities["silo-1"])
+    foreign = Attestation(silo="silo-1", t3=bytes(32), sets=bytes(32)).sign(FED.identities["silo-1"])
     unchanged(server, TranscriptMismatch, lambda: server.attestation("silo-1", foreign))
     for silo, data in signed.items():
         server.attestation(silo, data)
-    attestations, sections = server.close_attestations()
+    attestations, masked = server.close_attestations()
     shares = {
-        silo: run.sessions[silo].release_slots(attestations, dict(sections), **UNRECORDED) for silo in run.survivors
+        silo: run.sessions[silo].release_slots(attestations, dict(masked), **UNRECORDED) for silo in run.survivors
     }
     unchanged(server, RosterMismatch, lambda: server.slot_shares("silo-1", shares["silo-2"]))
     for silo, data in shares.items():
@@ -540,7 +540,9 @@ def test_a_lane_stays_shut_when_fewer_than_t_release_it():
     shares = run.slots()
     for place, silo in enumerate(run.survivors):
         floors = {"quiet": 99} if place < 2 else {}
-        run.server.lane_shares(silo, run.sessions[silo].release_lanes(shares, floors=floors, previous={}))
+        run.server.lane_shares(
+            silo, run.sessions[silo].release_lanes(shares, floors=floors, record=UNRECORDED["record"])
+        )
     request = run.server.open_lanes(run.upload)
     assert set(run.server.sums) == {one.lane for one in request.result.sums} == {"trunk", "open"}
     assert len(request.seeds) == 2 and run.server.state is SessionState.LANES_OPEN
@@ -595,27 +597,71 @@ def test_an_upload_leaves_the_encoded_words_as_they_are():
     assert (run.plain["silo-1"].slots == again.slots).all()
 
 
-def test_no_share_is_signed_before_the_record_is_made():
-    """Else a full disk would cost the step without a line in the journal."""
-    run = Run(FED, PLAN)
-    attestations, sections = run.attestations()
-    session = run.sessions["silo-1"]
-    called = []
-
-    def record():
+def full_disk(called: list[bool], session: SiloSession):
+    def record(told: Told) -> None:
         called.append(session.spent)
         raise OSError("no space left")
 
+    return record
+
+
+def test_no_share_is_signed_before_the_record_is_made():
+    """Else a full disk would cost the step without a line in the journal."""
+    run = Run(FED, PLAN)
+    attestations, masked = run.attestations()
+    session, called = run.sessions["silo-1"], []
+    session._identity = None  # so nothing can be signed
     with pytest.raises(OSError, match="no space left"):
-        session.release_slots(attestations, dict(sections), record=record)
+        session.release_slots(attestations, dict(masked), known=UNRECORDED["known"], record=full_disk(called, session))
     assert called == [False] and not session.spent and session.state is SessionState.REFUSED
+
+
+def test_no_share_of_a_lane_is_signed_before_the_record_is_made():
+    run = Run(FED, PLAN)
+    shares = run.slots()
+    session, called = run.sessions["silo-1"], []
+    secrets = secrets_of(session)
+    session._identity = None  # so nothing can be signed
+    with pytest.raises(OSError, match="no space left"):
+        session.release_lanes(shares, floors={}, record=full_disk(called, session))
+    assert called == [True] and session.state is SessionState.REFUSED and not session.done
+    assert_wiped(session, secrets)
+
+
+def test_what_is_recorded_is_what_opens():
+    """First the sections, then the lanes: over whom, of which quantities, proven by those who attested."""
+    run = Run(FED, PLAN, drop={"silo-5": "fetch"})  # "open" is left with two holders: it stays shut
+    run.play()
+    for silo in run.survivors:
+        slots, lanes = run.recorded[silo]
+        session = run.sessions[silo]
+        of = session._quantities
+        ids = {one: f"{one}:{'0' * 16}" for one in FED.silos}
+        everyone = frozenset(ids[one] for one in run.survivors)
+        assert set(slots.sets) == {(quantity, everyone) for name in SECTIONS for quantity in of[name]}
+        three = frozenset(ids[one] for one in FED.silos[:3])
+        assert set(lanes.sets) == {(min(of["trunk"]), everyone), (min(of["quiet"]), three)}
+        assert slots.session == lanes.session == session._sets and slots.session.silos == tuple(sorted(everyone))
+        assert [signer for signer, _ in slots.signatures] == list(run.survivors)
+        for told in (slots, lanes):
+            proven = told.under(FED.charter)
+            assert Told.proven(bytes(proven), FED.charter) == proven
 
 
 def test_nothing_is_recorded_for_a_request_that_is_refused():
     run = Run(FED, PLAN)
-    attestations, sections = run.attestations()
+    attestations, masked = run.attestations()
+    options = {"known": UNRECORDED["known"], "record": lambda told: pytest.fail("recorded")}
     with pytest.raises(SurvivorInvalid):
-        run.sessions["silo-1"].release_slots(attestations[1:3], dict(sections), record=lambda: pytest.fail("recorded"))
+        run.sessions["silo-1"].release_slots(attestations[1:3], dict(masked), **options)
     with pytest.raises(TranscriptMismatch):
-        changed = {**dict(sections), "silo-2": bytes(16)}
-        run.sessions["silo-2"].release_slots(attestations, changed, record=lambda: pytest.fail("recorded"))
+        changed = {**dict(masked), "silo-2": bytes(16)}
+        run.sessions["silo-2"].release_slots(attestations, changed, **options)
+
+
+def test_no_lanes_no_record():
+    run = Run(FED, PLAN)
+    shares = run.slots()
+    floors = dict.fromkeys(("trunk", "quiet", "open"), 99)
+    signed = run.sessions["silo-1"].release_lanes(shares, floors=floors, record=lambda told: pytest.fail("recorded"))
+    assert run.server.survivors.check_lane_shares(signed).seeds == ()
