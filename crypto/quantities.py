@@ -10,8 +10,8 @@
 
 A quantity is named by 32 bytes that contain no run, no attempt, no step number and no task: a step that is repeated, a
 void step and the next one, another job or another run on the same data and blocks opens sums of the same quantity. A
-task is in none because methods train the same blocks in several tasks, from one state to nearly the same values. Slots of basis STEP are
-new values in each step, and no silo releases a step twice, so there is nothing to compare them with.
+task is in none because methods train the same blocks in several tasks, from one state to nearly the same values. Slots
+of basis STEP are new values in each step, and no silo releases a step twice, so there is nothing to compare them with.
 
 A contributor is a silo with the data that it has committed to: a silo that brings other data is another one, since the
 difference of two sums would show the difference of its two values.

@@ -19,7 +19,7 @@ import struct
 import sys
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ from crypto.messages import (
     unpack_two,
     unpack_words,
 )
+from crypto.opened_sets import SessionSets, Told
 from crypto.plan import Plan
 from crypto.proof import Sum
 from crypto.session import SessionState
@@ -214,6 +215,9 @@ def decoders(run: Run) -> list[Target]:
     charter = bytes(FED.charter)
     signed = bytes(SignedCharter.sign(FED.charter, consortium))
     packs = tuple(bytes(pack) for pack in run.packs[SIGNER].values())
+    packs += (bytes(replace(run.packs[SIGNER][SIGNER], told=(bytes(run.recorded[SIGNER][0]), b""))),)
+    recorded = [told for one in run.recorded[SIGNER] if (told := one.under(FED.charter))]
+    telling = tuple(map(bytes, recorded))
     rows = tuple(run.rows[SIGNER].values())
     blobs, named = list(cohort.signed.values()), list(run.masked_slots.items())
     return [
@@ -221,6 +225,9 @@ def decoders(run: Run) -> list[Target]:
         Target("Row", rows, Row.from_bytes, bytes),
         Target("TagRequest", (bytes(run.request), bytes(TagRequest(void, ()))), TagRequest.from_bytes, bytes),
         Target("SharePack", packs, SharePack.from_bytes, bytes),
+        Target("SessionSets", (bytes(recorded[0].session),), SessionSets.from_bytes, bytes),
+        Target("Told", telling, Told.from_bytes, bytes),
+        Target("Told.proven", telling, lambda data: Told.proven(data, FED.charter), bytes),
         Target("Plan", (bytes(PLAN), bytes(small_plan())), Plan.from_bytes, bytes),
         Target("Charter", (charter, bytes(Federation(3, c=0).charter)), Charter.from_bytes, bytes),
         Target("SignedCharter", (signed,), lambda data: SignedCharter.open(data, consortium.public)),
