@@ -295,7 +295,7 @@ def lanes_rows() -> list[Row]:
             part.block: np.full(group.plan.block(part.block).shape, 0.01, dtype=np.float32) for part in group.step.sums
         }
         parts[kind] = lane_upload(group, first, holdings[first], x)
-        uploaded = group.server.cohort.lanes_of(first)[1:]
+        uploaded = group.server.cohort.words_of(first)
         rows.append(
             {"kind": kind, "n": n, "bytes": 4 * sum(group.plan.words_of(group.step, lane) for lane in uploaded)}
         )
