@@ -22,15 +22,7 @@ from tests.federation import Federation, holding, identity, small_plan
 LEAST = 3  # m + c
 
 
-def complete(n):
-    """A federation whose records are complete: n_min + t(n_min) > N + c."""
-    return next(
-        fed for fed in (Federation(n, n_min=n_min) for n_min in range((n + 1) // 2 + 1, n + 1))
-        if fed.charter.n_min + fed.charter.threshold(fed.charter.n_min) > n + fed.charter.colluders
-    )  # fmt: skip
-
-
-FED = complete(8)
+FED = Federation(8)  # n_min = 6, t(6) = 4, t(8) = 5
 SILOS = FED.silos
 
 
@@ -50,7 +42,7 @@ def three_steps(n):
 
 
 PLAN = three_steps(8)
-ALL_HOLD = {n: holding(complete(n).silos, quiet=n, visible=n) for n in (8, 9, 10, 12)}
+ALL_HOLD = {n: holding(Federation(n).silos, quiet=n, visible=n) for n in (8, 9, 10, 12)}
 
 
 @pytest.fixture
@@ -149,7 +141,7 @@ def test_the_same_silos_again_open_again(games):
 @pytest.mark.parametrize("n", [8, 9, 10, 12])
 def test_h1_hops_of_three_or_more_do_not_isolate(games, rule, n):
     """12345678 → 1234 → 1567 → 1234567: each differs from the one before by none or at least m + c silos."""
-    fed, records = complete(n), blank(complete(n))
+    fed, records = Federation(n), blank(Federation(n))
     t = fed.charter.threshold(fed.charter.n_min)
     half = max(t, n // 2)
     both = max(1, t - (n - 1 - half))  # silos of the second hop that stay for the third: as many as t asks for
