@@ -30,7 +30,7 @@ FOUR = ALL - {"silo-5:00"}
 def told(sets: Iterable[OpenedSet], *, t3: bytes = b"t" * 32, signed: int = LEAST, opened: object = None) -> Told:
     """What the survivors of a session attested to, as one of them records it. ``opened``: all of the sets, or some."""
     sets = list(sets)
-    session = SessionSets.of(t3, b"s" * 32, sets)
+    session = SessionSets.of(t3, b"s" * 32, ALL, sets)
     attestations = [
         Attestation(silo=silo, t3=t3, sets=session.digest).sign(FEDERATION.identities[silo])
         for silo in FEDERATION.silos[:signed]
