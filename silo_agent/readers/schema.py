@@ -30,6 +30,7 @@ published with the job.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ TYPES: Final = ("number", "category", "date")
 MOST_COLUMNS, MOST_LEVELS, MOST_CLASSES, MOST_TEXT = 4096, 1024, 2**18, 1 << 15
 #: Most elements of one row: a volume of 256 × 256 × 256.
 MOST_ELEMENTS = 1 << 24
+
+#: What a date's format may use. Names of months and days depend on a machine's language.
+_DIRECTIVES: Final = set("YymdHMSf")
 
 _TOP = {
     "table": ("kind", "classes", "target", "split", "columns"),
@@ -280,6 +284,10 @@ def _column(raw: dict[str, object], where: str) -> dict[str, Any]:
 
 def _date_fields(raw: Mapping[str, object], where: str) -> dict[str, Any]:
     formats = _names(raw.get("formats", ["%Y-%m-%d"]), f"{where}.formats", 1, 8)
+    for form in formats:
+        if not set(re.findall("%(.?)", form)) <= _DIRECTIVES:
+            want = f"only {', '.join('%' + one for one in sorted(_DIRECTIVES))}: names of months differ by language"
+            raise SpecError(f"{where}.formats", got=form, want=want)
     origin = raw.get("origin")
     text = origin.isoformat() if isinstance(origin, date) else origin
     try:

@@ -65,6 +65,7 @@ def test_a_schema_has_one_text_whatever_its_spelling(tmp_path: Path) -> None:
         (lambda raw: raw["columns"][4].update(missing="x"), "'sex'.missing"),
         (lambda raw: raw["columns"][5].update(origin="1.1.2020"), "'admitted'.origin"),
         (lambda raw: raw["columns"][5].update(unit="weeks"), "'admitted'.unit"),
+        (lambda raw: raw["columns"][5].update(formats=["%d %B %Y"]), "'admitted'.formats"),
         (lambda raw: raw["columns"][0].update(unit="x" * 40000), "'age'.unit"),
     ],
 )
