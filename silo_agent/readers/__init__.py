@@ -125,7 +125,13 @@ def read(source: Source, reader_name: str) -> DataSet:
             remedy="Give another schema with --schema, or another reader with --reader.",
         )
     arrays = {**chosen.read(source), "classes": np.array(len(source.schema.classes))}
-    return check(source.name, arrays)
+    data = check(source.name, arrays)
+    if data.masks != source.schema.masks:
+        has, wants = ("masks", "one label a row") if data.masks else ("one label a row", "masks")
+        raise DataRefused(
+            f"Data set {source.name!r} has {has}, its schema says {wants}.", remedy="Give the schema that fits."
+        )
+    return data
 
 
 def _point(name: str) -> metadata.EntryPoint:

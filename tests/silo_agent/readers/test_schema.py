@@ -90,6 +90,15 @@ def test_what_a_schema_of_images_may_not_say(values: dict[str, object], field: s
         DataSchema.parse(IMAGES | {"values": values})
 
 
+def test_masks_need_sides() -> None:
+    raw = {"kind": "array", "classes": ["a", "b"], "labels": "masks", "values": {"shape": [4], "range": [0, 1]}}
+    with pytest.raises(SpecError, match=r"schema\.labels"):
+        DataSchema.parse(raw)
+    made = DataSchema.parse(IMAGES | {"labels": "masks"})
+    mock = check("mock", made_up(made))
+    assert made.masks and mock.masks and mock.y_train.shape[1:] == (8, 8)
+
+
 def test_files_that_are_no_schema(tmp_path: Path) -> None:
     for content in (b"kind = ", "kind = 'tablé'".encode("latin-1")):
         (tmp_path / "s.toml").write_bytes(content)
