@@ -33,7 +33,7 @@ def test_the_perceptron_may_be_named_and_changes_nothing() -> None:
     for key in ("shape", "start", "model-norm", "local"):
         with pytest.raises(SpecError, match=rf"params\.{key}"):
             KIND.plan(given | {key: "1"}, LIMITS)
-    with pytest.raises(SpecError, match=r"params\.features.*one of model, shape, classes, start"):
+    with pytest.raises(SpecError, match=r"params\.features.*one of model, package, shape, classes, start"):
         KIND.plan(cnn() | {"features": 64}, LIMITS)
 
 
