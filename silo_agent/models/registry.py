@@ -43,7 +43,7 @@ BUILT_IN: Final[Mapping[str, str]] = {
 }
 
 #: Module that a factory may lack → what to install.
-EXTRAS: Final[Mapping[str, str]] = {"monai": "imaging", "transformers": "lm", "peft": "lm", "torch": "silo"}
+EXTRAS: Final[Mapping[str, str]] = {"monai": "monai", "transformers": "lm", "peft": "lm", "torch": "silo"}
 
 #: Job parameters about the model. Those of a factory begin with ``SETTING``.
 KEYS: Final = ("model", "package", "shape", "classes", "start", *(role.value for role in Role))

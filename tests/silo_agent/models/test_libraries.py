@@ -100,5 +100,5 @@ def test_networks_of_monai_train(network: str) -> None:
 
 @pytest.mark.skipif(find_spec("monai") is not None, reason="monai is installed")
 def test_without_monai_the_extra_is_named() -> None:
-    with pytest.raises(SpecError, match=r"lacks the module monai.*\[imaging\]"):
+    with pytest.raises(SpecError, match=r"lacks the module monai.*\[monai\]"):
         params("monai", "1 32 32", 3, model_network="resnet18")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -18,60 +16,31 @@ from silo_agent.methods import Limits, method
 from silo_agent.models import registry
 from silo_agent.models.description import Role
 from silo_agent.models.package import digest
-from tests import digits, plain
+from tests import digits, plain, wheels
 from tests.models import params
+from tests.wheels import digest_here, refusal
 
 pytestmark = pytest.mark.slow
-
-EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "ward-net"
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, without the network."""
-    place = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(EXAMPLE, place / "source")
-    pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(place), str(place / "source"))
-    (made,) = place.glob("*.whl")
-    return made
+    return wheels.build(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture
 def site(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that the wheel is installed in, before all others on Python's path."""
-    install(wheel, tmp_path / "site")
+    wheels.install(wheel, tmp_path / "site")
     monkeypatch.syspath_prepend(tmp_path / "site")
     yield tmp_path / "site"
-    for name in [name for name in sys.modules if name.partition(".")[0] == "ward_net"]:
-        del sys.modules[name]
-
-
-def pip(*words: str) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-
-
-def install(wheel: Path, place: Path) -> None:
-    pip("install", "--no-deps", "--no-index", "--target", str(place), str(wheel))
-
-
-def refusal(**more: object) -> SpecError:
-    with pytest.raises(SpecError) as caught:
-        params("ward-net", "64", 10, **more)
-    return caught.value
-
-
-def here() -> str:
-    """What the refusal of a job without a digest says it is."""
-    found = re.search(r"[0-9a-f]{64}", refusal().want)
-    assert found is not None
-    return found[0]
+    wheels.forget()
 
 
 def test_a_job_names_the_package_and_trains(site: Path) -> None:
     error = refusal()
     assert error.path == "params.package" and "ward-net 1.0" in error.want and "ward_net" not in sys.modules
-    given = params("ward-net", "64", 10, package=here(), rounds=2, model_depth=1, learning_rate=0.1)
+    given = params("ward-net", "64", 10, package=digest_here(), rounds=2, model_depth=1, learning_rate=0.1)
     of = registry.experts_of(registry.split(given)[0], 7)
     assert {part.name for part in of.parts if part.role is Role.EXPERT} == {"head.weight", "head.bias"}
     _, published, _ = plain.federate(method("fedavg"), given, digits.silos(digits.turned()), Limits(n_max=8))
@@ -80,20 +49,20 @@ def test_a_job_names_the_package_and_trains(site: Path) -> None:
 
 
 def test_the_digest_is_of_the_bytes_and_not_of_the_installation(site: Path, wheel: Path, tmp_path: Path) -> None:
-    one = here()
-    install(wheel, tmp_path / "other")
+    one = digest_here()
+    wheels.install(wheel, tmp_path / "other")
     (again,) = metadata.distributions(name="ward-net", path=[str(tmp_path / "other")])
     assert digest(again) == one
     (site / "ward_net" / "__pycache__").mkdir(exist_ok=True)
     (site / "ward_net" / "__pycache__" / "x.pyc").write_bytes(b"compiled")
     (info,) = site.glob("ward_net-*.dist-info")
     (info / "INSTALLER").write_text("another")
-    assert here() == one
+    assert digest_here() == one
 
 
 @pytest.mark.parametrize("file", ["ward_net/__init__.py", "*.dist-info/entry_points.txt", "*.dist-info/METADATA"])
 def test_one_changed_byte_is_another_package(site: Path, file: str) -> None:
-    given = params("ward-net", "64", 10, package=here())
+    given = params("ward-net", "64", 10, package=digest_here())
     (path,) = site.glob(file)
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(SpecError, match=r"params\.package.*files were changed"):
