@@ -57,7 +57,9 @@ BUILT_IN: Final = {
     "images": _BuiltIn("images.read", "image", (*_PICTURES, LABELS)),
     "dicom": _BuiltIn("dicom.read", "image", (".dcm", ".dicom", LABELS)),
     "nifti": _BuiltIn("nifti.read", "image", (".nii", ".nii.gz", LABELS)),
-    "jsonl": _BuiltIn("texts.read", "text", (".jsonl",)),
+    "jsonl": _BuiltIn("texts.read_jsonl", "text", (".jsonl",)),
+    "arrow": _BuiltIn("tables.read_arrow", "table", (".arrow",)),
+    "arrow-text": _BuiltIn("texts.read_arrow", "text", (".arrow",)),
 }
 
 
