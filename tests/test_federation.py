@@ -105,9 +105,10 @@ def announced(up: Up, record: RunRecord, closed: StepClosed) -> StepResult:
 def recomputed(up: Up, record: RunRecord) -> dict[str, dict[str, np.ndarray]]:
     """Step → state. Chain and state on the ledger are those of the integers in the silos' own folders, or it fails."""
     charter, plan = Home(up.federation.aggregator).charter(), record.plan
-    state = blocks.initial_state(plan)
     finished = record.finished
     assert finished is not None and record.started.record.charter_digest == charter.digest.hex()
+    assert record.id is not None
+    state = blocks.initial_state(plan, record.id)
     previous, states = None, {}
     for closed in record.of(StepClosed):
         k = int(closed.record.k)

@@ -77,7 +77,7 @@ def test_opened_sums_are_the_plain_integer_sums_bit_for_bit(
     federation, outcome, run, agents = fedcoe
     record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     plan = run.spec.plan
-    state = blocks.initial_state(plan)
+    state = blocks.initial_state(plan, run.id)
     chain = transcript.initial_chain(run.id, blocks.state_digest(state))
     folder = AggregatorHome(federation.aggregator).run_folder(outcome.run)
     for closed in record.of(StepClosed):
@@ -242,7 +242,7 @@ def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exac
     outcome, run, agents = local.play(federation, local.spec(ring_bits=24), {"silo-3": local.silent_from("fetch", 2)})
     record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert secure_aggregation(record)["masked_bytes_per_parameter"] == pytest.approx(3.0, abs=0.01)
-    plan, state = run.spec.plan, blocks.initial_state(run.spec.plan)
+    plan, state = run.spec.plan, blocks.initial_state(run.spec.plan, run.id)
     for closed in record.of(StepClosed):
         step = plan.steps[int(closed.record.k)]
         sums = {}

@@ -88,12 +88,15 @@ class Played:
 
 
 def play(federation: Federation, fault: Fault, opened: Callable[[str, SiloHome], Agent] = local.open_agent) -> Played:
-    """A whole run in which ``fault`` sees each request and may answer otherwise."""
+    """A whole run in which ``fault`` sees each request and may answer otherwise. Always the same run id, so that what
+    came of it can be compared."""
 
     def courier(silo: str, agent: Agent) -> InProcess:
         return local.Faulty(agent, lambda request, answer: fault(agent, request, answer))
 
-    outcome, run, agents = local.run_job(JOB, federation.aggregator, federation.homes, courier=courier, agent=opened)
+    outcome, run, agents = local.run_job(
+        JOB, federation.aggregator, federation.homes, courier=courier, agent=opened, nonce=bytes(32)
+    )
     return Played(federation, outcome, run, agents)
 
 
@@ -421,7 +424,8 @@ def test_a_refusal_of_this_request_is_kept_as_signed(federation: Federation) -> 
 
 def test_a_result_is_what_its_evidence_says(undisturbed: Played) -> None:
     run = undisturbed.run
-    chain = transcript.initial_chain(run.id, blocks.state_digest(blocks.initial_state(run.spec.plan)))
+    start = blocks.initial_state(run.spec.plan, run.id)
+    chain = transcript.initial_chain(run.id, blocks.state_digest(start))
     for k, step in enumerate(run.spec.plan.steps):
         result = StepResult.from_bytes(undisturbed.evidence(k).result)
         assert (result.step, result.chain, result.released) == (k, chain, True)
