@@ -30,7 +30,7 @@ from jobs.job import encode_plan
 from jobs.runtime.in_process import InProcess, drive
 from silo_agent.agent import Agent
 from silo_agent.home import SiloHome
-from tests import local, tiny
+from tests import local, plain, tiny
 from tests.evil.games import every_message
 from tests.evil.lies import announced, invented_past, other_slots
 from tests.evil.server import ANSWERED, EvilServer, Play, Relay
@@ -220,7 +220,8 @@ def test_a_false_sum_told_to_all_silos_alike_makes_no_trap(federation: Federatio
             yield from server.honest_step(1)
             found["next"] = server.results[-1].sums[0]
 
-    liar = play(federation, game)
+    with plain.fixed_run_id():  # how exactly a row is read depends on the first blocks
+        liar = play(federation, game)
     if honest:
         assert verdicts(liar) == {"SUM_NOT_PROVEN"}
         assert found["after"] == found["before"], "state, slots, chain, journal and notes stand as they were"
