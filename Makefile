@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 bench-seeds: $(STAMP)   ## means over five seeds of the demonstration, with baselines
-	$(BIN)/python tests/benchmarks/seeds.py
+	$(BIN)/python -m tests.benchmarks.seeds
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,7 @@ from hashlib import sha256, shake_128
 
 import numpy as np
 
-from crypto import ring
+from crypto import ring, transcript
 from crypto.encoding import Writer
 from crypto.errors import EgressDenied, LayoutMismatch, NonFinite, OutOfRange
 from crypto.plan import Apply, Plan, Scope, Step
@@ -20,9 +20,11 @@ from crypto.plan import Apply, Plan, Scope, Step
 State = Mapping[str, np.ndarray]
 
 
-def initial_state(plan: Plan) -> dict[str, np.ndarray]:
-    """Seeded initial blocks: uniform in ±init from SHAKE-128 over (seed, block name), zeros where init is 0.
+def initial_state(plan: Plan, run: bytes) -> dict[str, np.ndarray]:
+    """Seeded initial blocks: uniform in ±init from SHAKE-128 over (run, seed, block name), zeros where init is 0.
 
+    ``run``: the run id, 32 bytes. With it two runs of one job start from different blocks, so the updates of one run
+    are not the same quantities as those of the other, and the difference of two sums is no silo's update.
     A hash, not numpy's generator: any language and any numpy version gets the same bytes.
     """
     state = {}
@@ -30,7 +32,7 @@ def initial_state(plan: Plan) -> dict[str, np.ndarray]:
         if plan.lane_of(block.name).scope is Scope.LOCAL:
             continue
         if block.init:
-            label = bytes(Writer().text("consilium/1/init").u64(plan.seed).text(block.name))
+            label = transcript.label_bytes("init", (run, plan.seed, block.name))
             words = np.frombuffer(shake_128(label).digest(4 * block.size), dtype=">u4")
             values = (words.astype(np.float64) / 2**31 - 1.0) * block.init
         else:

@@ -163,8 +163,8 @@ class Agent:
         self.method = method
         self.data = data
         self.k = 0
-        self.state = blocks.initial_state(plan)
-        self._blocks = self._initial = blocks.state_digest(self.state)
+        self.state: blocks.State = {}  # until a run is joined or resumed
+        self._blocks = self._initial = b""
         self._nonce = b""
         self._approval = b""
         self._applied: list[Applied] = []
@@ -459,22 +459,26 @@ class Agent:
             if request.step != 0 and not (offer.results and offer.results[0].step == 0):
                 raise JournalLost("The run is under way and this silo has no journal of it.")
             used = approval_digest(self._approved(run)).hex()
+            start = blocks.initial_state(self.plan, run)
             job = self.terms.job.hex()
             self.site.security("approval-used", job=job, approval=used, run=run.hex())
             self.site.journal.join(run.hex(), used)
             self.site.security("run-joined", run=run.hex(), job=job)
             self._run, self._nonce = run, offer.nonce
+            self._set_state(start)
+            self._initial = self._blocks
             self._chain = transcript.initial_chain(run, self._initial)
             self._save_progress()
 
     def _resume(self, run: bytes, nonce: bytes) -> None:
         """Restore this run's state from the local progress file of an earlier process."""
         progress = load_progress(self._progress_path(run))
-        if progress is None or progress.nonce != nonce or progress.state.keys() != self.state.keys():
+        start = blocks.initial_state(self.plan, run)
+        if progress is None or progress.nonce != nonce or progress.state.keys() != start.keys():
             raise JournalLost(
                 "This silo joined this run before a restart, and its progress file is missing or another run's."
             )
-        self._run, self._nonce = run, nonce
+        self._run, self._nonce, self._initial = run, nonce, blocks.state_digest(start)
         self.k, self._chain = progress.k, progress.chain
         self.slots = {name: dict(slots) for name, slots in progress.slots.items()}
         self._applied, self._sent = list(progress.applied), progress.sent

@@ -1,7 +1,8 @@
 """A silo's data set: read once, checked, committed to with a salt. Where it is stored is up to the catalogue.
 
 A data set is five arrays: ``x_train`` and ``x_test`` (rows, …) of a float or integer dtype and any rank from 2 on,
-``y_train`` and ``y_test`` (rows) of integers in [0, classes), and ``classes``, one integer. They come from one npz,
+``y_train`` and ``y_test`` of integers in [0, classes), one a row or a mask of the row's shape without its channels, and
+``classes``, one integer. They come from one npz,
 which is read here without pickle, or from a reader (``silo_agent.readers``). A faulty file is refused with the reason
 and the remedy: a silo that trained on it would spoil the federation's sums.
 """
@@ -41,8 +42,8 @@ _UNREADABLE = (BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeE
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DataSet:
-    """Checked, read-only arrays. ``x_*``: float32 (rows, *shape), maybe mapped from disk; ``y_*``: int64 (rows,), in
-    [0, classes)."""
+    """Checked, read-only arrays. ``x_*``: float32 (rows, *shape), maybe mapped from disk; ``y_*``: int64 in
+    [0, classes), labels (rows,) or masks (rows, *shape[1:])."""
 
     name: str
     x_train: np.ndarray
@@ -65,6 +66,11 @@ class DataSet:
     def features(self) -> int:
         """Numbers in one row's input."""
         return prod(self.shape)
+
+    @property
+    def masks(self) -> bool:
+        """Whether each row has a mask in place of one label."""
+        return self.y_train.ndim > 1
 
     def __repr__(self) -> str:
         return f"DataSet({self.name!r})"  # never a row, nor how many there are
@@ -121,6 +127,10 @@ def check(name: str, arrays: Mapping[str, np.ndarray]) -> DataSet:
             f"Data set {name!r} has {has} features in x_train and {other} in x_test.",
             remedy="Save both splits with the same features.",
         )
+    if y_train.ndim != y_test.ndim:
+        raise DataRefused(
+            f"Data set {name!r} has labels in one split and masks in the other.", remedy="Save both splits alike."
+        )
     if len(y_train) < MIN_TRAIN_ROWS:
         raise DataRefused(
             f"Data set {name!r} has fewer than {MIN_TRAIN_ROWS} training rows.",
@@ -159,10 +169,11 @@ def _split(name: str, part: str, x: np.ndarray, y: np.ndarray, classes: int) -> 
             f"Data set {name!r}: x_{part} is {x.ndim}-dimensional of {x.dtype}.",
             remedy="Save it as numbers, one row a record.",
         )
-    if y.dtype.kind not in "iu" or y.shape != (len(x),):
+    if y.dtype.kind not in "iu" or y.shape not in {(len(x),), (len(x), *x.shape[2:])}:
+        masks = f" of shape {x.shape[1:]}" if x.ndim > 2 else ""
         raise DataRefused(
-            f"Data set {name!r}: y_{part} has shape {y.shape} of {y.dtype} beside {len(x)} rows.",
-            remedy="Save one integer label a row.",
+            f"Data set {name!r}: y_{part} has shape {y.shape} of {y.dtype} beside {len(x)} rows{masks}.",
+            remedy="Save one integer label a row, or one mask a row of the same shape without its channels.",
         )
     largest = float(np.finfo(np.float32).max)
     if len(x) and not (-largest < float(x.min()) and float(x.max()) < largest):  # NaN is in neither

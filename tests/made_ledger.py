@@ -58,7 +58,7 @@ CHARTER = Charter(
 )  # fmt: skip
 SIGNED_CHARTER = bytes(SignedCharter.sign(CHARTER, CONSORTIUM))
 PLAN = method("fedavg").plan(PARAMS, Limits(n_max=3, colluders=0, honest=2, lane_floor=2))
-FIRST = initial_state(PLAN)
+FIRST = initial_state(PLAN, bytes(32))
 STATE: Mapping[str, np.ndarray] = {name: block + np.float32(0.5) for name, block in FIRST.items()}
 
 
@@ -202,7 +202,7 @@ def under_way(home: Path, steps: int) -> Ledger:
     job = json.dumps(JOB | {"params": PARAMS | {"rounds": steps}})
     digest = transcript.digest("job", job)
     run = transcript.run_id(digest, CHARTER.digest, bytes.fromhex(NONCE))
-    first = state_digest(initial_state(plan))
+    first = state_digest(initial_state(plan, run))
     chain, short = transcript.initial_chain(run, first), run.hex()[:16]
     ledger = make_home(home)
     start(

@@ -85,7 +85,7 @@ class OneAgent:
     def first_open(self, nonce: bytes = b"n" * 32) -> Message:
         """The request that opens step 0 of the run with this nonce."""
         run = transcript.run_id(JOB, self.charter.digest, nonce)
-        start = blocks.state_digest(blocks.initial_state(self.plan))
+        start = blocks.state_digest(blocks.initial_state(self.plan, run))
         offer = Open(
             job=JOB, plan=self.plan.digest, charter=self.charter.digest, code=CODE, nonce=nonce,
             chain=transcript.initial_chain(run, start), results=(), proofs=(),

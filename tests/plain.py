@@ -6,8 +6,10 @@ the time. For tests of methods, and for nothing that is reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
+from unittest.mock import patch
 
 import numpy as np
 
@@ -18,6 +20,18 @@ from silo_agent.data import DataSet
 from silo_agent.methods import Limits, Method, Published
 
 Name = TypeVar("Name", bound=str)
+
+#: A run id, for first blocks that are the same whenever a test is run.
+RUN = b"r" * 32
+
+
+@contextmanager
+def fixed_run_id(run: bytes = RUN) -> Iterator[None]:
+    """Runs in this process get this id, whatever their job, charter and nonce. The homes of a federation are made with
+    new keys, so no nonce alone could give its runs the same first blocks each time."""
+    with patch("crypto.transcript.run_id", lambda job, charter, nonce: run):
+        yield
+
 
 #: Sees each step before it is added up: what was published before, who is here, their weights.
 Watch = Callable[[Step, Published, Mapping[str, Method], Mapping[str, Mapping[str, int]]], None]
@@ -33,10 +47,11 @@ def federate(
     limits: Limits,
     void: Collection[str] = (),
     watch: Watch = lambda step, seen, here, weights: None,
+    run_id: bytes = RUN,
 ) -> tuple[Plan, Published, dict[str, Method]]:
     """The plan, the last published state, and each silo's method."""
     plan, members = kind.plan(params, limits), {silo: kind(params, silo) for silo in cohort}
-    return plan, run(plan, members, cohort, limits, void=void, watch=watch), members
+    return plan, run(plan, members, cohort, limits, void=void, watch=watch, run_id=run_id), members
 
 
 def run(
@@ -50,10 +65,12 @@ def run(
     withheld: Callable[[str, str], bool] = lambda step, slot: False,
     watch: Watch = lambda step, seen, here, weights: None,
     announce: Announce = lambda step, sums, figures: sums,
+    run_id: bytes = RUN,
 ) -> Published:
     """The last published state. ``absent``: who stays away from a step; ``void``: steps that bring no result;
-    ``withheld``: whether a step's slot stays shut; ``announce``: the words that all silos apply."""
-    state, slots = blocks.initial_state(plan), dict[str, dict[str, int]]()
+    ``withheld``: whether a step's slot stays shut; ``announce``: the words that all silos apply; ``run_id``: first
+    blocks are made from it and the plan's seed."""
+    state, slots = blocks.initial_state(plan, run_id), dict[str, dict[str, int]]()
     opened: dict[bytes, Openings] = {}
     least = limits.honest + limits.colluders
     for step in plan.steps:

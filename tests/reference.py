@@ -303,10 +303,10 @@ def single(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
-def initial_state() -> dict[str, list[float]]:
+def initial_state(run: bytes) -> dict[str, list[float]]:
     state = {}
     for name, shape, _, _, init, *_ in BLOCKS:
-        stream = hashlib.shake_128(text("consilium/1/init") + u64(SEED) + text(name)).digest(4 * count(shape))
+        stream = hashlib.shake_128(label("init", run, SEED, name)).digest(4 * count(shape))
         state[name] = [
             single((int.from_bytes(stream[4 * i : 4 * i + 4], "big") / 2**31 - 1.0) * init) if init else 0.0
             for i in range(count(shape))
@@ -373,7 +373,7 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
     survive and send no tags."""
     charter, plan = sha(charter_bytes()), sha(plan_bytes())
     run = h("run", sha(b"vector job"), charter, bytes(range(32)))
-    state = initial_state()
+    state = initial_state(run)
     s0 = h("S0", run, state_digest(state))
     t0 = h("T0", charter, run, plan, 0, 0, s0)
     out: dict[str, Any] = {

@@ -285,7 +285,7 @@ def test_the_example_method_works(monkeypatch: pytest.MonkeyPatch) -> None:
         x = (centres_CD[y] + rng.normal(size=(30, 2))).astype(np.float32)
         silos.append(DataSet("toy", x, y, x, y, 3))
     method = kind(params)
-    start = SimpleNamespace(blocks=blocks.initial_state(plan), slots={})
+    start = SimpleNamespace(blocks=blocks.initial_state(plan, bytes(32)), slots={})
     parts = [
         blocks.encode(plan, step, method.contribute(step, start, data), method.weights(step, start, data))
         for data in silos

@@ -42,8 +42,9 @@ def test_what_is_printed(up: Up) -> None:
     assert (sums["threshold"], sums["steps_released"], sums["steps_void"], sums["refusals"]) == (5, 15, 0, 0)
     assert sums["masked_bytes_per_parameter"] == 4.0
     accuracy = report["accuracy"]
-    assert accuracy["global"] >= accuracy["fedavg"]["global"] + 4
-    assert accuracy["cold"] >= accuracy["fedavg"]["cold"] + 4
+    # A run's first blocks are its own, so how far it is ahead differs: by how much under fixed run ids, the bars say.
+    assert accuracy["global"] > accuracy["fedavg"]["global"]
+    assert accuracy["cold"] > 80
     assert set(accuracy["fedavg_equal_params"]) == {"global", "cold"} and set(accuracy["local"]) == {"personal"}
     assert set(report["mlflow"]) == {"tracking_uri", "model", "version", "run_id"}
     assert set(report["seconds"]) == {"total", "submit_to_first_phase", "per_round_median", "teardown"}
@@ -105,9 +106,10 @@ def announced(up: Up, record: RunRecord, closed: StepClosed) -> StepResult:
 def recomputed(up: Up, record: RunRecord) -> dict[str, dict[str, np.ndarray]]:
     """Step → state. Chain and state on the ledger are those of the integers in the silos' own folders, or it fails."""
     charter, plan = Home(up.federation.aggregator).charter(), record.plan
-    state = blocks.initial_state(plan)
     finished = record.finished
     assert finished is not None and record.started.record.charter_digest == charter.digest.hex()
+    assert record.id is not None
+    state = blocks.initial_state(plan, record.id)
     previous, states = None, {}
     for closed in record.of(StepClosed):
         k = int(closed.record.k)

@@ -344,7 +344,9 @@ class Reader(Protocol):
     def void_chain(self, chain: bytes, t3: bytes) -> bytes:
         """S after a void step."""
 
-    def initial_state(self, plan: Any) -> State: ...
+    def initial_state(self, plan: Any, run: bytes) -> State:
+        """The blocks before the first step. ``run``: the run id."""
+
     def apply(self, plan: Any, step: Any, state: State, sums: State, slots: Mapping[str, int]) -> State:
         """The blocks after a step. ``sums``: opened lane → words; other lanes keep their blocks."""
 

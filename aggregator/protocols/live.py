@@ -50,8 +50,8 @@ class Live:
 
     # --- state ----------------------------------------------------------------------------------------------------
 
-    def initial_state(self, plan: Plan) -> State:
-        return blocks.initial_state(plan)
+    def initial_state(self, plan: Plan, run: bytes) -> State:
+        return blocks.initial_state(plan, run)
 
     def apply(self, plan: Plan, step: Step, state: State, sums: State, slots: Mapping[str, int]) -> State:
         return blocks.apply(plan, step, state, sums, {lane: slots[f"{lane}.weight"] for lane in sums})

@@ -59,9 +59,9 @@ class RunState:
 
     @classmethod
     def start(cls, plan: Plan, *, job: bytes, charter: bytes, nonce: bytes) -> RunState:
-        """Before the first step: the plan's initial blocks."""
-        state = initial_state(plan)
+        """Before the first step: the initial blocks of this plan and run."""
         run = transcript.run_id(job, charter, nonce)
+        state = initial_state(plan, run)
         return cls(run, nonce, transcript.initial_chain(run, state_digest(state)), state)
 
     @property

@@ -55,7 +55,7 @@ class RunReplay:
 
     @classmethod
     def start(cls, run: VerifiedRun) -> RunReplay:
-        state = run.reader.initial_state(run.plan)
+        state = run.reader.initial_state(run.plan, run.id)
         return cls(run, run.reader.initial_chain(run.id, run.reader.state_digest(state)), state)
 
     def take(self, entry: Entry[StepClosed] | Entry[StepVoid]) -> None:

@@ -129,7 +129,7 @@ def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> Ver
     same(at(started, "job_digest"), record.reader.job_digest(first.job).hex(), first.job_digest)
     plan = record.plan
     run_id = _run_id(record)
-    _initial(ledger.home, record)
+    _initial(ledger.home, record, run_id)
     for field, expected, found in (
         ("silos", charter.silos, first.silos),
         ("threshold", charter.threshold(len(charter.members)), first.threshold),
@@ -156,16 +156,16 @@ def open_run(ledger: CheckedLedger, run: str, report: VerificationReport) -> Ver
     return VerifiedRun(ledger=ledger, record=record, id=run_id, charter=charter)
 
 
-def _initial(home: AggregatorHome, record: RunRecord) -> None:
-    """The first state is the plan's. A small plan can name more blocks than fit into memory, so a large state is
-    computed only where a checkpoint of that size exists."""
+def _initial(home: AggregatorHome, record: RunRecord, run: bytes) -> None:
+    """The first state is that of this plan and run. A small plan can name more blocks than fit into memory, so a large
+    state is computed only where a checkpoint of that size exists."""
     started, plan, use = record.started, record.plan, record.reader
     need = 4 * sum(block.size for block in plan.blocks if plan.lane_of(block.name).scope != Scope.LOCAL)
     kept = home.run_folder(started.record.run).checkpoints_folder.glob("*.safetensors")
     if need > MOST_UNPROVEN and need > (most := max((path.stat().st_size for path in kept), default=0)):
         expected = f"a checkpoint of at least {need} bytes, for the plan's blocks"
         raise EvidenceError(at(started, "plan"), expected=expected, found=f"{most} bytes")
-    same(at(started, "state_digest"), use.state_digest(use.initial_state(plan)).hex(), started.record.state_digest)
+    same(at(started, "state_digest"), use.state_digest(use.initial_state(plan, run)).hex(), started.record.state_digest)
 
 
 def _run_id(record: RunRecord) -> bytes:

@@ -68,32 +68,34 @@ def measure(
     """
     if spec.method == NAME:
         return language_baselines.measure(spec, arrays, silos, newcomers, models)
-    plain = _fedavg(fedavg_spec(spec), arrays, newcomers)
-    equal = _fedavg(fedavg_spec(spec, hidden=equal_hidden(spec, len(silos))), arrays, newcomers)
+    run, *plain = _fedavg(fedavg_spec(spec), arrays, newcomers)
+    _, *equal = _fedavg(fedavg_spec(spec, hidden=equal_hidden(spec, len(silos))), arrays, newcomers)
     return {
         "fedavg": {"global": plain[0], "personal": plain[0], "cold": plain[1]},
         "fedavg_equal_params": {"global": equal[0], "cold": equal[1]},
-        "local": {"personal": _alone(spec, silos)},
+        "local": {"personal": _alone(spec, silos, run)},
     }
 
 
 def _fedavg(
     spec: JobSpec, arrays: Mapping[str, Mapping[str, np.ndarray]], newcomers: Mapping[str, DataSet]
-) -> tuple[float | None, float | None]:
+) -> tuple[bytes, float | None, float | None]:
+    """The run's id, and accuracy global and cold."""
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
         approve_for_demonstration(federation.silo_homes.values(), spec)
-        outcome, _, _ = run_job(spec, federation.aggregator_home, federation.silo_homes)
+        outcome, run, _ = run_job(spec, federation.aggregator_home, federation.silo_homes)
         record = RunRecord.read(federation.aggregator_home, outcome.run)
         published = published_by(federation.aggregator_home, record)
         cold = per_cent(cold_score(spec, published, newcomers)) if newcomers else None
-        return accuracy(record, "global"), cold
+        return run.id, accuracy(record, "global"), cold
 
 
-def _alone(spec: JobSpec, silos: Mapping[str, DataSet]) -> float:
-    """Each silo trains the FedAvg model on its own rows, as many steps as the federation gives it."""
+def _alone(spec: JobSpec, silos: Mapping[str, DataSet], run: bytes) -> float:
+    """Each silo trains the FedAvg model on its own rows, as many steps as the federation gives it. It starts from the
+    first model of FedAvg's ``run``."""
     p = method("fedavg")(fedavg_spec(spec).params).params  # type: ignore[attr-defined]
-    start = blocks.initial_state(method("fedavg").plan(fedavg_spec(spec).params, Limits(n_max=len(silos))))
+    start = blocks.initial_state(method("fedavg").plan(fedavg_spec(spec).params, Limits(n_max=len(silos))), run)
     right = total = 0
     for silo, data in silos.items():
         model = {part: start[f"model.{part}"] for part in experts.PARTS}

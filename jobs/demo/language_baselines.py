@@ -41,12 +41,12 @@ def measure(
     models: Path,
 ) -> dict[str, dict[str, float | None]]:
     """The same figures as ``baselines.measure``. ``models``: where the job's base model lies."""
-    plain = _fedavg(spec.with_params(**EVERYTHING), arrays, newcomers, models)
-    dense = _fedavg(spec.with_params(**DENSE), arrays, newcomers, models)
+    run, *plain = _fedavg(spec.with_params(**EVERYTHING), arrays, newcomers, models)
+    _, *dense = _fedavg(spec.with_params(**DENSE), arrays, newcomers, models)
     right = total = 0
     for silo, data in silos.items():
         member = with_base_model(FLEx({**spec.params, **EVERYTHING}, silo), models)
-        *_, last = alone(member, data)
+        *_, last = alone(member, data, run)
         answers = member.predict(last, data.x_test, "global").argmax(axis=1)
         right += int((answers == data.y_test).sum())
         total += len(answers)
@@ -57,10 +57,11 @@ def measure(
     }
 
 
-def alone(member: FLEx, data: DataSet) -> Iterator[Published]:
-    """The adapters of a silo that averages with nobody, after each round."""
+def alone(member: FLEx, data: DataSet, run: bytes) -> Iterator[Published]:
+    """The adapters of a silo that averages with nobody, after each round. ``run``: id of the run whose first adapters
+    it starts from."""
     plan = member.plan(asdict(member.params), Limits(n_max=3))
-    state = blocks.initial_state(plan)
+    state = blocks.initial_state(plan, run)
     for step in plan.steps:
         if step.task == "train":
             moved = member.contribute(step, Published(state), data).sums
@@ -73,14 +74,15 @@ def _fedavg(
     arrays: Mapping[str, Mapping[str, np.ndarray]],
     newcomers: Mapping[str, DataSet],
     models: Path,
-) -> tuple[float | None, float | None]:
+) -> tuple[bytes, float | None, float | None]:
+    """The run's id, and accuracy global and cold."""
     with TemporaryDirectory(prefix="consilium-baseline-") as folder:
         federation = Federation.make(Path(folder) / "baseline", "baseline", arrays, spec.dataset)
         for home in federation.silo_homes.values():
             place(home, models / str(spec.params[BASE]))
         approve_for_demonstration(federation.silo_homes.values(), spec)
-        outcome, _, _ = run_job(spec, federation.aggregator_home, federation.silo_homes)
+        outcome, run, _ = run_job(spec, federation.aggregator_home, federation.silo_homes)
         record = RunRecord.read(federation.aggregator_home, outcome.run)
         published = published_by(federation.aggregator_home, record)
         cold = per_cent(cold_score(spec, published, newcomers, models)) if newcomers else None
-        return accuracy(record, "global"), cold
+        return run.id, accuracy(record, "global"), cold

@@ -30,6 +30,11 @@ def check_fit(spec: JobSpec, shape: Schema, schema: DataSchema | None) -> None:
             f"Data set {name!r} was registered by another schema: {difference(schema, spec.schema)}.",
             remedy="Register it by the job's schema, or ask for a job with the registered one.",
         )
+    if shape.masks:
+        raise DataRefused(
+            f"Data set {name!r} has masks; the job's method learns one label a row.",
+            remedy="Name another data set for this job.",
+        )
     wants = {"classes": spec.params.get("classes", shape.classes)}
     if spec.params.keys() & {"features", "shape"}:
         wants["features"] = _sides(shape_of(spec.params))

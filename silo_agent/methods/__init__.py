@@ -241,6 +241,11 @@ def fits(data: DataSet, shape: int | tuple[int, ...], classes: int) -> None:
     """Raise DataRefused unless the data set has the job's classes, and rows of its shape; a number: of so many
     features."""
     wanted, found = (shape,) if isinstance(shape, int) else shape, data.shape
+    if data.masks:
+        raise DataRefused(
+            f"Data set {data.name!r} has masks; the job's method learns one label a row.",
+            remedy="Name another data set for this job.",
+        )
     if (found, data.classes) != (wanted, classes):
         flat = len(wanted) == len(found) == 1
         has = f"{found[0]} features" if flat else f"rows of shape {found}"

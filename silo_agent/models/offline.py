@@ -32,22 +32,23 @@ class _Refused(ConnectionRefusedError):
 
 
 class _Watch:
-    """The threads that are watched, each with the list of what was tried in its factory."""
+    """The threads that are watched, each with what its code may not do, and the list of what it tried."""
 
     def __init__(self) -> None:
-        self.threads: WeakKeyDictionary[threading.Thread, list[str]] = WeakKeyDictionary()
+        self.threads: WeakKeyDictionary[threading.Thread, tuple[frozenset[str], list[str]]] = WeakKeyDictionary()
 
     def __call__(self, event: str, args: tuple[object, ...]) -> None:
-        if not self.threads or (tried := self.threads.get(threading.current_thread())) is None:
+        if not self.threads or (watched := self.threads.get(threading.current_thread())) is None:
             return
-        if event in _NETWORK or event in _PROGRAMS:
+        refused, tried = watched
+        if event in refused:
             tried.append(_what(event, args))
             raise _Refused(f"A model's factory may not use the network or start programs: it tries {tried[-1]}.")
 
     def follow(self, started: threading.Thread) -> None:
         """Watch a thread that is about to be started, if the one that starts it is watched."""
-        if self.threads and (tried := self.threads.get(threading.current_thread())) is not None:
-            self.threads[started] = tried
+        if self.threads and (watched := self.threads.get(threading.current_thread())) is not None:
+            self.threads[started] = watched
 
 
 @cache
@@ -68,14 +69,15 @@ def _installed() -> _Watch:
 
 
 @contextmanager
-def offline(what: str) -> Iterator[None]:
+def offline(what: str, *, programs: bool = False) -> Iterator[None]:
     """Refuses connections and programs of the code inside. ``what``: a name for the error, such as "params.model".
+    ``programs``: may be started; libraries do so when they are imported, to ask for the processor's name.
 
     Raises SpecError where one was tried, also if the code inside caught the refusal and went on.
     """
     os.environ.update(_OFFLINE)
     watch, here, tried = _installed(), threading.current_thread(), list[str]()
-    watch.threads[here] = tried
+    watch.threads[here] = _NETWORK if programs else _NETWORK | _PROGRAMS, tried
     try:
         yield
     except Exception as failed:

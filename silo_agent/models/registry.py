@@ -4,6 +4,7 @@
     shape = "1 28 28"            # of a row
     classes = 10
     start = "3f…"                # digest of the start: all silos must begin with the same values
+    package = "9c…"              # digest of the package that brings the model; not for a built-in one
     model-norm = "batch"         # settings of the factory, each with this prefix
     local = "head.*"             # optional: roles by pattern, with spaces between; they replace the model's own
     frozen = "*"
@@ -28,6 +29,7 @@ from silo_agent.models.description import Model, Role
 from silo_agent.models.layout import Layout, layout
 from silo_agent.models.module_experts import ModuleExperts
 from silo_agent.models.offline import offline
+from silo_agent.models.package import digest
 
 GROUP: Final = "consilium.models"
 PERCEPTRON: Final = "mlp"
@@ -35,13 +37,16 @@ PERCEPTRON: Final = "mlp"
 #: Name → factory, of the models that come with this software, besides the perceptron.
 BUILT_IN: Final[Mapping[str, str]] = {
     "cnn": "silo_agent.models.cnn:cnn",
+    "hf-image": "silo_agent.models.hugging_face:image",
+    "hf-text": "silo_agent.models.hugging_face:text",
+    "monai": "silo_agent.models.monai_networks:monai",
 }
 
 #: Module that a factory may lack → what to install.
-EXTRAS: Final[Mapping[str, str]] = {"monai": "imaging", "transformers": "lm", "peft": "lm", "torch": "silo"}
+EXTRAS: Final[Mapping[str, str]] = {"monai": "monai", "transformers": "lm", "peft": "lm", "torch": "silo"}
 
 #: Job parameters about the model. Those of a factory begin with ``SETTING``.
-KEYS: Final = ("model", "shape", "classes", "start", *(role.value for role in Role))
+KEYS: Final = ("model", "package", "shape", "classes", "start", *(role.value for role in Role))
 SETTING: Final = "model-"
 
 MOST_SIDES, MOST_VALUES, MOST_CLASSES = 7, 2**28, 2**16
@@ -75,7 +80,9 @@ def experts_of(about: Mapping[str, object], seed: int) -> ModuleExperts:
     Raises SpecError for a model that is not installed, faulty, or starts otherwise than the job says.
     """
     shape, classes = shape_of(about), _classes(about)
-    made = _made(str(about["model"]), shape, classes, seed, _settings(about), _roles(about))
+    name = str(about["model"])
+    factory = find(name, about.get("package"))
+    made = _made(factory, name, shape, classes, seed, _settings(about), _roles(about))
     if about.get("start") != made.digest:
         raise SpecError(
             "params.start",
@@ -87,11 +94,18 @@ def experts_of(about: Mapping[str, object], seed: int) -> ModuleExperts:
     return ModuleExperts(made, shape, classes)
 
 
-def find(name: str) -> Factory:
-    """The factory of a model. Raises SpecError for one that is not here, twice here, or whose imports fail."""
+def find(name: str, package: object = None) -> Factory:
+    """The factory of a model. ``package``: the digest of its distribution that the job names; None for a built-in one.
+
+    Raises SpecError for one that is not here, twice here, of other bytes, or whose imports fail. Nothing of a package
+    is imported before its bytes are checked.
+    """
     if name in BUILT_IN:
+        if package is not None:
+            raise SpecError("params.package", got=package, want=f"nothing: {name} comes with this software")
         module, _, attribute = BUILT_IN[name].partition(":")
-        found: Factory = getattr(import_module(module), attribute)
+        with offline("params.model", programs=True), _importing(name):
+            found: Factory = getattr(import_module(module), attribute)
         return found
     installed = [entry for entry in metadata.entry_points(group=GROUP) if entry.name == name]
     if not installed:
@@ -103,16 +117,26 @@ def find(name: str) -> Factory:
             remedy=f"A model of your own comes with a package that has an entry point {name!r} in the group {GROUP}; "
             "install it at every silo.",
         )
-    if len(installed) > 1:
+    entry, *others_too = installed
+    if others_too or entry.dist is None:
         both = ", ".join(sorted(entry.dist.name if entry.dist else "?" for entry in installed))
         raise SpecError("params.model", got=f"{name}, which {both} have", want="one package with that model")
-    with offline("params.model"), _importing(name):
-        loaded: Factory = installed[0].load()
+    if package != (here := digest(entry.dist)):
+        raise SpecError(
+            "params.package",
+            got=package,
+            want=f'"{here}", the digest of {entry.dist.name} {entry.dist.version} as it is installed here',
+            remedy="Write it into the job. If the job was made with another digest, this site has another version of "
+            "the package, or its files were changed: install the wheel that the federation has agreed on.",
+        )
+    with offline("params.model", programs=True), _importing(name):
+        loaded: Factory = entry.load()
     return loaded
 
 
 @lru_cache(maxsize=2)
 def _made(
+    factory: Factory,
     name: str,
     shape: tuple[int, ...],
     classes: int,
@@ -123,7 +147,7 @@ def _made(
     """The checked model. Kept for a while: a job's plan and its experts are made of the same one.
 
     ``settings``: JSON text, which tells 1 from 1.0 and from true."""
-    factory, torch = find(name), torch_()
+    torch = torch_()
     arguments = {"shape": shape, "classes": classes, **json.loads(settings)}
     _check_settings(factory, arguments)
     with torch.random.fork_rng(devices=[]), offline("params.model"), _importing(name):

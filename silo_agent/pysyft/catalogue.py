@@ -366,6 +366,7 @@ class _Record:
             **({"features": shape[0]} if len(shape) == 1 else {"shape": list(shape)}),
             "classes": self.schema.classes,
             "commitment": self.commitment.hex(),
+            **({"masks": True} if self.schema.masks else {}),
             **({"reader": self.reader} if self.reader else {}),
             **({"findings": self.findings} if self.findings else {}),
         }
@@ -377,7 +378,8 @@ class _Record:
             with path.open("rb") as file:
                 raw = json.loads(file.read(_BIGGEST_RECORD))
             shape = raw["shape"] if "shape" in raw else [raw["features"]]
-            schema = Schema(shape=tuple(int(side) for side in shape), classes=int(raw["classes"]))
+            masks = bool(raw.get("masks", False))
+            schema = Schema(shape=tuple(int(side) for side in shape), classes=int(raw["classes"]), masks=masks)
             reader, found = str(raw.get("reader", "")), tuple(map(str, raw.get("findings", ())))
             return cls(str(raw["uid"]), schema, bytes.fromhex(raw["commitment"]), reader, found)
         except (OSError, ValueError, KeyError, TypeError) as bad:

@@ -30,10 +30,12 @@ class Schema:
     shape: tuple[int, ...]
     """Of one row's input."""
     classes: int
+    masks: bool = False
+    """Whether a row has a mask, of its shape without channels, in place of one label."""
 
     @classmethod
     def of(cls, data: DataSet) -> Schema:
-        return cls(shape=data.shape, classes=data.classes)
+        return cls(shape=data.shape, classes=data.classes, masks=data.masks)
 
     @property
     def features(self) -> int:
@@ -43,7 +45,9 @@ class Schema:
     @property
     def arrays(self) -> dict[str, str]:
         """Array → type and shape, as jobs get them."""
-        x, y = f"float32 (rows, {', '.join(map(str, self.shape))})", f"int64 (rows) from 0 to {self.classes - 1}"
+        sides = map(str, self.shape[1:] if self.masks else ())
+        x = f"float32 (rows, {', '.join(map(str, self.shape))})"
+        y = f"int64 ({', '.join(('rows', *sides))}) from 0 to {self.classes - 1}"
         return {array: x if array.startswith("x") else y for array in ARRAYS if array != "classes"}
 
 
@@ -88,8 +92,7 @@ def check_mock(name: str, rows: DataSet, mock: DataSet) -> None:
     """
     if Schema.of(mock) != Schema.of(rows):
         raise DataRefused(
-            f"The mock of {name!r} has {mock.features} features and {mock.classes} classes,"
-            f" the private rows have {rows.features} and {rows.classes}.",
+            f"The mock of {name!r} has {_described(mock)}, the private rows have {_described(rows)}.",
             remedy="Make a mock with the same arrays.",
         )
     private, shown = set(_features_of_rows(rows)), list(_features_of_rows(mock))
@@ -99,6 +102,12 @@ def check_mock(name: str, rows: DataSet, mock: DataSet) -> None:
             f"The mock of {name!r} shows rows of the private data.",
             remedy="Make the mock of invented rows, never of real ones.",
         )
+
+
+def _described(data: DataSet) -> str:
+    """A data set's schema in words."""
+    sides = " × ".join(map(str, data.shape))
+    return f"{sides} features and {data.classes} classes" + (" in masks" if data.masks else "")
 
 
 def _met_by_chance(shown: int, private: int, possible: float) -> float:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module, metadata
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -58,7 +57,9 @@ BUILT_IN: Final = {
     "images": _BuiltIn("images.read", "image", (*_PICTURES, LABELS)),
     "dicom": _BuiltIn("dicom.read", "image", (".dcm", ".dicom", LABELS)),
     "nifti": _BuiltIn("nifti.read", "image", (".nii", ".nii.gz", LABELS)),
-    "jsonl": _BuiltIn("texts.read", "text", (".jsonl",)),
+    "jsonl": _BuiltIn("texts.read_jsonl", "text", (".jsonl",)),
+    "arrow": _BuiltIn("tables.read_arrow", "table", (".arrow",)),
+    "arrow-text": _BuiltIn("texts.read_arrow", "text", (".arrow",)),
 }
 
 
@@ -67,27 +68,19 @@ def names() -> list[str]:
     return sorted({*BUILT_IN, *(point.name for point in metadata.entry_points(group=GROUP))})
 
 
-def choose(name: str, reference: Path, schema: DataSchema, files: Callable[[Sequence[str]], Sequence[str]]) -> str:
-    """The built-in reader for a reference: by the schema's kind and by the files' names.
+def choose(name: str, schema: DataSchema, files: Sequence[str]) -> str:
+    """The built-in reader for these files: by the schema's kind and the files' names.
 
-    ``files``: the reference's files with given suffixes. Raises DataRefused where none or several could read it.
+    Raises DataRefused where none or several could read them.
     """
-    fitting = []
-    for candidate, reader in BUILT_IN.items():
-        if reader.kind != schema.kind:
-            continue
-        if reference.is_file() and not reference.name.lower().endswith(reader.suffixes):
-            continue
-        try:
-            found = files(reader.suffixes)
-        except DataRefused:
-            continue
-        if any(not file.endswith(LABELS) for file in found):
-            fitting.append(candidate)
+    data = [file.lower() for file in files if not file.endswith(LABELS)]
+    fitting = [
+        candidate
+        for candidate, reader in BUILT_IN.items()
+        if reader.kind == schema.kind and any(file.endswith(reader.suffixes) for file in data)
+    ]
     if len(fitting) == 1:
         return fitting[0]
-    if not reference.exists():
-        files(())  # names what is not there
     why = f"{' and '.join(fitting)} could read it" if fitting else f"no reader of kind {schema.kind!r} knows its files"
     raise DataRefused(
         f"Data set {name!r}: {why}.", remedy=f"Name the reader with --reader: one of {', '.join(names())}."
@@ -134,7 +127,13 @@ def read(source: Source, reader_name: str) -> DataSet:
             remedy="Give another schema with --schema, or another reader with --reader.",
         )
     arrays = {**chosen.read(source), "classes": np.array(len(source.schema.classes))}
-    return check(source.name, arrays)
+    data = check(source.name, arrays)
+    if data.masks != source.schema.masks:
+        has, wants = ("masks", "one label a row") if data.masks else ("one label a row", "masks")
+        raise DataRefused(
+            f"Data set {source.name!r} has {has}, its schema says {wants}.", remedy="Give the schema that fits."
+        )
+    return data
 
 
 def _point(name: str) -> metadata.EntryPoint:

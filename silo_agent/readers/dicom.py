@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from silo_agent.readers.extras import needed
-from silo_agent.readers.fitting import fitted
 from silo_agent.readers.labelled import read_each
 from silo_agent.readers.source import Arrays, Source
 
@@ -45,7 +44,8 @@ def _decode(source: Source, file: str) -> np.ndarray:
             "Decompress the file, for example with gdcmconv --raw, or install a plugin of pydicom.",
         ) from bad
     if header.get("SamplesPerPixel", 1) == 3:
-        return fitted(source, file, np.moveaxis(stored, -1, 0))
+        channels: np.ndarray = np.moveaxis(stored, -1, 0)
+        return channels
     made = apply_modality_lut(stored, header).astype(np.float64)
     bits, signed = int(header.get("BitsStored", 16)), bool(header.get("PixelRepresentation", 0))
     ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1], dtype=stored.dtype)
@@ -53,7 +53,8 @@ def _decode(source: Source, file: str) -> np.ndarray:
     if values["window"] == "file":
         made, span = _windowed(source, file, header, made), 1.0
     inverted = header.get("PhotometricInterpretation") == "MONOCHROME1"
-    return fitted(source, file, (span - made if inverted else made)[None])
+    grey: np.ndarray = span - made if inverted else made
+    return grey[None]
 
 
 def _windowed(source: Source, file: str, header: Any, values: np.ndarray) -> np.ndarray:

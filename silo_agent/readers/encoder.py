@@ -13,12 +13,15 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 #: Texts that stand for a missing value, after blanks are cut off.
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", ".")
+#: What a number may be given as.
+_NUMBERS = (str, int, float, Decimal, np.integer, np.floating)
 #: Row numbers that a message names.
 _NAMED = 3
 #: Unit of a date column → days.
@@ -167,13 +170,19 @@ def numbers(column: Mapping[str, Any], values: Sequence[object]) -> np.ndarray:
     parse = _date if column["type"] == "date" else _number
     made = np.full(len(values), np.nan)
     bad: list[int] = []
+    seen: dict[str, float] = {}  # texts repeat, and a date takes long
     for row, value in enumerate(values):
-        if is_missing(value):
+        if isinstance(value, str) and value in seen:
+            made[row] = seen[value]
             continue
         try:
-            made[row] = parse(column, value)
+            found = math.nan if is_missing(value) else parse(column, value)
         except ValueError:
             bad.append(row)
+            continue
+        made[row] = found
+        if isinstance(value, str):
+            seen[value] = found
     if bad:
         shown = str(values[bad[0]])[:24]
         wanted = f"a date like {' or '.join(column['formats'])}" if column["type"] == "date" else "a number"
@@ -259,7 +268,7 @@ def level_of(value: object) -> str:
 
 
 def _number(column: Mapping[str, Any], value: object) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (str, int, float, np.integer, np.floating)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, _NUMBERS):
         raise ValueError(value)
     made = float(value.strip()) if isinstance(value, str) else float(value)
     if not math.isfinite(made) or (isinstance(value, str) and "_" in value):

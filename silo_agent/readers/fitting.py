@@ -26,6 +26,19 @@ def fitted(source: Source, file: str, array: np.ndarray) -> np.ndarray:
     return _padded(array, want, values["range"][0])
 
 
+def fitted_mask(source: Source, mask: np.ndarray) -> np.ndarray:
+    """A mask in the schema's shape without channels, after its image was fitted: padded with class 0, or resized by
+    taking the nearest pixel."""
+    values = source.schema.fields["values"]
+    want = tuple(values["shape"][1:])
+    if mask.shape == want:
+        return mask
+    if values["fit"] == "resize":
+        picked = [((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(want, mask.shape, strict=True)]
+        return mask[np.ix_(*picked)]
+    return _padded(mask, want, 0)
+
+
 def _padded(array: np.ndarray, shape: tuple[int, ...], low: float) -> np.ndarray:
     """The array in the middle of one that is filled with the lowest value of the schema's range."""
     made = np.full(shape, low, dtype=np.float64)

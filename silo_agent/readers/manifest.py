@@ -17,6 +17,7 @@ from pathlib import Path
 
 from crypto.encoding import Writer
 from crypto.errors import DataRefused, SpecError
+from crypto.text import escaped
 from silo_agent.data import MIN_SALT_BYTES
 
 #: Most files of one reference.
@@ -44,10 +45,10 @@ def root_of(reference: Path) -> Path:
     return reference if reference.is_dir() else reference.parent
 
 
-def listed(name: str, reference: Path, suffixes: Sequence[str]) -> tuple[str, ...]:
-    """Every file of a reference that a reader with these suffixes reads: paths below its root, sorted.
+def present(name: str, reference: Path) -> tuple[str, ...]:
+    """Every file of a reference: paths below its root, sorted.
 
-    What begins with a dot is left out, also every folder that does. Raises DataRefused where nothing is left.
+    What begins with a dot is left out, also every folder that does. Raises DataRefused for what is not there.
     """
     if reference.is_file():
         return (reference.name,)
@@ -55,18 +56,34 @@ def listed(name: str, reference: Path, suffixes: Sequence[str]) -> tuple[str, ..
         raise DataRefused(
             f"Data set {name!r}: there is no file or folder {str(reference)!r}.", remedy="Give the path of the data."
         )
-    found = sorted(path for path in _walk(reference, reference) if path.lower().endswith(tuple(suffixes)))
+    return tuple(sorted(_walk(reference, reference)))
+
+
+def listed(name: str, reference: Path, suffixes: Sequence[str]) -> tuple[str, ...]:
+    """The files of a reference that a reader with these suffixes reads; a single file whatever its name is.
+
+    Raises DataRefused where nothing is left, and for names that are not UTF-8.
+    """
+    found = present(name, reference)
+    if not reference.is_file():
+        found = tuple(path for path in found if path.lower().endswith(tuple(suffixes)))
     if not found:
         raise DataRefused(
             f"Data set {name!r}: {reference.name!r} has no file that ends with {', '.join(suffixes)}.",
             remedy="Give the folder of the data, or another reader with --reader.",
         )
+    for file in found:
+        if not _is_text(file):
+            raise DataRefused(
+                f"Data set {name!r}: the name {file.encode(errors='surrogateescape')!r} is not UTF-8.",
+                remedy="Rename the file.",
+            )
     if len(found) > MOST_FILES:
         raise DataRefused(
             f"Data set {name!r} has {len(found)} files, at most {MOST_FILES} can be registered.",
             remedy="Put the rows into fewer files.",
         )
-    return tuple(found)
+    return found
 
 
 def mark(name: str, root: Path, files: Sequence[str]) -> tuple[FileMark, ...]:
@@ -79,20 +96,24 @@ def check(name: str, root: Path, files: Sequence[str], marks: Sequence[FileMark]
 
     ``files``: what is there now. ``thorough``: hash every file, not only those with another time.
     """
-    known = {was.path: was for was in marks}
+    known, there = {was.path: was for was in marks}, set(files)
+    changed = f"Data set {name!r}: {{}} since it was registered."
     for file in files:
         if file not in known:
-            raise DataRefused(f"Data set {name!r}: {file} was added since it was registered.", remedy=_AGAIN)
-    present = set(files)
+            raise DataRefused(changed.format(f"{escaped(file)} was added"), remedy=_AGAIN)
     for was in marks:
-        if was.path not in present:
-            raise DataRefused(f"Data set {name!r}: {was.path} has vanished since it was registered.", remedy=_AGAIN)
+        if was.path not in there:
+            raise DataRefused(
+                f"Data set {name!r}: {escaped(was.path)} has vanished since it was registered.", remedy=_AGAIN
+            )
         found = _stat(name, root, was.path)
         same = found.st_size == was.size
         if same and (thorough or (found.st_mtime_ns, found.st_ctime_ns) != (was.mtime_ns, was.ctime_ns)):
             same = _mark(name, root, was.path).sha256 == was.sha256
         if not same:
-            raise DataRefused(f"Data set {name!r}: {was.path} has changed since it was registered.", remedy=_AGAIN)
+            raise DataRefused(
+                f"Data set {name!r}: {escaped(was.path)} has changed since it was registered.", remedy=_AGAIN
+            )
 
 
 def commitment(salt: bytes, reader: str, schema: bytes, marks: Sequence[FileMark]) -> bytes:
@@ -122,6 +143,11 @@ def _mark(name: str, root: Path, file: str) -> FileMark:
     return FileMark(file, found.st_size, found.st_mtime_ns, found.st_ctime_ns, digest)
 
 
+def _is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8; Python gives the bytes of others as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _stat(name: str, root: Path, file: str) -> os.stat_result:
     try:
         return (root / file).stat()
@@ -131,7 +157,7 @@ def _stat(name: str, root: Path, file: str) -> os.stat_result:
 
 def _unreadable(name: str, file: str, failed: OSError) -> DataRefused:
     return DataRefused(
-        f"Data set {name!r}: {file} cannot be read: {failed.strerror or failed}.",
+        f"Data set {name!r}: {escaped(file)} cannot be read: {failed.strerror or failed}.",
         remedy="The agent's user must be able to read every file of the data set.",
     )
 

@@ -35,7 +35,8 @@ def made_up(schema: DataSchema) -> dict[str, np.ndarray]:
     for part in PARTS:
         rows = max(least[part], min(ROWS[part], _ELEMENTS // prod(schema.shape)))
         made[f"x_{part}"] = _inputs(schema, rows, rng)
-        made[f"y_{part}"] = np.arange(rows, dtype=np.int64) % classes
+        sides = schema.shape[1:] if schema.masks else ()
+        made[f"y_{part}"] = np.arange(rows * prod(sides), dtype=np.int64).reshape(rows, *sides) % classes
     return made
 
 

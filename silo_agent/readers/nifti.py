@@ -10,14 +10,13 @@ import zlib
 import numpy as np
 
 from silo_agent.readers.extras import needed
-from silo_agent.readers.fitting import fitted
 from silo_agent.readers.labelled import read_each
 from silo_agent.readers.source import Arrays, Source
 
 
 def read(source: Source) -> Arrays:
     """Every volume of the source."""
-    return read_each(source, _decode)
+    return read_each(source, _decode, lambda source, file: _decode(source, file)[0])
 
 
 def _decode(source: Source, file: str) -> np.ndarray:
@@ -32,4 +31,4 @@ def _decode(source: Source, file: str) -> np.ndarray:
         raise source.refuse(file, "is no NIfTI file that can be read", "Replace the file, or leave it out.") from bad
     if voxels.ndim != 3:
         raise source.refuse(file, f"has {voxels.ndim} axes", "Keep one volume of three axes in a file.")
-    return fitted(source, file, voxels[None])
+    return voxels[None]

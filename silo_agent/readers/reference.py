@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +28,8 @@ class Reference:
     def take(cls, name: str, path: Path, schema: DataSchema, reader: str | None = None) -> Reference:
         """Hash every file of ``path``. ``reader``: default: by schema and files. Raises DataRefused."""
         path = path.resolve()
-
-        def files(suffixes: Sequence[str]) -> Sequence[str]:
-            return manifest.listed(name, path, suffixes)
-
-        chosen = reader or readers.choose(name, path, schema, files)
-        found = files(readers.reader(chosen).suffixes)
+        chosen = reader or readers.choose(name, schema, manifest.present(name, path))
+        found = manifest.listed(name, path, readers.reader(chosen).suffixes)
         return cls(path, chosen, schema, manifest.mark(name, manifest.root_of(path), found))
 
     def commitment(self, salt: bytes) -> bytes:

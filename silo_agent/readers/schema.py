@@ -21,7 +21,8 @@
 A category has ``levels`` (texts) and no numbers; a date has ``formats`` (as in Python's strptime), ``origin`` and the
 unit days or years. Arrays and images have ``[values]`` with ``shape`` (images: channels first), ``range``, ``outside``
 (refuse | clip), ``mean`` and ``sd``; images also ``fit`` (refuse | pad | resize) for another size, and ``window``
-(none, or file: a DICOM file's own window, as 0 … 1). Text has ``[text]`` with ``field`` and ``length`` in bytes.
+(none, or file: a DICOM file's own window, as 0 … 1). ``labels = "masks"`` at the top: each row has a mask of class
+numbers, of its shape without channels. Text has ``[text]`` with ``field`` and ``length`` in bytes.
 
 Every number in it is a constant that somebody chose in public. Never compute one from a silo's rows: it would be
 published with the job.
@@ -30,6 +31,7 @@ published with the job.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,10 +52,13 @@ MOST_COLUMNS, MOST_LEVELS, MOST_CLASSES, MOST_TEXT = 4096, 1024, 2**18, 1 << 15
 #: Most elements of one row: a volume of 256 × 256 × 256.
 MOST_ELEMENTS = 1 << 24
 
+#: What a date's format may use. Names of months and days depend on a machine's language.
+_DIRECTIVES: Final = set("YymdHMSf")
+
 _TOP = {
     "table": ("kind", "classes", "target", "split", "columns"),
-    "array": ("kind", "classes", "split", "values"),
-    "image": ("kind", "classes", "split", "values"),
+    "array": ("kind", "classes", "labels", "split", "values"),
+    "image": ("kind", "classes", "labels", "split", "values"),
     "text": ("kind", "classes", "target", "split", "text"),
 }
 _COLUMN = {
@@ -86,7 +91,10 @@ class DataSchema:
         elif kind == "text":
             fields["text"] = _text_fields(_table(raw.get("text"), f"{where}.text"), f"{where}.text")
         else:
+            fields["labels"] = _choice(raw, "labels", where, ("classes", "masks"))
             fields["values"] = _values(_table(raw.get("values"), f"{where}.values"), kind, f"{where}.values")
+            if fields["labels"] == "masks" and len(fields["values"]["shape"]) < 2:
+                raise SpecError(f"{where}.labels", got="masks", want="classes, for rows without channels and sides")
         made = cls(fields)
         if len(made.text) > MOST_TEXT:
             raise SpecError(where, got=f"{len(made.text)} characters", want=f"at most {MOST_TEXT} characters")
@@ -133,6 +141,11 @@ class DataSchema:
     def columns(self) -> tuple[Mapping[str, Any], ...]:
         """The columns of a table; of another kind none."""
         return tuple(self.fields.get("columns", ()))
+
+    @property
+    def masks(self) -> bool:
+        """Whether each row has a mask of class numbers in place of one label."""
+        return self.fields.get("labels") == "masks"
 
     @property
     def encoder(self) -> TableEncoder | ValueEncoder | TextEncoder:
@@ -280,6 +293,10 @@ def _column(raw: dict[str, object], where: str) -> dict[str, Any]:
 
 def _date_fields(raw: Mapping[str, object], where: str) -> dict[str, Any]:
     formats = _names(raw.get("formats", ["%Y-%m-%d"]), f"{where}.formats", 1, 8)
+    for form in formats:
+        if not set(re.findall("%(.?)", form)) <= _DIRECTIVES:
+            want = f"only {', '.join('%' + one for one in sorted(_DIRECTIVES))}: names of months differ by language"
+            raise SpecError(f"{where}.formats", got=form, want=want)
     origin = raw.get("origin")
     text = origin.isoformat() if isinstance(origin, date) else origin
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from crypto.errors import DataRefused
+from crypto.text import escaped
 from silo_agent.readers.schema import DataSchema
 
 #: ``x_train``, ``y_train``, ``x_test``, ``y_test``.
@@ -37,7 +38,7 @@ class Source:
 
     def refuse(self, file: str, why: str, remedy: str) -> DataRefused:
         """An error that names the file."""
-        return DataRefused(f"Data set {self.name!r}: {file}: {why}.", remedy=remedy)
+        return DataRefused(f"Data set {self.name!r}: {escaped(file)}: {escaped(why)}.", remedy=remedy)
 
     def side(self, file: str) -> str | None:
         """train or test where the files tell it: by their first folder, or by a name like ``train.csv`` or

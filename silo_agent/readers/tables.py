@@ -1,4 +1,4 @@
-"""CSV and Parquet by a schema: columns by name, in the schema's order, other columns never read.
+"""CSV, Parquet and Arrow by a schema: columns by name, in the schema's order, other columns never read.
 
 A folder of several files is one table, in the order of their names.
 """
@@ -6,6 +6,7 @@ A folder of several files is one table, in the order of their names.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,11 @@ def read_csv(source: Source) -> Arrays:
 def read_parquet(source: Source) -> Arrays:
     """Every Parquet file of the source."""
     return _read(source, parquet_columns)
+
+
+def read_arrow(source: Source) -> Arrays:
+    """Every Arrow file of a Hugging Face data set on disk."""
+    return _read(source, arrow_columns)
 
 
 def csv_columns(path: Path, wanted: Sequence[str] | None = None) -> Columns:
@@ -73,6 +79,27 @@ def parquet_columns(path: Path, wanted: Sequence[str] | None = None) -> Columns:
         return {name: table.column(name).to_pylist() for name in names}
     except (pyarrow.ArrowException, OSError, ValueError) as bad:
         raise ValueError("is no Parquet file that can be read") from bad
+
+
+def arrow_columns(path: Path, wanted: Sequence[str] | None = None) -> Columns:
+    """Column → values of an Arrow stream; class labels by their names. Raises ValueError that says what is wrong."""
+    with needed("Arrow", "tabular"):
+        import pyarrow
+    try:
+        with pyarrow.memory_map(str(path)) as mapped, pyarrow.ipc.open_stream(mapped) as stream:
+            table = stream.read_all()
+            names = [name for name in table.column_names if wanted is None or name in wanted]
+            columns = {name: table.column(name).to_pylist() for name in names}
+        features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})["features"]
+    except KeyError:
+        return columns
+    except (pyarrow.ArrowException, OSError, ValueError, AttributeError) as bad:
+        raise ValueError("is no Arrow stream that can be read") from bad
+    for name, feature in features.items():
+        if name in columns and isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel":
+            labels = list(feature["names"])
+            columns[name] = [labels[n] if isinstance(n, int) and 0 <= n < len(labels) else n for n in columns[name]]
+    return columns
 
 
 def columns_of(path: Path) -> Columns:

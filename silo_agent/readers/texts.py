@@ -1,17 +1,31 @@
-"""JSONL: one object a line, with a text and its label; UTF-8. A folder of several files is one table."""
+"""JSONL and Arrow files of texts with their labels. A folder of several files is one table."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from silo_agent.readers.encoder import TextEncoder, level_of
 from silo_agent.readers.source import Arrays, Source, label_of, splits
+from silo_agent.readers.tables import arrow_columns
+
+#: A file of the source → where a row stands, for messages, and the row.
+Rows = Callable[[Source, str], Iterator[tuple[str, Mapping[str, object]]]]
 
 
-def read(source: Source) -> Arrays:
-    """Every line of every file."""
+def read_jsonl(source: Source) -> Arrays:
+    """Every line of every JSONL file: UTF-8, one object a line."""
+    return _read(source, _jsonl)
+
+
+def read_arrow(source: Source) -> Arrays:
+    """Every row of a Hugging Face data set on disk."""
+    return _read(source, _arrow)
+
+
+def _read(source: Source, rows_of: Rows) -> Arrays:
     encoder, fields = source.schema.encoder, source.schema.fields
     assert isinstance(encoder, TextEncoder)
     target, group, field = fields["target"], fields["split"].get("group"), fields["text"]["field"]
@@ -21,9 +35,7 @@ def read(source: Source) -> Arrays:
     groups: list[str] = []
     test: list[bool] = []
     for file in source.files:
-        for number, line in enumerate(_lines(source, file), 1):
-            where = f"{file}: line {number}"
-            row = _row(source, where, line)
+        for where, row in rows_of(source, file):
             for name in (field, target, *([group] if group else [])):
                 if name not in row:
                     raise source.refuse(where, f"has no {name!r}", "Write the fields as the schema names them.")
@@ -39,9 +51,24 @@ def read(source: Source) -> Arrays:
     return {"x_train": x[~at], "y_train": y[~at], "x_test": x[at], "y_test": y[at]}
 
 
+def _jsonl(source: Source, file: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    for number, line in enumerate(_lines(source, file), 1):
+        where = f"{file}: line {number}"
+        yield where, _row(source, where, line)
+
+
+def _arrow(source: Source, file: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    try:
+        columns = arrow_columns(source.path(file))
+    except ValueError as bad:
+        raise source.refuse(file, str(bad), "Save the data set again, or leave the file out.") from bad
+    for number, values in enumerate(zip(*columns.values(), strict=True), 1):
+        yield f"{file}: row {number}", dict(zip(columns, values, strict=True))
+
+
 def _lines(source: Source, file: str) -> list[str]:
     try:
-        return source.path(file).read_text(encoding="utf-8-sig").splitlines()
+        return source.path(file).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as bad:
         raise source.refuse(file, "is not UTF-8", "Save the file as UTF-8.") from bad
     except OSError as failed:

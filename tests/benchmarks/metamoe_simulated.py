@@ -13,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from crypto import blocks
+from crypto import blocks, transcript
 from crypto.plan import Plan
 from silo_agent.data import DataSet, check
 from silo_agent.methods import Limits, Published
 from silo_agent.methods.metamoe import MetaMoE
 from silo_agent.methods.metamoe_plan import plan, read
 from silo_agent.pysyft.mock import read_mocks
+
+#: In place of a run's id, so that a simulation begins the same each time.
+RUN = bytes(transcript.DIGEST_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ def on_mocks(params: Mapping[str, object], box: Path, dataset: str) -> Simulatio
     mocks = {silo: check(dataset, arrays) for silo, arrays in read_mocks(box, dataset).items()}
     programme = OneSilo.plan(params, Limits(n_max=len(mocks)))
     methods = {silo: OneSilo(params, silo) for silo in mocks}
-    state, slots = blocks.initial_state(programme), dict[str, dict[str, int]]()
+    state, slots = blocks.initial_state(programme, RUN), dict[str, dict[str, int]]()
     for step in programme.steps:
         seen = Published(state, slots)
         sent = [

@@ -185,10 +185,11 @@ def model_of(published: Published, name: str = "generalist") -> dict[str, np.nda
     return {part: published.blocks[f"{name}.{part}"] for part in experts.PARTS}
 
 
-def alone(params: Mapping[str, object], silo: str, data: DataSet, limits: Limits) -> Weights:
-    """FedAvg's model trained at one silo, as many steps as the federation gives it, momentum afresh each round."""
+def alone(params: Mapping[str, object], silo: str, data: DataSet, limits: Limits, run: bytes) -> Weights:
+    """FedAvg's model trained at one silo, as many steps as the federation gives it, momentum afresh each round.
+    ``run``: id of the run whose first model it starts from."""
     p = FedAvg(params).params
-    model: Weights = model_of(Published(blocks.initial_state(Paired.plan(params, limits))))
+    model: Weights = model_of(Published(blocks.initial_state(Paired.plan(params, limits), run)))
     for k in range(p.rounds):
         order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, silo, k))
         descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)

@@ -80,9 +80,10 @@ def shared_checks() -> Iterator[None]:
 class Federated:
     """What came of a job. ``methods``: each silo's own, with what it kept at home; ``stranger``: one that kept nothing.
     ``bytes_round``: what a silo uploads in a training step, on average. ``shut``: (step, lane) that stayed shut.
-    ``seconds``: of processor time."""
+    ``seconds``: of processor time. ``run``: the run id."""
 
     plan: Plan
+    run: bytes
     published: Published
     methods: Mapping[str, Method]
     stranger: Method
@@ -139,11 +140,15 @@ def quiet() -> Iterator[None]:
 
 
 def federate(kind: type[Method], params: Mapping[str, object], cohort: Mapping[str, DataSet]) -> Federated:
-    """Play a job of this method with these silos to its end."""
+    """Play a job of this method with these silos to its end.
+
+    The run id depends on seed and silos alone, so a figure is the same each time, and methods that are compared start
+    from the same first blocks where these have the same names.
+    """
     began = time.process_time()
     members = charter(tuple(sorted(cohort)))
     plan = kind.plan(params, limits(len(cohort)))
-    job = json.dumps({"method": kind.name, "params": dict(params)}, sort_keys=True)
+    job = json.dumps({"benchmark": "methods", "seed": plan.seed})
     spec = RunSpec(
         job=job,
         job_digest=digest("job", job),
@@ -156,7 +161,7 @@ def federate(kind: type[Method], params: Mapping[str, object], cohort: Mapping[s
     with memory_folder() as place, ExitStack() as stack, shared_checks(), quiet():
         aggregator = identity("aggregator")
         ledger = Ledger.open(AggregatorHome(place).ledger_path, aggregator)
-        run = Run(spec, members, aggregator, ledger, place / "jobs")
+        run = Run(spec, members, aggregator, ledger, place / "jobs", nonce=bytes(32))
         agents = {}
         for silo, data in cohort.items():
             agents[silo] = _agent(place / silo, silo, spec, members, kind(params, silo), data)
@@ -167,6 +172,7 @@ def federate(kind: type[Method], params: Mapping[str, object], cohort: Mapping[s
         published = Published({name: np.array(block) for name, block in run.state.items()}, slots)
     return Federated(
         plan=plan,
+        run=run.id,
         published=published,
         methods={silo: agent.method for silo, agent in agents.items()},
         stranger=kind(params),

@@ -1,20 +1,23 @@
-"""Means over seeds of the demonstration: ``python tests/benchmarks/seeds.py [--seeds 0,1,2,3,4] [--silos 8] [--json]``.
+"""Means over seeds of the demonstration: ``python -m tests.benchmarks.seeds [--seeds 0,1,2,3,4] [--silos 8] [--json]``.
 
 Each seed is one ``fed simulate``: the round code of production, masks, floors and the weight rule on, and the baselines
-on the same split. Differences are paired by seed; SE is the standard error of their mean. Last line with --json: one
-object {seeds, rows[], means{}, differences{name: {mean, se, values[]}}}.
+on the same split. Run ids are made from the seed, so that first blocks, and figures, are the same each time.
+Differences are paired by seed; SE is the standard error of their mean. Last line with --json: one object
+{seeds, rows[], means{}, differences{name: {mean, se, values[]}}}.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from hashlib import sha256
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from jobs.demo.up import Options, simulate
+from tests.plain import fixed_run_id
 
 PAIRS = {
     "global - fedavg": (("global",), ("fedavg", "global")),
@@ -54,7 +57,7 @@ def main() -> None:
     seeds = [int(seed) for seed in args.seeds.split(",")]
     rows = []
     for seed in seeds:
-        with TemporaryDirectory(prefix="consilium-seeds-") as runs:
+        with TemporaryDirectory(prefix="consilium-seeds-") as runs, fixed_run_id(sha256(b"seed %d" % seed).digest()):
             report = simulate(Options(job=args.job, silos=args.silos, seed=seed, runs=Path(runs)), Silent())
         rows.append({"seed": seed, **report["accuracy"]})
         print(f"seed {seed}: {json.dumps(report['accuracy'])}", flush=True)

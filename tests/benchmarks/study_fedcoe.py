@@ -10,7 +10,7 @@ import numpy as np
 from jobs.demo import heart_data
 from silo_agent import experts
 from silo_agent.data import DataSet, check
-from silo_agent.methods import Method, Published
+from silo_agent.methods import Method
 from silo_agent.methods.fedcoe import FedCoE
 from tests.benchmarks import method_splits as splits
 from tests.benchmarks.method_baselines import (
@@ -119,7 +119,7 @@ def compare(
     found = {name: federate(kind, given, split.silos) for name, (kind, given) in runs.items()}
     for name, model in found.items():
         figures |= shared_figures(name, model, split)
-    figures |= personal_baselines(base, found["fedavg"].published, split, local=local)
+    figures |= personal_baselines(base, found["fedavg"], split, local=local)
     fedcoe = found["fedcoe"]
     figures["fedcoe.context-free"] = accuracy(one_by_one(fedcoe), split.silos)
     loads = np.array([fedcoe.published.slots["eval/0"][f"load-{e}"] for e in range(k)], dtype=np.float64)
@@ -129,13 +129,13 @@ def compare(
 
 
 def personal_baselines(
-    base: Mapping[str, object], published: Published, split: Split, *, local: bool = True
+    base: Mapping[str, object], fedavg: Federated, split: Split, *, local: bool = True
 ) -> dict[str, float]:
-    """FedAvg fine-tuned, or under the silo's label prior; with ``local`` training alone too."""
-    models = {}
+    """FedAvg fine-tuned, or under the silo's label prior; with ``local`` training alone too, from FedAvg's start."""
+    published, models = fedavg.published, {}
     if local:
         models["local"] = {
-            silo: alone(base, silo, data, limits(len(split.silos))) for silo, data in split.silos.items()
+            silo: alone(base, silo, data, limits(len(split.silos)), fedavg.run) for silo, data in split.silos.items()
         }
     models["tuned"] = {silo: fine_tuned(base, published, silo, data) for silo, data in split.silos.items()}
     plain = Paired(base)

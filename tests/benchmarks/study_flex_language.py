@@ -113,17 +113,18 @@ def compare(texts: Texts, seed: int, *, full: bool) -> Figures:
             figures |= {f"{arm}.{mode}": perplexity(losses) for mode, losses in seen.items()}
             figures |= {f"{arm}.bytes_round": model.bytes_round, f"{arm}.seconds": model.seconds}
         if full:
-            figures |= _alone(texts, kind, shared)
+            figures |= _alone(texts, kind, shared, model.run)
     return figures
 
 
-def _alone(texts: Texts, kind: type[FLEx], shared: Mapping[str, object]) -> Figures:
-    """Every silo for itself: after the rounds, after as many steps more as fine-tuning has, and at its best round."""
+def _alone(texts: Texts, kind: type[FLEx], shared: Mapping[str, object], run: bytes) -> Figures:
+    """Every silo for itself, from the first adapters of ``run``: after the rounds, after as many steps more as
+    fine-tuning has, and at its best round."""
     more = texts.rounds + texts.finetune_steps // texts.local_steps
     paths = {}
     for silo, data in texts.silos.items():
         member = kind({**shared, **EVERYTHING, "rounds": more}, silo)
-        paths[silo] = [_loss(member, state, data, "global") for state in alone(member, data)]
+        paths[silo] = [_loss(member, state, data, "global") for state in alone(member, data, run)]
     return {
         "local.personal": perplexity({silo: path[texts.rounds - 1] for silo, path in paths.items()}),
         "local.tuned": perplexity({silo: path[-1] for silo, path in paths.items()}),

@@ -33,8 +33,9 @@ def same(seed: int, setting: Setting) -> Figures:
     base = {**split.shape, "hidden": 4, "rounds": 2, "local_steps": 2, "seed": seed}
     figures = {}
     for kind, own in METHODS.items():
-        masked = federate(kind, {**base, **own}, split.silos).published
-        _, bare, _ = plain.federate(kind, {**base, **own}, split.silos, limits(len(split.silos)))
+        made = federate(kind, {**base, **own}, split.silos)
+        masked, of = made.published, limits(len(split.silos))
+        _, bare, _ = plain.federate(kind, {**base, **own}, split.silos, of, run_id=made.run)
         alike = state_digest(masked.blocks) == state_digest(bare.blocks) and masked.slots == bare.slots
         figures[f"{kind.name}.same"] = float(alike)
     return figures

@@ -99,7 +99,7 @@ def test_training_is_the_textbooks(pull: float, elsewhere: bool) -> None:
 def test_fedprox_with_no_pull_is_fedavg_and_with_much_stays_where_it_is() -> None:
     fedavg, _ = run(Paired)
     assert same(model_of(run(Paired, proximal=0.0)[0]), model_of(fedavg))
-    start = model_of(Published(blocks.initial_state(Paired.plan(PARAMS, LIMITS))))
+    start = model_of(Published(blocks.initial_state(Paired.plan(PARAMS, LIMITS), plain.RUN)))
     # With no momentum and μ = 1/rate, each step throws the last one away: w ← anchor − rate · gradient.
     held, _ = run(Paired, proximal=10.0, learning_rate=0.1, momentum=0.0)
     free, _ = run(Paired, learning_rate=0.1, momentum=0.0)
@@ -130,7 +130,7 @@ def test_dittos_published_model_is_fedavgs() -> None:
 def test_ditto_without_pull_is_training_alone() -> None:
     _, members = run(Ditto, pull=0.0)
     for silo, member in members.items():
-        own = alone(PARAMS, silo, cohort()[silo], LIMITS)
+        own = alone(PARAMS, silo, cohort()[silo], LIMITS, plain.RUN)
         assert isinstance(member, Ditto) and member.own is not None
         assert same(member.own, own)
         x = cohort()[silo].x_test
@@ -158,7 +158,7 @@ def test_dittos_own_model_is_pulled_to_the_published_one() -> None:
 # --- IFCA ------------------------------------------------------------------------------------------------------------
 
 
-def by_part(plan: Plan) -> dict[str, np.ndarray]:
+def by_part(plan: Plan, run: bytes) -> dict[str, np.ndarray]:
     """Initial blocks that depend on what they are a part of, not on what they are called."""
     rng = np.random.default_rng(5)
     values = {part: rng.normal(scale=0.2, size=s).astype(np.float32) for part, s in experts.shapes(64, 5, 10).items()}
@@ -179,7 +179,8 @@ def test_ifca_with_one_cluster_is_fedavg(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_ifca_moves_the_model_that_fits_best_and_no_other() -> None:
     plan = IFCA.plan({**PARAMS, "clusters": 3}, LIMITS)
-    seen, data = Published(blocks.initial_state(plan), {"rows/0": {"rows": 6, "silos": 6}}), cohort()["silo-02"]
+    seen = Published(blocks.initial_state(plan, plain.RUN), {"rows/0": {"rows": 6, "silos": 6}})
+    data = cohort()["silo-02"]
     member, step = IFCA({**PARAMS, "clusters": 3}, "silo-02"), plan.steps[1]
     loss = []
     for e in range(3):

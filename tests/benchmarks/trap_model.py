@@ -27,6 +27,7 @@ from crypto import blocks, ring
 from crypto.plan import Lane, Plan, Step
 from jobs.demo.digits_data import CENTRE
 from silo_agent.experts import PARTS
+from tests.plain import RUN
 
 #: Grey levels of a pixel above black. Public, as ``CENTRE`` is.
 LEVELS = 16
@@ -88,6 +89,7 @@ class Adversary:
 
     ``bounded``: whether it keeps within what ``crypto.proof.check_bounds`` allows, or uses the whole ring, as it could
     while sums were not checked. ``lies``: if not, every sum is announced as it is, and only read.
+    The run's id is ``tests.plain.RUN``.
     """
 
     plan: Plan
@@ -107,7 +109,7 @@ class Adversary:
 
     def __post_init__(self) -> None:
         self._last = [step for step in self.plan.steps if step.task == "train"][-1]
-        self._state = blocks.initial_state(self.plan)
+        self._state = blocks.initial_state(self.plan, RUN)
         self._rng = np.random.default_rng([self.seed, 17])
         features = self.public_ND.shape[1]
         self._inverse_DD = np.linalg.inv(np.cov(self.public_ND.T) + 0.03 * np.eye(features))

@@ -240,7 +240,7 @@ def against_agents(
 
     key = SiloHome(federation.silo(COLLUDER)).identity() if colluder else None
     lying = type("Lying", (LyingSession,), {"adversary": adversary, "colluder": key})
-    with patch("aggregator.rounds.attempt.ServerSession", lying):
+    with patch("aggregator.rounds.attempt.ServerSession", lying), plain.fixed_run_id():
         try:
             local.run_job(case.spec, federation.aggregator, federation.homes, courier=lambda _, one: Noting(one))
         except RoundLost:

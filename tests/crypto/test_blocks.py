@@ -14,6 +14,7 @@ from crypto.plan import MAX_CLIP, MAX_RATE, MIN_CLIP, Apply, Basis, Block, Lane,
 from tests.federation import contribution, small_plan
 
 PLAN = small_plan()
+RUN, OTHER = b"r" * 32, b"o" * 32
 STEP = PLAN.steps[0]
 WEIGHTS = {"trunk": 8, "quiet": 1, "open": 0}
 HONEST = contribution(PLAN, STEP, "silo-1")
@@ -108,7 +109,7 @@ def test_the_mean_is_right(rows):
         parts.append((given, {"trunk": weight}))
         inputs.append((np.clip(given.sums["trunk.w"], -2, 2), weight))
     sums, weights = summed(PLAN, STEP, parts)
-    state = initial_state(PLAN)
+    state = initial_state(PLAN, RUN)
     total = sum(weight for _, weight in inputs)
     assert weights == {"trunk": total, "quiet": 0, "open": 0}
     if total == 0:
@@ -141,7 +142,7 @@ def test_the_three_ways_to_apply(kind, want):
 
 def test_a_shut_lane_keeps_its_blocks_and_the_state_is_not_changed():
     sums, weights = summed(PLAN, STEP, [(HONEST, {"trunk": 4, "quiet": 1, "open": 1})] * 3)
-    state = initial_state(PLAN)
+    state = initial_state(PLAN, RUN)
     before = state_digest(state)
     del sums["quiet"]
     new = apply(PLAN, STEP, state, sums, weights)
@@ -154,23 +155,26 @@ def test_a_shut_lane_keeps_its_blocks_and_the_state_is_not_changed():
 )
 def test_an_opened_sum_of_another_layout_is_refused(vector):
     with pytest.raises(LayoutMismatch):
-        apply(PLAN, STEP, initial_state(PLAN), {"trunk": vector}, {"trunk": 4})
+        apply(PLAN, STEP, initial_state(PLAN, RUN), {"trunk": vector}, {"trunk": 4})
 
 
 def test_the_sum_of_a_foreign_lane_is_refused():
     with pytest.raises(LayoutMismatch):
-        apply(PLAN, STEP, initial_state(PLAN), {"other": np.zeros(3, np.uint32)}, {})
+        apply(PLAN, STEP, initial_state(PLAN, RUN), {"other": np.zeros(3, np.uint32)}, {})
 
 
-def test_the_initial_state_is_a_function_of_the_plan():
-    state = initial_state(PLAN)
+def test_the_initial_state_is_a_function_of_plan_and_run():
+    state = initial_state(PLAN, RUN)
     assert set(state) == {"trunk.w", "trunk.b", "quiet.w", "open.w"}
     assert not state["trunk.b"].any() and state["trunk.w"].any() and np.abs(state["trunk.w"]).max() <= 0.1
     assert all(array.dtype == np.float32 and not array.flags.writeable for array in state.values())
-    assert state_digest(state) == state_digest(initial_state(PLAN))
-    assert state_digest(state) != state_digest(initial_state(replace(PLAN, seed=8)))
+    assert state_digest(state) == state_digest(initial_state(PLAN, RUN))
+    assert state_digest(state) != state_digest(initial_state(replace(PLAN, seed=8), RUN))
+    other = initial_state(PLAN, OTHER)
+    for block in PLAN.blocks:
+        assert np.array_equal(state[block.name], other[block.name]) == (not block.init), block.name
     # Frozen: any machine, any numpy.
-    assert state_digest(state).hex() == "849a595842e52d313da49fc4d9a84b0f6425c059ee689b365f47515f0e074737"
+    assert state_digest(state).hex() == "e762db7cbcb81830d59321a173c630c6409ed6bccf7ac9c7f60b5c0114fe16eb"
 
 
 def test_a_local_block_has_no_state_to_publish():
@@ -183,7 +187,7 @@ def test_a_local_block_has_no_state_to_publish():
         blocks=(Block(name="b", shape=(1,), lane="l", clip=1.0),),
         steps=(Step(task="t", index=0, slots=(Slot("s", 1, Basis.STATE),)),),
     )
-    assert initial_state(plan) == {}
+    assert initial_state(plan, RUN) == {}
 
 
 def test_the_digest_depends_on_name_shape_and_every_bit():

@@ -128,10 +128,9 @@ def test_the_other_messages():
 
 
 def test_initial_state():
-    assert (
-        state_digest(initial_state(Plan.from_bytes(bytes.fromhex(SESSION["plan"])))).hex()
-        == SESSION["sessions"]["complete"]["state0"]
-    )
+    want = SESSION["sessions"]["complete"]
+    plan = Plan.from_bytes(bytes.fromhex(SESSION["plan"]))
+    assert state_digest(initial_state(plan, bytes.fromhex(want["run"]))).hex() == want["state0"]
 
 
 @pytest.mark.parametrize("case", ["complete", "dropout"])
@@ -142,8 +141,8 @@ def test_a_whole_session(case):
         Charter.from_bytes(bytes.fromhex(SESSION["charter"])),
         Plan.from_bytes(bytes.fromhex(SESSION["plan"])),
     )
-    step, state = plan.steps[0], initial_state(plan)
     run = transcript.run_id(sha256(b"vector job").digest(), charter.digest, bytes(range(32)))
+    step, state = plan.steps[0], initial_state(plan, run)
     s0 = transcript.initial_chain(run, state_digest(state))
     context = Context(charter=charter, plan=plan, run=run, k=0, attempt=0, chain=s0)
     assert (run.hex(), s0.hex(), context.t0.hex()) == (want["run"], want["S0"], want["T0"])

@@ -137,7 +137,8 @@ class EvilServer:
         self.nonce = os.urandom(32)
         self.run = transcript.run_id(self.job, self.charter.digest, self.nonce)
         self.k = 0
-        self.chain = transcript.initial_chain(self.run, blocks.state_digest(blocks.initial_state(self.plan)))
+        start = blocks.initial_state(self.plan, self.run)
+        self.chain = transcript.initial_chain(self.run, blocks.state_digest(start))
         self.before = self.chain
         self.results: list[Result] = []
         self.book = Book(game, self.run.hex())

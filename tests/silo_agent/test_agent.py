@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crypto import durable
+from crypto import blocks, durable
 from crypto.errors import DataRefused
 from crypto.keys import Identity
 from crypto.messages import DECLINE, STEP_PHASES, Decline, Message, Request, request_digest
@@ -29,6 +29,21 @@ def test_an_expired_charter_is_declined(one: OneAgent) -> None:
         assert code_of(agent.handle(one.first_open())) == "SPEC"
     finally:
         agent.close()
+
+
+def test_first_blocks_come_from_plan_and_run_id_also_after_a_restart(one: OneAgent) -> None:
+    digests: dict[bytes, bytes] = {}
+    for nonce in (b"m" * 32, b"n" * 32, b"m" * 32):  # the last is the first run again, resumed from its progress file
+        agent, request = one.open(), one.first_open(nonce)
+        try:
+            assert not agent.state, "which run it is, the silo learns when it is asked to join"
+            agent.handle(request)
+            found = blocks.state_digest(agent.state)
+            assert found == blocks.state_digest(blocks.initial_state(one.plan, read(request).run))
+            assert digests.setdefault(nonce, found) == found
+        finally:
+            agent.close()
+    assert len(set(digests.values())) == 2
 
 
 def test_requests_that_the_aggregator_did_not_sign_are_declined(one: OneAgent) -> None:

@@ -47,7 +47,8 @@ class Protocol1:
 
     # --- state ----------------------------------------------------------------------------------------------------
 
-    def initial_state(self, plan: Plan) -> Mapping[str, np.ndarray]:
+    def initial_state(self, plan: Plan, run: bytes) -> Mapping[str, np.ndarray]:
+        """In this protocol every run of a plan started from the same blocks."""
         return blocks.initial_state(plan)
 
     def apply(

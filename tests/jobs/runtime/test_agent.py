@@ -142,7 +142,7 @@ def test_floors_of_four_silos_keep_a_lane_shut(federation: Federation) -> None:
     assert outcome.lanes_shut == 1
     from crypto import blocks
 
-    assert outcome.state_digest == blocks.state_digest(blocks.initial_state(run.spec.plan)).hex()
+    assert outcome.state_digest == blocks.state_digest(blocks.initial_state(run.spec.plan, run.id)).hex()
 
 
 def first_open(federation: Federation, nonce: bytes | None = None) -> Message:

@@ -54,7 +54,7 @@ def test_personal_experts_are_in_no_byte_that_leaves(tmp_path: Path) -> None:
     outcome, run, agents = local.run_job(
         spec, federation.aggregator, federation.homes, courier=partial(local.Wire, sent)
     )
-    _, published, _ = plain.federate(Here, spec.params, {s: agents[s].data for s in agents}, LIMITS)
+    _, published, _ = plain.federate(Here, spec.params, {s: agents[s].data for s in agents}, LIMITS, run_id=run.id)
     assert blocks.state_digest(published.blocks) == blocks.state_digest(run.state)
     at_hub = b"\0".join(path.read_bytes() for path in federation.aggregator.rglob("*") if path.is_file())
     searched = 0

@@ -39,7 +39,7 @@ def test_fitness_router_and_hidden_choices_are_in_no_byte_that_leaves(tmp_path: 
     )
     plan, members = FlexMoE.plan(params, LIMITS), {silo: FlexMoE(params, silo) for silo in agents}
     cohort = {silo: agents[silo].data for silo in agents}
-    unmasked = plain.run(plan, members, cohort, LIMITS)
+    unmasked = plain.run(plan, members, cohort, LIMITS, run_id=run.id)
     assert blocks.state_digest(unmasked.blocks) == blocks.state_digest(run.state)
     for silo, parts in sent.items():
         everything = b"\0".join(parts)

@@ -77,7 +77,7 @@ def test_opened_sums_are_the_plain_integer_sums_bit_for_bit(
     federation, outcome, run, agents = fedcoe
     record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     plan = run.spec.plan
-    state = blocks.initial_state(plan)
+    state = blocks.initial_state(plan, run.id)
     chain = transcript.initial_chain(run.id, blocks.state_digest(state))
     folder = AggregatorHome(federation.aggregator).run_folder(outcome.run)
     for closed in record.of(StepClosed):
@@ -242,7 +242,7 @@ def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exac
     outcome, run, agents = local.play(federation, local.spec(ring_bits=24), {"silo-3": local.silent_from("fetch", 2)})
     record = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run)
     assert secure_aggregation(record)["masked_bytes_per_parameter"] == pytest.approx(3.0, abs=0.01)
-    plan, state = run.spec.plan, blocks.initial_state(run.spec.plan)
+    plan, state = run.spec.plan, blocks.initial_state(run.spec.plan, run.id)
     for closed in record.of(StepClosed):
         step = plan.steps[int(closed.record.k)]
         sums = {}
@@ -254,6 +254,18 @@ def test_a_job_on_the_24_bit_ring_uploads_three_bytes_a_parameter_and_stays_exac
         weights = {lane: closed.record.slots[f"{lane}.weight"] for lane in sums}
         state = blocks.apply(plan, step, state, sums, weights)
         assert blocks.state_digest(state).hex() == closed.record.state_digest
+
+
+def test_two_runs_of_a_job_start_from_different_blocks_and_a_run_from_the_same_ones(made: Path, tmp_path: Path) -> None:
+    """So the difference of two runs' sums is no silo's update. ``again``: a copy of the federation, same keys."""
+    job, one, again = local.spec(rounds=1), local.copied(made, tmp_path / "one"), local.copied(made, tmp_path / "again")
+    firsts = []
+    for federation, nonce in ((one, b"m" * 32), (one, b"n" * 32), (again, b"m" * 32)):
+        outcome, run, _ = local.run_job(job, federation.aggregator, federation.homes, nonce=nonce)
+        started = RunRecord.read(AggregatorHome(federation.aggregator), outcome.run).started.record
+        assert started.state_digest == blocks.state_digest(blocks.initial_state(run.spec.plan, run.id)).hex()
+        firsts.append(started.state_digest)
+    assert firsts[0] != firsts[1] and firsts[0] == firsts[2]
 
 
 def test_events_that_can_not_be_written_do_not_stop_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -182,8 +182,8 @@ def test_the_lane_stays_shut_and_the_others_open(broken: Played) -> None:
 
 def test_opened_sums_are_the_plain_sums_and_the_shut_lanes_blocks_stand_still(broken: Played) -> None:
     """State and chain on the ledger are recomputed from the silos' plain integers: one other bit, another chain."""
-    plan, state = broken.plan, blocks.initial_state(broken.plan)
     run = next(iter(broken.agents.values()))._run
+    plan, state = broken.plan, blocks.initial_state(broken.plan, run)
     chain, states = transcript.initial_chain(run, blocks.state_digest(state)), {}
     for k, one in broken.closed.items():
         mine = {silo: broken.agents[silo].plain[k] for silo in one.survivors}  # type: ignore[attr-defined]

@@ -117,7 +117,8 @@ def test_after_counts_the_words_that_the_aggregator_stored(done: Done) -> None:
 
 def test_the_plain_vectors_add_up_to_what_opened(done: Done) -> None:
     """Sums of the silos' vectors, applied step by step with the ledger's slots, give the run's state bit for bit."""
-    plan, state = done.first.spec.plan, blocks.initial_state(done.first.spec.plan)
+    plan = done.first.spec.plan
+    state = blocks.initial_state(plan, done.first.id)
     closed = [
         e.record for e in read(AggregatorHome(done.root / "aggregator").ledger_path) if e.kind is Kind.STEP_CLOSED
     ]

@@ -49,7 +49,7 @@ def test_proxies_and_a_silos_own_figures_are_in_no_byte_that_leaves(tmp_path: Pa
         job(), made.aggregator, made.homes, agent=local.recording, courier=partial(local.Wire, sent)
     )
     plan, members = MetaMoE.plan(SMALL, LIMITS), {silo: MetaMoE(SMALL, silo) for silo in agents}
-    unmasked = plain.run(plan, members, {silo: agents[silo].data for silo in agents}, LIMITS)
+    unmasked = plain.run(plan, members, {silo: agents[silo].data for silo in agents}, LIMITS, run_id=run.id)
     assert blocks.state_digest(unmasked.blocks) == blocks.state_digest(run.state)
     pool = proxies.shipped("digits-public").x_train
     for silo, parts in sent.items():

@@ -87,13 +87,21 @@ class Played:
             assert blocks.state_digest(self.agents[silo].state).hex() == self.outcome.state_digest, silo
 
 
-def play(federation: Federation, fault: Fault, opened: Callable[[str, SiloHome], Agent] = local.open_agent) -> Played:
-    """A whole run in which ``fault`` sees each request and may answer otherwise."""
+def play(
+    federation: Federation,
+    fault: Fault,
+    opened: Callable[[str, SiloHome], Agent] = local.open_agent,
+    nonce: bytes = bytes(32),
+) -> Played:
+    """A whole run in which ``fault`` sees each request and may answer otherwise. In copies of one federation it has
+    the same run id, so that what came of it can be compared. ``nonce``: another for a second run in one federation."""
 
     def courier(silo: str, agent: Agent) -> InProcess:
         return local.Faulty(agent, lambda request, answer: fault(agent, request, answer))
 
-    outcome, run, agents = local.run_job(JOB, federation.aggregator, federation.homes, courier=courier, agent=opened)
+    outcome, run, agents = local.run_job(
+        JOB, federation.aggregator, federation.homes, courier=courier, agent=opened, nonce=nonce
+    )
     return Played(federation, outcome, run, agents)
 
 
@@ -384,7 +392,7 @@ def test_a_refusal_of_another_request_is_not_the_silos_refusal(federation: Feder
         shown = agent.site.silo == "silo-2" and request.phase == "deal"
         return Message(DECLINE, kept[0]) if shown else answer()
 
-    runs = [play(federation, fault) for fault in (refuses, replays)]
+    runs = [play(federation, fault, nonce=nonce) for fault, nonce in ((refuses, b"a" * 32), (replays, b"b" * 32))]
     charter = Home(federation.aggregator).charter()
     decline = Decline.open(kept[0], lambda m: charter.member(m.silo).agent)
     assert (decline.silo, decline.code, decline.run) == ("silo-2", "BAD_SIGNATURE", runs[0].run.id)
@@ -421,7 +429,8 @@ def test_a_refusal_of_this_request_is_kept_as_signed(federation: Federation) -> 
 
 def test_a_result_is_what_its_evidence_says(undisturbed: Played) -> None:
     run = undisturbed.run
-    chain = transcript.initial_chain(run.id, blocks.state_digest(blocks.initial_state(run.spec.plan)))
+    start = blocks.initial_state(run.spec.plan, run.id)
+    chain = transcript.initial_chain(run.id, blocks.state_digest(start))
     for k, step in enumerate(run.spec.plan.steps):
         result = StepResult.from_bytes(undisturbed.evidence(k).result)
         assert (result.step, result.chain, result.released) == (k, chain, True)

@@ -12,7 +12,7 @@ from crypto import blocks
 from crypto.errors import DataRefused, EgressDenied, SpecError
 from crypto.plan import Scope
 from silo_agent.methods import Limits, Published
-from tests import digits
+from tests import digits, plain
 from tests.silo_agent.methods import fedper
 from tests.silo_agent.methods.fedper import FedPer
 
@@ -41,7 +41,7 @@ def test_its_plan_is_refused_what_every_plan_is() -> None:
 def test_a_step_tried_again_and_a_restart_come_out_the_same() -> None:
     data = digits.turned()["silo-1"]
     plan = FedPer.plan(PARAMS, Limits(n_max=8))
-    seen = Published(blocks.initial_state(plan))
+    seen = Published(blocks.initial_state(plan, plain.RUN))
     first, again = FedPer(PARAMS, "silo-1"), FedPer(PARAMS, "silo-1")
     train = [step for step in plan.steps if step.task == "train"]
     for step in train[:2]:

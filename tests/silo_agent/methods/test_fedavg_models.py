@@ -33,14 +33,14 @@ def test_the_perceptron_may_be_named_and_changes_nothing() -> None:
     for key in ("shape", "start", "model-norm", "local"):
         with pytest.raises(SpecError, match=rf"params\.{key}"):
             KIND.plan(given | {key: "1"}, LIMITS)
-    with pytest.raises(SpecError, match=r"params\.features.*one of model, shape, classes, start"):
+    with pytest.raises(SpecError, match=r"params\.features.*one of model, package, shape, classes, start"):
         KIND.plan(cnn() | {"features": 64}, LIMITS)
 
 
 def test_a_plan_has_codes_and_starts_at_zero() -> None:
     plan = KIND.plan(cnn(), LIMITS)
     assert [block.name for block in plan.blocks] == [f"model.t{n}" for n in range(8)]
-    assert not any(array.any() for array in blocks.initial_state(plan).values())
+    assert not any(array.any() for array in blocks.initial_state(plan, plain.RUN).values())
     assert plan.digest == KIND.plan(cnn(), LIMITS).digest
 
 
@@ -63,7 +63,7 @@ def test_a_cnn_learns_and_nothing_named_after_a_statistic_is_in_the_plan(norm: s
 
 def test_a_step_tried_again_gives_the_same_bytes() -> None:
     plan, data = KIND.plan(cnn(model_norm="batch"), LIMITS), silos()["silo-1"]
-    published = Published(blocks.initial_state(plan))
+    published = Published(blocks.initial_state(plan, plain.RUN))
     one, again = (KIND(cnn(model_norm="batch"), "silo-1").contribute(plan.steps[1], published, data) for _ in range(2))
     assert one.slots == again.slots
     assert all(one.sums[name].tobytes() == again.sums[name].tobytes() for name in one.sums)
@@ -91,7 +91,7 @@ def test_a_local_head_is_in_the_plan_and_in_no_sum() -> None:
 def test_local_parts_survive_a_restart_and_two_rounds_are_kept() -> None:
     given, data = cnn(shared="features.*", local="head.*"), silos()["silo-1"]
     plan = KIND.plan(given, LIMITS)
-    published = Published(blocks.initial_state(plan))
+    published = Published(blocks.initial_state(plan, plain.RUN))
     one = KIND(given, "silo-1")
     made = [one.contribute(step, published, data) for step in plan.steps[:4]]
     assert set(one.state_dict()) == {f"{code}/{k}" for code in ("t6", "t7") for k in (1, 2)}

@@ -57,7 +57,7 @@ def test_experts_find_their_styles_and_serve_a_newcomer(how: dict[str, object], 
 def test_a_trunk_moves_by_what_all_its_models_learn() -> None:
     given = cnn(shared="features.*", expert="head.*", rounds=1, local_steps=3)
     plan, data = KIND.plan(given, LIMITS), silos()["silo-1"]
-    published = Published(blocks.initial_state(plan))
+    published = Published(blocks.initial_state(plan, plain.RUN))
     train = next(step for step in plan.steps if step.task == "train")
     one, again = (KIND(given, "silo-1").contribute(train, published, data) for _ in range(2))
     assert one.sums.keys() == {part.block for part in train.sums}

@@ -56,7 +56,7 @@ def test_in_the_warm_up_a_silo_moves_one_expert_and_none_is_left_alone() -> None
 def test_prices_rise_with_use_and_move_silos() -> None:
     member, data = FedCoESamples(PARAMS, "silo-1"), silos()["silo-1"]
     plan = FedCoESamples.plan(PARAMS, LIMITS)
-    start = Published(blocks.initial_state(plan), {"rows/0": {"rows": 800, "silos": 8}})
+    start = Published(blocks.initial_state(plan, plain.RUN), {"rows/0": {"rows": 800, "silos": 8}})
     mine = int(member._choice(0, start, data).argmax())
     crowded = {f"silos-{mine}": 8, f"silos-{1 - mine}": 0}
     slots = {**start.slots, **{f"train/{k}": crowded for k in range(3)}}
@@ -117,7 +117,7 @@ def test_without_any_open_expert_the_generalist_answers() -> None:
     assert shut, "some lane stays below its floor"
     assert isinstance(member, FedCoESamples)
     assert not member._gate(published, x)[shut].any(), "an expert that never opened never speaks"
-    start = Published(blocks.initial_state(FedCoESamples.plan(PARAMS, LIMITS)))
+    start = Published(blocks.initial_state(FedCoESamples.plan(PARAMS, LIMITS), plain.RUN))
     generalist = {part: start.blocks[f"generalist.{part}"] for part in experts.PARTS}
     for mode in ("global", "cold"):
         np.testing.assert_allclose(

@@ -76,7 +76,7 @@ def test_the_plan_lists_what_is_averaged_what_is_fixed_and_what_never_leaves() -
     assert plan.lane_of("personal/layers.0.gate_up").scope is Scope.LOCAL
     for step in plan.steps:
         assert {part.block for part in step.sums} == (lanes["everyone"] if step.task == "train" else set())
-    start = blocks.initial_state(plan)
+    start = blocks.initial_state(plan, plain.RUN)
     assert not any(start[name].any() for name in lanes["everyone"])
     assert all(np.abs(start[name]).max() > 0.1 for name in lanes["fixed"])
     assert not lanes["own"] & start.keys()
@@ -106,7 +106,7 @@ def test_adapters_of_experts_are_slices_of_one_tensor() -> None:
     """W_e + (α/r) B·A for one expert alone: all the others give what they gave."""
     model = library().LanguageModel(base(), rank=4, alpha=8.0, experts=True, personal=False)
     plan = FLEx.plan(params(shared_experts=1, personal=0), LIMITS)
-    start = blocks.initial_state(plan)
+    start = blocks.initial_state(plan, plain.RUN)
     a = {name[2:]: value for name, value in start.items() if name.startswith("a/")}
     b = {name[2:]: value.copy() for name, value in start.items() if name.startswith("b/")}
     assert {name: view.shape for name, view in model.b.items()} == {name: value.shape for name, value in b.items()}
@@ -182,7 +182,7 @@ def test_a_graft_adds_its_expert_by_a_sigmoid_gate() -> None:
 def test_pretrained_weights_are_frozen_and_the_folder_is_as_it_was(shared_experts: int) -> None:
     one = member(shared_experts=shared_experts)
     plan = FLEx.plan(params(shared_experts=shared_experts), LIMITS)
-    seen = Published(blocks.initial_state(plan))
+    seen = Published(blocks.initial_state(plan, plain.RUN))
     sums = one.contribute(step_of(plan, "train/0"), seen, silos()["silo-1"]).sums
     assert all(np.abs(delta).max() > 0 for name, delta in sums.items() if "self_attn" in name)
     net = one._net().net
@@ -210,7 +210,7 @@ def loss(published: Published, members: Mapping[str, Method], mode: str) -> floa
 
 def test_silos_learn_together_and_personal_experts_help() -> None:
     plan, published, members = trained()
-    start = Published(blocks.initial_state(plan))
+    start = Published(blocks.initial_state(plan, plain.RUN))
     assert loss(published, members, "global") < loss(start, members, "global") - 0.02
     assert loss(published, members, "personal") < loss(published, members, "global") - 0.04
     before = {name: start.blocks[name] for name in start.blocks if name.startswith("a/")}
@@ -289,7 +289,7 @@ def test_void_steps_stop_nobody_and_a_silo_may_come_late() -> None:
 
 def test_weights_of_zero_leave_the_model_as_it_is() -> None:
     plan = FLEx.plan(params(), LIMITS)
-    step, start = step_of(plan, "train/0"), blocks.initial_state(FLEx.plan(params(), LIMITS))
+    step, start = step_of(plan, "train/0"), blocks.initial_state(FLEx.plan(params(), LIMITS), plain.RUN)
     nothing = np.zeros(plan.words_of(step, "everyone"), dtype=np.uint32)
     contribution = member(local_steps=2).contribute(step, Published(start), silos()["silo-1"])
     sent = blocks.encode(plan, step, contribution, {"everyone": 0})

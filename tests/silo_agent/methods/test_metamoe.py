@@ -135,7 +135,7 @@ def test_groups_weigh_alike_in_the_router() -> None:
     params = DIGITS | {"group-0": "silo-1 silo-2 silo-3 silo-4 silo-5", "group-1": "silo-6 silo-7 silo-8"}
     plan, data = MetaMoE.plan(params, LIMITS), silos()["silo-1"]
     route = next(step for step in plan.steps if step.task == "route")
-    seen = Published(blocks.initial_state(plan))
+    seen = Published(blocks.initial_state(plan, plain.RUN))
     assert MetaMoE(params, "silo-1").weights(route, seen, data) == {"everyone": 2, "expert-0": 2, "expert-1": 0}
     assert MetaMoE(params, "silo-8").weights(route, seen, data) == {"everyone": 4, "expert-0": 0, "expert-1": 4}
     assert MetaMoE(params, "stranger").weights(route, seen, data) == {"everyone": 0, "expert-0": 0, "expert-1": 0}
@@ -252,7 +252,7 @@ def test_personal_is_the_groups_expert() -> None:
 
 def test_experts_learn_from_private_rows_proxies_and_background() -> None:
     plan, _, members = learned()
-    seen = Published(blocks.initial_state(plan), {"rows/0": {"rows": 800, "silos": 8}})
+    seen = Published(blocks.initial_state(plan, plain.RUN), {"rows/0": {"rows": 800, "silos": 8}})
     step, data = next(step for step in plan.steps if step.task == "train"), silos()["silo-2"]
     choice, more = members["silo-2"].chosen(data), members["silo-2"]._background(data)
     assert len(more) == len(set(more.tolist())) == 20
@@ -333,7 +333,7 @@ def test_a_silo_of_no_group_takes_part_and_adds_nothing() -> None:
 
 def test_a_pool_that_is_not_the_jobs_is_refused_in_the_first_step() -> None:
     plan = MetaMoE.plan(SMALL, LIMITS)
-    seen, data = Published(blocks.initial_state(plan)), silos()["silo-1"]
+    seen, data = Published(blocks.initial_state(plan, plain.RUN)), silos()["silo-1"]
     for change, said in (
         ({"pool_sha256": "0" * 64}, "has SHA-256"),
         ({"proxies": 590, "candidates": 1000}, "599 rows that differ; the job chooses 600"),
@@ -423,4 +423,4 @@ def test_the_encoder_refuses_the_proxies() -> None:
     more = blocks.Contribution({**sent.sums, "proxies": np.zeros(20)}, sent.slots)
     with pytest.raises(EgressDenied):
         blocks.encode(plan, step, more, mine.weights(step, published, data))
-    assert "proxies" not in blocks.initial_state(plan)
+    assert "proxies" not in blocks.initial_state(plan, plain.RUN)

@@ -335,7 +335,7 @@ def test_more_experts_than_the_floors_allow_are_silent() -> None:
 def test_a_silo_that_weighs_nothing_moves_nothing() -> None:
     """All-zero weights: a sum of such uploads is zero, no lane opens, and every block keeps its value."""
     plan = method("fedcoe").plan(DIGITS, LIMITS)
-    state, step = blocks.initial_state(plan), next(step for step in plan.steps if step.task == "train")
+    state, step = blocks.initial_state(plan, plain.RUN), next(step for step in plan.steps if step.task == "train")
     member, data = method("fedcoe")(DIGITS, "silo-1"), silos()["silo-1"]
     weights = dict.fromkeys((lane.name for lane in plan.lanes_of(step)), 0)
     sent = blocks.encode(plan, step, member.contribute(step, Published(state), data), weights)
@@ -403,7 +403,7 @@ def test_a_lane_for_each_expert_and_one_for_the_trunk() -> None:
 def test_a_silo_sends_the_heads_it_holds_and_no_other(silo: str, held: tuple[int, ...]) -> None:
     plan = method("fedavg-lanes").plan(params("fedavg-lanes"), LIMITS)
     member, data = method("fedavg-lanes")(params("fedavg-lanes"), silo), digits.turned()[silo]
-    seen = Published(blocks.initial_state(plan), {"rows/0": {"rows": 8 * data.rows, "silos": 8}})
+    seen = Published(blocks.initial_state(plan, plain.RUN), {"rows/0": {"rows": 8 * data.rows, "silos": 8}})
     step = plan.steps[1]
     assert member.weights(step, seen, data) == {"trunk": 2} | {f"expert-{e}": 2 * (e in held) for e in range(2)}
     sums = member.contribute(step, seen, data).sums

@@ -73,7 +73,7 @@ def test_a_run_without_the_figures_ends_and_learns(name: str, section: str) -> N
     assert any(name.endswith(".weight") for name in published.slots["train/0"])
     if section != "fresh":
         assert used["train/0"] == {GRID[0]}, "the weight rule has no mean: everyone has the least weight"
-    start = blocks.initial_state(method(name).plan(FEW[name], LIMITS))
+    start = blocks.initial_state(method(name).plan(FEW[name], LIMITS), plain.RUN)
     assert any(not np.array_equal(published.blocks[block], value) for block, value in start.items())
     x = silos()["silo-1"].x_test
     for mode in ("global", "personal", "cold"):

@@ -25,6 +25,8 @@ from silo_agent.pysyft.datasite import ADMIN, STRANGER, Datasite, owner_address,
 from silo_agent.pysyft.mock import Schema, check_mock, read_mocks
 
 SALT = bytes(range(32))
+#: Rows of each split.
+SPLITS = (("train", 20), ("test", 6))
 
 
 def arrays(seed: int, rows: int = 20, **changes: object) -> dict[str, np.ndarray]:
@@ -534,10 +536,18 @@ def test_rows_of_few_values_meet_by_chance_and_copied_ones_are_still_found() -> 
 
 def test_inputs_of_a_higher_rank(home: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
-    images = {f"x_{part}": rng.normal(size=(rows, 1, 4, 4)) for part, rows in (("train", 20), ("test", 6))}
+    images = {f"x_{part}": rng.normal(size=(rows, 1, 4, 4)) for part, rows in SPLITS}
     shown = {name: -array for name, array in images.items()}
     catalogue = Catalogue(SiloHome(home), "north")
     entry = catalogue.add("scans", npz(tmp_path / "p.npz", 1, **images), npz(tmp_path / "m.npz", 2, **shown))
     assert entry.schema == Schema((1, 4, 4), 3) == catalogue.entry("scans").schema
     assert catalogue.resolve("scans").data.shape == (1, 4, 4)
     assert entry.schema.arrays["x_train"] == "float32 (rows, 1, 4, 4)" and entry.schema.features == 16
+    masks = {f"y_{part}": np.ones((rows, 4, 4), int) * (np.arange(rows) % 2)[:, None, None] for part, rows in SPLITS}
+    both = npz(tmp_path / "p.npz", 1, **images, **masks), npz(tmp_path / "m.npz", 2, **shown, **masks)
+    entry = catalogue.add("lesions", *both)
+    assert entry.schema == Schema((1, 4, 4), 3, masks=True) == catalogue.entry("lesions").schema
+    assert entry.schema.arrays["y_test"] == "int64 (rows, 4, 4) from 0 to 2"
+    assert catalogue.resolve("lesions").data.masks
+    with pytest.raises(DataRefused, match="mock of 'lesions' has"):
+        catalogue.add("lesions", both[0], npz(tmp_path / "m.npz", 2, **shown), replace=True)

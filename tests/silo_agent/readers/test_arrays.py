@@ -69,6 +69,21 @@ def test_other_types_are_scaled_when_they_are_read(tmp_path: Path) -> None:
     assert "Unscaled: values range from 0 to 255" in findings(read(tmp_path / "d", unscaled), unscaled)[0]
 
 
+def test_masks_of_arrays(tmp_path: Path) -> None:
+    by = DataSchema.parse({**schema().fields, "labels": "masks"})
+    masks = {f"y_{part}": np.arange(rows * 12).reshape(rows, 3, 4) % 3 for part, rows in (("train", 20), ("test", 6))}
+    data = read(folder(tmp_path / "d", **four(**masks)), by)
+    assert data.masks and np.array_equal(data.y_test, masks["y_test"])
+    with pytest.raises(DataRefused, match="has masks, its schema says one label a row"):
+        read(tmp_path / "d")
+    with pytest.raises(DataRefused, match="has one label a row, its schema says masks"):
+        read(folder(tmp_path / "e", **four()), by)
+    with pytest.raises(DataRefused, match=r"y_test has shape \(6, 4, 3\) .* of shape \(2, 3, 4\)"):
+        read(folder(tmp_path / "f", **four(**masks | {"y_test": masks["y_test"].reshape(6, 4, 3)})), by)
+    with pytest.raises(DataRefused, match="labels in one split and masks in the other"):
+        read(folder(tmp_path / "g", **four(y_test=masks["y_test"])), by)
+
+
 def nan(x: np.ndarray) -> np.ndarray:
     x = x.copy()
     x[7, 1, 1, 1] = np.nan

@@ -169,6 +169,85 @@ def test_images_that_memory_does_not_hold(folder: Path, monkeypatch: pytest.Monk
         read(folder)
 
 
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def masked(root: Path, **masks: np.ndarray) -> Path:
+    """Twenty-four pictures with masks beside them and a table that names both. ``masks``: others, by number."""
+    rows: list[Mapping[str, object]] = []
+    for n in range(24):
+        picture(root / "images" / f"{n:02}.png", grey(n))
+        picture(root / "masks" / f"{n:02}.png", masks.get(f"n{n}", grey(n) % 3))
+        rows.append({"file": f"images/{n:02}.png", "mask": f"masks/{n:02}.png"})
+    write_csv(root / "labels.csv", rows)
+    return root
+
+
+def of_masks(shape: tuple[int, ...] = (1, 8, 8), **values: object) -> DataSchema:
+    return DataSchema.parse({**schema(shape, **values).fields, "labels": "masks"})
+
+
+def test_masks_are_read_beside_their_images(tmp_path: Path) -> None:
+    data = read(masked(tmp_path / "m"), of_masks())
+    assert data.masks and data.y_train.shape == (18, 8, 8) and data.y_test.shape == (6, 8, 8)
+    for x, y in zip(data.x_train, data.y_train, strict=True):
+        assert np.array_equal(np.rint((x[0] + 1) * 127.5) % 3, y), "image and mask stay together"
+
+
+def test_masks_are_padded_and_resized_with_their_images(tmp_path: Path) -> None:
+    root = masked(tmp_path / "m", n3=np.ones((6, 8), np.uint8))
+    picture(root / "images" / "03.png", grey(3, (6, 8)))
+    data = read(root, of_masks(fit="pad"))
+    y = np.concatenate([data.y_train, data.y_test])
+    assert any((mask[1:7] == 1).all() and (mask[[0, 7]] == 0).all() for mask in y)
+    assert read(root, of_masks((1, 4, 4), fit="resize")).y_train.shape == (18, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"),
+    [
+        (np.zeros((8, 6), np.uint8), r"the mask has shape \(8, 6\), its image images/05\.png \(8, 8\)"),
+        (np.full((8, 8), 255, np.uint8), "has values other than the class numbers 0 to 2"),
+        (np.zeros((8, 8, 3), np.uint8), "is a mask in colours"),
+    ],
+)
+def test_masks_that_do_not_fit_are_named(tmp_path: Path, mask: np.ndarray, why: str) -> None:
+    with pytest.raises(DataRefused, match=rf"masks/05\.png: {why}"):
+        read(masked(tmp_path / "m", n5=mask), of_masks())
+
+
+def test_masks_and_classes_are_not_taken_for_each_other(tmp_path: Path, folder: Path) -> None:
+    root = masked(tmp_path / "m")
+    with pytest.raises(DataRefused, match=r"labels\.csv: has no columns file and label"):
+        read(root)
+    with pytest.raises(DataRefused, match=r"labels\.csv: is not there, and the schema says masks"):
+        read(folder, of_masks())
+    table(folder)
+    with pytest.raises(DataRefused, match=r"labels\.csv: has no columns file and mask"):
+        read(folder, of_masks())
+
+
+def test_volumes_have_masks_too(tmp_path: Path) -> None:
+    rows: list[Mapping[str, object]] = []
+    for n in range(24):
+        voxels = np.random.default_rng(n).integers(0, 200, size=(4, 5, 6)).astype(np.int16)
+        volume(tmp_path / "v" / "ct" / f"{n}.nii.gz", voxels)
+        volume(tmp_path / "v" / "seg" / f"{n}.nii.gz", (voxels % 3).astype(np.uint8))
+        rows.append({"file": f"ct/{n}.nii.gz", "mask": f"seg/{n}.nii.gz", "group": f"p{n // 2}"})
+    write_csv(tmp_path / "v" / "labels.csv", rows)
+    data = read(tmp_path / "v", of_masks((1, 4, 5, 6)))
+    assert data.y_train.shape == (18, 4, 5, 6) and set(np.unique(data.y_train)) == {0, 1, 2}
+
+
+def test_one_file_of_many_with_nan_is_named(tmp_path: Path) -> None:
+    for n in range(24):
+        voxels = np.full((4, 5, 6), float(n), dtype=np.float32)
+        voxels[1, 1, 1] = np.nan if n == 17 else 0
+        volume(tmp_path / "v" / ("mask" if n % 2 else "none") / f"{n:02}.nii", voxels)
+    with pytest.raises(DataRefused, match=r"mask/17\.nii: NaN or infinite values"):
+        read(tmp_path / "v", schema((1, 4, 5, 6)))
+
+
 def test_a_missing_package_names_its_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(DataRefused, match="PIL is not installed") as refused:

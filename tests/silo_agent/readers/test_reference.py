@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import tomllib
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -193,3 +196,82 @@ def test_a_file_that_cannot_be_read_is_named(rows: Path) -> None:
         Reference.take("risk", rows, BY)
     with pytest.raises(DataRefused, match=r"has no file that ends with \.csv"):
         Reference.take("risk", rows, BY, "csv")
+
+
+def test_names_that_are_no_text_or_would_act_on_a_terminal(rows: Path) -> None:
+    shutil.copy(rows / "0.csv", rows / "a\x1b[2J.csv")
+    (rows / "a\x1b[2J.csv").write_text("age\n1\n")
+    with pytest.raises(DataRefused) as refused:
+        Reference.take("risk", rows, BY).read("risk")
+    assert "a\\x1b[2J.csv: has no column" in str(refused.value)
+    os.link(rows / "0.csv", os.fsencode(rows) + b"/\xff.csv")
+    with pytest.raises(DataRefused, match="is not UTF-8"):
+        Reference.take("risk", rows, BY)
+
+
+# --- readers of other packages ---------------------------------------------------------------------------------------
+
+
+def installed(
+    monkeypatch: pytest.MonkeyPatch, place: Path, code: str, *, name: str = "edf", version: str = "1.0"
+) -> None:
+    """A distribution in ``place`` with one reader, as pip leaves it."""
+    module, info = place / "edf_reader.py", place / "edf_reader-1.0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    module.write_text(code)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: edf-reader\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[consilium.readers]\n{name} = edf_reader:reader\n")
+    (info / "RECORD").write_text(f"edf_reader.py,sha256={sha256(code.encode()).hexdigest()},{len(code)}\n")
+    monkeypatch.syspath_prepend(str(place))
+    sys.modules.pop("edf_reader", None)
+
+
+GOOD = """
+import numpy as np
+from silo_agent.readers import Reader
+def read(source):
+    x = np.array([[float(n)] for n in source.path(source.files[0]).read_text().split()]) / 40
+    y = np.arange(len(x)) % 2
+    return {"x_train": x[:20], "y_train": y[:20], "x_test": x[20:], "y_test": y[20:]}
+reader = Reader(read, "array", (".edf",))
+"""
+SIGNAL = DataSchema.parse({"kind": "array", "classes": ["a", "b"], "values": {"shape": [1], "range": [0, 1]}})
+
+
+def test_a_reader_of_another_package_and_another_version_of_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.edf").write_text(" ".join(map(str, range(30))))
+    installed(monkeypatch, tmp_path / "site", GOOD)
+    catalogue = Catalogue(SiloHome(home), "north")
+    catalogue.add_reference("waves", Reference.take("waves", tmp_path / "d", SIGNAL, "edf"))
+    assert catalogue.resolve("waves").data.shape == (1,)
+    installed(monkeypatch, tmp_path / "site", GOOD + "# changed")
+    with pytest.raises(DataRefused, match="not read as it was registered") as refused:
+        catalogue.resolve("waves")
+    assert "fed data add --replace" in refused.value.remedy
+    shutil.rmtree(tmp_path / "site")
+    with pytest.raises(DataRefused, match="reader 'edf' is not installed here"):
+        catalogue.resolve("waves")
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import nothing_of_this_name", "cannot be loaded: ModuleNotFoundError"),
+        ("reader = print", "is no silo_agent.readers.Reader"),
+        (GOOD.replace("[:20]", "[:10]"), "y_train|fewer than 16"),
+        (GOOD.replace("/ 40", "* np.nan"), "NaN"),
+    ],
+)
+def test_readers_that_are_faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, why: str) -> None:
+    (tmp_path / "a.edf").write_text(" ".join(map(str, range(30))))
+    installed(monkeypatch, tmp_path / "site", code)
+    with pytest.raises(FederationError, match=why):
+        Reference.take("waves", tmp_path / "a.edf", SIGNAL, "edf").read("waves")
+
+
+def test_a_built_in_reader_is_not_replaced(tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, tmp_path / "site", "raise SystemExit('never imported')", name="csv")
+    assert Reference.take("risk", rows, BY, "csv").read("risk").rows == 45

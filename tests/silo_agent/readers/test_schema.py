@@ -65,6 +65,7 @@ def test_a_schema_has_one_text_whatever_its_spelling(tmp_path: Path) -> None:
         (lambda raw: raw["columns"][4].update(missing="x"), "'sex'.missing"),
         (lambda raw: raw["columns"][5].update(origin="1.1.2020"), "'admitted'.origin"),
         (lambda raw: raw["columns"][5].update(unit="weeks"), "'admitted'.unit"),
+        (lambda raw: raw["columns"][5].update(formats=["%d %B %Y"]), "'admitted'.formats"),
         (lambda raw: raw["columns"][0].update(unit="x" * 40000), "'age'.unit"),
     ],
 )
@@ -87,6 +88,15 @@ def test_what_a_schema_may_not_say(change: Callable[[dict], object], field: str)
 def test_what_a_schema_of_images_may_not_say(values: dict[str, object], field: str) -> None:
     with pytest.raises(SpecError, match=field):
         DataSchema.parse(IMAGES | {"values": values})
+
+
+def test_masks_need_sides() -> None:
+    raw = {"kind": "array", "classes": ["a", "b"], "labels": "masks", "values": {"shape": [4], "range": [0, 1]}}
+    with pytest.raises(SpecError, match=r"schema\.labels"):
+        DataSchema.parse(raw)
+    made = DataSchema.parse(IMAGES | {"labels": "masks"})
+    mock = check("mock", made_up(made))
+    assert made.masks and mock.masks and mock.y_train.shape[1:] == (8, 8)
 
 
 def test_files_that_are_no_schema(tmp_path: Path) -> None:

@@ -79,3 +79,57 @@ def test_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes("Größe".encode("latin-1"))
     with pytest.raises(DataRefused, match=r"a\.jsonl: is not UTF-8"):
         read(tmp_path / "a.jsonl")
+
+
+# --- Hugging Face data sets on disk ----------------------------------------------------------------------------------
+
+
+def saved_to_disk(path: Path, rows: list[dict[str, object]], labels: list[str] | None = None) -> Path:
+    """A folder as ``datasets.Dataset.save_to_disk`` leaves it: one Arrow stream with the features, two JSON files."""
+    import pyarrow
+
+    table = pyarrow.Table.from_pylist(rows)
+    if labels is not None:
+        features = {"label": {"names": labels, "_type": "ClassLabel"}, "note": {"dtype": "string", "_type": "Value"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.mkdir(parents=True)
+    file = str(path / "data-00000-of-00001.arrow")
+    with pyarrow.OSFile(file, "wb") as out, pyarrow.ipc.new_stream(out, table.schema) as stream:
+        stream.write_table(table)
+    for name in ("state.json", "dataset_info.json"):
+        (path / name).write_text("{}")
+    return path
+
+
+def test_a_data_set_on_disk_gives_what_jsonl_gives(tmp_path: Path) -> None:
+    rows = lines()
+    numbered = [row | {"label": ("calm", "urgent").index(str(row["label"]))} for row in rows]
+    plain = read(write(tmp_path / "a.jsonl", rows))
+    for other in (
+        saved_to_disk(tmp_path / "named", rows),
+        saved_to_disk(tmp_path / "numbered", numbered, ["calm", "urgent"]),
+    ):
+        data = read(other)
+        assert np.array_equal(data.x_train, plain.x_train) and np.array_equal(data.y_test, plain.y_test)
+    told = tmp_path / "told"
+    saved_to_disk(told / "train", rows[:30])
+    saved_to_disk(told / "test", rows[30:])
+    assert len(read(told).y_test) == 10
+
+
+def test_tables_may_be_data_sets_on_disk(tmp_path: Path) -> None:
+    columns = [{"name": "note", "type": "category", "levels": [str(row["note"]) for row in lines()]}]
+    by = DataSchema.parse({"kind": "table", "classes": ["calm", "urgent"], "target": "label", "columns": columns})
+    path = saved_to_disk(tmp_path / "d", lines())
+    assert Reference.take("notes", path, by).read("notes").shape == (40,)
+    (path / "data-00000-of-00001.arrow").write_bytes(b"no")
+    with pytest.raises(DataRefused, match=r"data-00000-of-00001\.arrow: is no Arrow stream"):
+        Reference.take("notes", path, by).read("notes")
+    with pytest.raises(DataRefused, match=r"data-00000-of-00001\.arrow: is no Arrow stream"):
+        read(path)
+
+
+def test_a_label_that_has_no_name(tmp_path: Path) -> None:
+    rows = [row | {"label": 7} for row in lines()]
+    with pytest.raises(DataRefused, match="row 1: '7' is none of the job's classes"):
+        read(saved_to_disk(tmp_path / "d", rows, ["calm", "urgent"]))

@@ -17,12 +17,14 @@ from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import Kind
 from aggregator.verify.checks import verify_run
 from aggregator.verify.report import CheckLine, CheckOutcome
+from crypto.blocks import initial_state, state_digest
 from crypto.errors import Malformed
 from crypto.keys import Identity
 from crypto.messages import Closing, Decline, Message, Request
 from crypto.release_manifest import ReleaseManifest
 from crypto.transcript import digest
 from jobs import release
+from jobs.job import decode_plan
 from jobs.runtime.in_process import InProcess
 from tests import local, tampering
 from tests.records import as_record
@@ -211,6 +213,12 @@ def _job(lines: Lines, text: str) -> None:
     started(lines).update(job=text, job_digest=digest("job", text).hex())
 
 
+def _first_state(lines: Lines, run: bytes) -> None:
+    """That of this plan under another run id."""
+    state = initial_state(decode_plan(started(lines)["plan"]), run)
+    started(lines).update(state_digest=state_digest(state).hex())
+
+
 REWRITTEN: dict[str, tuple[Callable[[Lines], object], str]] = {
     "the job": (lambda lines: started(lines).update(job=started(lines)["job"] + " "), r"run-started\), job_digest"),
     "another job": (lambda lines: _job(lines, started(lines)["job"].replace("a test", "a tent")), r"\), run$"),
@@ -218,6 +226,7 @@ REWRITTEN: dict[str, tuple[Callable[[Lines], object], str]] = {
     "a plan that is no base64": (lambda lines: started(lines).update(plan="="), r"\), plan$"),
     "the plan's digest": (lambda lines: started(lines).update(plan_digest="ab" * 32), "plan_digest"),
     "the first state": (lambda lines: started(lines).update(state_digest="ab" * 32), "state_digest"),
+    "the first state of another run": (lambda lines: _first_state(lines, b"o" * 32), r"run-started\), state_digest"),
     "the nonce": (lambda lines: started(lines).update(nonce="ab" * 32), r"\), run$"),
     "no nonce": (lambda lines: started(lines).pop("nonce"), r"run-started\)$"),
     "the silos": (lambda lines: started(lines)["silos"].pop(), r"\), silos"),
