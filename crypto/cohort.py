@@ -227,7 +227,9 @@ class Dealt:
             raise BadShare(f"The manifest of {dealer!r} is not the one it committed to.", dealer=dealer)
         try:
             for told in pack.told:
-                Told.proven(told, context.charter)
+                if told not in self._proven:
+                    Told.proven(told, context.charter)
+                    self._proven.add(told)
         except FederationError as bad:
             raise BadShare(f"{dealer!r} tells of an opening that is not proven: {bad.detail}", dealer=dealer) from bad
         for lane, share, known in zip(lanes, shares, row.hashes, strict=True):
@@ -238,6 +240,11 @@ class Dealt:
             if cohort.share_hash(dealer, recipient, lane, share) != known:
                 raise BadShare(f"A share from {dealer!r} does not match its published hash.", dealer=dealer)
         return pack
+
+    @cached_property
+    def _proven(self) -> set[bytes]:
+        """What was told and is proven: with many silos most dealers tell the same."""
+        return set()
 
     def at_fault(self, recipient: str, dealer: str, row: bytes, key: bytes) -> str:
         """Who is to blame where ``recipient`` complains of its row from ``dealer`` and shows ``key``, its private key
