@@ -34,6 +34,7 @@ from crypto.messages import (
     unpack_two,
     unsigned_request,
 )
+from crypto.plan import Plan, Step
 from jobs import release
 from jobs.job import JobSpec, decode_plan
 
@@ -147,7 +148,10 @@ class EvilServer:
 
     # what an honest server has, too
 
-    def attempt(self, number: int, *, k: int | None = None, chain: bytes | None = None) -> Attempt:
+    def attempt(
+        self, number: int, *, k: int | None = None, chain: bytes | None = None, among: Iterable[str] | None = None
+    ) -> Attempt:
+        """``among``: who may survive, whoever uploads; all without it."""
         context = Context(
             charter=self.charter,
             plan=self.plan,
@@ -166,7 +170,7 @@ class EvilServer:
             job=self.job,
             code=release.digest(),
             blocks=bytes(32),
-            asked_for=AskedFor(self.plan, least=1),  # it fits no cohort
+            asked_for=Chosen(self.plan, among),
         )
 
     def offer(self, attempt: Attempt, *, results: Iterable[Result] | None = None, **lies: bytes) -> Message:
@@ -264,6 +268,17 @@ class EvilServer:
             return ANSWERED
         refused = Decline.open(reply.body, lambda m: self.charter.member(m.silo).agent)
         return refused.code if refused.silo == silo else f"a refusal of {refused.silo}"
+
+
+class Chosen(AskedFor):
+    """Fits no cohort to the rule of atoms: the survivors are those that the server wants."""
+
+    def __init__(self, plan: Plan, among: Iterable[str] | None) -> None:
+        super().__init__(plan, least=1)
+        self._among = None if among is None else frozenset(among)
+
+    def fit(self, step: Step, blocks: bytes, held: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(sorted(held if self._among is None else self._among & held.keys()))
 
 
 class Relay:
