@@ -10,18 +10,24 @@ from aggregator.ledger.records import Refusal, SiloLost, StepClosed, StepOpened,
 from aggregator.protocols.interface import Plan
 from aggregator.run_record import RunRecord
 
+#: In place of a phase.
+LEFT_OUT = "left out"
+
 RELEASED, VOID, OPEN = "released", "void", "not finished"
 
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """A silo that was invited and is not in the sum: lost or, with a ``code``, refusing in ``phase``."""
+    """A silo that was invited and is not in the sum: lost or, with a ``code``, refusing in ``phase``; or left out by
+    the aggregator, ``LEFT_OUT``, since with it the rule of atoms would have kept the sum of the others shut."""
 
     silo: str
     phase: str
     code: str = ""
 
     def __str__(self) -> str:
+        if self.phase == LEFT_OUT:
+            return f"{self.silo} left out: with it and earlier sums, this one could show single silos"
         return f"{self.silo} refused in {self.phase}: {self.code}" if self.code else f"{self.silo} lost in {self.phase}"
 
 
@@ -84,9 +90,9 @@ def _single_steps(run: RunRecord) -> dict[int, StepGroup]:
                     outcome=RELEASED,
                     invited=record.invited,
                     cohort=record.survivors,
-                    absent=_absent(record),
+                    absent=(*_absent(record), *_left_out(record)),
                     opened=record.lanes_open,
-                    shut={lane: _why_shut(run.plan, lane, record.slots) for lane in record.lanes_shut},
+                    shut={lane: _why_shut(run.plan, lane, record) for lane in record.lanes_shut},
                     withheld=withheld(run.plan, record),
                 )
     return found
@@ -98,11 +104,18 @@ def _absent(record: StepClosed | StepVoid) -> tuple[Absence, ...]:
     return tuple(Absence(silo, phase, refused.get(silo, "")) for silo, phase in sorted(lost.items()))
 
 
-def _why_shut(plan: Plan, lane: str, slots: Mapping[str, int]) -> str:
+def _left_out(record: StepClosed) -> tuple[Absence, ...]:
+    """Those whose uploads the aggregator had and did not use."""
+    seen = {*record.survivors, *(record.lost or ()), *(record.refusals or ())}
+    return tuple(Absence(silo, LEFT_OUT) for silo in sorted(set(record.invited) - seen))
+
+
+def _why_shut(plan: Plan, lane: str, record: StepClosed) -> str:
+    """The silos' reasons stay with them; what is known is how many contributors there were, of a lane that shows it."""
     floor = next((one.floor for one in plan.lanes if one.name == lane), None)
-    count = slots.get(f"{lane}.contributors")
+    count = record.slots.get(f"{lane}.contributors")
     if count is None or floor is None:
-        return "withheld by the silos"
+        return "withheld by the silos: below a floor, or with earlier sums it could show single silos"
     if count < floor:
         return f"{count} contributors, floor {floor}"
     return f"{count} contributors; withheld by the silos under a stricter rule"

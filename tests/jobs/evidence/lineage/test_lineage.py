@@ -25,7 +25,7 @@ from jobs.cli.main import app
 from jobs.evidence.lineage import export
 from jobs.evidence.lineage.model import Lineage
 from jobs.evidence.lineage.reverse import uses
-from jobs.evidence.lineage.steps import RELEASED, VOID, Absence, StepGroup, spans
+from jobs.evidence.lineage.steps import LEFT_OUT, RELEASED, VOID, Absence, StepGroup, spans
 from jobs.evidence.lineage.terminal import models_tree, tree, uses_tree
 from jobs.evidence.lineage.trace import trace
 from jobs.security_log.events import Event
@@ -141,6 +141,19 @@ def test_a_run_that_made_no_model_has_a_lineage_too(past: Past) -> None:
 
 # --- steps that went otherwise -----------------------------------------------------------------------------------
 
+WITHHELD = "withheld by the silos: below a floor, or with earlier sums it could show single silos"
+
+
+def test_who_was_left_out_so_that_the_others_open_is_named(past: Past) -> None:
+    run, closed = past.start(b"l" * 32), past.record(Kind.STEP_CLOSED)
+    place = {"run": run, "k": 0, "name": "rows/0", "invited": list(SILOS)}
+    past.ledger.append(as_record(Kind.STEP_OPENED, place))
+    rest = {"survivors": list(SILOS[:2]), "lost": {SILOS[2]: "deal"}, "refusals": {}}
+    past.ledger.append(as_record(Kind.STEP_CLOSED, {**closed, **place, **rest}))
+    (step,) = trace(past.home, run).steps
+    assert step.absent == (Absence(SILOS[2], "deal"), Absence(SILOS[3], LEFT_OUT)) and step.eventful
+    assert str(step.absent[1]) == f"{SILOS[3]} left out: with it and earlier sums, this one could show single silos"
+
 
 def test_void_shut_and_unfinished_steps_are_named(past: Past) -> None:
     run = past.start(b"v" * 32)
@@ -166,7 +179,7 @@ def test_void_shut_and_unfinished_steps_are_named(past: Past) -> None:
     first, second, third, last = lineage.steps
     assert (first.outcome, first.reason, first.cohort) == (VOID, "ROUND_LOST in unmask-slots", ())
     assert first.absent == (Absence("silo-1", "attest"),)
-    assert second.shut == {"everyone": "1 contributors, floor 3", "other": "withheld by the silos"}
+    assert second.shut == {"everyone": "1 contributors, floor 3", "other": WITHHELD}
     assert second.absent == (Absence("silo-2", "–", "NOT_APPROVED"),)
     assert third.shut["everyone"] == "4 contributors; withheld by the silos under a stricter rule"
     assert (last.outcome, last.absent) == ("not finished", (Absence("silo-4", "open"),))
