@@ -38,10 +38,8 @@ class Game:
     method: str = "fedavg"
 
     def job(self) -> JobSpec:
-        """A job of seconds: an honest text, which the silos approve. It starts from blocks of its own, so that what
-        another game opened keeps nothing of this one shut."""
-        seed = 1 + list(GAMES).index(self.name)
-        params: dict[str, Any] = {"features": 64, "classes": 10, "rounds": 2, "local_steps": 3, "seed": seed}
+        """A job of seconds: an honest text, which the silos approve."""
+        params: dict[str, Any] = {"features": 64, "classes": 10, "rounds": 2, "local_steps": 3, "seed": 7}
         times = {"phase": 60, "step": 60, "job": 300}
         raw = {"method": self.method, "dataset": "digits", "purpose": "a test", "params": params, "timeouts": times}
         return JobSpec.parse({"name": f"evil-{self.name}"} | raw)
