@@ -87,6 +87,11 @@ def test_a_job_on_csv_files_from_registration_to_its_end(place: Path) -> None:
     steps = len(spec.plan(home(place).charter()).steps)
     assert (outcome.steps_released, outcome.steps_void, outcome.refusals) == (steps, 0, 0)
     assert JobSpec.from_text(run.spec.job) == spec, "the schema travels in the job"
+    at_the_aggregator = b"".join(
+        path.read_bytes() for path in federation(place).aggregator.rglob("*") if path.is_file()
+    )
+    for private in (b"Patient", str(place / "csv").encode(), b"silo-1.csv"):
+        assert private not in at_the_aggregator
 
 
 def test_the_schema_is_part_of_the_jobs_digest(place: Path) -> None:
