@@ -37,7 +37,7 @@ SUB_ROOMS: Mapping[str, set[str]] = {
     "silo_agent.pysyft": {"readers"},
     "silo_agent.methods": {"language", "models", "pysyft"},
     "jobs.security_log": set(),
-    "jobs.evidence": {"security_log"},
+    "jobs.evidence": {"owner", "security_log"},
     "jobs.owner": {"security_log"},
     "jobs.membership": {"evidence", "security_log"},
     "jobs.runtime": {"membership", "owner", "security_log"},

@@ -22,11 +22,12 @@ from aggregator.verify.verified_run import read_ledger
 from crypto.errors import EvidenceError, SpecError
 from jobs import release
 from jobs.evidence.run_summary import published_by, spec_of
+from jobs.owner.data_fit import check_fit
 from silo_agent.home import SiloHome
 from silo_agent.language.base_model import with_base_model
-from silo_agent.methods import fits, method
-from silo_agent.models.registry import shape_of
+from silo_agent.methods import method
 from silo_agent.pysyft.catalogue import Catalogue
+from silo_agent.pysyft.mock import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ def cold(home: SiloHome, source: Path, data: str) -> ColdTrial:
     """
     silo = home.silo
     charter = home.charter()
-    rows = Catalogue(home, silo).resolve(data).data
+    found = Catalogue(home, silo).resolve(data)
+    rows = found.data
     report = VerificationReport(source.name)
     with _opened(source, report) as (place, run):
         report.target = f"run {run}"
@@ -65,8 +67,7 @@ def cold(home: SiloHome, source: Path, data: str) -> ColdTrial:
         if federation != charter.federation:
             raise EvidenceError(f"run {run}", expected=f"federation {charter.federation!r}", found=federation)
         spec, published = spec_of(record), published_by(place, record)
-    if "classes" in spec.params and spec.params.keys() & {"features", "shape"}:
-        fits(rows, shape_of(spec.params), int(spec.params["classes"]))
+    check_fit(spec, Schema.of(rows), found.schema, name=data)
     predictor = with_base_model(method(spec.method)(spec.params, silo), home.models_folder)
     predictions = predictor.predict(published, rows.x_test, "cold").argmax(axis=1)
     commonest = int(np.bincount(rows.y_train, minlength=rows.classes).argmax())

@@ -1,4 +1,5 @@
-"""Whether a data set is what a job asks for: asked before an approval is signed, and again before a job begins."""
+"""Whether a data set is what a job asks for: asked before an approval is signed, and again before a job begins;
+and of a silo that tries a model."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from silo_agent.pysyft.mock import Schema
 from silo_agent.readers.schema import DataSchema, difference
 
 
-def check_fit(spec: JobSpec, shape: Schema, schema: DataSchema | None) -> None:
+def check_fit(spec: JobSpec, shape: Schema, schema: DataSchema | None, *, name: str = "") -> None:
     """Raise DataRefused that names the first difference between a job and a data set.
 
-    ``shape``: the data set's, as inputs; ``schema``: what its rows are read by, where it was registered by reference.
+    ``shape``: the data set's, as inputs; ``schema``: what its rows are read by, where it was registered by reference;
+    ``name``: the data set's, default: the job's.
     """
-    name = spec.dataset
+    name = name or spec.dataset
     if spec.schema is not None and schema is None:
         raise DataRefused(
             f"Data set {name!r} was registered without a schema, the job has one.",

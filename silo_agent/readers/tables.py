@@ -171,7 +171,7 @@ def _remedy(bad: BadValue) -> str:
         return "Write levels as the schema does, or ask for a schema with this level."
     if "missing" in bad.why:
         return "Fill these values in, leave the rows out, or ask for a schema with a missing rule for this column."
-    if "lie outside" in bad.why:
+    if "values outside" in bad.why:
         return (
             "Compare the column's unit with the schema's. Correct the values, or ask for a schema with another range."
         )

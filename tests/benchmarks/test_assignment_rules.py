@@ -9,7 +9,7 @@ import pytest
 
 from silo_agent.expert_prices import Bounds, best, bounds, excess, units
 from tests.benchmarks.assignment_rules import penalised, ranks, solve
-from tests.silo_agent.test_assignment import settle, softmax
+from tests.silo_agent.test_expert_prices import settle, softmax
 
 # --- how good they are -----------------------------------------------------------------------------------------------
 

@@ -87,6 +87,11 @@ def test_a_job_on_csv_files_from_registration_to_its_end(place: Path) -> None:
     steps = len(spec.plan(home(place).charter()).steps)
     assert (outcome.steps_released, outcome.steps_void, outcome.refusals) == (steps, 0, 0)
     assert JobSpec.from_text(run.spec.job) == spec, "the schema travels in the job"
+    at_the_aggregator = b"".join(
+        path.read_bytes() for path in federation(place).aggregator.rglob("*") if path.is_file()
+    )
+    for private in (b"Patient", str(place / "csv").encode(), b"silo-1.csv"):
+        assert private not in at_the_aggregator
 
 
 def test_the_schema_is_part_of_the_jobs_digest(place: Path) -> None:
@@ -152,6 +157,8 @@ def test_rows_of_another_shape_do_not_fit() -> None:
             check_fit(spec, Schema(shape=sides, classes=10), None)
     with pytest.raises(DataRefused, match="has 9 classes"):
         check_fit(spec, Schema(shape=(1, 8, 8), classes=9), None)
+    with pytest.raises(DataRefused, match="Data set 'mine' has 9 classes"):
+        check_fit(spec, Schema(shape=(1, 8, 8), classes=9), None, name="mine")
     with pytest.raises(DataRefused, match="has masks; the job's method learns one label a row"):
         check_fit(spec, Schema(shape=(1, 8, 8), classes=10, masks=True), None)
 

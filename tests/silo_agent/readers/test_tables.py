@@ -167,10 +167,10 @@ def no_column(rows: list[Row]) -> list[Row]:
         (other_unit, "column 'glucose': most values lie outside 1 to 40 mmol/l; their median is 1"),
         (
             put("glucose", 90, every=20),
-            r"'glucose': 3 values lie outside 1 to 40 mmol/l \(row 1, 21, 41\)",
+            r"'glucose': values outside 1 to 40 mmol/l \(row 1, 21, 41\)",
         ),
         (put("sex", "female", every=20), r"column 'sex': level 'female' is not in the schema \(row 1, 21, 41\)"),
-        (put("age", "", every=20), r"column 'age': 3 values are missing, .* \(row 1, 21, 41\)"),
+        (put("age", "", every=20), r"column 'age': values are missing, .* \(row 1, 21, 41\)"),
         (put("age", "old", every=30), r"column 'age': 'old' is not a number \(row 1, 31\)"),
         (put("glucose", "7,5"), r"decimal point.*\(row 1, 2, 3 and 45 more\)"),
         (put("age", "1e400"), "is not a number"),
