@@ -28,7 +28,7 @@ from silo_agent.methods import (
     parameter,
     weight,
 )
-from silo_agent.methods.networks import part_blocks, published_parts, read, training_seed
+from silo_agent.methods.networks import clip_slots, clipped, part_blocks, published_parts, read, training_seed
 from silo_agent.methods.plans import ROWS_STEP, correct, counts
 from silo_agent.models.description import Role
 from silo_agent.models.experts import Experts, moved
@@ -72,7 +72,7 @@ class FedAvg:
         score = counts(_scored(local), "test.rows")
         steps = (
             ROWS_STEP,
-            *(Step(task="train", index=k, sums=sums, slots=score) for k in range(p.rounds)),
+            *(Step(task="train", index=k, sums=sums, slots=score + clip_slots(experts)) for k in range(p.rounds)),
             Step(task="eval", index=0, slots=score),
         )
         return Plan(
@@ -106,7 +106,8 @@ class FedAvg:
         (new,) = self.experts.train([old], data.x_train, data.y_train, order, descent, cross_entropy, seed=seed)
         self._keep(step.index, new)
         delta = moved(old, new)
-        return Contribution({f"model.{part.code}": delta[part.code] for part in self._sent}, slots)
+        sums = {f"model.{part.code}": delta[part.code] for part in self._sent}
+        return Contribution(sums, slots | clipped(clip_slots(self.experts), sums, p.clip))
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
         known_mode(mode)
