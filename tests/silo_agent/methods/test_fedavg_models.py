@@ -71,7 +71,7 @@ def test_a_step_tried_again_gives_the_same_bytes() -> None:
 
 def test_values_beyond_the_clip_are_counted() -> None:
     plan, data = KIND.plan(cnn(), LIMITS), silos()["silo-1"]
-    published = Published(blocks.initial_state(plan))
+    published = Published(blocks.initial_state(plan, plain.RUN))
     found = {
         clip: KIND(cnn(clip=clip), "silo-1").contribute(plan.steps[1], published, data).slots["clipped"]
         for clip in (4.0, 0.01, 1e-3)
