@@ -1,7 +1,7 @@
 """FedAvg: one model, the mean of what the silos make of it. The proof that the shape of a method is right.
 
-With a model that has parameters of role local it is FedPer (after arXiv 1912.00818): those are trained at each silo,
-stay there, and only personal predictions exist.
+With a model that has parameters of role local (after arXiv 1912.00818), these are trained at each silo and stay there,
+and only personal predictions exist.
 """
 
 from __future__ import annotations
