@@ -5,6 +5,9 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
+# Compiling the tests anew, with their asserts rewritten, takes each process of a run ten seconds and more: the byte code is kept.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: venv up test test-pythons bench-seeds check lint format types clean
 
 venv: $(STAMP)          ## the environment alone: .venv

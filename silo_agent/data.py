@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
+from typing import Final
 from zipfile import BadZipFile
 
 import numpy as np
@@ -37,7 +39,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 #: What an npz of a data set holds; other members are never read.
 ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 #: What numpy, zipfile and zlib raise for bytes that are no npz: bad headers, damaged or encrypted members, a folder.
-_UNREADABLE = (BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeError, RuntimeError, MemoryError)
+UNREADABLE: Final = (
+    BadZipFile, zlib.error, TokenError, ValueError, EOFError, OSError, AttributeError, RuntimeError, MemoryError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -102,7 +106,7 @@ def load(path: Path, name: str) -> DataSet:
         raise DataRefused(
             f"Data set {name!r}: there is no file {path.name!r}.", remedy="Give the path of its npz."
         ) from gone
-    except _UNREADABLE as bad:
+    except UNREADABLE as bad:
         raise DataRefused(
             f"Data set {name!r} is not a readable npz of plain arrays.",
             remedy="Save it again with numpy.savez, without objects.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -221,13 +221,13 @@ def test_no_pickle_anywhere() -> None:
             )
 
 
-def blocked(module: str, code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process where importing ``module`` raises."""
+def blocked(modules: Sequence[str], code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process where importing any of ``modules`` raises."""
     guard = (
         "import sys\n"
         "class Block:\n"
-        f"    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] == {module!r}: raise ImportError('forbidden: ' + name)\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {tuple(modules)!r}: raise ImportError('forbidden: ' + name)\n"
         "sys.meta_path.insert(0, Block())\n"
     )
     return subprocess.run(
@@ -235,29 +235,33 @@ def blocked(module: str, code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_forbidden_import_is_noticed() -> None:
+    done = blocked(["mlflow", "torch"], "import torch")
+    assert done.returncode == 1 and "forbidden: torch" in done.stderr
+
+
 def test_the_aggregators_half_of_a_job_needs_no_torch() -> None:
     done = blocked(
-        "torch",
+        ["torch"],
         "import aggregator.rounds.run, aggregator.tracking.follower, jobs.runtime.compose, jobs.flare.controller",
     )
     assert done.returncode == 0, done.stderr
 
 
 def test_evidence_needs_neither_torch_nor_nvflare_nor_mlflow() -> None:
-    for module in ("torch", "nvflare", "mlflow", "prometheus_client"):
-        done = blocked(
-            module,
-            "import crypto.server_session, crypto.silo_session, crypto.equivocation, crypto.charter, "
-            "aggregator.rounds.storage",
-        )
-        assert done.returncode == 0, (module, done.stderr)
+    done = blocked(
+        ["torch", "nvflare", "mlflow", "prometheus_client"],
+        "import crypto.server_session, crypto.silo_session, crypto.equivocation, crypto.charter, "
+        "aggregator.rounds.storage",
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_packages_are_ours() -> None:
-    for room in ROOMS:
-        code = f"import {room}, pathlib; print(pathlib.Path({room}.__file__).resolve())"
-        shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/").stdout
-        assert Path(shown.strip()).is_relative_to(ROOT), shown
+    code = f"import {', '.join(ROOMS)}\nfor room in ({', '.join(ROOMS)}): print(room.__file__)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/").stdout
+    found = [Path(line).resolve() for line in shown.splitlines()]
+    assert found == [ROOT / room / "__init__.py" for room in ROOMS]
 
 
 def test_no_servers_on_all_addresses() -> None:

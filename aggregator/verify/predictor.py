@@ -29,7 +29,7 @@ from crypto.release_manifest import MOST_BYTES, PREDICTOR, ReleaseManifest
 _WITHOUT_MANIFEST: Final = "consilium/1"
 _FIELDS: Final = {"dtype", "file", "modes", "requirements", "settings", "sha256", "shape"}
 #: What a predictor may have pip install. Our own package is on no index and is left out (decision 0020).
-_PACKAGES: Final = frozenset({"consilium", "mlflow", "numpy", "peft", "safetensors", "torch", "transformers"})
+_PACKAGES: Final = frozenset({"consilium", "mlflow", "monai", "numpy", "peft", "safetensors", "torch", "transformers"})
 #: A name and versions: no address, no path, no option of pip, no second line.
 _REQUIREMENT = re.compile(r"([a-z0-9-]+)(?:\[[a-z,]+\])?(?:(?:[=<>!~]=|[<>])[0-9a-z.*]+(?:,|$))*")
 

@@ -2,7 +2,8 @@
 parameters, and every silo alone.
 
 FedAvg runs through the same round code as the job: in-process couriers, masks and all. "Equal parameters" gives the
-one model as many weights as all of the job's global models have together.
+one model as many weights as all of the job's global models have together; there is none for models other than the
+perceptron, which have no width that all of them share.
 """
 
 from __future__ import annotations
@@ -21,19 +22,24 @@ from jobs.evidence.run_summary import accuracy, cold_score, per_cent, published_
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
-from silo_agent import experts
 from silo_agent.data import DataSet
 from silo_agent.methods import Limits, method
 from silo_agent.methods.flex_plan import NAME
-from silo_agent.training import Descent, batches, cross_entropy, generator, train
+from silo_agent.methods.networks import training_seed
+from silo_agent.models.description import Role
+from silo_agent.models.registry import PERCEPTRON, split
+from silo_agent.training import Descent, batches, cross_entropy, generator
 
 #: Parameters that FedAvg shares with the job it is compared with.
 _SHARED = ("features", "classes", "hidden", "rounds", "local_steps", "batch", "learning_rate", "momentum", "seed")
 
 
 def fedavg_spec(spec: JobSpec, *, hidden: int | None = None) -> JobSpec:
-    """FedAvg with the job's own training parameters."""
-    params = {key: value for key, value in spec.params.items() if key in _SHARED}
+    """FedAvg with the job's own training parameters, on its model. What the job keeps local is shared here."""
+    of_model, _ = split(spec.params) if "model" in spec.params else ({}, {})
+    params = {key: value for key, value in spec.params.items() if key in _SHARED or key in of_model}
+    if own := params.pop(Role.LOCAL.value, None):
+        params[Role.SHARED.value] = " ".join(str(text) for text in (params.get(Role.SHARED.value), own) if text)
     if hidden is not None:
         params["hidden"] = hidden
     raw = {
@@ -64,17 +70,20 @@ def measure(
 ) -> dict[str, dict[str, float | None]]:
     """``fedavg {global, personal, cold}``, ``fedavg_equal_params {global, cold}``, ``local {personal}``, per cent.
 
-    Cold is None where there are no newcomers. ``models``: the folder of base models, for jobs that start from one.
+    For a model other than the perceptron there is no ``fedavg_equal_params``. Cold is None where there are no
+    newcomers. ``models``: the folder of base models, for jobs that start from one.
     """
     if spec.method == NAME:
         return language_baselines.measure(spec, arrays, silos, newcomers, models)
     run, *plain = _fedavg(fedavg_spec(spec), arrays, newcomers)
-    _, *equal = _fedavg(fedavg_spec(spec, hidden=equal_hidden(spec, len(silos))), arrays, newcomers)
-    return {
+    found: dict[str, dict[str, float | None]] = {
         "fedavg": {"global": plain[0], "personal": plain[0], "cold": plain[1]},
-        "fedavg_equal_params": {"global": equal[0], "cold": equal[1]},
         "local": {"personal": _alone(spec, silos, run)},
     }
+    if spec.params.get("model", PERCEPTRON) == PERCEPTRON:
+        _, *equal = _fedavg(fedavg_spec(spec, hidden=equal_hidden(spec, len(silos))), arrays, newcomers)
+        found["fedavg_equal_params"] = {"global": equal[0], "cold": equal[1]}
+    return found
 
 
 def _fedavg(
@@ -94,16 +103,18 @@ def _fedavg(
 def _alone(spec: JobSpec, silos: Mapping[str, DataSet], run: bytes) -> float:
     """Each silo trains the FedAvg model on its own rows, as many steps as the federation gives it. It starts from the
     first model of FedAvg's ``run``."""
-    p = method("fedavg")(fedavg_spec(spec).params).params  # type: ignore[attr-defined]
+    trained = method("fedavg")(fedavg_spec(spec).params)
+    p, of = trained.params, trained.experts  # type: ignore[attr-defined]
     start = blocks.initial_state(method("fedavg").plan(fedavg_spec(spec).params, Limits(n_max=len(silos))), run)
     right = total = 0
     for silo, data in silos.items():
-        model = {part: start[f"model.{part}"] for part in experts.PARTS}
+        model = {part.code: start[f"model.{part.code}"] for part in of.parts}
         for k in range(p.rounds):
             order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, silo, k))
             descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)
-            (model,) = train([model], data.x_train, data.y_train, order, descent, cross_entropy)
-        labels = experts.predict([model], data.x_test)[0].argmax(axis=1)
+            seed = training_seed(p.seed, silo, k)
+            (model,) = of.train([model], data.x_train, data.y_train, order, descent, cross_entropy, seed=seed)
+        labels = of.predict([model], data.x_test, data.x_train)[0].argmax(axis=1)
         right += int((labels == data.y_test).sum())
         total += len(labels)
     return per_cent((right, total))

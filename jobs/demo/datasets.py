@@ -53,6 +53,19 @@ def _digits(silos: int | None, seed: int, data: Path | None) -> Deal:
     return _newcomers_apart(everyone)
 
 
+def _pictures(silos: int | None, seed: int, data: Path | None) -> Deal:
+    """The same digits as pictures (1, 8, 8)."""
+    found = _digits(silos, seed, data)
+    return Deal(_as_pictures(found.silos), _as_pictures(found.newcomers))
+
+
+def _as_pictures(hands: Mapping[str, Arrays]) -> dict[str, Arrays]:
+    return {
+        name: {key: array.reshape(-1, 1, 8, 8) if key.startswith("x_") else array for key, array in arrays.items()}
+        for name, arrays in hands.items()
+    }
+
+
 def _heart(silos: int | None, seed: int, data: Path | None) -> Deal:
     if silos not in (None, len(heart_data.HOSPITALS)):
         raise SpecError("--silos", got=silos, want=f"{len(heart_data.HOSPITALS)}: the hospitals are who they are")
@@ -97,6 +110,7 @@ def _no_folder(data: Path | None) -> None:
 DEALERS: Mapping[str, Callable[[int | None, int, Path | None], Deal]] = {
     "digits": _digits,
     "digits-domains": _domains,
+    "digits-pictures": _pictures,
     "heart": _heart,
     "language": _language,
 }

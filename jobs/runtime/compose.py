@@ -38,7 +38,7 @@ from silo_agent.journal import Journal
 from silo_agent.language.base_model import NeedsBase
 from silo_agent.methods import Method, method
 from silo_agent.methods.flex_plan import BASE
-from silo_agent.models.registry import shape_of
+from silo_agent.models.registry import LIBRARIES, shape_of
 from silo_agent.proxies import UsesPool
 from silo_agent.pysyft.catalogue import Catalogue
 from silo_agent.pysyft.mock import Schema
@@ -56,8 +56,8 @@ KEEP_PROGRESS_S = 86400
 
 def predictor_requirements(spec: JobSpec) -> list[str]:
     """pip lines of what a published model imports, other than our own package, which is on no index."""
-    language = ("transformers", "peft") if BASE in spec.params else ()
-    return [release.pip_line(name) for name in ("mlflow", "numpy", "safetensors", "torch", *language)]
+    libraries = ("transformers", "peft") if BASE in spec.params else LIBRARIES.get(str(spec.params.get("model")), ())
+    return [release.pip_line(name) for name in ("mlflow", "numpy", "safetensors", "torch", *libraries)]
 
 
 def predictor_settings(spec: JobSpec) -> str:

@@ -1,7 +1,7 @@
 """FedAvg: one model, the mean of what the silos make of it. The proof that the shape of a method is right.
 
-With a model that has parameters of role local it is FedPer (after arXiv 1912.00818): those are trained at each silo,
-stay there, and only personal predictions exist.
+With a model that has parameters of role local (after arXiv 1912.00818), these are trained at each silo and stay there,
+and only personal predictions exist.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from silo_agent.methods import (
     parameter,
     weight,
 )
-from silo_agent.methods.networks import part_blocks, published_parts, read, training_seed
+from silo_agent.methods.networks import clip_slots, clipped, part_blocks, published_parts, read, training_seed
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, correct, counts
 from silo_agent.models.description import Role
 from silo_agent.models.experts import Experts, moved
@@ -73,7 +73,7 @@ class FedAvg:
         score = (*counts(_scored(local), basis=basis), *TEST_ROWS)
         steps = (
             ROWS_STEP,
-            *(Step(task="train", index=k, sums=sums, slots=score) for k in range(p.rounds)),
+            *(Step(task="train", index=k, sums=sums, slots=score + clip_slots(experts)) for k in range(p.rounds)),
             Step(task="eval", index=0, slots=score),
         )
         return Plan(
@@ -107,7 +107,8 @@ class FedAvg:
         (new,) = self.experts.train([old], data.x_train, data.y_train, order, descent, cross_entropy, seed=seed)
         self._keep(step.index, new)
         delta = moved(old, new)
-        return Contribution({f"model.{part.code}": delta[part.code] for part in self._sent}, slots)
+        sums = {f"model.{part.code}": delta[part.code] for part in self._sent}
+        return Contribution(sums, slots | clipped(clip_slots(self.experts), sums, p.clip))
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
         known_mode(mode)

@@ -43,7 +43,7 @@ from silo_agent.methods import (
     parameter,
     weight,
 )
-from silo_agent.methods.networks import part_blocks, published_parts, read, training_seed
+from silo_agent.methods.networks import clip_slots, clipped, part_blocks, published_parts, read, training_seed
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, counts
 from silo_agent.models.description import Role
 from silo_agent.models.experts import Experts, moved
@@ -135,7 +135,7 @@ class FedCoE(Stateless):
                 Step(task="cluster", index=j, sums=_cluster_sums(p, j), slots=() if j else first)
                 for j in range(p.splits + 1)
             ),
-            *(Step(task="train", index=k, sums=moves, slots=score) for k in range(p.rounds)),
+            *(Step(task="train", index=k, sums=moves, slots=score + clip_slots(network)) for k in range(p.rounds)),
             Step(task="eval", index=0, slots=score + final),
         )
         blocks = _cluster_blocks(p) + models
@@ -169,7 +169,8 @@ class FedCoE(Stateless):
             return self._signature(step.index, data)
         slots = self._scores(published, data)
         if step.task == "train":
-            return Contribution(self._training(step.index, published, data), slots)
+            sums = self._training(step.index, published, data)
+            return Contribution(sums, slots | clipped(clip_slots(self.experts), sums, self.params.clip))
         self.local = self.personalise(published, data)
         slots["personal.correct"] = self._correct(published, data, "personal")
         for e, g in enumerate(self._gate(published, data.x_train)):

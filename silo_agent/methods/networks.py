@@ -12,12 +12,15 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from crypto.plan import Block
+from crypto.plan import Block, Slot
 from silo_agent.methods import PerceptronParams, Published, RoundParams, parse
+from silo_agent.methods.plans import counts
 from silo_agent.models import registry
 from silo_agent.models.experts import Experts, Perceptrons
 from silo_agent.models.layout import Part
 from silo_agent.training import generator
+
+CLIPPED = "clipped"
 
 P = TypeVar("P", bound=RoundParams)
 
@@ -59,6 +62,17 @@ def part_blocks(name: str, parts: Sequence[Part], *, lane: str, clip: float, exp
 def published_parts(published: Published, name: str, parts: Sequence[Part]) -> dict[str, np.ndarray]:
     """Code → array, of a published model's parts."""
     return {part.code: published.blocks[f"{name}.{part.code}"] for part in parts}
+
+
+def clip_slots(experts: Experts) -> tuple[Slot, ...]:
+    """The slot of a training step that counts values beyond the clip. None for perceptrons: their plans stay the same
+    bytes from release to release."""
+    return () if isinstance(experts, Perceptrons) else counts(CLIPPED)
+
+
+def clipped(slots: Sequence[Slot], sums: Mapping[str, np.ndarray], clip: float) -> dict[str, int]:
+    """For ``clip_slots``: how many values of these blocks are beyond ±clip, to which the encoder clamps them."""
+    return {slot.name: sum(int((np.abs(array) > clip).sum()) for array in sums.values()) for slot in slots}
 
 
 def training_seed(seed: int, silo: str, step: int) -> int:

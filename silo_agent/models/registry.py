@@ -45,6 +45,13 @@ BUILT_IN: Final[Mapping[str, str]] = {
 #: Module that a factory may lack → what to install.
 EXTRAS: Final[Mapping[str, str]] = {"monai": "monai", "transformers": "lm", "peft": "lm", "torch": "silo"}
 
+#: Built-in model → the distributions that a published one needs besides torch.
+LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "hf-image": ("transformers", "peft"),
+    "hf-text": ("transformers", "peft"),
+    "monai": ("monai",),
+}
+
 #: Job parameters about the model. Those of a factory begin with ``SETTING``.
 KEYS: Final = ("model", "package", "shape", "classes", "start", *(role.value for role in Role))
 SETTING: Final = "model-"

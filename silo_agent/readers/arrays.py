@@ -6,17 +6,15 @@ files are mapped from disk: float32 rows that need no scaling are never copied, 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
-from zipfile import BadZipFile
 
 import numpy as np
 
 from crypto.errors import DataRefused
+from silo_agent.data import UNREADABLE
 from silo_agent.readers.encoder import BadValue, ValueEncoder
 from silo_agent.readers.source import PARTS, Arrays, Source, splits
 
-_UNREADABLE = (BadZipFile, zlib.error, ValueError, EOFError, OSError, AttributeError, RuntimeError, MemoryError)
 _FOUR = tuple(f"{array}_{part}" for part in PARTS for array in "xy")
 
 
@@ -56,7 +54,7 @@ def _load(source: Source) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:
                 with np.load(source.path(file), allow_pickle=False) as archive:
                     names = [name for name in archive.files if name in (*_FOUR, "x", "y", "classes")]
                     found = {name: archive[name] for name in names}
-        except _UNREADABLE as bad:
+        except UNREADABLE as bad:
             raise source.refuse(
                 file, "is no readable npz or npy of plain arrays", "Save it again with numpy, without objects."
             ) from bad

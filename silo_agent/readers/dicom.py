@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from crypto.errors import DataRefused
 from silo_agent.readers.extras import needed
 from silo_agent.readers.labelled import read_each
 from silo_agent.readers.source import Arrays, Source
@@ -25,24 +26,31 @@ def _decode(source: Source, file: str) -> np.ndarray:
     """(channels, height, width) of one frame, or (channels, frames, height, width)."""
     with needed("DICOM", "imaging"):
         import pydicom
-        from pydicom.errors import InvalidDicomError
-        from pydicom.pixels import apply_modality_lut
-    values = source.schema.fields["values"]
+    syntax = "unknown transfer syntax"
     try:
         header = pydicom.dcmread(source.path(file))
-    except (InvalidDicomError, OSError, EOFError) as bad:
-        raise source.refuse(file, "is no DICOM file that can be read", "Replace the file, or leave it out.") from bad
-    if "PixelData" not in header:
-        raise source.refuse(file, "has no pixels", "Leave the file out.")
-    try:
-        stored = header.pixel_array
+        if "PixelData" not in header:
+            raise source.refuse(file, "has no pixels", "Leave the file out.")
+        if "TransferSyntaxUID" in header.file_meta:
+            syntax = header.file_meta.TransferSyntaxUID.name
+        return _pixels(source, file, header)
+    except DataRefused:
+        raise
+    except pydicom.errors.InvalidDicomError as bad:
+        raise source.refuse(file, "is no DICOM file", "Replace the file, or leave it out.") from bad
     except Exception as bad:
-        syntax = header.file_meta.TransferSyntaxUID.name if "TransferSyntaxUID" in header.file_meta else "unknown"
         raise source.refuse(
             file,
-            f"its pixels ({syntax}) cannot be decoded",
-            "Decompress the file, for example with gdcmconv --raw, or install a plugin of pydicom.",
+            f"cannot be decoded ({syntax})",
+            "Decompress the file, for example with gdcmconv --raw, install a plugin of pydicom, or leave the file out.",
         ) from bad
+
+
+def _pixels(source: Source, file: str, header: Any) -> np.ndarray:
+    """Grey values in the modality's unit or windowed, with MONOCHROME1 turned; colours as they are."""
+    from pydicom.pixels import apply_modality_lut
+
+    stored = header.pixel_array
     if header.get("SamplesPerPixel", 1) == 3:
         channels: np.ndarray = np.moveaxis(stored, -1, 0)
         return channels
@@ -50,10 +58,9 @@ def _decode(source: Source, file: str) -> np.ndarray:
     bits, signed = int(header.get("BitsStored", 16)), bool(header.get("PixelRepresentation", 0))
     ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1], dtype=stored.dtype)
     span = apply_modality_lut(ends, header).astype(np.float64).sum()
-    if values["window"] == "file":
+    if source.schema.fields["values"]["window"] == "file":
         made, span = _windowed(source, file, header, made), 1.0
-    inverted = header.get("PhotometricInterpretation") == "MONOCHROME1"
-    grey: np.ndarray = span - made if inverted else made
+    grey: np.ndarray = span - made if header.get("PhotometricInterpretation") == "MONOCHROME1" else made
     return grey[None]
 
 

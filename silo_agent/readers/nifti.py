@@ -6,11 +6,13 @@ Voxel sizes are not looked at: resample volumes to one spacing before they are r
 from __future__ import annotations
 
 import zlib
+from math import prod
 
 import numpy as np
 
 from silo_agent.readers.extras import needed
 from silo_agent.readers.labelled import read_each
+from silo_agent.readers.schema import MOST_ELEMENTS
 from silo_agent.readers.source import Arrays, Source
 
 
@@ -23,11 +25,15 @@ def _decode(source: Source, file: str) -> np.ndarray:
     with needed("NIfTI", "imaging"):
         import nibabel
         from nibabel.filebasedimages import ImageFileError
+        from nibabel.orientations import OrientationError
         from nibabel.spatialimages import HeaderDataError
+    damaged = (ImageFileError, HeaderDataError, OrientationError, OSError, EOFError, ValueError, OverflowError)
     try:
-        volume = nibabel.as_closest_canonical(nibabel.load(source.path(file)))
-        voxels = np.asarray(volume.dataobj, dtype=np.float32)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as bad:
+        volume = nibabel.load(source.path(file))
+        if prod(volume.shape) > MOST_ELEMENTS:
+            raise source.refuse(file, f"has {prod(volume.shape)} voxels", "Crop or resample the volume.")
+        voxels = np.asarray(nibabel.as_closest_canonical(volume).dataobj, dtype=np.float32)
+    except (*damaged, zlib.error, MemoryError) as bad:
         raise source.refuse(file, "is no NIfTI file that can be read", "Replace the file, or leave it out.") from bad
     if voxels.ndim != 3:
         raise source.refuse(file, f"has {voxels.ndim} axes", "Keep one volume of three axes in a file.")

@@ -88,6 +88,7 @@ def arrow_columns(path: Path, wanted: Sequence[str] | None = None) -> Columns:
     try:
         with pyarrow.memory_map(str(path)) as mapped, pyarrow.ipc.open_stream(mapped) as stream:
             table = stream.read_all()
+            table.validate(full=True)  # offsets of a damaged file would point anywhere
             names = [name for name in table.column_names if wanted is None or name in wanted]
             columns = {name: table.column(name).to_pylist() for name in names}
         features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})["features"]

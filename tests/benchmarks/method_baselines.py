@@ -8,7 +8,7 @@ prior, label-shift EM (which reads the unlabelled batch, and is offered to every
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -54,20 +54,17 @@ class Paired(FedAvg):
         )
 
     def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
-        made = super().contribute(step, self._own(published), data)
+        made = super().contribute(step, self._unpaired(published), data)
         return Contribution({_paired(name): value for name, value in made.sums.items()}, made.slots)
 
     def predict(self, published: Published, x: np.ndarray, mode: str) -> np.ndarray:
-        return super().predict(self._own(published), x, mode)
+        return super().predict(self._unpaired(published), x, mode)
 
-    def _own(self, published: Published) -> Published:
+    def _unpaired(self, published: Published) -> Published:
         """The same state under FedAvg's own names. Whoever has those already gets it as it is."""
-        names = {_paired(block.name): block.name for block in FedAvg.plan(asdict(self.params), _ANY).blocks}
+        ours = (f"model.{part.code}" for part in self.experts.parts)
+        names = {_paired(name): name for name in ours}
         return Published({names.get(name, name): value for name, value in published.blocks.items()}, published.slots)
-
-
-#: For block names alone.
-_ANY = Limits(n_max=3)
 
 
 def _paired(block: str) -> str:

@@ -25,6 +25,7 @@ def test_the_catalogue_parses_and_plans() -> None:
     assert catalogue() == [
         "fedavg-digits",
         "fedavg-lanes-digits",
+        "fedcoe-cnn-digits",
         "fedcoe-digits",
         "fedcoe-heart",
         "fedcoe-samples-digits",

@@ -43,6 +43,12 @@ def test_the_requirements_are_other_peoples_packages_pinned() -> None:
     assert all(re.fullmatch(r"[a-z]+==[0-9.]+", line) for line in lines), lines
 
 
+def test_a_published_network_of_a_library_requires_it() -> None:
+    lines = predictor_requirements(SPEC.with_params(model="hf-image"))
+    assert [re.split("[=<>]", line)[0] for line in lines][4:] == ["transformers", "peft"]
+    assert len(predictor_requirements(SPEC.with_params(model="cnn"))) == 4
+
+
 def test_what_the_aggregator_does_not_have_is_required_within_our_own_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = metadata.version
 

@@ -69,6 +69,16 @@ def test_a_step_tried_again_gives_the_same_bytes() -> None:
     assert all(one.sums[name].tobytes() == again.sums[name].tobytes() for name in one.sums)
 
 
+def test_values_beyond_the_clip_are_counted() -> None:
+    plan, data = KIND.plan(cnn(), LIMITS), silos()["silo-1"]
+    published = Published(blocks.initial_state(plan, plain.RUN))
+    found = {
+        clip: KIND(cnn(clip=clip), "silo-1").contribute(plan.steps[1], published, data).slots["clipped"]
+        for clip in (4.0, 0.01, 1e-3)
+    }
+    assert found[4.0] == 0 < found[0.01] < found[1e-3] <= sum(block.size for block in plan.blocks)
+
+
 # --- local parts: FedPer ----------------------------------------------------------------------------------------------
 
 

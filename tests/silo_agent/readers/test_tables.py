@@ -115,6 +115,9 @@ def test_files_may_tell_the_split(tmp_path: Path) -> None:
     write_csv(tmp_path / "test.csv", patients(10, seed=2))
     data = read(tmp_path)
     assert (len(data.y_train), len(data.y_test)) == (30, 10)
+    (tmp_path / "test.csv").write_text((tmp_path / "test.csv").read_text().splitlines()[0] + "\n")
+    with pytest.raises(DataRefused, match="has no test rows"):
+        read(tmp_path)
     (tmp_path / "test.csv").unlink()
     with pytest.raises(DataRefused, match="has no test files"):
         read(tmp_path)
