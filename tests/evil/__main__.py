@@ -11,23 +11,26 @@ import signal
 import sys
 import tempfile
 import time
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.evil.flare import Outcome, evil_federation, play
+from tests.evil import trojan
+from tests.evil.flare import evil_federation, play, play_trojan
 from tests.evil.games import GAMES
-from tests.evil.server import ANSWERED, Trick
+from tests.evil.outcome import Outcome
+
+KNOWN = (*GAMES, trojan.NAME)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make evil", description=__doc__)
-    parser.add_argument("games", nargs="*", default=["both-shares"], metavar="GAME", help=", ".join(["all", *GAMES]))
+    parser.add_argument("games", nargs="*", default=["both-shares"], metavar="GAME", help=", ".join(["all", *KNOWN]))
     parser.add_argument("--silos", type=int, default=6, help="an even number from 6")
     parser.add_argument("--keep", type=Path, help="a new folder for the federation's files, which then stay")
     options = parser.parse_args()
-    games = list(GAMES) if options.games == ["all"] else options.games
-    if unknown := sorted(set(games) - set(GAMES)):
-        parser.error(f"no game {', '.join(unknown)}; there are all, {', '.join(GAMES)}")
+    games = list(KNOWN) if options.games == ["all"] else options.games
+    if unknown := sorted(set(games) - set(KNOWN)):
+        parser.error(f"no game {', '.join(unknown)}; there are all, {', '.join(KNOWN)}")
     if options.silos < 6 or options.silos % 2:
         parser.error("--silos: an even number from 6")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -39,9 +42,9 @@ def main() -> int:
     ):
         for name in games:
             started = time.monotonic()
-            outcome = play(evil, name)
-            show(name, outcome, time.monotonic() - started)
-            bad += bool(outcome.wrong)
+            outcomes = play_trojan(evil) if name == trojan.NAME else play(evil, name)
+            show(name, outcomes, time.monotonic() - started)
+            bad += any(outcome.wrong for outcome in outcomes)
     say(f"\n{len(games) - bad} of {len(games)} games refused as they must be, {time.monotonic() - began:.0f} s")
     return 1 if bad else 0
 
@@ -50,34 +53,16 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def show(name: str, outcome: Outcome, seconds: float) -> None:
-    first, *_ = (GAMES[name].play.__doc__ or "").splitlines()
-    say(f"\n{name}: {first}  ({seconds:.0f} s, run {outcome.book.run[:16]})")
-    for trick in outcome.book.tricks:
-        say(f"  the server, {trick.phase} of step {trick.step}, attempt {trick.attempt}: {trick.text}")
-        for what, silos in answers(trick):
-            say(f"    {what:<22} {', '.join(silos)}")
-    refusals = sum(sum(lines.values()) for lines in outcome.logged.values())
-    say(f"  the silos' own logs: {refusals} refusals, each with its reason")
-    verdict = outcome.verdict
-    say(f"  {verdict.sent} bytes in {verdict.replies} replies searched: {verdict.shares} shares left")
-    if not verdict.broken:
-        say("  of no party did both kinds leave one silo, no step was released for two survivor sets")
-    for step, lane in outcome.book.shut:
-        say(f"  no share of lane {lane} of step {step} left")
-    if outcome.proofs:
-        say(f"  {len(outcome.proofs)} proofs at the silos (`fed verify`), for example {outcome.proofs[0]}")
-    for line in outcome.wrong:
-        say(f"  WRONG: {line}")
-    say(f"  {'FAILED' if outcome.wrong else 'refused, as it must be'}")
-
-
-def answers(trick: Trick) -> list[tuple[str, list[str]]]:
-    order = sorted(trick.got, key=lambda silo: (trick.got[silo] == ANSWERED, trick.got[silo], silo))
-    return [
-        (code if code == ANSWERED else f"refused {code}", list(silos))
-        for code, silos in groupby(order, key=lambda silo: trick.got[silo])
-    ]
+def show(name: str, outcomes: Sequence[Outcome], seconds: float) -> None:
+    first, *_ = ((GAMES[name].play if name in GAMES else trojan).__doc__ or "").splitlines()
+    say(f"\n{name}: {first}  ({seconds:.0f} s)")
+    for number, outcome in enumerate(outcomes, start=1):
+        say(f"  run {outcome.run[:16]}" + (f", {number} of {len(outcomes)}" if len(outcomes) > 1 else ""))
+        for line in outcome.told:
+            say(f"    {line}")
+        for line in outcome.wrong:
+            say(f"    WRONG: {line}")
+    say(f"  {'FAILED' if any(outcome.wrong for outcome in outcomes) else 'refused, as it must be'}")
 
 
 if __name__ == "__main__":

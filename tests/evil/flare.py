@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aggregator.ledger.format import read
+from aggregator.ledger.records import Kind
 from crypto import equivocation
 from crypto.home import Home
 from jobs.demo.child_processes import Processes
@@ -24,18 +24,20 @@ from jobs.demo.federation import Federation
 from jobs.flare.folder import CONTROLLER, export
 from jobs.flare.local_kits import Kits, free_port, provision
 from jobs.flare.session import AdminSession
+from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from silo_agent.home import SiloHome
+from tests.evil import trojan
 from tests.evil.games import GAMES, book_path
-from tests.evil.server import ANSWERED, Book
-from tests.evil.verdict import Verdict, judge
+from tests.evil.logs import lines
+from tests.evil.outcome import Outcome, of_book
+from tests.evil.server import Book
+from tests.evil.verdict import judge
 
 ROOT = Path(__file__).resolve().parents[2]
 
 Say = Callable[[str], None]
 EVIL = "tests.evil.controller.EvilController"
-
-_REFUSED = re.compile(r"refused ([a-z-]+)(?: of step \d+)?: \[([A-Z_]+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +48,6 @@ class Evil:
     kits: Kits
     session: Any
     processes: Processes
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a game came to. ``logged``: (phase, code) → how often each silo's own log says that it refused so."""
-
-    book: Book
-    verdict: Verdict
-    logged: dict[str, Counter[tuple[str, str]]]
-    proofs: list[str]
-    wrong: list[str]
 
 
 @contextmanager
@@ -110,64 +101,77 @@ def own(server_kit: Path) -> None:
     path.write_text(json.dumps(resources, indent=2, sort_keys=True) + "\n")
 
 
-def evil_job(game: str, federation: Federation) -> Path:
+def evil_job(spec: JobSpec, federation: Federation, game: str, number: int = 0) -> Path:
     """The honest job's folder, with another controller for the server."""
-    folder = export(
-        GAMES[game].job(), Home(federation.aggregator).charter(), federation.root / "submitted" / f"evil-{game}"
-    )
+    folder = honest_job(spec, federation, f"{game}-{number}")
     path = folder / "app" / "config" / "config_fed_server.json"
     config = json.loads(path.read_text())
     (workflow,) = config["workflows"]
     assert workflow["path"] == CONTROLLER
     workflow["path"] = EVIL
-    workflow["args"]["game"] = game
+    workflow["args"] |= {"game": game, "number": number}
     path.write_text(json.dumps(config, indent=2) + "\n")
     return folder
 
 
-def play(evil: Evil, game: str, *, timeout_s: float = 240.0) -> Outcome:
-    """Submit the game's job, wait for its end, and judge it by what the server saw and what the silos wrote."""
+def honest_job(spec: JobSpec, federation: Federation, name: str) -> Path:
+    return export(spec, Home(federation.aggregator).charter(), federation.root / "submitted" / name)
+
+
+def submit(evil: Evil, spec: JobSpec, folder: Path, timeout_s: float = 240.0) -> str:
+    """Have every data owner approve a job, run it to its end; NVFlare's word for that."""
+    approve_for_demonstration(map(SiloHome, evil.federation.homes.values()), spec)  # honest silos, honest owners
+    status = evil.session.wait(evil.session.submit(folder), timeout_s, look_s=0.3)
+    evil.processes.check()
+    return str(status)
+
+
+def play(evil: Evil, game: str) -> list[Outcome]:
+    """Submit the game's jobs one after the other, and judge each by what the server saw and what the silos wrote."""
+    GAMES[game].register(evil.federation)
+    return [_play(evil, game, number) for number in range(GAMES[game].runs)]
+
+
+def play_trojan(evil: Evil) -> list[Outcome]:
+    """Two finished runs whose predictor is the aggregator's own."""
+    federation, home = evil.federation, evil.federation.aggregator_home
+    spec, runs = trojan.job(), set[str]()
+    found = []
+    for way, folder in zip(
+        trojan.WAYS,
+        (honest_job(spec, federation, trojan.NAME), evil_job(spec, federation, trojan.NAME, 1)),
+        strict=True,
+    ):
+        status = submit(evil, spec, folder)
+        ended = {entry.record.run for entry in read(home.ledger_path) if entry.kind is Kind.RUN_FINISHED} - runs
+        if len(ended) != 1:
+            raise AssertionError(f"no run has finished; NVFlare says {status}: see {home.log_path}")
+        (run,) = ended
+        runs.add(run)
+        if way == trojan.WAYS[0]:
+            trojan.replace_after(home, run)
+        found.append(trojan.tried(federation, run, way, federation.root))
+    return found
+
+
+def _play(evil: Evil, game: str, number: int) -> Outcome:
     home = evil.federation.aggregator
     before = {silo: len(read_log(path)) for silo, path in evil.federation.homes.items()}
-    approve_for_demonstration(
-        map(SiloHome, evil.federation.homes.values()), GAMES[game].job()
-    )  # honest silos, honest owners
-    job_id = evil.session.submit(evil_job(game, evil.federation))
-    status = evil.session.wait(job_id, timeout_s, look_s=0.3)
-    evil.processes.check()
+    spec = GAMES[game].job()
+    status = submit(evil, spec, evil_job(spec, evil.federation, game, number))
     charter = Home(home).charter()
-    path = book_path(home, game)
+    path = book_path(home, game, number)
     if not path.exists():
         raise AssertionError(f"the game left no book; NVFlare says {status}: see {home / 'log.txt'}")
     book = Book.load(path)
-    logged = {
-        silo: Counter(_REFUSED.findall(read_log(one)[before[silo] :])) for silo, one in evil.federation.homes.items()
-    }
+    logged = {silo: lines(read_log(one)[before[silo] :]) for silo, one in evil.federation.homes.items()}
     verdict = judge(book.entries, charter, book.shut)
-    return Outcome(book, verdict, logged, proofs(book, evil.federation), wrong(book, verdict, logged))
+    return of_book(book, verdict, logged, proofs(book, evil.federation))
 
 
 def read_log(home: Path) -> str:
     """The silo's own log."""
     return (home / "log.txt").read_text(errors="replace")
-
-
-def wrong(book: Book, verdict: Verdict, logged: dict[str, Counter[tuple[str, str]]]) -> list[str]:
-    """Every way in which this was not as it must be; empty is the pass."""
-    found = [f"the game broke off: {book.error}"] if not book.over else []
-    for trick in book.tricks:
-        for silo in trick.failed:
-            found.append(
-                f"{silo} {trick.got.get(silo)} instead of {trick.expected[silo]} at {trick.phase}: {trick.text}"
-            )
-    found += verdict.broken
-    for silo, lines in logged.items():
-        due = Counter(
-            (trick.phase, trick.got[silo]) for trick in book.tricks if trick.got.get(silo, ANSWERED) != ANSWERED
-        )
-        if due != lines:
-            found.append(f"the log of {silo} says {sorted(lines.items())}; the server was told {sorted(due.items())}")
-    return found
 
 
 def proofs(book: Book, federation: Federation) -> list[str]:

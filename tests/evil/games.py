@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crypto import transcript
-from crypto.errors import FederationError
+from crypto.errors import FederationError, LaneBelowFloor
 from crypto.keys import Identity
 from crypto.messages import (
     Attestation,
@@ -24,55 +24,79 @@ from crypto.messages import (
     pack_blobs,
     pack_two,
 )
+from crypto.plan import Basis, Section, Step
+from jobs.demo.digits_data import make
+from jobs.demo.federation import Federation, add_data
 from jobs.job import JobSpec
-from tests.evil.lies import announced, false_void, invented_past, other_slots, other_words
-from tests.evil.server import EvilServer, Play, Relay, advert_of
+from silo_agent.pysyft.catalogue import Catalogue
+from tests.evil.lies import false_void, invented_past, other_slots, other_words
+from tests.evil.server import Book, EvilServer, Play, Relay, advert_of, announced
 
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """``play`` over a job of ``method``."""
+    """``play`` over a job of ``method``, ``runs`` times in a row."""
 
     name: str
     play: Callable[[EvilServer], Play]
     method: str = "fedavg"
+    runs: int = 1
+
+    @property
+    def dataset(self) -> str:
+        """Each game has rows of its own, so that what another game opened keeps nothing of this one shut."""
+        return f"digits-{self.name}"
 
     def job(self) -> JobSpec:
         """A job of seconds: an honest text, which the silos approve."""
         params: dict[str, Any] = {"features": 64, "classes": 10, "rounds": 2, "local_steps": 3, "seed": 7}
         times = {"phase": 60, "step": 60, "job": 300}
-        raw = {"method": self.method, "dataset": "digits", "purpose": "a test", "params": params, "timeouts": times}
+        raw = {"method": self.method, "dataset": self.dataset, "purpose": "a test", "params": params, "timeouts": times}
         return JobSpec.parse({"name": f"evil-{self.name}"} | raw)
 
+    def register(self, federation: Federation) -> None:
+        """Put the game's rows into each silo's catalogue."""
+        rows = make(len(federation.silos), 100 + list(GAMES).index(self.name))
+        for silo, home in federation.silo_homes.items():
+            if self.dataset not in Catalogue(home, silo).names():
+                add_data(home, silo, self.dataset, rows[silo])
 
+
+Script = Callable[[EvilServer], Play]
 GAMES: dict[str, Game] = {}
 
 
-def game(method: str = "fedavg") -> Callable[[Callable[[EvilServer], Play]], Callable[[EvilServer], Play]]:
-    def register(play: Callable[[EvilServer], Play]) -> Callable[[EvilServer], Play]:
+def game(method: str = "fedavg", runs: int = 1) -> Callable[[Script], Script]:
+    def register(play: Script) -> Script:
         name = play.__name__.replace("_", "-")
-        GAMES[name] = Game(name, play, method)
+        GAMES[name] = Game(name, play, method, runs)
         return play
 
     return register
 
 
-def evil_run(name: str, job: str, plan: str, home: Path) -> Play:
+def evil_run(name: str, job: str, plan: str, home: Path, number: int = 0) -> Play:
     """The generator that takes the place of ``jobs.runtime.compose.server_run``; leaves its book in
-    ``<home>/evil/``."""
-    server = EvilServer(name, job, plan, home)
+    ``<home>/evil/``. ``number``: which of the game's runs, from 0."""
+    server = EvilServer(name, job, plan, home, [Book.load(book_path(home, name, one)) for one in range(number)])
+    yield from served(server, home)
+
+
+def served(server: EvilServer, home: Path) -> Play:
+    """A run of a game by this server, and its book."""
+    book = server.book
     try:
-        yield from GAMES[name].play(server)
-        server.book.over = True
+        yield from GAMES[book.game].play(server)
+        book.over = True
     except FederationError as bad:  # the aggregator's own code noticed something that the game did not mean
-        server.book.error = f"[{bad.code}] {bad}"
+        book.error = f"[{bad.code}] {bad}"
         raise
     finally:
-        server.book.save(book_path(home, name))
+        book.save(book_path(home, book.game, server.number))
 
 
-def book_path(home: Path, name: str) -> Path:
-    return home / "evil" / f"{name}.json"
+def book_path(home: Path, name: str, number: int = 0) -> Path:
+    return home / "evil" / f"{name}-{number}.json"
 
 
 def every(silos: Iterable[str], code: str) -> dict[str, str]:
@@ -380,6 +404,7 @@ def shut_lane(server: EvilServer) -> Play:
     (shut,) = held - open_for.keys()
     (still,) = held & open_for.keys()
     assert open_for[still] == len(kept) - 1, f"{still} opened for {open_for[still]}"
+    server.stay_shut(kept, shut, code=LaneBelowFloor.code)
     server.book.shut.append((server.k, shut))
     yield from server.trick(
         "asks again, with fewer slot shares",
@@ -388,6 +413,49 @@ def shut_lane(server: EvilServer) -> Play:
         every_message(answers, attempt.request("unmask-lanes", pack_blobs(shares[:-1]))),
         every(answers, "EQUIVOCATION"),
     )
+
+
+# --- differences -------------------------------------------------------------------------------------------------
+
+
+@game()
+def void_hop(server: EvilServer) -> Play:
+    """Opens a training step, says that it was void, and repeats it from the same model without one silo."""
+    victim, *rest = server.silos
+    yield from server.until_training()
+    attempt, _ = yield from server.until_tag(0)
+    server.void(attempt.t3)  # the model stays what it was; the sums over all are the server's
+
+    attempt = server.attempt(0)
+    names = [*attempt.context.step.sections, *(lane.name for lane in server.plan.lanes_of(attempt.context.step))]
+    offers = every_message(rest, server.offer(attempt))
+    yield from server.repeated(
+        f"after a step that it calls void, trains again from the same model without {victim}", attempt, offers, names
+    )
+
+
+@game(runs=2)
+def two_runs(server: EvilServer) -> Play:
+    """Runs one job twice: with all silos, then without one. The difference of two figures would be that silo's."""
+    victim, *rest = server.silos
+    if server.number == 0:
+        for _ in server.plan.steps:
+            yield from server.honest_step()
+        return
+    (first,) = server.earlier
+    for step in server.plan.steps:
+        # What depends on data alone was opened over all. So was what depends on the model, too, if that is the same.
+        names: list[str] = [section for section in step.sections if section is Section.STATIC]
+        if server.book.start == first.start:
+            names += [section for section in step.sections if section is Section.FRESH and _has_state(step)]
+            names += [lane.name for lane in server.plan.lanes_of(step)]
+        attempt = server.attempt(0)
+        offers = every_message(rest, server.offer(attempt))
+        yield from server.repeated(f"runs {step.name} of the same job again, without {victim}", attempt, offers, names)
+
+
+def _has_state(step: Step) -> bool:
+    return any(slot.basis is Basis.STATE for slot in step.slots)
 
 
 # --- unproven results --------------------------------------------------------------------------------------------
@@ -481,6 +549,7 @@ def false_past(server: EvilServer) -> Play:
     assert relay.next is not None
     replies = yield from server.trick("tells it the truth", attempt, "open", relay.next.requests, {})
     relay.feed(replies)
+    server.stay_shut(server.silos, Section.STATIC)  # opened without the late one: now its rows could be computed
     yield from relay.finish()
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from aggregator.rounds.attempt import Attempt
 from aggregator.rounds.resume import Result
 from crypto import transcript
 from crypto.cohort import words_digest
@@ -58,9 +57,3 @@ def invented_past(server: EvilServer, steps: int) -> list[Result]:
 def false_void(true: Result) -> Result:
     """A result as if its step had been void."""
     return Result(replace(true.result, released=False, slots=(), sums=()), (), ())
-
-
-def announced(attempt: Attempt) -> Result:
-    """What an attempt opened, before it is proven."""
-    arrays = tuple(array for found in attempt.session.sums.values() for array in found.wire)
-    return Result(attempt.session.result, (), arrays)

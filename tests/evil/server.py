@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64decode, b64encode
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from aggregator.rounds.resume import Result
 from aggregator.rounds.storage import UploadStore
 from crypto import blocks, transcript
 from crypto.cohort import Context
+from crypto.errors import CohortDifference
 from crypto.messages import (
     DECLINE,
     Decline,
@@ -82,6 +83,10 @@ class Book:
     entries: list[Entry] = field(default_factory=list)
     #: (step, lane) whose shares must not leave any silo.
     shut: list[tuple[int, str]] = field(default_factory=list)
+    #: (silo, section or lane, code): the silo says in its own log that this stays shut, and why.
+    withheld: list[tuple[str, str, str]] = field(default_factory=list)
+    #: Digest of the published blocks from which the run started, in hex.
+    start: str = ""
     error: str = ""
     over: bool = False
 
@@ -96,6 +101,8 @@ class Book:
                 for one in self.entries
             ],
             "shut": self.shut,
+            "withheld": self.withheld,
+            "start": self.start,
             "error": self.error,
             "over": self.over,
         }
@@ -112,11 +119,18 @@ class Book:
             for silo, request, phase, reply, arrays in raw["entries"]
         ]
         raw["shut"] = [(int(step), str(lane)) for step, lane in raw["shut"]]
+        raw["withheld"] = [tuple(one) for one in raw["withheld"]]
         return cls(**raw)
 
 
 def _text(data: bytes) -> str:
     return b64encode(data).decode()
+
+
+def announced(attempt: Attempt) -> Result:
+    """What an attempt opened, before it is proven."""
+    arrays = tuple(array for found in attempt.session.sums.values() for array in found.wire)
+    return Result(attempt.session.result, (), arrays)
 
 
 def advert_of(reply: Message) -> bytes:
@@ -127,9 +141,11 @@ def advert_of(reply: Message) -> bytes:
 
 class EvilServer:
     """A run without scruples. ``k``, ``chain``, ``results``: where the run stands, as an honest server would have it;
-    ``before``: the chain before its last step."""
+    ``before``: the chain before its last step; ``loot``: what opened, whatever the silos were told of it.
 
-    def __init__(self, game: str, job: str, plan: str, home: Path) -> None:
+    ``number``: which of the game's runs this is, from 0; ``earlier``: the books of those before."""
+
+    def __init__(self, game: str, job: str, plan: str, home: Path, earlier: Sequence[Book] = ()) -> None:
         spec = JobSpec.from_text(job)
         self.job = spec.digest
         self.plan = decode_plan(plan)
@@ -138,11 +154,14 @@ class EvilServer:
         self.nonce = os.urandom(32)
         self.run = transcript.run_id(self.job, self.charter.digest, self.nonce)
         self.k = 0
-        start = blocks.initial_state(self.plan, self.run)
-        self.chain = transcript.initial_chain(self.run, blocks.state_digest(start))
+        start = blocks.state_digest(blocks.initial_state(self.plan, self.run))
+        self.chain = transcript.initial_chain(self.run, start)
         self.before = self.chain
         self.results: list[Result] = []
-        self.book = Book(game, self.run.hex())
+        self.loot: list[Result] = []
+        self.earlier = tuple(earlier)
+        self.number = len(self.earlier)
+        self.book = Book(game, self.run.hex(), start=start.hex())
         self._folder = home / "jobs" / f"evil-{self.run.hex()[:12]}"
         self._timeouts = Timeouts(phase_s=spec.timeouts["phase"], step_s=spec.timeouts["step"])
 
@@ -192,7 +211,8 @@ class EvilServer:
     def close(self, opened: Opened) -> None:
         """The step's result becomes the run's."""
         arrays = tuple(array for found in opened.sums.values() for array in found.wire)
-        self.tell(Result(opened.result, opened.proof, arrays))
+        self.loot.append(Result(opened.result, opened.proof, arrays))
+        self.tell(self.loot[-1])
 
     def void(self, t3: bytes) -> None:
         """The step, whose shares have left, becomes void."""
@@ -226,7 +246,27 @@ class EvilServer:
         attempt = self.attempt(number)
         relay = Relay(self, attempt, dict.fromkeys(self.silos, self.offer(attempt)))
         yield from relay.until("tag")
+        self.loot.append(announced(attempt))
         return attempt, relay
+
+    def repeated(self, text: str, attempt: Attempt, offers: Mapping[str, Message], names: Sequence[str]) -> Play:
+        """A step over some silos, each phase honest. They attest and sign, but ``names`` (sections and lanes) stay
+        shut; all else opens."""
+        relay = Relay(self, attempt, offers)
+        yield from relay.until("attest")
+        relay.feed((yield from self.trick(text, attempt, "attest", relay.requests, {})))
+        self.stay_shut(offers, *names)
+        self.book.shut += [(self.k, name) for name in names]
+        yield from relay.finish()
+        result, step = self.results[-1].result, attempt.context.step
+        opened = {one.lane for one in result.sums}
+        opened |= {one for one in step.sections if all(result.slots[place] is not None for place in step.places(one))}
+        expected = {lane.name for lane in self.plan.lanes_of(step)} | set(step.sections)
+        assert opened == expected - set(names), f"{sorted(opened)} opened"
+
+    def stay_shut(self, silos: Iterable[str], *names: str, code: str = CohortDifference.code) -> None:
+        """From here on these sections or lanes must stay shut at these silos, once more, as their own logs say."""
+        self.book.withheld += [(silo, name, code) for silo in silos for name in names]
 
     def until_training(self) -> Play:
         """The steps before the first that opens a model, honestly."""
@@ -302,10 +342,16 @@ class Relay:
             self.feed((yield from self._server.ask(self.next)))
 
     @property
+    def requests(self) -> Mapping[str, Message]:
+        """The requests that it is about to make."""
+        assert self.next is not None
+        requests: Mapping[str, Message] = self.next.requests
+        return requests
+
+    @property
     def seeds(self) -> tuple[tuple[bytes, ...], ...]:
         """What the tag request that is about to be made shows of the opened lanes."""
-        assert self.next is not None
-        request = unsigned_request(next(iter(self.next.requests.values())).body)
+        request = unsigned_request(next(iter(self.requests.values())).body)
         assert request is not None
         return TagRequest.from_bytes(request.payload).seeds
 

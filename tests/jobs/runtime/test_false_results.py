@@ -32,8 +32,8 @@ from silo_agent.agent import Agent
 from silo_agent.home import SiloHome
 from tests import local, plain, tiny
 from tests.evil.games import every_message
-from tests.evil.lies import announced, invented_past, other_slots
-from tests.evil.server import ANSWERED, EvilServer, Play, Relay
+from tests.evil.lies import invented_past, other_slots
+from tests.evil.server import ANSWERED, EvilServer, Play, Relay, announced
 
 pytestmark = pytest.mark.slow
 
