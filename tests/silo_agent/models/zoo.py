@@ -119,7 +119,7 @@ def starting(shape: tuple[int, ...], classes: int) -> Model:
 
 
 def lacking(shape: tuple[int, ...], classes: int) -> Model:
-    import monai_that_is_not_installed  # type: ignore[import-not-found]
+    import monai_that_is_not_installed  # type: ignore[import-not-found]  # noqa: F401
 
     return linear(shape, classes)
 

@@ -256,7 +256,7 @@ def no_room(*_: object, **__: object) -> None:
 def test_a_full_disk_leaves_the_catalogue_as_it_was(
     heart: Catalogue, home: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    import syft_datasets.file_utils  # so that it can be patched by name
+    import syft_datasets.file_utils  # noqa: F401  # so that it can be patched by name
 
     before = tree(home)
     monkeypatch.setattr(where, no_room)
