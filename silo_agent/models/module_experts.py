@@ -4,7 +4,8 @@ A loop over the models: for E = 2 it is as fast as vmap, and it takes modules th
 passed as well: with parameters alone a call would move the module's own statistics, and models would leak into each
 other.
 
-Training works on the float32 differences from the start; what the module sees is start + difference in its own type.
+A model is the float32 differences from the start. Training works on start + difference, in float32 or wider; what the
+module sees is that in its own type.
 Running statistics are those of the batch while training and are thrown away after it. Before predicting they are
 estimated anew, for each model, from unlabelled rows of the site: one pass with only these layers in training mode,
 equal batches, cumulative means.
@@ -59,16 +60,18 @@ class ModuleExperts:
         for tensor in module.parameters():
             tensor.requires_grad_(False)
         self._whole = Whole(module, layout.model.forward)
-        self._start = {name: tensor.detach() for name, tensor in module.named_parameters()}
         self._buffers = {name: tensor.detach().clone() for name, tensor in module.named_buffers()}
         self._aliases = aliases(module.named_parameters(remove_duplicate=False))
         self._aliases |= aliases(module.named_buffers(remove_duplicate=False))
         self._layers: list[Any] = [
             layer for name, layer in running(module).items() if f"{name}.running_mean".lstrip(".") in layout.statistics
         ]
-        self._wide = {
-            part.code: torch.promote_types(self._start[part.name].dtype, torch.float32) for part in layout.parts
-        }
+        start = dict(module.named_parameters())
+        self._types = {part.code: start[part.name].dtype for part in layout.parts}
+        self._wide = [
+            (part, start[part.name].to(torch.promote_types(self._types[part.code], torch.float32)))
+            for part in layout.parts
+        ]
 
     def view(self, x: np.ndarray) -> np.ndarray:
         return self._view(x)
@@ -105,7 +108,7 @@ class ModuleExperts:
                 ]
                 descending.step(objective(torch.stack(likelihoods)))
         self._check_constant(buffers)
-        trained = [{code: tensor.detach().numpy().copy() for code, tensor in model.items()} for model in tensors]
+        trained = [self._differences(model) for model in tensors]
         for part in self.parts:
             if not all(np.isfinite(model[part.code]).all() for model in trained):
                 raise NonFinite(
@@ -127,13 +130,22 @@ class ModuleExperts:
         return p_EBC
 
     def _tensors(self, models: Sequence[Weights], *, together: bool) -> list[dict[str, torch.Tensor]]:
-        """Copies of the models' parts. ``together``: shared parts are one tensor, the first model's."""
-        torch = torch_()
-        tensors = [{part.code: torch.tensor(model[part.code]) for part in self.parts} for model in models]
+        """Start + difference of each part, in the module's shapes. ``together``: shared parts are one tensor, the first
+        model's."""
+        tensors = [
+            {part.code: wide + _tensor(model[part.code]).reshape(wide.shape) for part, wide in self._wide}
+            for model in models
+        ]
         if together:
             for model in tensors[1:]:
                 model |= {part.code: tensors[0][part.code] for part in self.parts if part.role is Role.SHARED}
         return tensors
+
+    def _differences(self, model: Tensors) -> dict[str, np.ndarray]:
+        return {
+            part.code: (model[part.code].detach() - wide).reshape(part.shape).float().numpy()
+            for part, wide in self._wide
+        }
 
     def _estimated(self, model: Tensors, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """The buffers, with running statistics from these unlabelled rows."""
@@ -156,9 +168,7 @@ class ModuleExperts:
         """logp_BC of one model."""
         inside = dict(buffers)
         for part in self.parts:
-            start = self._start[part.name]
-            wide = start.to(self._wide[part.code]) + model[part.code].reshape(start.shape)
-            inside[part.name] = wide.to(start.dtype)
+            inside[part.name] = model[part.code].to(self._types[part.code])
         inside |= {name: inside[first] for name, first in self._aliases.items() if first in inside}
         named = {f"module.{name}": tensor for name, tensor in inside.items()}
         # Without looking for tied tensors, which costs as much as a small network: both names are given.

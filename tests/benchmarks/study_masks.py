@@ -5,7 +5,7 @@ The only place where masks are left out, and no figure comes from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from crypto.blocks import state_digest
 from silo_agent.methods import Method
@@ -27,12 +27,13 @@ METHODS: Mapping[type[Method], Mapping[str, object]] = {
 }
 
 
-def same(seed: int, setting: Setting) -> Figures:
-    """``method.same``: 1 if blocks and slots are equal to the last bit."""
+def same(seed: int, setting: Setting, kinds: Iterable[type[Method]] = tuple(METHODS)) -> Figures:
+    """``method.same`` of each of ``kinds``: 1 if blocks and slots are equal to the last bit."""
     split = splits.deal(splits.digits(), seed, silos=8, newcomers=0, styles=splits.TURNS[:2], skew=1.0)
     base = {**split.shape, "hidden": 4, "rounds": 2, "local_steps": 2, "seed": seed}
     figures = {}
-    for kind, own in METHODS.items():
+    for kind in kinds:
+        own = METHODS[kind]
         made = federate(kind, {**base, **own}, split.silos)
         masked, of = made.published, limits(len(split.silos))
         _, bare, _ = plain.federate(kind, {**base, **own}, split.silos, of, run_id=made.run)

@@ -36,6 +36,13 @@ def read(data: bytes, kinds: list[str]) -> list[object]:
     return values
 
 
+def test_a_flag_is_zero_or_one():
+    assert [Reader(bytes([value])).flag() for value in (0, 1)] == [False, True]
+    for value in range(2, 256):
+        with pytest.raises(Malformed, match=rf"A flag byte is {value}\."):
+            Reader(bytes([value])).flag()
+
+
 @given(ROWS)
 def test_what_is_written_is_read(rows):
     assert read(written(rows), [kind for kind, _ in rows]) == [value for _, value in rows]

@@ -29,10 +29,11 @@ def test_every_sample_is_valid(target):
     assert taken == (1 if "shares" in target.name else len(target.samples))
 
 
-def test_damaged_bytes_are_refused_by_name():
-    result = fuzz.run(20_000, 7, [*DECODERS, *CHECKS])
+@pytest.mark.parametrize("cases", [4_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_damaged_bytes_are_refused_by_name(cases):
+    result = fuzz.run(cases, 7, [*DECODERS, *CHECKS])
     assert not result.foreign and not result.shared
-    assert 1_000 < result.taken < 19_000  # some changes make another valid message
+    assert cases / 20 < result.taken < cases * 0.95  # some changes make another valid message
 
 
 def test_the_same_seed_gives_the_same_cases():

@@ -1,4 +1,4 @@
-"""Networks of transformers, peft and MONAI, where they are installed: made offline, trained, and what would leave."""
+"""Networks of transformers, peft and MONAI: made offline, trained, and what would leave."""
 
 from __future__ import annotations
 
@@ -21,10 +21,6 @@ RESNET = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_
 VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 8}
 BERT = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
-needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
-needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
-needs_monai = pytest.mark.skipif(find_spec("monai") is None, reason="monai is not installed")
-
 
 def learns(given: dict[str, object], x: np.ndarray) -> ModuleExperts:
     """A step moves every part, and nothing but finite numbers comes out."""
@@ -42,7 +38,6 @@ def pictures(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(16, *shape)).astype(np.float32)
 
 
-@needs_transformers
 def test_a_residual_network_with_long_names_keeps_its_statistics() -> None:
     given = params("hf-image", "1 32 32", 3, model_architecture="resnet", model_config=json.dumps(RESNET))
     of = learns(given, pictures(1, 32, 32))
@@ -51,7 +46,6 @@ def test_a_residual_network_with_long_names_keeps_its_statistics() -> None:
     assert b"running" not in bytes(plan) and b"num_batches" not in bytes(plan)
 
 
-@needs_transformers
 def test_texts_are_ids_and_have_a_view() -> None:
     ids = np.random.default_rng(2).integers(1, 50, size=(16, 12)).astype(np.float32)
     ids[:, 9:] = 0
@@ -61,8 +55,6 @@ def test_texts_are_ids_and_have_a_view() -> None:
     assert seen.shape == (16, 64) and np.allclose(seen.sum(axis=1), 1.0) and np.allclose(seen[:, 0], 0.25)
 
 
-@needs_peft
-@needs_transformers
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's, of transformers
 def test_of_adapters_in_bfloat16_on_a_frozen_base_only_they_and_the_head_leave() -> None:
     given = params(
@@ -76,7 +68,6 @@ def test_of_adapters_in_bfloat16_on_a_frozen_base_only_they_and_the_head_leave()
     assert {block.name for block in plan.blocks} == {f"model.{part.code}" for part in of.parts}
 
 
-@needs_transformers
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -92,13 +83,11 @@ def test_what_transformers_cannot_make_is_refused(change: dict[str, object], sai
         params("hf-image", "1 16 16", 3, **change)
 
 
-@needs_monai
-@pytest.mark.parametrize("network", ["efficientnet-b0", "resnet18"])
-def test_networks_of_monai_train(network: str) -> None:
-    assert learns(params("monai", "1 32 32", 3, model_network=network), pictures(1, 32, 32)).at_home
-
-
-@pytest.mark.skipif(find_spec("monai") is not None, reason="monai is installed")
-def test_without_monai_the_extra_is_named() -> None:
-    with pytest.raises(SpecError, match=r"lacks the module monai.*\[monai\]"):
-        params("monai", "1 32 32", 3, model_network="resnet18")
+def test_networks_of_monai_train_where_it_is_installed_and_its_extra_is_named_elsewhere() -> None:
+    """It is not among the packages of the test suite."""
+    for network in ("efficientnet-b0", "resnet18"):
+        if find_spec("monai") is None:
+            with pytest.raises(SpecError, match=r"lacks the module monai.*\[monai\]"):
+                params("monai", "1 32 32", 3, model_network=network)
+        else:
+            assert learns(params("monai", "1 32 32", 3, model_network=network), pictures(1, 32, 32)).at_home
