@@ -61,7 +61,7 @@ fuzz: $(STAMP)          ## a million damaged messages: each must be refused with
 .PHONY: evil diagrams
 
 GAME ?= both-shares
-evil: $(STAMP)          ## a malicious aggregator on real NVFlare: GAME=both-shares wrong-result model-split … or all
+evil: $(STAMP)          ## a malicious aggregator, or silo, on real NVFlare: GAME=both-shares … bad-member, or all
 	$(BIN)/python -m tests.evil $(GAME)
 
 diagrams: $(STAMP)      ## the state diagrams of docs/protocol.md, from the tables of crypto/session.py

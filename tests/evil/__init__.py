@@ -1,1 +1,1 @@
-"""A malicious aggregator against honest silos, in one process and over real NVFlare. Never part of the package."""
+"""A malicious aggregator or silo against honest others, in one process and over real NVFlare. Not in the package."""

@@ -1,7 +1,8 @@
-"""A real local federation whose aggregator is malicious: NVFlare processes with mTLS, hardened silos, one job a game.
+"""A real local federation whose aggregator, or one silo, is malicious: NVFlare processes with mTLS, hardened silos.
 
-Only the aggregator's own side is changed, by the means its owner has: the server kit's allow list names one more class,
-and the job folder's server configuration names that class. Silos get the same kits and the same job as ever.
+Only that side is changed, by the means its owner has. A server's kit allows one more class, and the job folder's server
+configuration names it; silos get the same kits and the same job as ever. A silo's kit names another launcher of its job
+processes; the job, the server and the other silos are as ever.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aggregator.ledger.format import read
-from aggregator.ledger.records import Kind
+from aggregator.home import AggregatorHome
+from aggregator.ledger.format import of_kind, read
+from aggregator.ledger.records import RunFinished
+from aggregator.run_record import RunRecord
 from crypto import equivocation
 from crypto.home import Home
 from jobs.demo.child_processes import Processes
@@ -27,7 +30,7 @@ from jobs.flare.session import AdminSession
 from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from silo_agent.home import SiloHome
-from tests.evil import trojan
+from tests.evil import member, trojan
 from tests.evil.games import GAMES, book_path
 from tests.evil.logs import lines
 from tests.evil.outcome import Outcome, of_book
@@ -51,8 +54,8 @@ class Evil:
 
 
 @contextmanager
-def evil_federation(root: Path, silos: int, say: Say) -> Iterator[Evil]:
-    """Everything started here is ended here, by pid."""
+def evil_federation(root: Path, silos: int, say: Say, *, liar: str = "") -> Iterator[Evil]:
+    """Everything started here is ended here, by pid. ``liar``: the silo that is not honest, instead of the server."""
     data = {name: arrays for name, arrays in make(silos, 7).items() if name.startswith("silo-")}
     federation = Federation.make(root.resolve(), root.name, data, "digits")
     with ExitStack() as stack:
@@ -65,23 +68,31 @@ def evil_federation(root: Path, silos: int, say: Say) -> Iterator[Evil]:
             server_home=federation.aggregator_home,
             silo_homes=federation.silo_homes,
         )
-        own(kits.server)
+        if liar:
+            own_silo(kits.silos[liar])
+        else:
+            own_server(kits.server)
         processes = Processes()
         stack.callback(processes.stop)
-        with importable():
+        with nullcontext() if liar else importable():
             processes.start("aggregator", kits.server, Home(federation.aggregator))
         processes.wait_for_port("aggregator", port)
         for silo in federation.silos:
-            processes.start("silo", kits.silos[silo], Home(federation.silo(silo)))
+            with importable() if silo == liar else nullcontext():
+                processes.start("silo", kits.silos[silo], Home(federation.silo(silo)))
         session = stack.enter_context(AdminSession(kits.admin, kits.admin_name, timeout_s=60))
         session.wait_for_silos(len(federation.silos), timeout_s=90)
-        say(f"{len(federation.silos)} honest silos registered at a server that is not (127.0.0.1:{port}, mTLS)")
+        where = f"(127.0.0.1:{port}, mTLS)"
+        if liar:
+            say(f"{len(federation.silos)} silos, of which {liar} is not honest, registered at an honest server {where}")
+        else:
+            say(f"{len(federation.silos)} honest silos registered at a server that is not {where}")
         yield Evil(federation, kits, session, processes)
 
 
 @contextmanager
 def importable() -> Iterator[None]:
-    """The aggregator's process, and no silo's, finds this package."""
+    """The process that is not honest, and no other, finds this package."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), before] if before else [str(ROOT)])
     try:
@@ -93,11 +104,20 @@ def importable() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def own(server_kit: Path) -> None:
+def own_server(kit: Path) -> None:
     """What the owner of the aggregator's machine does to it."""
-    path = server_kit / "local" / "resources.json"
+    path = kit / "local" / "resources.json"
     resources = json.loads(path.read_text())
     resources["class_allow_list"].append(EVIL)
+    path.write_text(json.dumps(resources, indent=2, sort_keys=True) + "\n")
+
+
+def own_silo(kit: Path) -> None:
+    """What the owner of a silo's machine does to it."""
+    path = kit / "local" / "resources.json"
+    resources = json.loads(path.read_text())
+    (launcher,) = [one for one in resources["components"] if one["id"] == "process_launcher"]
+    launcher["path"] = member.LAUNCHER
     path.write_text(json.dumps(resources, indent=2, sort_keys=True) + "\n")
 
 
@@ -126,6 +146,36 @@ def submit(evil: Evil, spec: JobSpec, folder: Path, timeout_s: float = 240.0) ->
     return str(status)
 
 
+def finished(evil: Evil, spec: JobSpec, folder: Path) -> str:
+    """The run of a job that must come to its end."""
+    home = evil.federation.aggregator_home
+    before = _runs(home)
+    status = submit(evil, spec, folder)
+    if len(new := _runs(home) - before) != 1:
+        raise AssertionError(f"no run has finished; NVFlare says {status}: see {home.log_path}")
+    (run,) = new
+    return run
+
+
+def _runs(home: AggregatorHome) -> set[str]:
+    """The finished ones."""
+    ledger = read(home.ledger_path) if home.ledger_path.exists() else ()
+    return {entry.record.run for entry in of_kind(ledger, RunFinished)}
+
+
+def play_member(evil: Evil) -> list[Outcome]:
+    """One run for each misdeed, the others honest."""
+    federation, found = evil.federation, []
+    for kind in member.KINDS.values():
+        kind.register(federation)
+        before = {silo: len(read_log(path)) for silo, path in federation.homes.items()}
+        run = finished(evil, kind.job(), honest_job(kind.job(), federation, f"{member.NAME}-{kind.name}"))
+        logged = {silo: lines(read_log(path)[before[silo] :]) for silo, path in federation.homes.items()}
+        record = RunRecord.read(federation.aggregator_home, run)
+        found.append(member.judged(kind, record, federation.aggregator_home.charter(), logged))
+    return found
+
+
 def play(evil: Evil, game: str) -> list[Outcome]:
     """Submit the game's jobs one after the other, and judge each by what the server saw and what the silos wrote."""
     GAMES[game].register(evil.federation)
@@ -135,19 +185,13 @@ def play(evil: Evil, game: str) -> list[Outcome]:
 def play_trojan(evil: Evil) -> list[Outcome]:
     """Two finished runs whose predictor is the aggregator's own."""
     federation, home = evil.federation, evil.federation.aggregator_home
-    spec, runs = trojan.job(), set[str]()
-    found = []
-    for way, folder in zip(
-        trojan.WAYS,
-        (honest_job(spec, federation, trojan.NAME), evil_job(spec, federation, trojan.NAME, 1)),
-        strict=True,
-    ):
-        status = submit(evil, spec, folder)
-        ended = {entry.record.run for entry in read(home.ledger_path) if entry.kind is Kind.RUN_FINISHED} - runs
-        if len(ended) != 1:
-            raise AssertionError(f"no run has finished; NVFlare says {status}: see {home.log_path}")
-        (run,) = ended
-        runs.add(run)
+    spec, found = trojan.job(), []
+    for number, way in enumerate(trojan.WAYS):
+        if number == 0:
+            folder = honest_job(spec, federation, trojan.NAME)
+        else:
+            folder = evil_job(spec, federation, trojan.NAME, number)
+        run = finished(evil, spec, folder)
         if way == trojan.WAYS[0]:
             trojan.replace_after(home, run)
         found.append(trojan.tried(federation, run, way, federation.root))
