@@ -107,14 +107,13 @@ def rules(base: Setting) -> dict[str, Setting]:
 
 
 def variants(base: Setting) -> dict[str, Setting]:
-    """The protocol as built, with changes. *Kept*: what was asked for, when the run is resumed."""
-    kept = replace(base, remembers=True)
-    tag = replace(kept, again=(*base.again, TAG))
+    """The protocol as built, with changes."""
+    no_tag = replace(base, again=tuple(phase for phase in base.again if phase != TAG))
     return {
-        "kept": kept,
-        "kept, died": replace(kept, died=True),
-        "kept, tag asked again": tag,
-        "kept, n_min of before, untold": replace(kept, told=False, n_min=threshold(base.silos)),
+        "tag not asked again": no_tag,
+        "nor remembered": replace(no_tag, remembers=False),
+        "nor remembered, died": replace(no_tag, remembers=False, died=True),
+        "n_min of before, untold": replace(base, told=False, n_min=threshold(base.silos)),
         "five attempts": replace(base, attempts=5),
         "cohort not fitted": replace(base, fitted=False),
         "each phase asked twice": replace(base, asks=2),

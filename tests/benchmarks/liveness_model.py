@@ -81,11 +81,11 @@ class Setting:
     rule: Rule = Rule.ATOMS
     attempts: int = 3
     asks: int = 1
-    again: tuple[int, ...] = (ATTEST, SLOTS, LANES)
+    again: tuple[int, ...] = (ATTEST, SLOTS, LANES, TAG)
     n_min: int | None = None
     told: bool = True
     fitted: bool = True
-    remembers: bool = False
+    remembers: bool = True
 
     @property
     def smallest(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.benchmarks.liveness import Row, measure, measure_static, misses, rules, variants
+from tests.benchmarks.liveness import Row, measure, measure_static, misses, rules
 from tests.benchmarks.liveness_model import (
     ATTEST,
     CONTRIBUTE,
@@ -94,9 +94,13 @@ def test_if_fewer_than_t_answer_the_others_are_asked_once_more(phase: str) -> No
 
 
 def test_elsewhere_nobody_is_asked_once_more() -> None:
-    for phase, out in [("open", 3), ("deal", 3), ("fetch", 4), ("tag", 6)]:
+    for phase, out in [("open", 3), ("deal", 3), ("fetch", 4)]:
         assert played(EIGHT, attempt(back=True, **{phase: range(out)})) != [End.THROUGH]
-    assert played(replace(EIGHT, again=(TAG,)), attempt(back=True, tag=range(6))) == [End.THROUGH]
+
+
+def test_in_tag_it_is_if_fewer_than_the_signers_of_a_result_answer() -> None:
+    assert played(EIGHT, attempt(back=True, tag=range(6))) == [End.THROUGH]
+    assert played(replace(EIGHT, again=()), attempt(back=True, tag=range(6))) == [End.VOID]
 
 
 def test_a_lost_attempt_is_tried_again() -> None:
@@ -132,10 +136,10 @@ def test_a_fitted_cohort_leaves_silos_out() -> None:
     assert played(EIGHT, attempt(open=[0], lanes=range(4)), attempt(open=[1], fetch=[0])) == [End.SHUT, End.LOST]
 
 
-def test_what_was_asked_for_is_forgotten_when_a_run_is_resumed() -> None:
+def test_what_was_asked_for_is_known_when_a_run_is_resumed() -> None:
     lost = attempt(open=range(4))
-    assert played(EIGHT, SHUT, lost, OTHER) == [End.SHUT, End.LOST, End.REFUSED]
-    assert played(replace(EIGHT, remembers=True), SHUT, lost, OTHER) == [End.SHUT, End.LOST, End.THROUGH]
+    assert played(EIGHT, SHUT, lost, OTHER) == [End.SHUT, End.LOST, End.THROUGH]
+    assert played(replace(EIGHT, remembers=False), SHUT, lost, OTHER) == [End.SHUT, End.LOST, End.REFUSED]
 
 
 def test_deals_tell_who_did_not_release() -> None:
@@ -198,8 +202,8 @@ def test_at_one_per_cent_the_protocol_as_built_meets_the_target(silos: int) -> N
 
 
 @pytest.mark.parametrize("silos", [8, 16, 64])
-def test_at_five_per_cent_it_does_if_it_knows_what_it_asked_for(silos: int) -> None:
-    assert small(variants(Setting(silos=silos, drop=0.05))["kept"]).through >= 95
+def test_at_five_per_cent_it_does_where_silos_are_merely_out_of_reach(silos: int) -> None:
+    assert small(Setting(silos=silos, drop=0.05)).through >= 95
 
 
 def test_at_five_per_cent_it_misses_it_with_and_without_the_rule_where_processes_die() -> None:
