@@ -3,6 +3,7 @@
 Silos keep lanes shut whose sum would, with an earlier one, show too few of them (``crypto.atoms``). The aggregator
 knows what it asked for, so before the survivors attest it leaves silos out until the rest may open: as if these had
 sent nothing. It counts for the lanes whose contributors it can see: lanes with hidden holdings are the silos' to judge.
+A lane of fewer silos than its floor stays shut anyway, and nobody is left out for it.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ class AskedFor:
             self.ask(self._plan.steps[k], blocks, dict.fromkeys(survivors, ()))
 
     def _visible(self, step: Step, blocks: bytes, held: Held) -> Iterator[tuple[bytes, frozenset[str]]]:
-        """Quantity and contributors of each lane whose contributors can be seen."""
+        """Quantity and contributors of each lane that may open and whose contributors can be seen."""
         for lane in self._plan.lanes_of(step):
-            if not _hidden(lane) and (silos := frozenset(lane.uploaders(sorted(held), held))):
+            silos = frozenset(lane.uploaders(sorted(held), held))
+            if not _hidden(lane) and len(silos) >= max(self._least, lane.floor):
                 for quantity in sorted(quantities.of_lane(self._plan, step, lane.name, blocks)):
                     yield quantity, silos
 

@@ -49,7 +49,8 @@ def test_nothing_was_asked_for_so_all_stay() -> None:
         (range(1, 8), range(1, 9), "1234567"),  # silo 8 alone is new
         (range(1, 6), range(1, 9), "12345678"),  # three are new
         (range(1, 5), range(2, 9), "5678"),  # of four, three can't be cut off one
-        (range(1, 4), (1, 2), ""),
+        (range(1, 5), (1, 2, 3), ""),
+        (range(1, 4), (1, 2), "12"),  # below its floor: it stays shut anyway
     ],
 )
 def test_of_each_atom_all_stay_or_as_many_as_leave_enough_outside(
