@@ -233,8 +233,9 @@ class Attempt:
         )
 
     def _fitting(self) -> tuple[str, ...]:
-        """Those whose uploads are complete, less silos without which the rule of atoms lets the others open. All of them
-        where too few would be left: better a step whose lanes stay shut than none."""
+        """Those whose uploads are complete, less silos without which the rule of atoms lets the others open.
+
+        All of them where too few would be left: better a step whose lanes stay shut than none."""
         uploaded = self.session.uploaded
         kept = self._asked_for.fit(self.context.step, self._blocks, self._held(uploaded))
         if len(kept) < self.session.cohort.threshold:
