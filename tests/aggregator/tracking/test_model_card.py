@@ -102,7 +102,13 @@ def test_lanes_count_how_often_they_opened(shown: Card) -> None:
 def test_it_says_what_a_sum_does_not_protect(shown: Card) -> None:
     assert "c = 0; a sum has at least 2 honest inputs" in section(shown, "Privacy")
     risks = section(shown, "Residual risks")
-    for words in ("not differential privacy", "membership inference", "colluding", "successive steps", "was not measured"):
+    for words in (
+        "not differential privacy",
+        "membership inference",
+        "colluding",
+        "successive steps",
+        "was not measured",
+    ):
         assert words in risks
 
 
