@@ -7,10 +7,11 @@ to the next: the installer's notes, compiled Python, scripts outside the package
 
 from __future__ import annotations
 
+import csv
 import json
 from hashlib import sha256
-from importlib.metadata import Distribution, PackagePath
-from pathlib import Path
+from importlib.metadata import Distribution
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from crypto.errors import SpecError
@@ -32,9 +33,12 @@ def digest(package: Distribution) -> str:
     if note is not None and json.loads(note).get("dir_info", {}).get("editable"):
         got, want = "an editable installation", "an installed wheel, whose files are listed"
         raise SpecError(where, got=got, want=want, remedy=_REINSTALL)
-    if not package.files:
+    # Not ``package.files``: where the backport of importlib.metadata is imported, that leaves out missing files.
+    record = package.read_text("RECORD")
+    if not record:
         raise SpecError(where, got="no list of its files", want="an installed wheel", remedy=_REINSTALL)
-    files = {file.as_posix(): Path(str(file.locate())) for file in package.files if _counts(file)}
+    names = [row[0] for row in csv.reader(record.splitlines()) if row and _counts(PurePosixPath(row[0]))]
+    files = {name: Path(str(package.locate_file(name))) for name in names}
     _check_complete(where, files)
     lines = []
     for name, path in sorted(files.items()):
@@ -46,7 +50,7 @@ def digest(package: Distribution) -> str:
     return sha256("".join(lines).encode()).hexdigest()
 
 
-def _counts(file: PackagePath) -> bool:
+def _counts(file: PurePosixPath) -> bool:
     inside = ".." not in file.parts and not file.is_absolute()
     note = file.parent.suffix == ".dist-info" and file.name in _NOTES
     return inside and not note and file.suffix != ".pyc"

@@ -69,7 +69,12 @@ def test_one_changed_byte_is_another_package(site: Path, file: str) -> None:
         method("fedavg").plan(given, Limits(n_max=8))
 
 
-def test_what_is_no_installed_wheel_is_refused(site: Path) -> None:
+@pytest.mark.parametrize("backport", [False, True])
+def test_what_is_no_installed_wheel_is_refused(site: Path, backport: bool) -> None:
+    """``backport``: some libraries import importlib_metadata, which then finds all distributions, and lists only the
+    files that are there."""
+    if backport:
+        pytest.importorskip("importlib_metadata")
     (info,) = site.glob("ward_net-*.dist-info")
     (site / "ward_net" / "extra.py").write_text("")
     assert "ward_net/extra.py, which is not in its list" in str(refusal().got)
