@@ -40,6 +40,12 @@ def of_lane(plan: Plan, step: Step, lane: str, blocks: bytes) -> frozenset[bytes
     return frozenset(found)
 
 
+def of_step(plan: Plan, step: Step, blocks: bytes) -> dict[str, frozenset[bytes]]:
+    """Section or lane → its quantities, of all that a step opens."""
+    sections = {str(section): of_section(step, section, blocks) for section in step.sections}
+    return sections | {lane.name: of_lane(plan, step, lane.name, blocks) for lane in plan.lanes_of(step)}
+
+
 def static(plan: Plan, step: Step) -> frozenset[bytes]:
     """The quantities of a step that depend on a silo's data alone."""
     named = {block.quantity for lane in plan.lanes_of(step) for block, _, _ in plan.blocks_of(step, lane.name)}

@@ -62,7 +62,7 @@ from crypto.messages import (
 from crypto.opened_sets import OpenedSet, SessionSets, Told, session_salt
 from crypto.opening import Count, Opening
 from crypto.plan import SECTIONS, Lane
-from crypto.session import SILO, Session, SessionState
+from crypto.session import SILO, Session
 
 #: Records what this silo is about to let open, before its shares leave.
 Record = Callable[[Told], None]
@@ -262,7 +262,7 @@ class SiloSession(Session):
 
     # M3 → M4
     def survivors(self, headers: Sequence[bytes]) -> tuple[str, ...]:
-        """The silos of U3, from their signed headers. The caller checks them against its policy before ``attest``.
+        """The silos of U3, from their signed headers.
 
         Raises SurvivorInvalid for too few survivors, or without this silo's own upload.
         """
@@ -285,8 +285,7 @@ class SiloSession(Session):
         lanes = plan.lanes_of(step)
         self.contributors = {lane.name: self._contributors(lane) for lane in lanes}
         self._counts = {lane.name: self._count_of(lane) for lane in lanes}
-        self._quantities = {str(one): quantities.of_section(step, one, self._blocks) for one in step.sections}
-        self._quantities |= {lane.name: quantities.of_lane(plan, step, lane.name, self._blocks) for lane in lanes}
+        self._quantities = quantities.of_step(plan, step, self._blocks)
         salt = session_salt({silo: pack.nonce for silo, pack in self._packs.items()})
         everyone = self._contributor_ids(self._survivors.signed)
         self._sets = SessionSets.of(self.t3, salt, everyone, self._sets_of(self._quantities))
@@ -300,11 +299,6 @@ class SiloSession(Session):
     def spent(self) -> bool:
         """Whether shares may have left."""
         return self._spent
-
-    @property
-    def done(self) -> bool:
-        """Whether this silo opened the slots itself and released what passed."""
-        return self.state in (SessionState.LANES_OPEN, SessionState.DONE)
 
     @property
     def t3(self) -> bytes:

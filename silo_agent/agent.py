@@ -299,10 +299,8 @@ class Agent:
 
     def _deal(self, request: Request, message: Message) -> Message:
         session = self._current(request)
-        step = session.context.step
-        of_step = [quantities.of_section(step, section, self._blocks) for section in step.sections]
-        of_step += [quantities.of_lane(self.plan, step, lane.name, self._blocks) for lane in self.plan.lanes_of(step)]
-        told = self.site.journal.told(frozenset().union(*of_step), self.site.charter)
+        of_step = quantities.of_step(self.plan, session.context.step, self._blocks)
+        told = self.site.journal.told(frozenset().union(*of_step.values()), self.site.charter)
         deal, rows = session.deal(unpack_blobs(request.payload), told=told)
         self.site.journal.see_peers({silo: advert.releases for silo, advert in session.peers.items()})
         return Message("deal", pack_two([deal], list(rows.items())))

@@ -235,7 +235,7 @@ def test_a_step_whose_shares_have_left_stays_spent(refused):
     run = Run(FED, PLAN)
     run.slots()
     session = run.sessions["silo-1"]
-    assert session.spent and not session.done
+    assert session.spent
     if refused:
         with pytest.raises(SurvivorInvalid):
             session.release_lanes([], floors={}, record=UNRECORDED["record"])
@@ -244,10 +244,10 @@ def test_a_step_whose_shares_have_left_stays_spent(refused):
     assert session.spent
 
 
-def test_spent_and_done_before_anything_left():
+def test_not_spent_before_anything_left():
     run = Run(FED, PLAN)
     run.attestations()
-    assert not run.sessions["silo-1"].spent and not run.sessions["silo-1"].done
+    assert not run.sessions["silo-1"].spent
 
 
 def test_an_unexpected_event_does_not_wipe():
@@ -277,7 +277,7 @@ def test_the_views_of_a_session():
     assert session.cohort == run.survivors == ("silo-1", "silo-2", "silo-3", "silo-4")
     assert session.t3 == run.server.survivors.t3
     assert session.slots == dict(zip(run.names(), run.server.slots, strict=True))
-    assert session.released == ("trunk", "quiet") and session.done and session.spent
+    assert session.released == ("trunk", "quiet") and session.spent
     assert session.result == run.server.result
     assert session.contributors["quiet"] == {"silo-1", "silo-2", "silo-3"}
     assert session.contributors["open"] == {"silo-3", "silo-4"}
@@ -624,7 +624,7 @@ def test_no_share_of_a_lane_is_signed_before_the_record_is_made():
     session._identity = None  # so nothing can be signed
     with pytest.raises(OSError, match="no space left"):
         session.release_lanes(shares, floors={}, record=full_disk(called, session))
-    assert called == [True] and session.state is SessionState.REFUSED and not session.done
+    assert called == [True] and session.state is SessionState.REFUSED
     assert_wiped(session, secrets)
 
 
