@@ -186,12 +186,12 @@ def test_an_mlflow_database_edited_by_hand_is_found(up: Up, told: dict[str, str]
     with sqlite3.connect(Path(home) / "mlflow.db") as source, sqlite3.connect(database) as copy:
         source.backup(copy)
         # A count, not an accuracy: where a silo is missing, the test rows of the run may stay shut.
-        (key,) = copy.execute("select key from metrics where key like '%global.correct'").fetchone()
-        changed = copy.execute("update metrics set value = 0.99 where key = ?", (key,)).rowcount
+        (metric,) = copy.execute("select key from metrics where key like '%global.correct'").fetchone()
+        changed = copy.execute("update metrics set value = 0.99 where key = ?", (metric,)).rowcount
         copy.commit()
     assert changed
     refused = fed("verify", told["model"], "--home", home, *key, "--mlflow", f"sqlite:///{database}", code=50)
-    assert key in refused["detail"] and "0.99" in refused["detail"], refused
+    assert metric in refused["detail"] and "0.99" in refused["detail"], refused
     events = (Path(home) / "security.jsonl").read_text()
     assert '"verification-failed"' in events
 
