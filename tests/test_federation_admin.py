@@ -77,7 +77,7 @@ def job(up: Up, place: Path, name: str, rounds: int) -> str:
     path = place / f"{name}.toml"
     path.write_text(
         f'name = "{name}"\nmethod = "fedavg"\ndataset = "digits"\npurpose = "a test"\n[params]\n'
-        f"features = 64\nclasses = 10\nrounds = {rounds}\n[timeouts]\nphase = 30\nstep = 60\n"
+        f"features = 64\nclasses = 10\nrounds = {rounds}\n[timeouts]\nphase = 120\nstep = 240\n"
     )
     approved(up, str(path))
     return str(path)

@@ -43,7 +43,7 @@ def local_federation(federation: Federation, *, say: Callable[[str], None]) -> I
         processes.wait_for_port("aggregator", port)
         for silo, home in federation.silo_homes.items():
             processes.start("silo", kits.silos[silo], home)
-        session = stack.enter_context(AdminSession(kits.admin, kits.admin_name, timeout_s=60))
+        session = stack.enter_context(AdminSession(kits.admin, kits.admin_name))
         session.wait_for_silos(len(federation.silos), timeout_s=90)
         (federation.root / "federation.json").write_text(
             json.dumps(

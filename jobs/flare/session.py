@@ -119,7 +119,7 @@ class AdminSession:
     ``user``: who to log in as; by default the one that the kit is made for.
     """
 
-    def __init__(self, kit: Path, user: str = "", *, timeout_s: float = 20.0, call_s: float = 15.0) -> None:
+    def __init__(self, kit: Path, user: str = "", *, timeout_s: float = 60.0, call_s: float = 30.0) -> None:
         self._kit = kit.resolve()
         self._user = user or kit_admin(kit)[1]
         self._timeout_s = timeout_s

@@ -80,7 +80,7 @@ def evil_federation(root: Path, silos: int, say: Say, *, liar: str = "") -> Iter
         for silo in federation.silos:
             with importable() if silo == liar else nullcontext():
                 processes.start("silo", kits.silos[silo], Home(federation.silo(silo)))
-        session = stack.enter_context(AdminSession(kits.admin, kits.admin_name, timeout_s=60))
+        session = stack.enter_context(AdminSession(kits.admin, kits.admin_name))
         session.wait_for_silos(len(federation.silos), timeout_s=90)
         where = f"(127.0.0.1:{port}, mTLS)"
         if liar:
