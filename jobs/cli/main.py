@@ -42,13 +42,17 @@ app.add_typer(aggregator_app, name="aggregator")
 
 Job = Annotated[str, typer.Option("--job", help="A job file, or a name from `fed catalog`.")]
 Silos = Annotated[
-    int | None, typer.Option("--silos", help="Number of silos; for digits an even number, 8 (the default) or more.")
+    int | None,
+    typer.Option(
+        "--silos", help="Number of silos; for digits an even number, 8 (the default) or more. With --data the folder's."
+    ),
 ]
 Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Folder of a data set that no installed package contains (fedcoe-heart).",
+        help="Your own data: a folder with a sub-folder or file for each silo, named after it (docs/data.md). For "
+        "fedcoe-heart the folder of its files.",
         exists=True,
         file_okay=False,
     ),

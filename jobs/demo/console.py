@@ -108,7 +108,8 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
         console.print(f"  see the lineage        fed mlflow {_short(root)}", soft_wrap=True)
     console.print(f"  what may leave a silo  fed egress {report['job']}")
     console.print(
-        "  a job of your own      copy a file of jobs/catalogue, then fed up --job my-job.toml", soft_wrap=True
+        "  a job of your own      copy a file of jobs/catalogue, then fed up --job my-job.toml --data FOLDER",
+        soft_wrap=True,
     )
 
 

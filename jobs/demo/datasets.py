@@ -1,19 +1,20 @@
 """The silos and data sets of a demonstration: who pretends to be a hospital, and with which rows.
 
 Each data set that the catalogue's jobs name has a dealer here. What a package brings is dealt; what none brings is
-read from a folder that ``--data`` names, checked.
+read from a folder that ``--data`` names, checked. Anybody's own data: ``own_data``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from crypto.errors import SpecError
 from jobs.demo import digits_data, domain_data, heart_data, language_data
+from silo_agent.readers.reference import Reference
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -23,10 +24,14 @@ LEAST_SILOS = 8
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """Silo or newcomer → the arrays of its npz. Newcomers take no part and are predicted cold; there may be none."""
+    """Silo or newcomer → its arrays. Newcomers take no part and are predicted cold; there may be none."""
 
     silos: Mapping[str, Arrays]
     newcomers: Mapping[str, Arrays]
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    """Silo → where the arrays were read. It is registered instead of them."""
+    account: tuple[str, ...] = ()
+    """What people are told of the data before the start."""
 
 
 def deal(dataset: str, silos: int | None, seed: int, data: Path | None) -> Deal:
@@ -105,6 +110,9 @@ def _no_folder(data: Path | None) -> None:
     if data is not None:
         raise SpecError("--data", got=str(data), want="none: this job's data are made here")
 
+
+#: Data sets whose dealer reads files of its own form from the folder.
+FROM_FOLDER = ("heart",)
 
 #: Data set → (silos, seed, folder) → who has what.
 DEALERS: Mapping[str, Callable[[int | None, int, Path | None], Deal]] = {

@@ -1,4 +1,4 @@
-"""A federation whose homes are all on this machine, with made data: the demonstration's, and the tests'."""
+"""A federation whose homes are all on this machine: the demonstration's, one on your own data, and the tests'."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from crypto.keys import Identity
 from jobs.membership.propose import first_epoch, sign
 from silo_agent.home import SiloHome
 from silo_agent.pysyft.catalogue import Catalogue
+from silo_agent.readers.reference import Reference
+
+#: What a silo registers: arrays, which are copied, or files where they lie.
+Rows = Mapping[str, np.ndarray] | Reference
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Federation:
         cls,
         root: Path,
         name: str,
-        data: Mapping[str, Mapping[str, np.ndarray]],
+        data: Mapping[str, Rows],
         dataset: str,
         *,
         settings: Mapping[str, object] | None = None,
@@ -87,12 +91,15 @@ class Federation:
         return federation
 
 
-def add_data(home: SiloHome, silo: str, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+def add_data(home: SiloHome, silo: str, name: str, rows: Rows) -> None:
     """Register a data set in a silo's catalogue, as ``fed data add`` does, with made-up rows as its mock."""
+    if isinstance(rows, Reference):
+        Catalogue(home, silo).add_reference(name, rows)
+        return
     with tempfile.TemporaryDirectory(prefix="consilium-", dir=home.root) as place:
         private, mock = Path(place) / "private.npz", Path(place) / "mock.npz"
-        np.savez(private, allow_pickle=False, **dict(arrays))
-        np.savez(mock, allow_pickle=False, **made_up(arrays))
+        np.savez(private, allow_pickle=False, **dict(rows))
+        np.savez(mock, allow_pickle=False, **made_up(rows))
         Catalogue(home, silo).add(name, private, mock, summary="made by the demonstration")
 
 

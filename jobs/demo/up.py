@@ -2,7 +2,7 @@
 
 Real means: NVFlare processes with mTLS on 127.0.0.1, started by the same long-lived commands that institutions run,
 a job submitted through NVFlare's session API, a ledger, an MLflow database, two /metrics. Only the hospitals' names
-are made up. Whatever ends it, everything it started is stopped (``processes``).
+are made up, and with ``--data FOLDER`` nothing is. Whatever ends it, everything it started is stopped (``processes``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from crypto.errors import FederationError, RoundLost
 from crypto.plan import Plan
 from jobs.demo.break_lane import Breaker, Silenced, kill_jobs, targets
 from jobs.demo.child_processes import Running, local_federation, terminable, until_stopped
-from jobs.demo.datasets import deal
+from jobs.demo.datasets import FROM_FOLDER, Deal, deal
 from jobs.demo.federation import Federation
 from jobs.demo.language_base_model import check_libraries, ground
+from jobs.demo.own_data import gather
 from jobs.demo.progress_view import Follower, View
 from jobs.evidence.run_summary import (
     accuracy,
@@ -70,14 +71,14 @@ class Demo:
     arrays: Mapping[str, Mapping[str, np.ndarray]]
     silos: Mapping[str, DataSet]
     newcomers: Mapping[str, DataSet]
-    seconds: dict[str, float] = field(default_factory=dict)
+    account: tuple[str, ...] = ()
 
 
 def prepare(options: Options, *, kind: str = "") -> Demo:
     """Check the request, then make the federation's folder. A refused request leaves no folder behind."""
     changes = {key: value for key, value in (("rounds", options.rounds), ("seed", options.seed)) if value is not None}
     spec = JobSpec.load(options.job).with_params(**changes)
-    dealt = deal(spec.dataset, options.silos, int(spec.params.get("seed", 7)), options.data)
+    dealt = _dealt(spec, options)
     root = options.runs / options.name if options.name else _next(options.runs, spec.name + kind)
     silos, newcomers = (
         {name: check(spec.dataset, arrays) for name, arrays in part.items()} for part in (dealt.silos, dealt.newcomers)
@@ -88,9 +89,17 @@ def prepare(options: Options, *, kind: str = "") -> Demo:
         targets(plan, options.breaks)
     check_libraries(spec)
     settings = {"probe": options.probe}
-    federation = Federation.make(root.resolve(), root.name, dealt.silos, spec.dataset, settings=settings)
+    rows = dealt.references or dealt.silos
+    federation = Federation.make(root.resolve(), root.name, rows, spec.dataset, settings=settings)
     spec = ground(spec, federation)
-    return Demo(options.job, spec, federation, dealt.silos, silos, newcomers)
+    return Demo(options.job, spec, federation, dealt.silos, silos, newcomers, dealt.account)
+
+
+def _dealt(spec: JobSpec, options: Options) -> Deal:
+    """Own data where a folder is given, unless the job's demonstration reads that folder itself."""
+    if options.data is not None and (spec.schema is not None or spec.dataset not in FROM_FOLDER):
+        return gather(spec, options.data, options.silos)
+    return deal(spec.dataset, options.silos, int(spec.params.get("seed", 7)), options.data)
 
 
 def _try_plan(spec: JobSpec, silos: int) -> Plan:
@@ -122,6 +131,8 @@ def up(options: Options, view: View) -> dict[str, Any]:
     began = time.monotonic()
     with terminable():
         demo = prepare(options)
+        for line in demo.account:
+            view.say(line)
         view.say(f"federation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
         with ExitStack() as stack:
             running = stack.enter_context(local_federation(demo.federation, say=view.say))
@@ -220,6 +231,8 @@ def simulate(options: Options, view: View) -> dict[str, Any]:
 
     began = time.monotonic()
     demo = prepare(options, kind="-sim")
+    for line in demo.account:
+        view.say(line)
     view.say(f"simulation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
     approve_for_demonstration(demo.federation.silo_homes.values(), demo.spec)
     follower = Follower(demo.federation.aggregator_home, demo.spec, demo.federation.silos, view)

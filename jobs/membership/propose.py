@@ -109,12 +109,18 @@ def next_epoch(
     return charter
 
 
-def _enough(silos: int, floors: Floors, stricter: int = 0) -> None:
-    """Raise SpecError unless this number of silos can sum safely, and open a lane that only some hold."""
+def least_silos(floors: Floors, stricter: int = 0) -> int:
+    """Fewest silos that can sum safely, and open a lane that only some hold. ``stricter``: added to the smallest
+    cohort."""
     least = max(3, floors.lane_floor, floors.honest + floors.colluders)
     while floors.n_min(least) + stricter > least or not _safe(least, floors, stricter):
         least += 1
-    if silos < least:
+    return least
+
+
+def _enough(silos: int, floors: Floors, stricter: int = 0) -> None:
+    """Raise SpecError for fewer than ``least_silos``."""
+    if silos < (least := least_silos(floors, stricter)):
         raise SpecError(
             "charter.members",
             got=f"{silos} silos",

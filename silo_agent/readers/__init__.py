@@ -73,18 +73,23 @@ def choose(name: str, schema: DataSchema, files: Sequence[str]) -> str:
 
     Raises DataRefused where none or several could read them.
     """
+    found = candidates(schema, files)
+    if len(found) == 1:
+        return found[0]
+    why = f"{' and '.join(found)} could read it" if found else f"no reader of kind {schema.kind!r} knows its files"
+    raise DataRefused(
+        f"Data set {name!r}: {why}.", remedy=f"Name the reader with --reader: one of {', '.join(names())}."
+    )
+
+
+def candidates(schema: DataSchema, files: Sequence[str]) -> list[str]:
+    """The built-in readers of the schema's kind that know the ending of one of these files."""
     data = [file.lower() for file in files if not file.endswith(LABELS)]
-    fitting = [
+    return [
         candidate
         for candidate, reader in BUILT_IN.items()
         if reader.kind == schema.kind and any(file.endswith(reader.suffixes) for file in data)
     ]
-    if len(fitting) == 1:
-        return fitting[0]
-    why = f"{' and '.join(fitting)} could read it" if fitting else f"no reader of kind {schema.kind!r} knows its files"
-    raise DataRefused(
-        f"Data set {name!r}: {why}.", remedy=f"Name the reader with --reader: one of {', '.join(names())}."
-    )
 
 
 def reader(name: str) -> Reader:
