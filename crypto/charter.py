@@ -156,7 +156,7 @@ class Charter:
     def _by_id(self) -> dict[str, Member]:
         return {member.silo: member for member in self.members}
 
-    @property
+    @cached_property
     def silos(self) -> tuple[str, ...]:
         return tuple(member.silo for member in self.members)
 

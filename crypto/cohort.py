@@ -91,10 +91,9 @@ class Context:
                 f"{advert.silo!r} announced itself for another charter, run, plan, step, attempt or state.",
                 remedy="Its view differs from ours: compare job, charter and state digests at both ends.",
             )
-        others = [silo for silo in self.charter.silos if silo != advert.silo]
-        if [silo for silo, _ in advert.channels] != others:
-            raise LayoutMismatch(f"{advert.silo!r} announced channels to others than the other members.")
-        keys = [*(key for _, key in advert.channels), advert.mask]
+        if len(advert.channels) != (others := len(self.charter.silos) - 1):
+            raise LayoutMismatch(f"{advert.silo!r} announced {len(advert.channels)} channels to {others} members.")
+        keys = [*advert.channels, advert.mask]
         if len(set(keys)) != len(keys):
             raise DuplicateKey(f"{advert.silo!r} announced one key for two uses.")
         for key in keys:
@@ -123,7 +122,7 @@ class Cohort:
     @classmethod
     def form(cls, context: Context, adverts: Iterable[bytes]) -> Cohort:
         opened = _by_silo([(context.check_advert(signed), signed) for signed in adverts])
-        keys = [key for advert, _ in opened.values() for key in _keys_of(advert)]
+        keys = [key for advert, _ in opened.values() for key in (*advert.channels, advert.mask)]
         if len(set(keys)) != len(keys):
             raise DuplicateKey("Two adverts show the same ephemeral key.")
         context.charter.threshold(len(opened))
@@ -156,11 +155,15 @@ class Cohort:
 
     def channel(self, owner: str, other: str) -> bytes:
         """The public key of ``owner`` for the rows from and to ``other``."""
-        return self._channels[owner][other]
+        return self.adverts[owner].channels[_place(self._members, owner, other)]
 
     @cached_property
-    def _channels(self) -> Mapping[str, Mapping[str, bytes]]:
-        return {silo: dict(advert.channels) for silo, advert in self.adverts.items()}
+    def _members(self) -> Mapping[str, int]:
+        return {silo: place for place, silo in enumerate(self.context.charter.silos)}
+
+    def row_place(self, dealer: str, recipient: str) -> int:
+        """Where a deal has the digest of the row to ``recipient``."""
+        return _place(self.points, dealer, recipient) - 1
 
     def seal_key(self, secret: bytes, sender: str, recipient: str) -> tuple[bytes, bytes]:
         """(AES-256-GCM key, associated data) for the one row from ``sender`` to ``recipient``."""
@@ -195,8 +198,8 @@ class Dealt:
             raise RosterMismatch(f"{deal.silo!r} dealt without having announced itself.")
         if deal.t1 != cohort.t1:
             raise TranscriptMismatch(f"{deal.silo!r} dealt for another cohort.")
-        if [peer for peer, _ in deal.rows] != [silo for silo in cohort.signed if silo != deal.silo]:
-            raise LayoutMismatch(f"{deal.silo!r} dealt to other silos than its peers.")
+        if len(deal.rows) != (peers := len(cohort.signed) - 1):
+            raise LayoutMismatch(f"{deal.silo!r} dealt {len(deal.rows)} rows to {peers} peers.")
         return deal
 
     def open_row(self, dealer: str, recipient: str, data: bytes, secret: bytes) -> SharePack:
@@ -206,7 +209,7 @@ class Dealt:
         sign, BadShare, which blames the dealer, for one that does not open or is not what its deal commits to.
         """
         cohort, context = self.cohort, self.cohort.context
-        if dict(self.deals[dealer].rows)[recipient] != transcript.digest("row", data):
+        if self.deals[dealer].rows[cohort.row_place(dealer, recipient)] != transcript.digest("row", data):
             raise TranscriptMismatch(f"The row from {dealer!r} is not the one it signed.")
         try:
             row = Row.from_bytes(data)
@@ -440,8 +443,9 @@ def _by_silo(opened: list[tuple[M, bytes]]) -> dict[str, tuple[M, bytes]]:
     return found
 
 
-def _keys_of(advert: Advert) -> list[bytes]:
-    return [*(key for _, key in advert.channels), advert.mask]
+def _place(places: Mapping[str, int], owner: str, other: str) -> int:
+    """The place of ``other`` where ``owner`` is left out. ``places``: silo → its place among all."""
+    return places[other] - (places[other] > places[owner])
 
 
 def mask_key(seed: bytes) -> SessionKey:

@@ -290,13 +290,13 @@ class TagRequest:
 
     def __bytes__(self) -> bytes:
         out = Writer().blob(bytes(self.result))
-        return bytes(out.each(self.seeds, lambda w, lane: w.each(lane, lambda v, seed: v.fixed(seed, SECRET_BYTES))))
+        return bytes(out.each(self.seeds, lambda w, lane: w.each_fixed(lane, SECRET_BYTES)))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> TagRequest:
         src = Reader(data)
         result = StepResult.from_bytes(src.blob())
-        request = cls(result, src.each(lambda s: s.each(lambda v: v.fixed(SECRET_BYTES))))
+        request = cls(result, src.each(lambda s: s.each_fixed(SECRET_BYTES)))
         src.end()
         if len(request.seeds) != len(result.sums):
             raise Malformed(f"Seeds of {len(request.seeds)} lanes for a result of {len(result.sums)}.")
@@ -339,14 +339,14 @@ class Open(Wire):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advert(Wire):
-    """M0. Ephemeral keys, one for the rows from and to each other member, so that a silo can show one row and no other;
-    a commitment to each self seed, the visible lanes held, and how many releases this silo has
-    ever made; the commitment of its data and the digest of its owner's approval. T0 inside it is the silo's own view of
-    run, plan, step and state."""
+    """M0. Ephemeral keys: ``channels``, one for the rows from and to each other member of the charter, in its order, so
+    that a silo can show one row and no other, and ``mask``; a commitment to each self seed, the visible lanes held, and
+    how many releases this silo has ever made; the commitment of its data and the digest of its owner's approval. T0
+    inside it is the silo's own view of run, plan, step and state."""
 
     silo: str
     t0: bytes
-    channels: tuple[tuple[str, bytes], ...]
+    channels: tuple[bytes, ...]
     mask: bytes
     commitments: tuple[tuple[str, bytes], ...]
     held: tuple[str, ...]
@@ -358,10 +358,7 @@ class Advert(Wire):
     LABEL: ClassVar[str] = "advert"
 
     def write(self, out: Writer) -> None:
-        _hash(out.text(self.silo), self.t0).each(
-            self.channels, lambda w, item: w.text(item[0]).fixed(item[1], KEY_BYTES)
-        )
-        out.fixed(self.mask, KEY_BYTES)
+        _hash(out.text(self.silo), self.t0).each_fixed(self.channels, KEY_BYTES).fixed(self.mask, KEY_BYTES)
         out.each(self.commitments, _NAMED_HASH).each(self.held, _TEXT).u64(self.releases)
         _hash(_hash(out, self.data), self.approval).fixed(self.nonce, 16)
 
@@ -370,7 +367,7 @@ class Advert(Wire):
         return cls(
             silo=src.text(),
             t0=_read_hash(src),
-            channels=src.each(lambda s: (s.text(), s.fixed(KEY_BYTES))),
+            channels=src.each_fixed(KEY_BYTES),
             mask=src.fixed(KEY_BYTES),
             commitments=src.each(_read_named_hash),
             held=src.each(Reader.text),
@@ -390,11 +387,11 @@ class Row:
     hashes: tuple[bytes, ...]
 
     def write(self, out: Writer) -> None:
-        out.blob(self.sealed).each(self.hashes, _hash)
+        out.blob(self.sealed).each_fixed(self.hashes, DIGEST_BYTES)
 
     @classmethod
     def read(cls, src: Reader) -> Row:
-        return cls(src.blob(), src.each(_read_hash))
+        return cls(src.blob(), src.each_fixed(DIGEST_BYTES))
 
     def __bytes__(self) -> bytes:
         out = Writer()
@@ -429,7 +426,7 @@ class SharePack(Secret):
 
     def __bytes__(self) -> bytes:
         out = Writer().u8(VERSION).fixed(self.mask, SHARE_BYTES)
-        out.each(self.self_seeds, lambda w, s: w.fixed(s, SHARE_BYTES)).each(self.manifest, Writer.u8)
+        out.each_fixed(self.self_seeds, SHARE_BYTES).each(self.manifest, Writer.u8)
         out.each(self.told, _BLOB)
         return bytes(_hash(out, self.nonce))
 
@@ -438,7 +435,7 @@ class SharePack(Secret):
         src = Reader(data)
         if src.u8() != VERSION:
             raise Malformed("A share pack of another version.")
-        mask, self_seeds = src.fixed(SHARE_BYTES), src.each(lambda s: s.fixed(SHARE_BYTES))
+        mask, self_seeds = src.fixed(SHARE_BYTES), src.each_fixed(SHARE_BYTES)
         pack = cls(mask, self_seeds, src.each(Reader.u8), src.each(Reader.blob), _read_hash(src))
         src.end()
         return pack
@@ -446,21 +443,22 @@ class SharePack(Secret):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deal(Wire):
-    """M1, public part: a commitment to the manifest and to what is told, and the digest of each row, signed with T1."""
+    """M1, public part, signed with T1: a commitment to the manifest and to what is told, and the digest of the row to
+    each other silo of U1, in order."""
 
     silo: str
     t1: bytes
     manifest: bytes
-    rows: tuple[tuple[str, bytes], ...]
+    rows: tuple[bytes, ...]
     KIND: ClassVar[int] = 5
     LABEL: ClassVar[str] = "deal"
 
     def write(self, out: Writer) -> None:
-        _hash(_hash(out.text(self.silo), self.t1), self.manifest).each(self.rows, _NAMED_HASH)
+        _hash(_hash(out.text(self.silo), self.t1), self.manifest).each_fixed(self.rows, DIGEST_BYTES)
 
     @classmethod
     def read(cls, src: Reader) -> Self:
-        return cls(silo=src.text(), t1=_read_hash(src), manifest=_read_hash(src), rows=src.each(_read_named_hash))
+        return cls(silo=src.text(), t1=_read_hash(src), manifest=_read_hash(src), rows=src.each_fixed(DIGEST_BYTES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -547,7 +545,7 @@ class Tags(Wire):
 
     def write(self, out: Writer) -> None:
         _hash(_hash(out.text(self.silo), self.t3).text(self.owner), self.result)
-        out.each(self.tags, lambda w, tag: w.fixed(tag, TAG_BYTES))
+        out.each_fixed(self.tags, TAG_BYTES)
 
     @classmethod
     def read(cls, src: Reader) -> Self:
@@ -556,7 +554,7 @@ class Tags(Wire):
             t3=_read_hash(src),
             owner=src.text(),
             result=_read_hash(src),
-            tags=src.each(lambda s: s.fixed(TAG_BYTES)),
+            tags=src.each_fixed(TAG_BYTES),
         )
 
 

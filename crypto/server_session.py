@@ -85,7 +85,8 @@ class ServerSession(Session):
             deal = Dealt.check_deal(self.cohort, signed)
             if deal.silo != silo:
                 raise RosterMismatch(f"{silo!r} sent another silo's deal.")
-            if {peer: Row.from_bytes(row).digest for peer, row in rows.items()} != dict(deal.rows):
+            peers = [peer for peer in self.cohort.signed if peer != silo]
+            if rows.keys() != set(peers) or tuple(Row.from_bytes(rows[peer]).digest for peer in peers) != deal.rows:
                 raise BadShare(f"The rows from {silo!r} are not those it signed.", dealer=silo)
             if any(len(Row.from_bytes(row).hashes) != 1 + len(self.cohort.lanes_of(silo)) for row in rows.values()):
                 raise BadShare(f"A row from {silo!r} has not one hash for each secret.", dealer=silo)

@@ -145,7 +145,7 @@ class SiloSession(Session):
             self._signed_advert = Advert(
                 silo=self.silo,
                 t0=self.context.t0,
-                channels=tuple((peer, key.public) for peer, key in self._channels.items()),
+                channels=tuple(key.public for key in self._channels.values()),
                 mask=self._mask.public,
                 commitments=tuple((lane, commitment(self.silo, lane, seed)) for lane, seed in self._seeds.items()),
                 held=held,
@@ -194,7 +194,7 @@ class SiloSession(Session):
                 silo=self.silo,
                 t1=cohort.t1,
                 manifest=manifest_commitment(self.silo, self._own_pack),
-                rows=tuple((peer, row.digest) for peer, row in rows.items()),
+                rows=tuple(row.digest for row in rows.values()),
             )
             self._signed_deal = deal.sign(self._identity)
             return self._signed_deal, {peer: bytes(row) for peer, row in rows.items()}

@@ -312,7 +312,7 @@ class EvilServer:
         """The dealer signs these rows, and another commitment to its manifest if one is given."""
         session = self.sessions[dealer]
         before = Deal.open(self.deals[dealer], lambda m: self.fed.charter.member(m.silo).agent)
-        digests = tuple((peer, Row.from_bytes(row).digest) for peer, row in rows.items())
+        digests = tuple(Row.from_bytes(rows[peer]).digest for peer in sorted(rows))
         deal = replace(before, rows=digests, manifest=manifest or before.manifest)
         session._signed_deal = self.deals[dealer] = deal.sign(self.fed.identities[dealer])
         self.rows[dealer] = dict(rows)

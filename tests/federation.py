@@ -140,12 +140,12 @@ def holding(
 
 def shown_key(advert: Advert, field: str) -> bytes:
     """The mask key of an advert, or its first channel key."""
-    return advert.mask if field == "mask" else advert.channels[0][1]
+    return advert.mask if field == "mask" else advert.channels[0]
 
 
 def showing(advert: Advert, field: str, key: bytes) -> dict[str, object]:
     """The change of an advert that shows this key in that place."""
-    return {"mask": key} if field == "mask" else {"channels": ((advert.channels[0][0], key), *advert.channels[1:])}
+    return {"mask": key} if field == "mask" else {"channels": (key, *advert.channels[1:])}
 
 
 def contribution(plan: Plan, step: Step, silo: str) -> Contribution:

@@ -1,7 +1,8 @@
 """Is every check tested? Removes them one at a time and runs the tests: each removal must make a test fail.
 
-A check is a ``raise`` in crypto/ or in the silo's policy and journal. Each is replaced by ``pass`` in a copy of the
-tree, never in the tree itself; first the tests of its module run, then, if none has failed, all tests of its room.
+A check is a ``raise`` in crypto/, or in what decides at a silo whether shares leave: agent, policy, journal, progress
+file. Each is replaced by ``pass`` in a copy of the tree, never in the tree itself; first the tests of its module run,
+then, if none has failed, all tests of its room.
 
     python -m tests.mutation [--only TEXT] [--workers N] [--timeout SECONDS]
 
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -36,13 +38,18 @@ ROOMS = {
     "silo_agent": [
         "tests/silo_agent/test_policy.py",
         "tests/silo_agent/test_journal.py",
+        "tests/silo_agent/test_journal_openings.py",
         "tests/silo_agent/test_agent.py",
         "tests/jobs/runtime/test_agent.py",
         "tests/jobs/runtime/test_in_process.py",
         "tests/jobs/runtime/test_faults.py",
+        "tests/jobs/runtime/test_resume.py",
+        "tests/jobs/runtime/test_false_results.py",
+        "tests/jobs/runtime/test_drain.py",
     ],
 }
 FIRST = {
+    "crypto/atoms.py": ["tests/crypto/test_atoms.py", "tests/crypto/test_atoms_refusals.py"],
     "crypto/cohort.py": [
         "tests/crypto/test_cohort.py",
         "tests/crypto/test_games.py",
@@ -70,13 +77,21 @@ FIRST = {
         "tests/crypto/test_opening.py",
         "tests/crypto/test_proof.py",
     ],
+    "crypto/pinned_charter.py": ["tests/jobs/membership/test_accept.py", "tests/jobs/membership/test_withdraw.py"],
+    "silo_agent/agent.py": [
+        "tests/silo_agent/test_agent.py",
+        "tests/jobs/runtime/test_agent.py",
+        "tests/jobs/runtime/test_false_results.py",
+    ],
+    "silo_agent/journal.py": ["tests/silo_agent/test_journal.py", "tests/silo_agent/test_journal_openings.py"],
+    "silo_agent/run_checkpoint.py": ["tests/silo_agent/test_agent.py", "tests/jobs/runtime/test_resume.py"],
 }
 
 INTRO = """# Which test notices a missing check
 
-Made by `make mutation`: every check of `crypto/` and of a silo's policy and journal is removed, one at a time, and the
-tests are run until one fails. If no test fails without a check, the run fails. The table names the first test that
-failed; usually others fail too.
+Made by `make mutation`: every check of `crypto/` and of a silo's agent, policy, journal and progress file is removed,
+one at a time, and the tests are run until one fails. If no test fails without a check, the run fails. The table names
+the first test that failed; usually others fail too.
 
 """
 
@@ -109,7 +124,7 @@ class Verdict:
 def mutants() -> list[Mutant]:
     modules = [
         *sorted((ROOT / "crypto").glob("*.py")),
-        *(ROOT / "silo_agent" / f"{n}.py" for n in ("policy", "journal")),
+        *(ROOT / "silo_agent" / f"{n}.py" for n in ("agent", "journal", "policy", "run_checkpoint")),
     ]
     return [mutant for module in modules for mutant in checks(module.relative_to(ROOT).as_posix())]
 
@@ -157,10 +172,14 @@ def says(node: ast.Raise) -> str:
 
 
 class Copy:
-    """A copy of the tree in which one module at a time may lack a check."""
+    """A copy of the tree in which one module at a time may lack a check.
+
+    The run without a mutant leaves byte code, the others only read it: to compile the tests anew takes longer than most
+    of them run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir()
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():
@@ -168,11 +187,17 @@ class Copy:
             else:
                 shutil.copy(source, folder / name)
 
-    def run(self, tests: list[str], timeout: float) -> str:
+    def twin(self, folder: Path) -> Copy:
+        """This copy once more, with its byte code."""
+        shutil.copytree(self.folder, folder)
+        twin = copy(self)
+        twin.folder = folder
+        return twin
+
+    def run(self, tests: list[str], timeout: float, *, mutated: bool = True) -> str:
         """The first failing test, or "" if all pass."""
         command = [
             sys.executable,
-            "-B",
             "-m",
             "pytest",
             "-x",
@@ -183,7 +208,7 @@ class Copy:
             "no:cacheprovider",
             *tests,
         ]
-        env = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        env = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1" if mutated else ""}
         try:
             done = subprocess.run(
                 command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=timeout, check=False
@@ -200,13 +225,14 @@ class Copy:
     def judge(self, mutant: Mutant, timeout: float) -> Verdict:
         begun = time.monotonic()
         place = self.folder / mutant.path
-        whole = place.read_bytes()
+        whole, before = place.read_bytes(), place.stat()
         place.write_bytes(mutant.removed(whole))
         try:
             first = [test for test in first_tests(mutant.path) if (self.folder / test).exists()]
             killer = (self.run(first, timeout) if first else "") or self.run(ROOMS[room(mutant.path)], timeout)
         finally:
             place.write_bytes(whole)
+            os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))  # its byte code is right again
         return Verdict(mutant, killer, time.monotonic() - begun)
 
 
@@ -220,21 +246,21 @@ def first_tests(path: str) -> list[str]:
 
 def run(found: list[Mutant], workers: int, timeout: float) -> list[Verdict]:
     with tempfile.TemporaryDirectory(prefix="mutation-") as temporary:
-        copies: SimpleQueue[Copy] = SimpleQueue()
-        for number in range(workers):
-            copies.put(Copy(Path(temporary) / str(number)))
-        copy = copies.get()
+        first = Copy(Path(temporary) / "0")
         for name in sorted({room(mutant.path) for mutant in found}):
-            if failed := copy.run(ROOMS[name], 10 * timeout):
+            if failed := first.run(ROOMS[name], 10 * timeout, mutated=False):
                 raise SystemExit(f"{failed} fails without any mutation")
-        copies.put(copy)
+        copies: SimpleQueue[Copy] = SimpleQueue()
+        copies.put(first)
+        for number in range(1, workers):
+            copies.put(first.twin(Path(temporary) / str(number)))
 
         def judge(mutant: Mutant) -> Verdict:
-            copy = copies.get()
+            tree = copies.get()
             try:
-                verdict = copy.judge(mutant, timeout)
+                verdict = tree.judge(mutant, timeout)
             finally:
-                copies.put(copy)
+                copies.put(tree)
             end = f"killed by {verdict.killer}" if verdict.killer else "SURVIVED"
             print(f"{mutant.path}:{mutant.line} {mutant.says}: {end} ({verdict.seconds:.1f} s)", flush=True)
             return verdict

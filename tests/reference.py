@@ -405,7 +405,7 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
         me["manifest"] = bytes(
             grid.index(WEIGHTS[silo][name]) + 1 if WEIGHTS[silo][name] else 0 for name, _, _, grid, *_ in LANES
         )
-        fields = text(silo) + t0 + named([(peer, x_public(key)) for peer, key in me["channels"].items()])
+        fields = text(silo) + t0 + each([x_public(key) for key in me["channels"].values()])
         fields += x_public(me["mask"]) + named(commitments)
         fields += each([text(lane) for lane in held]) + u64(3)
         fields += sha(silo.encode()) + sha(f"{silo}/approval".encode()) + draw(16)
@@ -436,8 +436,8 @@ def session(case: str, dropped: list[str], silent: list[str]) -> dict[str, Any]:
                 for lane, share in zip(["", *me["lanes"]], shares, strict=True)
             ]
             row = record(silo, f"row/{peer}", blob(sealed) + each(hashes))
-            rows.append((peer, h("row", row)))
-        fields = text(silo) + t1 + h("manifest", silo, me["nonce"], me["manifest"]) + named(rows)
+            rows.append(h("row", row))
+        fields = text(silo) + t1 + h("manifest", silo, me["nonce"], me["manifest"]) + each(rows)
         me["deal"] = record(silo, "deal", sign(seed_of(silo), "deal", message(5, fields)))
     t2 = h("T2", t1, *(silos[s]["deal"] for s in SILOS))
 

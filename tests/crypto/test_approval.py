@@ -22,7 +22,7 @@ TERMS = Terms(
 APPROVAL = Approval(terms=TERMS, max_runs=2, not_before=100, not_after=200, nonce=b"n" * 16)
 SIGNED = APPROVAL.sign(OWNER)
 ADVERT = Advert(
-    silo="silo-1", t0=b"0" * 32, channels=(("silo-2", b"1" * 32),), mask=b"2" * 32, commitments=(), held=(), releases=0,
+    silo="silo-1", t0=b"0" * 32, channels=(b"1" * 32,), mask=b"2" * 32, commitments=(), held=(), releases=0,
     data=b"d" * 32, approval=approval_digest(SIGNED), nonce=b"n" * 16,
 )  # fmt: skip
 

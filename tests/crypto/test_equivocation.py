@@ -33,10 +33,10 @@ T2 = b"2" * 32
 
 REQUEST = Request(run=b"r" * 32, step=3, attempt=1, phase="attest", payload=b"one")
 ADVERT = Advert(
-    silo="silo-1", t0=b"0" * 32, channels=(("silo-2", b"c" * 32),), mask=b"m" * 32, commitments=(), held=(), releases=0,
+    silo="silo-1", t0=b"0" * 32, channels=(b"c" * 32,), mask=b"m" * 32, commitments=(), held=(), releases=0,
     data=bytes(32), approval=bytes(32), nonce=bytes(16),
 )  # fmt: skip
-DEAL = Deal(silo="silo-1", t1=b"1" * 32, manifest=bytes(32), rows=(("silo-2", bytes(32)),))
+DEAL = Deal(silo="silo-1", t1=b"1" * 32, manifest=bytes(32), rows=(bytes(32),))
 HEADER = Header(silo="silo-1", t2=T2, lanes=(("everyone", bytes(32)),))
 TAGS = Tags(silo="silo-1", t3=b"3" * 32, owner="silo-1", result=bytes(32), tags=(bytes(80),))
 SHOWN = ((b"header one", b"header two"), (b"header one",))

@@ -72,7 +72,7 @@ SAMPLES: list[Wire] = [
     Advert(
         silo="silo-1",
         t0=H[0],
-        channels=(("silo-2", H[1]), ("silo-3", H[8])),
+        channels=(H[1], H[8]),
         mask=H[2],
         commitments=(("Static", H[3]), ("trunk", H[4])),
         held=("open",),
@@ -81,7 +81,7 @@ SAMPLES: list[Wire] = [
         approval=H[0],
         nonce=b"n" * 16,
     ),
-    Deal(silo="silo-1", t1=H[0], manifest=H[3], rows=(("silo-2", H[1]), ("silo-3", H[2]))),
+    Deal(silo="silo-1", t1=H[0], manifest=H[3], rows=(H[1], H[2])),
     Header(silo="silo-1", t2=H[0], lanes=(("Static", H[1]), ("trunk", H[2]))),
     Attestation(silo="silo-1", t3=H[0], sets=H[1]),
     Shares(
