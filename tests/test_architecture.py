@@ -53,8 +53,8 @@ SUB_ROOMS: Mapping[str, set[str]] = {
     },
 }
 
-#: What lies on the top level of jobs/: what a job is, and which software this is. All else is in a sub-room.
-TOP_OF_JOBS = {"job", "release"}
+#: What lies on the top level of jobs/: what a job is, which software this is, and what notebooks import.
+TOP_OF_JOBS = {"api", "job", "release"}
 
 #: Single imports against the arrows.
 EXCEPTIONS = {

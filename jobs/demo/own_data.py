@@ -7,7 +7,7 @@ and checked here, before a folder is made or a process started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +34,23 @@ NPZ: Final = "npz"
 def gather(spec: JobSpec, folder: Path, silos: int | None = None) -> Deal:
     """The silos of a folder, each read and checked against the job. ``silos``: ``--silos``; the folder decides.
 
+    Raises SpecError and DataRefused or NonFinite as ``read`` does, DataRefused also for a silo that does not fit.
+    """
+    found = read(spec.dataset, spec.schema, folder, fits=lambda data: check_fit(spec, Schema.of(data), spec.schema))
+    if silos not in (None, len(found.silos)):
+        raise SpecError("--silos", got=silos, want=f"none, or {len(found.silos)}: the number of silos in {folder}")
+    return found
+
+
+def read(
+    dataset: str, schema: DataSchema | None, folder: Path, *, fits: Callable[[DataSet], None] = lambda data: None
+) -> Deal:
+    """The silos of a folder, by a schema or without one. ``dataset``: the name they register; ``fits``: raises
+    DataRefused for data that a job cannot use.
+
     Raises SpecError for the folder: too few silos for a charter, names that cannot be a silo's id, an empty one,
-    different forms, files that need a schema where the job has none. DataRefused or NonFinite, naming the silo, for
-    what is in the files.
+    different forms, files that need a schema where there is none. DataRefused or NonFinite, naming the silo, for what
+    is in the files.
     """
     places = _places(folder)
     least = least_silos(Floors())
@@ -47,24 +61,22 @@ def gather(spec: JobSpec, folder: Path, silos: int | None = None) -> Deal:
             want=f"at least {least}, one sub-folder or file each",
             remedy=f"With fewer than {least} silos a sum would show one silo's own.",
         )
-    if silos not in (None, len(places)):
-        raise SpecError("--silos", got=silos, want=f"none, or {len(places)}: the number of silos in {folder}")
-    form = _form(spec.schema, places)
+    form = _form(schema, places)
     found: dict[str, DataSet] = {}
     references: dict[str, Reference] = {}
-    by = form if spec.schema is None else f"{form} and schema {spec.schema.digest.hex()[:16]}"
+    by = form if schema is None else f"{form} and schema {schema.digest.hex()[:16]}"
     account = [f"{len(places)} silos by the data in {folder}, read by {by}"]
     for silo, place in places.items():
         try:
-            if spec.schema is None:
-                found[silo] = load(_npz(silo, place), spec.dataset)
+            if schema is None:
+                found[silo] = load(_npz(silo, place), dataset)
             else:
-                references[silo] = Reference.take(spec.dataset, place, spec.schema, form)
-                found[silo] = references[silo].read(spec.dataset)
-            check_fit(spec, Schema.of(found[silo]), spec.schema)
+                references[silo] = Reference.take(dataset, place, schema, form)
+                found[silo] = references[silo].read(dataset)
+            fits(found[silo])
         except (DataRefused, NonFinite) as refused:
             raise type(refused)(f"Silo {silo}: {refused.detail}", remedy=refused.remedy) from refused
-        account += _account(silo, found[silo], spec.schema)
+        account += _account(silo, found[silo], schema)
     return Deal({silo: arrays_of(data) for silo, data in found.items()}, {}, references, tuple(account))
 
 

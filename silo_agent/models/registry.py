@@ -86,10 +86,7 @@ def experts_of(about: Mapping[str, object], seed: int) -> ModuleExperts:
 
     Raises SpecError for a model that is not installed, faulty, or starts otherwise than the job says.
     """
-    shape, classes = shape_of(about), _classes(about)
-    name = str(about["model"])
-    factory = find(name, about.get("package"))
-    made = _made(factory, name, shape, classes, seed, _settings(about), _roles(about))
+    made = _layout_of(about, seed)
     if about.get("start") != made.digest:
         raise SpecError(
             "params.start",
@@ -98,7 +95,19 @@ def experts_of(about: Mapping[str, object], seed: int) -> ModuleExperts:
             remedy="Write it into the job. If the job was made with another start, the sites differ in the model's "
             "package, in torch, or in the job's seed and settings: align them first.",
         )
-    return ModuleExperts(made, shape, classes)
+    return ModuleExperts(made, shape_of(about), _classes(about))
+
+
+def start_of(about: Mapping[str, object], seed: int) -> str:
+    """The digest of the start that this site makes: what a job's ``start`` has to say. Raises SpecError."""
+    return _layout_of(about, seed).digest
+
+
+def _layout_of(about: Mapping[str, object], seed: int) -> Layout:
+    shape, classes = shape_of(about), _classes(about)
+    name = str(about["model"])
+    factory = find(name, about.get("package"))
+    return _made(factory, name, shape, classes, seed, _settings(about), _roles(about))
 
 
 def find(name: str, package: object = None) -> Factory:
