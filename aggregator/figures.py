@@ -1,4 +1,4 @@
-"""What the opened figures of released steps say: ratios, the last of each, and which figures the silos withheld.
+"""What the opened figures of released steps say: ratios, metrics, the last of each, and what the silos withheld.
 
 A step may be released without some of its slots: the silos gave no shares for them, because with sums that opened
 before they could show one silo's own. Such a figure is missing in the record's ``slots``; it is never 0. Everything
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import StepClosed
 from aggregator.protocols.interface import Plan
+from crypto.scores import Score, families, modes, scores
 
 #: Steps that ``sentence`` names before it counts.
 STEPS_NAMED = 6
@@ -42,10 +43,31 @@ def last_ratios(closed: Iterable[Entry[StepClosed]]) -> dict[str, tuple[int, int
     return found
 
 
+def metrics(slots: Mapping[str, int]) -> dict[str, float]:
+    """Name → value of the metrics that opened (``crypto.scores``), and their baselines and certificates as
+    ``NAME.baseline`` and ``NAME.within``. Without accuracies, which are ``ratios``, and what is undefined."""
+    found: dict[str, float] = {}
+    for score in (one for mode in modes(slots) for one in scores(slots, mode)):
+        if score.value is not None and score.metric != "accuracy":
+            found[score.name] = score.value
+            found |= {f"{score.name}.within": score.within} if score.within else {}
+        found |= {f"{score.name}.baseline": score.baseline} if score.baseline is not None else {}
+    return found
+
+
+def last_metrics(closed: Iterable[Entry[StepClosed]]) -> dict[str, tuple[tuple[Score, ...], StepClosed]]:
+    """Mode → (its metrics, the last step that opened them)."""
+    found: dict[str, tuple[tuple[Score, ...], StepClosed]] = {}
+    for entry in closed:
+        slots = entry.record.slots
+        found |= {mode: (read, entry.record) for mode in modes(slots) if (read := scores(slots, mode))}
+    return found
+
+
 def withheld(plan: Plan, record: StepClosed) -> tuple[str, ...]:
-    """The slots of a released step that did not open, in the plan's order."""
+    """The slots of a released step that did not open, in the plan's order; the cells of a metric by its family."""
     steps = [step for step in plan.steps if step.name == record.name]
-    return tuple(slot.name for step in steps for slot in step.slots if slot.name not in record.slots)
+    return tuple(families(slot.name for step in steps for slot in step.slots if slot.name not in record.slots))
 
 
 def withheld_in(plan: Plan, closed: Iterable[Entry[StepClosed]]) -> dict[str, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from crypto import blocks, equivocation, proof, quantities, transcript
+from crypto import blocks, equivocation, proof, quantities, scores, transcript
 from crypto.approval import Terms, approval_digest
 from crypto.atoms import Openings
 from crypto.charter import Charter
@@ -345,6 +345,9 @@ class Agent:
         for name, count in slots.items():
             if name.endswith(".correct") and slots.get("test.rows"):
                 metrics.accuracy(name.removesuffix(".correct"), count / slots["test.rows"])
+        for mode in scores.modes(slots):
+            for score in scores.scores(slots, mode):
+                metrics.metric(score)
 
     def observe(self, step: Step, encoded: blocks.Encoded) -> blocks.Encoded:
         """A hook for the demonstration's histogram and for tests; here it does nothing."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import nan
 from time import perf_counter
 from typing import Final
 
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from crypto.errors import BY_CODE
 from crypto.messages import PHASES
+from crypto.scores import METRICS, Score
 
 PREFIX: Final = "consilium_silo_"
 OUTCOMES = ("released", "missed", "void")
@@ -28,6 +30,7 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "phase": PHASES,
     "mode": MODES,
     "code": tuple(sorted(BY_CODE)),
+    "metric": METRICS,
 }
 
 REGISTRY = CollectorRegistry()
@@ -64,6 +67,7 @@ _masking = _histogram("mask_duration_seconds", "Time to mask the lanes of a step
 _released = _gauge("last_release_timestamp_seconds", "When shares last left this silo.")
 _rows = _gauge("dataset_rows", "Training rows of the data set in use.")
 _accuracy = _gauge("accuracy_ratio", "Accuracy on this silo's own test rows, by mode.", "mode")
+_metrics = _gauge("metric_value", "Metrics on this silo's own test rows; NaN: undefined.", "mode", "metric")
 
 
 def step(outcome: str) -> None:
@@ -117,6 +121,12 @@ def rows(count: int) -> None:
 def accuracy(mode: str, ratio: float) -> None:
     """Accuracy on this silo's own test rows. Shown here only: it never leaves by the protocol."""
     _accuracy.labels(mode if mode in MODES else OTHER).set(ratio)
+
+
+def metric(score: Score) -> None:
+    """A metric on this silo's own test rows. Shown here only, like its accuracy."""
+    mode = score.mode if score.mode in MODES else OTHER
+    _metrics.labels(mode, score.metric).set(nan if score.value is None else score.value)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ SILOS = 8
 Fault = Callable[[Message, Callable[[], Message]], Message | None]
 
 
-def spec(method: str = "fedavg", **params: int) -> JobSpec:
+def spec(method: str = "fedavg", **params: int | str) -> JobSpec:
     """A job of a few seconds."""
     base = {"features": 64, "classes": 10, "rounds": 2, "local_steps": 3, "seed": 7}
     raw = {

@@ -44,6 +44,8 @@ series is fixed, whatever a peer or a job sends. Only `score` takes its values f
 dashboards subtract the time. A gauge without a value yet is not served. One that cannot be read is missing too, and
 `scrape_error` names it; the others are still served.
 
+How good a model is, by which metrics and beside which baselines, is explained in [scores](scores.md).
+
 What to watch is in the dashboards, `helm/aggregator/files/dashboards` and `helm/silo-agent/files/dashboards`, and in
 [the alerts](alerts.md).
 """

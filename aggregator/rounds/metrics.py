@@ -11,6 +11,7 @@ PROMETHEUS_MULTIPROC_DIR set, job processes write files that the long-lived pare
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from aggregator.figures import ratios
 from crypto.errors import BY_CODE
 from crypto.messages import PHASES
+from crypto.scores import METRICS, MODES, modes, scores
 
 PREFIX: Final = "consilium_aggregator_"
 OUTCOMES = ("closed", "void", "lost")
@@ -34,6 +36,8 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "state": STATES,
     "phase": PHASES,
     "code": tuple(sorted(BY_CODE)),
+    "mode": MODES,
+    "metric": METRICS,
 }
 
 REGISTRY = CollectorRegistry()
@@ -65,6 +69,8 @@ _step_lanes = _gauge("step_lanes", "Lanes of the last closed step by whether the
 _streak = _gauge("lane_shut_streak_steps", "The most steps in a row, up to now, that one lane stayed shut.")
 _closed = _gauge("last_step_closed_timestamp_seconds", "When a step last closed.")
 _scores = _gauge("accuracy_ratio", "Opened hits over opened rows, of the last step that had them.", "score")
+_metrics = _gauge("metric_value", "Metrics that last opened, over all test rows; NaN: undefined.", "mode", "metric")
+_baselines = _gauge("metric_baseline_value", "The same metrics without a model; NaN: none.", "mode", "metric")
 _phases = Histogram(
     f"{PREFIX}phase_duration_seconds",
     "Time from a phase's requests to its last reply.",
@@ -111,8 +117,8 @@ def step_closed(
     upload_bytes: int,
     slots: Mapping[str, int],
 ) -> None:
-    """A step closed. Lanes by name, which are counted and not shown; of the slots those that count hits, as ratios. A
-    ratio of which the silos withheld a half is left as it was."""
+    """A step closed. Lanes by name, which are counted and not shown; of the slots those that count hits, as ratios,
+    and metrics. A figure of which the silos withheld a part is left as it was."""
     _steps.labels("closed").inc()
     _closed.set_to_current_time()
     _invited.set(invited)
@@ -128,6 +134,11 @@ def step_closed(
         if name in _shown or len(_shown) < MAX_SCORES:
             _shown.add(name)
             _scores.labels(name).set(part / whole)
+    for mode in modes(slots):
+        for score in scores(slots, mode):
+            where = (mode if mode in MODES else OTHER, score.metric)
+            _metrics.labels(*where).set(nan if score.value is None else score.value)
+            _baselines.labels(*where).set(nan if score.baseline is None else score.baseline)
 
 
 def step_void() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aggregator.figures import last_ratios, sentence, withheld_in
+from aggregator.figures import last_metrics, last_ratios, sentence, withheld_in
 from aggregator.ledger.records import Refusal, RunStarted
 from aggregator.protocols.interface import Charter
 from aggregator.run_record import RunRecord
@@ -30,6 +30,7 @@ BRIEF_LIMIT = 4900
 #: A digest, and as much of it as a column shows.
 _LONG = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{48}\b")
 _STEPS_SHOWN = 6
+_NO_BASELINES = "Baselines: not recorded here."
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,17 @@ def _purpose(start: RunStarted) -> str:
 
 
 def _results(run: RunRecord) -> str:
+    """The metrics, each beside its baseline and led by the task's own; then what was counted."""
+    metrics = [
+        (safe(mode), one.title, one.text, one.against, safe(step.name), len(step.survivors))
+        for mode, (found, step) in sorted(last_metrics(run.closed).items())
+        for one in found
+    ]
+    judged = _table(("mode", "metric", "value", "baseline", "opened in step", "silos summed"), metrics)
+    explained = (
+        "±: how far the figure of all rows together can be from that of the opened sums. Baseline: always the most "
+        "common class, the shares of the classes as probabilities, or a ranking by chance."
+    )
     rows = [
         (safe(name), f"{part / whole:.4f}", f"{part} of {whole}", safe(step.name), len(step.survivors))
         for name, (part, whole, step) in sorted(last_ratios(run.closed).items())
@@ -128,7 +140,8 @@ def _results(run: RunRecord) -> str:
     intro = "Sums over silos, each on its own held-out rows; no figure of one silo."
     missing = withheld_in(run.plan, run.closed)
     note = f"{safe(sentence(missing))} A score is of the last step that opened both of its counts." if missing else ""
-    parts = (intro, table if rows else "No scores were opened.", note, "Baselines: not recorded here.")
+    counted = table if rows else "No scores were opened."
+    parts = (intro, judged, explained, counted, note) if metrics else (intro, counted, note, _NO_BASELINES)
     return "\n\n".join(filter(None, parts))
 
 

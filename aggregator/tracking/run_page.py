@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from aggregator.errors import RunAborted
-from aggregator.figures import ratios, sentence, withheld
+from aggregator.figures import metrics, ratios, sentence, withheld
 from aggregator.ledger.format import Entry, canonical, is_of
 from aggregator.ledger.records import (
     ApprovalShown,
@@ -33,6 +33,7 @@ from aggregator.ledger.records import (
 )
 from aggregator.protocols.interface import Plan
 from aggregator.run_record import RunRecord
+from crypto.scores import family
 
 #: Longest tag. The ledger has what is cut off.
 TAG_LIMIT = 5000
@@ -231,10 +232,13 @@ def _closed_note(record: StepClosed, missing: Sequence[str]) -> str:
 
 
 def step_figures(entry: Entry[StepClosed]) -> tuple[Figure, ...]:
-    """What a closed step shows: opened sums and their ratios, sizes of the cohort, bytes, milliseconds by phase."""
+    """What a closed step shows: opened sums, their ratios and metrics, sizes of the cohort, bytes, milliseconds by
+    phase. The cells of a metric are shown by the metric; the ledger has them."""
     record = entry.record
-    found: dict[str, float] = {metric_name(f"slots/{name}"): float(value) for name, value in record.slots.items()}
+    sums = {name: value for name, value in record.slots.items() if family(name) == name}
+    found: dict[str, float] = {metric_name(f"slots/{name}"): float(value) for name, value in sums.items()}
     found |= {metric_name(name): part / whole for name, (part, whole) in ratios(record.slots).items()}
+    found |= {metric_name(name): value for name, value in metrics(record.slots).items()}
     found |= {
         "cohort/invited": float(len(record.invited)),
         "cohort/survivors": float(len(record.survivors)),

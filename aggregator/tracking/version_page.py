@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aggregator.figures import last_ratios
+from aggregator.figures import last_metrics, last_ratios, metrics
 from aggregator.ledger.format import Entry, canonical
 from aggregator.ledger.records import StepClosed
 from aggregator.run_record import CheckedLedger, RunRecord
@@ -84,6 +84,8 @@ def _tags(models: Models, version: ModelVersion, run: RunRecord) -> dict[str, st
         facts |= {key: text for key, text in job_tags(entry).items() if key.startswith(_BY_SILO)}
     scores = last_ratios(run.closed)
     facts |= {f"consilium.{name}": f"{part / whole:.4f}" for name, (part, whole, _) in scores.items()}
+    for found, _ in last_metrics(run.closed).values():
+        facts |= {f"consilium.{one.name}": one.text for one in found if one.metric != "accuracy"}
     if parent := parent_version(models, version):
         facts["consilium.parent_version"], facts["consilium.parent_relation"] = parent
     return texts(facts | _alias_tags(models.ledger, version) | _withdrawal_tags(models.ledger, version))
@@ -110,12 +112,13 @@ def _withdrawal_tags(ledger: CheckedLedger, version: ModelVersion) -> dict[str, 
 
 
 def _figures(closed: Sequence[Entry[StepClosed]]) -> tuple[Figure, ...]:
-    """What a logged model shows: the ratios that were opened last."""
+    """What a logged model shows: the ratios and metrics that were opened last."""
     at = {entry.record.k: millis(entry) for entry in closed}
-    return tuple(
-        Figure(metric_name(name), part / whole, at[step.k], step.k)
-        for name, (part, whole, step) in last_ratios(closed).items()
-    )
+    found = {name: (part / whole, step) for name, (part, whole, step) in last_ratios(closed).items()}
+    for mode, (_, step) in last_metrics(closed).items():
+        of_mode = ((name, value) for name, value in metrics(step.slots).items() if name.startswith(f"{mode}."))
+        found |= {name: (value, step) for name, value in of_mode}
+    return tuple(Figure(metric_name(name), value, at[step.k], step.k) for name, (value, step) in found.items())
 
 
 def _shares(closed: Sequence[Entry[StepClosed]]) -> dict[tuple[str, str], Figure]:

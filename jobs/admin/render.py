@@ -50,6 +50,8 @@ def _status_lines(status: Mapping[str, Any]) -> list[str]:
             shut += f"; figures withheld by the silos: {', '.join(closed['figures_withheld'])}"
         silos = f"{closed['survivors']} of {closed['invited']} silos"
         lines.append(f"last closed: {closed['name']} at {closed['time']}, {silos}{shut}")
+    if status["headline"]:
+        lines.append(f"scores: {status['headline']}")
     if status["absent"]:
         out = (f"{silo} {why['code'] or 'silent'} ({why['phase']})" for silo, why in sorted(status["absent"].items()))
         lines.append(f"out: {', '.join(out)}")

@@ -13,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from aggregator import figures
+from aggregator.home import AggregatorHome
+from aggregator.run_record import RunRecord
+from crypto.scores import headline
 from jobs.demo.break_lane import sentence
 from jobs.evidence.run_summary import uniformity
 from silo_agent.methods import contextual
@@ -84,6 +87,8 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
             table.add_row(label, *_cells(accuracy[key]))
     console.print()
     console.print(table)
+    if line := leading_metric(root, str(report["run_id"])):
+        console.print(line, soft_wrap=True)
     right = ", ".join(f"{name} {count}" for name, count in exact.items()) or "no scores"
     console.print(f"correct/total: {right}", style="dim", soft_wrap=True)
     console.print(
@@ -116,6 +121,12 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     found = (row.get(mode) for mode in ("global", "personal", "cold"))
     return ["–" if value is None else f"{value:.1f}" for value in found]
+
+
+def leading_metric(root: Path, run: str) -> str:
+    """The run's leading metric beside its baseline, as opened last; "" where none opened."""
+    record = RunRecord.read(AggregatorHome(root / "aggregator"), run)
+    return next((line for entry in reversed(record.closed) if (line := headline(entry.record.slots))), "")
 
 
 def what_was_seen(root: Path, run: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from aggregator.figures import sentence
+from aggregator.figures import last_metrics, sentence
 from aggregator.home import AggregatorHome
 from aggregator.ledger.records import StepClosed
 from aggregator.verify.models import checked_ledger
@@ -54,6 +54,7 @@ def write_report(
         "contextual": contextual(shown.plan.method),
         "figures": _figures(shown, accuracy),
         "accuracy": _accuracy(shown, accuracy),
+        "metrics": _metrics(shown),
         "withheld": sentence(shown.withheld),
         "curve": report_charts.curve(shown, accuracy),
         "timeline": report_charts.timeline(shown),
@@ -99,11 +100,31 @@ def _figures(run: RunView, accuracy: Mapping[str, Any]) -> list[tuple[str, str, 
     remark = " (contextual)" if contextual(run.plan.method) else ""
     sent = sum(record.upload_bytes for record in run.closed.values())
     return [
-        (per_cent(_own(run, accuracy, "global")), "%", f"global accuracy{remark}"),
+        _leading(run) or (per_cent(_own(run, accuracy, "global")), "%", f"global accuracy{remark}"),
         (f"{len(run.closed)}/{len(run.plan.steps)}", "", "steps released"),
         (f"{median(times):,.0f}" if times else NONE, "ms", "median step"),
         (f"{sent / 1e6:,.2f}", "MB", "masked words, all silos"),
     ]
+
+
+def _leading(run: RunView) -> tuple[str, str, str] | None:
+    """The leading metric of the first mode that has any, with what it is to be compared with."""
+    for mode, (found, _) in sorted(last_metrics(run.record.closed).items()):
+        return found[0].text, "", f"{mode} {found[0].title}, baseline {found[0].against}"
+    return None
+
+
+def _metrics(run: RunView) -> dict[str, Any]:
+    """Modes, and for each metric its title, its text in each mode and its baseline; nothing where none opened."""
+    found = {mode: {one.metric: one for one in those} for mode, (those, _) in last_metrics(run.record.closed).items()}
+    if not found:
+        return {}
+    modes = sorted(found)
+    rows = [
+        (one.title, [found[mode][name].text if name in found[mode] else NONE for mode in modes], one.against)
+        for name, one in found[modes[0]].items()
+    ]
+    return {"modes": modes, "rows": rows}
 
 
 def _accuracy(run: RunView, accuracy: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

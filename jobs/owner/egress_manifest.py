@@ -15,6 +15,7 @@ from rich.table import Table
 from crypto import ring
 from crypto.charter_defaults import Floors
 from crypto.plan import Lane, Plan, Scope
+from crypto.scores import families
 from jobs.job import JobSpec
 from silo_agent.methods import Limits, method
 from silo_agent.methods.networks import OfNetwork
@@ -152,7 +153,8 @@ def print_manifest(found: dict[str, Any]) -> None:
     steps = Table("steps", "lanes", "slots: the only metrics that leave", title="Steps, by kind", title_justify="left")
     alike: dict[tuple[str, str], list[str]] = {}
     for step in found["steps"]:
-        row = (", ".join(step["lanes"]) or "–", ", ".join(step["slots"]) or "–")
+        slots = (f"{name} ({n} sums)" if n > 1 else name for name, n in families(step["slots"]).items())
+        row = (", ".join(step["lanes"]) or "–", ", ".join(slots) or "–")
         alike.setdefault(row, []).append(step["name"])
     for row, names in alike.items():
         steps.add_row(names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}: {len(names)} steps", *row)

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from crypto.scores import families
 from crypto.text import escaped
 
 
@@ -67,9 +68,10 @@ def lane_line(lane: dict[str, Any]) -> str:
 
 
 def slots(leaves: dict[str, Any]) -> list[str]:
-    """The names of all slots that are not a lane's own, once each, in the order of the plan."""
+    """The names of all slots that are not a lane's own, once each, in the order of the plan; of a metric's cells
+    that of the metric."""
     own = {f"{lane['name']}.{slot}" for lane in leaves["lanes"] for slot in ("weight", "contributors")}
-    return list(dict.fromkeys(slot for step in leaves["steps"] for slot in step["slots"] if slot not in own))
+    return list(families(slot for step in leaves["steps"] for slot in step["slots"] if slot not in own))
 
 
 def state_line(state: dict[str, Any]) -> str:

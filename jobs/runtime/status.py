@@ -3,7 +3,8 @@
 ``after(status, event)`` folds what happens: requests going out, answers coming in, lines of the ledger. The
 aggregator's job process keeps the value (``status_tracker``), NVFlare carries it to ``fed status``, and a job
 that has ended keeps it in its NVFlare record. It holds what the aggregator may know: steps, and of one silo its id,
-whether it answered, and the code of its refusal (``fed egress`` lists what that is). No sum, no figure.
+whether it answered, and the code of its refusal (``fed egress`` lists what that is). Of opened sums one line: the
+leading metric of the last step that opened any.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from aggregator.ledger.records import (
 )
 from aggregator.protocols.interface import Plan
 from aggregator.run_record import RunRecord
+from crypto.scores import headline
 from crypto.text import printable
 
 #: What a server sends may be longer than it should: as much of a text is shown.
@@ -102,6 +104,7 @@ class RunStatus:
     released: int = 0
     void: int = 0
     closed: LastClosed | None = None
+    headline: str = ""
     outcome: RunEnd | None = None
     plan: Plan | None = field(default=None, compare=False, repr=False)
 
@@ -202,7 +205,8 @@ def _recorded(status: RunStatus, entry: Entry[Record]) -> RunStatus:
                 withheld=withheld(status.plan, record) if status.plan is not None else (),
             )
             still = {silo: why for silo, why in status.absent.items() if silo not in record.survivors}
-            return replace(status, released=status.released + 1, closed=closed, absent=still)
+            line = headline(record.slots) or status.headline
+            return replace(status, released=status.released + 1, closed=closed, absent=still, headline=line)
         case RunFinished():
             return _ended(status, RunState.FINISHED, RunEnd(time=entry.time, recorded=True))
         case RunFailed() as record:
@@ -260,6 +264,7 @@ def as_json(status: RunStatus) -> dict[str, Any]:
             "lanes_shut": list(closed.shut),
             "figures_withheld": list(closed.withheld),
         },
+        "headline": status.headline,
         "outcome": None
         if outcome is None
         else {
@@ -306,6 +311,7 @@ def from_json(found: Mapping[str, Any]) -> RunStatus:
                 shut=_texts(closed["lanes_shut"]),
                 withheld=_texts(closed["figures_withheld"]),
             ),
+            headline=_text(found["headline"]),
             outcome=None
             if outcome is None
             else RunEnd(

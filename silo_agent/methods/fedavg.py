@@ -14,7 +14,7 @@ import numpy as np
 
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused, SpecError
-from crypto.plan import Apply, Basis, Lane, Plan, Scope, Step, Sum
+from crypto.plan import Apply, Lane, Plan, Scope, Step, Sum
 from silo_agent.data import DataSet
 from silo_agent.methods import (
     GRID,
@@ -29,7 +29,8 @@ from silo_agent.methods import (
     weight,
 )
 from silo_agent.methods.networks import clip_slots, clipped, part_blocks, published_parts, read, training_seed
-from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, correct, counts
+from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS
+from silo_agent.methods.scoring import due, score_slots, scored
 from silo_agent.models.description import Role
 from silo_agent.models.experts import Experts, moved
 from silo_agent.models.layout import Part
@@ -38,9 +39,11 @@ from silo_agent.training import Descent, batches, cross_entropy, generator
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params(RoundParams):
-    """``proximal``: μ of FedProx, a pull to the published model while a silo trains; 0 is FedAvg."""
+    """``proximal``: μ of FedProx, a pull to the published model while a silo trains; 0 is FedAvg. ``metrics_every``:
+    the metrics open at the end, and before every so many rounds; 0: only at the end."""
 
     proximal: float = parameter(0.0, least=0.0, most=10.0)
+    metrics_every: int = parameter(0, least=0, most=10_000)
 
 
 class FedAvg:
@@ -69,12 +72,14 @@ class FedAvg:
         own = Lane(name="own", scope=Scope.LOCAL, floor=limits.lane_floor)
         blocks = part_blocks("model", sent, lane=lane.name, clip=p.clip)
         sums = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
-        basis = Basis.STEP if local else Basis.STATE
-        score = (*counts(_scored(local), basis=basis), *TEST_ROWS)
+        few, all_of_them = (
+            (*score_slots(_mode(local), experts.classes, metrics=metrics), *TEST_ROWS) for metrics in (False, True)
+        )
+        of_train = ((all_of_them if due(p.metrics_every, k) else few) + clip_slots(experts) for k in range(p.rounds))
         steps = (
             ROWS_STEP,
-            *(Step(task="train", index=k, sums=sums, slots=score + clip_slots(experts)) for k in range(p.rounds)),
-            Step(task="eval", index=0, slots=score),
+            *(Step(task="train", index=k, sums=sums, slots=slots) for k, slots in enumerate(of_train)),
+            Step(task="eval", index=0, slots=all_of_them),
         )
         return Plan(
             method=cls.name,
@@ -97,8 +102,8 @@ class FedAvg:
         if step.task == "rows":
             return Contribution({}, {"silos": 1, "rows": data.rows})
         old = self._model(published, step.index if step.task == "train" else p.rounds)
-        right = correct(self.experts.predict([old], data.x_test, data.x_train)[0], data)
-        slots = {_scored(self._local): right, "test.rows": len(data.y_test)}
+        p_BC = self.experts.predict([old], data.x_test, data.x_train)[0]
+        slots = scored(step, _mode(self._local), p_BC, data.y_test) | {"test.rows": len(data.y_test)}
         if step.task == "eval":
             return Contribution({}, slots)
         order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, step.index))
@@ -157,6 +162,6 @@ def _parts(experts: Experts) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
     return sent, tuple(part for part in experts.parts if part.role is Role.LOCAL)
 
 
-def _scored(local: tuple[Part, ...]) -> str:
-    """The slot of correct predictions."""
-    return "personal.correct" if local else "global.correct"
+def _mode(local: tuple[Part, ...]) -> str:
+    """Which predictions are scored."""
+    return "personal" if local else "global"

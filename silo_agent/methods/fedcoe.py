@@ -45,6 +45,7 @@ from silo_agent.methods import (
 )
 from silo_agent.methods.networks import clip_slots, clipped, part_blocks, published_parts, read, training_seed
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, counts
+from silo_agent.methods.scoring import due, score_slots, scored
 from silo_agent.models.description import Role
 from silo_agent.models.experts import Experts, moved
 from silo_agent.models.layout import Part
@@ -68,12 +69,13 @@ SIGNATURE = "signature"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params(RoundParams):
-    """The network's own parameters are read by ``networks.read``."""
+    """The network's own parameters are read by ``networks.read``. ``metrics_every``: as FedAvg has it."""
 
     experts: int = parameter(2, least=1, most=16)
     projection: int = parameter(16, least=1, most=64)
     probes: int = parameter(2, least=1, most=16)
     finetune_steps: int = parameter(100, least=1, most=10_000)
+    metrics_every: int = parameter(0, least=0, most=10_000)
 
     @property
     def splits(self) -> int:
@@ -123,10 +125,17 @@ class FedCoE(Stateless):
             *part_blocks("generalist", own, lane="everyone", clip=p.clip),
             *(block for name in p.models[1:] for block in part_blocks(name, own, lane=name, clip=p.clip, expert=True)),
         )
-        score = (*counts("global.correct", "generalist.correct"), *TEST_ROWS)
-        final = (
-            *counts("personal.correct", basis=Basis.STEP),
-            *counts(*(f"load-{e}" for e in range(p.experts))),
+        few, all_of_them = (
+            (
+                *score_slots("global", network.classes, metrics=metrics),
+                *score_slots("generalist", network.classes, metrics=False),
+                *TEST_ROWS,
+            )
+            for metrics in (False, True)
+        )
+        final = (  # the loads add up to a silo's rows, so they are figures of its data
+            *score_slots("personal", network.classes),
+            *counts(*(f"load-{e}" for e in range(p.experts)), basis=Basis.DATA),
         )
         moves = tuple(Sum(block.name, Apply.AVERAGE) for block in models)
         first = ROWS_STEP.slots
@@ -135,8 +144,16 @@ class FedCoE(Stateless):
                 Step(task="cluster", index=j, sums=_cluster_sums(p, j), slots=() if j else first)
                 for j in range(p.splits + 1)
             ),
-            *(Step(task="train", index=k, sums=moves, slots=score + clip_slots(network)) for k in range(p.rounds)),
-            Step(task="eval", index=0, slots=score + final),
+            *(
+                Step(
+                    task="train",
+                    index=k,
+                    sums=moves,
+                    slots=(all_of_them if due(p.metrics_every, k) else few) + clip_slots(network),
+                )
+                for k in range(p.rounds)
+            ),
+            Step(task="eval", index=0, slots=all_of_them + final),
         )
         blocks = _cluster_blocks(p) + models
         return Plan(
@@ -167,12 +184,12 @@ class FedCoE(Stateless):
         fits(data, self.experts.shape, self.experts.classes)
         if step.task == "cluster":
             return self._signature(step.index, data)
-        slots = self._scores(published, data)
+        slots = self._scores(step, published, data)
         if step.task == "train":
             sums = self._training(step.index, published, data)
             return Contribution(sums, slots | clipped(clip_slots(self.experts), sums, self.params.clip))
         self.local = self.personalise(published, data)
-        slots["personal.correct"] = self._correct(published, data, "personal")
+        slots |= scored(step, "personal", self._tested(published, data, "personal"), data.y_test)
         for e, g in enumerate(self._gate(published, data.x_train)):
             slots[f"load-{e}"] = round(data.rows * g)
         return Contribution({}, slots)
@@ -211,16 +228,17 @@ class FedCoE(Stateless):
         }
         return own | {f"trunk.{part.code}": deltas[0][part.code] for part in self.trunk}
 
-    def _scores(self, published: Published, data: DataSet) -> dict[str, int]:
+    def _scores(self, step: Step, published: Published, data: DataSet) -> dict[str, int]:
         (generalist_BC,) = self.experts.predict([self._model(published, "generalist")], data.x_test, data.x_train)
         return {
-            "global.correct": self._correct(published, data, "global"),
-            "generalist.correct": int((generalist_BC.argmax(1) == data.y_test).sum()),
+            **scored(step, "global", self._tested(published, data, "global"), data.y_test),
+            **scored(step, "generalist", generalist_BC, data.y_test),
             "test.rows": len(data.y_test),
         }
 
-    def _correct(self, published: Published, data: DataSet, mode: str) -> int:
-        return int((self._predict(published, data.x_test, mode, data.x_train).argmax(1) == data.y_test).sum())
+    def _tested(self, published: Published, data: DataSet, mode: str) -> np.ndarray:
+        """p_BC of the silo's test rows."""
+        return self._predict(published, data.x_test, mode, data.x_train)
 
     # --- predictions ---------------------------------------------------------------------------------------------
 

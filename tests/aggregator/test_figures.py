@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from aggregator.figures import STEPS_NAMED, last_ratios, ratios, sentence, withheld, withheld_in
+from aggregator.figures import STEPS_NAMED, last_metrics, last_ratios, metrics, ratios, sentence, withheld, withheld_in
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import Kind, StepClosed
 from aggregator.run_record import RunRecord
+from crypto.plan import Basis, Slot
 from tests.made_ledger import PLAN, RUN, make_job
 from tests.records import partial_entry
+from tests.scored import ONE_CLASS, TWO
 
 
 def closed(k: int, **slots: int) -> Entry[StepClosed]:
@@ -50,6 +53,33 @@ def test_the_last_ratio_is_of_the_last_step_that_opened_both() -> None:
     ]
     assert last_ratios(steps) == {"global.accuracy": (2, 9, steps[1].record)}
     assert last_ratios(steps[2:]) == {}
+
+
+def test_metrics_have_certificates_and_baselines_and_what_is_undefined_has_no_value() -> None:
+    found = metrics(TWO)
+    assert (found["global.auroc"], found["global.auroc.baseline"]) == (2.5 / 3, 0.5)
+    assert found["global.auroc.within"] == pytest.approx(1 / 6)
+    assert (found["global.sensitivity"], found["global.accuracy.baseline"]) == (1.0, 0.75)
+    assert "global.accuracy" not in found and "global.sensitivity.within" not in found
+    left = metrics(TWO | ONE_CLASS)
+    assert "global.auroc" not in left and left["global.auroc.baseline"] == 0.5 and "global.specificity" in left
+    assert metrics({"global.correct": 3, "test.rows": 4}) == {}
+
+
+def test_the_last_metrics_are_of_the_last_step_that_opened_all_of_their_sums() -> None:
+    whole, partial = TWO, {name: count for name, count in TWO.items() if name != "global.ranking.0.0"}
+    steps = [closed(0, **whole), closed(1, **whole), closed(2, **partial)]
+    ((mode, (found, step)),) = last_metrics(steps).items()
+    assert (mode, found[0].metric, step.k) == ("global", "auroc", 1)
+
+
+def test_the_cells_of_a_withheld_metric_are_named_by_the_metric() -> None:
+    slots = tuple(Slot(name, 9, Basis.DATA) for name in TWO)
+    plan = replace(PLAN, steps=(replace(PLAN.steps[0], slots=slots),))
+    assert withheld(plan, replace(closed(0, **{"global.brier.q16": 1}).record, name=plan.steps[0].name)) == (
+        *("global.confusion", "global.ranking", "global.calibration", "global.log-loss", "global.correct"),
+        "test.rows",
+    )
 
 
 def test_what_the_plan_has_and_the_step_did_not_open_was_withheld() -> None:

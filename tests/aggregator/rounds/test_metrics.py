@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from math import isnan
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,9 @@ from prometheus_client import generate_latest
 from aggregator.rounds import metrics as hub
 from crypto.errors import BY_CODE
 from crypto.messages import PHASES
+from crypto.scores import scores
 from silo_agent import metrics as silo
+from tests.scored import ONE_CLASS, TWO
 
 ROOT = Path(__file__).resolve().parents[3]
 PROMTOOL = Path("/usr/bin/promtool")
@@ -95,6 +98,25 @@ def test_a_ratio_of_which_a_half_was_withheld_stays_as_it_was() -> None:
     for missing in ("test.rows", "global.correct"):
         close_step({name: count + 1 for name, count in SLOTS.items() if name != missing})
         assert value(hub, "accuracy_ratio", score="global.accuracy") == 0.6
+
+
+def test_metrics_and_their_baselines() -> None:
+    close_step(TWO)
+    assert value(hub, "metric_value", mode="global", metric="auroc") == 2.5 / 3
+    assert value(hub, "metric_baseline_value", mode="global", metric="accuracy") == 0.75
+    assert isnan(value(hub, "metric_baseline_value", mode="global", metric="calibration-error"))
+    close_step({name: count for name, count in TWO.items() if name != "test.rows"})
+    assert value(hub, "metric_value", mode="global", metric="auroc") == 2.5 / 3, "withheld: as it was"
+    close_step(TWO | ONE_CLASS)
+    assert isnan(value(hub, "metric_value", mode="global", metric="auroc"))
+    close_step({name.replace("global", "anything"): count for name, count in TWO.items()})
+    assert value(hub, "metric_value", mode="other", metric="auroc") == 2.5 / 3
+
+
+def test_a_silos_own_metrics() -> None:
+    for score in scores(TWO, "global"):
+        silo.metric(score)
+    assert value(silo, "metric_value", mode="global", metric="sensitivity") == 1.0
 
 
 def test_steps_in_a_row_that_one_lane_stays_shut_are_counted() -> None:

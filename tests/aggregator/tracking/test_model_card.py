@@ -15,6 +15,7 @@ from aggregator.verify.models import Models, checked_ledger
 from tests import made_ledger as made
 from tests.made_ledger import RUN, SILOS, closed, finish, make_home, make_job, start
 from tests.records import as_record
+from tests.scored import ONE_CLASS, TWO
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,25 @@ def test_results_are_of_the_last_step_that_opened_both_counts_and_the_others_are
     text = section(card_of(tmp_path), "Results")
     assert "| global.accuracy | 0.4000 | 40 of 100 | train/0 | 3 |" in text
     assert "Figures withheld by the silos, because" in text and "test.rows of train/1, train/2. A score is of" in text
+
+
+def results_of(home: Path, slots: dict[str, int]) -> str:
+    home.mkdir()
+    ledger = make_home(home)
+    start(home, ledger)
+    ledger.append(as_record("step-closed", closed(0) | {"slots": slots}))
+    finish(home, ledger)
+    return section(card_of(home), "Results")
+
+
+def test_metrics_lead_and_stand_beside_their_baselines(tmp_path: Path) -> None:
+    text = results_of(tmp_path / "two", TWO)
+    rows = [line for line in text.splitlines() if line.startswith("| global |")]
+    assert rows[0] == "| global | AUROC | 0.833 ± 0.167 | 0.500 | train/0 | 3 |" and len(rows) == 9
+    assert "| global | accuracy | 0.750 | 0.750 | train/0 | 3 |" in rows
+    assert text.index("AUROC") < text.index("global.accuracy") and "not recorded" not in text
+    text = results_of(tmp_path / "one", TWO | ONE_CLASS)
+    assert "| global | AUROC | undefined | 0.500 | train/0 | 3 |" in text
 
 
 def test_the_cohort_is_a_range(shown: Card) -> None:

@@ -12,9 +12,12 @@ from aggregator.tracking import follower
 from aggregator.tracking.client import connect
 from aggregator.tracking.compare_runs import compare
 from aggregator.tracking.run_page import NOTE, Page, job_page, step_page
+from aggregator.tracking.version_page import VersionPage
+from aggregator.verify.models import Models, checked_ledger
 from tests import made_ledger as made
 from tests.made_ledger import RUN, closed, finish, make_home, start
 from tests.records import as_record
+from tests.scored import TWO
 
 pytestmark = [pytest.mark.slow, *made.MLFLOW_WARNINGS]
 
@@ -49,6 +52,22 @@ def test_a_withheld_figure_has_no_metric_and_is_named(tmp_path: Path) -> None:
         assert page.tags.get("consilium.figures_withheld", "[]").count('"') == 2 * len(missing)
     assert steps[3].tags[NOTE].endswith("could show one silo's own: global.correct, test.rows of train/3.")
     assert [one.step for one in job.figures if one.key == "global.accuracy"] == [0]
+
+
+def test_metrics_stand_for_their_cells(tmp_path: Path) -> None:
+    ledger = make_home(tmp_path)
+    start(tmp_path, ledger)
+    ledger.append(as_record("step-closed", closed(0) | {"slots": TWO}))
+    finish(tmp_path, ledger)
+    _, (page,) = pages(tmp_path)
+    found = {one.key: one.value for one in page.figures}
+    assert found["global.auroc"] == 2.5 / 3 and found["global.auroc.within"] == pytest.approx(1 / 6)
+    assert (found["global.accuracy"], found["global.accuracy.baseline"]) == (0.75, 0.75)
+    assert {key for key in found if key.startswith("slots/")} == {"slots/global.correct", "slots/test.rows"}
+    models = Models.of(checked_ledger(AggregatorHome(tmp_path)))
+    version = VersionPage.of(models, models.versions[-1])
+    assert version.tags["consilium.global.auroc"] == "0.833 ± 0.167"
+    assert {one.key: one.value for one in version.figures}["global.brier"] == 0.25
 
 
 def test_mlflow_shows_it_and_agrees_with_the_ledger(home: Path) -> None:

@@ -255,6 +255,8 @@ def test_the_lines_of_a_running_job() -> None:
         "last closed: rows/0 at t, 7 of 8 silos; shut: expert-0; figures withheld by the silos: rows",
         "out: silo-3 NOT_APPROVED (open), silo-4 silent (fetch)",
     ]
+    scored = Pretended(meta(1, "RUNNING"), stats=as_json(replace(RUNNING, headline="global AUROC 0.8")))
+    assert "scores: global AUROC 0.8" in job_lines(admin_jobs.job_status(scored, ID.format(1)), why=False)  # type: ignore[arg-type]
     assert table_lines([]) == ["no jobs"]
 
 

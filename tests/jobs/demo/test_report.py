@@ -18,6 +18,7 @@ from aggregator.verify.models import checked_ledger
 from crypto.errors import EvidenceError, NonFinite
 from crypto.keys import Identity
 from crypto.messages import Message
+from crypto.scores import scores
 from jobs.demo.report import _accuracy, write_report
 from jobs.demo.report_charts import _shortened
 from jobs.demo.report_view import RunView
@@ -139,6 +140,10 @@ def test_it_has_the_figures_of_the_ledger(made: Made) -> None:
     last = closed[-1].slots
     for name in ("global", "generalist", "personal"):
         assert f"{100 * last[f'{name}.correct'] / last['test.rows']:.1f} %" in text
+    for mode in ("global", "personal"):
+        for score in scores(last, mode):
+            assert score.text in text and score.title in text and score.against in text
+    assert "global AUROC, baseline 0.500" in text
     for key in ("job_digest", "plan_digest", "charter_digest", "state_digest"):
         assert getattr(started, key) in text
     for key in ("state_digest", "ledger_head", "weights_sha256"):

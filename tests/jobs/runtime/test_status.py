@@ -22,6 +22,7 @@ from jobs.runtime.status_tracker import StatusTracker
 from silo_agent.methods import Limits, method
 from tests import local
 from tests.records import as_record
+from tests.scored import TWO
 
 SILOS = ("silo-1", "silo-2", "silo-3")
 NOW = "2026-01-01T00:00:00.000Z"
@@ -114,6 +115,13 @@ def test_the_last_closed_step_and_what_the_silos_withheld(line: Line) -> None:
         assert found.closed is not None and found.closed.withheld == missing
         again = from_json(as_json(found))
         assert again == found and again.plan is None, "the plan does not travel"
+
+
+def test_the_leading_metric_is_that_of_the_last_step_that_opened_any(line: Line) -> None:
+    assert folded(closed(line, ["silo-1"])).headline == ""
+    found = folded(closed(line, ["silo-1"], **TWO), closed(line, ["silo-1"]))
+    assert found.headline.startswith("global AUROC 0.833 ± 0.167 (baseline 0.500); class 1 in 25.00 % of the rows")
+    assert from_json(as_json(found)) == found
 
 
 def test_the_attempt_and_void_steps_are_counted(line: Line) -> None:

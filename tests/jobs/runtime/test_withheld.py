@@ -10,7 +10,7 @@ import pytest
 from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Refusal, StepClosed
 from aggregator.run_record import RunRecord
-from crypto import durable
+from crypto import durable, scores
 from crypto.messages import DECLINE, Decline, Message
 from jobs.demo.federation import Federation
 from jobs.runtime.in_process import InProcess
@@ -19,6 +19,10 @@ from silo_agent.journal import Boot, Released
 from tests import local
 
 JOB = local.spec(rounds=3)
+#: The same steps, of a method whose scores are new figures in each step: it opens no metrics.
+FRESH = local.spec(
+    "fedavg-lanes", rounds=3, experts=1, visible=0, **{"holders-0": " ".join(f"silo-{i}" for i in range(1, 9))}
+)
 TRAIN = 1
 
 
@@ -33,12 +37,29 @@ def test_a_silo_that_misses_single_steps_costs_the_figures_of_the_data_in_these(
     def away(request: Message, answer: Callable[[], Message]) -> Message | None:
         return None if local.asked(request).step in (2, 4) else answer()
 
-    outcome, _, _ = local.play(federation, JOB, {"silo-5": away})
+    outcome, _, _ = local.play(federation, FRESH, {"silo-5": away})
     steps = closed(federation, outcome.run)
     assert (outcome.steps_released, outcome.steps_void, outcome.lanes_shut) == (5, 0, 0)
     assert {k for k, one in steps.items() if "silo-5" not in one.survivors} == {2, 4}
     assert "rows" in steps[0].slots and all("global.correct" in steps[k].slots for k in (1, 2, 3, 4))
     assert {k for k, one in steps.items() if "test.rows" in one.slots} == {1, 3}
+
+
+def test_metrics_open_with_the_test_rows_or_not_at_all(federation: Federation) -> None:
+    """Counts of a class add up to its rows, whatever the model: with silo-5 and without it they would show silo-5's."""
+
+    def away(request: Message, answer: Callable[[], Message]) -> Message | None:
+        return None if local.asked(request).step in (2, 4) else answer()
+
+    outcome, _, _ = local.play(federation, local.spec(rounds=3, metrics_every=1), {"silo-5": away})
+    steps = closed(federation, outcome.run)
+    assert (outcome.steps_released, outcome.steps_void, outcome.lanes_shut) == (5, 0, 0)
+    assert {k for k, one in steps.items() if "test.rows" in one.slots} == {1, 3}
+    for k in (1, 2, 3, 4):
+        found = {score.metric: score for score in scores.scores(steps[k].slots, "global")}
+        assert (k in (1, 3)) is bool(found) is ("global.correct" in steps[k].slots)
+    of_rows = {k: sum(steps[k].slots[f"global.confusion.3.{named}"] for named in range(10)) for k in (1, 3)}
+    assert of_rows[1] == of_rows[3], "all silos: the rows of a class are the same in each step"
 
 
 def test_a_silo_that_stays_away_lets_the_figures_open_over_the_others_alone(federation: Federation) -> None:
@@ -132,7 +153,7 @@ def test_releases_of_the_earlier_protocol_count_for_figures_of_the_data(federati
     for silo in cohort:
         old = bytes(Boot("00")).replace(b',"protocol":""', b"") + bytes(Released("aa" * 32, 0, "bb" * 32, cohort))
         (federation.silo(silo) / "journal.jsonl").write_bytes(old)
-    outcome, _, _ = local.run_job(JOB, federation.aggregator, federation.homes)
+    outcome, _, _ = local.run_job(FRESH, federation.aggregator, federation.homes)
     steps = closed(federation, outcome.run)
     assert (outcome.steps_released, outcome.lanes_shut) == (5, 0)
     assert ("rows" in steps[0].slots) is (then == 8) is ("test.rows" in steps[2].slots)

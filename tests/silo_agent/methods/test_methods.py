@@ -130,8 +130,29 @@ def test_each_slot_says_what_its_values_depend_on(name: str) -> None:
     plan = method(name).plan(params(name), LIMITS)
     basis = {slot.name: slot.basis for step in plan.steps for slot in step.slots}
     assert {basis[figure] for figure in ("rows", "test.rows", "test.tokens") if figure in basis} == {Basis.DATA}
-    assert {of for figure, of in basis.items() if figure.startswith("personal.")} <= {Basis.STEP}
-    assert {of for figure, of in basis.items() if figure.startswith(("global.", "generalist."))} <= {Basis.STATE}
+    with_metrics = {figure.removesuffix(".brier.q16") for figure in basis if figure.endswith(".brier.q16")}
+    assert bool(with_metrics) is (name in ("fedavg", "fedcoe"))
+    scored = {figure: of for figure, of in basis.items() if figure.startswith(("global.", "generalist.", "personal."))}
+    if with_metrics:  # counts of a class add up to its rows, and what follows from them may not open apart from them
+        assert set(scored.values()) == {Basis.DATA}
+    else:
+        assert {of for figure, of in scored.items() if figure.startswith("personal.")} <= {Basis.STEP}
+        assert {of for figure, of in scored.items() if not figure.startswith("personal.")} <= {Basis.STATE}
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedcoe"])
+def test_metrics_open_at_the_end_and_every_so_many_rounds(name: str) -> None:
+    """Whatever opens a score opens the test rows with it: then all scores have the same sets of silos."""
+
+    def with_metrics(**more: int) -> set[str]:
+        plan = method(name).plan(params(name) | {"rounds": 5} | more, LIMITS)
+        for step in plan.steps:
+            slots = {slot.name for slot in step.slots}
+            assert ("global.correct" in slots) is ("test.rows" in slots)
+        return {step.name for step in plan.steps if any(slot.name == "global.brier.q16" for slot in step.slots)}
+
+    assert with_metrics() == {"eval/0"}
+    assert with_metrics(metrics_every=2) == {"eval/0", "train/0", "train/2", "train/4"}
 
 
 @pytest.mark.parametrize(("count", "before_training"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 4)])
