@@ -504,8 +504,8 @@ class Agent:
     def _progress_path(self, run: bytes) -> Path:
         return self.site.runs / f"{run.hex()[:16]}.safetensors"
 
-    def _released(self) -> tuple[str, tuple[str, ...]] | None:
-        """(T3, cohort) of this silo's release of step ``k``, in this process or an earlier one, by the journal."""
+    def _released(self) -> str | None:
+        """T3 of this silo's release of step ``k``, in this process or an earlier one, by the journal."""
         return self.site.journal.release_of(self._run.hex(), self.k)
 
     def _approved(self, run: bytes = b"") -> bytes:
@@ -600,7 +600,7 @@ class Agent:
             self._save_progress()
             metrics.step("void")
             return
-        if released is not None and released[0] != result.t3.hex():
+        if released is not None and released != result.t3.hex():
             raise ModelMismatch(f"The result of step {step.name!r} is not that of the session we took part in.")
         if mine is not None and mine.result is not None and mine.result != result:
             raise SumNotProven(f"The result of step {step.name!r} is not the one that this silo signed.")

@@ -99,14 +99,13 @@ class Released(Record):
 
 @dataclass(frozen=True, slots=True)
 class Opened(Record):
-    """Shares of sections or lanes are about to leave. ``quantities``: those of their sums, in hex; ``told``: over which
-    sets, as other silos are told (``crypto.opened_sets.Told``), in base64."""
+    """Shares of sections or lanes are about to leave. ``told``: over which sets, as other silos are told
+    (``crypto.opened_sets.Told``), in base64."""
 
     kind = "opened"
 
     run: str
     step: int
-    quantities: tuple[str, ...]
     told: str
 
 
@@ -179,7 +178,7 @@ class Journal:
                 want="one agent per identity",
                 remedy="Stop the other agent of this silo first.",
             ) from held
-        self._released: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = {}
+        self._released: dict[str, dict[int, str]] = {}  # run → step → T3
         self._peers: dict[str, int] = {}
         self._adverts: dict[str, tuple[int, int]] = {}
         self._opened: dict[bytes, dict[frozenset[str], Told]] = {}  # quantity → set → what was last told of it
@@ -206,7 +205,7 @@ class Journal:
             case Boot(protocol=protocol):
                 self._protocol = protocol
             case Released(run, step, t3, cohort):
-                self._released.setdefault(run, {})[step] = (t3, cohort)
+                self._released.setdefault(run, {})[step] = t3
                 self.releases += 1
                 if not self._protocol:
                     self._earlier.add(frozenset(cohort))
@@ -267,9 +266,8 @@ class Journal:
 
     def open(self, run: str, step: int, told: Told) -> None:
         """Record over which sets sums are about to open, before the shares leave."""
-        quantities = tuple(sorted({quantity.hex() for quantity, _ in told.sets}))
-        if quantities:
-            self._append(Opened(run, step, quantities, b64encode(bytes(told)).decode()))
+        if told.sets:
+            self._append(Opened(run, step, b64encode(bytes(told)).decode()))
 
     def openings(self, quantity: bytes) -> Openings:
         """The sets over which this silo counts sums of a quantity as opened, in all runs."""
@@ -293,11 +291,11 @@ class Journal:
 
     def _check(self, run: str, step: int, t3: str) -> None:
         mine = self._released.get(run, {})
-        if any(later > step for later in mine) or (step in mine and mine[step][0] != t3):
+        if any(later > step for later in mine) or mine.get(step, t3) != t3:
             raise AlreadyReleased(f"Shares of step {step}, or of a later one, have left this silo.")
 
-    def release_of(self, run: str, step: int) -> tuple[str, tuple[str, ...]] | None:
-        """(T3, cohort) of the release of a step, if this silo made one."""
+    def release_of(self, run: str, step: int) -> str | None:
+        """T3 of the release of a step, if this silo made one."""
         return self._released.get(run, {}).get(step)
 
     def see_peers(self, releases: Mapping[str, int]) -> None:

@@ -23,7 +23,7 @@ def test_a_release_survives_a_restart(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as again:
         assert again.knows(RUN)
         assert again.releases == 1
-        assert again.release_of(RUN, 3) == (T3, COHORT)
+        assert again.release_of(RUN, 3) == T3
         assert again.release_of(RUN, 2) is None
 
 
