@@ -143,11 +143,12 @@ class Checked:
         words, wire = plan.words_of(step, lane), plan.wire_words_of(step, lane)
         seeds, _ = self.opened[lane]
         total = LaneTotal.zero(words, plan.ring_bits, len(seeds))
+        scratch = np.empty_like(total.words)
         for silo, seed in seeds.items():
             if silo not in uploads:
                 raise EvidenceError(f"upload of {silo}, lane {lane}", expected="the kept words", found="none")
             masked = check_words(survivors.headers[silo], lane, uploads[silo], wire)
-            total.add(self.opening.residue(silo, lane, masked, seed))
+            total.add(self.opening.residue(silo, lane, masked, seed, out=scratch))
         return Sum(total.words, total.carries)
 
     def prove(self, lane: str, found: Sum) -> None:

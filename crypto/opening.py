@@ -16,6 +16,9 @@ from crypto.masking import apply_streams
 from crypto.messages import LaneSum, Shares, StepResult
 from crypto.tags import Tag
 
+#: Words that are added at a time: they are still in cache when their carries are counted.
+_ADDED = 1 << 16
+
 #: (sum of the weights, contributors) of a lane.
 Count = tuple[int, int]
 
@@ -98,11 +101,15 @@ class Opening:
                 raise SumNotProven(f"The seed of {silo!r} for lane {lane!r} is not the one it committed to.")
         return dict(zip(uploaders, seeds, strict=True))
 
-    def residue(self, silo: str, lane: str, masked: np.ndarray, seed: bytes) -> np.ndarray:
+    def residue(
+        self, silo: str, lane: str, masked: np.ndarray, seed: bytes, *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """A survivor's upload of an open lane, without its self stream and the dropped silos' pair streams: (words,)
-        uint32, canonical. The residues' sum is the lane's, in the ring. ``masked``: as uploaded."""
+        uint32, canonical. The residues' sum is the lane's, in the ring. ``masked``: as uploaded. ``out``: where to,
+        else to a new array."""
         plan, step = self.context.plan, self.context.step
-        words = np.array(ring.unpack(masked, plan.words_of(step, lane), plan.ring_bits), dtype=np.uint32)
+        words = np.empty(plan.words_of(step, lane), dtype=np.uint32) if out is None else out
+        np.copyto(words, ring.unpack(masked, words.size, plan.ring_bits))
         apply_streams(words, self.survivors.own_streams(silo, lane, seed, self.masks))
         return ring.reduce(words, plan.ring_bits)
 
@@ -130,12 +137,15 @@ class LaneTotal:
 
     def add(self, residue: np.ndarray) -> None:
         """One more residue (uint32, canonical)."""
-        np.add(self.words, residue, out=self.words)
-        if self.bits == 32:
-            self.carries += self.words < residue
-        else:
-            self.carries += (self.words >> self.bits).astype(self.carries.dtype)
-            ring.reduce(self.words, self.bits)
+        for start in range(0, residue.size, _ADDED):
+            part = slice(start, start + _ADDED)
+            words, carries = self.words[part], self.carries[part]
+            np.add(words, residue[part], out=words)
+            if self.bits == 32:
+                carries += words < residue[part]
+            else:
+                carries += (words >> self.bits).astype(carries.dtype)
+                ring.reduce(words, self.bits)
 
     def announced(self, lane: str, uploaders: tuple[str, ...], count: Count) -> LaneSum:
         weight, contributors = count

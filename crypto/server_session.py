@@ -225,8 +225,9 @@ class ServerSession(Session):
                     continue
                 seeds, count = found
                 total = LaneTotal.zero(plan.words_of(step, lane.name), plan.ring_bits, len(seeds))
+                scratch = np.empty_like(total.words)
                 for silo, seed in seeds.items():
-                    total.add(self._opening.residue(silo, lane.name, uploads(silo, lane.name), seed))
+                    total.add(self._opening.residue(silo, lane.name, uploads(silo, lane.name), seed, out=scratch))
                 one = total.announced(lane.name, tuple(seeds), count)
                 try:
                     proof.check_bounds(self.context.charter, plan, self.context.k, one, total.words)

@@ -83,7 +83,11 @@ FIRST = {
         "tests/jobs/runtime/test_agent.py",
         "tests/jobs/runtime/test_false_results.py",
     ],
-    "silo_agent/journal.py": ["tests/silo_agent/test_journal.py", "tests/silo_agent/test_journal_openings.py"],
+    "silo_agent/journal.py": [
+        "tests/silo_agent/test_journal.py",
+        "tests/silo_agent/test_journal_openings.py",
+        "tests/silo_agent/test_agent.py",
+    ],
     "silo_agent/run_checkpoint.py": ["tests/silo_agent/test_agent.py", "tests/jobs/runtime/test_resume.py"],
 }
 

@@ -24,16 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from crypto import blocks, masking, proof, ring, tags
+from crypto import blocks, masking, ring
 from crypto.cohort import words_digest
-from crypto.messages import LaneSum, StepResult, TagRequest, Tags, pack_blobs
 from crypto.opening import LaneTotal
-from crypto.server_session import ServerSession
 from crypto.session import SessionState
-from crypto.tags import TAG_BYTES
 from tests.benchmarks import page, versus
 from tests.benchmarks.limits import Aes, CacheAdd, best, calibrate, machine, peak_extra, scaled
-from tests.benchmarks.sessions import CLIP, THIN, Closing, Group, fork, thin, threads, without_digests
+from tests.benchmarks.proving import opened, proof_row, tagged, whole_step
+from tests.benchmarks.sessions import CLIP, THIN, Closing, Group, fork, thin, without_digests
 from tests.benchmarks.targets import targets
 
 Row = dict[str, Any]
@@ -52,7 +50,7 @@ def sum_rows(n: int, d: int, *, threads: bool) -> list[Row]:
     x = np.random.default_rng(1).normal(scale=CLIP / 20, size=d).astype(np.float32)
     group = Group(n, {"trunk": d})
     group.setup()
-    row: Row = {"kind": "sum", "n": n, "d": d, "setup_ms": group.ms("advert", "deal", "open_rows")}
+    row: Row = {"kind": "sum", "n": n, "d": d} | setup_figures(group)
     plain = np.empty(d, dtype=np.uint32)
     row |= quantise(x, plain, n)
     with without_digests():
@@ -61,7 +59,8 @@ def sum_rows(n: int, d: int, *, threads: bool) -> list[Row]:
         servers = uploads.all()
     row["digest_ms"] = best({"digest": lambda: words_digest(plain)})["digest"] * 1e3
     row |= uploads.added()
-    return [row | close(group, uploads, servers[lost], lost, row["aes_ratio"], plain) for lost in servers]
+    closed = [row | close(group, uploads, servers[lost], lost, row["aes_ratio"], plain) for lost in servers]
+    return [one if one["drop"] else one | whole_step(one) for one in closed]
 
 
 def quantise(x: np.ndarray, out: np.ndarray, n: int) -> Row:
@@ -122,7 +121,7 @@ class Uploads:
             "aes_ms": aes_s * 1e3,
             "aes_ratio": aes_s / t["mask"],
             "floor_ratio": t["mask"] / (aes_s + add_s),
-            "extra_bytes": extra,
+            "extra_bytes": None if extra is None else extra - self.plain.nbytes,  # beyond the masked copy
         }
         if threads and masking.workers_of(None) > 1:
             wall = best({"1": lambda: self.threaded(1), "2": lambda: self.threaded(2)}, clock=time.perf_counter)
@@ -162,7 +161,8 @@ class Uploads:
         return servers
 
     def added(self) -> Row:
-        return {"server_add_ms": min(self.adds) * 1e3, "add_ratio": min(self.adds) / min(self.plain_adds)}
+        add, plain = min(self.adds), min(self.plain_adds)
+        return {"server_add_ms": add * 1e3, "plain_add_ms": plain * 1e3, "add_ratio": add / plain}
 
 
 def close(group: Group, uploads: Uploads, server: Any, lost: int, aes_ratio: float, plain: np.ndarray) -> Row:
@@ -183,99 +183,38 @@ def close(group: Group, uploads: Uploads, server: Any, lost: int, aes_ratio: flo
         {"unmask": lambda: server.survivors.unmask("trunk", scratch, seeds, masks), "aes": lambda: aes(run)},
     )
     masking.THREADS = None
-    with without_digests():
-        server.open_lanes(uploads.of)
-        proven = {} if lost else tagged(server, uploads)
-    (opened,) = (found.words for found in server.sums.values())
+    proven = opened(server, uploads.of)
+    if not lost:
+        uploads.kept.setdefault(uploads.first, uploads.of(uploads.first))
+        proven |= tagged(server, uploads.first, uploads.of)
+    (summed,) = (found.words for found in server.sums.values())
+    release = group.ms("survivors", "attest", "release_slots", "release_lanes")
     return proven | {
         "drop": lost,
         "threshold": server.cohort.threshold,
-        "attest_unmask_ms": group.ms("survivors", "attest", "release_slots", "release_lanes"),
+        "attest_unmask_ms": release,
+        "attest_unmask_ratio": release / end.signatures_ms(),
         "recovery_ms": recovery * 1e3,
         "streams": streams,
         "unmask_ms": t["unmask"] * 1e3,
         "unmask_stream_ratio": t["unmask"] / (t["aes"] * times) * aes_ratio,
-        "exact": bool((opened == plain * np.uint32(here)).all()),
+        "exact": bool((summed == plain * np.uint32(here)).all()),
         "thin": uploads.n * plain.size > THIN,
-    }
-
-
-def tagged(server: ServerSession, uploads: Uploads) -> Row:
-    """One silo's tag of its upload, and a check of the announced sum, with one thread and with two.
-
-    A tag is of the residue: the silo takes its self stream off first. The check is that of everyone who applies it.
-    """
-    result, charter, plan = server.result, server.context.charter, server.context.plan
-    opened, (one,), (found,) = server._opening, result.sums, server.sums.values()
-
-    def tag(silo: str) -> tuple[bytes, ...]:
-        words, seeds = {"trunk": uploads.of(silo)}, {"trunk": server._seeds["trunk"][silo]}
-        return tuple(map(tags.write, opened.tags_of(result, silo, words, seeds)))
-
-    uploads.kept.setdefault(uploads.first, uploads.of(uploads.first))
-    owners = {
-        silo: Tags(silo=silo, t3=result.t3, owner=silo, result=result.digest, tags=tag(silo)) for silo in one.uploaders
-    }
-    work = {
-        "tag": lambda: tag(uploads.first),
-        "check": lambda: proof.check_lane(charter, plan, result, one, found, owners),
-    }
-    with threads(1):
-        single = best(work)
-        alone = best(work, clock=time.perf_counter)
-    row: Row = {f"{name}_ms": seconds * 1e3 for name, seconds in single.items()}
-    if masking.workers_of(None) > 1:
-        with threads(2):
-            double = best(work, clock=time.perf_counter)
-        row |= {f"{name}_two_threads": alone[name] / double[name] for name in work}
-    return row
-
-
-def proof_row(n: int) -> Row:
-    """Bytes that a silo sends and receives for the proof, for each step and for each of its lanes, without the arrays.
-
-    The carries are one byte a word more, in arrays beside the words that were there before.
-    """
-    group = Group(n, {"trunk": 16})
-    silos, identity = group.fed.silos, group.fed.identities[group.fed.silos[0]]
-
-    def sizes(lanes: int) -> tuple[int, int]:
-        named = [f"expert-{i}" for i in range(lanes)]
-        sums = tuple(
-            LaneSum(lane=lane, words=bytes(32), carries=bytes(32), uploaders=silos, weight=n, contributors=n)
-            for lane in named
-        )
-        result = StepResult(step=0, chain=bytes(32), t3=bytes(32), released=True, slots=(1,), sums=sums)
-        mine = Tags(silo=silos[0], t3=bytes(32), owner=silos[0], result=bytes(32), tags=(bytes(TAG_BYTES),) * lanes)
-        signed = mine.sign(identity)
-        asked = bytes(TagRequest(result, ((bytes(32),) * n,) * lanes))
-        shown = len(bytes(result)) + len(pack_blobs([signed] * n))
-        return len(signed), len(asked) + shown
-
-    (sent, received), (sent_more, received_more) = sizes(1), sizes(2)
-    return {
-        "kind": "proof",
-        "n": n,
-        "sent_lane": sent_more - sent,
-        "sent_step": 2 * sent - sent_more,
-        "received_lane": received_more - received,
-        "received_step": 2 * received - received_more,
     }
 
 
 def setup_row(n: int, classes: int, limits: dict[str, float]) -> Row:
     """Messages only: ``classes`` lanes of a few words. Everyone deals; three silos open their rows."""
     group = Group(n, {f"lane-{i}" if i else "trunk": 16 for i in range(classes)})
-    group.setup(opening=3)
-    signatures = 2 * n * limits["verify_us"] / 1e3
-    return {
-        "kind": "setup",
-        "n": n,
-        "classes": classes,
-        "setup_ms": group.ms("advert", "deal", "open_rows"),
-        "signatures_ms": signatures,
-        "agreements_ms": (n - 1) * limits["agree_us"] / 1e3,
-    }
+    group.setup(opening=10)
+    found = setup_figures(group)
+    return {"kind": "setup", "n": n, "classes": classes, "agreements_ms": (n - 1) * limits["agree_us"] / 1e3} | found
+
+
+def setup_figures(group: Group) -> Row:
+    """What one silo's messages M0 and M1 take it, and the checks of everyone else's, of which it must verify all."""
+    setup, signatures = group.ms("advert", "deal", "open_rows"), group.signatures_ms()
+    return {"setup_ms": setup, "signatures_ms": signatures, "setup_ratio": setup / signatures}
 
 
 def lanes_rows() -> list[Row]:

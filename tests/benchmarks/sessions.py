@@ -19,10 +19,14 @@ from crypto import cohort, masking, opening, proof, shamir, silo_session
 from crypto.atoms import Openings
 from crypto.blocks import Encoded
 from crypto.cohort import Context, Dealt
-from crypto.keys import SessionKey
+from crypto.encoding import Reader
+from crypto.keys import SIGNATURE_BYTES, SessionKey
+from crypto.messages import Advert, Attestation, Deal, Header, Shares, Wire
 from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Section, Slot, Step, Sum
 from crypto.server_session import ServerSession
 from crypto.silo_session import SiloSession
+from crypto.transcript import label_bytes
+from tests.benchmarks.limits import best
 from tests.federation import BLOCKS, Federation
 
 T = TypeVar("T")
@@ -152,10 +156,31 @@ class Group:
         for silo in list(self.silos)[:opening]:
             self.timed("open_rows", self.silos[silo].open_rows, deals, dict(rows[silo]))
 
+    def signatures_ms(self) -> float:
+        """Milliseconds to verify everyone's advert and deal, and nothing else: no silo's setup takes less."""
+        return verify_ms(self, {Advert: self.server.cohort.signed.values(), Deal: self.server.dealt.signed.values()})
+
     def encoded(self, words: Mapping[str, np.ndarray], held: Iterable[str]) -> Encoded:
         """Words that were encoded before, with weight 1 in each lane held."""
         weights = dict.fromkeys((lane.name for lane in self.plan.lanes_of(self.step)), 0) | dict.fromkeys(held, 1)
         return Encoded(words, np.ones(len(self.step.slots), dtype=np.uint64), weights)
+
+
+def verify_ms(group: Group, shown: Mapping[type[Wire], Iterable[bytes]]) -> float:
+    """Milliseconds of the Ed25519 verifications alone. ``shown``: kind → signed messages of the members."""
+    work = []
+    for kind, messages in shown.items():
+        for signed in messages:
+            src = Reader(signed)
+            body, signature = src.blob(), src.fixed(SIGNATURE_BYTES)
+            key = group.fed.charter.member(kind.from_bytes(body).silo).agent  # type: ignore[attr-defined]
+            work.append((key, signature, label_bytes(kind.LABEL, [body])))
+
+    def verify() -> None:
+        for key, signature, message in work:
+            key.verify(signature, message)
+
+    return best({"verify": verify}, rounds=9)["verify"] * 1e3
 
 
 class Closing:
@@ -187,6 +212,13 @@ class Closing:
             else:
                 signed = call(shares, floors={}, record=lambda told: None)
             self.server.lane_shares(silo, signed)
+
+    def signatures_ms(self) -> float:
+        """Milliseconds to verify what a silo is shown from the uploads to its release: headers, attestations and slot
+        shares."""
+        server, shares = self.server, [signed for _, signed in self.server._slot_shares.values()]
+        shown = {Header: server.survivors.signed.values(), Attestation: server._attestations.values(), Shares: shares}
+        return verify_ms(self.group, shown)
 
     def recover(self) -> tuple[dict[str, SessionKey], dict[str, bytes]]:
         """The server's secrets: mask keys of the dropped and the trunk's self seeds (the slots' are opened as well)."""
