@@ -463,6 +463,35 @@ def test_words_are_packed_into_as_few_arrays_as_carry_them(sizes, room):
                 unpack_words(arrays, wrong)
 
 
+WORDS = np.arange(3, dtype="<u4")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"phase": "opens"}, "phase"),
+        ({"phase": 1}, "phase"),
+        ({"phase": ["open"]}, "phase"),
+        ({"body": "body"}, "body"),
+        ({"body": bytearray(b"body")}, "body"),
+        ({"body": bytes(messages.BODY_BYTES + 1)}, "body"),
+        ({"arrays": (WORDS,) * (messages.MESSAGE_ARRAYS + 1)}, "arrays"),
+        ({"arrays": (WORDS, WORDS.tolist())}, "Array 1 is a list"),
+        ({"arrays": (WORDS.astype(np.int32),)}, "uint32"),
+        ({"arrays": (WORDS.astype(">u4"),)}, "uint32"),
+        ({"arrays": (WORDS.reshape(3, 1),)}, "flat"),
+        ({"arrays": (np.arange(6, dtype="<u4")[::2],)}, "contiguous"),
+        ({"arrays": (np.zeros(messages.ARRAY_WORDS + 1, dtype="<u4"),)}, "words, more than"),
+    ],
+)
+def test_what_no_courier_carries_is_malformed(change, what):
+    whole = Message("open", b"body", (WORDS,))
+    whole.check()
+    Message("decline", bytes(messages.BODY_BYTES), (WORDS,) * messages.MESSAGE_ARRAYS).check()
+    with pytest.raises(Malformed, match=what):
+        replace(whole, **change).check()
+
+
 def test_packed_maps_of_files_are_arrays(tmp_path):
     (tmp_path / "w").write_bytes(np.arange(3, dtype="<u4").tobytes())
     (array,) = pack_words([np.memmap(tmp_path / "w", dtype="<u4", mode="r")])
