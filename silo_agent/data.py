@@ -173,6 +173,11 @@ def _split(name: str, part: str, x: np.ndarray, y: np.ndarray, classes: int) -> 
             f"Data set {name!r}: x_{part} is {x.ndim}-dimensional of {x.dtype}.",
             remedy="Save it as numbers, one row a record.",
         )
+    if y.dtype.kind == "f":
+        raise DataRefused(
+            f"Data set {name!r}: y_{part} has numbers of {y.dtype}, not class labels.",
+            remedy="Save integer labels from 0. A number as target (regression) is not supported.",
+        )
     if y.dtype.kind not in "iu" or y.shape not in {(len(x),), (len(x), *x.shape[2:])}:
         masks = f" of shape {x.shape[1:]}" if x.ndim > 2 else ""
         raise DataRefused(

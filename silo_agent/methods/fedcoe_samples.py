@@ -101,7 +101,8 @@ class FedCoESamples(Stateless):
         blocks = tuple(block for name in ("generalist", "gate", *p.names) for block in _blocks(name, p))
         score = (*counts("global.correct", "generalist.correct"), *TEST_ROWS)
         held = tuple(Slot(f"silos-{e}", 1, Basis.STATE) for e in range(p.experts))  # whether its lane opens or not
-        final = counts("personal.correct", *(f"load-{e}" for e in range(p.experts)), basis=Basis.STEP)
+        loads = counts(*(f"load-{e}" for e in range(p.experts)), basis=Basis.DATA)  # they add up to a silo's rows
+        final = (*counts("personal.correct", basis=Basis.STEP), *loads)
         moves = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
         steps = (
             ROWS_STEP,

@@ -36,8 +36,8 @@ class BufferRole(StrEnum):
 
 
 #: Tasks that a model may have, and those that have a name here but no methods yet.
-TASKS: Final = ("multiclass",)
-LATER: Final = ("binary", "multilabel", "regression", "segmentation", "survival", "language")
+TASKS: Final = ("binary", "multiclass")
+LATER: Final = ("multilabel", "regression", "segmentation", "survival", "language")
 
 #: The pattern for every parameter that no other pattern of a model matches.
 REST: Final = "*"
@@ -59,7 +59,7 @@ class Model:
     """Pattern → ``home`` or ``constant``, of buffers that are not to have the usual role: ``home`` for the running
     statistics of normalisation layers, ``constant`` for all others."""
     task: str = "multiclass"
-    """One of ``TASKS``."""
+    """One of ``TASKS``; binary: of a job with two classes."""
     forward: Callable[[Any, torch.Tensor], torch.Tensor] | None = None
     """(module, x float32 (rows, *shape)) → logits (rows, classes). None: the module's own forward."""
     view: Callable[[np.ndarray], np.ndarray] | None = None

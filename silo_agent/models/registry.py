@@ -171,6 +171,8 @@ def _made(
         made = factory(**arguments)
     if not isinstance(made, Model):
         raise SpecError("params.model", got=f"a factory that returns {type(made).__name__}", want="a Model")
+    if made.task == "binary" and classes != 2:
+        raise SpecError("params.classes", got=classes, want="2: the model's task is binary")
     checked = layout(made, dict(roles) or made.roles)
     _try(checked, shape, classes)
     return checked

@@ -231,6 +231,13 @@ def _names(value: object, where: str, least: int, most: int) -> list[str]:
 
 
 def _classes(value: object, where: str) -> list[str]:
+    if value is None:
+        raise SpecError(
+            where,
+            got=None,
+            want="the names of the classes, in order",
+            remedy="A number as target (regression) and several labels a row are not supported.",
+        )
     return _names(value, where, 2, MOST_CLASSES)
 
 

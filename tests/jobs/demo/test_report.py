@@ -18,7 +18,7 @@ from aggregator.verify.models import checked_ledger
 from crypto.errors import EvidenceError, NonFinite
 from crypto.keys import Identity
 from crypto.messages import Message
-from crypto.scores import scores
+from crypto.scores import curve, scores
 from jobs.demo.report import _accuracy, write_report
 from jobs.demo.report_charts import _shortened
 from jobs.demo.report_view import RunView
@@ -144,6 +144,9 @@ def test_it_has_the_figures_of_the_ledger(made: Made) -> None:
         for score in scores(last, mode):
             assert score.text in text and score.title in text and score.against in text
     assert "global AUROC, baseline 0.500" in text
+    found = curve(last, "global")
+    assert found is not None and sum(rows for rows, _, _ in found.points) == last["test.rows"]
+    assert all(f"{chance:.3f}" in text and f"{came:.3f}" in text for _, chance, came in found.points)
     for key in ("job_digest", "plan_digest", "charter_digest", "state_digest"):
         assert getattr(started, key) in text
     for key in ("state_digest", "ledger_head", "weights_sha256"):

@@ -130,6 +130,8 @@ def test_each_slot_says_what_its_values_depend_on(name: str) -> None:
     plan = method(name).plan(params(name), LIMITS)
     basis = {slot.name: slot.basis for step in plan.steps for slot in step.slots}
     assert {basis[figure] for figure in ("rows", "test.rows", "test.tokens") if figure in basis} == {Basis.DATA}
+    if name.startswith("fedcoe"):  # rows times gate: they add up to the rows
+        assert {of for figure, of in basis.items() if figure.startswith("load-")} == {Basis.DATA}
     with_metrics = {figure.removesuffix(".brier.q16") for figure in basis if figure.endswith(".brier.q16")}
     assert bool(with_metrics) is (name in ("fedavg", "fedcoe"))
     scored = {figure: of for figure, of in basis.items() if figure.startswith(("global.", "generalist.", "personal."))}

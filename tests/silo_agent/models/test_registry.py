@@ -65,7 +65,8 @@ def test_what_is_no_model_is_refused_by_name(change: dict[str, object], path: st
     ("model", "more", "said"),
     [
         ("zoo-linear", {"model_task": "segmentation"}, "Other tasks are yet to come"),
-        ("zoo-linear", {"model_task": "magic"}, "want one of multiclass"),
+        ("zoo-linear", {"model_task": "magic"}, "want one of binary, multiclass"),
+        ("zoo-linear", {"model_task": "binary"}, "got 3, want 2: the model's task is binary"),
         ("zoo-linear", {"model_answers": 5}, r"an answer of shape \(2, 5\) to 2 rows"),
         ("zoo-linear", {"model_role": "public"}, "got 'public', want one of shared, expert, local, frozen"),
         ("zoo-linear", {"model_depth": 2}, "params.model-depth"),
