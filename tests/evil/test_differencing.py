@@ -30,6 +30,23 @@ pytestmark = pytest.mark.slow
 
 VICTIM = "silo-8"
 FEDAVG = local.spec("fedavg", rounds=8, local_steps=1)
+#: A method whose scores are of basis STATE; those of FedAvg are figures of the data.
+OF_STATE = local.spec(
+    "fedavg-lanes",
+    rounds=8,
+    local_steps=1,
+    experts=1,
+    visible=0,
+    **{"holders-0": " ".join(f"silo-{i}" for i in range(1, 9))},
+)
+#: A job, one of its lanes, and all that a training step opens.
+TRAINING = pytest.mark.parametrize(
+    ("job", "lane", "opens"),
+    [
+        pytest.param(FEDAVG, "everyone", ("Static", "everyone"), id="fedavg"),
+        pytest.param(OF_STATE, "trunk", ("Static", "Fresh", "trunk", "expert-0"), id="fedavg-lanes"),
+    ],
+)
 #: What only honest silos enforce, switched off: every sum opens whose floors are met.
 RULE = "_check_rule"
 
@@ -152,20 +169,23 @@ def void_hop(server: EvilServer, seen: Seen) -> Play:
     yield from step(server, seen, server.silos)  # train/2: all are back
 
 
-def test_a_void_step_and_one_silo_less_do_not_show_its_update(federation: Federation, ruled: bool) -> None:
+@TRAINING
+def test_a_void_step_and_one_silo_less_do_not_show_its_update(
+    federation: Federation, ruled: bool, job: JobSpec, lane: str, opens: tuple[str, ...]
+) -> None:
     """attacks.md C2b: the lane sums of a step declared void did open at the aggregator."""
-    seen = attack(federation, FEDAVG, void_hop)
-    own = seen.agents[VICTIM].plain[1].lanes["everyone"]
-    assert "everyone" in seen.sums[1] and seen.agents[VICTIM].plain.keys() == ({0, 1} if ruled else {0, 1, 3})
+    seen = attack(federation, job, void_hop)
+    own = seen.agents[VICTIM].plain[1].lanes[lane]
+    assert lane in seen.sums[1] and seen.agents[VICTIM].plain.keys() == ({0, 1} if ruled else {0, 1, 3})
     if not ruled:
-        assert np.array_equal(difference(seen.sums[1]["everyone"], seen.sums[2]["everyone"]), own)
+        assert np.array_equal(difference(seen.sums[1][lane], seen.sums[2][lane]), own)
         rows = seen.figures[1]["test.rows"] - seen.figures[2]["test.rows"]
         assert rows == len(seen.agents[VICTIM].data.y_test), "and how many test rows it has"
         return
-    assert seen.kept_shut(2) == {(name, "COHORT_DIFFERENCE") for name in ("Static", "Fresh", "everyone")}
+    assert seen.kept_shut(2) == {(name, "COHORT_DIFFERENCE") for name in opens}
     assert seen.sums[2] == {} and seen.figures[2] == {}
     assert seen.kept_shut(3) == set(), "with all eight it is the sum that opened before"
-    assert np.array_equal(seen.sums[3]["everyone"], seen.sums[1]["everyone"]), "the same integers, not trained again"
+    assert np.array_equal(seen.sums[3][lane], seen.sums[1][lane]), "the same integers, not trained again"
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -192,8 +212,14 @@ def test_from_other_blocks_a_silo_trains_anew(federation: Federation) -> None:
 # --- two runs --------------------------------------------------------------------------------------------------------
 
 
+@TRAINING
 def test_a_second_run_without_one_silo_does_not_show_its_update(
-    federation: Federation, ruled: bool, monkeypatch: pytest.MonkeyPatch
+    federation: Federation,
+    ruled: bool,
+    job: JobSpec,
+    lane: str,
+    opens: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """attacks.md C2: two runs of one job. Their first blocks depend on the run's id; here they are the same."""
     first_blocks = blocks.initial_state
@@ -207,16 +233,16 @@ def test_a_second_run_without_one_silo_does_not_show_its_update(
 
         return play
 
-    first, second = attack(federation, FEDAVG, script()), attack(federation, FEDAVG, script(VICTIM))
+    first, second = attack(federation, job, script()), attack(federation, job, script(VICTIM))
     if not ruled:
-        words = difference(first.sums[1]["everyone"], second.sums[1]["everyone"])
-        assert np.array_equal(words, first.agents[VICTIM].plain[1].lanes["everyone"])
+        words = difference(first.sums[1][lane], second.sums[1][lane])
+        assert np.array_equal(words, first.agents[VICTIM].plain[1].lanes[lane])
         return
-    shut = {(name, "COHORT_DIFFERENCE") for name in ("Static", "Fresh", "everyone")}
+    shut = {(name, "COHORT_DIFFERENCE") for name in opens}
     assert second.kept_shut(0) == set() and second.kept_shut(1) == second.kept_shut(2) == shut
-    third = attack(federation, FEDAVG, script())
+    third = attack(federation, job, script())
     assert third.kept_shut(1) == third.kept_shut(2) == set(), "with all eight it is the run of before"
-    assert np.array_equal(third.sums[2]["everyone"], first.sums[2]["everyone"])
+    assert np.array_equal(third.sums[2][lane], first.sums[2][lane])
 
 
 # --- chains of cohorts -----------------------------------------------------------------------------------------------
