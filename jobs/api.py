@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from aggregator.figures import last_ratios, ratios
+from aggregator.figures import metrics, ratios
 from aggregator.run_record import RunRecord
 from crypto.charter import SILO_ID
 from crypto.errors import DataRefused, SpecError
@@ -93,21 +93,21 @@ class Result:
 
     @property
     def curves(self) -> pd.DataFrame:
-        """One row a step that was released, under its name: ``silos`` that took part, ``seconds``, and each ratio over
-        the silos' test rows that the step opened, such as ``global.accuracy``. NaN where a figure did not open."""
+        """One row a step that was released, under its name: ``silos`` that took part, ``seconds``, and each ratio and
+        metric over the silos' test rows that the step opened, such as ``global.accuracy``. NaN where it did not."""
         with needed("Curves as a DataFrame", "aggregator"):
             import pandas as pd
         rows = {}
         for entry in self.record.closed:
             step = entry.record
             found: dict[str, float] = {"silos": len(step.survivors), "seconds": sum(step.phase_ms.values()) / 1000}
-            rows[step.name] = found | {name: part / whole for name, (part, whole) in ratios(step.slots).items()}
+            rows[step.name] = found | _figures(step.slots)
         return pd.DataFrame.from_dict(rows, orient="index")
 
     @property
     def scores(self) -> dict[str, float]:
-        """Ratio → its last value, over the test rows of all silos."""
-        return {name: part / whole for name, (part, whole, _) in last_ratios(self.record.closed).items()}
+        """Ratio or metric → its last value, over the test rows of all silos."""
+        return {name: value for entry in self.record.closed for name, value in _figures(entry.record.slots).items()}
 
     def personal(self, silo: str) -> Model:
         """The model of this silo alone; the global one where the method has none. Raises SpecError for another name."""
@@ -324,6 +324,10 @@ def _encoded(schema: DataSchema | None, rows: Any) -> np.ndarray:
         return made.encode(list(rows)) if isinstance(made, TextEncoder) else made.encode(np.asarray(rows))
     except BadValue as bad:
         raise DataRefused(f"These rows cannot be read: {bad}.", remedy="Give them as the schema says.") from bad
+
+
+def _figures(slots: Mapping[str, int]) -> dict[str, float]:
+    return {name: part / whole for name, (part, whole) in ratios(slots).items()} | metrics(slots)
 
 
 def _is_frame(found: object) -> bool:

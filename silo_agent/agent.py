@@ -72,6 +72,8 @@ from silo_agent.approval_store import Approvals
 from silo_agent.data import DataSet
 from silo_agent.journal import Journal
 from silo_agent.methods import Method, Published
+from silo_agent.methods.personal import Personal
+from silo_agent.personal_model import PersonalModel
 from silo_agent.policy import Policy
 from silo_agent.run_checkpoint import Progress, Sent, load_progress, save_progress
 
@@ -142,6 +144,8 @@ class Site:
     """Stores evidence against others under a file name. May raise OSError."""
     file: Callable[[str, bytes], None] = lambda name, receipt: None
     """Stores a signed receipt under a file name. May raise OSError."""
+    personal: Callable[[str, bytes], None] = lambda run, model: None
+    """Stores this silo's own model of a run, at this silo. May raise OSError."""
     security: Callable[..., None] = lambda event, **fields: None
     """Logs a security event: its name and fields. May raise NoSpace."""
     leaving: Callable[[], bool] = lambda: False
@@ -154,14 +158,16 @@ class Agent:
     An agent serves one run, from its first step or from where the progress file of an earlier process left it.
     """
 
-    def __init__(self, site: Site, *, terms: Terms, plan: Plan, method: Method, data: DataSet) -> None:
+    def __init__(self, site: Site, *, terms: Terms, plan: Plan, method: Method, data: DataSet, job: str = "") -> None:
         """``terms``: what the data owner must have approved, all of it recomputed by this silo. ``plan``: of the job,
-        recomputed by this silo. ``method``: made for this job and silo. ``data``: the checked data set."""
+        recomputed by this silo. ``method``: made for this job and silo. ``data``: the checked data set. ``job``: its
+        canonical text, which a model of this silo alone is kept with."""
         self.site = site
         self.terms = terms
         self.plan = plan
         self.method = method
         self.data = data
+        self.job = job
         self.k = 0
         self.state: blocks.State = {}  # until a run is joined or resumed
         self._blocks = self._initial = b""
@@ -431,6 +437,7 @@ class Agent:
         self._ended = True
         closing = Closing(silo=self.site.silo, run=self._run, chain=self._chain, ledger=head)
         self._file_receipt(head)
+        self._keep_personal()
         return Message("close", closing.sign(self.site.identity))
 
     # --- what the phases share ------------------------------------------------------------------------------------
@@ -537,6 +544,27 @@ class Agent:
             self.site.file(f"{self._run.hex()[:16]}.bin", receipt.sign(self.site.identity))
         except OSError as failed:
             log.error("the receipt of run %s could not be kept: %s", self._run.hex()[:16], failed.strerror)
+
+    def _keep_personal(self) -> None:
+        """Store this silo's own model, if it has one. A full disk loses the model, not the countersignature."""
+        if not isinstance(self.method, Personal) or not self.method.has_personal:
+            return
+        run = self._run.hex()
+        model = PersonalModel(
+            silo=self.site.silo,
+            run=run,
+            job=self.job,
+            step=self.k,
+            data=self.terms.commitment.hex(),
+            code=self.site.code.hex(),
+            kept_at=self.site.now(),
+            published=self.published,
+            own=self.method.state_dict(),
+        )
+        try:
+            self.site.personal(run, bytes(model))
+        except OSError as failed:
+            log.error("this silo's own model of run %s could not be kept: %s", run[:16], failed.strerror)
 
     def _catch_up(self, request: Request, offer: Open, message: Message) -> None:
         """Apply the opened steps that are not applied yet, each proven, and checked against what this silo saw of it.

@@ -1,7 +1,7 @@
 """A silo's home: where everything lies, and the readers of what is small.
 
 silo.json · keys/{agent,owner}.key · salt · consortium.pub · charter.bin · charters/ · policy.toml · syft/ ·
-approvals/ · journal.jsonl · runs/ · receipts/ · evidence/ · models/ · security.jsonl · metrics/
+approvals/ · journal.jsonl · runs/ · personal/ · receipts/ · evidence/ · models/ · security.jsonl · metrics/
 """
 
 from __future__ import annotations
@@ -119,6 +119,19 @@ class SiloHome(Home):
     def runs_folder(self) -> Path:
         """How far the silo is in each run."""
         return self.root / "runs"
+
+    @property
+    def personal_folder(self) -> Path:
+        """Models of this silo alone, one a run."""
+        return self.root / "personal"
+
+    def personal_path(self, run: str) -> Path:
+        """Where the model of a run is kept. ``run``: its id."""
+        return self.personal_folder / f"{run[:16]}.safetensors"
+
+    def keep_personal(self, run: str, model: bytes) -> None:
+        """Put a run's model into ``personal/``, synced, 0600. Raises OSError."""
+        durable.replace(self.personal_path(run), model, hidden=True)
 
     @property
     def receipts_folder(self) -> Path:

@@ -9,7 +9,7 @@ Shapes: B rows, E candidates, C classes, S steps; see ``experts``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from silo_agent.training import Descent, batches, cross_entropy
 #: Shares of the local expert to choose from, and the folds of the rows that choose.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FOLDS = 4
+_EXPERT = "expert/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,19 @@ class LocalExpert:
         """(1 − share) · shared answer under the silo's label prior + share · local expert. ``home``: as in
         ``Experts.predict``."""
         return blend(shared_BC, self.of.predict([self.expert], x, home)[0], self.share, self.log_prior)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For ``restored``, which makes the same expert of them."""
+        weights = {f"{_EXPERT}{code}": array for code, array in self.expert.items()}
+        return weights | {"share": np.array([self.share]), "log_prior": self.log_prior}
+
+
+def restored(of: Experts, arrays: Mapping[str, np.ndarray]) -> LocalExpert | None:
+    """The expert that gave these arrays; None for none."""
+    if not arrays:
+        return None
+    weights = {name.removeprefix(_EXPERT): array for name, array in arrays.items() if name.startswith(_EXPERT)}
+    return LocalExpert(of, weights, float(arrays["share"][0]), arrays["log_prior"])
 
 
 def blend(shared_BC: np.ndarray, own_BC: np.ndarray, share: float, log_prior_C: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from crypto.errors import FederationError, SpecError
-from jobs.cli import admin, doctor, evidence, lineage, membership, owner, provisioning, retention
+from jobs.cli import admin, doctor, evidence, lineage, membership, owner, personal, provisioning, retention
 from jobs.cli.options import Json, emit
 
 
@@ -290,7 +290,7 @@ def catalog(as_json: Json = False) -> None:
 
 
 # In the order in which `fed --help` lists them.
-for verbs in (admin, owner, lineage, evidence, membership, provisioning, doctor, retention):
+for verbs in (admin, owner, personal, lineage, evidence, membership, provisioning, doctor, retention):
     verbs.register(app)
 
 

@@ -101,6 +101,8 @@ def accept_between_runs(
         home.pinned.pin(parse(signed), _consortium(home, consortium, expect_fingerprint))
         before = {} if diff.old is None else {"before": diff.old.digest.hex()}
         security_log(Event.CHARTER_ACCEPTED, epoch=diff.new.epoch, charter=diff.new.digest.hex(), **before)
+    if diff.out:
+        _forget_personal(SiloHome(home.root))
     if aggregator := _aggregator(home):
         record_charter(Ledger.open(aggregator.ledger_path, aggregator.identity()), aggregator)
     return diff
@@ -185,6 +187,16 @@ def _consortium(home: Home, given: PublicIdentity | None, fingerprint: str | Non
             remedy="Ask the consortium again out of band, not over the channel that the file came by.",
         )
     return key
+
+
+def _forget_personal(home: SiloHome) -> None:
+    """Remove the models that a silo has kept for itself: it leaves, and they contain what others published."""
+    security_log = SecurityLog(home)
+    for path in sorted(home.personal_folder.glob("*")):
+        size = path.stat().st_size
+        path.unlink()
+        shown = path.relative_to(home.root).as_posix()
+        security_log(Event.RECORD_REMOVED, kind="personal-model", path=shown, bytes=size)
 
 
 # --- keys --------------------------------------------------------------------------------------------------------

@@ -165,6 +165,7 @@ def open_site(home: SiloHome) -> Site:
         now=lambda: int(time.time()),
         keep=home.keep_evidence,
         file=home.keep_receipt,
+        personal=home.keep_personal,
         security=security_log,
         leaving=lambda: drain.begun(home),
     )
@@ -195,7 +196,7 @@ def open_agent(job: str, home: SiloHome) -> Agent:
         wanted = terms(spec, plan, silo=site.silo, charter=site.charter, policy=site.policy, data=resolved.id)
         site.approvals.grant(wanted, now=site.now(), uses=site.journal.uses)
         trainer = with_inputs(method(spec.method)(spec.params, site.silo), home.models_folder, catalogue)
-        return kind(site, terms=wanted, plan=plan, method=trainer, data=resolved.data)
+        return kind(site, terms=wanted, plan=plan, method=trainer, data=resolved.data, job=spec.text)
     except BaseException:
         site.journal.close()
         raise

@@ -37,6 +37,7 @@ class Class(StrEnum):
     SECURITY = "security"
     UPLOAD = "upload"
     WORK = "work"
+    MODEL = "model"
     TELEMETRY = "telemetry"
     SITE = "site"
 
@@ -47,6 +48,7 @@ CLASSES: Final[dict[Class, tuple[int | None, str]]] = {
     Class.SECURITY: (365, "12 months after the month that they cover"),
     Class.UPLOAD: (30, "until the run verifies with them, then 30 days"),
     Class.WORK: (30, "30 days after they were last written; usually removed long before"),
+    Class.MODEL: (365, "12 months after the run, or until the site leaves the federation"),
     Class.TELEMETRY: (30, "30 days: for operators, not a record"),
     Class.SITE: (None, "while the site takes part; removed by people, never by age"),
 }
@@ -99,6 +101,7 @@ KINDS: Final = (
     _kind("contradiction", Class.AUDIT, r"evidence/[^/]+\.bin", "proof that a party signed a contradiction"),
     _kind("journal", Class.AUDIT, r"journal\.jsonl", "all that the silo promised and released"),
     _kind("run-notes", Class.WORK, r"runs/[^/]+\.safetensors", "the silo's progress in a run, its local expert"),
+    _kind("personal-model", Class.MODEL, r"personal/[^/]+\.safetensors", "the silo's own model of a run"),
     _kind("catalogue", Class.SITE, r"(syft|data)/.+", "data sets, mock data and requests; the data owner removes them"),
     _kind("probe", Class.WORK, r"probe\.json|probe/.+", "figures of the demonstration"),
     # an aggregator's

@@ -29,6 +29,7 @@ from silo_agent.methods import (
     weight,
 )
 from silo_agent.methods.networks import clip_slots, clipped, part_blocks, published_parts, read, training_seed
+from silo_agent.methods.personal import Component
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS
 from silo_agent.methods.scoring import due, score_slots, scored
 from silo_agent.models.description import Role
@@ -125,6 +126,21 @@ class FedAvg:
             )
         p_BC: np.ndarray = self.experts.predict([self._model(published, self.params.rounds)], x)[0]
         return p_BC
+
+    @property
+    def has_personal(self) -> bool:
+        return bool(self._own)
+
+    def predict_personal(self, published: Published, x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
+        if not self._own:
+            raise DataRefused("There is no model of this silo alone.", remedy="Give the job local parameters.")
+        p_BC: np.ndarray = self.experts.predict(
+            [self._model(published, self.params.rounds)], batch(x, self.experts.shape), home
+        )[0]
+        return p_BC
+
+    def of_rows(self, published: Published) -> tuple[Component, ...]:
+        return (Component(1.0, self._model(published, self.params.rounds)),)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The local parts after the last two rounds that this silo trained in: a step tried again starts from the

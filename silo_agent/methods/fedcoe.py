@@ -25,7 +25,7 @@ from typing import ClassVar
 import numpy as np
 
 from crypto.blocks import Contribution
-from crypto.errors import DataRefused, SpecError
+from crypto.errors import SpecError
 from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Step, Sum
 from silo_agent import cluster_gates
 from silo_agent.data import DataSet
@@ -35,7 +35,6 @@ from silo_agent.methods import (
     Limits,
     Published,
     RoundParams,
-    Stateless,
     batch,
     fits,
     known_mode,
@@ -44,6 +43,7 @@ from silo_agent.methods import (
     weight,
 )
 from silo_agent.methods.networks import clip_slots, clipped, part_blocks, published_parts, read, training_seed
+from silo_agent.methods.personal import Component, WithLocalExpert
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, counts
 from silo_agent.methods.scoring import due, score_slots, scored
 from silo_agent.models.description import Role
@@ -92,7 +92,7 @@ class Params(RoundParams):
         return ("generalist", *(f"expert-{e}" for e in range(self.experts)))
 
 
-class FedCoE(Stateless):
+class FedCoE(WithLocalExpert):
     """Lanes: ``everyone`` (generalist, trunk, spread), ``cluster-l`` (a path of the tree), ``expert-e`` (its
     contributors).
 
@@ -106,9 +106,9 @@ class FedCoE(Stateless):
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params, self.experts = read(Params, params)
+        self.network = self.experts
         self.trunk, self.own = _parts(self.experts)
         self.silo = silo
-        self.local: LocalExpert | None = None
 
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
@@ -247,13 +247,20 @@ class FedCoE(Stateless):
         known_mode(mode)
         return self._predict(published, batch(x, self.experts.shape), mode)
 
+    def predict_personal(self, published: Published, x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
+        return self._predict(published, batch(x, self.experts.shape), "personal", home)
+
+    def of_rows(self, published: Published) -> tuple[Component, ...]:
+        """A row alone has no context: the generalist answers, under the silo's label prior, and the local expert."""
+        mine = self.mine
+        generalist = Component(1 - mine.share, self._model(published, "generalist"), mine.log_prior)
+        return generalist, Component(mine.share, mine.expert)
+
     def _predict(self, published: Published, x: np.ndarray, mode: str, home: np.ndarray | None = None) -> np.ndarray:
         """``home``: unlabelled rows of the same site, as in ``Experts.predict``."""
         if mode != "personal":
             return self._contextual(published, x, home, newcomer=mode == "cold")
-        if self.local is None:
-            raise DataRefused("There is no local expert yet.", remedy="It is made in the plan's last step, eval/0.")
-        return self.local.blend(self._contextual(published, x, home), x, home)
+        return self.mine.blend(self._contextual(published, x, home), x, home)
 
     def _contextual(
         self, published: Published, x: np.ndarray, home: np.ndarray | None = None, *, newcomer: bool = False

@@ -24,7 +24,6 @@ from typing import ClassVar
 import numpy as np
 
 from crypto.blocks import Contribution
-from crypto.errors import DataRefused
 from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import cluster_gates, experts
 from silo_agent.data import DataSet
@@ -34,7 +33,6 @@ from silo_agent.methods import (
     GRID,
     Limits,
     Published,
-    Stateless,
     TrainingParams,
     batch,
     fits,
@@ -45,6 +43,7 @@ from silo_agent.methods import (
     parse,
     weight,
 )
+from silo_agent.methods.personal import WithLocalExpert
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, correct, counts, ever_opened, network, network_blocks
 from silo_agent.models.experts import Perceptrons
 from silo_agent.training import Descending, Descent, batches, generator
@@ -79,7 +78,7 @@ class Params(TrainingParams):
         return tuple(f"expert-{e}" for e in range(self.experts))
 
 
-class FedCoESamples(Stateless):
+class FedCoESamples(WithLocalExpert):
     """Lanes: ``everyone`` (generalist, gate), ``expert-e`` (its contributors). ``local`` is made by ``eval/0``."""
 
     name: ClassVar[str] = "fedcoe-samples"
@@ -87,9 +86,9 @@ class FedCoESamples(Stateless):
     contextual: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
-        self.params = parse(Params, params)
+        self.params = p = parse(Params, params)
+        self.network = Perceptrons(p.features, p.hidden, p.classes)
         self.silo = silo
-        self.local: LocalExpert | None = None
 
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
@@ -226,9 +225,11 @@ class FedCoESamples(Stateless):
         mixture_BC = self._mixture(published, x, self._gate(published, x))
         if mode == "global":
             return mixture_BC
-        if self.local is None:
-            raise DataRefused("There is no local expert yet.", remedy="It is made in the plan's last step, eval/0.")
-        return self.local.blend(mixture_BC, x)
+        return self.mine.blend(mixture_BC, x)
+
+    def predict_personal(self, published: Published, x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
+        """``home`` is not needed: a perceptron has no running statistics, and the gate reads each row alone."""
+        return self.predict(published, x, "personal")
 
     def _gate(self, published: Published, x: np.ndarray) -> np.ndarray:
         """g_EB: the shared gate's answer, over the experts whose lanes ever opened; zeros if there are none."""
@@ -269,7 +270,7 @@ class FedCoESamples(Stateless):
         gate_EB = self._gate(published, data.x_train)
         names = ["generalist", *([f"expert-{int(gate_EB.mean(axis=1).argmax())}"] if gate_EB.any() else [])]
         return tune(
-            Perceptrons(p.features, p.hidden, p.classes),
+            self.network,
             [network(published, name) for name in names],
             self._mixture(published, data.x_train, gate_EB),
             data,

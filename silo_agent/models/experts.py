@@ -9,7 +9,7 @@ Shapes: E models, B rows of a batch, S steps, C classes, F entries of a view.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from silo_agent.experts import Weights
 from silo_agent.models.description import Role
 from silo_agent.models.layout import Part
 from silo_agent.training import Descent, Objective, train
+
+if TYPE_CHECKING:
+    import torch
 
 #: A probability below this counts as this in a logarithm.
 LEAST_PROBABILITY = 1e-30
@@ -64,6 +67,10 @@ class Experts(Protocol):
         """p_EBC, float64. ``home``: unlabelled rows of the site that x comes from, for running statistics; without
         them, x itself. Raises DataRefused where those are too few."""
 
+    def module(self, model: Weights, home: np.ndarray | None = None) -> torch.nn.Module:
+        """A torch module of one model: rows → logits, each row by itself. ``home``: as in ``predict``; where it is
+        needed, DataRefused without it."""
+
 
 class Perceptrons:
     """One hidden layer, as ``silo_agent.experts`` computes it: all models stacked, no torch before the first."""
@@ -109,6 +116,14 @@ class Perceptrons:
 
     def predict(self, models: Sequence[Weights], x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
         return experts.predict(models, x)
+
+    def module(self, model: Weights, home: np.ndarray | None = None) -> torch.nn.Module:
+        nn, tensor = experts.torch_().nn, experts.torch_().tensor
+        first, second = nn.Linear(*model["w1"].shape), nn.Linear(*model["w2"].shape)
+        first.load_state_dict({"weight": tensor(model["w1"].T), "bias": tensor(model["b1"])})
+        second.load_state_dict({"weight": tensor(model["w2"].T), "bias": tensor(model["b2"])})
+        made: torch.nn.Module = nn.Sequential(first, nn.ReLU(), second).requires_grad_(False)
+        return made
 
 
 def moved(before: Weights, after: Weights) -> dict[str, np.ndarray]:

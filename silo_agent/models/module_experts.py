@@ -129,6 +129,24 @@ class ModuleExperts:
         p_EBC: np.ndarray = np.stack(found)
         return p_EBC
 
+    def module(self, model: Weights, home: np.ndarray | None = None) -> torch.nn.Module:
+        if self._layers and home is None:
+            raise DataRefused(
+                "This model's running statistics are estimated from rows of the silo, and there are none.",
+                remedy="Register the job's data set at this silo again: `fed data add`.",
+            )
+        (tensors,) = self._tensors([model], together=False)
+        whole = deepcopy(self._whole)
+        with torch_().no_grad():
+            buffers = self._estimated(tensors, home) if self._layers and home is not None else {}
+            named = {**dict(whole.module.named_parameters()), **dict(whole.module.named_buffers())}
+            for part in self.parts:
+                named[part.name].copy_(tensors[part.code])
+            for name, tensor in buffers.items():
+                named[name].copy_(tensor)
+        made: torch.nn.Module = whole.eval()
+        return made
+
     def _tensors(self, models: Sequence[Weights], *, together: bool) -> list[dict[str, torch.Tensor]]:
         """Start + difference of each part, in the module's shapes. ``together``: shared parts are one tensor, the first
         model's."""

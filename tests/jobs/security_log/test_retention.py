@@ -60,6 +60,7 @@ PATHS: dict[str, list[str]] = {
     "contradiction": [f"evidence/{RUN}-0-0-attest.bin"],
     "journal": ["journal.jsonl"],
     "run-notes": [f"runs/{RUN}.safetensors"],
+    "personal-model": [f"personal/{RUN}.safetensors"],
     "catalogue": ["syft/.lock", "syft/owner@silo-1.invalid/private/syft_datasets/v1/digits/data.npz"],
     "probe": ["probe.json", "probe/3-everyone.npy"],
     "ledger": ["ledger/ledger.jsonl", "ledger/ledger.jsonl.head"],
