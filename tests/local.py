@@ -50,6 +50,13 @@ def spec(method: str = "fedavg", **params: int | str) -> JobSpec:
     return JobSpec.parse(raw)
 
 
+def of_state(**params: int | str) -> JobSpec:
+    """The same steps and rows, of a method whose scores are of basis STATE: its training steps open both sections.
+    FedAvg's scores are figures of the data."""
+    holders = {"holders-0": " ".join(f"silo-{i}" for i in range(1, SILOS + 1))}
+    return spec("fedavg-lanes", experts=1, visible=0, **holders, **params)
+
+
 def federation(root: Path, silos: int = SILOS, **settings: object) -> Federation:
     data = {name: arrays for name, arrays in make(silos, 7).items() if name.startswith("silo-")}
     return Federation.make(root, "test", data, "digits", settings=settings)

@@ -30,21 +30,14 @@ pytestmark = pytest.mark.slow
 
 VICTIM = "silo-8"
 FEDAVG = local.spec("fedavg", rounds=8, local_steps=1)
-#: A method whose scores are of basis STATE; those of FedAvg are figures of the data.
-OF_STATE = local.spec(
-    "fedavg-lanes",
-    rounds=8,
-    local_steps=1,
-    experts=1,
-    visible=0,
-    **{"holders-0": " ".join(f"silo-{i}" for i in range(1, 9))},
-)
 #: A job, one of its lanes, and all that a training step opens.
 TRAINING = pytest.mark.parametrize(
     ("job", "lane", "opens"),
     [
         pytest.param(FEDAVG, "everyone", ("Static", "everyone"), id="fedavg"),
-        pytest.param(OF_STATE, "trunk", ("Static", "Fresh", "trunk", "expert-0"), id="fedavg-lanes"),
+        pytest.param(
+            local.of_state(rounds=8, local_steps=1), "trunk", ("Static", "Fresh", "trunk", "expert-0"), id="of-state"
+        ),
     ],
 )
 #: What only honest silos enforce, switched off: every sum opens whose floors are met.

@@ -17,6 +17,7 @@ from crypto.keys import SessionKey
 from crypto.messages import DECLINE, Message
 from crypto.plan import SECTIONS, Section
 from jobs.demo.federation import Federation
+from jobs.job import JobSpec
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent, refusal
 from tests import local
@@ -25,8 +26,12 @@ LIAR = "silo-8"
 SILOS = tuple(f"silo-{i}" for i in range(1, local.SILOS + 1))
 
 
-def play(federation: Federation, misdeed: Callable[[Agent, Message, Callable[[], Message]], Message]) -> RunOutcome:
-    """A run of five steps in which the agent of ``LIAR`` answers by ``misdeed``."""
+def play(
+    federation: Federation,
+    misdeed: Callable[[Agent, Message, Callable[[], Message]], Message],
+    job: JobSpec | None = None,
+) -> RunOutcome:
+    """A run of five steps, by default of FedAvg, in which the agent of ``LIAR`` answers by ``misdeed``."""
 
     class Liar(InProcess):
         def send(self, request: Message) -> Message | None:
@@ -35,7 +40,8 @@ def play(federation: Federation, misdeed: Callable[[Agent, Message, Callable[[],
     def courier(silo: str, agent: Agent) -> InProcess:
         return Liar(agent) if silo == LIAR else InProcess(agent)
 
-    outcome, _, _ = local.run_job(local.spec(rounds=3), federation.aggregator, federation.homes, courier=courier)
+    job = job or local.spec(rounds=3)
+    outcome, _, _ = local.run_job(job, federation.aggregator, federation.homes, courier=courier)
     return outcome
 
 
@@ -81,7 +87,7 @@ def test_a_dealer_of_an_uncommitted_seed_is_left_out(federation: Federation, lan
             agent._session._seeds[lane] = b"another seed, not committed to.."
         return reply
 
-    outcome = play(federation, misdeed)
+    outcome = play(federation, misdeed, local.of_state(rounds=3) if lane in SECTIONS else None)
     record = record_of(federation, outcome)
     assert blamed(record) == {(1, "BAD_SHARE")}
     assert [entry.record.k for entry in record.of(StepVoid)] == ([1] if lane in SECTIONS else [])

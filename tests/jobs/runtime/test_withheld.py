@@ -19,10 +19,6 @@ from silo_agent.journal import Boot, Released
 from tests import local
 
 JOB = local.spec(rounds=3)
-#: The same steps, of a method whose scores are new figures in each step: it opens no metrics.
-FRESH = local.spec(
-    "fedavg-lanes", rounds=3, experts=1, visible=0, **{"holders-0": " ".join(f"silo-{i}" for i in range(1, 9))}
-)
 TRAIN = 1
 
 
@@ -37,7 +33,7 @@ def test_a_silo_that_misses_single_steps_costs_the_figures_of_the_data_in_these(
     def away(request: Message, answer: Callable[[], Message]) -> Message | None:
         return None if local.asked(request).step in (2, 4) else answer()
 
-    outcome, _, _ = local.play(federation, FRESH, {"silo-5": away})
+    outcome, _, _ = local.play(federation, local.of_state(rounds=3), {"silo-5": away})
     steps = closed(federation, outcome.run)
     assert (outcome.steps_released, outcome.steps_void, outcome.lanes_shut) == (5, 0, 0)
     assert {k for k, one in steps.items() if "silo-5" not in one.survivors} == {2, 4}
@@ -153,7 +149,7 @@ def test_releases_of_the_earlier_protocol_count_for_figures_of_the_data(federati
     for silo in cohort:
         old = bytes(Boot("00")).replace(b',"protocol":""', b"") + bytes(Released("aa" * 32, 0, "bb" * 32, cohort))
         (federation.silo(silo) / "journal.jsonl").write_bytes(old)
-    outcome, _, _ = local.run_job(FRESH, federation.aggregator, federation.homes)
+    outcome, _, _ = local.run_job(local.of_state(rounds=3), federation.aggregator, federation.homes)
     steps = closed(federation, outcome.run)
     assert (outcome.steps_released, outcome.lanes_shut) == (5, 0)
     assert ("rows" in steps[0].slots) is (then == 8) is ("test.rows" in steps[2].slots)
