@@ -18,6 +18,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from aggregator.run_record import RunRecord
 from crypto.errors import DataRefused, SpecError
 from crypto.keys import Identity
 from jobs.cli import personal as verbs
@@ -35,7 +36,7 @@ from silo_agent.models import registry
 from silo_agent.personal_model import PersonalModel
 from silo_agent.pysyft.catalogue import Catalogue
 from silo_agent.readers.reference import Reference
-from tests import digits, local
+from tests import digits, local, tiny
 from tests.jobs.demo.test_own_data import SILOS as NAMED
 from tests.jobs.demo.test_own_data import job as table_job
 from tests.jobs.demo.test_own_data import table
@@ -307,6 +308,26 @@ def test_data_registered_anew_are_named(home: SiloHome, tmp_path: Path) -> None:
     reference = Reference.take("risk", tmp_path / "data" / "anna", spec.schema)
     Catalogue(home, "anna").add_reference("risk", reference, replace=True)
     assert not personal.evaluate(personal.opened(home))["same_data"]
+
+
+def test_a_full_disk_loses_the_model_and_not_the_countersignature(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = tiny.federation(tmp_path / "f", 4)
+    homes = federation.silo_homes
+    homes[SILO].personal_folder.write_text("a file where the folder belongs")
+    job = tiny.spec("fedcoe", params={"rounds": 1, "finetune_steps": 1})
+    _, run, _ = local.run_job(job, federation.aggregator, federation.homes)
+    finished = RunRecord.read(federation.aggregator_home, run.name).finished
+    assert finished is not None and sorted(finished.record.countersignatures) == sorted(homes)
+    assert "own model" in caplog.text and not personal.listed(homes[SILO])
+    assert len(personal.listed(homes["silo-2"])) == 1
+
+
+def test_a_method_without_models_of_silos_keeps_none(tmp_path: Path) -> None:
+    federation = tiny.federation(tmp_path / "f", 4)
+    local.run_job(tiny.spec("fedavg", params={"rounds": 1}), federation.aggregator, federation.homes)
+    assert not any(home.personal_folder.exists() for home in federation.silo_homes.values())
 
 
 def test_it_expires_after_a_year(home: SiloHome) -> None:
