@@ -126,3 +126,17 @@ def test_figures_of_a_state_are_one_quantity_of_that_state():
 def test_new_values_in_each_step_are_of_no_quantity():
     assert sections(BIDS) == {Section.STATIC: frozenset(), Section.FRESH: frozenset()}
     assert sections(BIDS, CORRECT)[Section.FRESH] == sections(CORRECT)[Section.FRESH]
+
+
+# --- what depends on the data alone -------------------------------------------------------------------------------
+
+
+def test_static_quantities_are_those_that_a_step_has_from_every_base_state():
+    """Releases before the record of openings count for these."""
+    slots = (Slot("rows", 9, Basis.DATA), Slot("correct", 9, Basis.STATE), Slot("bid", 9, Basis.STEP))
+    plan = plan_of(block("s", "head", quantity="signature"), W)
+    step = replace(plan.steps[0], slots=slots)
+    one, other = (frozenset().union(*quantities.of_step(plan, step, b).values()) for b in (BLOCKS, OTHER_BLOCKS))
+    assert quantities.static(plan, step) == one & other and len(one & other) == 2
+    assert len(one) == len(other) == 4
+    assert quantities.static(plan, replace(step, slots=slots[1:], sums=step.sums[1:])) == frozenset()
