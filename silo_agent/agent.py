@@ -180,7 +180,6 @@ class Agent:
         self._run = b""
         self._chain = b""
         self._session: SiloSession | None = None
-        self._latest = (-1, 0)
         self._weights: dict[str, int] = {}
         self._sent: Sent | None = None  # what it trained last, to be sent again from the same state
         self._counted: Sent | None = None  # the figures of the last step that trains nothing, for a further attempt
@@ -278,15 +277,12 @@ class Agent:
         self._check_not_leaving()
         approval = self._approved()
         self._check_state(offer, request.step)
-        if (request.step, request.attempt) <= self._latest:
-            raise Replay(f"Attempt {request.attempt} of step {request.step} had its advert, or a later one had.")
         if self._released() is not None:
             raise AlreadyReleased(f"Shares of step {self.k} have left this silo: it is released or void.")
+        context = self._context(request)
+        self.site.journal.advertise(self._run.hex(), self.k, request.attempt)  # one advert, so one signed T0, for each
         if self._session is not None:
             self._session.wipe()
-        self.site.journal.advertise(self._run.hex(), self.k, request.attempt)
-        context = self._context(request)
-        self._latest = (request.step, request.attempt)  # one advert, so one signed T0, for each
         self._session = SiloSession(context, self.site.silo, self.site.identity, blocks=self._blocks)
         self._weights = self._weigh(context.step)
         advert = self._session.advert(

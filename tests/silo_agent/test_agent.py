@@ -13,6 +13,7 @@ from crypto import blocks, durable
 from crypto.errors import DataRefused
 from crypto.keys import Identity
 from crypto.messages import DECLINE, STEP_PHASES, Decline, Message, Request, request_digest
+from crypto.session import SessionState
 from silo_agent.agent import MOST_ANSWERS, Refusing
 from tests.one_agent import SILO, OneAgent, code_of, read
 
@@ -132,6 +133,7 @@ def test_attempts_only_count_up(one: OneAgent) -> None:
             reply = agent.handle(Message("open", replace(request, attempt=attempt).sign(one.federation.aggregator)))
             assert reply.phase == phase
             assert phase == "open" or code_of(reply) == "REPLAY"
+            assert agent._session is not None and agent._session.state is SessionState.ADVERTISED
     finally:
         agent.close()
 

@@ -29,6 +29,7 @@ from jobs.runtime.in_process import InProcess, run_job
 from jobs.security_log.writer import SecurityLog
 from silo_agent.agent import Refusing
 from silo_agent.home import MOST_EVIDENCE, SiloHome
+from silo_agent.journal import parse_record
 from silo_agent.pysyft.request_queue import RequestQueue
 from tests import local
 from tests.one_agent import another, code_of, read
@@ -241,6 +242,28 @@ def test_a_step_whose_shares_may_have_left_is_not_opened_again(federation: Feder
     )
     assert code_of(seen["decline"]) == "ALREADY_RELEASED"
     assert (outcome.steps_released, outcome.refusals) == (3, 0)
+
+
+def test_what_a_silo_signs_is_in_its_journal_when_it_leaves(federation: Federation) -> None:
+    """Its advert, the survivors that it attests to, and its release."""
+    path, kinds = SiloHome(federation.silo("silo-1")).journal_path, dict[str, list[str]]()
+
+    class Watched(InProcess):
+        def send(self, request: Message) -> Message | None:
+            answer = self.agent.handle(request)
+            lines = map(parse_record, path.read_bytes().splitlines())
+            kinds.setdefault(request.phase, [line.kind for line in lines if getattr(line, "step", None) == 0])
+            return answer
+
+    local.run_job(
+        local.spec(rounds=1),
+        federation.aggregator,
+        federation.homes,
+        courier=lambda silo, agent: Watched(agent) if silo == "silo-1" else InProcess(agent),
+    )
+    assert kinds["open"] == kinds["contribute"] == ["advertised"]
+    assert kinds["attest"] == ["advertised", "attested"]
+    assert kinds["unmask-slots"] == ["advertised", "attested", "released", "opened"]
 
 
 @pytest.mark.parametrize(
