@@ -80,8 +80,12 @@ def personal_evaluate(home: SiloHomePath, run: Run = None, as_json: Json = False
         for name, what in (("personal", "this model"), ("global", "the global model"), ("majority", "commonest label")):
             if found[name] is not None:
                 print(f"{what:<16}  {found[name]} of {rows} correct, {100 * found[name] / rows:.1f} %")
-        for name, value in found["metrics"].items():
-            print(f"{name.removeprefix('personal.'):<24}  {value:.3f}")
+        metrics = found["metrics"]
+        for name in (name for name in metrics if not name.endswith((".within", ".baseline"))):
+            within, base = metrics.get(f"{name}.within", 0.0), metrics.get(f"{name}.baseline")
+            certificate = f" ± {within:.3f}" if within >= 0.0005 else ""
+            beside = "" if base is None else f"  (baseline {base:.3f})"
+            print(f"{name.removeprefix('personal.'):<17} {metrics[name]:.3f}{certificate}{beside}")
         if not found["same_data"]:
             print("The data set is not the one that it was trained on: it was registered anew since.")
     emit(found, as_json)

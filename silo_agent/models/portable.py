@@ -6,6 +6,7 @@ Running statistics are inside, as they were estimated from the silo's own rows.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -55,6 +56,8 @@ def _onnx(network: nn.Module, example: torch.Tensor, rows: Any) -> bytes:
                 want="the extra [export]",
                 remedy="pip install './WHEEL[export]', or --to torch, which needs nothing more.",
             )
+    # The exporter names operators of torchvision that it leaves out; none of ours is one.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's exporter calls what torch is about to rename
         program = torch.onnx.export(
