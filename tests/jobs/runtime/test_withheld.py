@@ -15,7 +15,7 @@ from crypto.messages import DECLINE, Decline, Message
 from jobs.demo.federation import Federation
 from jobs.runtime.in_process import InProcess
 from silo_agent.agent import Agent
-from silo_agent.journal import Boot, Released
+from silo_agent.journal import Boot, Journal, Released
 from tests import local
 
 JOB = local.spec(rounds=3)
@@ -154,3 +154,24 @@ def test_releases_of_the_earlier_protocol_count_for_figures_of_the_data(federati
     assert (outcome.steps_released, outcome.lanes_shut) == (5, 0)
     assert ("rows" in steps[0].slots) is (then == 8) is ("test.rows" in steps[2].slots)
     assert all("global.correct" in steps[k].slots for k in (1, 2, 3, 4))
+
+
+class Gone(InProcess):
+    def send(self, request: Message) -> Message | None:
+        return None
+
+
+def test_what_no_signature_proves_counts_at_each_silo_that_released_it(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a change of keys: nobody is told of it any more."""
+    monkeypatch.setattr(Journal, "told", lambda journal, quantities, charter: ())
+    first, _, _ = local.run_job(local.of_state(rounds=1), federation.aggregator, federation.homes)
+    again, _, _ = local.run_job(
+        local.of_state(rounds=1),
+        federation.aggregator,
+        federation.homes,
+        courier=lambda silo, agent: Gone(agent) if silo == "silo-8" else InProcess(agent),
+    )
+    assert "rows" in closed(federation, first.run)[0].slots
+    assert "rows" not in closed(federation, again.run)[0].slots
