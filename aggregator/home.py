@@ -198,7 +198,7 @@ class AggregatorHome(Home):
             durable.private_folder(folder)
         identity = Identity.generate()
         identity.save(self.identity_path)
-        self.settings_path.write_text("{}\n")
+        self.settings_path.write_text("{}\n", encoding="utf-8")
         return identity.public
 
     def open(self) -> tuple[Charter, Identity]:

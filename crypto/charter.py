@@ -26,6 +26,21 @@ EARLIER = (1,)
 
 #: What a silo may be called.
 SILO_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+#: The id of a silo that is enrolled now. NVFlare takes no dots; charters that have an id with one stay valid.
+_NEW_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+#: Folders beside the silos' kits: no silo is called so.
+_RESERVED = frozenset({"server", "admin", "ca", "localhost"})
+
+
+def check_new_id(silo: object, where: str = "silo") -> None:
+    """Raise SpecError for an id that no new silo may have: no kit could be made for it."""
+    if not isinstance(silo, str) or not _NEW_ID.fullmatch(silo) or silo in _RESERVED:
+        raise SpecError(
+            where,
+            got=silo,
+            want="a silo's id: a-z, 0-9 and -, at most 63, starting with a letter or digit, "
+            f"none of {', '.join(sorted(_RESERVED))}",
+        )
 
 
 @dataclass(frozen=True, slots=True)

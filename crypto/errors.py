@@ -274,6 +274,27 @@ class NoSpace(RoundRefused):
     code = "NO_SPACE"
 
 
+class SystemRefused(FederationError):
+    """The operating system refused something that no other error speaks of: a folder, a full disk, a limit."""
+
+    code = "SYSTEM_REFUSED"
+
+    @classmethod
+    def of(cls, refused: OSError) -> SystemRefused:
+        """The error in our words: which file, why, what to do."""
+        where = " → ".join(str(name) for name in (refused.filename, refused.filename2) if name is not None)
+        why = refused.strerror or str(refused) or type(refused).__name__
+        remedies = {
+            errno.EROFS: "Choose a folder that can be written to.",
+            errno.EACCES: "Choose another folder, or let this account in.",
+            errno.EPERM: "Choose another folder, or let this account in.",
+            errno.ENOENT: "Check the path; folders above it must exist.",
+            errno.EMFILE: "Raise this account's limit of open files (ulimit -n).",
+            **dict.fromkeys(FULL, "Free some space, then repeat the command."),
+        }
+        return cls(f"{where}: {why}." if where else f"{why}.", remedy=remedies.get(refused.errno or 0, ""))
+
+
 # --- the rest ----------------------------------------------------------------------------------------------------
 
 

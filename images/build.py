@@ -30,7 +30,12 @@ def buildah(*arguments: str, quiet: bool = False) -> str:
     storage = ["--root", str(BUILD / "storage"), "--runroot", str(BUILD / "run"), "--storage-driver", "vfs"]
     out = subprocess.PIPE
     done = subprocess.run(
-        ["buildah", *storage, *arguments], check=True, text=True, stdout=out, stderr=subprocess.PIPE if quiet else None
+        ["buildah", *storage, *arguments],
+        check=True,
+        text=True,
+        stdout=out,
+        stderr=subprocess.PIPE if quiet else None,
+        encoding="utf-8",
     )
     return done.stdout.strip()
 
@@ -54,7 +59,7 @@ def base(asked: str | None) -> str:
         return asked
     own = next(
         line.removeprefix("ARG BASE_IMAGE=")
-        for line in (ROOT / "images" / "aggregator.Containerfile").read_text().splitlines()
+        for line in (ROOT / "images" / "aggregator.Containerfile").read_text(encoding="utf-8").splitlines()
         if line.startswith("ARG BASE_IMAGE=")
     )
     try:
@@ -67,7 +72,7 @@ def base(asked: str | None) -> str:
         storage = {"STORAGE_DRIVER": "vfs", "CONTAINERS_STORAGE_CONF": str(storage_settings())}
         environment = {**os.environ, **storage}
         script = [str(ROOT / "images" / "base.sh"), str(BUILD / "rootfs"), LOCAL_BASE]
-        with (BUILD / "base.log").open("w") as log:
+        with (BUILD / "base.log").open("w", encoding="utf-8") as log:
             subprocess.run(script, check=True, env=environment, stdout=log)
     return LOCAL_BASE
 
@@ -76,14 +81,14 @@ def storage_settings() -> Path:
     """A storage.conf for tools that take no --root."""
     path = BUILD / "storage.conf"
     folders = f'graphroot = "{BUILD / "storage"}"\nrunroot = "{BUILD / "run"}"\n'
-    path.write_text(f'[storage]\ndriver = "vfs"\n{folders}')
+    path.write_text(f'[storage]\ndriver = "vfs"\n{folders}', encoding="utf-8")
     return path
 
 
 def pip_settings() -> dict[str, str]:
     """This machine's settings of pip, whichever file or variable they come from."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
-    listed = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+    command = [sys.executable, "-P", "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
     found: dict[str, str] = {}
     for line in sorted(listed.splitlines()):  # ":env:." comes first: variables win
         name, _, value = line.partition("=")
@@ -103,7 +108,7 @@ def pip_mounts(settings: dict[str, str]) -> list[str]:
     written = configparser.ConfigParser(interpolation=None)
     written["global"] = settings
     path = BUILD / "pip.conf"
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         written.write(file)
     mounts = [f"{path}:/etc/pip.conf:ro", *(f"{place}:{place}:ro" for place in local_places(settings))]
     return [word for mount in mounts for word in ("--volume", mount)]
@@ -118,7 +123,7 @@ def wheel_at_hand(settings: dict[str, str]) -> str:
 def build(image: str, base_image: str, arguments: list[str]) -> None:
     """One image, under its tag; the log is ``build/images/IMAGE.log``."""
     head = ["git", "rev-parse", "HEAD"]
-    done = subprocess.run(head, cwd=ROOT, check=False, text=True, capture_output=True)
+    done = subprocess.run(head, cwd=ROOT, check=False, text=True, capture_output=True, encoding="utf-8")
     revision = done.stdout.strip()
     settings = pip_settings()
     given = {"BASE_IMAGE": base_image, "REVISION": revision or "unknown"}
@@ -133,7 +138,7 @@ def build(image: str, base_image: str, arguments: list[str]) -> None:
     try:
         buildah("build", "--logfile", str(log), *pip_mounts(settings), *words, str(ROOT), quiet=True)
     except subprocess.CalledProcessError as failed:
-        tail = log.read_text().splitlines()[-15:] if log.exists() else []
+        tail = log.read_text(encoding="utf-8").splitlines()[-15:] if log.exists() else []
         sys.exit("\n".join([*tail, failed.stderr.strip(), f"{tag(image)} was not built; the whole log: {log}"]))
 
 
@@ -144,7 +149,7 @@ def show(image: str) -> None:
         mounted = Path(buildah("mount", container))
         bill = BUILD / f"{image}.cdx.json"
         shutil.copyfile(mounted / BILL, bill)
-        components = json.loads(bill.read_text())["components"]
+        components = json.loads(bill.read_text(encoding="utf-8"))["components"]
     finally:
         buildah("rm", container)
     size = buildah("images", "--format", "{{.Size}}", tag(image))

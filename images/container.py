@@ -80,7 +80,7 @@ class Container:
         self._folder.mkdir(mode=0o700, parents=True)
         command = [*(image.config["Entrypoint"] if entry is None else entry), *arguments]
         bundle = specification(image, command, mounts, environment or {})
-        (self._folder / "config.json").write_text(json.dumps(bundle))
+        (self._folder / "config.json").write_text(json.dumps(bundle), encoding="utf-8")
         crun = ["crun", "--root", str(self._folder / "state"), "--cgroup-manager", "disabled", "run"]
         crun += ["--bundle", str(self._folder), "--pid-file", str(self._folder / "pid"), f"consilium-{name}"]
         with (self._folder / "log").open("wb") as log:
@@ -101,7 +101,7 @@ class Container:
 
     def signal(self, number: int) -> None:
         """To the container's first process."""
-        os.kill(int((self._folder / "pid").read_text()), number)
+        os.kill(int((self._folder / "pid").read_text(encoding="utf-8")), number)
 
     def ended(self) -> bool:
         return self._process.poll() is not None
@@ -112,7 +112,7 @@ class Container:
 
     def written(self) -> str:
         """What it wrote to its standard outputs so far."""
-        return (self._folder / "log").read_text(errors="replace")
+        return (self._folder / "log").read_text(errors="replace", encoding="utf-8")
 
 
 def specification(
@@ -143,7 +143,7 @@ def specification(
             "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")],
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list"],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-            "seccomp": seccomp(json.loads(PROFILE.read_text())),
+            "seccomp": seccomp(json.loads(PROFILE.read_text(encoding="utf-8"))),
         },
     }
 

@@ -27,14 +27,18 @@ def python_packages(python: str) -> dict[str, Any]:
     """What cyclonedx-py finds in the environment of this interpreter."""
     command = [str(Path(sys.executable).with_name("cyclonedx-py")), "environment", "--output-reproducible"]
     command += ["--spec-version", "1.6", "--output-format", "JSON", python]
-    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found: dict[str, Any] = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
+    )
     return found
 
 
 def debian_packages() -> list[dict[str, Any]]:
     """The installed packages of the base image, as components."""
     shown = "-f=${db:Status-Abbrev}\t${Package}\t${Version}\t${Architecture}\n"
-    lines = subprocess.run(["dpkg-query", "-W", shown], check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = subprocess.run(
+        ["dpkg-query", "-W", shown], check=True, capture_output=True, text=True, encoding="utf-8"
+    ).stdout.splitlines()
     components = []
     for status, name, version, architecture in (line.split("\t") for line in lines):
         if status.startswith("ii"):
@@ -84,7 +88,7 @@ def main(image: str, python: str, out: str) -> None:
     made = bill(image, python_packages(python), debian_packages())
     if wrong := [*faults(image, made), *filter(None, [against_schema(made)])]:
         sys.exit(f"{image}: the bill of materials can't be used: {'; '.join(wrong)}")
-    Path(out).write_text(json.dumps(made, indent=1, sort_keys=True) + "\n")
+    Path(out).write_text(json.dumps(made, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     print(f"{image}: {len(made['components'])} components in the bill of materials")
 
 

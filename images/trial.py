@@ -49,7 +49,7 @@ def office(image: Image, port: int) -> Path:
     project = ['federation = "trial"', 'org = "trial"', f'server = {{host = "localhost", port = {port}}}']
     project += [f'[silos.{silo}]\norg = "{silo}"' for silo in SILOS]
     project += ['[admins."lead@trial.example"]\norg = "trial"\nrole = "lead"']
-    (desk / "project.toml").write_text("\n".join(project) + "\n")
+    (desk / "project.toml").write_text("\n".join(project) + "\n", encoding="utf-8")
 
     def fed(*arguments: str) -> None:
         image.run(*arguments, mounts=[here])

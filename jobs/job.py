@@ -24,6 +24,7 @@ from importlib import resources
 from math import isfinite
 from pathlib import Path
 
+from crypto import text_files
 from crypto.charter import Charter
 from crypto.errors import SpecError
 from crypto.plan import Plan
@@ -116,19 +117,12 @@ class JobSpec:
         path = Path(source)
         if path.suffix == ".toml" or "/" in str(source):
             folder: Path | None = path.parent
-            try:
-                text = path.read_text()
-            except OSError as missing:
-                raise SpecError(str(path), got="no readable file", want="a job file", remedy=_hint()) from missing
+            raw = text_files.read_toml(path, "a job file", remedy=_hint())
         else:
             entry = resources.files("jobs") / "catalogue" / f"{source}.toml"
             if not entry.is_file():
                 raise SpecError("job", got=str(source), want="a job file or a catalogue name", remedy=_hint())
-            text, folder = entry.read_text(), None
-        try:
-            raw = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as bad:
-            raise SpecError(str(source), got=str(bad), want="TOML") from bad
+            raw, folder = tomllib.loads(entry.read_text(encoding="utf-8")), None
         if folder is not None and isinstance(named := raw.get("schema"), str):
             raw["schema"] = DataSchema.load(folder / named).fields
         return cls.parse(raw, path.name or str(source))

@@ -42,7 +42,7 @@ class SiloHome(Home):
     def settings(self) -> dict[str, object]:
         """``silo.json``: at least ``silo``, the id. Raises SpecError for a folder that is no silo's home."""
         try:
-            settings: dict[str, object] = json.loads(self.settings_path.read_text())
+            settings: dict[str, object] = json.loads(self.settings_path.read_text(encoding="utf-8"))
             str(settings["silo"])
         except (OSError, ValueError, KeyError, TypeError) as bad:
             raise SpecError(
@@ -163,7 +163,7 @@ class SiloHome(Home):
         agent.save(self.agent_key_path)
         owner.save(self.owner_key_path)
         durable.create(self.salt_path, os.urandom(32))
-        self.settings_path.write_text(json.dumps({"silo": silo, **(settings or {})}) + "\n")
+        self.settings_path.write_text(json.dumps({"silo": silo, **(settings or {})}) + "\n", encoding="utf-8")
         return Member(silo, agent.public, owner.public)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crypto import text_files
 from crypto.errors import SpecError
 from crypto.transcript import digest
 
@@ -20,12 +20,9 @@ class Policy:
     @classmethod
     def load(cls, path: Path) -> Policy:
         """Read ``policy.toml``: a table ``[floors]``. No file means no floors. Raises SpecError."""
-        try:
-            raw = tomllib.loads(path.read_text())
-        except FileNotFoundError:
+        if not path.exists():
             return cls()
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as bad:
-            raise SpecError(str(path), got=str(bad), want="TOML") from bad
+        raw = text_files.read_toml(path, "a policy")
         for key in raw.keys() - {"floors"}:
             remedy = "Approvals are signed: see `fed approve`." if key in ("approval", "approved") else ""
             raise SpecError(f"policy.{key}", got=raw[key], want="floors", remedy=remedy)

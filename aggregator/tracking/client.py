@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 
 from crypto.errors import SpecError
 
+# A user's own settings: what is logged here goes where the caller says, and into the runs that it names.
+for _name in ("TRACKING_URI", "REGISTRY_URI", "EXPERIMENT_ID", "EXPERIMENT_NAME", "RUN_ID"):
+    os.environ.pop(f"MLFLOW_{_name}", None)
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"

@@ -24,6 +24,7 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.records import CharterRecorded, RunFailed, RunFinished
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking import run_page as pages
+from aggregator.tracking.artifact_addresses import check_here
 from aggregator.tracking.client import DOWN, MlflowClient, MlflowException, connect
 from aggregator.tracking.compare_models import ModelComparison, ours
 from aggregator.tracking.dataset import SiloSource
@@ -42,11 +43,15 @@ def compare(home: Path, uri: str | None = None, run: str | None = None) -> list[
     """Every difference between the ledger and MLflow at ``uri`` (default: the home's SQLite), or those of one run.
 
     Reads only; a follower at work is waited for. Raises EvidenceError where the ledger, a checkpoint or the predictor
-    does not check, for a run that the ledger does not know, and when MLflow does not answer.
+    does not check, for a run that the ledger does not know, and when MLflow does not answer; SpecError for a home that
+    was moved since MLflow last followed it.
     """
-    address = uri or default_uri(AggregatorHome(home))
+    own = default_uri(AggregatorHome(home)) if uri is None else ""
+    address = uri or own
     if address.startswith("sqlite:") and not Path(make_url(address).database or "").is_file():
         raise EvidenceError("MLflow", expected="a database", found=f"no file {make_url(address).database}")
+    if address == own:
+        check_here(AggregatorHome(home))
     with _still(home):
         ledger = checked_ledger(AggregatorHome(home))
         if run is not None and run not in ledger.runs:

@@ -13,6 +13,7 @@ from hashlib import sha256
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import GENESIS, canonical, length
 from crypto import durable
+from crypto.errors import SpecError
 
 log = logging.getLogger("consilium.lineage")
 
@@ -27,8 +28,16 @@ class Cursor:
 
 
 def default_uri(home: AggregatorHome) -> str:
-    """SQLite in the aggregator's home."""
-    return f"sqlite:///{home.mlflow_path.resolve()}"
+    """SQLite in the aggregator's home. Raises SpecError for a path that such an address cannot hold."""
+    path = str(home.mlflow_path.resolve())
+    if signs := sorted({sign for sign in path if sign in "?#%"}):
+        raise SpecError(
+            str(home.root),
+            got=f"a path with {' and '.join(signs)}",
+            want="a path without ?, # and %: MLflow's address of a file cannot hold them",
+            remedy="Move the home, or name another MLflow with CONSILIUM_TRACKING_URI.",
+        )
+    return f"sqlite:///{path}"
 
 
 def load_cursor(home: AggregatorHome, tracking_uri: str) -> Cursor:

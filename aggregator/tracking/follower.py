@@ -47,6 +47,7 @@ from aggregator.protocols.choice import open_charter
 from aggregator.protocols.interface import Plan
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking import run_page as pages
+from aggregator.tracking.artifact_addresses import follow_home
 from aggregator.tracking.client import DOWN, check_address, connect
 from aggregator.tracking.cursor import Cursor, default_uri, load_cursor, save_cursor
 from aggregator.tracking.dataset import SiloSource
@@ -139,6 +140,8 @@ class _Writer:
 
     def __init__(self, home: AggregatorHome, uri: str) -> None:
         self._home = home
+        if uri == default_uri(home) and (moved := follow_home(home)):
+            log.warning("the home was moved: artifacts in %s are now those of %s", ", ".join(moved), home.root)
         client = connect(uri)
         self._runs = Runs(client, None if uri.startswith("http") else home.artifacts_folder)
         self._registry = Registry(client, home, uri, self._runs)

@@ -163,7 +163,7 @@ class Registry:
             if key.startswith(_OURS):
                 self._client.delete_logged_model_tag(model_id, key)
         with tempfile.TemporaryDirectory(prefix="consilium-") as place:
-            (Path(place) / CARD_FILE).write_text(page.card.text)
+            (Path(place) / CARD_FILE).write_text(page.card.text, encoding="utf-8")
             self._client.log_model_artifact(model_id, str(Path(place) / CARD_FILE))
 
 

@@ -195,6 +195,17 @@ def _state(meta: Mapping[str, Any], status: RunStatus | None) -> str:
     return status.state.value
 
 
+#: What a silo's people do about a refusal, for the admin who has to ask them. Other codes: docs/errors.
+_REMEDIES: Final = {
+    "NOT_APPROVED": "its data owner reads `fed requests` and signs with `fed approve` there; then submit again",
+    "DATA_REFUSED": "its data owner looks at `fed data list` and `fed doctor` there; then submit again",
+    "VERSION_MISMATCH": "that site has another release: it installs the aggregator's, then submit again",
+    "JOURNAL_LOST": "that site takes part in the next run; see its log",
+    "NO_SPACE": "that site frees space on its home's volume; then submit again, or resume",
+    "SPEC": "that site's log says which setting; `fed doctor` there finds most of them",
+}
+
+
 def reasons(meta: Mapping[str, Any], status: RunStatus | None) -> list[str]:
     """Why a job is where it is: who is missing in which phase, who refused by which code, what to do."""
     state = _state(meta, status)
@@ -206,7 +217,8 @@ def reasons(meta: Mapping[str, Any], status: RunStatus | None) -> list[str]:
         lines.append(f"step {status.step}, phase {status.phase} since {status.since}: waiting for {silos}")
     for silo, why in sorted(status.absent.items()):
         reason = f"refused: {why.code}" if why.code else "did not answer"
-        lines.append(f"{silo} {reason}, in step {why.step}, phase {why.phase}")
+        remedy = f": {_REMEDIES[why.code]}" if why.code in _REMEDIES else ""
+        lines.append(f"{silo} {reason}, in step {why.step}, phase {why.phase}{remedy}")
     if status.closed is not None and status.closed.shut:
         lines.append(f"stayed shut in step {status.closed.name}: {', '.join(status.closed.shut)}")
     if status.closed is not None and status.closed.withheld:
@@ -219,6 +231,11 @@ def reasons(meta: Mapping[str, Any], status: RunStatus | None) -> list[str]:
         lines.append("the aggregator's process ended under it")
     if status.run and state in ("failed", "aborted", "interrupted"):
         lines.append(f"to go on with it: fed submit JOB --resume {status.run}")
+    if status.run and state == RunState.FINISHED:
+        lines.append(
+            f"next, on the aggregator's machine: fed mlflow HOME shows the model; fed verify {status.run} --home HOME "
+            "checks the run; fed lineage MODEL/VERSION --home HOME says what it was made from"
+        )
     return lines
 
 

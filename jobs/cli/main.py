@@ -6,14 +6,18 @@ Exit codes are those of the error tree (docs/errors); 130 after Ctrl-C. Heavy im
 
 from __future__ import annotations
 
+import codecs
+import locale
+import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 import typer.core
 
-from crypto.errors import FederationError, SpecError
+from crypto.errors import FederationError, SpecError, SystemRefused
 from jobs.cli import admin, doctor, evidence, lineage, membership, owner, personal, provisioning, retention
 from jobs.cli.options import Json, emit
 
@@ -30,8 +34,8 @@ class Verbs(typer.core.TyperGroup):
 app = typer.Typer(
     name="fed",
     cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Federated training of expert models with secure aggregation.",
 )
@@ -101,6 +105,24 @@ Host = Annotated[
         help="Address on which /metrics, /healthz and /readyz listen.",
     ),
 ]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from jobs import release
+
+        print(f"consilium-fl {release.version()}, code {release.digest().hex()}")
+        raise typer.Exit()
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show version and digest of this release."),
+    ] = False,
+) -> None:
+    """Federated training of expert models with secure aggregation."""
 
 
 @app.command()
@@ -294,18 +316,63 @@ for verbs in (admin, owner, personal, lineage, evidence, membership, provisionin
     verbs.register(app)
 
 
+#: Packages that only some verbs need → the extras that bring them. What is not here is a bug of ours.
+_EXTRAS: Final = {
+    "nvflare": "flare",
+    **dict.fromkeys(("torch", "syft", "syft_job", "syft_datasets", "syft_perm", "yaml"), "silo"),
+    "mlflow": "aggregator",
+    **dict.fromkeys(("prometheus_client", "psutil"), "silo,flare] or [aggregator,flare"),
+    "psycopg2": "postgres",
+    **dict.fromkeys(("sklearn", "scipy", "jinja2"), "demo"),
+    **dict.fromkeys(("transformers", "peft"), "lm"),
+}
+
+
 def main() -> None:
     """Run a verb; errors of ours become one line and their exit code."""
-    as_json = "--json" in sys.argv
+    _in_utf8()
     try:
         app()
     except FederationError as error:
-        print(f"error [{error.code}]: {error}", file=sys.stderr)
-        emit({"error": error.code, "detail": error.detail, "remedy": error.remedy}, as_json)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as refused:
+        _fail(SystemRefused.of(refused))
+    except ModuleNotFoundError as missing:
+        if (extras := _EXTRAS.get((missing.name or "").partition(".")[0])) is None:
+            raise
+        want = f"the extra [{extras}] of consilium-fl"
+        _fail(
+            SpecError(
+                f"fed {' '.join(sys.argv[1:2])}",
+                got=f"no package {missing.name}",
+                want=want,
+                remedy=f"Install our wheel with it: pip install -c constraints.txt './WHEEL[{extras}]'.",
+            )
+        )
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(error: FederationError) -> NoReturn:
+    print(f"error [{error.code}]: {error}", file=sys.stderr)
+    emit({"error": error.code, "detail": error.detail, "remedy": error.remedy}, "--json" in sys.argv)
+    sys.exit(error.exit_code)
+
+
+def _in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding.
+
+    NVFlare and MLflow open files and print in the locale's encoding; one job must give one digest everywhere. Processes
+    that this one starts inherit the mode.
+    """
+    if sys.flags.utf8_mode or codecs.lookup(locale.getencoding()).name == "utf-8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.orig_argv[0], "-X", "utf8", *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

@@ -13,19 +13,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from crypto.errors import RoundLost
 from crypto.home import Home
 from jobs.demo.federation import Federation
+
+#: Signals that ask a process to end.
+_ASKS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def local_federation(federation: Federation, *, say: Callable[[str], None]) -> Iterator[Running]:
     """Kits, server and silos as processes, and an open admin session; all of it stopped at the end."""
     from jobs.flare.local_kits import free_port, provision
+    from jobs.flare.proxy import except_loopback
     from jobs.flare.session import AdminSession
 
+    except_loopback()
     with ExitStack() as stack:
         port = free_port()
         kits = provision(
@@ -59,7 +64,8 @@ def local_federation(federation: Federation, *, say: Callable[[str], None]) -> I
                 },
                 indent=2,
             )
-            + "\n"
+            + "\n",
+            encoding="utf-8",
         )
         say(f"{len(federation.silos)} silos registered")
         yield Running(kits, session, processes)
@@ -81,7 +87,7 @@ class Processes:
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, kind: str, kit: Path, home: Home) -> None:
-        command = [sys.executable, "-m", "jobs.cli", kind, "run", "--kit", str(kit), "--drain-seconds", "0"]
+        command = [sys.executable, "-P", "-m", "jobs.cli", kind, "run", "--kit", str(kit), "--drain-seconds", "0"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
         with home.log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -118,7 +124,11 @@ class Processes:
                 )
 
     def stop(self) -> None:
-        """SIGTERM to the silos, then to the server; SIGKILL to those that do not end."""
+        """SIGTERM to the silos, then to the server; SIGKILL to those that stay. Another signal changes nothing."""
+        with _signals(signal.SIG_IGN):
+            self._stop()
+
+    def _stop(self) -> None:
         for name, process in reversed(self._running):
             if name != "aggregator" and process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -136,7 +146,7 @@ class Processes:
 def read_port(home: Home) -> int | None:
     """The port of a home's /metrics, once its process has written it."""
     try:
-        return int(home.metrics_port_path.read_text())
+        return int(home.metrics_port_path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -153,13 +163,27 @@ def until_stopped(processes: Processes) -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM ends us as Ctrl-C does: through the clean-up."""
+    """SIGTERM and SIGHUP (the terminal is gone) end us as Ctrl-C does: through the clean-up, which no further signal
+    interrupts."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        for one in _ASKS:
+            signal.signal(one, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    with _signals(stop):
+        yield
+
+
+@contextmanager
+def _signals(answer: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """What the signals that ask us to end do meanwhile. One that is ignored, as under nohup, stays so."""
+    before = {one: signal.getsignal(one) for one in _ASKS}
+    asks = [one for one, handler in before.items() if handler is not signal.SIG_IGN]
+    for one in asks:
+        signal.signal(one, answer)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one in asks:
+            signal.signal(one, before[one])

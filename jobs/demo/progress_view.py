@@ -53,7 +53,7 @@ class Follower:
         path = self._home.run_folder(self.run).events_path
         if not path.exists():
             return
-        with path.open() as events:
+        with path.open(encoding="utf-8") as events:
             events.seek(self._at)
             while (line := events.readline()).endswith("\n"):
                 self._at = events.tell()

@@ -218,7 +218,7 @@ def _wait_for_lineage(demo: Demo, record: RunRecord, running: Running, timeout_s
                 remedy=f"The ledger is complete. See {demo.federation.aggregator_home.log_path}.",
             )
         time.sleep(0.1)
-    found: dict[str, Any] = json.loads(place.read_text())
+    found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
     return found
 
 

@@ -91,17 +91,19 @@ def _wanted(target: Target) -> dict[str, dict[str, Any]]:
             shutil.copy(target.kit / "startup" / "fed_server.json", copy / "startup")
             harden_server(copy, home=None, org=org)
         made = sorted((copy / "local").glob("*.json"))
-        return {path.name: json.loads(path.read_text()) for path in made if path.name != "consilium.json"}
+        return {
+            path.name: json.loads(path.read_text(encoding="utf-8")) for path in made if path.name != "consilium.json"
+        }
 
 
 def _read(kit: Path, name: str) -> dict[str, Any]:
-    found = json.loads((kit / "local" / name).read_text())
+    found = json.loads((kit / "local" / name).read_text(encoding="utf-8"))
     return found if isinstance(found, dict) else {}
 
 
 def _startup(target: Target) -> dict[str, Any]:
     path = target.startup.certificate.parent / ("fed_client.json" if target.role is Role.SILO else "fed_server.json")
-    found: dict[str, Any] = json.loads(path.read_text())
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     inner: dict[str, Any] = found["client"] if target.role is Role.SILO else found["servers"][0]
     return inner
 

@@ -46,9 +46,11 @@ def cpu(target: Target) -> Finding | None:
     for folder in _cgroups("cpu"):
         try:
             if (folder / "cpu.max").exists():
-                quota, period = (folder / "cpu.max").read_text().split()
+                quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
             else:
-                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+                quota, period = (
+                    (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8").strip() for name in ("quota", "period")
+                )
             if quota not in ("max", "-1"):
                 count = min(count, int(quota) / int(period))
         except (OSError, ValueError):
@@ -79,15 +81,15 @@ def gpu(target: Target) -> Finding | None:
 
 def available_memory() -> tuple[int, int]:
     """(total, available) for this process: the least of the machine and of every cgroup above it. Bytes."""
-    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    lines = (line.split() for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
     machine = {fields[0].rstrip(":"): int(fields[1]) * 1024 for fields in lines}
     total, free = machine["MemTotal"], machine["MemAvailable"]
     for folder in _cgroups("memory"):
         modern = (folder / "memory.max").exists()
         names = ("memory.max", "memory.current") if modern else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         try:
-            limit, used = ((folder / name).read_text().strip() for name in names)
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            limit, used = ((folder / name).read_text(encoding="utf-8").strip() for name in names)
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
             if limit != "max" and int(limit) < _NONE_SET:
                 cache = int(stat.get("inactive_file" if modern else "total_inactive_file", 0))
                 total, free = min(total, int(limit)), min(free, int(limit) - int(used) + cache)
@@ -100,7 +102,7 @@ def _cgroups(controller: str) -> Iterator[Path]:
     """The folders of this process's cgroup and of those above it, version 2 or 1."""
     base = Path("/sys/fs/cgroup")
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -122,7 +124,7 @@ def _offered(target: Target) -> int:
     if target.kit is None:
         return 0
     try:
-        rules = json.loads((target.kit / "local" / "resources.json").read_text())
+        rules = json.loads((target.kit / "local" / "resources.json").read_text(encoding="utf-8"))
         counts = [one.get("args", {}).get("num_of_gpus", 0) for one in rules["components"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return 0  # reported by the check `kit.hardened`

@@ -14,6 +14,7 @@ from typing import Final
 from jobs.doctor.check import AGGREGATOR, CLIENTS, Finding, check, fail, ok, warn
 from jobs.doctor.single_instance import holders
 from jobs.doctor.target import Target
+from jobs.flare.proxy import proxy_for
 
 #: How long a name, a connection, a handshake and an answer may each take. Seconds.
 TIMEOUT_S: Final = 5.0
@@ -36,6 +37,8 @@ def server_name(target: Target) -> Finding | None:
     if target.kit is None:
         return None
     host = target.startup.host
+    if proxy := proxy_for(host):
+        return ok(f"{host} is looked up by the proxy, {proxy.host}:{proxy.port}")
     try:
         found = socket.getaddrinfo(host, target.startup.port, type=socket.SOCK_STREAM)
     except OSError as unknown:
@@ -55,6 +58,8 @@ def server_port(target: Target) -> Finding | None:
     if target.kit is None:
         return None
     where = f"{target.startup.host}:{target.startup.port}"
+    if proxy := proxy_for(target.startup.host):
+        where += f" through the proxy {proxy.host}:{proxy.port}"
     try:
         _connect(target).close()
     except OSError as refused:
@@ -125,7 +130,10 @@ def port_finding(port: int, host: str = "127.0.0.1") -> Finding:
 
 
 def _connect(target: Target) -> socket.socket:
-    return socket.create_connection((target.startup.host, target.startup.port), timeout=TIMEOUT_S)
+    host, port = target.startup.host, target.startup.port
+    if proxy := proxy_for(host):
+        return proxy.connect(host, port, TIMEOUT_S)
+    return socket.create_connection((host, port), timeout=TIMEOUT_S)
 
 
 def _why(host: str, bad: ssl.SSLCertVerificationError) -> tuple[str, str]:

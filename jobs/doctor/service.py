@@ -6,7 +6,7 @@ import json
 import os
 from typing import Final
 from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from jobs.doctor.check import SERVICES, Finding, check, ok, warn
 from jobs.doctor.server import port_finding
@@ -45,8 +45,9 @@ def ready(target: Target) -> Finding | None:
     if not holders(target.home_file):
         return None
     try:
-        port = int(target.home.metrics_port_path.read_text())
-        urlopen(f"http://127.0.0.1:{port}/readyz", timeout=ANSWER_S).close()
+        port = int(target.home.metrics_port_path.read_text(encoding="utf-8"))
+        # Straight to this machine: the environment may name a proxy for everything else.
+        build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/readyz", timeout=ANSWER_S).close()
     except HTTPError as refused:
         with refused:
             reason = json.loads(refused.read() or b"{}").get("reason", refused.code)

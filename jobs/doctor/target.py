@@ -60,7 +60,7 @@ class Startup:
             )
         path = kit / "startup" / KIT_FILE[role]
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
             if role is Role.ADMIN:
                 admin = found["admin"]
                 names = (admin["project_name"], admin["username"], admin["host"], admin["port"])
@@ -162,7 +162,7 @@ def kit_settings(kit: Path) -> dict[str, Any]:
     """What our hardening wrote into a kit; empty where there is none. Raises SpecError if it is damaged."""
     path = kit / "local" / "consilium.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return {str(key): value for key, value in found.items()}
     except FileNotFoundError:
         return {}

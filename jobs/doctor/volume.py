@@ -171,7 +171,7 @@ def mount_source(path: Path) -> str:
 def _mount(path: Path) -> tuple[str, str, str]:
     """(type, mount point, root) by /proc/self/mountinfo: the longest mount point above ``path``, the last of equals."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return "unknown", "/", ""
     best = ("unknown", "", "")

@@ -72,7 +72,7 @@ class Predictor(PythonModel):  # type: ignore[misc]
     """A published model: blocks and opened sums, and the method that knows how to read them."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        facts = json.loads(Path(context.artifacts[PUBLISHED]).read_text())
+        facts = json.loads(Path(context.artifacts[PUBLISHED]).read_text(encoding="utf-8"))
         settings = facts["settings"]
         methods = _methods(settings["release"])
 

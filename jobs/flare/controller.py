@@ -62,7 +62,7 @@ def sites_of(fl_ctx: FLContext) -> tuple[str, ...]:
     """The sites that the job folder names, the server left out."""
     workspace = fl_ctx.get_workspace()
     try:
-        meta = json.loads(Path(workspace.get_job_meta_path(fl_ctx.get_job_id())).read_text())
+        meta = json.loads(Path(workspace.get_job_meta_path(fl_ctx.get_job_id())).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as bad:
         raise SpecError("meta.json", got=type(bad).__name__, want="JSON") from bad
     return sites_in(meta)

@@ -90,14 +90,14 @@ def localise(kit: Path, home: AggregatorHome | None, listen: str = LOOPBACK) -> 
     store = home.nvflare_folder.resolve() if home else _STORE
     if home:
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
-    resources = json.loads((kit / "local" / "resources.json").read_text())
+    resources = json.loads((kit / "local" / "resources.json").read_text(encoding="utf-8"))
     resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(store / "snapshots")
     for component in resources["components"]:
         if component["id"] == "job_manager":
             component["args"]["uri_root"] = str(store / "jobs")
     _write(kit, "resources.json", resources)
     startup = kit / "startup" / "fed_server.json"
-    server = json.loads(startup.read_text())
+    server = json.loads(startup.read_text(encoding="utf-8"))
     service = server["servers"][0]["service"]
     port = service["target"].rpartition(":")[2]
     service["target"] = f"{'localhost' if listen == LOOPBACK else listen}:{port}"
@@ -133,7 +133,7 @@ def _about(home: Home | None, org: str, site: str) -> dict[str, str]:
 
 
 def _default(kit: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((kit / "local" / "resources.json.default").read_text())
+    loaded: dict[str, Any] = json.loads((kit / "local" / "resources.json.default").read_text(encoding="utf-8"))
     return loaded
 
 

@@ -11,14 +11,17 @@ the end (see there).
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, FLMetaKey, JobConstants
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
+from nvflare.apis.job_launcher_spec import JobHandleSpec, JobProcessArgs, JobReturnCode
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
+from nvflare.utils.job_launcher_utils import get_client_job_args, get_server_job_args
 
 _MODULE = "jobs.flare.nvflare_mains"
 _CLIENT = "nvflare.private.fed.app.client.worker_process"
@@ -59,7 +62,7 @@ class DropoutHandle(JobHandleSpec):
 
     def _own_code(self) -> int | None:
         try:
-            return int(self._rc_file.read_text().split()[0])
+            return int(self._rc_file.read_text(encoding="utf-8").split()[0])
         except (FileNotFoundError, ValueError, IndexError):
             return None
 
@@ -68,7 +71,7 @@ class SiloLauncher(ClientProcessJobLauncher):
     """Starts a silo's job processes; a crash becomes a dropout."""
 
     def get_command(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> str:
-        return _ours(super().get_command(job_meta, fl_ctx), _CLIENT, "client-job")
+        return _command(fl_ctx, get_client_job_args(), _CLIENT, "client-job")
 
     def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
         job_id = str(job_meta.get(JobConstants.JOB_ID))
@@ -81,11 +84,18 @@ class AggregatorLauncher(ServerProcessJobLauncher):
     """Starts the aggregator's job processes. Their failure is the job's failure: nothing is hidden here."""
 
     def get_command(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> str:
-        return _ours(super().get_command(job_meta, fl_ctx), _SERVER, "server-job")
+        return _command(fl_ctx, get_server_job_args(), _SERVER, "server-job")
 
 
-def _ours(command: str, module: str, verb: str) -> str:
-    theirs = f"-m {module} "
-    if command.count(theirs) != 1:
+def _command(fl_ctx: FLContext, names: list[str], module: str, verb: str) -> str:
+    """NVFlare's command line, each word quoted: NVFlare splits the line again, and a path may have a blank in it."""
+    arguments = dict(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS) or {})
+    if arguments.pop(JobProcessArgs.EXE_MODULE, None) != ("-m", module):
         raise RuntimeError(f"NVFlare's job command does not run {module}: another version than 2.9.0?")
-    return command.replace(theirs, f"-m {_MODULE} {verb} ")
+    words = [sys.executable, "-P", "-m", _MODULE, verb]
+    for name in names:
+        if found := arguments.get(name):
+            option, value = found
+            # The options are words already, NAME=VALUE with blanks between.
+            words += [option, *(shlex.split(str(value)) if name == JobProcessArgs.OPTIONS else [str(value)])]
+    return shlex.join(words)

@@ -17,12 +17,11 @@ from typing import Final
 
 from aggregator.home import AggregatorHome
 from crypto import durable
-from crypto.charter import SILO_ID
+from crypto.charter import check_new_id
 from crypto.errors import SpecError
 from jobs.flare.hardening import CLASS_ALLOW_LIST as CLASS_ALLOW_LIST
 from jobs.flare.hardening import harden_server, harden_silo
 from jobs.flare.kit_builder import Roster, build
-from jobs.flare.project import RESERVED
 from silo_agent.home import SiloHome
 
 HOST: Final = "localhost"
@@ -73,8 +72,8 @@ def provision(
     """Kits for a federation on this machine: ``out/server``, ``out/<silo>``, ``out/admin``, ``out/ca`` (0700).
 
     The server listens on 127.0.0.1:``port`` only (its kit's target is localhost). ``out/ca`` holds the root key of the
-    TLS certificates; it belongs to the provisioner, not to the aggregator. Raises SpecError for a taken port, a bad
-    name or a path that NVFlare cannot start processes in.
+    TLS certificates; it belongs to the provisioner, not to the aggregator. Raises SpecError for a taken port, or a bad
+    name.
     """
     _check(out, silos, silo_homes)
     check_port(port)
@@ -104,16 +103,15 @@ def add_silo_kit(out: Path, *, silo: str, home: SiloHome) -> Path:
     """
     kit = out / silo
     try:
-        server = json.loads((out / "server" / "startup" / "fed_server.json").read_text())["servers"][0]
-        org = str(json.loads((out / "server" / "local" / "consilium.json").read_text())["org"])
+        server = json.loads((out / "server" / "startup" / "fed_server.json").read_text(encoding="utf-8"))["servers"][0]
+        org = str(json.loads((out / "server" / "local" / "consilium.json").read_text(encoding="utf-8"))["org"])
         name, port = str(server["name"]), int(str(server["service"]["target"]).rpartition(":")[2])
         root = root_path(out).read_bytes()
     except (OSError, ValueError, KeyError, IndexError, TypeError) as bad:
         raise SpecError(
             str(out), got=type(bad).__name__, want="the folder that `fed up` provisioned: server and ca in it"
         ) from bad
-    if not SILO_ID.fullmatch(silo) or silo in RESERVED:
-        raise SpecError("silo", got=silo, want=f"a silo's id, none of {sorted(RESERVED)}")
+    check_new_id(silo)
     if kit.exists():
         raise SpecError("silo", got=silo, want="a silo without a kit", remedy="Kits are never overwritten.")
     with build(Roster(name=name, host=HOST, port=port, org=org, silos={silo: org}), root) as built:
@@ -130,13 +128,11 @@ def root_path(out: Path) -> Path:
 
 
 def _check(out: Path, silos: Sequence[str], silo_homes: Mapping[str, SiloHome]) -> None:
-    if not silos or len(set(silos)) != len(silos) or RESERVED & set(silos):
-        raise SpecError("silos", got=list(silos), want=f"one or more distinct names, none of {sorted(RESERVED)}")
+    if not silos or len(set(silos)) != len(silos):
+        raise SpecError("silos", got=list(silos), want="one or more distinct names")
+    for silo in silos:
+        check_new_id(silo, "silos")
     if missing := sorted(set(silos) - set(silo_homes)):
         raise SpecError("silo_homes", got=sorted(silo_homes), want=f"also a home for {missing}")
-    if any(sign in str(out.resolve()) for sign in " \t\n'\"\\"):
-        raise SpecError(
-            "out", got=str(out), want="a path without blanks, quotes and backslashes (NVFlare splits at them)"
-        )
     if out.exists() and any(out.iterdir()):
         raise SpecError("out", got=str(out), want="an empty or new folder", remedy="Kits are never overwritten.")

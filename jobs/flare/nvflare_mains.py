@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -23,6 +24,8 @@ from crypto.home import Home
 HOME_VAR: Final = "CONSILIUM_HOME"
 #: NVFlare waits 3 s before it closes its connections, to let pending messages leave. Ours are answered before that.
 SHUTDOWN_GRACE_S: Final = 0.5
+#: Free room on the volume of the figures, below which a job process writes none. Bytes.
+METRICS_ROOM_BYTES: Final = 16 << 20
 #: How long children get between SIGTERM and SIGKILL. Seconds.
 CHILD_GRACE_S: Final = 2.0
 
@@ -106,6 +109,10 @@ def _main(which: str, arguments: list[str], run_dir: str | None = None) -> int:
 
 def _job(which: str, arguments: list[str]) -> None:
     """One job process, to its exit. Leaves without the interpreter's own clean-up, which takes a second or two."""
+    metrics = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if metrics and shutil.disk_usage(metrics).free < METRICS_ROOM_BYTES:
+        # A mapped file on a full volume ends the process with SIGBUS. Its figures stay in memory, and are not served.
+        del os.environ["PROMETHEUS_MULTIPROC_DIR"]
     if which == "server-job":
         # At the end of every job NVFlare cleans up after PyTorch downloads and for that imports torch, if it can: it
         # costs seconds, and the aggregator has no use for torch.

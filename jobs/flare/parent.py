@@ -33,6 +33,8 @@ log = logging.getLogger("consilium.service")
 #: How long an answer may take to leave a job's process that has just given it. Seconds.
 ANSWER_S: Final = 1.0
 LOOK_S: Final = 0.1
+#: What asks a service to end. SIGHUP: its terminal is gone.
+_ENDS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Pauses before a client is started again. Seconds.
 FIRST_PAUSE_S: Final = 2.0
 LONGEST_PAUSE_S: Final = 60.0
@@ -74,8 +76,9 @@ class Parent:
         """In the main thread, to the end of the process."""
         where = os.getcwd()
         nvflare_mains.export(self.home)
-        signal.signal(signal.SIGTERM, self._asked)
-        signal.signal(signal.SIGINT, self._asked)
+        ends = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+        for number in ends:
+            signal.signal(number, self._asked)
         signal.signal(signal.SIGUSR1, self._lost)
         code, again = 0, False
         try:
@@ -90,7 +93,7 @@ class Parent:
         except _Stop:
             code, again = 0, False
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            for number in (*_ENDS, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_IGN)
             self.leave()
             nvflare_mains.end_children()
@@ -99,7 +102,7 @@ class Parent:
             sys.stdout.flush()
             sys.stderr.flush()
         if again:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            for number in (*ends, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_DFL)  # what is ignored stays so in the new image
             os.chdir(where)
             os.execv(sys.executable, sys.orig_argv)
@@ -112,8 +115,8 @@ class Parent:
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self._leaving or self.drain_s <= 0:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for one in _ENDS:
+                signal.signal(one, signal.SIG_IGN)
             raise _Stop
         self._leaving = True
         threading.Thread(target=self._drain, name="drain", daemon=True).start()

@@ -15,18 +15,16 @@ role = "lead"                               # lead submits and aborts; org_admin
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from crypto.charter import SILO_ID
+from crypto import text_files
+from crypto.charter import check_new_id
 from crypto.errors import SpecError
 
 ROLES: Final = ("lead", "org_admin", "member")
-#: Folders beside the silos' kits: no silo is called so.
-RESERVED: Final = frozenset({"server", "admin", "ca", "localhost"})
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ORG: Final = re.compile(r"[A-Za-z0-9_]{1,63}")
 _AN_ORG: Final = "an organisation: letters, digits and _"
@@ -57,11 +55,7 @@ class Project:
     @classmethod
     def load(cls, path: Path) -> Project:
         """Raises SpecError, which names the field."""
-        try:
-            found = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as bad:
-            raise SpecError(str(path), got=str(bad), want="a project file in TOML") from bad
-        table = _Table(str(path), found)
+        table = _Table(str(path), text_files.read_toml(path, "a project file"))
         server = table.table("server")
         project = cls(
             federation=table.text("federation", _NAME, "a name of letters, digits, . _ and -, at most 63"),
@@ -80,13 +74,13 @@ class Project:
         return project
 
 
-def _silo(name: str) -> str:
-    fits = SILO_ID.fullmatch(name) and name not in RESERVED
-    return "" if fits else f"a silo's id (a-z, 0-9, . and -), none of {', '.join(sorted(RESERVED))}"
+def _silo(where: str, name: str) -> None:
+    check_new_id(name, where)
 
 
-def _admin(name: str) -> str:
-    return "" if ADMIN_NAME.fullmatch(name) else "an admin's name, like kim@example.org"
+def _admin(where: str, name: str) -> None:
+    if not ADMIN_NAME.fullmatch(name):
+        raise SpecError(where, got=name, want="an admin's name, like kim@example.org")
 
 
 class _Table:
@@ -128,14 +122,13 @@ class _Table:
         self._below.append(below)
         return below
 
-    def tables(self, name: str, problem: Callable[[str], str]) -> list[tuple[str, _Table]]:
-        """The tables in a table, by their names. ``problem``: what a name should be; empty for a valid one."""
+    def tables(self, name: str, check: Callable[[str, str], None]) -> list[tuple[str, _Table]]:
+        """The tables in a table, by their names. ``check(where, name)`` raises for a bad name."""
         outer = self.table(name)
         if not outer._left:
             raise SpecError(f"{self._path}: {name}", got="nothing", want="one or more")
         for key in outer._left:
-            if want := problem(key):
-                raise SpecError(f"{self._path}: {name}", got=key, want=want)
+            check(f"{self._path}: {name}", key)
         return [(key, outer.table(key)) for key in list(outer._left)]
 
     def end(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import socket
 import threading
@@ -24,6 +23,7 @@ from nvflare.fuel.flare_api import api_spec
 from nvflare.fuel.flare_api.flare_api import Session
 
 from crypto.errors import FederationError, SpecError
+from jobs.flare.proxy import proxy_for
 from jobs.flare.status_reply import GROUP
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def kit_admin(kit: Path) -> tuple[str, str]:
     """(federation, who it logs in as) of an administrator's kit. Raises SpecError for a folder that is none."""
     path = kit / "startup" / "fed_admin.json"
     try:
-        found = json.loads(path.read_text())["admin"]
+        found = json.loads(path.read_text(encoding="utf-8"))["admin"]
         return str(found["project_name"]), str(found["username"])
     except (OSError, ValueError, KeyError, TypeError) as bad:
         raise SpecError(
@@ -274,9 +274,9 @@ class AdminSession:
 
 def _knock(kit: Path, timeout_s: float) -> None:
     """NVFlare tries for its whole time-out where nothing listens. Raises NoServer at once then; says nothing else."""
-    if any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "grpc_proxy")):
+    admin = json.loads((kit / "startup" / "fed_admin.json").read_text(encoding="utf-8"))["admin"]
+    if proxy_for(str(admin.get("host", ""))) is not None:
         return
-    admin = json.loads((kit / "startup" / "fed_admin.json").read_text())["admin"]
     place = (str(admin.get("host", "")), int(admin.get("port", 0)))
     try:
         socket.create_connection(place, timeout_s).close()

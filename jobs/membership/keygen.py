@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aggregator.home import AggregatorHome
-from crypto.charter import SILO_ID, Member
+from crypto import durable, text_files
+from crypto.charter import SILO_ID, Member, check_new_id
 from crypto.encoding import Writer
 from crypto.errors import FederationError, SpecError
 from crypto.keys import KEY_BYTES, SIGNATURE_BYTES, Identity, PublicIdentity
@@ -31,29 +35,27 @@ _HEX = re.compile(r"[0-9a-f]+")
 
 def keygen_silo(home: SiloHome, silo: str) -> Member:
     """A silo's home with new keys and salt, and its member file. Raises SpecError for a home that has keys."""
-    if not SILO_ID.fullmatch(silo):
-        raise SpecError("silo", got=silo, want="a-z, 0-9, . and -, at most 63, starting with a letter or digit")
-    _empty(home.root)
-    member = home.make(silo)
-    _write_member(home, member)
+    check_new_id(silo)
+    with _new_folder(home.root):
+        member = home.make(silo)
+        _write_member(home, member)
     return member
 
 
 def keygen_aggregator(home: AggregatorHome) -> PublicIdentity:
     """The aggregator's home with a new key; its public key also in ``aggregator.pub``, for the first charter."""
-    _empty(home.root)
-    public = home.make()
-    home.public_key_path.write_bytes(public.raw)
+    with _new_folder(home.root):
+        public = home.make()
+        home.public_key_path.write_bytes(public.raw)
     return public
 
 
 def keygen_consortium(folder: Path) -> PublicIdentity:
     """``consortium.key``, to be kept offline, and ``consortium.pub``, which every home pins."""
-    _empty(folder)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = Identity.generate()
-    identity.save(folder / "consortium.key")
-    (folder / CONSORTIUM_FILE).write_bytes(identity.public.raw)
+    with _new_folder(folder):
+        identity = Identity.generate()
+        identity.save(folder / "consortium.key")
+        (folder / CONSORTIUM_FILE).write_bytes(identity.public.raw)
     return identity.public
 
 
@@ -82,8 +84,8 @@ def renew(home: SiloHome, roles: list[str]) -> Member:
 def read_member(path: Path) -> Member:
     """A member file, both signatures checked. Raises SpecError, BadSignature."""
     try:
-        fields = json.loads(path.read_text())
-    except (OSError, ValueError) as bad:
+        fields = json.loads(text_files.read(path, "a member file, as `fed keygen` writes it"))
+    except ValueError as bad:
         raise SpecError(str(path), got=type(bad).__name__, want="a member file, as `fed keygen` writes it") from bad
     if not isinstance(fields, dict) or fields.keys() != _FIELDS or fields["format"] != FORMAT:
         raise SpecError(str(path), got=sorted(fields), want=f"{FORMAT} with {', '.join(sorted(_FIELDS))}")
@@ -113,7 +115,7 @@ def _write_member(home: SiloHome, member: Member) -> None:
         fields[role] = getattr(member, role).raw.hex()
     for role in ROLES:
         fields[f"{role}_signature"] = _newest_key(home.key_path(role)).sign(_body(member)).hex()
-    home.member_path.write_text(json.dumps(fields, indent=1) + "\n")
+    home.member_path.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
 def _newest_key(path: Path) -> Identity:
@@ -129,7 +131,9 @@ def _body(member: Member) -> bytes:
     return bytes(out)
 
 
-def _empty(folder: Path) -> None:
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[None]:
+    """A folder to be filled whole: what a failed attempt left in it is removed, so that the next one can succeed."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(
             str(folder),
@@ -137,3 +141,14 @@ def _empty(folder: Path) -> None:
             want="a new folder",
             remedy="Keys are never overwritten.",
         )
+    was_there = folder.exists()
+    try:
+        durable.private_folder(folder)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not was_there:
+                folder.rmdir()
+        raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from crypto.charter import Charter, Member, SignedCharter, threshold
+from crypto.charter import Charter, Member, SignedCharter, check_new_id, threshold
 from crypto.charter_defaults import Floors
 from crypto.encoding import VERSION, Reader
 from crypto.errors import SpecError
@@ -38,6 +38,8 @@ def first_epoch(
 ) -> Charter:
     """Epoch 1, valid from a day ago. Raises SpecError for too few silos, an id twice, or a key that serves two."""
     kept = floors or Floors()
+    for member in members:
+        check_new_id(member.silo)
     _enough(len(members), kept)
     return Charter(
         federation=federation,
@@ -83,6 +85,7 @@ def next_epoch(
             raise SpecError("change", got=f"{member.silo} with the keys it has", want="a new key")
         members[member.silo] = member
     for member in add:
+        check_new_id(member.silo, "add")
         if member.silo in members or member.silo in old.silos:
             raise SpecError(
                 "add", got=member.silo, want="a silo that is no member", remedy="New keys of a member: --change."

@@ -237,7 +237,7 @@ def _mode(path: Path) -> int:
 def _issued(project: Project, out: Path) -> dict[str, Issued]:
     """What was issued here before. Raises SpecError if the project file is not the one of this folder."""
     try:
-        found = json.loads((out / _ISSUED).read_text())
+        found = json.loads((out / _ISSUED).read_text(encoding="utf-8"))
         issued = {one["site"]: Issued(**one) for one in found["sites"]}
         (out / _ROOT).stat()
     except (OSError, ValueError, KeyError, TypeError) as bad:

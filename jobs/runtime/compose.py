@@ -271,7 +271,7 @@ class EventFile:
                 "silos": sorted(exchange.requests),
             }
         try:
-            with self._path.open("a") as out:
+            with self._path.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(event) + "\n")
         except OSError as failed:
             log.warning("an event of the run could not be written: %s", failed.strerror)

@@ -96,7 +96,7 @@ class StatusTracker:
         new = self._path.with_name(self._path.name + ".new")
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new.write_text(json.dumps(as_json(self.status)) + "\n")
+            new.write_text(json.dumps(as_json(self.status)) + "\n", encoding="utf-8")
             os.replace(new, self._path)
         except OSError as failed:
             log.warning("the run's status could not be written: %s", failed.strerror)
@@ -105,7 +105,7 @@ class StatusTracker:
 def left(path: Path) -> dict[str, Any] | None:
     """The status that a tracker left in a file; None if no status can be read."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -28,6 +28,7 @@ from crypto.errors import FederationError, SpecError
 from crypto.pinned_charter import CONSORTIUM_FILE
 from jobs.security_log.events import FIELDS, Event
 from jobs.security_log.writer import SecurityLog
+from silo_agent.home import SiloHome
 
 DAY: Final = 86400
 
@@ -71,10 +72,12 @@ def _kind(name: str, of: Class, pattern: str, why: str) -> Kind:
 _UPLOADS = "uploads"
 _CONSORTIUM = re.escape(CONSORTIUM_FILE)
 _RUN = r"jobs/[0-9a-f]{16}"
+#: Folders of ours in which a file may be left unfinished, other than those of runs.
+_FOLDERS = r"(approvals|charters|data|evidence|keys|ledger|local|metrics|models|receipts|runs)(/[^/]+)*"
 _JOB = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
-KINDS: Final = (
-    # a silo's and an aggregator's
+#: Of a silo's home, an aggregator's and a kit alike.
+_ANYWHERE: Final = (
     _kind("settings", Class.SITE, r"(silo|aggregator)\.json|policy\.toml", "id and rules of this site"),
     _kind("enrolment", Class.SITE, r"member\.json|aggregator\.pub", "public keys to be enrolled"),
     _kind("key", Class.SITE, r"keys/[^/]+\.key", "made here, never leaves; replaced by a new epoch"),
@@ -87,14 +90,15 @@ KINDS: Final = (
     _kind("security-log", Class.SECURITY, r"security(-\d{4}-\d{2}(\.\d+)?)?\.jsonl", "who did what at this site"),
     _kind("security-head", Class.SITE, r"security\.head", "where the security log ends"),
     _kind("log", Class.TELEMETRY, r"(error_)?log(_fl)?\.(txt|json)(\.\d+)?|pid\.fl", "debug output of processes"),
-    _kind("metrics", Class.TELEMETRY, r"metrics/[^/]+\.db|metrics\.port", "counters of processes"),
+    _kind("metrics", Class.TELEMETRY, r"metrics/[^/]+\.db(\.damaged)?|metrics\.port", "counters of processes"),
     _kind(
         "unfinished",
         Class.WORK,
-        r"(?!jobs/|syft/|nvflare/|mlartifacts/)([^/]+/)*[^/]+\.(new|part)",
+        rf"({_FOLDERS}/)?[^/]+\.(new|part)",
         "a file that was not written to its end",
     ),
-    # a silo's
+)
+_OF_SILO: Final = (
     _kind("salt", Class.AUDIT, r"salt", "without it no data commitment can be opened to an auditor"),
     _kind("approval", Class.AUDIT, r"approvals/[^/]+\.(approval|denial)", "the data owner's signed decision"),
     _kind("receipt", Class.AUDIT, r"receipts/[^/]+\.bin", "what the silo agreed to and each step's result, signed"),
@@ -104,7 +108,8 @@ KINDS: Final = (
     _kind("personal-model", Class.MODEL, r"personal/[^/]+\.safetensors", "the silo's own model of a run"),
     _kind("catalogue", Class.SITE, r"(syft|data)/.+", "data sets, mock data and requests; the data owner removes them"),
     _kind("probe", Class.WORK, r"probe\.json|probe/.+", "figures of the demonstration"),
-    # an aggregator's
+)
+_OF_AGGREGATOR: Final = (
     _kind("ledger", Class.AUDIT, r"ledger/ledger\.jsonl(\.head)?", "the record of every run: see the kinds of record"),
     _kind(
         "checkpoint",
@@ -124,11 +129,13 @@ KINDS: Final = (
     _kind("registry", Class.AUDIT, r"mlflow\.db(-\w+)?|mlartifacts/.+", "model versions, cards, aliases, lineage"),
     _kind("registry-index", Class.SITE, r"lineage\.(json|lock)|run\.lock", "locks, and how far MLflow has caught up"),
     _kind("job-store", Class.SITE, r"nvflare/.+", "NVFlare's own store; `nvflare job delete` removes from it"),
-    # a kit's
+)
+_OF_KIT: Final = (
     _kind("kit", Class.SITE, r"(startup|local|transfer)/.*|readme\.txt", "certificates and the site's own rules"),
     _kind("nvflare-audit", Class.SECURITY, r"audit\.log", "NVFlare's log of administrators' commands"),
     _kind("job-folder", Class.TELEMETRY, rf"(?P<unit>{_JOB})/.+", "a job as submitted, and NVFlare's debug output"),
 )
+KINDS: Final = (*_ANYWHERE, *_OF_SILO, *_OF_AGGREGATOR, *_OF_KIT)
 
 #: Class of each kind of record on the ledger, and why. The ledger is one file: they share its class.
 RECORDS: Final[dict[Record, tuple[Class, str]]] = {
@@ -167,21 +174,45 @@ def verified_run(home: AggregatorHome, run: str) -> None:
     verify_run(home, run)
 
 
-def kind_of(path: str) -> Kind:
+def is_kit(root: Path) -> bool:
+    """Whether a folder is a hardened NVFlare kit of a site."""
+    return (root / "local" / "consilium.json").is_file() and (root / "startup").is_dir()
+
+
+def kinds_at(root: Path) -> tuple[Kind, ...]:
+    """The kinds of files that a folder may hold. Raises SpecError for a folder that is no home and no kit: what lies
+    there is somebody else's."""
+    if SiloHome(root).exists():
+        return (*_ANYWHERE, *_OF_SILO)
+    if AggregatorHome(root).exists():
+        return (*_ANYWHERE, *_OF_AGGREGATOR)
+    if is_kit(root):
+        return (*_ANYWHERE, *_OF_KIT)
+    raise SpecError(
+        str(root),
+        got="no folder" if not root.is_dir() else "a folder without silo.json, aggregator.json or local/consilium.json",
+        want="a silo's or aggregator's home, or a kit",
+        remedy="Nothing was looked at and nothing removed. Check --home and CONSILIUM_HOME.",
+    )
+
+
+def kind_of(path: str, kinds: tuple[Kind, ...] = KINDS) -> Kind:
     """The kind of a path inside a home or kit, with ``/``. Raises SpecError for a file of no kind."""
-    found = [kind for kind in KINDS if kind.pattern.fullmatch(path)]
+    found = [kind for kind in kinds if kind.pattern.fullmatch(path)]
     if len(found) != 1:
         raise SpecError(path, got=[kind.name for kind in found], want="a file of one kind: see `fed retention`")
     return found[0]
 
 
 def contents(root: Path) -> Iterator[tuple[Path, Kind | None]]:
-    """Every file of a home with its kind; None for a file of no kind, which is never removed."""
+    """Every file of a home with its kind; None for a file of no kind, which is never removed. Raises SpecError for a
+    folder that is no home and no kit."""
+    kinds = kinds_at(root)
     for folder, _, names in os.walk(root):
         for name in sorted(names):
             path = Path(folder) / name
             try:
-                yield path, kind_of(path.relative_to(root).as_posix())
+                yield path, kind_of(path.relative_to(root).as_posix(), kinds)
             except SpecError:
                 yield path, None
 
@@ -194,9 +225,7 @@ def plan(
     held: Callable[[Path, FederationError], None] = lambda path, why: None,
 ) -> list[Expired]:
     """What has expired. ``verified`` raises for a run that does not verify; ``held`` is called with uploads that stay
-    for that reason. Nothing is removed. Raises SpecError for what is no folder."""
-    if not root.is_dir():
-        raise SpecError(str(root), got="no folder", want="a silo's or aggregator's home, or a kit")
+    for that reason. Nothing is removed. Raises SpecError for a folder that is no home and no kit."""
     units: dict[Path, list[tuple[Kind, Path, os.stat_result]]] = {}
     for path, kind in contents(root):
         if kind is not None and not _in_use(path):
@@ -219,9 +248,10 @@ def plan(
 
 def apply(root: Path, expired: list[Expired], log: SecurityLog) -> int:
     """Remove them; how many bytes were freed. The security log records each. Raises SpecError, before anything is
-    removed, for a file of a class that does not expire."""
+    removed, for a folder that is no home and no kit, and for a file of a class that does not expire."""
+    kinds = kinds_at(root)
     for one in expired:
-        if CLASSES[one.kind.of][0] is None or kind_of(_inside(root, one)) is not one.kind:
+        if CLASSES[one.kind.of][0] is None or kind_of(_inside(root, one), kinds) is not one.kind:
             raise SpecError(str(one.path), got=one.kind.of, want="a file of a class that expires")
     for one in expired:
         if one.path.is_dir():

@@ -6,8 +6,11 @@ histograms add up; of a gauge the value that was set last is kept.
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+log = logging.getLogger("consilium.service")
+
+#: Of a file of figures. Ours have a few hundred kilobytes. Bytes.
+MOST_BYTES: Final = 64 << 20
 #: The process number in the names of merged files. No process has it.
 GONE: Final = 0
 #: Kind and process of a file. Gauges of other kinds than ours are ignored.
@@ -39,9 +46,49 @@ class Figures:
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
+            set_aside_damaged(self._folder)
             fold(self._folder)
-            found = list(self._files.collect())  # type: ignore[no-untyped-call]
+            whole = [str(path) for path in sorted(self._folder.glob("*.db")) if _readable(path)]
+            found = list(self._files.merge(whole))  # type: ignore[no-untyped-call]
         return (metric for metric in found if metric.name.startswith(self._prefix))
+
+
+def set_aside_damaged(folder: Path) -> int:
+    """Rename the files of ended processes that cannot be read (a full disk, a power cut); how many. The figures of the
+    others are served. A living process may be about to write its file: that one is only left out of this scrape."""
+    import psutil
+
+    found = 0
+    for path in folder.glob("*.db"):
+        name = _NAME.fullmatch(path.name)
+        alive = name is not None and int(name[2]) != GONE and psutil.pid_exists(int(name[2]))
+        if not alive and not _readable(path):
+            log.warning("%s is damaged: its figures are lost, the others are served", path.name)
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+            found += 1
+    return found
+
+
+def _readable(path: Path) -> bool:
+    """Whether prometheus_client can read the whole file."""
+    from prometheus_client.mmap_dict import MmapedDict
+
+    if _NAME.fullmatch(path.name) is None:
+        return False
+    before = 0
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            return False
+        for key, _, _, position in MmapedDict.read_all_values_from_file(path):  # type: ignore[no-untyped-call]
+            metric, sample, labels, text = json.loads(key)
+            if not isinstance(labels, dict) or not all(isinstance(one, str) for one in (metric, sample, text)):
+                return False
+            if position <= before:  # a negative length: the reader would go round for ever
+                return False
+            before = position
+    except (OSError, ValueError, RuntimeError, TypeError, struct.error):  # ValueError: also JSON and UTF-8
+        return False
+    return True
 
 
 def fold(folder: Path) -> int:

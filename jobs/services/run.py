@@ -21,6 +21,8 @@ from typing import NoReturn
 from aggregator.home import AggregatorHome
 from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
+from aggregator.tracking.artifact_addresses import follow_home
+from aggregator.tracking.cursor import default_uri
 from crypto.errors import SpecError
 from crypto.home import Home
 from jobs import release
@@ -74,7 +76,7 @@ def run_aggregator(
     drain.clear(site.home)
     _log_start(site.home, "aggregator")
     _serve(Service(AGGREGATOR, site.home, site.kit, tracking_uri, CONNECTED_CLIENTS.connected), host, port, not_ready)
-    command = [sys.executable, "-m", "aggregator.tracking.follower", "--home", str(site.home.root), "--follow"]
+    command = [sys.executable, "-P", "-m", "aggregator.tracking.follower", "--home", str(site.home.root), "--follow"]
     # In the environment: an address may contain a password, and all users can read command lines.
     environment = {**os.environ, **({"CONSILIUM_TRACKING_URI": tracking_uri} if tracking_uri else {})}
     threading.Thread(target=_keep_running, args=(command, environment), name="lineage", daemon=True).start()
@@ -113,17 +115,25 @@ def _keep_running(command: list[str], environment: dict[str, str]) -> None:
 
 
 def run_mlflow(federation: Path, port: int) -> NoReturn:
-    """MLflow's own UI over a federation's database, in place of this process: one signal ends it."""
-    home = AggregatorHome(federation / "aggregator")
+    """MLflow's own UI over an aggregator's database, in place of this process: one signal ends it.
+
+    ``federation``: an aggregator's home, or the folder of a federation that `fed up` made."""
+    within = AggregatorHome(federation / "aggregator")
+    home = within if within.exists() else AggregatorHome(federation)
     if not home.mlflow_path.exists():
-        raise SpecError(str(federation), got="no aggregator/mlflow.db", want="a federation that has finished a job")
+        raise SpecError(
+            str(federation),
+            got="no mlflow.db",
+            want="an aggregator's home, or the folder of a federation, that has finished a job",
+        )
+    follow_home(home)
     settings = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{home.mlflow_path.resolve()}"]
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", default_uri(home)]
     command += ["--default-artifact-root", str(home.artifacts_folder.resolve())]
     os.execve(sys.executable, command, {**os.environ, **settings})
 
@@ -148,7 +158,7 @@ def _serve(service: Service, host: str, port: int, not_ready: Callable[[], str] 
     home = service.home
     prepare_environment(home)
     server = serve_metrics(home, port, host, ready=lambda: _ready(home) or not_ready(), service=service)
-    home.metrics_port_path.write_text(f"{server.port}\n")
+    home.metrics_port_path.write_text(f"{server.port}\n", encoding="utf-8")
 
 
 def _ready(home: Home) -> str:

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -41,6 +40,7 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Final
 
+from crypto import text_files
 from crypto.encoding import Writer
 from crypto.errors import SpecError
 from silo_agent.readers.encoder import MISSING, TableEncoder, TextEncoder, ValueEncoder, encoder
@@ -103,12 +103,8 @@ class DataSchema:
     @classmethod
     def load(cls, path: Path) -> DataSchema:
         """A schema file: TOML in UTF-8. Raises SpecError."""
-        try:
-            return cls.parse(tomllib.loads(path.read_text(encoding="utf-8")), path.name)
-        except OSError as missing:
-            raise SpecError(str(path), got="no readable file", want="a schema: see `fed data schema`") from missing
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as bad:
-            raise SpecError(str(path), got=str(bad), want="TOML in UTF-8") from bad
+        found = text_files.read_toml(path, "a schema", remedy="`fed data schema FILE` drafts one.")
+        return cls.parse(found, path.name)
 
     @classmethod
     def from_text(cls, text: str) -> DataSchema:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,6 +199,59 @@ def test_a_port_where_nobody_answers(silo: SiteCopy) -> None:
     silo.point("localhost", port)
     finds(silo, "server.port", f"localhost:{port}: Connection refused", remedy="fed aggregator run")
     assert results(silo)["server.tls"].found == "not checked, because server.port failed"
+
+
+def test_the_way_leads_through_the_proxy_that_is_set(
+    silo: SiteCopy, server_startup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is known to the proxy alone."""
+    with listener(server_startup) as port, proxy(port) as via:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{via}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        silo.point("localhost", port)
+        assert passes(silo, "server.name") == f"localhost is looked up by the proxy, 127.0.0.1:{via}"
+        assert passes(silo, "server.port") == f"localhost:{port} through the proxy 127.0.0.1:{via} answers"
+        assert passes(silo, "server.tls") == "TLSv1.3, certificates accepted on both sides"
+    silo.point("hub.example", port)
+    finds(silo, "server.port", f"hub.example:{port} through the proxy 127.0.0.1:{via}: Connection refused")
+
+
+@contextmanager
+def proxy(to: int) -> Iterator[int]:
+    """A proxy that leads every CONNECT to one port of this machine; its own port."""
+    threads: list[threading.Thread] = []
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                one, _ = listening.accept()
+                threads.append(threading.Thread(target=lead, args=(one,)))
+                threads[-1].start()
+
+    def lead(one: socket.socket) -> None:
+        with one, suppress(OSError), socket.create_connection(("127.0.0.1", to)) as other:
+            while b"\r\n\r\n" not in one.recv(4096):
+                pass
+            one.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=pump, args=(other, one))
+            back.start()
+            pump(one, other)
+            back.join()
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        accepting = threading.Thread(target=serve)
+        accepting.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+        for thread in threads:
+            thread.join()
 
 
 def test_both_sides_take_each_others_certificate(silo: SiteCopy, admin: SiteCopy, server_startup: Path) -> None:

@@ -88,7 +88,7 @@ def started(what: str, home: Path, seconds: float = 30) -> Iterator[Script]:
                 process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_drains_and_then_ends(tmp_path: Path, number: signal.Signals) -> None:
     with started("runs", tmp_path) as script:
         assert script.line().startswith("runs 0")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from aggregator.home import AggregatorHome
+from crypto import durable
 from crypto.charter import Member
 from crypto.errors import BadSignature, SpecError
 from crypto.keys import Identity
@@ -142,3 +145,33 @@ def test_nobody_enrols_a_key_that_he_does_not_hold(tmp_path: Path) -> None:
     (tmp_path / "stolen.json").write_text(json.dumps(stolen))
     with pytest.raises(BadSignature):
         read_member(tmp_path / "stolen.json")
+
+
+@pytest.mark.parametrize("silo", ["st.mary", "server", "localhost", "admin", "ca", "A", "-a", "a" * 64, "", "a b", "ä"])
+def test_an_id_that_no_kit_can_have_gets_no_keys(tmp_path: Path, silo: str) -> None:
+    with pytest.raises(SpecError, match="a silo's id: a-z, 0-9 and -"):
+        keygen_silo(SiloHome(tmp_path / "home"), silo)
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_failed_attempt_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """Half a home would block the next attempt: keys are never overwritten."""
+    home = tmp_path / "above" / "home"
+    if there:
+        home.mkdir(parents=True)
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "create", full)
+        for make in (
+            lambda: keygen_silo(SiloHome(home), "silo-9"),
+            lambda: keygen_aggregator(AggregatorHome(home)),
+            lambda: keygen_consortium(home),
+        ):
+            with pytest.raises(OSError, match="No space"):
+                make()
+            assert home.exists() == there and not files(tmp_path)
+    keygen_silo(SiloHome(home), "silo-9")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,8 +99,29 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return federation
 
 
+#: What makes a folder a silo's home, an aggregator's home, a kit.
+MARKS = (["silo.json"], ["aggregator.json"], ["local/consilium.json", "startup/x"])
+
+
+def kinds(home: Path) -> set[str]:
+    return {kind.name for kind in keep.kinds_at(home)}
+
+
+def known_at(home: Path, path: str) -> bool:
+    found = [kind.name for kind in KINDS if kind.pattern.fullmatch(path)]
+    return not found or found[0] in kinds(home)
+
+
 def put(home: Path, *paths: str, days: float = 0.0) -> None:
-    """Files that were written so many days ago."""
+    """Files that were written so many days ago, and what makes the folder a place that may hold them all."""
+    if not any((home / mark[0]).exists() for mark in MARKS):
+        for mark in MARKS:
+            shutil.rmtree(home, ignore_errors=True)
+            for name in mark:
+                (home / name).parent.mkdir(parents=True, exist_ok=True)
+                (home / name).write_bytes(b"12345")
+            if all(known_at(home, path) for path in paths):
+                break
     for path in paths:
         (home / path).parent.mkdir(parents=True, exist_ok=True)
         (home / path).write_bytes(b"12345")
@@ -196,16 +218,46 @@ def test_a_file_goes_when_its_class_is_over_and_not_before(tmp_path: Path, path:
     assert (one.path, one.bytes, one.kind) == (tmp_path / path, 5, kind_of(path))
 
 
-def test_audit_records_and_what_people_own_never_go(tmp_path: Path) -> None:
-    for name, paths in PATHS.items():
-        if next(kind for kind in KINDS if kind.name == name).of in (Class.AUDIT, Class.SITE):
-            put(tmp_path, *paths, days=50 * 365)
+@pytest.mark.parametrize("mark", MARKS, ids=lambda mark: mark[0])
+def test_audit_records_and_what_people_own_never_go(tmp_path: Path, mark: list[str]) -> None:
+    put(tmp_path, *mark, days=50 * 365)
+    for kind in keep.kinds_at(tmp_path):
+        if kind.of in (Class.AUDIT, Class.SITE):
+            own = [path for path in PATHS[kind.name] if path not in {one[0] for one in MARKS}]
+            put(tmp_path, *own, days=50 * 365)
     assert plan(tmp_path, NOW, verified=trust) == []
     for path, kind in contents(tmp_path):
         assert kind is not None
         with pytest.raises(SpecError, match="a class that expires"):
             apply(tmp_path, [Expired(kind, path, 5, 0.0)], SecurityLog(Home(tmp_path)))
         assert path.exists()
+
+
+def test_a_folder_that_is_no_home_loses_nothing(fed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """A wrong --home: whatever our files are called, other people have files of these names."""
+    names = [path for paths in PATHS.values() for path in paths if path not in {mark[0] for mark in MARKS}]
+    names += ["docs/thesis.new", f"{JOB}/images/a.dcm", "local/x"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+        os.utime(tmp_path / name, (0, 0))
+    for verb in (["retention"], ["retention", "--apply"]):
+        with pytest.raises(SpecError, match="a silo's or aggregator's home, or a kit"):
+            fed(*verb, "--home", str(tmp_path))
+    with pytest.raises(SpecError, match="nothing removed"):
+        apply(tmp_path, [Expired(kind_of("log.txt"), tmp_path / "log.txt", 5, 0.0)], SecurityLog(Home(tmp_path)))
+    assert all((tmp_path / name).exists() for name in names)
+
+
+@pytest.mark.parametrize("mark", MARKS, ids=lambda mark: mark[0])
+def test_files_of_another_place_and_of_peoples_own_folders_stay(tmp_path: Path, mark: list[str]) -> None:
+    """Only what this kind of place holds is ours; a folder of the owner's inside a home is not."""
+    put(tmp_path, *mark, days=5000)
+    put(tmp_path, "docs/thesis.new", "mine/a.part", "docs/log.txt", "patients/pid.fl", days=5000)
+    for name, paths in PATHS.items():
+        if name not in kinds(tmp_path):
+            put(tmp_path, *paths, days=5000)
+    assert plan(tmp_path, NOW, verified=trust) == []
 
 
 def test_a_record_dressed_up_as_a_log_does_not_go(tmp_path: Path) -> None:
@@ -244,16 +296,16 @@ def test_a_jobs_folder_goes_as_a_whole(tmp_path: Path) -> None:
 def test_what_is_of_no_kind_is_left_alone(tmp_path: Path) -> None:
     put(tmp_path, "patients.csv", days=5000)
     assert plan(tmp_path, NOW) == []
-    assert list(contents(tmp_path)) == [(tmp_path / "patients.csv", None)]
+    assert [path.name for path, kind in contents(tmp_path) if kind is None] == ["patients.csv"]
     with pytest.raises(SpecError, match="folder"):
         plan(tmp_path / "nowhere", NOW)
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    put(tmp_path / "elsewhere", "keep.txt", days=100)
+    (tmp_path / "elsewhere" / "keep.txt").write_bytes(b"12345")
     home = tmp_path / "home"
-    home.mkdir()
+    put(home, "silo.json")
     (home / "log.txt").symlink_to(tmp_path / "elsewhere" / "keep.txt")
     os.utime(home / "log.txt", (0, 0), follow_symlinks=False)
     apply(home, plan(home, NOW), SecurityLog(Home(home)))
@@ -261,15 +313,22 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
 
 
 def test_each_removal_is_told(tmp_path: Path) -> None:
-    put(tmp_path, "log.txt", "probe/3-a%2Fb.npy", f"jobs/{RUN}/uploads/000001/silo-1/a.u32", days=100)
+    put(tmp_path, f"jobs/{RUN}/uploads/000001/silo-1/a.u32", "log.txt", f"jobs/{RUN}/sums/x", days=100)
     assert apply(tmp_path, plan(tmp_path, NOW, verified=trust), SecurityLog(Home(tmp_path))) == 15
     told = [json.loads(line)["fields"] for line in (tmp_path / "security.jsonl").read_text().splitlines()][1:]
     assert told == [
+        {"kind": "sums", "path": f"jobs/{RUN}/sums/x", "bytes": 5},
         {"kind": "upload", "path": f"jobs/{RUN}/uploads", "bytes": 5},
         {"kind": "log", "path": "log.txt", "bytes": 5},
-        {"kind": "probe", "path": "probe", "bytes": 5},  # its name is no path for the log
     ]
     assert check_log(Home(tmp_path)).events["record-removed"] == 3
+
+
+def test_a_name_that_is_no_path_for_the_log_is_told_by_its_kind(tmp_path: Path) -> None:
+    put(tmp_path, "probe/3-a%2Fb.npy", days=100)
+    apply(tmp_path, plan(tmp_path, NOW), SecurityLog(Home(tmp_path)))
+    told = [json.loads(line)["fields"] for line in (tmp_path / "security.jsonl").read_text().splitlines()][1:]
+    assert told == [{"kind": "probe", "path": "probe", "bytes": 5}]
 
 
 # --- uploads -----------------------------------------------------------------------------------------------------
@@ -354,7 +413,7 @@ def fed() -> Callable[..., tuple[int, str]]:
 
 
 def test_fed_retention_shows_and_removes_only_when_told(fed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    put(tmp_path, "log.txt", "patients.csv", "journal.jsonl", f"jobs/{RUN}/uploads/000001/silo-1/a.u32", days=100)
+    put(tmp_path, "log.txt", "patients.csv", "mlflow.db", f"jobs/{RUN}/uploads/000001/silo-1/a.u32", days=100)
     code, shown = fed("retention", "--home", str(tmp_path))
     assert code == 0 and "expired: log.txt (5 bytes)" in shown and "Nothing was removed" in shown
     assert "of no known kind, kept: patients.csv" in shown and "does not verify" in shown
@@ -363,7 +422,7 @@ def test_fed_retention_shows_and_removes_only_when_told(fed: Callable[..., tuple
     found = json.loads(shown.splitlines()[-1])
     assert found["expired"] == [{"kind": "log", "path": "log.txt", "bytes": 5}] and found["removed"]
     assert list(found["held"]) == [f"jobs/{RUN}/uploads"] and found["unknown"] == ["patients.csv"]
-    assert not (tmp_path / "log.txt").exists() and (tmp_path / "journal.jsonl").exists()
+    assert not (tmp_path / "log.txt").exists() and (tmp_path / "mlflow.db").exists()
 
 
 def test_fed_security_log_checks_and_counts(fed: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -128,3 +129,35 @@ def test_two_scrapes_at_a_time_count_once(tmp_path: Path) -> None:
             for pid in DEAD:
                 write(tmp_path, "counter", pid, "a_total", 1.0)
             assert set(pool.map(total, range(8))) == {float(turn * len(DEAD))}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x08\x00",
+        b'\x40\x00\x00\x00\x00\x00\x00\x00\x30\x00\x00\x00["x',
+        b"\x40\x00\x00\x00\x00\x00\x00\x00" + b"\xf0\xff\xff\xff" + bytes(60),  # a negative length
+        b"\x28\x00\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00null" + bytes(24),
+        b"\x28\x00\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\xff\xff\xff\xff" + bytes(24),
+    ],
+    ids=["empty", "short", "cut", "negative", "no key", "no text"],
+)
+def test_a_damaged_file_is_put_aside_and_the_others_are_served(tmp_path: Path, data: bytes) -> None:
+    write(tmp_path, "counter", DEAD[0], "a_total", 2.0)
+    (tmp_path / f"counter_{DEAD[1]}.db").write_bytes(data)
+    (tmp_path / "counter_0.db").write_bytes(data)
+    assert shown(tmp_path, "a_total") == shown(tmp_path, "a_total") == 2.0
+    assert files(tmp_path) == {"counter_0.db", "counter_0.db.damaged", f"counter_{DEAD[1]}.db.damaged"}
+
+
+def test_a_living_process_that_is_about_to_write_keeps_its_file(tmp_path: Path) -> None:
+    mine = tmp_path / f"counter_{os.getpid()}.db"
+    mine.write_bytes(b"")
+    (tmp_path / "strange.db").write_bytes(b"x")
+    write(tmp_path, "counter", DEAD[0], "a_total", 2.0)
+    assert shown(tmp_path, "a_total") == 2.0
+    assert mine.exists()
+    mine.unlink()
+    write(tmp_path, "counter", os.getpid(), "a_total", 3.0)
+    assert shown(tmp_path, "a_total") == 5.0
