@@ -38,6 +38,8 @@ class Figures:
         self._folder = folder
         self._prefix = prefix
         self._files = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
+        #: Files that the last scrape could not read, now or before: their figures are missing.
+        self.damaged = 0
         self._lock = threading.Lock()  # a reader between merging and removing would count twice
 
     def describe(self) -> Iterator[Metric]:
@@ -48,7 +50,9 @@ class Figures:
         with self._lock:
             set_aside_damaged(self._folder)
             fold(self._folder)
-            whole = [str(path) for path in sorted(self._folder.glob("*.db")) if _readable(path)]
+            files = sorted(self._folder.glob("*.db"))
+            whole = [str(path) for path in files if _readable(path)]
+            self.damaged = len(files) - len(whole) + len(list(self._folder.glob("*.damaged")))
             found = list(self._files.merge(whole))  # type: ignore[no-untyped-call]
         return (metric for metric in found if metric.name.startswith(self._prefix))
 

@@ -207,7 +207,9 @@ def of_role(role: str) -> tuple[SiteGauge, ...]:
 
 
 class Collects(Protocol):
-    """Anything that prometheus_client can ask for metrics."""
+    """Anything that prometheus_client can ask for metrics. ``damaged``: files that it could not read."""
+
+    damaged: int
 
     def collect(self) -> Iterable[Metric]: ...
 
@@ -239,7 +241,7 @@ class SiteCollector:
         build.add_metric([self._service.role, release.version(), release.digest().hex()[:16]], 1)
         yield build
         errors = GaugeMetricFamily(prefix(self._service.role) + ERROR.name, ERROR.text, labels=[ERROR.label])
-        errors.add_metric([FIGURES], float(FIGURES in self._broken))
+        errors.add_metric([FIGURES], float(FIGURES in self._broken or self._figures.damaged > 0))
         scrape = Scrape(self._service)
         for gauge in of_role(self._service.role):
             reading = self._read(gauge.name, partial(gauge.read, scrape))

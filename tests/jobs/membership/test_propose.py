@@ -120,7 +120,8 @@ def test_a_number_of_silos_that_is_said_to_do_makes_a_charter_and_one_fewer_none
             {"change": [replace(member("silo-1"), agent=MEMBERS[0].owner)]},
             "silo-1's owner key in epoch 1",
         ),
-        ({"add": [member("Silo")]}, "silo ids"),
+        ({"add": [member("Silo")]}, "a silo's id"),
+        ({"add": [member("st.mary")]}, "a silo's id"),
     ],
 )
 def test_what_may_not_be_is_refused_by_name(how: dict[str, object], says: str) -> None:

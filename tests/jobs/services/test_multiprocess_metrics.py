@@ -148,6 +148,9 @@ def test_a_damaged_file_is_put_aside_and_the_others_are_served(tmp_path: Path, d
     (tmp_path / f"counter_{DEAD[1]}.db").write_bytes(data)
     (tmp_path / "counter_0.db").write_bytes(data)
     assert shown(tmp_path, "a_total") == shown(tmp_path, "a_total") == 2.0
+    figures = Figures(tmp_path)
+    list(figures.collect())
+    assert figures.damaged == 2
     assert files(tmp_path) == {"counter_0.db", "counter_0.db.damaged", f"counter_{DEAD[1]}.db.damaged"}
 
 

@@ -33,11 +33,15 @@ Homes = Mapping[str, Path]
 
 
 class NoFigures:
+    damaged = 0
+
     def collect(self) -> tuple[()]:
         return ()
 
 
 class BrokenFigures:
+    damaged = 0
+
     def collect(self) -> tuple[()]:
         raise RuntimeError("a file that is cut off")
 
@@ -243,6 +247,7 @@ from pathlib import Path
 from crypto.home import Home
 from jobs.services.site_metrics import Service, SiteCollector
 class None_:
+    damaged = 0
     def collect(self): return ()
 home = Home(Path({str(homes[AGGREGATOR])!r}))
 list(SiteCollector(Service("aggregator", home, home.kit_folder), None_()).collect())
