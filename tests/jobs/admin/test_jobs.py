@@ -68,6 +68,7 @@ ABORTED = replace(
     state=RunState.ABORTED,
     outcome=RunEnd(time="t2", recorded=True, code="ABORTED", phase="deal", detail="The administrator aborted the job."),
 )
+DONE = replace(RUNNING, state=RunState.FINISHED, outcome=RunEnd(time="t2", recorded=True))
 
 
 class Pretended:
@@ -191,6 +192,7 @@ def test_the_charter_is_checked_and_must_be_that_of_the_kit(federation: Federati
         (meta(1, "RUNNING"), None, "starting", ""),
         (meta(1, "RUNNING"), RUNNING, "running", "waiting for silo-1"),
         (meta(1, "RUNNING"), RUNNING, "running", "silo-3 refused: NOT_APPROVED, in step train/0, phase open"),
+        (meta(1, "RUNNING"), RUNNING, "running", "signs with `fed approve` there; then submit again"),
         (meta(1, "RUNNING"), RUNNING, "running", "silo-4 did not answer, in step rows/0, phase fetch"),
         (meta(1, "RUNNING"), RUNNING, "running", "stayed shut in step rows/0: expert-0"),
         (meta(1, "RUNNING"), RUNNING, "running", "could show one silo's own: rows of rows/0."),
@@ -198,6 +200,7 @@ def test_the_charter_is_checked_and_must_be_that_of_the_kit(federation: Federati
         (meta(1, "FINISHED:ABORTED", consilium=as_json(ABORTED)), None, "aborted", "ended with ABORTED"),
         (meta(1, "FINISHED:ABORTED", consilium=as_json(ABORTED)), None, "aborted", "--resume r1"),
         (meta(1, "FINISHED:ABORTED"), None, "aborted", ""),
+        (meta(1, "FINISHED:COMPLETED", consilium=as_json(DONE)), None, "finished", "fed verify r1 --home HOME"),
         (meta(1, "FINISHED:ABNORMAL", consilium=as_json(RUNNING)), None, "interrupted", "--resume r1"),
         (meta(1, "FINISHED:CANT_SCHEDULE", schedule_history=["no silos"]), None, "not started", "no silos"),
         (meta(1, "FAILED_TO_RUN", job_deploy_detail=["server: OK", "silo-1: bad"]), None, "not started", "silo-1: bad"),
