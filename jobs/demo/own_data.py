@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from crypto.charter import SILO_ID
+from crypto.charter import check_new_id
 from crypto.charter_defaults import Floors
 from crypto.errors import DataRefused, NonFinite, SpecError
 from crypto.text import escaped
@@ -82,6 +82,8 @@ def read(
 
 def _places(folder: Path) -> dict[str, Path]:
     """Silo → its sub-folder or file, in order of the ids. What begins with a dot is no silo's."""
+    if not folder.is_dir():
+        raise SpecError("--data", got=f"{folder}, no folder", want="a folder with a sub-folder or file for each silo")
     there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     folders, files = [path for path in there if path.is_dir()], [path for path in there if _ending(path)]
     if folders and files:
@@ -94,13 +96,15 @@ def _places(folder: Path) -> dict[str, Path]:
     places: dict[str, Path] = {}
     for path in folders or files:
         silo = path.name.removesuffix(_ending(path)) if files else path.name
-        if not SILO_ID.fullmatch(silo):
+        try:
+            check_new_id(silo, "--data")
+        except SpecError as bad:
             raise SpecError(
                 "--data",
                 got=escaped(path.name),
-                want="a name that can be a silo's id: lower-case letters, digits, - and .",
+                want=bad.want,
                 remedy="Rename it: sub-folders and files are named after their silos.",
-            )
+            ) from bad
         if silo in places:
             raise SpecError("--data", got=f"{places[silo].name} and {path.name}", want=f"one file of silo {silo}")
         places[silo] = path.resolve()
