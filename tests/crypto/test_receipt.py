@@ -47,3 +47,9 @@ def test_it_checks_and_travels() -> None:
 def test_a_changed_fact_is_named(changed: Receipt) -> None:
     with pytest.raises(EvidenceError, match="receipt of silo-1"):
         changed.check()
+
+
+def test_steps_are_numbered_from_0_without_gaps() -> None:
+    """The chain does not depend on the numbers."""
+    with pytest.raises(EvidenceError, match="expected step 1, found step 2"):
+        replace(RECEIPT, steps=(STEPS[0], replace(STEPS[1], k=2))).check()

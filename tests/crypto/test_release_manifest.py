@@ -40,3 +40,9 @@ def test_there_and_back() -> None:
 def test_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         ReleaseManifest.from_bytes(data)
+
+
+def test_one_that_is_too_long_is_not_parsed() -> None:
+    line = TEXT.splitlines(keepends=True)[0]
+    with pytest.raises(Malformed, match="at most"):
+        ReleaseManifest.from_bytes(line * (MOST_BYTES // len(line) + 1))
