@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -22,6 +23,8 @@ import numpy as np
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", ".")
 #: What a number may be given as.
 _NUMBERS = (str, int, float, Decimal, np.integer, np.floating)
+#: A whole number as a column of floats spells it.
+_WHOLE = re.compile(r"(-?\d+)\.0+")
 #: Row numbers that a message names.
 _NAMED = 3
 #: Unit of a date column → days.
@@ -231,7 +234,7 @@ def _categories(column: Mapping[str, Any], values: Sequence[object]) -> np.ndarr
     for row, value in enumerate(values):
         if gone[row]:
             continue
-        index = at.get(level_of(value))
+        index = at.get(level_in(at, value))
         if index is None:
             bad.append(row)
         else:
@@ -265,6 +268,20 @@ def level_of(value: object) -> str:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value).strip()
+
+
+def level_in(levels: Container[str], value: object) -> str:
+    """The level that a raw value is, as ``levels`` spells it; where there is none, its own text.
+
+    Libraries that write tables spell a level in their own way: pandas writes ``True`` for true, and ``2.0`` for 2 in a
+    column where values are missing.
+    """
+    text = level_of(value)
+    if text in levels:
+        return text
+    whole = _WHOLE.fullmatch(text)
+    other = whole[1] if whole else text.lower() if text in ("True", "False") else text
+    return other if other in levels else text
 
 
 def _number(column: Mapping[str, Any], value: object) -> float:

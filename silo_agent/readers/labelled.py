@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from silo_agent.readers.encoder import BadValue, ValueEncoder, level_of
+from silo_agent.readers.encoder import BadValue, ValueEncoder, level_in, level_of
 from silo_agent.readers.fitting import fitted, fitted_mask
 from silo_agent.readers.source import LABELS, PARTS, Arrays, Source, check_fits_memory, label_of, splits
 from silo_agent.readers.tables import csv_columns
@@ -137,7 +137,9 @@ def _by_table(source: Source, files: Sequence[str]) -> list[Labelled]:
         if source.schema.masks:
             found[file] = Labelled(file, 0, groups[n], sides[n], mask)
         else:
-            found[file] = Labelled(file, label_of(source, where, level_of(label)), groups[n], sides[n])
+            found[file] = Labelled(
+                file, label_of(source, where, level_in(source.schema.classes, label)), groups[n], sides[n]
+            )
     if unnamed := sorted(present - named):
         raise source.refuse(LABELS, f"does not name {unnamed[0]!r}", remedy)
     return [found[file] for file in sorted(found)]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from crypto.errors import DataRefused
-from silo_agent.readers.encoder import BadValue, TableEncoder, is_missing, level_of
+from silo_agent.readers.encoder import BadValue, TableEncoder, is_missing, level_in, level_of
 from silo_agent.readers.extras import needed
 from silo_agent.readers.ranges import explain_table
 from silo_agent.readers.source import Arrays, Source, label_of, splits
@@ -162,7 +162,7 @@ def _labels(source: Source, file: str, target: str, values: Sequence[object]) ->
         where = f"{file}: column {target!r}, row {row + 1}"
         if is_missing(value):
             raise source.refuse(where, "the label is missing", "Leave rows without a label out.")
-        level = level_of(value)
+        level = level_in(at, value)
         made[row] = at[level] if level in at else label_of(source, where, level)
     return made
 

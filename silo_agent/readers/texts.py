@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from silo_agent.readers.encoder import TextEncoder, level_of
+from silo_agent.readers.encoder import TextEncoder, level_in, level_of
 from silo_agent.readers.source import Arrays, Source, label_of, splits
 from silo_agent.readers.tables import arrow_columns
 
@@ -43,7 +43,7 @@ def _read(source: Source, rows_of: Rows) -> Arrays:
             if not isinstance(text, str):
                 raise source.refuse(where, f"{field!r} is no text", "Write the text between quotation marks.")
             texts.append(text)
-            labels.append(label_of(source, where, level_of(row[target])))
+            labels.append(label_of(source, where, level_in(source.schema.classes, row[target])))
             groups += [level_of(row[group])] if group else []
             test.append(sides is not None and sides[file] == "test")
     x, y = encoder.encode(texts), np.array(labels, dtype=np.int64)

@@ -16,7 +16,7 @@ from crypto.errors import DataRefused
 from silo_agent import readers
 from silo_agent.data import DataSet
 from silo_agent.readers import encoder as encoder_module
-from silo_agent.readers.encoder import TableEncoder, encoder
+from silo_agent.readers.encoder import TableEncoder, encoder, level_in
 from silo_agent.readers.ranges import findings
 from silo_agent.readers.reference import Reference
 from silo_agent.readers.schema import DataSchema
@@ -267,3 +267,56 @@ def test_readers_that_are_not_there_or_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DataRefused, match=r"no file or folder .*gone\.csv"):
         read(tmp_path / "gone.csv")
     assert {"arrays", "csv", "parquet"} <= set(readers.names())
+
+
+@pytest.mark.parametrize(
+    ("levels", "value", "expected"),
+    [
+        (("true", "false"), "True", "true"),
+        (("true", "false"), "False", "false"),
+        (("true", "false"), True, "true"),
+        (("1", "2"), "2.0", "2"),
+        (("1", "2"), "2.00", "2"),
+        (("-1", "2"), "-1.0", "-1"),
+        (("1", "2"), 2.0, "2"),
+        (("1", "1.0"), "1.0", "1.0"),  # a schema that tells them apart
+        (("True", "true"), "True", "True"),
+        (("1", "2"), "2.5", "2.5"),
+        (("1", "2"), "TRUE", "TRUE"),
+        (("yes", "no"), "True", "True"),
+        (("1", "2"), "12.0.0", "12.0.0"),
+    ],
+)
+def test_a_level_in_the_spelling_of_another_library(levels: tuple[str, ...], value: object, expected: str) -> None:
+    assert level_in(levels, value) == expected
+
+
+def test_a_table_that_pandas_wrote_is_read_as_the_schema_spells_it(tmp_path: Path) -> None:
+    """A column of truth values, one of whole numbers with a gap, and labels of the same kind."""
+    text = """
+kind = "table"
+classes = ["false", "true"]
+target = "died"
+[split]
+test = 0.5
+[[columns]]
+name = "smoker"
+type = "category"
+levels = ["false", "true"]
+[[columns]]
+name = "stage"
+type = "category"
+levels = ["1", "2"]
+missing = "indicator"
+"""
+    schema = DataSchema.parse(tomllib.loads(text), "s")
+    plain = "smoker,stage,died\n" + "true,1,false\nfalse,,true\nfalse,2,true\n" * 30
+    pandas = "smoker,stage,died\n" + "True,1.0,False\nFalse,,True\nFalse,2.0,True\n" * 30
+    found = []
+    for name, content in (("plain", plain), ("pandas", pandas)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.csv").write_text(content, encoding="utf-8")
+        found.append(Reference.take("study", tmp_path / name, schema, "csv").read("study"))
+    for part in ("x_train", "x_test", "y_train", "y_test"):
+        one, other = (np.sort(getattr(data, part), axis=0) for data in found)
+        assert np.array_equal(one, other) and len(one)
