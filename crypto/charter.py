@@ -27,9 +27,9 @@ EARLIER = (1,)
 #: What a silo may be called.
 SILO_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 #: The id of a silo that is enrolled now. NVFlare takes no dots; charters that have an id with one stay valid.
-_NEW_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-#: Folders beside the silos' kits: no silo is called so.
-_RESERVED = frozenset({"server", "admin", "ca", "localhost"})
+_NEW_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+#: Folders beside the silos' kits, and other parties' names in records: no silo is called so.
+_RESERVED = frozenset({"admin", "aggregator", "all", "ca", "client", "consortium", "localhost", "owner", "server"})
 
 
 def check_new_id(silo: object, where: str = "silo") -> None:
@@ -38,7 +38,7 @@ def check_new_id(silo: object, where: str = "silo") -> None:
         raise SpecError(
             where,
             got=silo,
-            want="a silo's id: a-z, 0-9 and -, at most 63, starting with a letter or digit, "
+            want="a silo's id: a-z, 0-9 and -, at most 63, with a letter or digit at both ends, "
             f"none of {', '.join(sorted(_RESERVED))}",
         )
 

@@ -157,6 +157,17 @@ def lock(path: Path, *, shared: bool = False, wait: bool = True, create: bool = 
 
 
 @contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """A folder that no other process fills meanwhile. Raises BlockingIOError where one does."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flock(fd, LOCK_EX | LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def locked(
     path: Path, *, shared: bool = False, wait: bool = True, create: bool = True, follow: bool = True
 ) -> Iterator[int]:

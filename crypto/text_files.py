@@ -23,7 +23,7 @@ def read(path: Path, want: str, *, remedy: str = "") -> str:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer would block
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise SpecError(str(path), got="no regular file", want=want, remedy=remedy)
+                raise SpecError(str(path), got="a pipe or device", want=want, remedy=remedy)
             data = file.read(MOST_BYTES + 1)
     except OSError as refused:
         raise SpecError(str(path), got=refused.strerror or str(refused), want=want, remedy=remedy) from refused
@@ -44,5 +44,5 @@ def read_toml(path: Path, want: str, *, remedy: str = "") -> dict[str, Any]:
     """A TOML file. Raises SpecError, which says what is there and in which line."""
     try:
         return tomllib.loads(read(path, want, remedy=remedy))
-    except tomllib.TOMLDecodeError as bad:
+    except (tomllib.TOMLDecodeError, RecursionError) as bad:
         raise SpecError(str(path), got=str(bad), want=f"{want} in TOML", remedy=remedy) from bad

@@ -27,7 +27,7 @@ import numpy as np
 
 from aggregator.figures import metrics, ratios
 from aggregator.run_record import RunRecord
-from crypto.charter import SILO_ID
+from crypto.charter import check_new_id
 from crypto.errors import DataRefused, SpecError
 from jobs.demo import federation as homes
 from jobs.demo.own_data import read
@@ -255,8 +255,7 @@ def _folder(data: str | Path) -> Path:
 def _write(folder: Path, data: Mapping[str, SiloData], schema: DataSchema | None) -> None:
     """A file for each silo, as ``read`` takes them: CSV of frames, npz of arrays."""
     for silo in data:
-        if not isinstance(silo, str) or not SILO_ID.fullmatch(silo):
-            raise SpecError("data", got=silo, want="silos' ids: lower-case letters, digits, - and .")
+        check_new_id(silo, "data")
     frames = {silo: found for silo, found in data.items() if _is_frame(found)}
     dates: Mapping[str, str] = {}
     if schema is not None and schema.kind == "table":

@@ -57,6 +57,8 @@ def restored(of: Experts, arrays: Mapping[str, np.ndarray]) -> LocalExpert | Non
 def blend(shared_BC: np.ndarray, own_BC: np.ndarray, share: float, log_prior_C: np.ndarray) -> np.ndarray:
     prior_BC: np.ndarray = shared_BC * np.exp(log_prior_C)
     prior_BC /= prior_BC.sum(axis=1, keepdims=True)
+    if share == 0:  # then the local expert has no say, also where its training ended in no numbers
+        return prior_BC
     return (1 - share) * prior_BC + share * own_BC
 
 
@@ -98,7 +100,11 @@ def tune(
 
     def likelihood(choice: tuple[int, float]) -> float:
         p_BC = blend(shared_BC, unseen_EBC[choice[0]], choice[1], log_prior)
-        return float(np.log(np.maximum(p_BC[np.arange(data.rows), data.y_train], 1e-9)).mean())
+        found = float(np.log(np.maximum(p_BC[np.arange(data.rows), data.y_train], 1e-9)).mean())
+        return found if np.isfinite(found) else -np.inf
 
     start, share = max(((e, share) for e in range(len(starts)) for share in SHARES), key=likelihood)
-    return LocalExpert(of, tuned[start * len(kept) + FOLDS], share, log_prior)
+    own: Weights = tuned[start * len(kept) + FOLDS]
+    if not all(np.isfinite(array).all() for array in own.values()):
+        own, share = starts[start], 0.0
+    return LocalExpert(of, own, share, log_prior)

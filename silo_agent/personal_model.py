@@ -82,7 +82,7 @@ class PersonalModel:
                 raise ValueError("another digest")
         except FileNotFoundError as gone:
             raise DataRefused(f"There is no personal model {path.name}.", remedy="See `fed personal list`.") from gone
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as bad:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as bad:
             raise DataRefused(
                 f"The personal model {path.name} is damaged.", remedy="Restore it from a backup, or remove the file."
             ) from bad

@@ -26,17 +26,26 @@ _COLUMNS: Final = (
 _WAIT_S: Final = 5.0
 
 
+def is_own(home: AggregatorHome, uri: str) -> bool:
+    """Whether an address of MLflow is that of the database in the home itself."""
+    return uri == f"sqlite:///{home.mlflow_path.resolve()}"
+
+
 def elsewhere(home: AggregatorHome) -> list[str]:
-    """The artifact folders that the home's database names and that are not the home's. Empty where nothing moved."""
+    """The artifact folders that the home's database names and that are not the home's. Empty where nothing moved.
+    Raises sqlite3.Error."""
     if not home.mlflow_path.is_file():
         return []
-    with closing(sqlite3.connect(home.mlflow_path, timeout=_WAIT_S)) as database:
+    with closing(
+        sqlite3.connect(f"{home.mlflow_path.resolve().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S)
+    ) as database:
         return _elsewhere(home, database)
 
 
 def follow_home(home: AggregatorHome) -> list[str]:
-    """Make the database name the home's own folder; the folders that it named before. Raises sqlite3.Error."""
-    if not home.mlflow_path.is_file():
+    """Make the database name the home's own folder; the folders that it named before. No follower may write
+    meanwhile. Raises sqlite3.Error."""
+    if not elsewhere(home):
         return []
     with closing(sqlite3.connect(home.mlflow_path, timeout=_WAIT_S, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
@@ -44,7 +53,8 @@ def follow_home(home: AggregatorHome) -> list[str]:
         for old in found:
             for table, column in _columns(database):
                 changed = f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
-                database.execute(f"{changed} WHERE substr({column}, 1, ?) = ?", (own, len(old) + 1, len(old), old))
+                below = f"WHERE {column} = ? OR substr({column}, 1, ?) = ?"
+                database.execute(f"{changed} {below}", (own, len(old) + 1, old, len(old) + 1, f"{old}/"))
         database.execute("COMMIT")
     return found
 
@@ -75,11 +85,12 @@ def _columns(database: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def _elsewhere(home: AggregatorHome, database: sqlite3.Connection) -> list[str]:
+    """From the first folder of our name in each address on, all else is below it."""
     name = re.escape(home.artifacts_folder.name)
-    ours = re.compile(rf"(file:///(?:[^/]+/)*{name})/.*|(file:///(?:[^/]+/)*{name})")
+    ours = re.compile(rf"(file:///(?:[^/]+/)*?{name})(?:/.*)?")
     found = set()
     for table, column in _columns(database):
         for (value,) in database.execute(f"SELECT DISTINCT {column} FROM {table}"):
-            if isinstance(value, str) and (named := ours.fullmatch(value)):
-                found.add(named[1] or named[2])
+            if isinstance(value, str) and not value.startswith(f"{_root(home)}/") and (named := ours.fullmatch(value)):
+                found.add(named[1])
     return sorted(found - {_root(home)}, key=len, reverse=True)

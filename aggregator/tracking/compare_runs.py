@@ -50,14 +50,14 @@ def compare(home: Path, uri: str | None = None, run: str | None = None) -> list[
     address = uri or own
     if address.startswith("sqlite:") and not Path(make_url(address).database or "").is_file():
         raise EvidenceError("MLflow", expected="a database", found=f"no file {make_url(address).database}")
-    if address == own:
-        check_here(AggregatorHome(home))
     with _still(home):
         ledger = checked_ledger(AggregatorHome(home))
         if run is not None and run not in ledger.runs:
             have = ", ".join(ledger.runs)
             raise EvidenceError("ledger", expected=f"a run {run}", found="none", remedy=f"There are: {have}.")
         try:
+            if address == own:
+                check_here(AggregatorHome(home))
             return list(_Comparison(ledger, connect(address), address).differences(run))
         except DOWN as down:
             raise EvidenceError("MLflow", expected="an answer", found=str(down).partition("\n")[0]) from down

@@ -17,6 +17,9 @@ from crypto.errors import SpecError
 
 log = logging.getLogger("consilium.lineage")
 
+#: In the home: whoever writes into MLflow holds it.
+LOCK_FILE = "lineage.lock"
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:

@@ -47,9 +47,9 @@ from aggregator.protocols.choice import open_charter
 from aggregator.protocols.interface import Plan
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking import run_page as pages
-from aggregator.tracking.artifact_addresses import follow_home
+from aggregator.tracking.artifact_addresses import follow_home, is_own
 from aggregator.tracking.client import DOWN, check_address, connect
-from aggregator.tracking.cursor import Cursor, default_uri, load_cursor, save_cursor
+from aggregator.tracking.cursor import LOCK_FILE, Cursor, default_uri, load_cursor, save_cursor
 from aggregator.tracking.dataset import SiloSource
 from aggregator.tracking.mlflow_runs import Runs
 from aggregator.tracking.registry import Registry
@@ -73,9 +73,6 @@ __all__ = [
 
 log = logging.getLogger("consilium.lineage")
 
-#: Held by the follower while it writes.
-LOCK_FILE = "lineage.lock"
-
 
 # --- following ---------------------------------------------------------------------------------------------------
 
@@ -91,6 +88,8 @@ def sync(home: Path, tracking_uri: str | None = None) -> Cursor:
     check_address(uri)
     ledger = AggregatorHome(home).ledger_path
     with durable.locked(home / LOCK_FILE):  # one follower at a time; a second one waits
+        if is_own(AggregatorHome(home), uri) and (moved := follow_home(AggregatorHome(home))):
+            log.warning("the home was moved: artifacts in %s are now those of %s", ", ".join(moved), home)
         cursor = load_cursor(AggregatorHome(home), uri)
         writer: _Writer | None = None
         for entry in read(ledger, after=(cursor.seq, cursor.digest, cursor.end)) if ledger.exists() else ():
@@ -140,8 +139,6 @@ class _Writer:
 
     def __init__(self, home: AggregatorHome, uri: str) -> None:
         self._home = home
-        if uri == default_uri(home) and (moved := follow_home(home)):
-            log.warning("the home was moved: artifacts in %s are now those of %s", ", ".join(moved), home.root)
         client = connect(uri)
         self._runs = Runs(client, None if uri.startswith("http") else home.artifacts_folder)
         self._registry = Registry(client, home, uri, self._runs)

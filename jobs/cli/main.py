@@ -7,10 +7,11 @@ Exit codes are those of the error tree (docs/errors); 130 after Ctrl-C. Heavy im
 from __future__ import annotations
 
 import codecs
+import io
 import locale
 import os
-import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
@@ -289,7 +290,7 @@ def export(
 
 @app.command()
 def mlflow(
-    federation: Annotated[Path, typer.Argument(help="Folder of a federation made by `fed up`.")],
+    federation: Annotated[Path, typer.Argument(help="An aggregator's home, or a folder made by `fed up`.")],
     port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Serve the federation's MLflow UI on 127.0.0.1 (telemetry off, pickle forbidden), until Ctrl-C."""
@@ -321,7 +322,7 @@ _EXTRAS: Final = {
     "nvflare": "flare",
     **dict.fromkeys(("torch", "syft", "syft_job", "syft_datasets", "syft_perm", "yaml"), "silo"),
     "mlflow": "aggregator",
-    **dict.fromkeys(("prometheus_client", "psutil"), "silo,flare] or [aggregator,flare"),
+    **dict.fromkeys(("prometheus_client", "psutil"), "silo,aggregator,flare"),
     "psycopg2": "postgres",
     **dict.fromkeys(("sklearn", "scipy", "jinja2"), "demo"),
     **dict.fromkeys(("transformers", "peft"), "lm"),
@@ -335,9 +336,6 @@ def main() -> None:
         app()
     except FederationError as error:
         _fail(error)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
     except OSError as refused:
         _fail(SystemRefused.of(refused))
     except ModuleNotFoundError as missing:
@@ -359,7 +357,8 @@ def main() -> None:
 
 def _fail(error: FederationError) -> NoReturn:
     print(f"error [{error.code}]: {error}", file=sys.stderr)
-    emit({"error": error.code, "detail": error.detail, "remedy": error.remedy}, "--json" in sys.argv)
+    with suppress(OSError):  # where standard output itself is what was refused
+        emit({"error": error.code, "detail": error.detail, "remedy": error.remedy}, "--json" in sys.argv)
     sys.exit(error.exit_code)
 
 
@@ -369,6 +368,9 @@ def _in_utf8() -> None:
     NVFlare and MLflow open files and print in the locale's encoding; one job must give one digest everywhere. Processes
     that this one starts inherit the mode.
     """
+    for out in (sys.stdout, sys.stderr):
+        if isinstance(out, io.TextIOWrapper):  # also where PYTHONIOENCODING says otherwise
+            out.reconfigure(encoding="utf-8", errors="backslashreplace")
     if sys.flags.utf8_mode or codecs.lookup(locale.getencoding()).name == "utf-8":
         return
     os.environ["PYTHONUTF8"] = "1"

@@ -88,7 +88,9 @@ class Processes:
 
     def start(self, kind: str, kit: Path, home: Home) -> None:
         command = [sys.executable, "-P", "-m", "jobs.cli", kind, "run", "--kit", str(kit), "--drain-seconds", "0"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+        from jobs.flare.nvflare_mains import clean_path
+
+        environment = clean_path({**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"})
         with home.log_path.open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment

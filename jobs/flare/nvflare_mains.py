@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,8 @@ HOME_VAR: Final = "CONSILIUM_HOME"
 SHUTDOWN_GRACE_S: Final = 0.5
 #: Free room on the volume of the figures, below which a job process writes none. Bytes.
 METRICS_ROOM_BYTES: Final = 16 << 20
+#: What a process's file of figures starts with; prometheus_client enlarges it when it is full. Bytes.
+METRICS_FILE_BYTES: Final = 1 << 18
 #: How long children get between SIGTERM and SIGKILL. Seconds.
 CHILD_GRACE_S: Final = 2.0
 
@@ -67,6 +70,17 @@ def parse_settings(path: str, data: bytes) -> dict[str, str]:
         raise SpecError(path, got=repr(bad), want="site and org, and maybe home") from bad
 
 
+def clean_path(environment: MutableMapping[str, str]) -> MutableMapping[str, str]:
+    """Let a process of this environment find our packages, and import nothing from the folder that it starts in: an
+    empty or relative entry of PYTHONPATH stands for that folder. Changed in place and returned."""
+    environment["PYTHONSAFEPATH"] = "1"
+    ours = str(Path(__file__).resolve().parents[2])
+    others = environment.get("PYTHONPATH", "").split(os.pathsep)
+    kept = [part for part in others if os.path.isabs(part) and part != ours]
+    environment["PYTHONPATH"] = os.pathsep.join([ours, *kept])
+    return environment
+
+
 def export(home: Home) -> None:
     """Sets the environment that job processes inherit, and makes the metrics folder."""
     metrics = home.metrics_folder.resolve()
@@ -76,10 +90,7 @@ def export(home: Home) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     # Job processes run in the kit: nothing there may be imported, and our own packages must be found.
-    os.environ["PYTHONSAFEPATH"] = "1"
-    ours = str(Path(__file__).resolve().parents[2])
-    others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != ours]
-    os.environ["PYTHONPATH"] = os.pathsep.join([ours, *others])
+    clean_path(os.environ)
     # Would move the job store out of the federation's folder.
     os.environ.pop("NVFL_JOB_STORE_ROOT", None)
     # How long a finished job waits for silos that vanished (default 900 s).
@@ -107,10 +118,27 @@ def _main(which: str, arguments: list[str], run_dir: str | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _has_room(folder: Path) -> bool:
+    """Whether the figures of this process fit: their files are allocated now, while a refusal is an error and no
+    signal."""
+    try:
+        if shutil.disk_usage(folder).free < METRICS_ROOM_BYTES:
+            return False
+        for kind in ("counter", "histogram", "gauge_mostrecent"):
+            fd = os.open(folder / f"{kind}_{os.getpid()}.db", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, METRICS_FILE_BYTES)
+            finally:
+                os.close(fd)
+    except OSError:
+        return False
+    return True
+
+
 def _job(which: str, arguments: list[str]) -> None:
     """One job process, to its exit. Leaves without the interpreter's own clean-up, which takes a second or two."""
     metrics = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if metrics and shutil.disk_usage(metrics).free < METRICS_ROOM_BYTES:
+    if metrics and not _has_room(Path(metrics)):
         # A mapped file on a full volume ends the process with SIGBUS. Its figures stay in memory, and are not served.
         del os.environ["PROMETHEUS_MULTIPROC_DIR"]
     if which == "server-job":

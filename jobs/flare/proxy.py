@@ -65,6 +65,6 @@ def proxy_for(host: str, environment: Mapping[str, str] = os.environ) -> Proxy |
 def except_loopback() -> None:
     """Let this process and those that it starts reach this machine directly, whatever proxy is set."""
     for name in _EXCEPT:
-        before = os.environ.get(name, "")
+        before = os.environ.get(name, "") or (os.environ.get("NO_PROXY", "") if name == "no_proxy" else "")
         if name == "no_proxy" or before:
             os.environ[name] = ",".join(filter(None, (before, "localhost", "127.0.0.1", "::1")))

@@ -73,11 +73,17 @@ def renew(home: SiloHome, roles: list[str]) -> Member:
             raise SpecError(
                 str(waiting), got="a renewed key that waits for its epoch", want="none", remedy="Remove it, or use it."
             )
-    for role in roles:
-        Identity.generate().save(renewed_path(home.key_path(role)))
-    keys = {role: _newest_key(home.key_path(role)).public for role in ROLES}
-    member = Member(silo, keys["agent"], keys["owner"])
-    _write_member(home, member)
+    waiting_paths = [renewed_path(home.key_path(role)) for role in roles]
+    try:
+        for waiting in waiting_paths:
+            Identity.generate().save(waiting)
+        keys = {role: _newest_key(home.key_path(role)).public for role in ROLES}
+        member = Member(silo, keys["agent"], keys["owner"])
+        _write_member(home, member)
+    except BaseException:  # half a renewal would block the next attempt
+        for waiting in waiting_paths:
+            waiting.unlink(missing_ok=True)
+        raise
     return member
 
 
@@ -115,7 +121,7 @@ def _write_member(home: SiloHome, member: Member) -> None:
         fields[role] = getattr(member, role).raw.hex()
     for role in ROLES:
         fields[f"{role}_signature"] = _newest_key(home.key_path(role)).sign(_body(member)).hex()
-    home.member_path.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    durable.replace(home.member_path, (json.dumps(fields, indent=1) + "\n").encode())
 
 
 def _newest_key(path: Path) -> Identity:
@@ -133,22 +139,32 @@ def _body(member: Member) -> bytes:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[None]:
-    """A folder to be filled whole: what a failed attempt left in it is removed, so that the next one can succeed."""
+    """A folder to be filled whole: what a failed attempt made in it is removed, so that the next one can succeed.
+
+    Of two attempts at once the second is refused and removes nothing."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecError(
-            str(folder),
-            got="something that exists already",
-            want="a new folder",
-            remedy="Keys are never overwritten.",
-        )
+        raise _taken(folder)
     was_there = folder.exists()
+    durable.private_folder(folder)
     try:
-        durable.private_folder(folder)
-        yield
-    except BaseException:
-        with suppress(OSError):
-            for path in folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not was_there:
-                folder.rmdir()
-        raise
+        with durable.locked_folder(folder):
+            if any(folder.iterdir()):
+                raise _taken(folder)
+            try:
+                yield
+            except BaseException:
+                for path in folder.iterdir():
+                    with suppress(OSError):
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if not was_there:
+                    with suppress(OSError):
+                        folder.rmdir()
+                raise
+    except BlockingIOError as other:
+        raise _taken(folder) from other
+
+
+def _taken(folder: Path) -> SpecError:
+    return SpecError(
+        str(folder), got="something that exists already", want="a new folder", remedy="Keys are never overwritten."
+    )

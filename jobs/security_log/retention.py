@@ -25,6 +25,7 @@ from typing import Final
 from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Kind as Record
 from crypto.errors import FederationError, SpecError
+from crypto.home import Home
 from crypto.pinned_charter import CONSORTIUM_FILE
 from jobs.security_log.events import FIELDS, Event
 from jobs.security_log.writer import SecurityLog
@@ -72,13 +73,14 @@ def _kind(name: str, of: Class, pattern: str, why: str) -> Kind:
 _UPLOADS = "uploads"
 _CONSORTIUM = re.escape(CONSORTIUM_FILE)
 _RUN = r"jobs/[0-9a-f]{16}"
+_RUN_ID = r"[0-9a-f]{16}([0-9a-f]{48})?"
 #: Folders of ours in which a file may be left unfinished, other than those of runs.
-_FOLDERS = r"(approvals|charters|data|evidence|keys|ledger|local|metrics|models|receipts|runs)(/[^/]+)*"
+_FOLDERS = r"(approvals|charters|evidence|keys|ledger|local|metrics|personal|receipts|runs)(/[^/]+)*"
 _JOB = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 #: Of a silo's home, an aggregator's and a kit alike.
 _ANYWHERE: Final = (
-    _kind("settings", Class.SITE, r"(silo|aggregator)\.json|policy\.toml", "id and rules of this site"),
+    _kind("settings", Class.SITE, r"(silo|aggregator)\.json|policy\.toml|metrics\.port", "id and rules of this site"),
     _kind("enrolment", Class.SITE, r"member\.json|aggregator\.pub", "public keys to be enrolled"),
     _kind("key", Class.SITE, r"keys/[^/]+\.key", "made here, never leaves; replaced by a new epoch"),
     _kind(
@@ -90,7 +92,12 @@ _ANYWHERE: Final = (
     _kind("security-log", Class.SECURITY, r"security(-\d{4}-\d{2}(\.\d+)?)?\.jsonl", "who did what at this site"),
     _kind("security-head", Class.SITE, r"security\.head", "where the security log ends"),
     _kind("log", Class.TELEMETRY, r"(error_)?log(_fl)?\.(txt|json)(\.\d+)?|pid\.fl", "debug output of processes"),
-    _kind("metrics", Class.TELEMETRY, r"metrics/[^/]+\.db(\.damaged)?|metrics\.port", "counters of processes"),
+    _kind(
+        "metrics",
+        Class.TELEMETRY,
+        r"metrics/(counter|histogram|gauge_[a-z]+)_\d+\.db(\.damaged)?",
+        "counters of processes",
+    ),
     _kind(
         "unfinished",
         Class.WORK,
@@ -104,8 +111,8 @@ _OF_SILO: Final = (
     _kind("receipt", Class.AUDIT, r"receipts/[^/]+\.bin", "what the silo agreed to and each step's result, signed"),
     _kind("contradiction", Class.AUDIT, r"evidence/[^/]+\.bin", "proof that a party signed a contradiction"),
     _kind("journal", Class.AUDIT, r"journal\.jsonl", "all that the silo promised and released"),
-    _kind("run-notes", Class.WORK, r"runs/[^/]+\.safetensors", "the silo's progress in a run, its local expert"),
-    _kind("personal-model", Class.MODEL, r"personal/[^/]+\.safetensors", "the silo's own model of a run"),
+    _kind("run-notes", Class.WORK, rf"runs/{_RUN_ID}\.safetensors", "the silo's progress in a run, its local expert"),
+    _kind("personal-model", Class.MODEL, rf"personal/{_RUN_ID}\.safetensors", "the silo's own model of a run"),
     _kind("catalogue", Class.SITE, r"(syft|data)/.+", "data sets, mock data and requests; the data owner removes them"),
     _kind("probe", Class.WORK, r"probe\.json|probe/.+", "figures of the demonstration"),
 )
@@ -182,15 +189,18 @@ def is_kit(root: Path) -> bool:
 def kinds_at(root: Path) -> tuple[Kind, ...]:
     """The kinds of files that a folder may hold. Raises SpecError for a folder that is no home and no kit: what lies
     there is somebody else's."""
-    if SiloHome(root).exists():
+    keys = Home(root).keys_folder.is_dir()  # somebody else may have a silo.json
+    if keys and SiloHome(root).exists():
         return (*_ANYWHERE, *_OF_SILO)
-    if AggregatorHome(root).exists():
+    if keys and AggregatorHome(root).exists():
         return (*_ANYWHERE, *_OF_AGGREGATOR)
     if is_kit(root):
         return (*_ANYWHERE, *_OF_KIT)
     raise SpecError(
         str(root),
-        got="no folder" if not root.is_dir() else "a folder without silo.json, aggregator.json or local/consilium.json",
+        got="a folder without keys and silo.json, keys and aggregator.json, or local/consilium.json"
+        if root.is_dir()
+        else "no folder",
         want="a silo's or aggregator's home, or a kit",
         remedy="Nothing was looked at and nothing removed. Check --home and CONSILIUM_HOME.",
     )
@@ -298,7 +308,7 @@ def _in_use(path: Path) -> bool:
     if path.name == "security.jsonl":
         return True
     counters = re.fullmatch(r"\w+_(\d+)\.db", path.name)
-    return counters is not None and Path("/proc", counters[1]).exists()
+    return counters is not None and (counters[1] == "0" or Path("/proc", counters[1]).exists())
 
 
 def table() -> str:

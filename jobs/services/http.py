@@ -98,6 +98,8 @@ def serve_metrics(
     for file in folder.glob("*.db"):
         if keep is None or not file.name.endswith(keep):  # our own may be open already
             file.unlink(missing_ok=True)
+    for file in folder.glob("*.damaged"):
+        file.unlink(missing_ok=True)
     if service is not None:
         _zeros(service.role)
     return Server(http)

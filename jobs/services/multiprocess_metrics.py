@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import struct
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ log = logging.getLogger("consilium.service")
 
 #: Of a file of figures. Ours have a few hundred kilobytes. Bytes.
 MOST_BYTES: Final = 64 << 20
+#: Free room on the volume below which no figures are written. Bytes.
+ROOM_BYTES: Final = 16 << 20
 #: The process number in the names of merged files. No process has it.
 GONE: Final = 0
 #: Kind and process of a file. Gauges of other kinds than ours are ignored.
@@ -49,8 +52,9 @@ class Figures:
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             set_aside_damaged(self._folder)
-            fold(self._folder)
-            files = sorted(self._folder.glob("*.db"))
+            if shutil.disk_usage(self._folder).free >= ROOM_BYTES:  # a mapped file on a full volume ends us: SIGBUS
+                fold(self._folder)
+            files = sorted(path for path in self._folder.glob("*.db") if _NAME.fullmatch(path.name))
             whole = [str(path) for path in files if _readable(path)]
             self.damaged = len(files) - len(whole) + len(list(self._folder.glob("*.damaged")))
             found = list(self._files.merge(whole))  # type: ignore[no-untyped-call]
@@ -65,7 +69,7 @@ def set_aside_damaged(folder: Path) -> int:
     found = 0
     for path in folder.glob("*.db"):
         name = _NAME.fullmatch(path.name)
-        alive = name is not None and int(name[2]) != GONE and psutil.pid_exists(int(name[2]))
+        alive = name is None or (int(name[2]) != GONE and psutil.pid_exists(int(name[2])))
         if not alive and not _readable(path):
             log.warning("%s is damaged: its figures are lost, the others are served", path.name)
             os.replace(path, path.with_name(f"{path.name}.damaged"))
@@ -77,8 +81,6 @@ def _readable(path: Path) -> bool:
     """Whether prometheus_client can read the whole file."""
     from prometheus_client.mmap_dict import MmapedDict
 
-    if _NAME.fullmatch(path.name) is None:
-        return False
     before = 0
     try:
         if path.stat().st_size > MOST_BYTES:

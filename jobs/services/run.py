@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,10 +23,12 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
 from aggregator.tracking.artifact_addresses import follow_home
-from aggregator.tracking.cursor import default_uri
+from aggregator.tracking.cursor import LOCK_FILE, default_uri
+from crypto import durable
 from crypto.errors import SpecError
 from crypto.home import Home
 from jobs import release
+from jobs.flare.nvflare_mains import clean_path
 from jobs.runtime import drain
 from jobs.security_log.events import Event
 from jobs.security_log.writer import SecurityLog
@@ -73,12 +76,15 @@ def run_aggregator(
         return "NVFlare's server has not started yet" if CONNECTED_CLIENTS.connected() is None else ""
 
     site = install(options)
+    if not tracking_uri:
+        default_uri(AggregatorHome(site.home.root))  # refused now, not by the follower again and again
     drain.clear(site.home)
     _log_start(site.home, "aggregator")
     _serve(Service(AGGREGATOR, site.home, site.kit, tracking_uri, CONNECTED_CLIENTS.connected), host, port, not_ready)
     command = [sys.executable, "-P", "-m", "aggregator.tracking.follower", "--home", str(site.home.root), "--follow"]
     # In the environment: an address may contain a password, and all users can read command lines.
     environment = {**os.environ, **({"CONSILIUM_TRACKING_URI": tracking_uri} if tracking_uri else {})}
+    clean_path(environment)
     threading.Thread(target=_keep_running, args=(command, environment), name="lineage", daemon=True).start()
     return run_server(
         site.kit,
@@ -126,8 +132,13 @@ def run_mlflow(federation: Path, port: int) -> NoReturn:
             got="no mlflow.db",
             want="an aggregator's home, or the folder of a federation, that has finished a job",
         )
-    follow_home(home)
+    try:
+        with durable.locked(home.root / LOCK_FILE):
+            follow_home(home)
+    except sqlite3.Error as bad:
+        raise SpecError(str(home.mlflow_path), got=str(bad), want="MLflow's database") from bad
     settings = {
+        "PYTHONSAFEPATH": "1",  # MLflow starts processes of its own
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -135,7 +146,9 @@ def run_mlflow(federation: Path, port: int) -> NoReturn:
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", default_uri(home)]
     command += ["--default-artifact-root", str(home.artifacts_folder.resolve())]
-    os.execve(sys.executable, command, {**os.environ, **settings})
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    os.chdir(home.root.resolve())
+    os.execve(sys.executable, command, clean_path(kept | settings))
 
 
 def _log_start(home: Home, service: str) -> None:

@@ -133,7 +133,9 @@ class FedCoE(WithLocalExpert):
             )
             for metrics in (False, True)
         )
-        final = (  # the loads add up to a silo's rows, so they are figures of its data
+        # The loads add up to a silo's test rows, as the scores do: loads of training rows, less the rows of another
+        # cohort, would be one silo's rows.
+        final = (
             *score_slots("personal", network.classes),
             *counts(*(f"load-{e}" for e in range(p.experts)), basis=Basis.DATA),
         )
@@ -191,7 +193,7 @@ class FedCoE(WithLocalExpert):
         self.local = self.personalise(published, data)
         slots |= scored(step, "personal", self._tested(published, data, "personal"), data.y_test)
         for e, g in enumerate(self._gate(published, data.x_train)):
-            slots[f"load-{e}"] = round(data.rows * g)
+            slots[f"load-{e}"] = round(len(data.y_test) * g)
         return Contribution({}, slots)
 
     def _signature(self, level: int, data: DataSet) -> Contribution:

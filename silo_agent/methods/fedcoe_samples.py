@@ -100,7 +100,7 @@ class FedCoESamples(WithLocalExpert):
         blocks = tuple(block for name in ("generalist", "gate", *p.names) for block in _blocks(name, p))
         score = (*counts("global.correct", "generalist.correct"), *TEST_ROWS)
         held = tuple(Slot(f"silos-{e}", 1, Basis.STATE) for e in range(p.experts))  # whether its lane opens or not
-        loads = counts(*(f"load-{e}" for e in range(p.experts)), basis=Basis.DATA)  # they add up to a silo's rows
+        loads = counts(*(f"load-{e}" for e in range(p.experts)), basis=Basis.DATA)  # they add up to a silo's test rows
         final = (*counts("personal.correct", basis=Basis.STEP), *loads)
         moves = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
         steps = (
@@ -147,7 +147,7 @@ class FedCoESamples(WithLocalExpert):
         self.local = self.personalise(published, data)
         slots["personal.correct"] = self._correct(published, data, "personal")
         for e, mass in enumerate(self._gate(published, data.x_train).mean(axis=1)):
-            slots[f"load-{e}"] = round(data.rows * mass)
+            slots[f"load-{e}"] = round(len(data.y_test) * mass)
         return Contribution({}, slots)
 
     def _training(self, k: int, published: Published, data: DataSet) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from crypto import scores
+from crypto.errors import NonFinite
 from crypto.plan import Basis, Slot, Step
 from silo_agent.methods import ROWS_BOUND
 
@@ -33,8 +34,10 @@ def _bound(name: str) -> int:
 
 
 def score(mode: str, p_BC: np.ndarray, y: np.ndarray, *, metrics: bool = True) -> dict[str, int]:
-    """The values of ``score_slots`` of one silo. ``y``: labels (B,) in [0, C). Raises nothing: an empty batch is all
-    zeros."""
+    """The values of ``score_slots`` of one silo. ``y``: labels (B,) in [0, C). An empty batch is all zeros.
+    Raises NonFinite for probabilities that are not numbers: they would be counted as good ones."""
+    if not np.isfinite(p_BC).all():
+        raise NonFinite("Predictions of test rows are not numbers.", remedy="Lower the learning rate of the job.")
     named = p_BC.argmax(axis=1)
     found = {scores.correct(mode): int((named == y).sum())}
     classes = p_BC.shape[1]

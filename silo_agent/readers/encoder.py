@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -61,14 +61,19 @@ class TableEncoder:
         return (len(self.features),)
 
     def encode(self, rows: Iterable[Mapping[str, object]]) -> np.ndarray:
-        """float32 (rows, features). A key that a row lacks is a missing value. Raises BadValue."""
+        """float32 (rows, features). A key that a row lacks is a missing value, one that all lack is an absent column.
+        Raises BadValue."""
         listed = list(rows)
-        return self.encode_columns(
-            {column["name"]: [row.get(column["name"]) for row in listed] for column in self.columns}, len(listed)
-        )
+        names = [column["name"] for column in self.columns]
+        there = [name for name in names if not listed or any(name in row for row in listed)]
+        return self.encode_columns({name: [row.get(name) for row in listed] for name in there}, len(listed))
 
     def encode_columns(self, columns: Mapping[str, Sequence[object]], rows: int) -> np.ndarray:
-        """The same from whole columns. A column that is absent is missing in every row."""
+        """The same from whole columns. A column that may be absent, and is, is missing in every row. Raises BadValue
+        for another one: under a wrong name it would be taken for missing."""
+        for column in self.columns:
+            if column["name"] not in columns and column.get("absent") != "allow":
+                raise BadValue(column["name"], "there is no such column")
         made = np.zeros((rows, len(self.features)), dtype=np.float32)
         at = 0
         for column in self.columns:
@@ -270,18 +275,25 @@ def level_of(value: object) -> str:
     return str(value).strip()
 
 
-def level_in(levels: Container[str], value: object) -> str:
-    """The level that a raw value is, as ``levels`` spells it; where there is none, its own text.
+def level_in(levels: Collection[str], value: object) -> str:
+    """The level that a raw value is, as ``levels`` spells it; where there is none, or more than one, its own text.
 
     Libraries that write tables spell a level in their own way: pandas writes ``True`` for true, and ``2.0`` for 2 in a
-    column where values are missing.
+    column where values are missing; a spreadsheet writes ``TRUE``.
     """
     text = level_of(value)
     if text in levels:
         return text
-    whole = _WHOLE.fullmatch(text)
-    other = whole[1] if whole else text.lower() if text in ("True", "False") else text
-    return other if other in levels else text
+    plain = _plain(text)
+    same = [level for level in levels if _plain(level) == plain]
+    return same[0] if len(same) == 1 else text
+
+
+def _plain(text: str) -> str:
+    """One spelling of a level for all libraries."""
+    if whole := _WHOLE.fullmatch(text):
+        return whole[1]
+    return text.lower() if text.lower() in ("true", "false") else text
 
 
 def _number(column: Mapping[str, Any], value: object) -> float:

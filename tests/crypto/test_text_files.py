@@ -30,7 +30,7 @@ def test_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
 def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")  # a reader that waits for a writer would hang
     (tmp_path / "folder").mkdir()
-    for name, found in (("pipe", "no regular file"), ("folder", "Is a directory"), ("none", "No such file")):
+    for name, found in (("pipe", "a pipe or device"), ("folder", "Is a directory"), ("none", "No such file")):
         with pytest.raises(SpecError, match=found):
             text_files.read(tmp_path / name, "a job file")
     monkeypatch.setattr(text_files, "MOST_BYTES", 10)

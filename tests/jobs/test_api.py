@@ -119,8 +119,10 @@ def test_a_model_takes_raw_rows_and_gives_names_of_classes(tables: tuple[Federat
     assert p.shape == (90, 2) and np.allclose(p.sum(axis=1), 1)
     labels = result.model.predict(rows)
     assert set(labels) <= {"no", "yes"} and (labels == rows["died"]).mean() > 0.6
-    columns = {name: rows[name].tolist() for name in ("age", "smokes", "admitted")}
-    absent = result.model.predict_proba(rows.drop(columns=["grade", "died"]))
+    columns = {name: rows[name].tolist() for name in ("age", "smokes", "admitted")} | {"grade": [None] * 90}
+    absent = result.model.predict_proba(rows.drop(columns=["died"]).assign(grade=None))
+    with pytest.raises(DataRefused, match="'grade': there is no such column"):
+        result.model.predict_proba(rows.drop(columns=["grade"]))
     assert np.array_equal(result.model.predict_proba(columns), absent), "a frame is its columns"
     assert not np.array_equal(absent, p)
 

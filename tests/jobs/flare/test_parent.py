@@ -26,7 +26,8 @@ from tests.members import Bare
 
 #: A parent whose NVFlare is a stand-in: what it does is the first argument, what happens comes out as lines.
 SCRIPT = """
-import json, os, sys, time
+import json, os, signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
 from pathlib import Path
 from crypto.home import Home
 from jobs.runtime import drain

@@ -46,14 +46,14 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC).timestamp()
 
 #: At least one path of every kind, as the package, NVFlare and MLflow write them.
 PATHS: dict[str, list[str]] = {
-    "settings": ["silo.json", "aggregator.json", "policy.toml"],
+    "settings": ["silo.json", "aggregator.json", "policy.toml", "metrics.port"],
     "enrolment": ["member.json", "aggregator.pub"],
     "key": ["keys/agent.key", "keys/owner.key", "keys/aggregator.key", "keys/agent.next.key"],
     "charter": ["charter.bin", "consortium.pub", "charters/000001.bin"],
     "security-log": ["security.jsonl", "security-2026-11.jsonl", "security-2026-11.2.jsonl"],
     "security-head": ["security.head"],
     "log": ["log.txt", "log.txt.1", "log.json", "log_fl.txt", "error_log.txt", "pid.fl"],
-    "metrics": ["metrics/counter_4711.db", "metrics/gauge_mostrecent_4711.db", "metrics.port"],
+    "metrics": ["metrics/counter_4711.db", "metrics/gauge_mostrecent_4711.db", "metrics/counter_1.db.damaged"],
     "unfinished": ["approvals/.x.approval.new", "charter.bin.new", "lineage.json.new"],
     "salt": ["salt"],
     "approval": [f"approvals/{'ab' * 32}.approval", f"approvals/{'ab' * 32}-1795230000.denial"],
@@ -100,7 +100,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 #: What makes a folder a silo's home, an aggregator's home, a kit.
-MARKS = (["silo.json"], ["aggregator.json"], ["local/consilium.json", "startup/x"])
+MARKS = (["silo.json", "keys/agent.key"], ["aggregator.json", "keys/agent.key"], ["local/consilium.json", "startup/x"])
 
 
 def kinds(home: Path) -> set[str]:
@@ -202,7 +202,7 @@ def test_the_tables_list_all_of_it() -> None:
     ("path", "days"),
     [
         ("log.txt", 30),
-        ("metrics.port", 30),
+        ("metrics/gauge_mostrecent_999999999.db", 30),
         (f"jobs/{RUN}/events.jsonl", 30),
         (f"runs/{RUN}.safetensors", 30),
         (f"jobs/{RUN}/sums/000001/0.u32", 30),
@@ -254,6 +254,7 @@ def test_files_of_another_place_and_of_peoples_own_folders_stay(tmp_path: Path, 
     """Only what this kind of place holds is ours; a folder of the owner's inside a home is not."""
     put(tmp_path, *mark, days=5000)
     put(tmp_path, "docs/thesis.new", "mine/a.part", "docs/log.txt", "patients/pid.fl", days=5000)
+    put(tmp_path, "metrics/study.db", "models/patients.part", "data/a.new", "runs/mine.safetensors", days=5000)
     for name, paths in PATHS.items():
         if name not in kinds(tmp_path):
             put(tmp_path, *paths, days=5000)

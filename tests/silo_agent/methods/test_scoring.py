@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from crypto import scores
+from crypto.errors import NonFinite
 from crypto.plan import Basis
 from silo_agent.methods.scoring import due, fixed, score, score_slots
 from tests import plain_scores as plain
@@ -220,3 +221,14 @@ def test_a_class_that_no_row_has_leaves_figures_undefined() -> None:
 def test_certificates_are_narrow_where_scores_are_spread() -> None:
     found = read([(of_log_odds(2 * signal - 4), y) for signal, y in rare(rows=2000)])
     assert 0 < found["auroc"].within < 0.008 and found["auprc"].within < 0.05
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("metrics", [False, True])
+def test_probabilities_that_are_no_numbers_are_refused(bad: float, classes: int, metrics: bool) -> None:
+    """Two such rows of forty would give a plausible Brier score."""
+    p_BC = np.full((40, classes), 1 / classes)
+    p_BC[7, 1] = bad
+    with pytest.raises(NonFinite, match="Lower the learning rate"):
+        score("global", p_BC, np.zeros(40, dtype=np.int64), metrics=metrics)

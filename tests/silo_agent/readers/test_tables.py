@@ -16,7 +16,7 @@ from crypto.errors import DataRefused
 from silo_agent import readers
 from silo_agent.data import DataSet
 from silo_agent.readers import encoder as encoder_module
-from silo_agent.readers.encoder import TableEncoder, encoder, level_in
+from silo_agent.readers.encoder import BadValue, TableEncoder, encoder, level_in
 from silo_agent.readers.ranges import findings
 from silo_agent.readers.reference import Reference
 from silo_agent.readers.schema import DataSchema
@@ -219,6 +219,7 @@ def test_a_column_that_a_silo_may_lack(tmp_path: Path) -> None:
 def test_outliers_by_the_schemas_rule(tmp_path: Path, rule: str, seen: float) -> None:
     by = schema(with_column("glucose", outside=rule, missing="indicator"))
     rows = [{"age": 70, "glucose": 90, "diastolic": 75, "admitted": "2021-01-01"}]
+    rows[0] |= {"systolic": 120, "sex": "f"}
     x = by.encoder.encode(rows)  # type: ignore[arg-type]
     assert x[0, 4] == seen and x[0, 5] == (rule == "missing")
 
@@ -255,6 +256,21 @@ def test_a_row_alone_is_encoded_as_in_its_table() -> None:
     assert all(np.array_equal(made.encode([row])[0], whole[n]) for n, row in enumerate(rows))
 
 
+def test_a_column_under_a_wrong_name_is_not_taken_for_missing() -> None:
+    """Its missing rule would give a confident prediction."""
+    made = schema().encoder
+    assert isinstance(made, TableEncoder)
+    rows = patients()
+    wrong = [{("Systolic" if name == "systolic" else name): value for name, value in row.items()} for row in rows]
+    with pytest.raises(BadValue, match="column 'systolic': there is no such column"):
+        made.encode(wrong)
+    with pytest.raises(BadValue, match="column 'systolic': there is no such column"):
+        made.encode_columns({name: [row[name] for row in wrong] for name in wrong[0]}, len(wrong))
+    some = [rows[0], {name: value for name, value in rows[1].items() if name != "systolic"}]
+    missing = [rows[0], rows[1] | {"systolic": None}]
+    assert np.array_equal(made.encode(some), made.encode(missing)), "a row may lack it where others have it"
+
+
 def test_readers_that_are_not_there_or_do_not_fit(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", patients())
     with pytest.raises(DataRefused, match="reader 'edf' is not installed here") as refused:
@@ -282,7 +298,12 @@ def test_readers_that_are_not_there_or_do_not_fit(tmp_path: Path) -> None:
         (("1", "1.0"), "1.0", "1.0"),  # a schema that tells them apart
         (("True", "true"), "True", "True"),
         (("1", "2"), "2.5", "2.5"),
-        (("1", "2"), "TRUE", "TRUE"),
+        (("true", "false"), "TRUE", "true"),
+        (("False", "True"), True, "True"),
+        (("False", "True"), "true", "True"),
+        (("1.0", "2.0"), "2", "2.0"),
+        (("1.0", "2.0"), 2, "2.0"),
+        (("1.0", "1.00"), "1", "1"),  # two levels would fit
         (("yes", "no"), "True", "True"),
         (("1", "2"), "12.0.0", "12.0.0"),
     ],
