@@ -179,7 +179,8 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def _signals(answer: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """What the signals that ask us to end do meanwhile. One that is ignored, as under nohup, stays so."""
+    """What the signals that ask us to end do meanwhile. One that is ignored stays so: SIGHUP under nohup, SIGINT in the
+    background of a shell without job control."""
     before = {one: signal.getsignal(one) for one in _ASKS}
     asks = [one for one, handler in before.items() if handler is not signal.SIG_IGN]
     for one in asks:

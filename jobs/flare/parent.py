@@ -76,7 +76,8 @@ class Parent:
         """In the main thread, to the end of the process."""
         where = os.getcwd()
         nvflare_mains.export(self.home)
-        ends = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
+        ends = [number for number in _ENDS if not (number == signal.SIGHUP and ignored)]
         for number in ends:
             signal.signal(number, self._asked)
         signal.signal(signal.SIGUSR1, self._lost)

@@ -151,7 +151,8 @@ def test_the_release_says_what_it_is(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 SCRIPT = """
 import os, signal, subprocess, sys, time
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup, or in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from jobs.demo.child_processes import Processes, terminable
 processes = Processes()
 stubborn = '''
