@@ -74,7 +74,7 @@ def test_names_have_one_prefix_and_words_are_from_lists(room: ModuleType, prefix
     families = list(room.REGISTRY.collect())
     assert all(family.name.startswith(prefix) and family.documentation for family in families)
     labels = {key for family in families for sample in family.samples for key in sample.labels}
-    assert labels <= {"outcome", "end", "phase", "state", "code", "score", "mode", "le"}
+    assert labels <= {"outcome", "end", "phase", "state", "code", "score", "metric", "mode", "le"}
     assert b"nonsense" not in generate_latest(room.REGISTRY)
 
 
