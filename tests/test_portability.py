@@ -6,7 +6,6 @@ Text is read and written in UTF-8 by statement; a process of ours imports nothin
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ ROOMS = ("crypto", "aggregator", "silo_agent", "jobs", "images")
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 #: Functions named ``open`` that open no text file: (expression before the dot).
 BYTES = {"os", "tarfile", "Image"}
-
-
-def calls(path: Path) -> Iterator[tuple[ast.Call, str, dict[str, ast.expr]]]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            yield node, name, {word.arg: word.value for word in node.keywords if word.arg}
 
 
 def opens_text(node: ast.Call, name: str, words: dict[str, ast.expr]) -> bool:

@@ -24,7 +24,7 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.records import CharterRecorded, RunFailed, RunFinished
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking import run_page as pages
-from aggregator.tracking.artifact_addresses import check_here
+from aggregator.tracking.artifact_addresses import check_here, is_own
 from aggregator.tracking.client import DOWN, MlflowClient, MlflowException, connect
 from aggregator.tracking.compare_models import ModelComparison, ours
 from aggregator.tracking.dataset import SiloSource
@@ -46,8 +46,7 @@ def compare(home: Path, uri: str | None = None, run: str | None = None) -> list[
     does not check, for a run that the ledger does not know, and when MLflow does not answer; SpecError for a home that
     was moved since MLflow last followed it.
     """
-    own = default_uri(AggregatorHome(home)) if uri is None else ""
-    address = uri or own
+    address = uri or default_uri(AggregatorHome(home))
     if address.startswith("sqlite:") and not Path(make_url(address).database or "").is_file():
         raise EvidenceError("MLflow", expected="a database", found=f"no file {make_url(address).database}")
     with _still(home):
@@ -56,7 +55,7 @@ def compare(home: Path, uri: str | None = None, run: str | None = None) -> list[
             have = ", ".join(ledger.runs)
             raise EvidenceError("ledger", expected=f"a run {run}", found="none", remedy=f"There are: {have}.")
         try:
-            if address == own:
+            if is_own(AggregatorHome(home), address):
                 check_here(AggregatorHome(home))
             return list(_Comparison(ledger, connect(address), address).differences(run))
         except DOWN as down:

@@ -1,4 +1,7 @@
-"""The HTTP proxy that gRPC, and so NVFlare, reaches the server through: from the environment, by gRPC's own rules.
+"""The HTTP proxy that gRPC, and so NVFlare, reaches the server through: from the environment, by gRPC's main rules.
+
+Of its rules these are missing: networks in ``no_proxy``, a variable that is set and empty, and that an address without
+http:// is ignored.
 
 https://grpc.github.io/grpc/core/md_doc_environment_variables.html: ``grpc_proxy``, ``https_proxy``, ``http_proxy``, the
 first that is set; hosts that end with an entry of ``no_grpc_proxy``, or else of ``no_proxy``, are reached directly.

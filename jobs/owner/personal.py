@@ -126,7 +126,7 @@ def evaluate(model: Opened) -> dict[str, Any]:
     is none), and of the commonest training label. ``metrics``: as a run has them, of these rows. ``same_data``: whether
     it was trained on the data as they are now."""
     data = model.data()
-    p_BC = model.predict(data.x_test)
+    p_BC = model.trainer.predict_personal(model.kept.published, data.x_test, data.x_train)
     shared: int | None = None
     try:
         global_BC = method(model.spec.method)(model.spec.params).predict(model.kept.published, data.x_test, "global")

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from jobs.flare.nvflare_mains import METRICS_ROOM_BYTES
+
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
@@ -24,8 +26,6 @@ log = logging.getLogger("consilium.service")
 
 #: Of a file of figures. Ours have a few hundred kilobytes. Bytes.
 MOST_BYTES: Final = 64 << 20
-#: Free room on the volume below which no figures are written. Bytes.
-ROOM_BYTES: Final = 16 << 20
 #: The process number in the names of merged files. No process has it.
 GONE: Final = 0
 #: Kind and process of a file. Gauges of other kinds than ours are ignored.
@@ -52,7 +52,9 @@ class Figures:
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             set_aside_damaged(self._folder)
-            if shutil.disk_usage(self._folder).free >= ROOM_BYTES:  # a mapped file on a full volume ends us: SIGBUS
+            if (
+                shutil.disk_usage(self._folder).free >= METRICS_ROOM_BYTES
+            ):  # a mapped file on a full volume ends us: SIGBUS
                 fold(self._folder)
             files = sorted(path for path in self._folder.glob("*.db") if _NAME.fullmatch(path.name))
             whole = [str(path) for path in files if _readable(path)]

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -209,13 +208,8 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.fixture
-def restored() -> Callable[[], object]:
-    return lambda: signal.getsignal(signal.SIGTERM)
-
-
-def test_the_handlers_are_those_of_before_afterwards(restored: Callable[[], object]) -> None:
-    before = restored()
+def test_the_handlers_are_those_of_before_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with terminable():
-        assert restored() is not before
-    assert restored() is before
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
