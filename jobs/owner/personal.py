@@ -74,6 +74,8 @@ def listed(home: SiloHome) -> list[dict[str, Any]]:
     for path in home.personal_folder.glob("*.safetensors"):
         try:
             kept = PersonalModel.load(path)
+            if home.personal_path(kept.run) != path:
+                raise DataRefused(f"{path.name} holds the model of run {kept.run[:64]!r}.", remedy="Rename it back.")
             spec = JobSpec.from_text(kept.job)
         except (DataRefused, SpecError) as refused:
             found.append({"run": path.stem, "kept_at": path.stat().st_mtime, "amiss": str(refused)})
@@ -99,6 +101,8 @@ def opened(home: SiloHome, run: str | None = None) -> Opened:
         )
     if run is not None and len(fitting) > 1:
         raise SpecError("RUN", got=run, want=f"more digits: {', '.join(one['run'][:16] for one in fitting)}")
+    if fitting[0]["amiss"]:
+        raise DataRefused(fitting[0]["amiss"])
     kept = PersonalModel.load(home.personal_path(fitting[0]["run"]))
     if kept.silo != home.silo:
         raise DataRefused(f"The model is that of silo {kept.silo}.", remedy=f"Use it in that home, not {home.silo}'s.")

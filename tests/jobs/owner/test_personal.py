@@ -371,3 +371,13 @@ def test_without_the_packages_the_extra_is_named(home: SiloHome, tmp_path: Path)
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "[export]" in done.stdout and "--to torch" in done.stdout and not (tmp_path / "m.onnx").exists()
+
+
+def test_a_file_under_another_runs_name_is_not_used(home: SiloHome) -> None:
+    """Which file is opened follows from its name, not from what the file says of itself."""
+    (path,) = home.personal_folder.glob("*.safetensors")
+    path.rename(path.with_name("0123456789abcdef.safetensors"))
+    (found,) = personal.listed(home)
+    assert found["run"] == "0123456789abcdef" and "holds the model of run" in found["amiss"]
+    with pytest.raises(DataRefused, match="holds the model of run"):
+        personal.opened(home)
