@@ -14,6 +14,8 @@ same figure. ``X`` is a mode (``global``, ``personal``), C the number of classes
 | ``X.calibration.D.chance.q16``               | Σ of these probabilities                                            |
 | ``X.brier.q16``, ``X.log-loss.q16``          | Σ of the squared errors of the probabilities; Σ −ln p(label)        |
 
+The slots of other tasks than one class a row are in ``crypto.task_scores``.
+
 ``q16``: each row's value is rounded to 2⁻¹⁶, so a mean is off by at most 2⁻¹⁷. The probability that is calibrated is
 that of class 1, or, of more classes, that of the most probable one.
 
@@ -34,20 +36,13 @@ from itertools import product
 from math import fsum, log
 from typing import Final
 
-#: Fixed point of sums that are no counts: bits behind the point, and how slots of them end.
-BITS: Final = 16
-FIXED: Final = f".q{BITS}"
-#: Most an average of such sums is off.
-ROUNDING: Final = 2.0 ** -(BITS + 1)
+from crypto import task_scores
+from crypto.histograms import BINS, BITS, FIXED, ROUNDING, auroc
+from crypto.task_scores import Found
 
 #: Most classes with a whole confusion matrix, and with hits and rows of each class. Beyond: correct answers alone.
 MOST_IN_MATRIX, MOST_CLASSES = 16, 256
 
-_POSITIVE = (*(n / 8 for n in range(1, 49)), *(6 * 5 ** (n / 15) for n in range(1, 16)))
-#: Inner edges of the bins of log odds, ascending: 0.125 apart up to ±6, where probabilities of most models are, then
-#: each 1.113 times the last, to ±30. A value on an edge is in the bin below.
-LOG_ODDS: Final = (*(-edge for edge in reversed(_POSITIVE)), 0.0, *_POSITIVE)
-BINS: Final = len(LOG_ODDS) + 1
 #: Bins of the calibration curve, of equal width.
 TENTHS: Final = 10
 
@@ -62,7 +57,7 @@ OF_TWO: Final = (
     "auroc", "auprc", "accuracy", "sensitivity", "specificity", "f1", "brier", "log-loss", "calibration-error",
 )  # fmt: skip
 OF_MORE: Final = ("balanced-accuracy", "macro-f1", "accuracy", "brier", "log-loss", "calibration-error")
-METRICS: Final = tuple(dict.fromkeys((*OF_TWO, *OF_MORE)))
+METRICS: Final = tuple(dict.fromkeys((*OF_TWO, *OF_MORE, *task_scores.METRICS)))
 TITLES: Final[Mapping[str, str]] = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -75,9 +70,12 @@ TITLES: Final[Mapping[str, str]] = {
     "brier": "Brier score",
     "log-loss": "log loss",
     "calibration-error": "calibration error",
+    **task_scores.TITLES,
 }
 
-_CELL = re.compile(r"(.+\.(?:confusion|class|ranking|calibration|brier|log-loss))((?:\.[a-z0-9]+)*)")
+_CELL = re.compile(
+    rf"(.+\.(?:confusion|class|ranking|calibration|brier|log-loss|{task_scores.FAMILIES}))((?:\.[a-z0-9-]+)*)"
+)
 
 
 # --- the slots -------------------------------------------------------------------------------------------------------
@@ -162,16 +160,23 @@ class Score:
     high: float | None
     """The exact figure, which only someone with all rows could compute, is from ``low`` to ``high``."""
     baseline: float | None
-    """The same metric without a model: always the most common class, its share as probability, a coin's ranking. None:
-    there is no such figure."""
+    """The same metric without a model: always the most common class, its share as probability, a coin's ranking, the
+    mean as prediction. None: there is no such figure."""
+    of: str = ""
+    """Which label or class alone it is of, by number; "" where it is of all."""
+
+    @property
+    def key(self) -> str:
+        """Its name without the mode."""
+        return f"{self.metric}.{self.of}" if self.of else self.metric
 
     @property
     def name(self) -> str:
-        return f"{self.mode}.{self.metric}"
+        return f"{self.mode}.{self.key}"
 
     @property
     def title(self) -> str:
-        return TITLES[self.metric]
+        return f"{TITLES[self.metric]}, {self.of}" if self.of else TITLES[self.metric]
 
     @property
     def within(self) -> float:
@@ -185,12 +190,16 @@ class Score:
         """``0.912 ± 0.004``, or ``undefined``."""
         if self.value is None:
             return "undefined"
+        if self.metric in task_scores.IN_UNITS:
+            return f"{self.value:.4g}" + (f" ± {self.within:.1g}" if self.within >= abs(self.value) / 1000 > 0 else "")
         return f"{self.value:.3f}" + (f" ± {self.within:.3f}" if self.within >= 0.0005 else "")
 
     @property
     def against(self) -> str:
         """The baseline as text; a dash for none."""
-        return "–" if self.baseline is None else f"{self.baseline:.3f}"
+        if self.baseline is None:
+            return "–"
+        return f"{self.baseline:.4g}" if self.metric in task_scores.IN_UNITS else f"{self.baseline:.3f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +213,15 @@ class Curve:
 def modes(slots: Iterable[str]) -> tuple[str, ...]:
     """The modes whose metrics can be read from these slots, in their order."""
     end = loss("", "brier")
-    return tuple(dict.fromkeys(name.removesuffix(end) for name in slots if name.endswith(end)))
+    there = (name.removesuffix(end) if name.endswith(end) else task_scores.mode_of(name) for name in slots)
+    return tuple(dict.fromkeys(mode for mode in there if mode))
 
 
 def scores(slots: Mapping[str, int], mode: str) -> tuple[Score, ...]:
     """The metrics of a mode, the leading one first; none where the slots of one are missing or there are no rows."""
     try:
+        if found := task_scores.found(slots, mode):
+            return tuple(_score(mode, one) for one in found)
         return _scores(slots, mode)
     except KeyError:  # a slot that did not open
         return ()
@@ -218,12 +230,15 @@ def scores(slots: Mapping[str, int], mode: str) -> tuple[Score, ...]:
 def headline(slots: Mapping[str, int]) -> str:
     """A line for people: the first mode's leading metric, with what it is to be compared with. "" without metrics."""
     for mode in modes(slots):
-        if found := {score.metric: score for score in scores(slots, mode)}:
-            first, right = next(iter(found.values())), found["accuracy"]
+        if found := {score.key: score for score in scores(slots, mode)}:
+            first, *others = found.values()
             parts = [f"{mode} {first.title} {first.text} (baseline {first.against})"]
             if "auroc" in found:
                 parts.append(f"class 1 in {_share(found['auprc'].baseline)} of the rows")
-            parts.append(f"accuracy {_share(right.value)}, always the most common class {_share(right.baseline)}")
+            if right := found.get("accuracy"):
+                parts.append(f"accuracy {_share(right.value)}, always the most common class {_share(right.baseline)}")
+            else:
+                parts += [f"{other.title} {other.text} (baseline {other.against})" for other in others[:1]]
             return "; ".join(parts)
     return ""
 
@@ -266,6 +281,10 @@ def _scores(slots: Mapping[str, int], mode: str) -> tuple[Score, ...]:
     return tuple(found[name] for name in order)
 
 
+def _score(mode: str, one: Found) -> Score:
+    return Score(mode, one.metric, one.value, one.low, one.high, one.baseline, one.of)
+
+
 def _exact(mode: str, metric: str, value: float | None, baseline: float | None) -> Score:
     return Score(mode, metric, value, value, value, baseline)
 
@@ -296,7 +315,7 @@ def _of_two(
     if [sum(count) for count in zip(*counts, strict=True)] != list(rows):
         raise KeyError(ranking(mode, 0, 0))
     return {
-        "auroc": _auroc(mode, counts),
+        "auroc": Score(mode, "auroc", *auroc(counts), 0.5),
         "auprc": _auprc(mode, counts),
         "sensitivity": _exact(mode, "sensitivity", _ratio(hits[1], rows[1]), float(most)),
         "specificity": _exact(mode, "specificity", _ratio(hits[0], rows[0]), float(1 - most)),
@@ -323,19 +342,6 @@ def _ratio(part: int, whole: int) -> float | None:
 def _f1(hits: int, named: int, rows: int) -> float | None:
     """2 · hits / (named + rows): undefined for a class without rows, which nobody can find."""
     return _ratio(2 * hits, named + rows) if rows else None
-
-
-def _auroc(mode: str, counts: Sequence[tuple[int, int]]) -> Score:
-    """Of pairs of a row of each class, those in the right order; a pair in one bin is half a pair."""
-    pairs = sum(no for no, _ in counts) * sum(yes for _, yes in counts)
-    if not pairs:
-        return Score(mode, "auroc", None, None, None, 0.5)
-    below = right = unsure = 0  # right and unsure in pairs
-    for no, yes in counts:
-        right += below * yes
-        unsure += no * yes
-        below += no
-    return Score(mode, "auroc", (right + unsure / 2) / pairs, right / pairs, (right + unsure) / pairs, 0.5)
 
 
 def _auprc(mode: str, counts: Sequence[tuple[int, int]]) -> Score:

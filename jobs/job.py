@@ -108,7 +108,7 @@ class JobSpec:
         schema = None
         if "schema" in raw:
             schema = DataSchema.parse(_table(raw["schema"], f"{where}.schema"), f"{where}.schema")
-            _check_params(schema, params, where)
+            params = _by_schema(schema, params, where)
         return cls(**texts, keep_uploads=str(keep), params=params, timeouts=times, schema=schema)  # type: ignore[arg-type]
 
     @classmethod
@@ -192,14 +192,24 @@ def catalogue() -> list[str]:
     )
 
 
-def _check_params(schema: DataSchema, params: Mapping[str, object], where: str) -> None:
-    """Raise SpecError where the parameters say another shape of rows or number of classes than the schema."""
+def _by_schema(schema: DataSchema, params: Mapping[str, object], where: str) -> dict[str, object]:
+    """The parameters, with what the schema says of the task: several labels, masks, or a number and its scale.
+
+    Raises SpecError where they say another shape of rows, another task or number of classes than the schema."""
     key = "shape" if "shape" in params else "features"
     if key in params and shape_of(params) != schema.shape:
         sides = " ".join(map(str, schema.shape))
         raise SpecError(f"{where}.params.{key}", got=params[key], want=f"{sides}, as its schema says")
-    if params.get("classes", len(schema.classes)) != len(schema.classes):
-        raise SpecError(f"{where}.params.classes", got=params["classes"], want=f"{len(schema.classes)}, by its schema")
+    of_task = dict(schema.params)
+    if params.get("classes", of_task.get("classes")) != of_task.get("classes"):
+        want = f"{of_task['classes']}, by its schema" if "classes" in of_task else "none: its schema has a number"
+        raise SpecError(f"{where}.params.classes", got=params["classes"], want=want)
+    if "task" not in of_task:
+        return dict(params)
+    for name, value in of_task.items():
+        if params.get(name, value) != value:
+            raise SpecError(f"{where}.params.{name}", got=params[name], want=f"{value}, by its schema")
+    return {**of_task, **params}
 
 
 def _hint() -> str:

@@ -1,10 +1,17 @@
 """A silo's data set: read once, checked, committed to with a salt. Where it is stored is up to the catalogue.
 
-A data set is five arrays: ``x_train`` and ``x_test`` (rows, …) of a float or integer dtype and any rank from 2 on,
-``y_train`` and ``y_test`` of integers in [0, classes), one a row or a mask of the row's shape without its channels, and
-``classes``, one integer. They come from one npz,
-which is read here without pickle, or from a reader (``silo_agent.readers``). A faulty file is refused with the reason
-and the remedy: a silo that trained on it would spoil the federation's sums.
+A data set is ``x_train`` and ``x_test`` (rows, …) of a float or integer dtype and any rank from 2 on, and ``y_train``
+and ``y_test``, which are one of four kinds of target:
+
+| kind         | ``y_*``                                                            | beside them                     |
+|--------------|--------------------------------------------------------------------|---------------------------------|
+| ``class``    | integers (rows,) in [0, classes)                                   | ``classes``, one integer from 2 |
+| ``mask``     | the same for each place: (rows, …), the row's shape but channels   | ``classes``                     |
+| ``labels``   | several yes or no, 0 or 1: (rows, labels)                          | ``labels``, one integer from 1  |
+| ``number``   | floats (rows,), in the target's own unit                           | nothing                         |
+
+They come from one npz, which is read here without pickle, or from a reader (``silo_agent.readers``). A faulty file is
+refused with the reason and the remedy: a silo that trained on it would spoil the federation's sums.
 """
 
 from __future__ import annotations
@@ -36,8 +43,22 @@ MIN_SALT_BYTES = 16
 MOST_CLASSES = 2**18
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-#: What an npz of a data set holds; other members are never read.
-ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+#: Most yes-or-no labels of a row.
+MOST_LABELS = 64
+#: Kinds of target.
+CLASS, MASK, LABELS, NUMBER = KINDS = ("class", "mask", "labels", "number")
+
+#: Kind of target → what people call it.
+TARGETS: Final = {
+    CLASS: "one label a row",
+    MASK: "masks",
+    LABELS: "several yes-or-no labels a row",
+    NUMBER: "a number a row",
+}
+
+#: What an npz of a data set holds; other members are never read. One of ``COUNTS`` says how many classes or labels.
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+COUNTS = ("classes", "labels")
 #: What numpy, zipfile and zlib raise for bytes that are no npz: bad headers, damaged or encrypted members, a folder.
 UNREADABLE: Final = (
     BadZipFile, zlib.error, TokenError, ValueError, EOFError, OSError, AttributeError, RuntimeError, MemoryError,
@@ -46,8 +67,8 @@ UNREADABLE: Final = (
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DataSet:
-    """Checked, read-only arrays. ``x_*``: float32 (rows, *shape), maybe mapped from disk; ``y_*``: int64 in
-    [0, classes), labels (rows,) or masks (rows, *shape[1:])."""
+    """Checked, read-only arrays. ``x_*``: float32 (rows, *shape), maybe mapped from disk; ``y_*``: int64, of numbers
+    float64, as the module says of each kind of target."""
 
     name: str
     x_train: np.ndarray
@@ -55,6 +76,9 @@ class DataSet:
     x_test: np.ndarray
     y_test: np.ndarray
     classes: int
+    """Classes, or yes-or-no labels of a row; of numbers 1."""
+    target: str = CLASS
+    """One of ``KINDS``."""
 
     @property
     def rows(self) -> int:
@@ -74,7 +98,7 @@ class DataSet:
     @property
     def masks(self) -> bool:
         """Whether each row has a mask in place of one label."""
-        return self.y_train.ndim > 1
+        return self.target == MASK
 
     def __repr__(self) -> str:
         return f"DataSet({self.name!r})"  # never a row, nor how many there are
@@ -99,9 +123,9 @@ def load(path: Path, name: str) -> DataSet:
             if missing:
                 raise DataRefused(
                     f"Data set {name!r} lacks {', '.join(missing)}.",
-                    remedy=f"Save it with the arrays {', '.join(ARRAYS)}.",
+                    remedy=f"Save it with the arrays {', '.join(ARRAYS)}, and classes.",
                 )
-            arrays = {array: archive[array] for array in ARRAYS}
+            arrays = {array: archive[array] for array in (*ARRAYS, *COUNTS) if array in archive.files}
     except FileNotFoundError as gone:
         raise DataRefused(
             f"Data set {name!r}: there is no file {path.name!r}.", remedy="Give the path of its npz."
@@ -116,13 +140,10 @@ def load(path: Path, name: str) -> DataSet:
 
 def check(name: str, arrays: Mapping[str, np.ndarray]) -> DataSet:
     """A DataSet of these arrays, copied and frozen, or DataRefused / NonFinite."""
-    classes = arrays["classes"]
-    if classes.shape != () or classes.dtype.kind not in "iu" or not 2 <= int(classes) <= MOST_CLASSES:
-        raise DataRefused(
-            f"Data set {name!r}: classes is no integer from 2 to {MOST_CLASSES}.", remedy="Save classes as one integer."
-        )
+    target, classes = _target(name, arrays)
     splits = {
-        part: _split(name, part, arrays[f"x_{part}"], arrays[f"y_{part}"], int(classes)) for part in ("train", "test")
+        part: _split(name, part, arrays[f"x_{part}"], arrays[f"y_{part}"], target, classes)
+        for part in ("train", "test")
     }
     (x_train, y_train), (x_test, y_test) = splits["train"], splits["test"]
     if x_train.shape[1:] != x_test.shape[1:]:
@@ -142,12 +163,37 @@ def check(name: str, arrays: Mapping[str, np.ndarray]) -> DataSet:
         )
     if not len(y_test):
         raise DataRefused(f"Data set {name!r} has no test rows.", remedy="Hold some rows back in x_test and y_test.")
+    if target == CLASS and y_train.ndim > 1:
+        target = MASK
     if len(np.unique(y_train)) < 2:
+        has, remedy = {
+            NUMBER: ("one value", "Add rows with other values"),
+            LABELS: ("one answer, yes or no, for every row and label", "Add rows with the other answer"),
+        }.get(target, ("a single class", "Add rows of another class"))
+        raise DataRefused(f"Data set {name!r} has {has} in y_train.", remedy=f"{remedy}, or stay out of this job.")
+    return DataSet(name, x_train, y_train, x_test, y_test, classes, target)
+
+
+def _target(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, int]:
+    """The kind of target, masks still as classes, and how many classes or labels. Raises DataRefused."""
+    if "classes" in arrays and "labels" in arrays:
+        raise DataRefused(f"Data set {name!r} has both classes and labels.", remedy="Save one of the two.")
+    for count, least, most in (("classes", 2, MOST_CLASSES), ("labels", 1, MOST_LABELS)):
+        if count in arrays:
+            given = arrays[count]
+            if given.shape != () or given.dtype.kind not in "iu" or not least <= int(given) <= most:
+                raise DataRefused(
+                    f"Data set {name!r}: {count} is no integer from {least} to {most}.",
+                    remedy=f"Save {count} as one integer.",
+                )
+            return (CLASS if count == "classes" else LABELS), int(given)
+    if arrays["y_train"].dtype.kind != "f" or arrays["y_test"].dtype.kind != "f":
         raise DataRefused(
-            f"Data set {name!r} has a single class in y_train.",
-            remedy="Add rows of another class, or stay out of this job.",
+            f"Data set {name!r} lacks classes.",
+            remedy=f"Save it with the arrays {', '.join(ARRAYS)} and classes, or labels where each row has several "
+            "yes-or-no labels. With neither, y_train and y_test are numbers to predict, and must be floats.",
         )
-    return DataSet(name, x_train, y_train, x_test, y_test, int(classes))
+    return NUMBER, 1
 
 
 def commitment(data: DataSet, salt: bytes) -> bytes:
@@ -160,41 +206,68 @@ def commitment(data: DataSet, salt: bytes) -> bytes:
         raise SpecError("salt", got=f"{len(salt)} bytes", want=f"at least {MIN_SALT_BYTES} bytes")
     digest = hmac.new(salt, digestmod=sha256)
     digest.update(bytes(Writer().text("consilium/1/data").u32(data.classes)))
-    for name, dtype in (("x_train", "<f4"), ("y_train", "<i8"), ("x_test", "<f4"), ("y_test", "<i8")):
+    if data.target == LABELS:  # masks of the same shape are other data
+        digest.update(bytes(Writer().text(data.target)))
+    y = "<f8" if data.target == NUMBER else "<i8"
+    for name, dtype in (("x_train", "<f4"), ("y_train", y), ("x_test", "<f4"), ("y_test", y)):
         array = np.ascontiguousarray(getattr(data, name), dtype=dtype)
         digest.update(bytes(Writer().text(name).text(dtype).each(array.shape, Writer.u32)))
         digest.update(array.tobytes())
     return digest.digest()
 
 
-def _split(name: str, part: str, x: np.ndarray, y: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _split(
+    name: str, part: str, x: np.ndarray, y: np.ndarray, target: str, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     if x.dtype.kind not in "fiu" or x.ndim < 2 or not prod(x.shape[1:]):
         raise DataRefused(
             f"Data set {name!r}: x_{part} is {x.ndim}-dimensional of {x.dtype}.",
             remedy="Save it as numbers, one row a record.",
         )
-    if y.dtype.kind == "f":
-        raise DataRefused(
-            f"Data set {name!r}: y_{part} has numbers of {y.dtype}, not class labels.",
-            remedy="Save integer labels from 0. A number as target (regression) is not supported.",
-        )
-    if y.dtype.kind not in "iu" or y.shape not in {(len(x),), (len(x), *x.shape[2:])}:
-        masks = f" of shape {x.shape[1:]}" if x.ndim > 2 else ""
-        raise DataRefused(
-            f"Data set {name!r}: y_{part} has shape {y.shape} of {y.dtype} beside {len(x)} rows{masks}.",
-            remedy="Save one integer label a row, or one mask a row of the same shape without its channels.",
-        )
+    _check_shape(name, part, x, y, target, classes)
     largest = float(np.finfo(np.float32).max)
     if len(x) and not (-largest < float(x.min()) and float(x.max()) < largest):  # NaN is in neither
         raise NonFinite(
             f"Data set {name!r}: x_{part} has NaN, infinite or too large values.", remedy="Impute or drop those rows."
         )
-    if len(y) and (int(y.min()) < 0 or int(y.max()) >= classes):
+    if target == NUMBER:
+        if bad := np.flatnonzero(~np.isfinite(y)).tolist():
+            raise NonFinite(
+                f"Data set {name!r}: y_{part} is NaN or infinite in row {bad[0] + 1}"
+                + (f" and {len(bad) - 1} more." if len(bad) > 1 else "."),
+                remedy="Leave rows without a target out.",
+            )
+        return _frozen(x, np.float32), _frozen(y, np.float64)
+    most = 1 if target == LABELS else classes - 1
+    if len(y) and (int(y.min()) < 0 or int(y.max()) > most):
         raise DataRefused(
-            f"Data set {name!r}: y_{part} has labels outside 0 … {classes - 1}.",
-            remedy="Recode the labels, or set classes.",
+            f"Data set {name!r}: y_{part} has labels outside 0 … {most}.",
+            remedy="Write 1 for yes and 0 for no." if target == LABELS else "Recode the labels, or set classes.",
         )
     return _frozen(x, np.float32), _frozen(y, np.int64)
+
+
+def _check_shape(name: str, part: str, x: np.ndarray, y: np.ndarray, target: str, classes: int) -> None:
+    """Raise DataRefused unless ``y`` has the type and shape of its kind of target, beside these rows."""
+    beside = f"Data set {name!r}: y_{part} has shape {y.shape} of {y.dtype} beside {len(x)} rows"
+    if target == NUMBER:
+        if y.shape != (len(x),):
+            raise DataRefused(f"{beside}.", remedy="Save one number a row.")
+        return
+    if y.dtype.kind == "f":
+        raise DataRefused(
+            f"Data set {name!r}: y_{part} has numbers of {y.dtype}, not class labels.",
+            remedy="Save integer labels from 0. Where a number is to be predicted, save floats without classes.",
+        )
+    if target == LABELS:
+        if y.dtype.kind not in "iu" or y.shape != (len(x), classes):
+            raise DataRefused(f"{beside} of {classes} labels.", remedy="Save 0 or 1 for each row and label.")
+    elif y.dtype.kind not in "iu" or y.shape not in {(len(x),), (len(x), *x.shape[2:])}:
+        masks = f" of shape {x.shape[1:]}" if x.ndim > 2 else ""
+        raise DataRefused(
+            f"{beside}{masks}.",
+            remedy="Save one integer label a row, or one mask a row of the same shape without its channels.",
+        )
 
 
 def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:

@@ -8,7 +8,7 @@ Shapes: E experts of a stack, B rows of a batch, D features, H hidden, C classes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from math import prod, sqrt
 from types import ModuleType
@@ -51,18 +51,27 @@ def unstack(weights: Mapping[str, torch.Tensor]) -> list[dict[str, np.ndarray]]:
     return [{part: arrays[part][e] for part in PARTS} for e in range(len(arrays["w1"]))]
 
 
-def log_probabilities(weights: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """logp_EBC of a stack on x_BD (the same rows for all) or x_EBD (rows of its own for each)."""
+def answers(weights: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Logits (E, B, C) of a stack on x_BD (the same rows for all) or x_EBD (rows of its own for each)."""
     h_EBH = (x @ weights["w1"] + weights["b1"].unsqueeze(1)).relu()
-    return (h_EBH @ weights["w2"] + weights["b2"].unsqueeze(1)).log_softmax(-1)
+    return h_EBH @ weights["w2"] + weights["b2"].unsqueeze(1)
 
 
-def predict(experts: Sequence[Weights], x_BD: np.ndarray) -> np.ndarray:
-    """p_EBC: each expert's class probabilities, float64."""
+def log_probabilities(weights: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """logp_EBC of a stack, on rows as in ``answers``."""
+    return answers(weights, x).log_softmax(-1)
+
+
+def predict(
+    experts: Sequence[Weights],
+    x_BD: np.ndarray,
+    predictions: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits.log_softmax(-1).double().exp(),
+) -> np.ndarray:
+    """p_EBC: each expert's class probabilities, float64; or what ``predictions`` makes of its answers."""
     torch = torch_()
     with torch.no_grad():
         rows = torch.from_numpy(np.array(x_BD, dtype=np.float32))
-        p_EBC: np.ndarray = log_probabilities(stack(experts), rows).double().exp().numpy()
+        p_EBC: np.ndarray = predictions(answers(stack(experts), rows)).numpy()
     return p_EBC
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from silo_agent.data import DataSet
 from silo_agent.experts import Weights
 from silo_agent.models.experts import Experts
+from silo_agent.models.tasks import Classes
 from silo_agent.training import Descent, batches, cross_entropy
 
 #: Shares of the local expert to choose from, and the folds of the rows that choose.
@@ -33,7 +34,8 @@ class LocalExpert:
     of: Experts
     expert: Weights
     share: float
-    log_prior: np.ndarray
+    log_prior: np.ndarray | None
+    """None: of another task than one class a row."""
 
     def blend(self, shared_BC: np.ndarray, x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
         """(1 − share) · shared answer under the silo's label prior + share · local expert. ``home``: as in
@@ -43,7 +45,8 @@ class LocalExpert:
     def arrays(self) -> dict[str, np.ndarray]:
         """For ``restored``, which makes the same expert of them."""
         weights = {f"{_EXPERT}{code}": array for code, array in self.expert.items()}
-        return weights | {"share": np.array([self.share]), "log_prior": self.log_prior}
+        prior = {} if self.log_prior is None else {"log_prior": self.log_prior}
+        return weights | {"share": np.array([self.share])} | prior
 
 
 def restored(of: Experts, arrays: Mapping[str, np.ndarray]) -> LocalExpert | None:
@@ -51,12 +54,14 @@ def restored(of: Experts, arrays: Mapping[str, np.ndarray]) -> LocalExpert | Non
     if not arrays:
         return None
     weights = {name.removeprefix(_EXPERT): array for name, array in arrays.items() if name.startswith(_EXPERT)}
-    return LocalExpert(of, weights, float(arrays["share"][0]), arrays["log_prior"])
+    return LocalExpert(of, weights, float(arrays["share"][0]), arrays.get("log_prior"))
 
 
-def blend(shared_BC: np.ndarray, own_BC: np.ndarray, share: float, log_prior_C: np.ndarray) -> np.ndarray:
-    prior_BC: np.ndarray = shared_BC * np.exp(log_prior_C)
-    prior_BC /= prior_BC.sum(axis=1, keepdims=True)
+def blend(shared_BC: np.ndarray, own_BC: np.ndarray, share: float, log_prior_C: np.ndarray | None) -> np.ndarray:
+    prior_BC: np.ndarray = shared_BC
+    if log_prior_C is not None:
+        prior_BC = shared_BC * np.exp(log_prior_C)
+        prior_BC /= prior_BC.sum(axis=1, keepdims=True)
     if share == 0:  # then the local expert has no say, also where its training ended in no numbers
         return prior_BC
     return (1 - share) * prior_BC + share * own_BC
@@ -93,18 +98,21 @@ def tune(
         seed=seed,
         together=False,
     )
-    counts = np.bincount(data.y_train, minlength=data.classes) + 1.0
-    log_prior = np.log(counts / counts.sum())
-    own_EBC = of.predict(tuned, data.x_train, data.x_train).reshape(len(starts), len(kept), data.rows, data.classes)
+    log_prior = None
+    if isinstance(of.task, Classes):
+        counts = np.bincount(data.y_train, minlength=data.classes) + 1.0
+        log_prior = np.log(counts / counts.sum())
+    own = of.predict(tuned, data.x_train, data.x_train)
+    own_EBC = own.reshape(len(starts), len(kept), *own.shape[1:])
     unseen_EBC = own_EBC[:, fold, np.arange(data.rows)]
 
     def likelihood(choice: tuple[int, float]) -> float:
         p_BC = blend(shared_BC, unseen_EBC[choice[0]], choice[1], log_prior)
-        found = float(np.log(np.maximum(p_BC[np.arange(data.rows), data.y_train], 1e-9)).mean())
+        found = float(of.task.log_scores(p_BC, data.y_train, 1e-9).mean())
         return found if np.isfinite(found) else -np.inf
 
     start, share = max(((e, share) for e in range(len(starts)) for share in SHARES), key=likelihood)
-    own: Weights = tuned[start * len(kept) + FOLDS]
-    if not all(np.isfinite(array).all() for array in own.values()):
-        own, share = starts[start], 0.0
-    return LocalExpert(of, own, share, log_prior)
+    chosen: Weights = tuned[start * len(kept) + FOLDS]
+    if not all(np.isfinite(array).all() for array in chosen.values()):
+        chosen, share = starts[start], 0.0
+    return LocalExpert(of, chosen, share, log_prior)

@@ -112,6 +112,11 @@ def _mlmodel(run: RunRecord, facts: Mapping[str, Any], model_id: str, run_id: st
         "state_digest": end.record.state_digest,
         "chain": end.record.chain,
     }
+    settings = json.loads(facts["settings"])
+    output = _output(settings.get("params", {}), facts)
+    options = [ParamSpec("mode", "string", "global")]
+    # Models of releases before this setting take no output, and their file has to be the same again.
+    options += [ParamSpec("output", "string", "labels")] if settings.get("outputs") else []
     described = Model(
         run_id=run_id,
         utc_time_created=end.time,
@@ -121,8 +126,8 @@ def _mlmodel(run: RunRecord, facts: Mapping[str, Any], model_id: str, run_id: st
         model_size_bytes=weights.stat().st_size,
         signature=ModelSignature(
             Schema([TensorSpec(np.dtype(facts["dtype"]), (-1, *facts["shape"]))]),
-            Schema([TensorSpec(np.dtype("int64"), (-1,))]),
-            ParamSchema([ParamSpec("mode", "string", "global")]),
+            Schema([output]),
+            ParamSchema(options),
         ),
         metadata=digests
         | {"predictor_sha256": facts["sha256"], "ledger_head": end.digest, "modes": list(facts["modes"])},
@@ -140,6 +145,13 @@ def _mlmodel(run: RunRecord, facts: Mapping[str, Any], model_id: str, run_id: st
         code=None,
     )
     return str(described.to_yaml())
+
+
+def _output(params: Mapping[str, Any], facts: Mapping[str, Any]) -> TensorSpec:
+    """What a model gives without a parameter, by its job's task: a label, 0 or 1 for each label, a mask, a number."""
+    sides = {"multilabel": (params.get("classes"),), "segmentation": facts["shape"][1:]}
+    kind = "float64" if params.get("task") == "regression" else "int64"
+    return TensorSpec(np.dtype(kind), (-1, *sides.get(str(params.get("task")), ())))
 
 
 _CONDA = """\

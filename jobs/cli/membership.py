@@ -130,8 +130,13 @@ def try_model(
     if not as_json:
         print("\n".join(str(line) for line in tried.report.lines))
         print(tried.report.verdict)
-        print(f"{tried.model}, cold, on {tried.rows} test rows of {tried.silo}: {tried.right / tried.rows:.1%} right")
-        print(f"always the commonest label here: {tried.majority / tried.rows:.1%}")
+        about = f"{tried.model}, cold, on {tried.rows} test rows of {tried.silo}:"
+        if tried.right is not None and tried.majority is not None:
+            print(f"{about} {tried.right / tried.rows:.1%} right")
+            print(f"always the commonest label here: {tried.majority / tried.rows:.1%}")
+        else:
+            print("\n".join([about, *(f"  {name}  {value:.4g}" for name, value in tried.metrics.items())]))
         print("these figures stay here: nothing was sent")
     facts = {name: getattr(tried, name) for name in ("silo", "model", "run", "method", "data", "rows", "right")}
-    emit({**facts, "majority": tried.majority, "verified": tried.report.as_dict()}, as_json)
+    facts |= {"majority": tried.majority, "metrics": dict(tried.metrics)}
+    emit({**facts, "verified": tried.report.as_dict()}, as_json)

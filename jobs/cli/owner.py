@@ -191,7 +191,7 @@ def _data_lines(entry: dict[str, Any]) -> list[str]:
     shape = " × ".join(map(str, entry["shape"]))
     return [
         f"{entry['name']}  {escaped(entry['summary'])}".rstrip(),
-        f"  schema      {shape} features, {entry['classes']} classes{by}",
+        f"  schema      {shape} features, {entry['target']}{by}",
         *([f"  files       {escaped(reference['path'])}"] if reference else []),
         f"  uid         {entry['uid']}",
         f"  commitment  {entry['commitment']}",

@@ -55,18 +55,23 @@ def personal_predict(
     out: Annotated[Path | None, typer.Option("--out", help="A new CSV file, 0600; default: print it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Probabilities of the classes for rows of this silo, as CSV: one line a row."""
+    """Probabilities of the classes for rows of this silo, or the predicted number, as CSV: one line a row."""
+    from crypto.errors import SpecError
     from jobs.owner.personal import predict, write
+    from silo_agent.models.tasks import output_name
 
     model = _opened(home, run)
     p_BC = predict(model, source)
+    if p_BC.ndim > 2:
+        raise SpecError("fed personal predict", got="a model of masks", want="`fed personal evaluate`, or an export")
     head = ",".join(f'"{name}"' if any(c in name for c in ',"\n') else name for name in model.classes)
-    lines = [head, *(",".join(f"{p:.6f}" for p in row) for row in p_BC)]
+    form = ".9g" if model.task.name == "regression" else ".6f"
+    lines = [head, *(",".join(format(p, form) for p in row) for row in p_BC)]
     if out is not None:
         write(out, ("\n".join(lines) + "\n").encode())
     if not as_json:
         print("\n".join(lines) if out is None else f"{out}: {len(p_BC)} rows")
-    emit({"run": model.kept.run, "classes": model.classes, "probabilities": p_BC.tolist()}, as_json)
+    emit({"run": model.kept.run, "classes": model.classes, output_name(model.task): p_BC.tolist()}, as_json)
 
 
 @personal_app.command("evaluate")
@@ -84,8 +89,9 @@ def personal_evaluate(home: SiloHomePath, run: Run = None, as_json: Json = False
         for name in (name for name in metrics if not name.endswith((".within", ".baseline"))):
             within, base = metrics.get(f"{name}.within", 0.0), metrics.get(f"{name}.baseline")
             certificate = f" ± {within:.3f}" if within >= 0.0005 else ""
-            beside = "" if base is None else f"  (baseline {base:.3f})"
-            print(f"{name.removeprefix('personal.'):<17} {metrics[name]:.3f}{certificate}{beside}")
+            form = ".4g" if name.endswith((".rmse", ".mae")) else ".3f"  # in the unit of the target
+            beside = "" if base is None else f"  (baseline {base:{form}})"
+            print(f"{name.removeprefix('personal.'):<17} {metrics[name]:{form}}{certificate}{beside}")
         if not found["same_data"]:
             print("The data set is not the one that it was trained on: it was registered anew since.")
     emit(found, as_json)

@@ -15,6 +15,7 @@ from crypto import durable
 from crypto.errors import SpecError
 from crypto.keys import Identity
 from jobs.membership.propose import first_epoch, sign
+from silo_agent.data import COUNTS
 from silo_agent.home import SiloHome
 from silo_agent.pysyft.catalogue import Catalogue
 from silo_agent.readers.reference import Reference
@@ -109,12 +110,14 @@ def made_up(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Inputs that are whole numbers are tokens, and labels are the next ones.
     """
     rng = np.random.default_rng()
-    classes = int(arrays["classes"])
-    mock: dict[str, np.ndarray] = {"classes": np.array(classes)}
+    mock: dict[str, np.ndarray] = {name: np.array(arrays[name]) for name in COUNTS if name in arrays}
+    different = 2 if "labels" in arrays else int(arrays.get("classes", np.array(0)))
     for part, rows in (("train", 64), ("test", 32)):
-        x = arrays[f"x_{part}"]
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         shape = (rows, *x.shape[1:])
-        made = rng.integers(classes, size=shape) if x.dtype.kind in "iu" else rng.normal(size=shape)
+        made = rng.integers(max(different, 2), size=shape) if x.dtype.kind in "iu" else rng.normal(size=shape)
         mock[f"x_{part}"] = made.astype(x.dtype)
-        mock[f"y_{part}"] = (np.arange(rows) % classes).astype(arrays[f"y_{part}"].dtype)
+        targets = (rows, *y.shape[1:])
+        in_turn = np.arange(np.prod(targets)).reshape(targets) % different if different else rng.normal(size=targets)
+        mock[f"y_{part}"] = in_turn.astype(y.dtype)
     return mock

@@ -18,10 +18,10 @@ from crypto.text import escaped
 from jobs.demo.datasets import Deal
 from jobs.job import JobSpec
 from jobs.membership.propose import least_silos
-from jobs.owner.data_fit import check_fit
+from jobs.owner.data_fit import check_rows
 from silo_agent import readers
 from silo_agent.data import DataSet, load
-from silo_agent.pysyft.mock import Schema, arrays_of
+from silo_agent.pysyft.mock import arrays_of
 from silo_agent.readers import manifest
 from silo_agent.readers.ranges import findings
 from silo_agent.readers.reference import Reference
@@ -36,7 +36,7 @@ def gather(spec: JobSpec, folder: Path, silos: int | None = None) -> Deal:
 
     Raises SpecError and DataRefused or NonFinite as ``read`` does, DataRefused also for a silo that does not fit.
     """
-    found = read(spec.dataset, spec.schema, folder, fits=lambda data: check_fit(spec, Schema.of(data), spec.schema))
+    found = read(spec.dataset, spec.schema, folder, fits=lambda data: check_rows(spec, data, spec.schema))
     if silos not in (None, len(found.silos)):
         raise SpecError("--silos", got=silos, want=f"none, or {len(found.silos)}: the number of silos in {folder}")
     return found

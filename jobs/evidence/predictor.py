@@ -8,6 +8,10 @@ model's requirements name other people's packages only: ours is on no index and 
 
     model = mlflow.pyfunc.load_model("models:/digits@candidate")
     labels = model.predict(x, params={"mode": "cold"})          # x: (rows, …) float32 → (rows,) int64
+    chances = model.predict(x, params={"output": "probabilities"})                    # (rows, classes) float64
+
+Of several labels a row, labels are (rows, labels) of 0 and 1; of masks (rows, *sides). A model of a number gives
+numbers in the target's unit, (rows,) float64, whatever the output.
 
 Modes: *global* uses the shared experts with the context a silo has; *cold* those of a newcomer without any; *personal*
 experts never leave their silo, so a published model has none.
@@ -30,6 +34,10 @@ log = logging.getLogger("consilium.model")
 
 #: This file's path in the release.
 PREDICTOR = "jobs/evidence/predictor.py"
+
+#: What a caller may choose, and outputs.
+OPTIONS = {"mode": "global", "output": "labels"}
+OUTPUTS = ("labels", "probabilities")
 
 #: The files of the version, as ``aggregator.tracking.pyfunc`` names them.
 WEIGHTS, PUBLISHED = "weights", "published"
@@ -85,21 +93,31 @@ class Predictor(PythonModel):  # type: ignore[misc]
             block.flags.writeable = False
         self._published = methods.Published(blocks, facts["slots"])
         self._method = methods.method(settings["method"])(settings["params"])
+        self._params = settings["params"]
 
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> np.ndarray:
-        """Class labels (rows,), int64. ``model_input``: (rows, …) numbers, or a DataFrame with one column a feature."""
-        mode = (params or {}).get("mode", "global")
+        """Class labels (rows,), int64, or what the module says. ``model_input``: (rows, …) numbers, or a DataFrame with
+        one column a feature. ``params``: ``mode``, and ``output``: labels or probabilities."""
+        mode, output = ((params or {}).get(name, default) for name, default in OPTIONS.items())
         if mode == "personal":
             raise ValueError(
                 "Mode 'personal' needs the local experts of a silo, and those never leave it: use global or cold."
             )
         if mode not in ("global", "cold"):
             raise ValueError(f"Mode {mode!r} is none of global, cold.")
+        if output not in OUTPUTS:
+            raise ValueError(f"Output {output!r} is none of {', '.join(OUTPUTS)}.")
         x = np.asarray(model_input, dtype=np.float32)
-        labels: np.ndarray = self._method.predict(self._published, x, mode).argmax(axis=1).astype(np.int64)
-        return labels
+        found: np.ndarray = self._method.predict(self._published, x, mode)
+        if "task" not in self._params:
+            return found if output == "probabilities" else found.argmax(axis=1).astype(np.int64)
+
+        from silo_agent.models import tasks
+
+        task = tasks.of(self._params)
+        return found if output == "probabilities" and not isinstance(task, tasks.Number) else task.named(found)
 
 
 set_model(Predictor())

@@ -7,13 +7,12 @@ prediction is *cold*: from published state and the batch alone. Nothing leaves t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from aggregator.figures import metrics
 from aggregator.home import AggregatorHome
 from aggregator.verify.bundle import unpacked
 from aggregator.verify.checks import verify_in
@@ -22,18 +21,22 @@ from aggregator.verify.verified_run import read_ledger
 from crypto.errors import EvidenceError, SpecError
 from jobs import release
 from jobs.evidence.run_summary import published_by, spec_of
-from jobs.owner.data_fit import check_fit
+from jobs.owner.data_fit import check_rows
+from jobs.owner.personal import commonest_right
 from silo_agent.home import SiloHome
 from silo_agent.language.base_model import with_base_model
 from silo_agent.methods import method
+from silo_agent.methods.scoring import score, targets
+from silo_agent.models import tasks
+from silo_agent.models.tasks import Classes
 from silo_agent.pysyft.catalogue import Catalogue
-from silo_agent.pysyft.mock import Schema
 
 
 @dataclass(frozen=True, slots=True)
 class ColdTrial:
     """``right``: correct predictions on the ``rows`` test rows of this silo; ``majority``: correct predictions of the
-    majority-class baseline. Figures of one silo: shown here, sent nowhere.
+    majority-class baseline; None of a task that has no correct ones. ``metrics``: as a run has them, of these rows.
+    Figures of one silo: shown here, sent nowhere.
     """
 
     silo: str
@@ -42,8 +45,9 @@ class ColdTrial:
     method: str
     data: str
     rows: int
-    right: int
-    majority: int
+    right: int | None
+    majority: int | None
+    metrics: Mapping[str, float]
     report: VerificationReport
 
 
@@ -67,10 +71,12 @@ def cold(home: SiloHome, source: Path, data: str) -> ColdTrial:
         if federation != charter.federation:
             raise EvidenceError(f"run {run}", expected=f"federation {charter.federation!r}", found=federation)
         spec, published = spec_of(record), published_by(place, record)
-    check_fit(spec, Schema.of(rows), found.schema, name=data)
+    check_rows(spec, rows, found.schema, name=data)
     predictor = with_base_model(method(spec.method)(spec.params, silo), home.models_folder)
-    predictions = predictor.predict(published, rows.x_test, "cold").argmax(axis=1)
-    commonest = int(np.bincount(rows.y_train, minlength=rows.classes).argmax())
+    predictions = predictor.predict(published, rows.x_test, "cold")
+    task = tasks.of(spec.params) if "task" in spec.params else Classes(rows.classes)
+    of_classes = isinstance(task, Classes)
+    counted = {} if of_classes else score("global", predictions, rows.y_test, task) | targets(rows.y_test, task)
     return ColdTrial(
         silo=silo,
         model=spec.name,
@@ -78,8 +84,9 @@ def cold(home: SiloHome, source: Path, data: str) -> ColdTrial:
         method=spec.method,
         data=data,
         rows=len(rows.y_test),
-        right=int((predictions == rows.y_test).sum()),
-        majority=int((rows.y_test == commonest).sum()),
+        right=int((predictions.argmax(axis=1) == rows.y_test).sum()) if of_classes else None,
+        majority=commonest_right(task, rows),
+        metrics=metrics(counted | {"test.rows": len(rows.y_test)}),
         report=report,
     )
 

@@ -12,12 +12,11 @@ from crypto.keys import Identity
 from crypto.plan import Plan
 from jobs import release
 from jobs.job import JobSpec
-from jobs.owner.data_fit import check_fit
+from jobs.owner.data_fit import check_rows
 from silo_agent.approval_store import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.policy import Policy
 from silo_agent.pysyft.catalogue import Catalogue, DataId
-from silo_agent.pysyft.mock import Schema
 
 DAY = 86400  # seconds
 
@@ -41,7 +40,7 @@ def current_terms(home: SiloHome, spec: JobSpec) -> Terms:
     """The same, with everything looked up in the silo's home. Raises DataRefused, SpecError."""
     charter = home.charter()
     found = Catalogue(home, home.silo).resolve(spec.dataset)
-    check_fit(spec, Schema.of(found.data), found.schema)
+    check_rows(spec, found.data, found.schema)
     return terms(spec, spec.plan(charter), silo=home.silo, charter=charter, policy=home.policy(), data=found.id)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from crypto.errors import DataRefused
 from jobs.job import JobSpec
+from silo_agent.data import CLASS, LABELS, TARGETS, DataSet
+from silo_agent.models import tasks
 from silo_agent.models.registry import shape_of
+from silo_agent.models.tasks import check_targets
 from silo_agent.pysyft.mock import Schema
 from silo_agent.readers.schema import DataSchema, difference
 
@@ -32,20 +35,32 @@ def check_fit(spec: JobSpec, shape: Schema, schema: DataSchema | None, *, name: 
             f"Data set {name!r} was registered by another schema: {difference(schema, spec.schema)}.",
             remedy="Register it by the job's schema, or ask for a job with the registered one.",
         )
-    if shape.masks:
+    wants: dict[str, object] = {}
+    task = tasks.of(spec.params) if "task" in spec.params else None
+    target = CLASS if task is None else task.target
+    if shape.target != target:
         raise DataRefused(
-            f"Data set {name!r} has masks; the job's method learns one label a row.",
-            remedy="Name another data set for this job.",
+            f"Data set {name!r} has {TARGETS[shape.target]}; the job learns {TARGETS[target]}.",
+            remedy="Name another data set for this job, or ask for another job.",
         )
-    wants = {"classes": spec.params.get("classes", shape.classes)}
+    wants["classes"] = spec.params.get("classes", shape.classes) if task is None else task.classes
     if spec.params.keys() & {"features", "shape"}:
         wants["features"] = _sides(shape_of(spec.params))
+    words = "labels" if shape.target == LABELS else "classes"
     for key, found in {"features": _sides(shape.shape), "classes": shape.classes}.items():
         if wants.get(key, found) != found:
             raise DataRefused(
-                f"Data set {name!r} has {found} {key}, the job wants {wants[key]}.",
+                f"Data set {name!r} has {found} {words if key == 'classes' else key}, the job wants {wants[key]}.",
                 remedy="Name another data set for this job, or ask for another job.",
             )
+
+
+def check_rows(spec: JobSpec, data: DataSet, schema: DataSchema | None, *, name: str = "") -> None:
+    """``check_fit`` of the rows of a data set, and of numbers to predict whether the job's bounds hold them all. Raises
+    DataRefused."""
+    check_fit(spec, Schema.of(data), schema, name=name)
+    if "task" in spec.params:
+        check_targets(tasks.of(spec.params), name or spec.dataset, data.y_train, data.y_test)
 
 
 def _sides(shape: tuple[int, ...]) -> str:

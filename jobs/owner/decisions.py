@@ -111,6 +111,7 @@ def describe(entry: CatalogueEntry) -> dict[str, Any]:
         "features": entry.schema.features,
         "shape": list(entry.schema.shape),
         "classes": entry.schema.classes,
+        "target": entry.schema.target_text,
         "arrays": entry.schema.arrays,
         "commitment": entry.commitment.hex(),
         "mock": str(entry.mock),

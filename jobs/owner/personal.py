@@ -17,16 +17,17 @@ from aggregator.figures import metrics
 from crypto import durable
 from crypto.errors import DataRefused, SpecError
 from jobs.job import JobSpec
-from jobs.owner.data_fit import check_fit
+from jobs.owner.data_fit import check_rows
 from silo_agent.data import UNREADABLE, DataSet
 from silo_agent.home import SiloHome
 from silo_agent.methods import method
 from silo_agent.methods.networks import OfNetwork
 from silo_agent.methods.personal import OfRows, Personal
-from silo_agent.methods.scoring import score
+from silo_agent.methods.scoring import score, targets
+from silo_agent.models import tasks
+from silo_agent.models.tasks import Classes, Number, Task, output_name
 from silo_agent.personal_model import PersonalModel
 from silo_agent.pysyft.catalogue import Catalogue
-from silo_agent.pysyft.mock import Schema
 from silo_agent.readers.encoder import BadValue, TableEncoder, ValueEncoder
 from silo_agent.readers.schema import DataSchema
 from silo_agent.readers.tables import columns_of
@@ -45,14 +46,24 @@ class Opened:
     trainer: Personal
 
     @property
+    def task(self) -> Task:
+        """What the job learns."""
+        return tasks.of(self.spec.params)
+
+    @property
     def classes(self) -> list[str]:
-        """Names of the classes; their numbers where the job has no schema."""
+        """Names of the classes or labels; their numbers where the job has no schema. Of a number one name: its
+        column's, or "value"."""
+        if isinstance(self.task, Number):
+            number = self.spec.schema.number if self.spec.schema is not None else None
+            return [str((number or {}).get("name", "value"))]
         if self.spec.schema is not None:
             return list(self.spec.schema.classes)
-        return [str(number) for number in range(int(self.spec.params["classes"]))]
+        return [str(number) for number in range(self.task.classes)]
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """p_BC of encoded rows. The silo's registered rows serve running statistics, while they are here."""
+        """The predictions of encoded rows, such as p_BC. The silo's registered rows serve running statistics, while
+        they are here."""
         return self.trainer.predict_personal(self.kept.published, x, self._home_rows())
 
     def _home_rows(self) -> np.ndarray | None:
@@ -64,7 +75,7 @@ class Opened:
     def data(self) -> DataSet:
         """The job's data set as it is registered now. Raises DataRefused or NonFinite."""
         found = Catalogue(self.home, self.kept.silo).resolve(self.spec.dataset, thorough=False)
-        check_fit(self.spec, Schema.of(found.data), found.schema)
+        check_rows(self.spec, found.data, found.schema)
         return found.data
 
 
@@ -115,7 +126,8 @@ def opened(home: SiloHome, run: str | None = None) -> Opened:
 
 
 def predict(model: Opened, file: Path) -> np.ndarray:
-    """p_BC of the rows in a file: a table by the job's schema, or numbers in .npy or .npz (its only array, or x).
+    """The predictions of the rows in a file: a table by the job's schema, or numbers in .npy or .npz (its only array,
+    or x).
 
     Raises DataRefused or NonFinite.
     """
@@ -127,25 +139,25 @@ def predict(model: Opened, file: Path) -> np.ndarray:
 
 def evaluate(model: Opened) -> dict[str, Any]:
     """Correct predictions on the silo's registered test rows: of the personal model, the global one (None where there
-    is none), and of the commonest training label. ``metrics``: as a run has them, of these rows. ``same_data``: whether
-    it was trained on the data as they are now."""
-    data = model.data()
+    is none), and of the commonest training label; all None of a task that has no correct ones. ``metrics``: as a run
+    has them, of these rows. ``same_data``: whether it was trained on the data as they are now."""
+    data, task = model.data(), model.task
     p_BC = model.trainer.predict_personal(model.kept.published, data.x_test, data.x_train)
     shared: int | None = None
     try:
         global_BC = method(model.spec.method)(model.spec.params).predict(model.kept.published, data.x_test, "global")
-        shared = _right(global_BC, data)
+        shared = _right(task, global_BC, data)
     except DataRefused:  # no global model, or too few rows for its running statistics
         pass
     registered = Catalogue(model.home, model.kept.silo).entry(model.spec.dataset).commitment.hex()
-    commonest = int(np.bincount(data.y_train, minlength=data.classes).argmax())
+    counted = score("personal", p_BC, data.y_test, task) | targets(data.y_test, task) | {"test.rows": len(data.y_test)}
     return {
         "run": model.kept.run,
         "rows": len(data.y_test),
-        "personal": _right(p_BC, data),
+        "personal": _right(task, p_BC, data),
         "global": shared,
-        "majority": int((data.y_test == commonest).sum()),
-        "metrics": metrics(score("personal", p_BC, data.y_test) | {"test.rows": len(data.y_test)}),
+        "majority": commonest_right(task, data),
+        "metrics": metrics(counted),
         "same_data": registered == model.kept.data,
     }
 
@@ -172,7 +184,10 @@ def export(model: Opened, form: str, out: Path) -> dict[str, Any]:
         for one in trainer.of_rows(model.kept.published)
         if one.share
     ]
-    content = exported(Mixture(parts), of.shape, form)
+    for path in (out, Path(f"{out}.json")):  # the second is written last: nothing is left where it cannot be
+        if path.exists() or path.is_symlink():
+            raise SpecError("--out", got=f"{path}: it is there already", want="a new file, and none beside it")
+    content = exported(Mixture(parts, of.task), of.shape, form)
     schema = model.spec.schema
     about = {
         "run": model.kept.run,
@@ -181,11 +196,16 @@ def export(model: Opened, form: str, out: Path) -> dict[str, Any]:
         "method": model.spec.method,
         "model_digest": model.kept.digest,
         "input": {"name": "rows", "type": "float32", "shape": ["rows", *of.shape]},
-        "output": {"name": "probabilities", "type": "float32", "classes": model.classes},
+        "task": of.task.name,
+        "output": {"name": output_name(of.task), "type": "float32", "classes": model.classes},
         "schema": None if schema is None else schema.fields,
     }
-    for path, written in ((out, content), (Path(f"{out}.json"), json.dumps(about, indent=1).encode() + b"\n")):
-        write(path, written)
+    write(out, content)
+    try:
+        write(Path(f"{out}.json"), json.dumps(about, indent=1).encode() + b"\n")
+    except BaseException:
+        out.unlink()
+        raise
     return {"file": str(out), "about": f"{out}.json", "form": form, "bytes": len(content), "run": model.kept.run}
 
 
@@ -228,5 +248,13 @@ def _array(file: Path) -> np.ndarray:
         ) from bad
 
 
-def _right(p_BC: np.ndarray, data: DataSet) -> int:
-    return int((p_BC.argmax(axis=1) == data.y_test).sum())
+def commonest_right(task: Task, data: DataSet) -> int | None:
+    """Test rows that have the commonest label of the training rows; None of another task than one class a row."""
+    if not isinstance(task, Classes):
+        return None
+    commonest = int(np.bincount(data.y_train, minlength=data.classes).argmax())
+    return int((data.y_test == commonest).sum())
+
+
+def _right(task: Task, p_BC: np.ndarray, data: DataSet) -> int | None:
+    return int((task.named(p_BC) == data.y_test).sum()) if isinstance(task, Classes) else None

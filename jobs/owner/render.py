@@ -21,7 +21,7 @@ def review_lines(found: dict[str, Any]) -> list[str]:
         return [f"job {found['job']}", f"  cannot be read here: {escaped(found['amiss'])}"]
     here, charter, leaves = found["registered"], found["charter"], found["leaves"]
     registered = (
-        f"registered here: {here['features']} features, {here['classes']} classes, uid {here['uid']}"
+        f"registered here: {here['features']} features, {here['target']}, uid {here['uid']}"
         if here
         else "not registered here"
     )

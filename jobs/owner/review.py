@@ -19,14 +19,13 @@ from crypto.errors import DataRefused, FederationError
 from crypto.plan import Lane, Plan
 from jobs.job import JobSpec
 from jobs.owner import approval_terms
-from jobs.owner.data_fit import check_fit
+from jobs.owner.data_fit import check_fit, check_rows
 from jobs.owner.egress_manifest import manifest_of
 from silo_agent.approval_store import Approvals, ApprovalState
 from silo_agent.home import SiloHome
 from silo_agent.journal import Joined, parse_record
 from silo_agent.policy import Policy
 from silo_agent.pysyft.catalogue import Catalogue, Resolved
-from silo_agent.pysyft.mock import Schema
 from silo_agent.pysyft.request_queue import RequestQueue
 
 
@@ -151,6 +150,7 @@ class OwnerView:
             "commitment": entry.commitment.hex(),
             "features": entry.schema.features,
             "classes": entry.schema.classes,
+            "target": entry.schema.target_text,
             "amiss": amiss,
             "findings": list(entry.findings),
         }
@@ -166,7 +166,7 @@ class OwnerView:
         if isinstance(data, DataRefused):
             return data
         try:
-            check_fit(spec, Schema.of(data.data), data.schema)
+            check_rows(spec, data.data, data.schema)
         except DataRefused as other:
             return other
         return approval_terms.terms(spec, plan, silo=self.silo, charter=self.charter, policy=self.policy, data=data.id)

@@ -25,7 +25,7 @@ from jobs import release
 from jobs.job import JobSpec, decode_plan
 from jobs.membership.accept import record_charter, running
 from jobs.owner.approval_terms import terms
-from jobs.owner.data_fit import check_fit
+from jobs.owner.data_fit import check_rows
 from jobs.runtime import drain
 from jobs.runtime.mask_probe import agent_class
 from jobs.runtime.status_tracker import StatusTracker
@@ -41,7 +41,6 @@ from silo_agent.methods.flex_plan import BASE
 from silo_agent.models.registry import LIBRARIES, shape_of
 from silo_agent.proxies import UsesPool
 from silo_agent.pysyft.catalogue import Catalogue
-from silo_agent.pysyft.mock import Schema
 from silo_agent.pysyft.request_queue import RequestQueue
 
 log = logging.getLogger("consilium.aggregator")
@@ -61,8 +60,9 @@ def predictor_requirements(spec: JobSpec) -> list[str]:
 
 
 def predictor_settings(spec: JobSpec) -> str:
-    """JSON text for the predictor: method and parameters, and which release of ours it was made with."""
-    settings = {"method": spec.method, "params": dict(spec.params)}
+    """JSON text for the predictor: method and parameters, the outputs that a caller may ask for, and which release of
+    ours it was made with."""
+    settings = {"method": spec.method, "params": dict(spec.params), "outputs": ["labels", "probabilities"]}
     made_with = {"version": release.version(), "code_digest": release.digest().hex()}
     return json.dumps(settings | {"release": made_with}, sort_keys=True)
 
@@ -191,7 +191,7 @@ def open_agent(job: str, home: SiloHome) -> Agent:
     try:
         catalogue = Catalogue(home, site.silo)
         resolved = catalogue.resolve(spec.dataset, thorough=False)
-        check_fit(spec, Schema.of(resolved.data), resolved.schema)
+        check_rows(spec, resolved.data, resolved.schema)
         plan = spec.plan(site.charter)
         wanted = terms(spec, plan, silo=site.silo, charter=site.charter, policy=site.policy, data=resolved.id)
         site.approvals.grant(wanted, now=site.now(), uses=site.journal.uses)

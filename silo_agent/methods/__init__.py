@@ -8,7 +8,7 @@ list them, or to refuse one, loads no torch.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -17,7 +17,9 @@ import numpy as np
 from crypto.blocks import Contribution
 from crypto.errors import DataRefused, NonFinite, SpecError
 from crypto.plan import Plan, Step
-from silo_agent.data import DataSet
+from silo_agent.data import TARGETS, DataSet
+from silo_agent.models import tasks
+from silo_agent.models.tasks import Task
 
 #: Weights of the weight rule, in halves of the federation's mean: coarse, and none above four times another.
 GRID = (1, 2, 3, 4)
@@ -144,6 +146,16 @@ def parameter(default: Any = MISSING, *, least: float, most: float) -> Any:
     return field(default=default, metadata={"least": least, "most": most})
 
 
+def choice(default: str, *others: str) -> Any:
+    """A dataclass field of texts to choose from, for ``parse``."""
+    return field(default=default, metadata={"choices": (default, *others)})
+
+
+def text(default: str) -> Any:
+    """A dataclass field of any text, for ``parse``; who reads it checks it."""
+    return field(default=default, metadata={"text": True})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundParams:
     """What every method takes that trains networks by rounds, whatever the network."""
@@ -189,24 +201,45 @@ def parse(kind: type[P], raw: Mapping[str, object], path: str = "params", *, oth
     ``others``: names that are read elsewhere, for the message about an unknown one."""
     known = {spec.name: spec for spec in fields(kind)}  # type: ignore[arg-type]
     for name in raw:
+        if name == "task" and name not in known:
+            want = "none: this method learns one class a row; fedavg and fedcoe learn other tasks"
+            raise SpecError(f"{path}.{name}", got=raw[name], want=want)
         if name not in known:
             raise SpecError(f"{path}.{name}", got=raw[name], want=f"one of {', '.join([*others, *known])}")
     values: dict[str, object] = {}
     for name, spec in known.items():
-        least, most = spec.metadata["least"], spec.metadata["most"]
-        whole = spec.type in ("int", int)
-        want = f"{'an integer' if whole else 'a number'} from {least} to {most}"
-        if name not in raw:
-            if spec.default is MISSING:
-                raise SpecError(f"{path}.{name}", got=None, want=want)
-            continue
-        value = raw[name]
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise SpecError(f"{path}.{name}", got=value, want=want)
-        if not least <= value <= most:  # nor is NaN
-            raise SpecError(f"{path}.{name}", got=value, want=want)
-        values[name] = value if whole else float(value)
+        if name in raw:
+            values[name] = _value(f"{path}.{name}", spec, raw[name])
+        elif spec.default is MISSING:
+            raise SpecError(f"{path}.{name}", got=None, want=_wish(spec))
     return kind(**values)
+
+
+def _value(where: str, spec: Field[Any], value: object) -> object:
+    """A parameter's value, of the type and within the bounds of its field. Raises SpecError."""
+    if "choices" in spec.metadata:
+        if not isinstance(value, str) or value not in spec.metadata["choices"]:
+            raise SpecError(where, got=value, want=_wish(spec))
+        return value
+    if "text" in spec.metadata:
+        if not isinstance(value, str):
+            raise SpecError(where, got=value, want=_wish(spec))
+        return value
+    whole = spec.type in ("int", int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise SpecError(where, got=value, want=_wish(spec))
+    if not spec.metadata["least"] <= value <= spec.metadata["most"]:  # nor is NaN
+        raise SpecError(where, got=value, want=_wish(spec))
+    return value if whole else float(value)
+
+
+def _wish(spec: Field[Any]) -> str:
+    if "choices" in spec.metadata:
+        return f"one of {', '.join(spec.metadata['choices'])}"
+    if "text" in spec.metadata:
+        return "a text"
+    kind = "an integer" if spec.type in ("int", int) else "a number"
+    return f"{kind} from {spec.metadata['least']} to {spec.metadata['most']}"
 
 
 def weight(mass: float, mean: float) -> int:
@@ -237,15 +270,18 @@ def known_mode(mode: str) -> None:
         raise SpecError("mode", got=mode, want=f"one of {', '.join(MODES)}")
 
 
-def fits(data: DataSet, shape: int | tuple[int, ...], classes: int) -> None:
-    """Raise DataRefused unless the data set has the job's classes, and rows of its shape; a number: of so many
-    features."""
+def fits(data: DataSet, shape: int | tuple[int, ...], task: Task | int) -> None:
+    """Raise DataRefused unless the data set has the targets of the job's task, and rows of its shape; a number: of so
+    many features, of so many classes."""
     wanted, found = (shape,) if isinstance(shape, int) else shape, data.shape
-    if data.masks:
+    learned = tasks.Classes(task) if isinstance(task, int) else task
+    classes = learned.classes
+    if data.target != learned.target:
         raise DataRefused(
-            f"Data set {data.name!r} has masks; the job's method learns one label a row.",
+            f"Data set {data.name!r} has {TARGETS[data.target]}; the job learns {TARGETS[learned.target]}.",
             remedy="Name another data set for this job.",
         )
+    tasks.check_targets(learned, data.name, data.y_train, data.y_test)
     if (found, data.classes) != (wanted, classes):
         flat = len(wanted) == len(found) == 1
         has = f"{found[0]} features" if flat else f"rows of shape {found}"

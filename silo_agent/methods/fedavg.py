@@ -20,7 +20,6 @@ from silo_agent.methods import (
     GRID,
     Limits,
     Published,
-    RoundParams,
     batch,
     fits,
     known_mode,
@@ -31,15 +30,16 @@ from silo_agent.methods import (
 from silo_agent.methods.networks import clip_slots, clipped, part_blocks, published_parts, read, training_seed
 from silo_agent.methods.personal import Component
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS
-from silo_agent.methods.scoring import due, score_slots, scored
+from silo_agent.methods.scoring import due, score_slots, scored, target_slots
+from silo_agent.methods.training_options import TrainingOptions
 from silo_agent.models.description import Role
 from silo_agent.models.experts import Experts, moved
 from silo_agent.models.layout import Part
-from silo_agent.training import Descent, batches, cross_entropy, generator
+from silo_agent.training import batches, cross_entropy, generator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Params(RoundParams):
+class Params(TrainingOptions):
     """``proximal``: μ of FedProx, a pull to the published model while a silo trains; 0 is FedAvg. ``metrics_every``:
     the metrics open at the end, and before every so many rounds; 0: only at the end."""
 
@@ -59,6 +59,7 @@ class FedAvg:
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params, self.experts = read(Params, params)
+        self.params.check(self.experts.task)
         self.silo = silo
         self._sent, self._local = _parts(self.experts)
         self._own: dict[str, np.ndarray] = {}
@@ -66,6 +67,7 @@ class FedAvg:
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
         p, experts = read(Params, params)
+        p.check(experts.task)
         sent, local = _parts(experts)
         if not sent:
             raise SpecError("params.local", got="every parameter", want="at least one that is shared")
@@ -73,8 +75,9 @@ class FedAvg:
         own = Lane(name="own", scope=Scope.LOCAL, floor=limits.lane_floor)
         blocks = part_blocks("model", sent, lane=lane.name, clip=p.clip)
         sums = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
+        mode, task = _mode(local), experts.task
         few, all_of_them = (
-            (*score_slots(_mode(local), experts.classes, metrics=metrics), *TEST_ROWS) for metrics in (False, True)
+            (*score_slots(mode, task, metrics=metrics), *target_slots(task), *TEST_ROWS) for metrics in (False, True)
         )
         of_train = ((all_of_them if due(p.metrics_every, k) else few) + clip_slots(experts) for k in range(p.rounds))
         steps = (
@@ -99,16 +102,18 @@ class FedAvg:
 
     def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
         p = self.params
-        fits(data, self.experts.shape, self.experts.classes)
+        task = self.experts.task
+        fits(data, self.experts.shape, task)
         if step.task == "rows":
             return Contribution({}, {"silos": 1, "rows": data.rows})
         old = self._model(published, step.index if step.task == "train" else p.rounds)
-        p_BC = self.experts.predict([old], data.x_test, data.x_train)[0]
-        slots = scored(step, _mode(self._local), p_BC, data.y_test) | {"test.rows": len(data.y_test)}
+        tested = self.experts.predict([old], data.x_test, data.x_train)[0]
+        slots = scored(step, _mode(self._local), tested, data.y_test, task) | {"test.rows": len(data.y_test)}
         if step.task == "eval":
             return Contribution({}, slots)
-        order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, step.index))
-        descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum, proximal=p.proximal)
+        steps, rng = p.steps(data.rows), generator("batches", p.seed, self.silo, step.index)
+        order = batches(data.rows, steps, p.batch, rng)
+        descent = p.descent(step.index, data, task, proximal=p.proximal)
         seed = training_seed(p.seed, self.silo, step.index)
         (new,) = self.experts.train([old], data.x_train, data.y_train, order, descent, cross_entropy, seed=seed)
         self._keep(step.index, new)

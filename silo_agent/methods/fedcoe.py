@@ -34,7 +34,6 @@ from silo_agent.methods import (
     GRID,
     Limits,
     Published,
-    RoundParams,
     batch,
     fits,
     known_mode,
@@ -45,11 +44,12 @@ from silo_agent.methods import (
 from silo_agent.methods.networks import clip_slots, clipped, part_blocks, published_parts, read, training_seed
 from silo_agent.methods.personal import Component, WithLocalExpert
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, counts
-from silo_agent.methods.scoring import due, score_slots, scored
+from silo_agent.methods.scoring import due, score_slots, scored, target_slots
+from silo_agent.methods.training_options import TrainingOptions
 from silo_agent.models.description import Role
 from silo_agent.models.experts import Experts, moved
 from silo_agent.models.layout import Part
-from silo_agent.training import Descent, batches, cross_entropy, generator, mixture
+from silo_agent.training import batches, cross_entropy, generator, mixture
 
 #: A silo contributes to an expert if its gate gives it more than this: too little mass is only a membership to leak.
 MIN_GATE = 0.2
@@ -68,7 +68,7 @@ SIGNATURE = "signature"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Params(RoundParams):
+class Params(TrainingOptions):
     """The network's own parameters are read by ``networks.read``. ``metrics_every``: as FedAvg has it."""
 
     experts: int = parameter(2, least=1, most=16)
@@ -106,6 +106,7 @@ class FedCoE(WithLocalExpert):
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params, self.experts = read(Params, params)
+        self.params.check(self.experts.task)
         self.network = self.experts
         self.trunk, self.own = _parts(self.experts)
         self.silo = silo
@@ -113,6 +114,8 @@ class FedCoE(WithLocalExpert):
     @classmethod
     def plan(cls, params: Mapping[str, object], limits: Limits) -> Plan:
         p, network = read(Params, params)
+        task = network.task
+        p.check(task)
         trunk, own = _parts(network)
         floor = limits.lane_floor
         lanes = (
@@ -127,8 +130,9 @@ class FedCoE(WithLocalExpert):
         )
         few, all_of_them = (
             (
-                *score_slots("global", network.classes, metrics=metrics),
-                *score_slots("generalist", network.classes, metrics=False),
+                *score_slots("global", task, metrics=metrics),
+                *score_slots("generalist", task, metrics=False),
+                *target_slots(task),
                 *TEST_ROWS,
             )
             for metrics in (False, True)
@@ -136,7 +140,7 @@ class FedCoE(WithLocalExpert):
         # The loads add up to a silo's test rows, as the scores do: loads of training rows, less the rows of another
         # cohort, would be one silo's rows.
         final = (
-            *score_slots("personal", network.classes),
+            *score_slots("personal", task),
             *counts(*(f"load-{e}" for e in range(p.experts)), basis=Basis.DATA),
         )
         moves = tuple(Sum(block.name, Apply.AVERAGE) for block in models)
@@ -183,7 +187,8 @@ class FedCoE(WithLocalExpert):
         return {}
 
     def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
-        fits(data, self.experts.shape, self.experts.classes)
+        task = self.experts.task
+        fits(data, self.experts.shape, task)
         if step.task == "cluster":
             return self._signature(step.index, data)
         slots = self._scores(step, published, data)
@@ -191,7 +196,7 @@ class FedCoE(WithLocalExpert):
             sums = self._training(step.index, published, data)
             return Contribution(sums, slots | clipped(clip_slots(self.experts), sums, self.params.clip))
         self.local = self.personalise(published, data)
-        slots |= scored(step, "personal", self._tested(published, data, "personal"), data.y_test)
+        slots |= scored(step, "personal", self._tested(published, data, "personal"), data.y_test, task)
         for e, g in enumerate(self._gate(published, data.x_train)):
             slots[f"load-{e}"] = round(len(data.y_test) * g)
         return Contribution({}, slots)
@@ -217,8 +222,8 @@ class FedCoE(WithLocalExpert):
             old,
             data.x_train,
             data.y_train,
-            batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, self.silo, k)),
-            self._descent(),
+            batches(data.rows, p.steps(data.rows), p.batch, generator("batches", p.seed, self.silo, k)),
+            p.descent(k, data, self.experts.task),
             lambda ll_EB: cross_entropy(ll_EB[:1]) + of_experts(ll_EB[1:]),
             seed=training_seed(p.seed, self.silo, k),
         )
@@ -233,8 +238,8 @@ class FedCoE(WithLocalExpert):
     def _scores(self, step: Step, published: Published, data: DataSet) -> dict[str, int]:
         (generalist_BC,) = self.experts.predict([self._model(published, "generalist")], data.x_test, data.x_train)
         return {
-            **scored(step, "global", self._tested(published, data, "global"), data.y_test),
-            **scored(step, "generalist", generalist_BC, data.y_test),
+            **scored(step, "global", self._tested(published, data, "global"), data.y_test, self.experts.task),
+            **scored(step, "generalist", generalist_BC, data.y_test, self.experts.task),
             "test.rows": len(data.y_test),
         }
 
@@ -275,13 +280,16 @@ class FedCoE(WithLocalExpert):
         gate = self._gate(published, x)[trained]
         p_EBC = self.experts.predict([self._model(published, f"expert-{e}") for e in trained], x, home)
         if newcomer:
-            information_E = np.array([cluster_gates.mutual_information(p_BC) for p_BC in p_EBC])
+            over = self.experts.task.over_classes
+            information_E = np.array([cluster_gates.mutual_information(over(p_BC)) for p_BC in p_EBC])
             gate = cluster_gates.newcomer_gate(gate, information_E)
         if gate.sum() <= 0:
             return generalist_BC
         mixture_BC: np.ndarray = np.tensordot(gate / gate.sum(), p_EBC, axes=1)
         informed = cluster_gates.information_gate(
-            mixture_BC, generalist_BC, self._context(published).trust(self.experts.view(x))
+            self.experts.task.over_classes(mixture_BC),
+            self.experts.task.over_classes(generalist_BC),
+            self._context(published).trust(self.experts.view(x)),
         )
         least = 0.0 if newcomer else CONTEXT_SHARE
         share = least + (1 - least) * informed
@@ -299,7 +307,7 @@ class FedCoE(WithLocalExpert):
             data,
             steps=p.finetune_steps,
             batch=p.batch,
-            descent=self._descent(),
+            descent=p.descent(None, data, self.experts.task),
             rng=generator("folds", p.seed, self.silo, 0),
             seed=training_seed(p.seed, self.silo, p.rounds),
         )
@@ -357,9 +365,6 @@ class FedCoE(WithLocalExpert):
         return cluster_gates.signs(
             self.params.seed, "probes", (cluster_gates.entries(self.params.projection), self.params.probes)
         )
-
-    def _descent(self) -> Descent:
-        return Descent(learning_rate=self.params.learning_rate, momentum=self.params.momentum)
 
 
 def _parts(network: Experts) -> tuple[tuple[Part, ...], tuple[Part, ...]]:

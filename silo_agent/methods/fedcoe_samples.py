@@ -46,6 +46,7 @@ from silo_agent.methods import (
 from silo_agent.methods.personal import WithLocalExpert
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, correct, counts, ever_opened, network, network_blocks
 from silo_agent.models.experts import Perceptrons
+from silo_agent.models.tasks import Classes
 from silo_agent.training import Descending, Descent, batches, generator
 
 #: A silo contributes to an expert that answers for more than this of its rows.
@@ -87,7 +88,7 @@ class FedCoESamples(WithLocalExpert):
 
     def __init__(self, params: Mapping[str, object], silo: str = "") -> None:
         self.params = p = parse(Params, params)
-        self.network = Perceptrons(p.features, p.hidden, p.classes)
+        self.network = Perceptrons(p.features, p.hidden, Classes(p.classes))
         self.silo = silo
 
     @classmethod

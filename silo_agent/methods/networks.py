@@ -1,21 +1,22 @@
 """The network of a job: its experts, and their parts as blocks of a plan.
 
 A job without ``model``, or with ``model = "mlp"``, has the perceptron: features, classes, hidden. Any other model comes
-from ``silo_agent.models.registry``.
+from ``silo_agent.models.registry``. What it learns is its ``task``: ``silo_agent.models.tasks``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from crypto.errors import SpecError
 from crypto.plan import Block, Slot
-from silo_agent.methods import PerceptronParams, Published, RoundParams, parse
+from silo_agent.methods import PerceptronParams, Published, RoundParams, parameter, parse
 from silo_agent.methods.plans import counts
-from silo_agent.models import registry
+from silo_agent.models import registry, tasks
 from silo_agent.models.experts import Experts, Perceptrons
 from silo_agent.models.layout import Part
 from silo_agent.training import generator
@@ -27,12 +28,24 @@ P = TypeVar("P", bound=RoundParams)
 _OF_PERCEPTRON = tuple(one.name for one in fields(PerceptronParams))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Perceptron:
+    """The perceptron's own parameters; its ``classes`` are the task's."""
+
+    features: int = parameter(least=1, most=2**16)
+    hidden: int = parameter(16, least=1, most=2**14)
+
+
 def read(kind: type[P], raw: Mapping[str, object]) -> tuple[P, Experts]:
     """The method's own parameters and the experts of a job. Raises SpecError."""
     if raw.get("model", registry.PERCEPTRON) == registry.PERCEPTRON:
-        p = parse(PerceptronParams, {key: raw[key] for key in _OF_PERCEPTRON if key in raw})
-        rest = {key: value for key, value in raw.items() if key not in (*_OF_PERCEPTRON, "model")}
-        return parse(kind, rest, others=("model", *_OF_PERCEPTRON)), Perceptrons(p.features, p.hidden, p.classes)
+        of_network = (*_OF_PERCEPTRON, *tasks.KEYS, "model")
+        p = parse(_Perceptron, {key: raw[key] for key in ("features", "hidden") if key in raw})
+        task = tasks.of(raw)
+        if isinstance(task, tasks.Masks):
+            raise SpecError("params.model", got=raw.get("model"), want="a model for segmentation, such as unet")
+        rest = {key: value for key, value in raw.items() if key not in of_network}
+        return parse(kind, rest, others=of_network), Perceptrons(p.features, p.hidden, task)
     about, rest = registry.split(raw)
     own = parse(kind, rest, others=registry.KEYS)
     return own, registry.experts_of(about, own.seed)

@@ -35,10 +35,6 @@ class BufferRole(StrEnum):
     """As the model starts. One that changes in training is refused."""
 
 
-#: Tasks that a model may have, and those that have a name here but no methods yet.
-TASKS: Final = ("binary", "multiclass")
-LATER: Final = ("multilabel", "regression", "segmentation", "survival", "language")
-
 #: The pattern for every parameter that no other pattern of a model matches.
 REST: Final = "*"
 
@@ -59,9 +55,12 @@ class Model:
     """Pattern → ``home`` or ``constant``, of buffers that are not to have the usual role: ``home`` for the running
     statistics of normalisation layers, ``constant`` for all others."""
     task: str = "multiclass"
-    """One of ``TASKS``; binary: of a job with two classes."""
+    """One of ``silo_agent.models.tasks.NAMES``. multiclass: ``classes`` numbers a row, which jobs of several labels and
+    of a number (then ``classes`` is 1) take, too; binary: of a job with two classes; segmentation: ``classes`` numbers
+    for each place of a row."""
     forward: Callable[[Any, torch.Tensor], torch.Tensor] | None = None
-    """(module, x float32 (rows, *shape)) → logits (rows, classes). None: the module's own forward."""
+    """(module, x float32 (rows, *shape)) → logits (rows, classes), of masks (rows, classes, *sides). None: the
+    module's own forward."""
     view: Callable[[np.ndarray], np.ndarray] | None = None
     """x (rows, *shape) → (rows, F) float64, by which a method compares rows without a network. None: see
     ``views.pooled``."""

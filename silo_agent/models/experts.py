@@ -17,13 +17,11 @@ from silo_agent import experts
 from silo_agent.experts import Weights
 from silo_agent.models.description import Role
 from silo_agent.models.layout import Part
+from silo_agent.models.tasks import Task
 from silo_agent.training import Descent, Objective, train
 
 if TYPE_CHECKING:
     import torch
-
-#: A probability below this counts as this in a logarithm.
-LEAST_PROBABILITY = 1e-30
 
 
 class Experts(Protocol):
@@ -36,6 +34,8 @@ class Experts(Protocol):
     shape: tuple[int, ...]
     """Of a row."""
     classes: int
+    """Numbers of an answer: of the task."""
+    task: Task
     at_home: bool
     """Whether predictions need unlabelled rows of the same site (running statistics)."""
 
@@ -64,12 +64,13 @@ class Experts(Protocol):
         """
 
     def predict(self, models: Sequence[Weights], x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
-        """p_EBC, float64. ``home``: unlabelled rows of the site that x comes from, for running statistics; without
-        them, x itself. Raises DataRefused where those are too few."""
+        """p_EBC, float64, or of another task than one class a row what its ``predictions`` are. ``home``: unlabelled
+        rows of the site that x comes from, for running statistics; without them, x itself. Raises DataRefused where
+        those are too few."""
 
     def module(self, model: Weights, home: np.ndarray | None = None) -> torch.nn.Module:
-        """A torch module of one model: rows → logits, each row by itself. ``home``: as in ``predict``; where it is
-        needed, DataRefused without it."""
+        """A torch module of one model: rows → answers of the task (logits), each row by itself. ``home``: as in
+        ``predict``; where it is needed, DataRefused without it."""
 
 
 class Perceptrons:
@@ -78,10 +79,12 @@ class Perceptrons:
     at_home = False
     frozen: tuple[Part, ...] = ()
 
-    def __init__(self, features: int, hidden: int, classes: int) -> None:
-        shapes, widths = experts.shapes(features, hidden, classes), experts.half_widths(features, hidden)
+    def __init__(self, features: int, hidden: int, task: Task) -> None:
+        """``task``: with one answer a row, so no masks."""
+        shapes, widths = experts.shapes(features, hidden, task.classes), experts.half_widths(features, hidden)
         self.shape: tuple[int, ...] = (features,)
-        self.classes = classes
+        self.task = task
+        self.classes = task.classes
         self.parts = tuple(
             Part(
                 code=part,
@@ -112,10 +115,10 @@ class Perceptrons:
         seed: int,
         together: bool = True,
     ) -> list[dict[str, np.ndarray]]:
-        return train(models, x, y, order, descent, objective)
+        return train(models, x, y, order, descent, objective, likelihood=self.task.log_likelihood)
 
     def predict(self, models: Sequence[Weights], x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
-        return experts.predict(models, x)
+        return experts.predict(models, x, self.task.predictions)
 
     def module(self, model: Weights, home: np.ndarray | None = None) -> torch.nn.Module:
         nn, tensor = experts.torch_().nn, experts.torch_().tensor
@@ -140,6 +143,4 @@ def log_likelihood(
     of: Experts, models: Sequence[Weights], x: np.ndarray, y: np.ndarray, home: np.ndarray | None = None
 ) -> np.ndarray:
     """log p_e(y|x), (E, B) float64, of each model; ``home`` as in ``Experts.predict``."""
-    p_EB: np.ndarray = of.predict(models, x, home)[:, np.arange(len(y)), y]
-    found: np.ndarray = np.log(np.maximum(p_EB, LEAST_PROBABILITY))
-    return found
+    return of.task.log_scores(of.predict(models, x, home), y)

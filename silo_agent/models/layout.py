@@ -21,7 +21,8 @@ import numpy as np
 from crypto.encoding import Writer
 from crypto.errors import SpecError
 from silo_agent.experts import torch_
-from silo_agent.models.description import LATER, TASKS, BufferRole, Model, Role
+from silo_agent.models import tasks
+from silo_agent.models.description import BufferRole, Model, Role
 from silo_agent.models.roles import assigned, listed
 
 if TYPE_CHECKING:
@@ -61,12 +62,9 @@ class Layout:
 
 def layout(model: Model, roles: Mapping[str, str], where: str = "params.model") -> Layout:
     """The checked layout of a model under these roles. Raises SpecError, naming the parameter or the pattern."""
-    if model.task in LATER:
-        raise SpecError(
-            f"{where} task", got=model.task, want=f"one of {', '.join(TASKS)}", remedy="Other tasks are yet to come."
-        )
-    if model.task not in TASKS:
-        raise SpecError(f"{where} task", got=model.task, want=f"one of {', '.join(TASKS)}")
+    if model.task not in tasks.NAMES:
+        remedy = "Other tasks are yet to come." if model.task in tasks.LATER else ""
+        raise SpecError(f"{where} task", got=model.task, want=f"one of {', '.join(tasks.NAMES)}", remedy=remedy)
     named = dict(model.module.named_parameters(remove_duplicate=False))
     if not named:
         raise SpecError(where, got="a module without parameters", want="a module with parameters to train")

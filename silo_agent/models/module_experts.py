@@ -26,8 +26,9 @@ from crypto.errors import DataRefused, NonFinite, SpecError
 from silo_agent.experts import Weights, torch_
 from silo_agent.models.description import Role
 from silo_agent.models.layout import Layout, aliases, running
+from silo_agent.models.tasks import Task
 from silo_agent.models.views import pooled
-from silo_agent.training import Descending, Descent, Objective
+from silo_agent.training import Descending, Descent, Objective, weighted
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +46,14 @@ MOST_AT_HOME = 2048
 class ModuleExperts:
     """``Experts`` of a module under its layout."""
 
-    def __init__(self, layout: Layout, shape: tuple[int, ...], classes: int) -> None:
+    def __init__(self, layout: Layout, shape: tuple[int, ...], task: Task) -> None:
         torch = torch_()
         from silo_agent.models.whole import Whole  # a class of torch's, so not before torch is wanted
 
         self.shape = shape
-        self.classes = classes
+        self.task = task
+        self.classes = task.classes
+        self._answer_shape = task.answer_shape(shape)
         self.parts = layout.parts
         self.frozen = layout.frozen
         self.at_home = bool(layout.statistics)
@@ -95,17 +98,20 @@ class ModuleExperts:
         if self._layers and order.shape[-1] < 2:
             raise SpecError("params.batch", got=order.shape[-1], want="at least 2 rows, for batch normalisation")
         tensors = self._tensors(models, together=together)
+        of = {id(tensor): at for at, model in reversed([*enumerate(tensors)]) for tensor in model.values()}
         once = list({id(tensor): tensor for model in tensors for tensor in model.values()}.values())
-        descending = Descending(once, descent, [tensor.clone() for tensor in once] if descent.proximal else None)
+        anchors = [tensor.clone() for tensor in once] if descent.proximal else None
+        descending = Descending(once, descent, anchors, models=[of[id(tensor)] for tensor in once])
         buffers = [{name: tensor.clone() for name, tensor in self._buffers.items()} for _ in models]
         with torch.random.fork_rng(devices=[]), self._mode(training=True):
             torch.manual_seed(seed)
             for rows in order:
                 each = rows if rows.ndim == 2 else [rows] * len(models)
-                likelihoods = [
-                    self._log_probabilities(model, buffer, x[picked]).gather(1, _tensor(y[picked]).unsqueeze(1))[:, 0]
-                    for model, buffer, picked in zip(tensors, buffers, each, strict=True)
-                ]
+                likelihoods = []
+                for model, buffer, picked in zip(tensors, buffers, each, strict=True):
+                    truth = _tensor(y[picked])
+                    of_rows = self.task.log_likelihood(self._answers(model, buffer, x[picked]), truth)
+                    likelihoods.append(weighted(of_rows, truth, descent))
                 descending.step(objective(torch.stack(likelihoods)))
         self._check_constant(buffers)
         trained = [self._differences(model) for model in tensors]
@@ -124,8 +130,8 @@ class ModuleExperts:
             for model in self._tensors(models, together=False):
                 buffers = self._estimated(model, x if home is None else home) if self._layers else dict(self._buffers)
                 with self._mode(training=False):
-                    logp = [self._log_probabilities(model, buffers, x[at : at + CHUNK]) for at in _starts(x)]
-                found.append(torch.cat(logp).double().exp().numpy())
+                    answers = [self._answers(model, buffers, x[at : at + CHUNK]) for at in _starts(x)]
+                found.append(self.task.predictions(torch.cat(answers)).numpy())
         p_EBC: np.ndarray = np.stack(found)
         return p_EBC
 
@@ -179,28 +185,28 @@ class ModuleExperts:
             buffers[name].fill_(1 if name.endswith("running_var") else 0)
         with self._mode(training=False, estimating=True):
             for chunk in np.array_split(rows, -(-len(rows) // CHUNK)):
-                self._log_probabilities(model, buffers, chunk)
+                self._answers(model, buffers, chunk)
         return buffers
 
-    def _log_probabilities(self, model: Tensors, buffers: dict[str, torch.Tensor], x: np.ndarray) -> torch.Tensor:
-        """logp_BC of one model."""
+    def _answers(self, model: Tensors, buffers: dict[str, torch.Tensor], x: np.ndarray) -> torch.Tensor:
+        """The answers of one model to rows, in the shape of the task: logits."""
         inside = dict(buffers)
         for part in self.parts:
             inside[part.name] = model[part.code].to(self._types[part.code])
         inside |= {name: inside[first] for name, first in self._aliases.items() if first in inside}
         named = {f"module.{name}": tensor for name, tensor in inside.items()}
         # Without looking for tied tensors, which costs as much as a small network: both names are given.
-        logits = torch_().func.functional_call(self._whole, named, (_tensor(x),), tie_weights=False)
+        answers: torch.Tensor = torch_().func.functional_call(self._whole, named, (_tensor(x),), tie_weights=False)
         for name in buffers:
             buffers[name] = named[f"module.{name}"]  # a module may have put another tensor in its place
-        if logits.shape != (len(x), self.classes):
+        if answers.shape != (len(x), *self._answer_shape):
+            sides = ", ".join(map(str, self._answer_shape))
             raise SpecError(
                 "params.model forward",
-                got=f"an answer of shape {tuple(logits.shape)} to {len(x)} rows",
-                want=f"logits (rows, {self.classes})",
+                got=f"an answer of shape {tuple(answers.shape)} to {len(x)} rows",
+                want=f"{'a number' if self.task.name == 'regression' else 'logits'} (rows, {sides})",
             )
-        logp_BC: torch.Tensor = logits.float().log_softmax(-1)
-        return logp_BC
+        return answers
 
     def _check_constant(self, buffers: Sequence[Tensors]) -> None:
         for name, start in self._buffers.items():

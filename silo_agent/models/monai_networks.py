@@ -1,7 +1,7 @@
-"""Classifiers of MONAI for pictures and volumes, with random weights.
+"""Networks of MONAI for pictures and volumes, with random weights: classifiers, and two for segmentation.
 
 model = "monai"
-model-network = "densenet121"           # or efficientnet-b0, resnet18
+model-network = "densenet121"           # or efficientnet-b0, resnet18; for masks unet, segresnet
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from monai.networks import nets
 
 from silo_agent.models.description import Model
 
-NETWORKS: Final = ("densenet121", "efficientnet-b0", "resnet18")
+NETWORKS: Final = ("densenet121", "efficientnet-b0", "resnet18", "unet", "segresnet")
 
 
 def monai(shape: tuple[int, ...], classes: int, *, network: str) -> Model:
@@ -29,6 +29,20 @@ def monai(shape: tuple[int, ...], classes: int, *, network: str) -> Model:
             )
         case "resnet18":
             module = nets.resnet18(spatial_dims=sides, n_input_channels=channels, num_classes=classes)
+        case "unet":
+            module = nets.UNet(
+                spatial_dims=sides,
+                in_channels=channels,
+                out_channels=classes,
+                channels=(16, 32, 64, 128),
+                strides=(2, 2, 2),
+                num_res_units=1,
+                norm=("group", {"num_groups": 4}),
+            )
+            return Model(module=module, task="segmentation")
+        case "segresnet":
+            module = nets.SegResNet(spatial_dims=sides, in_channels=channels, out_channels=classes)
+            return Model(module=module, task="segmentation")
         case _:
             raise ValueError(f"network {network!r}: one of {', '.join(NETWORKS)} is wanted")
     return Model(module=module)

@@ -1,6 +1,7 @@
 """A personal model as one torch module, and that as a file other programs run: ONNX, or what torch.export writes.
 
-Both take encoded rows float32 (rows, *shape) and give probabilities float32 (rows, classes), each row by itself.
+Both take encoded rows float32 (rows, *shape) and give the task's predictions float32: probabilities (rows, classes), of
+masks (rows, classes, *sides), or a number in the target's unit (rows, 1). Each row by itself.
 Running statistics are inside, as they were estimated from the silo's own rows.
 """
 
@@ -18,17 +19,19 @@ import torch
 from torch import nn
 
 from crypto.errors import SpecError
+from silo_agent.models.tasks import Labels, Number, Task, output_name
 
 #: Rows of the example that the export is traced with.
 _EXAMPLE = 2
 
 
 class Mixture(nn.Module):
-    """Networks whose probabilities are added with shares, some under a prior of the labels."""
+    """Networks whose predictions are added with shares, some under a prior of the labels."""
 
-    def __init__(self, parts: Sequence[tuple[float, nn.Module, np.ndarray | None]]) -> None:
-        """``parts``: share, network (rows → logits), and log prior (C,) or None. Those without a share are left out."""
+    def __init__(self, parts: Sequence[tuple[float, nn.Module, np.ndarray | None]], task: Task) -> None:
+        """``parts``: share, network (rows → answers), log prior (C,) or None. Those without a share are left out."""
         super().__init__()
+        self.task = task
         used = [part for part in parts if part[0]]
         self.networks = nn.ModuleList(network for _, network, _ in used)
         self._shares = [share for share, _, _ in used]
@@ -39,15 +42,24 @@ class Mixture(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         answers = []
         for at, (share, network) in enumerate(zip(self._shares, self.networks, strict=True)):
-            p_BC = network(rows).float().softmax(-1)
+            p_BC = self._predictions(network(rows).float())
             if (odds := getattr(self, f"odds_{at}")) is not None:
                 p_BC = p_BC * odds
                 p_BC = p_BC / p_BC.sum(-1, keepdim=True)
             answers.append(share * p_BC)
         return torch.stack(answers).sum(0)
 
+    def _predictions(self, answers: torch.Tensor) -> torch.Tensor:
+        """In float32, as other programs have it."""
+        if isinstance(self.task, Number):
+            return answers * self.task.sd + self.task.mean
+        if isinstance(self.task, Labels):
+            return answers.sigmoid()
+        return answers.softmax(1)
 
-def _onnx(network: nn.Module, example: torch.Tensor, rows: Any) -> bytes:
+
+def _onnx(network: Mixture, example: torch.Tensor, rows: Any) -> bytes:
+    output = output_name(network.task)
     for package in ("onnx", "onnxscript"):
         if find_spec(package) is None:
             raise SpecError(
@@ -66,7 +78,7 @@ def _onnx(network: nn.Module, example: torch.Tensor, rows: Any) -> bytes:
             dynamo=True,
             verbose=False,
             input_names=["rows"],
-            output_names=["probabilities"],
+            output_names=[output],
             dynamic_shapes=({0: rows},),
         )
     assert program is not None
@@ -74,17 +86,17 @@ def _onnx(network: nn.Module, example: torch.Tensor, rows: Any) -> bytes:
     return made
 
 
-def _exported(network: nn.Module, example: torch.Tensor, rows: Any) -> bytes:
+def _exported(network: Mixture, example: torch.Tensor, rows: Any) -> bytes:
     out = BytesIO()
     torch.export.save(torch.export.export(network, (example,), dynamic_shapes=({0: rows},)), out)
     return out.getvalue()
 
 
 #: Form → bytes of a network, from an example and the symbol of its rows.
-FORMS: Final[Mapping[str, Callable[[nn.Module, torch.Tensor, Any], bytes]]] = {"onnx": _onnx, "torch": _exported}
+FORMS: Final[Mapping[str, Callable[[Mixture, torch.Tensor, Any], bytes]]] = {"onnx": _onnx, "torch": _exported}
 
 
-def exported(network: nn.Module, shape: tuple[int, ...], form: str) -> bytes:
+def exported(network: Mixture, shape: tuple[int, ...], form: str) -> bytes:
     """The file's bytes. ``form``: one of ``FORMS``. Raises SpecError for a form, a missing package, or a network that
     cannot be exported."""
     if form not in FORMS:
@@ -92,7 +104,8 @@ def exported(network: nn.Module, shape: tuple[int, ...], form: str) -> bytes:
     example = torch.zeros((_EXAMPLE, *shape))
     try:
         with torch.no_grad():
-            return FORMS[form](network.eval(), example, torch.export.Dim("rows", min=1))
+            network.eval()
+            return FORMS[form](network, example, torch.export.Dim("rows", min=1))
     except SpecError:
         raise
     except Exception as failed:

@@ -8,6 +8,7 @@
     model-norm = "batch"         # settings of the factory, each with this prefix
     local = "head.*"             # optional: roles by pattern, with spaces between; they replace the model's own
     frozen = "*"
+    task = "regression"          # optional, with its own parameters: silo_agent.models.tasks
 
 Nothing here needs torch until a factory is called.
 """
@@ -25,11 +26,13 @@ import numpy as np
 
 from crypto.errors import SpecError
 from silo_agent.experts import torch_
+from silo_agent.models import tasks
 from silo_agent.models.description import Model, Role
 from silo_agent.models.layout import Layout, layout
 from silo_agent.models.module_experts import ModuleExperts
 from silo_agent.models.offline import offline
 from silo_agent.models.package import digest
+from silo_agent.models.tasks import Task
 
 GROUP: Final = "consilium.models"
 PERCEPTRON: Final = "mlp"
@@ -40,6 +43,7 @@ BUILT_IN: Final[Mapping[str, str]] = {
     "hf-image": "silo_agent.models.hugging_face:image",
     "hf-text": "silo_agent.models.hugging_face:text",
     "monai": "silo_agent.models.monai_networks:monai",
+    "unet": "silo_agent.models.unet:unet",
 }
 
 #: Module that a factory may lack → what to install.
@@ -53,10 +57,10 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 #: Job parameters about the model. Those of a factory begin with ``SETTING``.
-KEYS: Final = ("model", "package", "shape", "classes", "start", *(role.value for role in Role))
+KEYS: Final = ("model", "package", "shape", "classes", "start", *tasks.KEYS, *(role.value for role in Role))
 SETTING: Final = "model-"
 
-MOST_SIDES, MOST_VALUES, MOST_CLASSES = 7, 2**28, 2**16
+MOST_SIDES, MOST_VALUES = 7, 2**28
 
 Factory = Callable[..., Model]
 
@@ -95,7 +99,7 @@ def experts_of(about: Mapping[str, object], seed: int) -> ModuleExperts:
             remedy="Write it into the job. If the job was made with another start, the sites differ in the model's "
             "package, in torch, or in the job's seed and settings: align them first.",
         )
-    return ModuleExperts(made, shape_of(about), _classes(about))
+    return ModuleExperts(made, shape_of(about), tasks.of(about))
 
 
 def start_of(about: Mapping[str, object], seed: int) -> str:
@@ -104,10 +108,10 @@ def start_of(about: Mapping[str, object], seed: int) -> str:
 
 
 def _layout_of(about: Mapping[str, object], seed: int) -> Layout:
-    shape, classes = shape_of(about), _classes(about)
+    shape, task = shape_of(about), tasks.of(about)
     name = str(about["model"])
     factory = find(name, about.get("package"))
-    return _made(factory, name, shape, classes, seed, _settings(about), _roles(about))
+    return _made(factory, name, shape, task, seed, _settings(about), _roles(about))
 
 
 def find(name: str, package: object = None) -> Factory:
@@ -155,7 +159,7 @@ def _made(
     factory: Factory,
     name: str,
     shape: tuple[int, ...],
-    classes: int,
+    task: Task,
     seed: int,
     settings: str,
     roles: tuple[tuple[str, str], ...],
@@ -164,23 +168,37 @@ def _made(
 
     ``settings``: JSON text, which tells 1 from 1.0 and from true."""
     torch = torch_()
-    arguments = {"shape": shape, "classes": classes, **json.loads(settings)}
+    arguments = {"shape": shape, "classes": task.classes, **json.loads(settings)}
     _check_settings(factory, arguments)
     with torch.random.fork_rng(devices=[]), offline("params.model"), _importing(name):
         torch.manual_seed(seed)
         made = factory(**arguments)
     if not isinstance(made, Model):
         raise SpecError("params.model", got=f"a factory that returns {type(made).__name__}", want="a Model")
-    if made.task == "binary" and classes != 2:
-        raise SpecError("params.classes", got=classes, want="2: the model's task is binary")
     checked = layout(made, dict(roles) or made.roles)
-    _try(checked, shape, classes)
+    _check_task(name, made, task)
+    _try(checked, shape, task)
     return checked
 
 
-def _try(checked: Layout, shape: tuple[int, ...], classes: int) -> None:
+def _check_task(name: str, made: Model, task: Task) -> None:
+    """Raise SpecError unless the model is one for the job's task."""
+    if made.task == "binary" and isinstance(task, tasks.Classes) and task.classes != 2:
+        raise SpecError("params.classes", got=task.classes, want="2: the model's task is binary")
+    fitting = {"multiclass": ("multiclass", "multilabel", "regression"), "binary": ("multiclass",)}
+    if task.name not in fitting.get(made.task, (made.task,)):
+        raise SpecError(
+            "params.task",
+            got=task.name,
+            want=made.task,
+            remedy=f'The model {name} is made for {made.task}: write task = "{made.task}" into the job, or name '
+            "another model. unet, and monai with the network unet or segresnet, are for segmentation.",
+        )
+
+
+def _try(checked: Layout, shape: tuple[int, ...], task: Task) -> None:
     """Two rows of zeros through the model, so that one that doesn't fit its data is refused before any step."""
-    experts = ModuleExperts(checked, shape, classes)
+    experts = ModuleExperts(checked, shape, task)
     nothing = {part.code: np.zeros(part.shape, np.float32) for part in checked.parts}
     rows = np.zeros((2, *shape), np.float32)
     with offline("params.model"):
@@ -257,13 +275,6 @@ def _roles(about: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
                 raise SpecError(f"params.{role}", got=f"{pattern}, which {found[pattern]} has too", want="it once")
             found[pattern] = role.value
     return tuple(found.items())
-
-
-def _classes(about: Mapping[str, object]) -> int:
-    classes = about.get("classes")
-    if isinstance(classes, bool) or not isinstance(classes, int) or not 2 <= classes <= MOST_CLASSES:
-        raise SpecError("params.classes", got=classes, want=f"an integer from 2 to {MOST_CLASSES}")
-    return classes
 
 
 def _line(failed: BaseException) -> str:

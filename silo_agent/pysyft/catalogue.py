@@ -31,7 +31,7 @@ import numpy as np
 
 from crypto import durable
 from crypto.errors import DataRefused
-from silo_agent.data import DataSet, check, check_name, commitment, load
+from silo_agent.data import CLASS, LABELS, MASK, NUMBER, DataSet, check, check_name, commitment, load
 from silo_agent.home import SiloHome
 from silo_agent.pysyft.datasite import ADMIN, STRANGER, Datasite, disk, pysyft, remove
 from silo_agent.pysyft.mock import DATA, PROTOCOL, Schema, arrays_of, check_mock, dataset_folder, read_mock
@@ -366,7 +366,8 @@ class _Record:
             **({"features": shape[0]} if len(shape) == 1 else {"shape": list(shape)}),
             "classes": self.schema.classes,
             "commitment": self.commitment.hex(),
-            **({"masks": True} if self.schema.masks else {}),
+            **({"masks": True} if self.schema.target == MASK else {}),
+            **({"target": self.schema.target} if self.schema.target in (LABELS, NUMBER) else {}),
             **({"reader": self.reader} if self.reader else {}),
             **({"findings": self.findings} if self.findings else {}),
         }
@@ -378,8 +379,8 @@ class _Record:
             with path.open("rb") as file:
                 raw = json.loads(file.read(_BIGGEST_RECORD))
             shape = raw["shape"] if "shape" in raw else [raw["features"]]
-            masks = bool(raw.get("masks", False))
-            schema = Schema(shape=tuple(int(side) for side in shape), classes=int(raw["classes"]), masks=masks)
+            target = MASK if raw.get("masks") else str(raw.get("target", CLASS))
+            schema = Schema(shape=tuple(int(side) for side in shape), classes=int(raw["classes"]), target=target)
             reader, found = str(raw.get("reader", "")), tuple(map(str, raw.get("findings", ())))
             return cls(str(raw["uid"]), schema, bytes.fromhex(raw["commitment"]), reader, found)
         except (OSError, ValueError, KeyError, TypeError) as bad:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from crypto.errors import DataRefused
-from silo_agent.data import ARRAYS, DataSet, check_name, load
+from silo_agent.data import ARRAYS, CLASS, LABELS, MASK, NUMBER, DataSet, check_name, load
 from silo_agent.pysyft.datasite import silo_of
 
 #: PySyft's on-disk protocol. Pinned, with the packages: a test compares our paths with PySyft's.
@@ -30,12 +30,13 @@ class Schema:
     shape: tuple[int, ...]
     """Of one row's input."""
     classes: int
-    masks: bool = False
-    """Whether a row has a mask, of its shape without channels, in place of one label."""
+    """Classes, or yes-or-no labels of a row; of numbers 1."""
+    target: str = CLASS
+    """The kind of target: one of ``silo_agent.data.KINDS``."""
 
     @classmethod
     def of(cls, data: DataSet) -> Schema:
-        return cls(shape=data.shape, classes=data.classes, masks=data.masks)
+        return cls(shape=data.shape, classes=data.classes, target=data.target)
 
     @property
     def features(self) -> int:
@@ -45,10 +46,29 @@ class Schema:
     @property
     def arrays(self) -> dict[str, str]:
         """Array → type and shape, as jobs get them."""
-        sides = map(str, self.shape[1:] if self.masks else ())
+        sides = {MASK: self.shape[1:], LABELS: (self.classes,)}.get(self.target, ())
         x = f"float32 (rows, {', '.join(map(str, self.shape))})"
-        y = f"int64 ({', '.join(('rows', *sides))}) from 0 to {self.classes - 1}"
-        return {array: x if array.startswith("x") else y for array in ARRAYS if array != "classes"}
+        most = 1 if self.target == LABELS else self.classes - 1
+        y = f"int64 ({', '.join(('rows', *map(str, sides)))}) from 0 to {most}"
+        if self.target == NUMBER:
+            y = "float64 (rows)"
+        return {array: x if array.startswith("x") else y for array in ARRAYS}
+
+    @property
+    def text(self) -> str:
+        """For people: inputs and target."""
+        sides = " × ".join(map(str, self.shape))
+        return f"{sides} features and {self.target_text}"
+
+    @property
+    def target_text(self) -> str:
+        """For people: the target."""
+        of = {
+            LABELS: f"{self.classes} yes-or-no labels",
+            NUMBER: "a number to predict",
+            MASK: f"{self.classes} classes in masks",
+        }
+        return of.get(self.target, f"{self.classes} classes")
 
 
 def dataset_folder(syftbox: Path, owner: str, half: str, name: str) -> Path:
@@ -58,7 +78,9 @@ def dataset_folder(syftbox: Path, owner: str, half: str, name: str) -> Path:
 
 def arrays_of(data: DataSet) -> dict[str, np.ndarray]:
     """What ``numpy.savez`` takes and ``silo_agent.data.load`` gives back."""
-    return {array: np.asarray(getattr(data, array)) for array in ARRAYS}
+    count = {NUMBER: {}, LABELS: {"labels": data.classes}}.get(data.target, {"classes": data.classes})
+    arrays = {array: np.asarray(getattr(data, array)) for array in ARRAYS}
+    return arrays | {name: np.asarray(number) for name, number in count.items()}
 
 
 def read_mock(syftbox: Path, owner: str, name: str) -> dict[str, np.ndarray]:
@@ -92,7 +114,7 @@ def check_mock(name: str, rows: DataSet, mock: DataSet) -> None:
     """
     if Schema.of(mock) != Schema.of(rows):
         raise DataRefused(
-            f"The mock of {name!r} has {_described(mock)}, the private rows have {_described(rows)}.",
+            f"The mock of {name!r} has {Schema.of(mock).text}, the private rows have {Schema.of(rows).text}.",
             remedy="Make a mock with the same arrays.",
         )
     private, shown = set(_features_of_rows(rows)), list(_features_of_rows(mock))
@@ -102,12 +124,6 @@ def check_mock(name: str, rows: DataSet, mock: DataSet) -> None:
             f"The mock of {name!r} shows rows of the private data.",
             remedy="Make the mock of invented rows, never of real ones.",
         )
-
-
-def _described(data: DataSet) -> str:
-    """A data set's schema in words."""
-    sides = " × ".join(map(str, data.shape))
-    return f"{sides} features and {data.classes} classes" + (" in masks" if data.masks else "")
 
 
 def _met_by_chance(shown: int, private: int, possible: float) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 
 from crypto.encoding import Writer
 from crypto.errors import DataRefused
-from silo_agent.data import DataSet, check
+from silo_agent.data import NUMBER, TARGETS, DataSet, check
 from silo_agent.readers.schema import DataSchema
 from silo_agent.readers.source import LABELS, Arrays, Source
 
@@ -131,12 +131,15 @@ def read(source: Source, reader_name: str) -> DataSet:
             f" {source.schema.kind!r}.",
             remedy="Give another schema with --schema, or another reader with --reader.",
         )
-    arrays = {**chosen.read(source), "classes": np.array(len(source.schema.classes))}
-    data = check(source.name, arrays)
-    if data.masks != source.schema.masks:
-        has, wants = ("masks", "one label a row") if data.masks else ("one label a row", "masks")
+    schema = source.schema
+    count: dict[str, int] = (
+        {} if schema.target == NUMBER else {"labels" if schema.targets else "classes": len(schema.classes)}
+    )
+    data = check(source.name, {**chosen.read(source), **{name: np.array(number) for name, number in count.items()}})
+    if data.target != schema.target:
         raise DataRefused(
-            f"Data set {source.name!r} has {has}, its schema says {wants}.", remedy="Give the schema that fits."
+            f"Data set {source.name!r} has {TARGETS[data.target]}, its schema says {TARGETS[schema.target]}.",
+            remedy="Give the schema that fits.",
         )
     return data
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from crypto.errors import DataRefused
-from silo_agent.data import UNREADABLE
+from silo_agent.data import COUNTS, UNREADABLE
 from silo_agent.readers.encoder import BadValue, ValueEncoder
 from silo_agent.readers.source import PARTS, Arrays, Source, splits
+from silo_agent.readers.targets import targets_of_array
 
 _FOUR = tuple(f"{array}_{part}" for part in PARTS for array in "xy")
 
@@ -21,18 +22,25 @@ _FOUR = tuple(f"{array}_{part}" for part in PARTS for array in "xy")
 def read(source: Source) -> Arrays:
     """The arrays of one npz, or of a folder of npy files."""
     arrays, file_of = _load(source)
-    if "classes" in arrays and int(arrays["classes"]) != len(source.schema.classes):
-        raise source.refuse(
-            file_of["classes"],
-            f"has {int(arrays['classes'])} classes, the schema {len(source.schema.classes)}",
-            "Label the rows by the schema's classes.",
-        )
+    for count in COUNTS:
+        if count in arrays and (arrays[count].shape != () or int(arrays[count]) != len(source.schema.classes)):
+            has = int(arrays[count]) if arrays[count].shape == () else f"an array of shape {arrays[count].shape} as"
+            raise source.refuse(
+                file_of[count],
+                f"has {has} {count}, the schema {len(source.schema.classes)}",
+                "Label the rows by the schema's classes.",
+            )
     if not (wanted := next((names for names in (_FOUR, ("x", "y")) if set(names) <= arrays.keys()), None)):
         have = ", ".join(sorted(arrays)) or "nothing"
         raise DataRefused(
             f"Data set {source.name!r} has the arrays {have}.", remedy=f"Save {', '.join(_FOUR)}, or x and y."
         )
-    found = {name: _encoded(source, file_of[name], arrays[name]) if name[0] == "x" else arrays[name] for name in wanted}
+    found = {
+        name: _encoded(source, file_of[name], arrays[name])
+        if name[0] == "x"
+        else targets_of_array(source, file_of[name], arrays[name])
+        for name in wanted
+    }
     if "x" not in found:
         return found
     x, y = found["x"], found["y"]
@@ -52,7 +60,7 @@ def _load(source: Source) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:
                 found = {file.rpartition("/")[2][:-4]: np.load(source.path(file), mmap_mode="r", allow_pickle=False)}
             else:
                 with np.load(source.path(file), allow_pickle=False) as archive:
-                    names = [name for name in archive.files if name in (*_FOUR, "x", "y", "classes")]
+                    names = [name for name in archive.files if name in (*_FOUR, "x", "y", *COUNTS)]
                     found = {name: archive[name] for name in names}
         except UNREADABLE as bad:
             raise source.refuse(

@@ -3,20 +3,25 @@
 By folder: ``[train|test/]CLASS/…/file``, CLASS one of the job's class names; a site may lack some. In ``labels.csv``
 each row names a ``file`` (a path below the root) and its ``label``; ``group`` keeps a patient's files on one side,
 ``split`` says train or test. With it folders mean nothing, and files that it does not name are an error: a forgotten
-row is no choice. Where the schema says masks, the column ``mask`` names the file of each image's mask instead.
+row is no choice. Where the schema says masks, the column ``mask`` names the file of each image's mask instead; where it
+has a number to predict or several labels, their columns stand in place of ``label``, and folders say nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from silo_agent.data import CLASS, MASK, TARGETS
+from silo_agent.data import LABELS as SEVERAL
 from silo_agent.readers.encoder import BadValue, ValueEncoder, level_in, level_of
 from silo_agent.readers.fitting import fitted, fitted_mask
 from silo_agent.readers.source import LABELS, PARTS, Arrays, Source, check_fits_memory, label_of, splits
 from silo_agent.readers.tables import csv_columns
+from silo_agent.readers.targets import targets_of
 
 #: A file of the source → its raw array.
 Decode = Callable[[Source, str], np.ndarray]
@@ -30,7 +35,8 @@ class Labelled:
     mask, where the schema says masks; then ``label`` is 0."""
 
     file: str
-    label: int
+    label: Any
+    """As ``y`` has it."""
     group: str
     side: str
     mask: str = ""
@@ -41,11 +47,12 @@ def labelled(source: Source) -> list[Labelled]:
     files = [file for file in source.files if file != LABELS]
     if LABELS in source.files:
         return _by_table(source, files)
-    if source.schema.masks:
+    if source.schema.target != CLASS:
+        columns = ", ".join(("mask",) if source.schema.masks else source.schema.label_columns)
         raise source.refuse(
             LABELS,
-            "is not there, and the schema says masks",
-            "Write it with the columns file and mask: one row an image.",
+            f"is not there, and the schema says {TARGETS[source.schema.target]}",
+            f"Write it with the columns file and {columns}: one row an image.",
         )
     return _by_folder(source, files)
 
@@ -57,8 +64,9 @@ def read_each(source: Source, decode: Decode, decode_mask: Decode | None = None)
     assert isinstance(encoder, ValueEncoder)
     check_fits_memory(source, len(rows))
     x = np.empty((len(rows), *encoder.shape), dtype=np.float32)
-    sides = encoder.shape[1:] if source.schema.masks else ()
-    y = np.zeros((len(rows), *sides), dtype=np.int64)
+    schema = source.schema
+    sides = {MASK: encoder.shape[1:], SEVERAL: (len(schema.targets),)}.get(schema.target, ())
+    y = np.zeros((len(rows), *sides), dtype=np.int64 if schema.number is None else np.float64)
     for number, row in enumerate(rows):
         raw = decode(source, row.file)
         try:
@@ -113,18 +121,20 @@ def _by_folder(source: Source, files: Sequence[str]) -> list[Labelled]:
 
 def _by_table(source: Source, files: Sequence[str]) -> list[Labelled]:
     remedy = f"Name every file once in {LABELS}: a row with its path below the root and its label."
+    schema = source.schema
+    columns = {CLASS: ("label",), MASK: ("mask",)}.get(schema.target, schema.label_columns)
     try:
-        table = csv_columns(source.path(LABELS), ("file", "label", "mask", "group", "split"))
+        table = csv_columns(source.path(LABELS), ("file", *columns, "group", "split"))
     except (OSError, ValueError) as bad:
         raise source.refuse(LABELS, str(bad), remedy) from bad
-    column = "mask" if source.schema.masks else "label"
-    if not {"file", column} <= table.keys():
-        raise source.refuse(LABELS, f"has no columns file and {column}", remedy)
+    if not {"file", *columns} <= table.keys():
+        raise source.refuse(LABELS, f"has no columns {' and '.join(('file', *columns))}", remedy)
+    target = None if schema.target in (CLASS, MASK) else targets_of(source, LABELS, table)
     rows = len(table["file"])
     sides = [str(side).strip() for side in table.get("split", [""] * rows)]
     groups = [level_of(group) for group in table.get("group", [""] * rows)]
     present, named, found = set(files), set(), {}
-    for n, (name, label) in enumerate(zip(table["file"], table[column], strict=True)):
+    for n, (name, label) in enumerate(zip(table["file"], table[columns[0]], strict=True)):
         file, mask, where = str(name).strip(), str(label).strip(), f"{LABELS}: row {n + 1}"
         for one in (file, mask) if source.schema.masks else (file,):
             if one not in present:
@@ -136,6 +146,8 @@ def _by_table(source: Source, files: Sequence[str]) -> list[Labelled]:
             raise source.refuse(where, f"split is {sides[n]!r}", "Write train or test in every row, or no such column.")
         if source.schema.masks:
             found[file] = Labelled(file, 0, groups[n], sides[n], mask)
+        elif target is not None:
+            found[file] = Labelled(file, target[n], groups[n], sides[n])
         else:
             found[file] = Labelled(
                 file, label_of(source, where, level_in(source.schema.classes, label)), groups[n], sides[n]

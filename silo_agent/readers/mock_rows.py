@@ -27,16 +27,24 @@ _GONE = 0.1
 
 
 def made_up(schema: DataSchema) -> dict[str, np.ndarray]:
-    """The five arrays of a data set. Labels are given in turn, at least one row a class."""
+    """The arrays of a data set. Labels are given in turn, at least one row a class; numbers are drawn like columns."""
     rng = np.random.default_rng(SEED)
     least = {"train": MIN_TRAIN_ROWS, "test": 1}
-    classes = len(schema.classes)
-    made: dict[str, np.ndarray] = {"classes": np.array(classes)}
+    number, several = schema.number, len(schema.targets)
+    classes = 2 if several else len(schema.classes)
+    made: dict[str, np.ndarray] = {}
+    if number is None:
+        made["labels" if several else "classes"] = np.array(several or classes)
     for part in PARTS:
         rows = max(least[part], min(ROWS[part], _ELEMENTS // prod(schema.shape)))
         made[f"x_{part}"] = _inputs(schema, rows, rng)
+        if number is not None:
+            made[f"y_{part}"] = rng.normal(number["mean"], number["sd"], size=rows).clip(*number["range"])
+            continue
         sides = schema.shape[1:] if schema.masks else ()
-        made[f"y_{part}"] = np.arange(rows * prod(sides), dtype=np.int64).reshape(rows, *sides) % classes
+        of_row = (several,) if several else sides
+        in_turn = np.arange(rows * prod(of_row), dtype=np.int64).reshape(rows, *of_row)
+        made[f"y_{part}"] = (in_turn + in_turn // several if several else in_turn) % classes
     return made
 
 

@@ -18,6 +18,18 @@
     missing = "indicator"                # refuse (default) | indicator: 0 and a column of its own | a value
     absent = "refuse"                    # a silo without this column: refuse | allow, and it is missing in every row
 
+Instead of ``classes`` and the name of a ``target``, a number to predict, or several labels of each row:
+
+    [target]
+    name = "stay"                        # table, text: its column. Images: the column of labels.csv; arrays: none
+    unit = "days"
+    range = [0, 60]                      # public bounds: beyond them a silo's target is a fault, or:
+    outside = "refuse"                   #   refuse | clip. A missing target always is one
+    mean = 9                             # public scaling of what is learned
+    sd = 8
+
+    targets = ["stroke", "infarct"]      # columns of yes and no: 1 and 0, true and false, yes and no
+
 A category has ``levels`` (texts) and no numbers; a date has ``formats`` (as in Python's strptime), ``origin`` and the
 unit days or years. Arrays and images have ``[values]`` with ``shape`` (images: channels first), ``range``, ``outside``
 (refuse | clip), ``mean`` and ``sd``; images also ``fit`` (refuse | pad | resize) for another size, and ``window``
@@ -43,6 +55,7 @@ from typing import Any, Final
 from crypto import text_files
 from crypto.encoding import Writer
 from crypto.errors import SpecError
+from silo_agent.data import CLASS, LABELS, MASK, MOST_LABELS, NUMBER
 from silo_agent.readers.encoder import MISSING, TableEncoder, TextEncoder, ValueEncoder, encoder
 
 KINDS: Final = ("table", "array", "image", "text")
@@ -55,11 +68,13 @@ MOST_ELEMENTS = 1 << 24
 #: What a date's format may use. Names of months and days depend on a machine's language.
 _DIRECTIVES: Final = set("YymdHMSf")
 
+#: Fields of a number to predict that has no column.
+_UNNAMED = ("unit", "range", "outside", "mean", "sd")
 _TOP = {
-    "table": ("kind", "classes", "target", "split", "columns"),
-    "array": ("kind", "classes", "labels", "split", "values"),
-    "image": ("kind", "classes", "labels", "split", "values"),
-    "text": ("kind", "classes", "target", "split", "text"),
+    "table": ("kind", "classes", "target", "targets", "split", "columns"),
+    "array": ("kind", "classes", "target", "targets", "labels", "split", "values"),
+    "image": ("kind", "classes", "target", "targets", "labels", "split", "values"),
+    "text": ("kind", "classes", "target", "targets", "split", "text"),
 }
 _COLUMN = {
     "number": ("name", "type", "unit", "range", "outside", "mean", "sd", "missing", "absent"),
@@ -82,18 +97,19 @@ class DataSchema:
         if not isinstance(kind, str) or kind not in KINDS:
             raise SpecError(f"{where}.kind", got=kind, want=f"one of {', '.join(KINDS)}")
         _known(raw, _TOP[kind], where)
-        fields: dict[str, Any] = {"kind": kind, "classes": _classes(raw.get("classes"), f"{where}.classes")}
-        if kind in ("table", "text"):
-            fields["target"] = _text(raw, "target", where)
+        fields: dict[str, Any] = {"kind": kind} | _target(raw, kind, where)
         fields["split"] = _split(_table(raw.get("split", {}), f"{where}.split"), kind, f"{where}.split")
         if kind == "table":
             fields["columns"] = _columns(raw.get("columns"), fields, f"{where}.columns")
         elif kind == "text":
             fields["text"] = _text_fields(_table(raw.get("text"), f"{where}.text"), f"{where}.text")
         else:
-            fields["labels"] = _choice(raw, "labels", where, ("classes", "masks"))
+            if "classes" in fields:
+                fields["labels"] = _choice(raw, "labels", where, ("classes", "masks"))
+            elif "labels" in raw:
+                raise SpecError(f"{where}.labels", got=raw["labels"], want="none, beside target or targets")
             fields["values"] = _values(_table(raw.get("values"), f"{where}.values"), kind, f"{where}.values")
-            if fields["labels"] == "masks" and len(fields["values"]["shape"]) < 2:
+            if fields.get("labels") == "masks" and len(fields["values"]["shape"]) < 2:
                 raise SpecError(f"{where}.labels", got="masks", want="classes, for rows without channels and sides")
         made = cls(fields)
         if len(made.text) > MOST_TEXT:
@@ -130,8 +146,45 @@ class DataSchema:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; a label is an index into them."""
-        return tuple(self.fields["classes"])
+        """Names of the classes; a label is an index into them. Of several labels a row theirs; of a number none."""
+        return tuple(self.fields.get("classes", self.targets))
+
+    @property
+    def target(self) -> str:
+        """The kind of target: one of ``silo_agent.data.KINDS``."""
+        if self.number is not None:
+            return NUMBER
+        return LABELS if self.targets else MASK if self.masks else CLASS
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the labels, where a row has several."""
+        return tuple(self.fields.get("targets", ()))
+
+    @property
+    def number(self) -> Mapping[str, Any] | None:
+        """The number to predict: as a column of a table."""
+        found = self.fields.get("target")
+        return found if isinstance(found, Mapping) else None
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """Columns, or fields, that have the target of a table or text; of images, beside ``labels.csv``'s own."""
+        if self.number is not None:
+            return (str(self.number["name"]),) if "name" in self.number else ()
+        return self.targets or ((str(self.fields["target"]),) if "target" in self.fields else ())
+
+    @property
+    def params(self) -> Mapping[str, float | str | int]:
+        """What a job on such data has to say of its task; "classes" is of every job but those of a number."""
+        if (number := self.number) is not None:
+            low, high = number["range"]
+            scale = {"target_low": low, "target_high": high, "target_mean": number["mean"], "target_sd": number["sd"]}
+            return {"task": "regression"} | scale
+        found: dict[str, float | str | int] = {"classes": len(self.classes)}
+        if task := {LABELS: "multilabel", MASK: "segmentation"}.get(self.target):
+            found["task"] = task
+        return found
 
     @property
     def columns(self) -> tuple[Mapping[str, Any], ...]:
@@ -226,15 +279,43 @@ def _names(value: object, where: str, least: int, most: int) -> list[str]:
     return list(value)
 
 
-def _classes(value: object, where: str) -> list[str]:
-    if value is None:
+def _target(raw: Mapping[str, object], kind: str, where: str) -> dict[str, Any]:
+    """``classes`` and the name of the ``target``; or a table ``target``; or ``targets``."""
+    target = raw.get("target")
+    given = [name for name in ("classes", "targets") if name in raw]
+    given += ["[target]"] if isinstance(target, Mapping) else []
+    if len(given) != 1:
         raise SpecError(
-            where,
-            got=None,
-            want="the names of the classes, in order",
-            remedy="A number as target (regression) and several labels a row are not supported.",
+            f"{where}.classes",
+            got=" and ".join(given) or None,
+            want="one of classes (the names of the classes, in order), targets (columns of yes and no), and [target] "
+            "(a number to predict, with its range)",
         )
-    return _names(value, where, 2, MOST_CLASSES)
+    if isinstance(target, Mapping):
+        return {"target": _number_target(dict(target), kind, f"{where}.target")}
+    if "targets" in raw:
+        if target is not None:
+            raise SpecError(f"{where}.target", got=target, want="none, beside targets")
+        return {"targets": _names(raw["targets"], f"{where}.targets", 1, MOST_LABELS)}
+    found: dict[str, Any] = {"classes": _names(raw["classes"], f"{where}.classes", 2, MOST_CLASSES)}
+    if kind in ("table", "text"):
+        return found | {"target": _text(raw, "target", where)}
+    if target is not None:
+        raise SpecError(f"{where}.target", got=target, want="none, beside classes: only tables and texts name a column")
+    return found
+
+
+def _number_target(raw: dict[str, object], kind: str, where: str) -> dict[str, Any]:
+    named = kind != "array"
+    _known(raw, ("name", "unit", "range", "outside", "mean", "sd") if named else _UNNAMED, where)
+    made: dict[str, Any] = {"name": _text(raw, "name", where, "label" if kind == "image" else None)} if named else {}
+    if "unit" in raw:
+        made["unit"] = _text(raw, "unit", where)
+    made |= _scaling(raw, where) | {"outside": _choice(raw, "outside", where, ("refuse", "clip"))}
+    low, high = made["range"]
+    if not low <= made["mean"] <= high:
+        raise SpecError(f"{where}.mean", got=made["mean"], want="a number inside the range")
+    return made
 
 
 def _split(raw: dict[str, object], kind: str, where: str) -> dict[str, Any]:
@@ -250,7 +331,9 @@ def _columns(value: object, fields: Mapping[str, Any], where: str) -> list[dict[
         raise SpecError(where, got=type(value).__name__, want=f"1 to {MOST_COLUMNS} tables [[columns]]")
     made = [_column(_table(raw, f"{where}[{n}]"), f"{where}[{n}]") for n, raw in enumerate(value)]
     names = [column["name"] for column in made]
-    reserved = {fields["target"], fields["split"].get("group")}
+    target = fields.get("target")
+    own = [target["name"]] if isinstance(target, Mapping) else [target]
+    reserved = {*own, *fields.get("targets", ()), fields["split"].get("group")}
     for n, name in enumerate(names):
         if name in names[:n]:
             raise SpecError(f"{where}[{n}].name", got=name, want="a name that no other column has")

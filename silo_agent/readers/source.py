@@ -68,13 +68,13 @@ def splits(y: np.ndarray, groups: Sequence[str] | None, share: float) -> np.ndar
     """Which rows are test rows: bool (rows,). The same rows in the same order give the same answer everywhere.
 
     Without groups every class gives its share, at least one row where it has two. With groups all rows of a group stay
-    on one side, and the share is of groups. ``y``: (rows,) or (rows, …); only labels that are (rows,) are told apart.
+    on one side, and the share is of groups. ``y``: (rows,) or (rows, …); only class labels (rows,) are told apart.
     """
     test = np.zeros(len(y), dtype=bool)
     if groups is not None:
         chosen = set(_chosen(sorted(set(groups)), share))
         return np.array([group in chosen for group in groups], dtype=bool)
-    labels = y if y.ndim == 1 else np.zeros(len(y), dtype=np.int64)
+    labels = y if y.ndim == 1 and y.dtype.kind != "f" else np.zeros(len(y), dtype=np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         test[[int(row) for row in _chosen([str(row) for row in rows], share)]] = True

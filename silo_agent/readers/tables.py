@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from crypto.errors import DataRefused
-from silo_agent.readers.encoder import BadValue, TableEncoder, is_missing, level_in, level_of
+from silo_agent.readers.encoder import BadValue, TableEncoder, level_of
 from silo_agent.readers.extras import needed
 from silo_agent.readers.ranges import explain_table
-from silo_agent.readers.source import Arrays, Source, label_of, splits
+from silo_agent.readers.source import Arrays, Source, splits
+from silo_agent.readers.targets import targets_of
 
 Columns = dict[str, list[object]]
 DELIMITERS = ",;\t|"
@@ -117,8 +118,8 @@ def _read(source: Source, columns_in: Callable[[Path, Sequence[str]], Columns]) 
     schema = source.schema
     made = schema.encoder
     assert isinstance(made, TableEncoder)
-    target, group = str(schema.fields["target"]), schema.fields["split"].get("group")
-    wanted = [target, *([group] if group else []), *(column["name"] for column in schema.columns)]
+    group = schema.fields["split"].get("group")
+    wanted = [*schema.label_columns, *([group] if group else []), *(column["name"] for column in schema.columns)]
     sides = source.sides()
     tables: dict[str, Columns] = {}
     for file in source.files:
@@ -130,13 +131,13 @@ def _read(source: Source, columns_in: Callable[[Path, Sequence[str]], Columns]) 
         _check_columns(source, file, tables[file], wanted)
     xs, ys, groups, tests = [], [], [], []
     for file, table in tables.items():
-        rows = len(table[target])
+        rows = len(table[schema.label_columns[0]])
         explain_table(source, file, table)
         try:
             xs.append(made.encode_columns(table, rows))
         except BadValue as bad:
             raise source.refuse(file, str(bad), _remedy(bad)) from bad
-        ys.append(_labels(source, file, target, table[target]))
+        ys.append(targets_of(source, file, table))
         groups += [level_of(value) for value in table[group]] if group else []
         tests.append(np.full(rows, sides is not None and sides[file] == "test"))
     x, y = np.concatenate(xs), np.concatenate(ys)
@@ -153,18 +154,6 @@ def _check_columns(source: Source, file: str, table: Mapping[str, object], wante
             f"has no column {', '.join(map(repr, lacking))}",
             'Name the columns as the schema does. A column that some silos lack needs absent = "allow" there.',
         )
-
-
-def _labels(source: Source, file: str, target: str, values: Sequence[object]) -> np.ndarray:
-    at = {name: n for n, name in enumerate(source.schema.classes)}
-    made = np.zeros(len(values), dtype=np.int64)
-    for row, value in enumerate(values):
-        where = f"{file}: column {target!r}, row {row + 1}"
-        if is_missing(value):
-            raise source.refuse(where, "the label is missing", "Leave rows without a label out.")
-        level = level_in(at, value)
-        made[row] = at[level] if level in at else label_of(source, where, level)
-    return made
 
 
 def _remedy(bad: BadValue) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from silo_agent.readers.encoder import TextEncoder, level_in, level_of
-from silo_agent.readers.source import Arrays, Source, label_of, splits
+from silo_agent.readers.encoder import TextEncoder, level_of
+from silo_agent.readers.source import Arrays, Source, splits
 from silo_agent.readers.tables import arrow_columns
+from silo_agent.readers.targets import target_of
 
 #: A file of the source → where a row stands, for messages, and the row.
 Rows = Callable[[Source, str], Iterator[tuple[str, Mapping[str, object]]]]
@@ -28,25 +30,25 @@ def read_arrow(source: Source) -> Arrays:
 def _read(source: Source, rows_of: Rows) -> Arrays:
     encoder, fields = source.schema.encoder, source.schema.fields
     assert isinstance(encoder, TextEncoder)
-    target, group, field = fields["target"], fields["split"].get("group"), fields["text"]["field"]
+    group, field = fields["split"].get("group"), fields["text"]["field"]
     sides = source.sides()
     texts: list[str] = []
-    labels: list[int] = []
+    labels: list[Any] = []
     groups: list[str] = []
     test: list[bool] = []
     for file in source.files:
         for where, row in rows_of(source, file):
-            for name in (field, target, *([group] if group else [])):
+            for name in (field, *source.schema.label_columns, *([group] if group else [])):
                 if name not in row:
                     raise source.refuse(where, f"has no {name!r}", "Write the fields as the schema names them.")
             text = row[field]
             if not isinstance(text, str):
                 raise source.refuse(where, f"{field!r} is no text", "Write the text between quotation marks.")
             texts.append(text)
-            labels.append(label_of(source, where, level_in(source.schema.classes, row[target])))
+            labels.append(target_of(source, where, row))
             groups += [level_of(row[group])] if group else []
             test.append(sides is not None and sides[file] == "test")
-    x, y = encoder.encode(texts), np.array(labels, dtype=np.int64)
+    x, y = encoder.encode(texts), np.array(labels, dtype=np.float64 if source.schema.number else np.int64)
     at = np.array(test, dtype=bool) if sides else splits(y, groups if group else None, fields["split"]["test"])
     return {"x_train": x[~at], "y_train": y[~at], "x_test": x[at], "y_test": y[at]}
 

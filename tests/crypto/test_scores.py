@@ -7,7 +7,8 @@ from math import log
 import pytest
 
 from crypto import scores
-from crypto.scores import BINS, LOG_ODDS, counted, families, headline, modes, summed
+from crypto.histograms import BINS, LOG_ODDS
+from crypto.scores import counted, families, headline, modes, summed
 from tests.scored import TWO
 
 

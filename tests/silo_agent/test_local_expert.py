@@ -9,9 +9,10 @@ from silo_agent import experts
 from silo_agent.data import DataSet, check
 from silo_agent.local_expert import SHARES, LocalExpert, blend, tune
 from silo_agent.models.experts import Perceptrons
+from silo_agent.models.tasks import Classes
 from silo_agent.training import Descent, batches, cross_entropy, generator, train
 
-EXPERTS = Perceptrons(6, 8, 3)
+EXPERTS = Perceptrons(6, 8, Classes(3))
 DESCENT = Descent(learning_rate=0.1, momentum=0.9)
 
 

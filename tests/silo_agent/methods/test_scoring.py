@@ -12,8 +12,11 @@ from hypothesis.extra import numpy as arrays
 
 from crypto import scores
 from crypto.errors import NonFinite
+from crypto.histograms import LOG_ODDS
 from crypto.plan import Basis
-from silo_agent.methods.scoring import due, fixed, score, score_slots
+from silo_agent.methods import scoring
+from silo_agent.methods.scoring import due, fixed
+from silo_agent.models.tasks import Classes
 from tests import plain_scores as plain
 
 
@@ -21,6 +24,10 @@ def chances(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits, (rows, classes)."""
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
+
+
+def score(mode: str, p_BC: np.ndarray, y: np.ndarray, *, metrics: bool = True) -> dict[str, int]:
+    return scoring.score(mode, p_BC, y, Classes(p_BC.shape[1]), metrics=metrics)
 
 
 def added(mode: str, silos: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, int]:
@@ -41,7 +48,7 @@ def pooled(silos: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[list[float]
 
 #: Log odds with many ties, some on edges of bins, and some far out.
 ODDS = st.one_of(
-    st.floats(-8, 8), st.integers(-3, 3).map(float), st.sampled_from([*scores.LOG_ODDS[::9], -70.0, 70.0, 0.01, 0.02])
+    st.floats(-8, 8), st.integers(-3, 3).map(float), st.sampled_from([*LOG_ODDS[::9], -70.0, 70.0, 0.01, 0.02])
 )
 
 
@@ -137,13 +144,13 @@ def test_beyond_a_matrix_the_figures_are_those_of_its_margins() -> None:
 def test_of_a_vocabulary_there_are_correct_answers_alone() -> None:
     p_BC, y = np.full((3, 300), 1 / 300), np.array([0, 1, 2])
     assert score("global", p_BC, y) == {"global.correct": 1}
-    assert [slot.name for slot in score_slots("global", 300)] == ["global.correct"]
+    assert [slot.name for slot in scoring.score_slots("global", Classes(300))] == ["global.correct"]
 
 
 @pytest.mark.parametrize("classes", [2, 3, 16, 17, 256])
 @pytest.mark.parametrize("metrics", [True, False])
 def test_what_is_counted_is_what_the_plan_opens(classes: int, metrics: bool) -> None:
-    slots = score_slots("personal", classes, metrics=metrics)
+    slots = scoring.score_slots("personal", Classes(classes), metrics=metrics)
     p_BC = chances(np.random.default_rng(0).normal(size=(9, classes)))
     found = score("personal", p_BC, np.arange(9) % classes, metrics=metrics)
     assert sorted(found) == sorted(slot.name for slot in slots)
@@ -153,7 +160,7 @@ def test_what_is_counted_is_what_the_plan_opens(classes: int, metrics: bool) -> 
 
 
 def test_the_worst_prediction_of_the_most_rows_is_within_the_bound_of_its_slot() -> None:
-    (slot,) = (one for one in score_slots("global", 2) if one.name == "global.log-loss.q16")
+    (slot,) = (one for one in scoring.score_slots("global", Classes(2)) if one.name == "global.log-loss.q16")
     of_row = score("global", np.array([[1.0, 0.0]]), np.array([1]))["global.log-loss.q16"]
     assert of_row * 2**30 <= slot.bound
 

@@ -12,6 +12,7 @@ from silo_agent.models import registry
 from silo_agent.models.description import Role
 from silo_agent.models.experts import Perceptrons, log_likelihood, moved
 from silo_agent.models.module_experts import ModuleExperts
+from silo_agent.models.tasks import Classes
 from silo_agent.models.views import pooled
 from silo_agent.training import Descent, batches, cross_entropy
 from tests.models import blank, params, rows
@@ -176,4 +177,4 @@ def test_a_view_pools_pictures_and_leaves_rows() -> None:
     assert pooled(large).shape == (2, 3 * 64)
     assert pooled(np.full((1, 2, 20, 20, 9), 4.0)).shape == (1, 2 * 512)
     np.testing.assert_allclose(pooled(np.full((1, 2, 20, 20, 9), 4.0)), 4.0)
-    assert Perceptrons(6, 2, 3).view(X) is X
+    assert Perceptrons(6, 2, Classes(3)).view(X) is X

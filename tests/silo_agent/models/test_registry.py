@@ -64,7 +64,10 @@ def test_what_is_no_model_is_refused_by_name(change: dict[str, object], path: st
 @pytest.mark.parametrize(
     ("model", "more", "said"),
     [
-        ("zoo-linear", {"model_task": "segmentation"}, "Other tasks are yet to come"),
+        ("zoo-linear", {"model_task": "survival"}, "Other tasks are yet to come"),
+        ("zoo-linear", {"model_task": "segmentation"}, r"params\.task: got 'multiclass', want segmentation"),
+        ("zoo-linear", {"task": "segmentation"}, r"params\.task: got 'segmentation', want multiclass"),
+        ("zoo-linear", {"task": "survival"}, "Other tasks are yet to come"),
         ("zoo-linear", {"model_task": "magic"}, "want one of binary, multiclass"),
         ("zoo-linear", {"model_task": "binary"}, "got 3, want 2: the model's task is binary"),
         ("zoo-linear", {"model_answers": 5}, r"an answer of shape \(2, 5\) to 2 rows"),

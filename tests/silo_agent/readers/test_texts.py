@@ -64,7 +64,7 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
         ('{"label": "calm", "patient": 1}', "has no 'note'"),
         ('{"note": 3, "label": "calm", "patient": 1}', "'note' is no text"),
         ('{"note": "a", "label": "angry", "patient": 1}', "'angry' is none of the job's classes"),
-        ('{"note": "a", "label": null, "patient": 1}', "'None' is none of the job's classes"),
+        ('{"note": "a", "label": null, "patient": 1}', "the label is missing"),
     ],
 )
 def test_faults_name_the_line(tmp_path: Path, line: str, why: str) -> None:
