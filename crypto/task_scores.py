@@ -174,7 +174,7 @@ def _rows(slots: Mapping[str, int]) -> int:
 
 def _of_labels(slots: Mapping[str, int], mode: str) -> tuple[Found, ...]:
     rows, labels = _rows(slots), 0
-    while label_loss(mode, "brier", labels) in slots:
+    while label_loss(mode, "brier", labels) in slots or positives(labels) in slots:
         labels += 1
     shares = [slots[positives(k)] / rows for k in range(labels)]
     without = {

@@ -252,6 +252,8 @@ def draft_schema(frame: pd.DataFrame, target: str, *, group: str | None = None, 
     for column in raw["columns"]:
         if column["type"] != "category":
             column["outside"] = outside
+    if isinstance(raw["target"], dict) and outside == "clip":
+        raw["target"]["outside"] = outside
     return DataSchema.parse(raw)
 
 

@@ -348,7 +348,7 @@ class Agent:
             if name.endswith(".correct") and slots.get("test.rows"):
                 metrics.accuracy(name.removesuffix(".correct"), count / slots["test.rows"])
         for mode in scores.modes(slots):
-            for score in scores.scores(slots, mode):
+            for score in (one for one in scores.scores(slots, mode) if not one.of):  # a label alone is no series
                 metrics.metric(score)
 
     def observe(self, step: Step, encoded: blocks.Encoded) -> blocks.Encoded:

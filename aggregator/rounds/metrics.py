@@ -135,7 +135,7 @@ def step_closed(
             _shown.add(name)
             _scores.labels(name).set(part / whole)
     for mode in modes(slots):
-        for score in scores(slots, mode):
+        for score in (one for one in scores(slots, mode) if not one.of):  # a label alone is no series
             where = (mode if mode in MODES else OTHER, score.metric)
             _metrics.labels(*where).set(nan if score.value is None else score.value)
             _baselines.labels(*where).set(nan if score.baseline is None else score.baseline)

@@ -130,7 +130,8 @@ def _results(run: RunRecord) -> str:
     judged = _table(("mode", "metric", "value", "baseline", "opened in step", "silos summed"), metrics)
     explained = (
         "±: how far the figure of all rows together can be from that of the opened sums. Baseline: always the most "
-        "common class, the shares of the classes as probabilities, or a ranking by chance."
+        "common class, the shares of the classes as probabilities, or a ranking by chance; for a number its mean, for "
+        "masks every place as one class."
     )
     rows = [
         (safe(name), f"{part / whole:.4f}", f"{part} of {whole}", safe(step.name), len(step.survivors))

@@ -86,7 +86,8 @@ def print_result(console: Console, report: dict[str, Any], root: Path) -> None:
         if key in accuracy:
             table.add_row(label, *_cells(accuracy[key]))
     console.print()
-    console.print(table)
+    if any(value is not None for value in (*(accuracy.get(mode) for mode in ("global", "personal", "cold")), *exact)):
+        console.print(table)  # of a task without correct answers there is none
     if line := leading_metric(root, str(report["run_id"])):
         console.print(line, soft_wrap=True)
     right = ", ".join(f"{name} {count}" for name, count in exact.items()) or "no scores"

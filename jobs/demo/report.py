@@ -20,7 +20,7 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.records import StepClosed
 from aggregator.verify.models import checked_ledger
 from crypto.plan import Scope
-from crypto.scores import curve
+from crypto.scores import curve, scores
 from jobs.demo import report_charts
 from jobs.demo.report_view import NONE, RunView, is_figure, per_cent
 from jobs.evidence.lineage.consent import countersigned
@@ -117,9 +117,9 @@ def _leading(run: RunView) -> tuple[str, str, str] | None:
 
 def _metrics(run: RunView) -> dict[str, Any]:
     """Modes, and for each metric its title, its text in each mode and its baseline; of the first mode the calibration
-    curve. Nothing where no metric opened."""
+    curve, and where a task has no accuracy the leading metric of each step. Nothing where no metric opened."""
     last = last_metrics(run.record.closed)
-    found = {mode: {one.metric: one for one in those} for mode, (those, _) in last.items()}
+    found = {mode: {one.key: one for one in those} for mode, (those, _) in last.items()}
     if not found:
         return {}
     modes = sorted(found)
@@ -127,10 +127,16 @@ def _metrics(run: RunView) -> dict[str, Any]:
         (one.title, [found[mode][name].text if name in found[mode] else NONE for mode in modes], one.against)
         for name, one in found[modes[0]].items()
     ]
-    read = curve(last[modes[0]][1].slots, modes[0])
-    points = read.points if read is not None else ()
+    calibrated = curve(last[modes[0]][1].slots, modes[0])
+    points = calibrated.points if calibrated is not None else ()
     shown = [(f"{chance:.3f}", f"{came:.3f}", f"{count:,}") for count, chance, came in points]
-    return {"modes": modes, "rows": rows, "calibration": shown}
+    by_step = [
+        (run.plan.steps[k].name, found)
+        for k, record in sorted(run.closed.items())
+        if (found := scores(record.slots, modes[0]))
+    ]
+    led = [] if run.scored() else [(name, one.text) for name, (one, *_) in by_step]
+    return {"modes": modes, "rows": rows, "calibration": shown, "by_step": led}
 
 
 def _accuracy(run: RunView, accuracy: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -40,10 +40,10 @@ def read(kind: type[P], raw: Mapping[str, object]) -> tuple[P, Experts]:
     """The method's own parameters and the experts of a job. Raises SpecError."""
     if raw.get("model", registry.PERCEPTRON) == registry.PERCEPTRON:
         of_network = (*_OF_PERCEPTRON, *tasks.KEYS, "model")
+        if raw.get("task") == tasks.Masks.name:
+            raise SpecError("params.model", got=raw.get("model"), want="a model for segmentation, such as unet")
         p = parse(_Perceptron, {key: raw[key] for key in ("features", "hidden") if key in raw})
         task = tasks.of(raw)
-        if isinstance(task, tasks.Masks):
-            raise SpecError("params.model", got=raw.get("model"), want="a model for segmentation, such as unet")
         rest = {key: value for key, value in raw.items() if key not in of_network}
         return parse(kind, rest, others=of_network), Perceptrons(p.features, p.hidden, task)
     about, rest = registry.split(raw)

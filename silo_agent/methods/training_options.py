@@ -97,9 +97,8 @@ class TrainingOptions(RoundParams):
         if not (given := self.class_weights):
             return
         if not isinstance(task, Classes):
-            raise SpecError(
-                "params.class_weights", got=given, want=f"none: the task {task.name} has no classes of rows"
-            )
+            want = f"none: {task.name} has no classes of rows"
+            raise SpecError("params.class_weights", got=given, want=want)
         if given == BALANCED:
             return
         found = [_weight(part) for part in given.split(" ")]

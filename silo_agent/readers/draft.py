@@ -23,6 +23,8 @@ from silo_agent.readers.encoder import BadValue, is_missing, level_of, numbers
 LEAST: Final = 10
 #: A text column with more levels than this is an identifier or free text, and is left out.
 MOST_LEVELS: Final = 32
+#: A target with more different numbers than this is a number to predict, not a class.
+MOST_CLASSES: Final = 10
 #: Ways to write a day that the draft recognises, as in ``strptime``.
 FORMATS: Final = ("%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%Y-%m-%d %H:%M:%S", "%Y%m%d")
 #: By how much of its width a range is widened on each side, before it is rounded.
@@ -43,18 +45,27 @@ def draft(columns: Mapping[str, Sequence[object]], target: str, group: str | Non
     for option, name in (("--target", target), ("--group", group)):
         if name is not None and name not in columns:
             raise SpecError(option, got=name, want=f"a column: {', '.join(columns)}")
-    classes = _frequent(columns[target])
-    if len(classes) < 2:
-        raise DataRefused(
-            f"Column {target!r} has fewer than two values that at least {LEAST} rows have.",
-            remedy="Name the column of the label with --target, or write the schema by hand.",
-        )
-    parts = [_HEAD, 'kind = "table"', f"classes = {_list(classes)}", f"target = {_quoted(target)}", "", "[split]"]
+    parts = [_HEAD, 'kind = "table"', *_target(target, columns[target]), "", "[split]"]
     parts += ["test = 0.2"] + ([] if group is None else [f"group = {_quoted(group)}"])
     for name, values in columns.items():
         if name not in (target, group):
             parts += ["", *_column(name, values)]
     return "\n".join(parts) + "\n"
+
+
+def _target(name: str, values: Sequence[object]) -> list[str]:
+    """Classes; or, of a column of many different numbers, a number to predict with its range."""
+    known = [value for value in values if not is_missing(value)]
+    if len({level_of(value) for value in known}) > MOST_CLASSES and (made := _numbers(known)) is not None:
+        # Also where some of them are frequent, such as days: whoever means classes writes them by hand.
+        return ["", "[target]", f"name = {_quoted(name)}", *(line for line in made if not line.startswith("type"))]
+    classes = _frequent(values)
+    if len(classes) < 2:
+        raise DataRefused(
+            f"Column {name!r} has fewer than two values that at least {LEAST} rows have.",
+            remedy="Name the column of the label with --target, or write the schema by hand.",
+        )
+    return [f"classes = {_list(classes)}", f"target = {_quoted(name)}"]
 
 
 def _column(name: str, values: Sequence[object]) -> list[str]:
