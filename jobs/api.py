@@ -26,8 +26,8 @@ import numpy as np
 from aggregator.figures import metrics, ratios
 from aggregator.run_record import RunRecord
 from crypto.errors import SpecError
-from jobs.api_data import SiloData, columns_of, encoded, folder_of, write
 from jobs.demo import federation as homes
+from jobs.demo.arrays_and_frames import SiloData, columns_of, encoded, folder_of, write
 from jobs.demo.own_data import read
 from jobs.evidence.run_summary import published_by
 from jobs.job import JobSpec, Scalar

@@ -77,6 +77,8 @@ def read(
         except (DataRefused, NonFinite) as refused:
             raise type(refused)(f"Silo {silo}: {refused.detail}", remedy=refused.remedy) from refused
         account += _account(silo, found[silo], schema)
+        account += [f"{silo}: left out: {escaped(file)}" for file in _ignored(silo, place, form)]
+    account += [f"left out: {escaped(path.name)}, whose ending no reader knows" for path in _strangers(folder)]
     return Deal({silo: arrays_of(data) for silo, data in found.items()}, {}, references, tuple(account))
 
 
@@ -109,6 +111,18 @@ def _places(folder: Path) -> dict[str, Path]:
             raise SpecError("--data", got=f"{places[silo].name} and {path.name}", want=f"one file of silo {silo}")
         places[silo] = path.resolve()
     return dict(sorted(places.items()))
+
+
+def _strangers(folder: Path) -> list[Path]:
+    """The files beside the silos' that are no silo's, since no reader knows their ending."""
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [path for path in there if not path.is_dir() and not _ending(path)]
+
+
+def _ignored(silo: str, place: Path, form: str) -> list[str]:
+    """The files of a silo's folder that its reader does not take."""
+    suffixes = (".npz",) if form == NPZ else readers.reader(form).suffixes
+    return [file for file in manifest.present(silo, place) if not file.lower().endswith(suffixes)]
 
 
 def _ending(path: Path) -> str:

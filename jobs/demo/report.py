@@ -130,13 +130,11 @@ def _metrics(run: RunView) -> dict[str, Any]:
     calibrated = curve(last[modes[0]][1].slots, modes[0])
     points = calibrated.points if calibrated is not None else ()
     shown = [(f"{chance:.3f}", f"{came:.3f}", f"{count:,}") for count, chance, came in points]
-    by_step = [
-        (run.plan.steps[k].name, found)
-        for k, record in sorted(run.closed.items())
-        if (found := scores(record.slots, modes[0]))
-    ]
-    led = [] if run.scored() else [(name, one.text) for name, (one, *_) in by_step]
-    return {"modes": modes, "rows": rows, "calibration": shown, "by_step": led}
+    by_step = []
+    for k, record in sorted(run.closed.items()):
+        if not run.scored() and (read := scores(record.slots, modes[0])):
+            by_step.append((run.plan.steps[k].name, read[0].text))
+    return {"modes": modes, "rows": rows, "calibration": shown, "by_step": by_step}
 
 
 def _accuracy(run: RunView, accuracy: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -200,7 +200,10 @@ def test_a_drafted_schema_can_clip() -> None:
         ({"anna": pair(0), "Berta B": pair(0), "clara": pair(0)}, "Berta B"),
         ({"anna": pair(0), "berta": pair(0)}, "at least 3"),
         ({**dict.fromkeys(SILOS, pair(0)), "dora": [1, 2, 3]}, "silo dora"),
-        ({**dict.fromkeys(SILOS, pair(0)), "dora": (pair(0)[0], pair(0)[1] / 2)}, "integer labels"),
+        (
+            {**dict.fromkeys(SILOS, pair(0)), "dora": (pair(0)[0], pair(0)[1] / 2)},
+            "silo dora: got 'numbers to predict', want integer",
+        ),
         ({**dict.fromkeys(SILOS, pair(0)), "dora": (pair(0)[0], pair(0)[1][:5])}, "90 rows and 5 labels"),
     ],
 )

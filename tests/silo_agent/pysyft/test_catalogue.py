@@ -546,7 +546,7 @@ def test_inputs_of_a_higher_rank(home: Path, tmp_path: Path) -> None:
     masks = {f"y_{part}": np.ones((rows, 4, 4), int) * (np.arange(rows) % 2)[:, None, None] for part, rows in SPLITS}
     both = npz(tmp_path / "p.npz", 1, **images, **masks), npz(tmp_path / "m.npz", 2, **shown, **masks)
     entry = catalogue.add("lesions", *both)
-    assert entry.schema == Schema((1, 4, 4), 3, masks=True) == catalogue.entry("lesions").schema
+    assert entry.schema == Schema((1, 4, 4), 3, target="mask") == catalogue.entry("lesions").schema
     assert entry.schema.arrays["y_test"] == "int64 (rows, 4, 4) from 0 to 2"
     assert catalogue.resolve("lesions").data.masks
     with pytest.raises(DataRefused, match="mock of 'lesions' has"):

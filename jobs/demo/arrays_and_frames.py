@@ -9,6 +9,7 @@ import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -67,6 +68,7 @@ def write(folder: Path, data: Mapping[str, SiloData], schema: DataSchema | None)
             out.writerows(zip(*texts, strict=True))
     arrays = {silo: _arrays(silo, found) for silo, found in data.items() if silo not in frames}
     counts = {silo: {} if schema is not None else _count(silo, found) for silo, found in arrays.items()}
+    _check_alike(counts)
     together = {
         name: np.array(max(int(found[name]) for found in counts.values() if name in found))
         for name in _COUNTS
@@ -112,6 +114,16 @@ def _arrays(silo: str, found: SiloData) -> dict[str, np.ndarray]:
                 f"{where}, {name}", got=f"{made[name].dtype} of shape {made[name].shape}", want="an integer"
             )
     return {name: array.astype(np.int64) if array.dtype.kind == "b" else array for name, array in made.items()}
+
+
+def _check_alike(counts: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Raise SpecError that names the first silo with another kind of target than the one before."""
+    said = {"classes": "integer labels of a class", "labels": "several labels a row", "": "numbers to predict"}
+    kinds = {silo: "".join(count) for silo, count in counts.items()}
+    for (before, kind), (silo, other) in pairwise(kinds.items()):
+        if kind != other:
+            want = f"{said[kind]}, as {before} has"
+            raise SpecError(f"data, silo {silo}", got=said[other], want=want)
 
 
 def _count(silo: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
