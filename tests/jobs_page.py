@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from jobs.job import KEEP, MOST_PURPOSE, TIMEOUTS, JobSpec, catalogue
-from silo_agent.methods import METHODS, TrainingParams
+from silo_agent.methods import METHODS, RoundParams, TrainingParams
+from silo_agent.methods.training_options import TrainingOptions
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "jobs.md"
 
@@ -53,6 +54,18 @@ PARAMETERS: Final = {
     "clip": "bound on the change of each value in a round; larger changes are clipped",
     "ring_bits": "32, or 24: three bytes per parameter and coarser rounding, which `fed egress` prints",
     "seed": "seed of the initial model and of the demonstration's split",
+}
+#: Parameter of ``fedavg`` and ``fedcoe`` about local training → what it is.
+OPTIONS: Final = {
+    "optimizer": "adam and adamw take `momentum` as the decay of their mean gradient",
+    "weight_decay": "pull of every trained value to zero; of adamw apart from the gradient",
+    "gradient_clip": "largest norm of a model's gradient; 0: no limit",
+    "schedule": "what becomes of the learning rate over the rounds: cosine falls to 0 at the last round's end",
+    "schedule_every": "rounds between two drops of the schedule `step`",
+    "schedule_drop": "what the rate is multiplied by at each drop",
+    "warmup_rounds": "rounds in which the rate rises from 0",
+    "local_epochs": "passes over a silo's rows in a round, at most `local_steps` steps; 0: `local_steps` steps",
+    "class_weights": 'what a row counts, by its class, such as "1 8"; "balanced": by each silo\'s own rows',
 }
 #: State of a job in `fed status` → what NVFlare says, and what it means.
 STATES: Final = {
@@ -101,6 +114,24 @@ def parameters_table() -> str:
     return "\n".join(lines)
 
 
+def options_table() -> str:
+    """How a silo trains, as far as a job may choose."""
+    lines = ["| parameter | values | default | what it is |", "|---|---|---|---|"]
+    shared = {one.name for one in fields(RoundParams)}
+    for one in fields(TrainingOptions):
+        if one.name in shared:
+            continue
+        bounds = one.metadata
+        if "choices" in bounds:
+            values = ", ".join(f"`{choice}`" for choice in bounds["choices"])
+        else:
+            values = "text" if "text" in bounds else f"{_number(bounds['least'])} to {_number(bounds['most'])}"
+        default = f"`{one.default}`" if isinstance(one.default, str) and one.default else f"{one.default or 'none'}"
+        default = f"{one.default:g}" if isinstance(one.default, int | float) else default
+        lines.append(f"| `{one.name}` | {values} | {default} | {OPTIONS[one.name]} |")
+    return "\n".join(lines)
+
+
 def catalogue_table() -> str:
     """Every job of the catalogue, with the first lines of its file."""
     lines = ["| job | method | data set | what it shows |", "|---|---|---|---|"]
@@ -135,6 +166,7 @@ def _comment(name: str) -> str:
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "fields": fields_table,
     "parameters": parameters_table,
+    "options": options_table,
     "catalogue": catalogue_table,
     "states": states_table,
 }

@@ -202,7 +202,7 @@ def test_a_drafted_schema_can_clip() -> None:
         ({**dict.fromkeys(SILOS, pair(0)), "dora": [1, 2, 3]}, "silo dora"),
         (
             {**dict.fromkeys(SILOS, pair(0)), "dora": (pair(0)[0], pair(0)[1] / 2)},
-            "silo dora: got 'numbers to predict', want integer",
+            "integer labels of a class",
         ),
         ({**dict.fromkeys(SILOS, pair(0)), "dora": (pair(0)[0], pair(0)[1][:5])}, "90 rows and 5 labels"),
     ],
