@@ -16,6 +16,9 @@ _POSITIVE = (*(n / 8 for n in range(1, 49)), *(6 * 5 ** (n / 15) for n in range(
 #: each 1.113 times the last, to ±30. A value on an edge is in the bin below.
 LOG_ODDS: Final = (*(-edge for edge in reversed(_POSITIVE)), 0.0, *_POSITIVE)
 BINS: Final = len(LOG_ODDS) + 1
+#: Every second edge, where many rankings open together.
+COARSE_LOG_ODDS: Final = LOG_ODDS[1::2]
+COARSE_BINS: Final = len(COARSE_LOG_ODDS) + 1
 
 
 def auroc(counts: Sequence[tuple[int, int]]) -> tuple[float | None, float | None, float | None]:

@@ -211,10 +211,15 @@ class Curve:
 
 
 def modes(slots: Iterable[str]) -> tuple[str, ...]:
-    """The modes whose metrics can be read from these slots, in their order."""
+    """The modes whose metrics can be read from these slots, as ``MODES`` has them; others behind, in their order."""
     end = loss("", "brier")
     there = (name.removesuffix(end) if name.endswith(end) else task_scores.mode_of(name) for name in slots)
-    return tuple(dict.fromkeys(mode for mode in there if mode))
+    return tuple(sorted(dict.fromkeys(mode for mode in there if mode), key=place))
+
+
+def place(mode: str) -> int:
+    """Where a mode stands among others."""
+    return MODES.index(mode) if mode in MODES else len(MODES)
 
 
 def scores(slots: Mapping[str, int], mode: str) -> tuple[Score, ...]:

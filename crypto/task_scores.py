@@ -7,7 +7,7 @@ point (N may be negative).
 |--------------------------------------------------|-----------------------------------------------------------|
 | multilabel: ``X.label-brier.K.q16``              | Σ squared error of the probability                        |
 | ``X.label-log-loss.K.q16``                       | Σ −ln p                                                   |
-| ``X.label-ranking.K.B.0``, ``.1``, ≤ 14 labels   | rows without and with K whose log odds are in bin B       |
+| ``X.label-ranking.K.B.0``, ``.1``, ≤ 14 labels   | rows without and with K in bin B of ``COARSE_LOG_ODDS``   |
 | ``target.positives.K``                           | rows with label K                                         |
 | segmentation: ``X.dice.K.overlap``               | places of class K that are named K                        |
 | ``X.dice.K.named``, ``.places``                  | all that are named K; all of K                            |
@@ -30,10 +30,10 @@ from itertools import product
 from math import fsum, log, sqrt
 from typing import Final
 
-from crypto.histograms import BINS, BITS, FIXED, ROUNDING, auroc
+from crypto.histograms import BITS, COARSE_BINS, FIXED, ROUNDING, auroc
 
 TEST_ROWS: Final = "test.rows"
-#: Most labels whose rankings open: each takes 2 × 128 slots.
+#: Most labels whose rankings open: each takes 2 × 64 slots of each mode, and a step has at most 4096.
 MOST_RANKED: Final = 14
 #: Bits of a number's sums behind the point, of shares of the width of its range.
 NUMBER_BITS: Final = 26
@@ -112,7 +112,7 @@ def rankings(mode: str, labels: int) -> tuple[str, ...]:
     """The slots of every label's ranking; none of too many labels."""
     if labels > MOST_RANKED:
         return ()
-    return tuple(label_ranking(mode, k, at, is_) for k, at, is_ in product(range(labels), range(BINS), range(2)))
+    return tuple(label_ranking(mode, k, at, is_) for k, at, is_ in product(range(labels), range(COARSE_BINS), range(2)))
 
 
 def dice(mode: str, k: int, what: str) -> str:
@@ -189,7 +189,8 @@ def _of_labels(slots: Mapping[str, int], mode: str) -> tuple[Found, ...]:
         return tuple(means)
     each = []
     for k in range(labels):
-        counts = [(slots[label_ranking(mode, k, at, 0)], slots[label_ranking(mode, k, at, 1)]) for at in range(BINS)]
+        cells = (tuple(slots[label_ranking(mode, k, at, is_)] for is_ in range(2)) for at in range(COARSE_BINS))
+        counts = [(no, yes) for no, yes in cells]
         if sum(yes for _, yes in counts) != slots[positives(k)] or sum(map(sum, counts)) != rows:
             raise KeyError(positives(k))  # not what honest silos add up to
         each.append(Found("auroc", *auroc(counts), 0.5, str(k)))

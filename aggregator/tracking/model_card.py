@@ -22,6 +22,7 @@ from aggregator.tracking.version_facts import cohort, moves, parent_version, rem
 from aggregator.verify.approvals import approvals
 from aggregator.verify.models import Models, ModelVersion
 from crypto.plan import Scope
+from crypto.scores import place
 
 CARD_FILE = "model-card.md"
 #: MLflow's column for a description has 5000 characters.
@@ -124,7 +125,7 @@ def _results(run: RunRecord) -> str:
     """The metrics, each beside its baseline and led by the task's own; then what was counted."""
     metrics = [
         (safe(mode), one.title, one.text, one.against, safe(step.name), len(step.survivors))
-        for mode, (found, step) in sorted(last_metrics(run.closed).items())
+        for mode, (found, step) in sorted(last_metrics(run.closed).items(), key=lambda item: place(item[0]))
         for one in found
     ]
     judged = _table(("mode", "metric", "value", "baseline", "opened in step", "silos summed"), metrics)

@@ -9,6 +9,7 @@ perceptron, which have no width that all of them share.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,15 +24,20 @@ from jobs.job import JobSpec
 from jobs.owner.approval_terms import approve_for_demonstration
 from jobs.runtime.in_process import run_job
 from silo_agent.data import DataSet
-from silo_agent.methods import Limits, method
+from silo_agent.methods import Limits, RoundParams, method
 from silo_agent.methods.flex_plan import NAME
 from silo_agent.methods.networks import training_seed
+from silo_agent.methods.training_options import TrainingOptions
+from silo_agent.models import tasks
 from silo_agent.models.description import Role
 from silo_agent.models.registry import PERCEPTRON, split
-from silo_agent.training import Descent, batches, cross_entropy, generator
+from silo_agent.training import batches, cross_entropy, generator
 
 #: Parameters that FedAvg shares with the job it is compared with.
-_SHARED = ("features", "classes", "hidden", "rounds", "local_steps", "batch", "learning_rate", "momentum", "seed")
+_SHARED = (
+    *("features", "classes", "hidden", "rounds", "local_steps", "batch", "learning_rate", "momentum", "seed", "task"),
+    *(one.name for one in fields(TrainingOptions) if one.name not in {own.name for own in fields(RoundParams)}),
+)
 
 
 def fedavg_spec(spec: JobSpec, *, hidden: int | None = None) -> JobSpec:
@@ -70,9 +76,12 @@ def measure(
 ) -> dict[str, dict[str, float | None]]:
     """``fedavg {global, personal, cold}``, ``fedavg_equal_params {global, cold}``, ``local {personal}``, per cent.
 
-    For a model other than the perceptron there is no ``fedavg_equal_params``. Cold is None where there are no
-    newcomers. ``models``: the folder of base models, for jobs that start from one.
+    Nothing for a task that has no accuracy. For a model other than the perceptron there is no
+    ``fedavg_equal_params``. Cold is None where there are no newcomers. ``models``: the folder of base models, for jobs
+    that start from one.
     """
+    if "task" in spec.params and not isinstance(tasks.of(spec.params), tasks.Classes):
+        return {}
     if spec.method == NAME:
         return language_baselines.measure(spec, arrays, silos, newcomers, models)
     run, *plain = _fedavg(fedavg_spec(spec), arrays, newcomers)
@@ -110,8 +119,8 @@ def _alone(spec: JobSpec, silos: Mapping[str, DataSet], run: bytes) -> float:
     for silo, data in silos.items():
         model = {part.code: start[f"model.{part.code}"] for part in of.parts}
         for k in range(p.rounds):
-            order = batches(data.rows, p.local_steps, p.batch, generator("batches", p.seed, silo, k))
-            descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum)
+            order = batches(data.rows, p.steps(data.rows), p.batch, generator("batches", p.seed, silo, k))
+            descent = p.descent(k, data, of.task)
             seed = training_seed(p.seed, silo, k)
             (model,) = of.train([model], data.x_train, data.y_train, order, descent, cross_entropy, seed=seed)
         labels = of.predict([model], data.x_test, data.x_train)[0].argmax(axis=1)

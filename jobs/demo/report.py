@@ -20,7 +20,7 @@ from aggregator.home import AggregatorHome
 from aggregator.ledger.records import StepClosed
 from aggregator.verify.models import checked_ledger
 from crypto.plan import Scope
-from crypto.scores import curve, scores
+from crypto.scores import curve, place, scores
 from jobs.demo import report_charts
 from jobs.demo.report_view import NONE, RunView, is_figure, per_cent
 from jobs.evidence.lineage.consent import countersigned
@@ -110,7 +110,7 @@ def _figures(run: RunView, accuracy: Mapping[str, Any]) -> list[tuple[str, str, 
 
 def _leading(run: RunView) -> tuple[str, str, str] | None:
     """The leading metric of the first mode that has any, with what it is to be compared with."""
-    for mode, (found, _) in sorted(last_metrics(run.record.closed).items()):
+    for mode, (found, _) in sorted(last_metrics(run.record.closed).items(), key=lambda item: place(item[0])):
         return found[0].text, "", f"{mode} {found[0].title}, baseline {found[0].against}"
     return None
 
@@ -122,7 +122,7 @@ def _metrics(run: RunView) -> dict[str, Any]:
     found = {mode: {one.key: one for one in those} for mode, (those, _) in last.items()}
     if not found:
         return {}
-    modes = sorted(found)
+    modes = sorted(found, key=place)
     rows = [
         (one.title, [found[mode][name].text if name in found[mode] else NONE for mode in modes], one.against)
         for name, one in found[modes[0]].items()

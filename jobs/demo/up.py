@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.figures import withheld_in
+from aggregator.figures import last_metrics, withheld_in
 from aggregator.rounds.attempt import Exchange
 from aggregator.run_record import RunRecord
 from crypto.errors import FederationError, RoundLost
@@ -298,6 +298,7 @@ def _report(demo: Demo, record: RunRecord, breaker: Breaker | None = None, *, nv
         **({} if breaker is None else {"broken": breaker.outcome(record)}),
         "accuracy": figures,
         "correct": exact,
+        "metrics": {one.name: one.value for read, _ in last_metrics(record.closed).values() for one in read},
         "withheld": withheld_in(record.plan, record.closed),
         "ledger": str(demo.federation.aggregator_home.ledger_path),
     }

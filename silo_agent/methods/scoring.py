@@ -5,13 +5,13 @@ Shapes: B rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from crypto import scores, task_scores
 from crypto.errors import NonFinite
-from crypto.histograms import BINS, BITS, FIXED, LOG_ODDS
+from crypto.histograms import BITS, COARSE_LOG_ODDS, FIXED, LOG_ODDS
 from crypto.plan import Basis, Slot, Step
 from crypto.task_scores import NUMBER_BITS, NumberSlots, dice, image_dice, label_loss, label_ranking, rankings
 from silo_agent.methods import ROWS_BOUND
@@ -128,7 +128,7 @@ def _labels(mode: str, p_BL: np.ndarray, y_BL: np.ndarray, *, metrics: bool) -> 
         found[label_loss(mode, "brier", k)] = fixed((p_B2[:, 1] - y) ** 2)
         found[label_loss(mode, "log-loss", k)] = fixed(np.maximum(-np.log(of_label), 0.0))
         if metrics and labels <= task_scores.MOST_RANKED:
-            counts = _bins(p_B2, y)
+            counts = _bins(p_B2, y, COARSE_LOG_ODDS)
             cells = ((label_ranking(mode, k, at // 2, at % 2), int(count)) for at, count in enumerate(counts))
             found |= dict(cells)
     return found
@@ -182,10 +182,10 @@ def _ranking(mode: str, p_B2: np.ndarray, y: np.ndarray) -> dict[str, int]:
     return {scores.ranking(mode, at // 2, at % 2): int(count) for at, count in enumerate(_bins(p_B2, y))}
 
 
-def _bins(p_B2: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _bins(p_B2: np.ndarray, y: np.ndarray, edges: Sequence[float] = LOG_ODDS) -> np.ndarray:
     """Rows of each bin of log odds and class, at 2 · bin + class."""
-    places = np.searchsorted(LOG_ODDS, log_odds(p_B2), side="left")
-    return np.bincount(2 * places + y, minlength=2 * BINS)
+    places = np.searchsorted(edges, log_odds(p_B2), side="left")
+    return np.bincount(2 * places + y, minlength=2 * (len(edges) + 1))
 
 
 def log_odds(p_B2: np.ndarray) -> np.ndarray:

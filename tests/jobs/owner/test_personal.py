@@ -51,6 +51,30 @@ FORMS = ["torch", *(["onnx"] if find_spec("onnxruntime") and find_spec("onnxscri
 ROLES = {"frozen": "0.bias", "local": "head.*", "shared": "0.weight 1.*"}
 
 
+STAY = """
+kind = "table"
+[target]
+name = "stay"
+unit = "days"
+range = [0, 60]
+[[columns]]
+name = "age"
+type = "number"
+range = [0, 120]
+"""
+STAY_JOB = """
+name = "stay"
+method = "fedcoe"
+dataset = "stays"
+purpose = "To test."
+schema = "stay.toml"
+[params]
+features = 1
+rounds = 3
+finetune_steps = 3
+"""
+
+
 def pictures() -> dict[str, dict[str, np.ndarray]]:
     hands = list(digits.silos(digits.turned()).values())[:4]
     return {
@@ -254,6 +278,44 @@ def test_the_commands(home: SiloHome, fed: Callable[..., str], tmp_path: Path) -
     told = fed("export", "--home", home.root, "--to", "torch", "--out", tmp_path / "m.pt2", "--json")
     about = json.loads(Path(json.loads(told.splitlines()[-1])["about"]).read_text())
     assert about["output"]["classes"] == ["no", "yes"] and about["schema"]["target"] == "died"
+
+
+def test_an_export_leaves_nothing_where_it_cannot_be_whole(home: SiloHome, tmp_path: Path) -> None:
+    about = tmp_path / "m.pt2.json"
+    about.write_text("mine")
+    with pytest.raises(SpecError, match=r"m\.pt2\.json: it is there already"):
+        personal.export(personal.opened(home), "torch", tmp_path / "m.pt2")
+    assert about.read_text() == "mine" and not (tmp_path / "m.pt2").exists()
+
+
+def test_a_model_of_a_number_is_used_in_its_unit(tmp_path: Path, fed: Callable[..., str]) -> None:
+    for n, silo in enumerate(NAMED):
+        (tmp_path / "data" / silo).mkdir(parents=True)
+        rows = "".join(f"{20 + row},{(row + n) / 2}\n" for row in range(60))
+        (tmp_path / "data" / silo / "stays.csv").write_text(f"age,stay\n{rows}")
+    (tmp_path / "stay.toml").write_text(STAY)
+    (tmp_path / "job.toml").write_text(STAY_JOB)
+    spec = JobSpec.load(tmp_path / "job.toml")
+    assert (spec.params["task"], spec.params["target_high"]) == ("regression", 60)
+    assert JobSpec.from_text(spec.text).digest == spec.digest
+    federation = Federation.make(tmp_path / "f", "test", gather(spec, tmp_path / "data").references, "stays")
+    local.run_job(spec, federation.aggregator, federation.homes)
+    home = federation.silo_homes["anna"]
+    source = tmp_path / "data" / "anna" / "stays.csv"
+    rows = list(csv.DictReader(fed("predict", "--home", home.root, "--from", source).splitlines()))
+    assert list(rows[0]) == ["stay"] and 0 < float(rows[30]["stay"]) < 40
+    shown = fed("evaluate", "--home", home.root)
+    assert "rmse" in shown and "r2" in shown and "correct" not in shown
+    model, out = personal.opened(home), tmp_path / "m.pt2"
+    told = personal.export(model, "torch", out)
+    assert json.loads(Path(told["about"]).read_text())["output"] == {
+        "name": "values",
+        "type": "float32",
+        "classes": ["stay"],
+    }
+    x = model.data().x_test
+    alone = np.concatenate([model.predict(row[None]) for row in x])
+    np.testing.assert_allclose(run_file("torch", out, x), alone, rtol=1e-5)
 
 
 def test_rows_that_the_job_cannot_read_are_named(home: SiloHome, tmp_path: Path) -> None:

@@ -8,11 +8,15 @@ import re
 import warnings
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from aggregator.tracking.pyfunc import _output
 from jobs import release
+from jobs.api import simulate
 from jobs.job import JobSpec
 from jobs.runtime.compose import predictor_requirements, predictor_settings
 from silo_agent import methods
@@ -95,3 +99,36 @@ def test_another_fault_is_no_missing_package(predictor: ModuleType, monkeypatch:
     monkeypatch.setattr(release, "digest", broken)
     with pytest.raises(ImportError, match="numpy is broken"):
         predictor._methods({"version": "0.1.0", "code_digest": ""})
+
+
+@pytest.mark.parametrize("task", ["regression", "multilabel", "class"])
+def test_a_published_model_answers_by_its_task(
+    predictor: ModuleType, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3)).astype(np.float32)
+    y, params = {
+        "regression": (20 + x[:, 0].astype(float), {"target_low": 0, "target_high": 40}),
+        "multilabel": (x[:, :2] > 0, {}),
+        "class": ((x[:, 0] > 0).astype(int), {}),
+    }[task]
+    result = simulate(dict.fromkeys(("a", "b", "c"), (x, y)), method="fedavg", rounds=1, local_steps=2, **params)
+    settings = json.loads(predictor_settings(result.spec))
+    files = {predictor.WEIGHTS: tmp_path / "w.safetensors", predictor.PUBLISHED: tmp_path / "published.json"}
+    save_file(dict(result.model._published.blocks), files[predictor.WEIGHTS])
+    files[predictor.PUBLISHED].write_text(json.dumps({"settings": settings, "slots": {}}))
+    monkeypatch.setattr(predictor, "_methods", lambda made_with: methods)
+    model = predictor.Predictor()
+    model.load_context(SimpleNamespace(artifacts=files))
+    found = model.predict(None, x)
+    signed = _output(settings["params"], {"shape": [3]})
+    assert found.dtype == signed.type and found.shape[1:] == signed.shape[1:] and len(found) == 40
+    probabilities = model.predict(None, x, {"output": "probabilities"})
+    if task == "regression":
+        np.testing.assert_array_equal(found, result.model.predict(x))
+        np.testing.assert_array_equal(probabilities, found)
+    else:
+        np.testing.assert_array_equal(probabilities, result.model.predict_proba(x))
+        np.testing.assert_array_equal(found, result.model.predict(x))
+    with pytest.raises(ValueError, match="none of labels, probabilities"):
+        model.predict(None, x, {"output": "logits"})

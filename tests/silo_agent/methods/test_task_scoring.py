@@ -12,7 +12,8 @@ from crypto import scores
 from crypto.errors import NonFinite
 from crypto.histograms import ROUNDING
 from crypto.plan import Basis
-from crypto.task_scores import NUMBER_BITS, NumberSlots
+from crypto.task_scores import MOST_RANKED, NUMBER_BITS, NumberSlots
+from silo_agent.methods import Limits, method
 from silo_agent.methods.scoring import score, score_slots, target_slots, targets
 from silo_agent.models.tasks import Labels, Masks, Number, Task
 from tests import plain_scores as plain
@@ -113,6 +114,15 @@ def test_a_step_may_open_the_losses_of_labels_alone() -> None:
 def test_many_labels_have_no_rankings() -> None:
     names = [slot.name for slot in score_slots("global", Labels(40))]
     assert len(names) == 80 and not any("ranking" in name for name in names)
+
+
+def test_the_most_ranked_labels_fit_a_step_of_every_method() -> None:
+    job = {"features": 4, "classes": MOST_RANKED, "task": "multilabel"}
+    for name in ("fedavg", "fedcoe"):
+        plan = method(name).plan(job, Limits(n_max=1000))
+        assert any("ranking" in slot.name for slot in plan.steps[-1].slots)
+    for task in ({"task": "regression", "target_low": 0.0, "target_high": 1e6}, {"task": "multilabel", "classes": 64}):
+        assert method("fedcoe").plan({"features": 4, **task}, Limits(n_max=1000))
 
 
 def test_dice_of_masks_is_of_all_places_together() -> None:
