@@ -193,6 +193,12 @@ class NotApproved(RoundRefused):
         super().__init__(f"Job {digest} is not approved at this silo: {reason}.", remedy=remedy)
 
 
+class BudgetSpent(RoundRefused):
+    """A step of a private job would cost more ε than the data owner has granted, or nothing was granted."""
+
+    code = "BUDGET_SPENT"
+
+
 class EgressDenied(RoundRefused):
     """Something would leave that the plan does not list. ``field`` names it."""
 

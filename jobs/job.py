@@ -8,6 +8,7 @@
     schema = "risk.toml"        # how raw rows are read, beside the job file; it becomes part of the job. Optional
     [params]                    # the method's own, checked by the method
     [timeouts]                  # seconds: phase, step (training), job
+    [privacy]                   # differential privacy: mechanism and noise (silo_agent.privacy.terms). Optional
 
 An unknown field, a wrong type or an unknown method is a ``SpecError`` that names path, value and wish.
 """
@@ -30,8 +31,10 @@ from crypto.errors import SpecError
 from crypto.plan import Plan
 from crypto.transcript import digest
 from silo_agent.data import NAME as DATASET
-from silo_agent.methods import METHODS, Limits, method
+from silo_agent.methods import METHODS, Limits, Method, method
+from silo_agent.methods.private import check_can, private
 from silo_agent.models.registry import shape_of
+from silo_agent.privacy.terms import Privacy, total_steps
 from silo_agent.readers.schema import DataSchema
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
@@ -39,7 +42,7 @@ TIMEOUTS = {"phase": 60.0, "step": 600.0, "job": 7200.0}
 KEEP = ("none", "last", "all")
 _TOP = ("name", "method", "dataset", "purpose", "keep_uploads", "params", "timeouts")
 #: Fields that the text of a job has only where the job has them.
-_OPTIONAL = ("schema",)
+_OPTIONAL = ("schema", "privacy")
 #: Longest purpose: a sentence or two.
 MOST_PURPOSE = 300
 #: Longest text of a job, longest encoded plan, and most parameters and characters of one.
@@ -61,6 +64,8 @@ class JobSpec:
     timeouts: Mapping[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
     schema: DataSchema | None = None
     """How raw rows become inputs and labels; a data set must be registered by the same schema."""
+    privacy: Privacy | None = None
+    """Mechanism, noise and ε of the whole job; None: the job promises no differential privacy."""
 
     @classmethod
     def parse(cls, raw: Mapping[str, object], where: str = "job") -> JobSpec:
@@ -109,7 +114,19 @@ class JobSpec:
         if "schema" in raw:
             schema = DataSchema.parse(_table(raw["schema"], f"{where}.schema"), f"{where}.schema")
             params = _by_schema(schema, params, where)
-        return cls(**texts, keep_uploads=str(keep), params=params, timeouts=times, schema=schema)  # type: ignore[arg-type]
+        privacy = None
+        if "privacy" in raw:
+            check_can(texts["method"], where)
+            privacy = Privacy.parse(_table(raw["privacy"], f"{where}.privacy"), params, f"{where}.privacy")
+            _check_unit(schema, where)
+        return cls(
+            **texts,
+            keep_uploads=str(keep),
+            params=params,  # type: ignore[arg-type]
+            timeouts=times,
+            schema=schema,
+            privacy=privacy,
+        )
 
     @classmethod
     def load(cls, source: str | Path) -> JobSpec:
@@ -152,12 +169,17 @@ class JobSpec:
         return digest("job", self.text)
 
     def with_params(self, **changes: Scalar) -> JobSpec:
-        """The same job with some parameters changed."""
-        return JobSpec.parse({**self._fields(), "params": {**self.params, **changes}})
+        """The same job with some parameters changed; a private one keeps its noise, and its ε is computed again where
+        it has another number of steps."""
+        params, fields = {**self.params, **changes}, self._fields()
+        if self.privacy is not None and total_steps(params) != total_steps(self.params):
+            fields["privacy"] = self.privacy.with_steps(params).fields
+        return JobSpec.parse({**fields, "params": params})
 
     def _fields(self) -> dict[str, object]:
         fields: dict[str, object] = {key: getattr(self, key) for key in _TOP}
-        return fields | ({} if self.schema is None else {"schema": self.schema.fields})
+        fields |= {} if self.schema is None else {"schema": self.schema.fields}
+        return fields | ({} if self.privacy is None else {"privacy": self.privacy.fields})
 
     def plan(self, charter: Charter) -> Plan:
         """What would be summed under this charter. Raises SpecError for the method's own parameters."""
@@ -167,7 +189,19 @@ class JobSpec:
             honest=charter.honest,
             lane_floor=charter.lane_floor,
         )
+        return self.plan_within(limits)
+
+    def plan_within(self, limits: Limits) -> Plan:
+        """The same, under these limits."""
+        if self.privacy is not None:
+            return private(self.method).private_plan(self.params, limits, self.privacy)
         return method(self.method).plan(self.params, limits)
+
+    def trainer(self, silo: str) -> Method:
+        """The method at a silo. Raises SpecError for its own parameters."""
+        if self.privacy is not None:
+            return private(self.method)(self.params, silo, privacy=self.privacy)
+        return method(self.method)(self.params, silo)
 
 
 def encode_plan(plan: Plan) -> str:
@@ -210,6 +244,17 @@ def _by_schema(schema: DataSchema, params: Mapping[str, object], where: str) -> 
         if params.get(name, value) != value:
             raise SpecError(f"{where}.params.{name}", got=params[name], want=f"{value}, by its schema")
     return {**of_task, **params}
+
+
+def _check_unit(schema: DataSchema | None, where: str) -> None:
+    """Raise SpecError where the schema says that several rows are of one person: the promise is for one row."""
+    if schema is not None and (group := schema.fields["split"].get("group")):
+        raise SpecError(
+            f"{where}.privacy",
+            got=f"a schema with the group {group!r}",
+            want="rows that are each of another person",
+            remedy="One row is protected, not all rows of a person: register one row a person, without a group.",
+        )
 
 
 def _hint() -> str:

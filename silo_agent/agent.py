@@ -73,8 +73,11 @@ from silo_agent.data import DataSet
 from silo_agent.journal import Journal
 from silo_agent.methods import Method, Published
 from silo_agent.methods.personal import Personal
+from silo_agent.methods.private import Releasing
 from silo_agent.personal_model import PersonalModel
 from silo_agent.policy import Policy
+from silo_agent.privacy.account import Account
+from silo_agent.privacy.accountant import Release
 from silo_agent.run_checkpoint import Progress, Sent, load_progress, save_progress
 
 log = logging.getLogger("consilium.silo")
@@ -158,16 +161,28 @@ class Agent:
     An agent serves one run, from its first step or from where the progress file of an earlier process left it.
     """
 
-    def __init__(self, site: Site, *, terms: Terms, plan: Plan, method: Method, data: DataSet, job: str = "") -> None:
+    def __init__(
+        self,
+        site: Site,
+        *,
+        terms: Terms,
+        plan: Plan,
+        method: Method,
+        data: DataSet,
+        job: str = "",
+        account: Account | None = None,
+    ) -> None:
         """``terms``: what the data owner must have approved, all of it recomputed by this silo. ``plan``: of the job,
         recomputed by this silo. ``method``: made for this job and silo. ``data``: the checked data set. ``job``: its
-        canonical text, which a model of this silo alone is kept with."""
+        canonical text, which a model of this silo alone is kept with. ``account``: of the data set, in a private job;
+        its method says what each step costs."""
         self.site = site
         self.terms = terms
         self.plan = plan
         self.method = method
         self.data = data
         self.job = job
+        self.account = account
         self.k = 0
         self.state: blocks.State = {}  # until a run is joined or resumed
         self._blocks = self._initial = b""
@@ -280,6 +295,7 @@ class Agent:
         if self._released() is not None:
             raise AlreadyReleased(f"Shares of step {self.k} have left this silo: it is released or void.")
         context = self._context(request)
+        self._check_budget(context.step)
         self.site.journal.advertise(self._run.hex(), self.k, request.attempt)  # one advert, so one signed T0, for each
         if self._session is not None:
             self._session.wipe()
@@ -298,6 +314,24 @@ class Agent:
         if self.site.leaving():
             self._leaving = True
             raise Leaving(f"This silo's service ends; it takes part in no step from {self.k} on.")
+
+    def _check_budget(self, step: Step) -> None:
+        """Raises BudgetSpent if a private job's step would cost more than the data owner has granted."""
+        if self.account is not None and self._sent_before(step) is None:
+            self.account.check(self._releases(step))
+
+    def _spend(self, step: Step) -> None:
+        """Record what a private job's new contribution costs, before it is kept and leaves: masked words that have
+        left can be opened by the other silos without us. Raises BudgetSpent or NoSpace."""
+        if self.account is not None:
+            self.account.spend(self._run.hex(), self.k, self._releases(step))
+            data = self.terms.commitment.hex()
+            self.site.security("privacy-spent", run=self._run.hex(), step=self.k, data=data)
+
+    def _releases(self, step: Step) -> tuple[Release, ...]:
+        if not isinstance(self.method, Releasing):
+            raise EgressDenied(step.name, remedy="The method of a private job must say what a step costs.")
+        return self.method.releases(step)
 
     def _deal(self, request: Request, message: Message) -> Message:
         session = self._current(request)
@@ -323,6 +357,7 @@ class Agent:
             with metrics.training():
                 contribution = self.method.contribute(step, self.published, self.data)
             encoded = self.observe(step, blocks.encode(self.plan, step, contribution, self._weights))
+            self._spend(step)
             self._set_metrics(contribution.slots)
             sent = Sent(self.k, self._blocks, encoded)
             if step.sums:

@@ -1,4 +1,4 @@
-"""What this silo has attested and released: append-only, synced to disk before the bytes it records leave.
+"""What this silo has attested, released and spent: append-only, synced to disk before the bytes it records leave.
 
 A silo that lost its record of a release could be made to release again. So shares leave only after a record of them
 is on disk; a run whose journal is gone is refused; and a lock keeps a second agent from using the same identity.
@@ -6,12 +6,16 @@ is on disk; a run whose journal is gone is refused; and a lock keeps a second ag
 One JSON object a line: ``kind``, and the fields of that kind's class in ``KINDS``. Every reader of a journal decodes
 lines with ``parse_record``. An unknown kind is refused: it may be a promise that this software does not know. Nothing
 in a journal is secret.
+
+What private jobs spent of a data set is in the journal too, since a lost or older journal must not give it back. Peers
+notice one by its releases; that spending is missing is noticed here: a file beside the journal has its number.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -118,8 +122,34 @@ class Peers(Record):
     releases: Mapping[str, int]
 
 
+#: The form of ``Spent`` that this release writes, and the newest that it can add up.
+ACCOUNT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Spent(Record):
+    """A noised contribution of a private job is about to leave. ``data``: commitment of the rows; ``job``: digest of the
+    job; both in hex. ``noise``, ``rate``, ``count``: of its gradient steps, as ``silo_agent.privacy.accountant.Release``;
+    the first two as Python writes the float, so that they are the same number again. ``accountant``: name and version
+    that allowed it. ``account``: the form of this record."""
+
+    kind = "spent"
+
+    run: str
+    step: int
+    job: str
+    data: str
+    unit: str
+    mechanism: str
+    noise: str
+    rate: str
+    count: int
+    accountant: str
+    account: int = ACCOUNT
+
+
 KINDS: Final[Mapping[str, type[Record]]] = {
-    cls.kind: cls for cls in (Boot, Joined, Advertised, Attested, Released, Opened, Peers)
+    cls.kind: cls for cls in (Boot, Joined, Advertised, Attested, Released, Opened, Peers, Spent)
 }
 
 
@@ -161,6 +191,27 @@ def parse_record(line: bytes) -> Record:
         raise ValueError(f"not a record of a journal: {bad}") from bad
 
 
+def mark_of(journal: Path) -> Path:
+    """The file beside a journal with its number of records of spending."""
+    return journal.with_suffix(".spent")
+
+
+def read_mark(path: Path) -> int:
+    """The number in it; 0 where there is no file. Raises JournalLost for anything else in it."""
+    try:
+        text = path.read_text(encoding="ascii")
+        if not re.fullmatch(r"(0|[1-9][0-9]{0,17})", text):
+            raise ValueError(text[:20])
+        return int(text)
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError) as bad:
+        raise JournalLost(
+            f"{path.name} cannot be read: it says how much privacy was spent here.",
+            remedy="Restore it, or write the number of lines of kind spent in the latest journal into it.",
+        ) from bad
+
+
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
@@ -185,8 +236,14 @@ class Journal:
         self._protocol = ""  # of the agent that wrote the records being read
         self._earlier: set[frozenset[str]] = set()
         self._joined: dict[str, str] = {}  # run → the approval it was joined on
+        self._spent: list[Spent] = []
         self.releases = 0
-        self._replay()
+        try:
+            self._replay()
+            self._check_mark()
+        except BaseException:
+            os.close(self._file)
+            raise
         self._append(Boot(os.urandom(16).hex(), PROTOCOL))
 
     def _replay(self) -> None:
@@ -219,6 +276,44 @@ class Journal:
                 self._joined[run] = approval
             case Peers(releases):
                 self._peers.update(releases)
+            case Spent(account=account):
+                if account > ACCOUNT:
+                    raise JournalLost(
+                        f"{self.path.name} has a privacy account of form {account}; this release adds up form {ACCOUNT}.",
+                        remedy="Install the release that wrote it, or a newer one.",
+                    )
+                self._spent.append(record)
+
+    @property
+    def mark_path(self) -> Path:
+        """How many records of spending there are, in decimal."""
+        return mark_of(self.path)
+
+    def _check_mark(self) -> None:
+        """Raise JournalLost if there were more records of spending than the journal has."""
+        wanted = read_mark(self.mark_path)
+        if wanted > len(self._spent):
+            raise JournalLost(
+                f"{self.path.name} has {len(self._spent)} records of privacy spent; there were {wanted}: it is an older copy.",
+                remedy="Restore the latest journal from its volume: what was spent stays spent.",
+            )
+
+    def spend(self, record: Spent) -> None:
+        """Record spending, before what it paid for leaves. Raises NoSpace: then nothing may leave, but what is on disk
+        counts."""
+        self._append(record)
+        try:
+            durable.replace(self.mark_path, str(len(self._spent)).encode(), hidden=True)
+        except OSError as failed:
+            raise NoSpace(
+                f"{self.mark_path.name} could not be written: {failed.strerror}.",
+                remedy="Free space on the agent's volume.",
+            ) from failed
+
+    @property
+    def spent(self) -> tuple[Spent, ...]:
+        """All spending of private jobs, in order."""
+        return tuple(self._spent)
 
     def _append(self, record: Record) -> None:
         """Write one line and sync it, or raise NoSpace and leave the file as it was."""

@@ -24,6 +24,7 @@ from crypto.cohort import Context
 from crypto.encoding import Writer
 from crypto.errors import (
     BadShare,
+    BudgetSpent,
     DataRefused,
     FederationError,
     LayoutMismatch,
@@ -125,6 +126,8 @@ class Opened:
 _WAYS_OUT = {
     DataRefused.code: "Each of them registers the data set with `fed data add`; then submit the job again.",
     VersionMismatch.code: "Bring every site to one release, job and charter; then submit the job again.",
+    BudgetSpent.code: "What was granted to this job, or to the data set, is used up: the weights of the last step are "
+    "kept. A data owner may grant more with `fed approve --epsilon` or `fed data grant`; then submit the job again.",
     NotApproved.code: "Each data owner decides with `fed requests` and `fed approve`; then submit the job again.",
 }
 #: Refusals that another attempt would not change.

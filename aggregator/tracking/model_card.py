@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aggregator import privacy
 from aggregator.figures import last_metrics, last_ratios, sentence, withheld_in
 from aggregator.ledger.records import Refusal, RunStarted
 from aggregator.protocols.interface import Charter
@@ -77,8 +78,8 @@ def card(models: Models, version: ModelVersion) -> Card:
             ("Cohort", _cohort(run)),
             ("Data and approvals", _consent(run, models.ledger.charters)),
             ("How to check this", _verify(run, version, job)),
-            ("Privacy", _privacy(start, charter)),
-            ("Residual risks", _RISKS),
+            ("Privacy", _privacy(start, charter, job)),
+            ("Residual risks", _risks(job)),
             ("Drop-outs and refusals", _dropouts(run)),
             ("Method", _method(run, job)),
             ("Lanes", _lanes(run)),
@@ -196,7 +197,12 @@ def _verify(run: RunRecord, version: ModelVersion, job: Mapping[str, Any]) -> st
     )
 
 
-def _privacy(start: RunStarted, charter: Charter | None) -> str:
+def _privacy(start: RunStarted, charter: Charter | None, job: Mapping[str, Any]) -> str:
+    said = safe(privacy.sentence(job))
+    return f"{said}\n\n{_of_sums(start, charter)}"
+
+
+def _of_sums(start: RunStarted, charter: Charter | None) -> str:
     text = (
         "Adversary: an aggregator that may do anything, and up to c silos that pool what they know with it. It learns "
         "sums over silos and what they tell together, and of one silo only what `fed egress` lists."
@@ -209,9 +215,20 @@ def _privacy(start: RunStarted, charter: Charter | None) -> str:
     )
 
 
-_RISKS = """\
+def _risks(job: Mapping[str, Any]) -> str:
+    """What is left. With a claim of privacy: what the claim does not say."""
+    first = _WITHOUT_NOISE if privacy.claim(job) is None else _BESIDE_NOISE
+    return f"{first}\n{_RISKS}"
+
+
+_WITHOUT_NOISE = """\
 - A secure sum is not differential privacy: no noise was added and no ε is claimed.
-- The model may reveal training data to anyone who can query it (membership inference, inversion).
+- The model may reveal training data to anyone who can query it (membership inference, inversion)."""
+_BESIDE_NOISE = """\
+- The ε is for one training row. A patient with several rows has less protection, by the number of rows.
+- The ε is of this run. What other runs on the same rows cost is in each silo's account (`fed privacy` there).
+- An ε bounds what one row can change. It does not stop inferences about people like those in the rows."""
+_RISKS = """\
 - No combination of the opened sums of one quantity depends on fewer than m honest silos (rule of atoms). Updates of
   successive steps are different quantities: where a cohort changes by one silo, their difference tells something of
   that silo's update.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from aggregator import privacy
 from aggregator.errors import RunAborted
 from aggregator.figures import metrics, ratios, sentence, withheld
 from aggregator.ledger.format import Entry, canonical, is_of
@@ -119,6 +120,7 @@ def job_tags(entry: Entry[Record]) -> dict[str, str]:
             facts |= _named(record, _JOB) | job_mark(record.run)
             facts |= {"consilium.silos": record.silos, "consilium.cohort_size": len(record.silos)}
             facts |= {NOTE: safe(record.purpose)} if record.purpose is not None else {}
+            facts |= privacy.tags(job_fields(record))
         case ApprovalShown() as record:
             facts |= by_silo("approval", {record.silo: record.digest})
         case StepClosed() as record:

@@ -9,12 +9,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aggregator import privacy
 from aggregator.figures import last_metrics, last_ratios, metrics
 from aggregator.ledger.format import Entry, canonical
 from aggregator.ledger.records import StepClosed
 from aggregator.run_record import CheckedLedger, RunRecord
 from aggregator.tracking.model_card import Card, card
-from aggregator.tracking.run_page import DIGESTS, NOTE, Figure, job_params, job_tags, metric_name, millis, texts
+from aggregator.tracking.run_page import (
+    DIGESTS,
+    NOTE,
+    Figure,
+    job_fields,
+    job_params,
+    job_tags,
+    metric_name,
+    millis,
+    texts,
+)
 from aggregator.tracking.version_facts import cohort, moves, parent_version, remedies_of, withdrawals
 from aggregator.verify.approvals import approvals, as_json
 from aggregator.verify.models import Models, ModelVersion
@@ -80,6 +91,7 @@ def _tags(models: Models, version: ModelVersion, run: RunRecord) -> dict[str, st
     facts |= {"consilium.ledger_head": end.digest, "consilium.silos": start.silos}
     facts["consilium.predictor_sha256"] = start.predictor["sha256"]
     facts["consilium.cohort"] = cohort(run)
+    facts |= privacy.tags(job_fields(start))
     for entry in (*run.approvals, *run.closed):
         facts |= {key: text for key, text in job_tags(entry).items() if key.startswith(_BY_SILO)}
     scores = last_ratios(run.closed)

@@ -52,6 +52,8 @@ def _status_lines(status: Mapping[str, Any]) -> list[str]:
         lines.append(f"last closed: {closed['name']} at {closed['time']}, {silos}{shut}")
     if status["headline"]:
         lines.append(f"scores: {status['headline']}")
+    if status["privacy"]:
+        lines.append(f"privacy: {status['privacy']}")
     if status["absent"]:
         out = (f"{silo} {why['code'] or 'silent'} ({why['phase']})" for silo, why in sorted(status["absent"].items()))
         lines.append(f"out: {', '.join(out)}")

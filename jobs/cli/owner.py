@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command()(requests)
     app.command()(approve)
     app.command()(deny)
+    app.command()(privacy)
 
 
 @data_app.command("add")
@@ -104,6 +105,46 @@ def data_list(home: SiloHomePath, as_json: Json = False) -> None:
     emit({"datasets": found}, as_json)
 
 
+@data_app.command("grant")
+def data_grant(
+    name: Annotated[str, typer.Argument(help="A registered data set.")],
+    home: SiloHomePath,
+    epsilon: Annotated[float, typer.Option("--epsilon", help="What all private jobs together may spend of it, ever.")],
+    delta: Annotated[float, typer.Option("--delta", help="Below one over the number of training rows.")],
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Sign how much differential privacy all jobs together may spend of a data set. The newest grant is in force."""
+    from jobs.owner import decisions
+
+    grant = decisions.grant_data(_view(home), name, epsilon=epsilon, delta=delta, key=key)
+    if not as_json:
+        print(f"granted to {name}: epsilon {grant.epsilon:g} at delta {grant.delta:g}, for all jobs together")
+    emit({"commitment": grant.data.hex(), "epsilon": grant.epsilon, "delta": grant.delta, "at": grant.at}, as_json)
+
+
+def privacy(
+    home: SiloHomePath,
+    digest: Annotated[str | None, typer.Argument(help="Of a queued job: forecast what it would cost.")] = None,
+    job: Annotated[str | None, typer.Option("--job", help="A job file, instead of a queued job.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The account of differential privacy of this silo's data sets: granted, spent, left; and a job's forecast."""
+    from jobs.job import JobSpec
+    from jobs.owner import decisions
+    from jobs.owner.privacy import Accounts, account_lines, forecast_lines
+
+    view = _view(home)
+    accounts = Accounts(view)
+    spec = JobSpec.load(job) if job is not None else None if digest is None else decisions.find(view, digest)
+    found = accounts.all() | {"forecast": None if spec is None else accounts.forecast(spec)}
+    if not as_json:
+        print("\n".join(account_lines(found)))
+        if found["forecast"] is not None:
+            print("\n".join(["", *forecast_lines(found["forecast"])]))
+    emit(found, as_json)
+
+
 def requests(home: SiloHomePath, as_json: Json = False) -> None:
     """Jobs that were submitted here: what each would do, what would leave, and whether it is approved."""
     from crypto.text import escaped
@@ -131,6 +172,13 @@ def approve(
     job: Annotated[str | None, typer.Option("--job", help="A job file that was sent out of band, instead.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Last day, YYYY-MM-DD, UTC; default: 30 days.")] = None,
     max_runs: Annotated[int, typer.Option("--max-runs", min=1, max=2**32 - 1, help="Runs it is good for.")] = 1,
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="What a private job may spend here, over all its runs.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option("--delta", help="With --epsilon; default: the job's.")] = None,
+    without_privacy: Annotated[
+        bool, typer.Option("--without-privacy", help="A job without privacy, on a data set that has a grant.")
+    ] = False,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
@@ -151,7 +199,20 @@ def approve(
     review = view.review(spec)
     if not as_json:
         print("\n".join(review_lines(review)), end="\n\n")
-    signed = decisions.approve(view, spec, until=last, max_runs=max_runs, key=key)
+    if spec.privacy is not None and not as_json:
+        from jobs.owner.privacy import Accounts, forecast_lines
+
+        print("\n".join(forecast_lines(Accounts(view).forecast(spec))), end="\n\n")
+    signed = decisions.approve(
+        view,
+        spec,
+        until=last,
+        max_runs=max_runs,
+        key=key,
+        epsilon=epsilon,
+        delta=delta,
+        without_privacy=without_privacy,
+    )
     if not as_json:
         runs = "one run" if max_runs == 1 else f"{max_runs} runs"
         print(f"approved for {runs} until {day(signed.not_after)}: approval {signed.approval[:16]}")

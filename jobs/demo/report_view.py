@@ -8,10 +8,12 @@ from functools import cached_property
 from math import isfinite
 from typing import Any
 
+from aggregator import privacy
 from aggregator.figures import ratios, withheld_in
 from aggregator.ledger.records import StepClosed, StepVoid
 from aggregator.protocols.interface import Charter, Plan
 from aggregator.run_record import CheckedLedger, RunRecord
+from aggregator.tracking.run_page import job_fields
 from crypto.errors import EvidenceError
 
 NONE = "–"
@@ -64,6 +66,12 @@ class RunView:
     def withheld(self) -> Mapping[str, tuple[str, ...]]:
         """Name of the step → its figures that the silos withheld, of the steps that lack any."""
         return withheld_in(self.plan, self.record.closed)
+
+    @cached_property
+    def privacy(self) -> str:
+        """What the job says of differential privacy; nothing where it promises none."""
+        job = job_fields(self.record.started.record)
+        return privacy.sentence(job) if privacy.claim(job) is not None else ""
 
     def trained(self) -> list[int]:
         """Closed steps of the task ``train``; of all with open lanes where none is called so."""

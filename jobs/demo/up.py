@@ -103,9 +103,9 @@ def _dealt(spec: JobSpec, options: Options) -> Deal:
 
 
 def _try_plan(spec: JobSpec, silos: int) -> Plan:
-    from silo_agent.methods import Limits, method
+    from silo_agent.methods import Limits
 
-    return method(spec.method).plan(spec.params, Limits(n_max=silos))
+    return spec.plan_within(Limits(n_max=silos))
 
 
 def _breaker(demo: Demo, wanted: str | None, strike: Callable[[Sequence[str]], None], view: View) -> Breaker | None:

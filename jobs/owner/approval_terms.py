@@ -10,12 +10,14 @@ from crypto.approval import NONCE_BYTES, Approval, Terms
 from crypto.charter import Charter
 from crypto.keys import Identity
 from crypto.plan import Plan
+from crypto.privacy_grant import EVERY_JOB, PrivacyGrant
 from jobs import release
 from jobs.job import JobSpec
 from jobs.owner.data_fit import check_rows
 from silo_agent.approval_store import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.policy import Policy
+from silo_agent.privacy.grants import Grants
 from silo_agent.pysyft.catalogue import Catalogue, DataId
 
 DAY = 86400  # seconds
@@ -58,6 +60,18 @@ def sign(wanted: Terms, owner: Identity, *, max_runs: int, not_after: int, now: 
 def approve_for_demonstration(silos: Iterable[SiloHome], spec: JobSpec, *, max_runs: int = 8) -> None:
     """Sign as each silo's data owner, for one day. Only where the demonstration owns the homes."""
     for home in silos:
-        owner = home.owner()
-        signed = sign(current_terms(home, spec), owner, max_runs=max_runs, not_after=int(time.time()) + DAY)
+        owner, wanted, now = home.owner(), current_terms(home, spec), int(time.time())
+        signed = sign(wanted, owner, max_runs=max_runs, not_after=now + DAY)
         Approvals(home.approvals_folder, owner.public).add(signed)
+        if (privacy := spec.privacy) is not None:  # as much as one run costs
+            for job in (EVERY_JOB, spec.digest):
+                grant = PrivacyGrant(
+                    silo=home.silo,
+                    data=wanted.commitment,
+                    job=job,
+                    epsilon=privacy.epsilon,
+                    delta=privacy.delta,
+                    at=now,
+                    spent=0,
+                )
+                Grants(home.approvals_folder, owner.public).add(grant.sign(owner))

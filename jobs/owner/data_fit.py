@@ -9,6 +9,7 @@ from silo_agent.data import CLASS, LABELS, TARGETS, DataSet
 from silo_agent.models import tasks
 from silo_agent.models.registry import shape_of
 from silo_agent.models.tasks import check_targets
+from silo_agent.privacy import terms
 from silo_agent.pysyft.mock import Schema
 from silo_agent.readers.schema import DataSchema, difference
 
@@ -56,9 +57,11 @@ def check_fit(spec: JobSpec, shape: Schema, schema: DataSchema | None, *, name: 
 
 
 def check_rows(spec: JobSpec, data: DataSet, schema: DataSchema | None, *, name: str = "") -> None:
-    """``check_fit`` of the rows of a data set, and of numbers to predict whether the job's bounds hold them all. Raises
-    DataRefused."""
+    """``check_fit`` of the rows of a data set, and whether there are enough for the δ and the batch of a private job,
+    and whether a job's bounds hold all numbers to predict. Raises DataRefused."""
     check_fit(spec, Schema.of(data), schema, name=name)
+    if spec.privacy is not None:
+        terms.check_rows(spec.privacy, spec.params, data.rows)
     if "task" in spec.params:
         check_targets(tasks.of(spec.params), name or spec.dataset, data.y_train, data.y_test)
 

@@ -13,12 +13,14 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from crypto.approval import MOST_TEXT, Denial, approval_digest
+from crypto.approval import MOST_TEXT, Denial, Terms, approval_digest
 from crypto.errors import FederationError, SpecError
 from crypto.keys import Identity
+from crypto.privacy_grant import EVERY_JOB, PrivacyGrant
 from jobs.job import JobSpec
 from jobs.owner import approval_terms
 from jobs.owner.approval_terms import DAY
+from jobs.owner.privacy import Accounts
 from jobs.owner.render import day
 from jobs.owner.review import OwnerView
 from jobs.security_log.events import Event
@@ -179,13 +181,23 @@ class Signed:
 
 
 def approve(
-    view: OwnerView, spec: JobSpec, *, until: int | None = None, max_runs: int = DEFAULT_RUNS, key: Path | None = None
+    view: OwnerView,
+    spec: JobSpec,
+    *,
+    until: int | None = None,
+    max_runs: int = DEFAULT_RUNS,
+    key: Path | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    without_privacy: bool = False,
 ) -> Signed:
     """Sign the terms of a job as they are now at this silo, and keep the approval.
 
     ``until``: seconds since 1970, UTC; default: 30 days from now, or the end of the charter. ``key``: the owner's key
-    file; default: the one in the home. Raises DataRefused if the data set is not registered, SpecError for a date out
-    of range or a key that the charter does not name.
+    file; default: the one in the home. ``epsilon``, ``delta``: what a private job may spend here, default of ``delta``:
+    the job's. ``without_privacy``: approve a job without privacy on a data set that has a grant. Raises DataRefused if
+    the data set is not registered, SpecError for a date out of range, a key that the charter does not name, or a
+    private job without a grant.
     """
     view.charter.check_validity(view.now)
     owner = _owner_key(view, key)
@@ -194,6 +206,7 @@ def approve(
     if not view.now < not_after <= last:
         raise SpecError("--until", got=day(not_after), want=f"from now on, until the charter ends on {day(last)}")
     wanted = view.terms(spec)
+    _grant_job(view, spec, wanted, owner, epsilon=epsilon, delta=delta, without_privacy=without_privacy)
     denial = view.approvals.denial(spec.digest)
     not_before = view.now if denial is None else max(view.now, denial.at + 1)  # the newer decision is valid
     signed = approval_terms.sign(wanted, owner, max_runs=max_runs, not_after=not_after, now=not_before)
@@ -210,6 +223,58 @@ def approve(
     view.approvals.add(signed)
     _mark_in_pysyft(view, spec.digest, "approved")
     return Signed(digest, spec.digest.hex(), not_before, not_after, max_runs)
+
+
+def grant_data(view: OwnerView, name: str, *, epsilon: float, delta: float, key: Path | None = None) -> PrivacyGrant:
+    """Sign how much ε all jobs together may spend of a data set. Raises DataRefused or SpecError."""
+    view.charter.check_validity(view.now)
+    owner, accounts = _owner_key(view, key), Accounts(view)
+    found = view.catalogue.resolve(name)
+    accounts.check_grant(epsilon, delta, found.data.rows)
+    return accounts.sign(owner, data=found.id.commitment, job=EVERY_JOB, epsilon=epsilon, delta=delta)
+
+
+def _grant_job(
+    view: OwnerView,
+    spec: JobSpec,
+    wanted: Terms,
+    owner: Identity,
+    *,
+    epsilon: float | None,
+    delta: float | None,
+    without_privacy: bool,
+) -> None:
+    """Sign what a private job may spend, or refuse what would make an account untrue."""
+    accounts = Accounts(view)
+    grants = accounts.grants.in_force(wanted.commitment)
+    if spec.privacy is None:
+        if epsilon is not None or delta is not None:
+            raise SpecError("--epsilon", got=epsilon, want="a job with [privacy]: this one promises none")
+        if grants and not without_privacy:
+            raise SpecError(
+                "fed approve",
+                got="a job without privacy on a data set that has a grant",
+                want="a job with [privacy]",
+                remedy="Its sums cost more than any epsilon. --without-privacy approves it all the same.",
+            )
+        return
+    spec.privacy.check_claim(spec.params)
+    if EVERY_JOB not in grants:
+        raise SpecError(
+            "fed approve",
+            got=f"data set {spec.dataset!r} without a grant",
+            want="how much all jobs together may spend of it",
+            remedy=f"`fed data grant {spec.dataset} --epsilon E --delta D`.",
+        )
+    if epsilon is None:
+        if spec.digest not in grants:
+            raise SpecError(
+                "--epsilon", got=None, want=f"what this job may spend; it asks for {spec.privacy.epsilon:g}"
+            )
+        return
+    at = spec.privacy.delta if delta is None else delta
+    accounts.check_grant(epsilon, at, view.rows(spec.dataset))
+    accounts.sign(owner, data=wanted.commitment, job=spec.digest, epsilon=epsilon, delta=at)
 
 
 def deny(view: OwnerView, prefix: str, reason: str, *, key: Path | None = None) -> Denial:

@@ -51,7 +51,7 @@ def manifest(spec: JobSpec, silos: int) -> dict[str, Any]:
     """``manifest_of`` a job under the demonstration's charter, for so many silos."""
     charter = Floors()
     limits = Limits(n_max=silos, colluders=charter.colluders, honest=charter.honest, lane_floor=charter.lane_floor)
-    plan = method(spec.method).plan(spec.params, limits)
+    plan = spec.plan_within(limits)
     return manifest_of(spec, plan, {lane.name: lane.floor for lane in plan.lanes})
 
 

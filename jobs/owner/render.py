@@ -40,6 +40,7 @@ def review_lines(found: dict[str, Any]) -> list[str]:
         f"  with      {charter['silos']} silos of {escaped(charter['federation'])},"
         f" charter of epoch {charter['epoch']}",
         f"  runs      {rounds}{len(leaves['steps'])} steps; parameters {params}",
+        f"  privacy   {privacy_line(found['privacy'])}",
         f"  plan      {found['plan']}",
         f"  leaves    {leaves['bytes_per_silo'] / 1e6:.2f} MB at most, masked; each lane opens as a sum or not at all:",
     ]
@@ -58,6 +59,17 @@ _KEPT = {
     "last": "the masked uploads of the newest step at the aggregator, for replay",
     "all": "all masked uploads at the aggregator, for replay",
 }
+
+
+def privacy_line(table: dict[str, Any] | None) -> str:
+    """What a job says of differential privacy, by its table."""
+    if table is None:
+        return "none promised: no noise is added, and no epsilon bounds what the sums tell of a row"
+    return (
+        f"epsilon {table['epsilon']:g} at delta {table['delta']:g} for one {table['unit']} ({table['mechanism']}, noise "
+        f"multiplier {table['noise_multiplier']:g}, clip {table['clip']:g}, sampling rate {table['sampling_rate']:g}), "
+        f"by {escaped(table['accountant'])}"
+    )
 
 
 def lane_line(lane: dict[str, Any]) -> str:

@@ -105,6 +105,7 @@ class OwnerView:
             },
             "rounds": spec.params.get("rounds"),
             "params": dict(spec.params),
+            "privacy": None if spec.privacy is None else spec.privacy.fields,
             "keep_uploads": spec.keep_uploads,
             "plan": plan.digest.hex(),
             "leaves": manifest_of(spec, plan, {lane.name: self.floor(lane) for lane in plan.lanes}),
@@ -121,6 +122,13 @@ class OwnerView:
         if isinstance(terms, DataRefused):
             raise terms
         return terms
+
+    def rows(self, name: str) -> int:
+        """Training rows of a data set, for checks at this silo. Raises DataRefused."""
+        found = self._data(name)
+        if isinstance(found, DataRefused):
+            raise found
+        return found.data.rows
 
     def floor(self, lane: Lane) -> int:
         """Fewest contributors for which this silo opens a lane: the strictest of charter, plan and policy."""

@@ -20,6 +20,7 @@ from aggregator.rounds.attempt import Exchange, Replies, Timeouts
 from aggregator.rounds.run import Run, RunOutcome, RunSpec
 from aggregator.rounds.storage import stage_predictor
 from crypto import durable
+from crypto.approval import Terms
 from crypto.errors import DataRefused, FederationError, NotApproved, SpecError
 from jobs import release
 from jobs.job import JobSpec, decode_plan
@@ -36,9 +37,11 @@ from silo_agent.approval_store import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.journal import Journal
 from silo_agent.language.base_model import NeedsBase
-from silo_agent.methods import Method, method
+from silo_agent.methods import Method
 from silo_agent.methods.flex_plan import BASE
 from silo_agent.models.registry import LIBRARIES, shape_of
+from silo_agent.privacy.account import Account
+from silo_agent.privacy.grants import Grants
 from silo_agent.proxies import UsesPool
 from silo_agent.pysyft.catalogue import Catalogue
 from silo_agent.pysyft.request_queue import RequestQueue
@@ -195,11 +198,22 @@ def open_agent(job: str, home: SiloHome) -> Agent:
         plan = spec.plan(site.charter)
         wanted = terms(spec, plan, silo=site.silo, charter=site.charter, policy=site.policy, data=resolved.id)
         site.approvals.grant(wanted, now=site.now(), uses=site.journal.uses)
-        trainer = with_inputs(method(spec.method)(spec.params, site.silo), home.models_folder, catalogue)
-        return kind(site, terms=wanted, plan=plan, method=trainer, data=resolved.data, job=spec.text)
+        account = open_account(spec, wanted, site)
+        trainer = with_inputs(spec.trainer(site.silo), home.models_folder, catalogue)
+        return kind(site, terms=wanted, plan=plan, method=trainer, data=resolved.data, job=spec.text, account=account)
     except BaseException:
         site.journal.close()
         raise
+
+
+def open_account(spec: JobSpec, wanted: Terms, site: Site) -> Account | None:
+    """The account of a private job's data set, after this silo has computed the job's ε itself. Raises SpecError for a
+    job that says less, JournalLost for an older account."""
+    if spec.privacy is None:
+        return None
+    spec.privacy.check_claim(spec.params)
+    grants = Grants(site.approvals.folder, site.approvals.owner)
+    return Account(site.journal, grants, spec.privacy, job=wanted.job, data=wanted.commitment)
 
 
 def with_inputs(made: Method, models: Path, catalogue: Catalogue) -> Method:

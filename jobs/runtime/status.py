@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
+from aggregator import privacy
 from aggregator.errors import RunAborted
 from aggregator.figures import withheld
 from aggregator.ledger.format import Entry
@@ -31,6 +32,7 @@ from aggregator.ledger.records import (
 )
 from aggregator.protocols.interface import Plan
 from aggregator.run_record import RunRecord
+from aggregator.tracking.run_page import job_fields
 from crypto.scores import headline
 from crypto.text import printable
 
@@ -85,6 +87,7 @@ class RunEnd:
 class RunStatus:
     """The state of a run. ``since``: when the phase began, UTC. ``absent``: silos that are out, until they are back.
 
+    ``privacy``: what the job says of differential privacy, once the run is on the ledger.
     ``steps``: how many the plan has; ``released`` and ``void`` of them are behind. ``attempt`` counts from 0. ``plan``:
     once the ledger names it; it does not travel.
     """
@@ -105,6 +108,7 @@ class RunStatus:
     void: int = 0
     closed: LastClosed | None = None
     headline: str = ""
+    privacy: str = ""
     outcome: RunEnd | None = None
     plan: Plan | None = field(default=None, compare=False, repr=False)
 
@@ -180,7 +184,8 @@ def _recorded(status: RunStatus, entry: Entry[Record]) -> RunStatus:
     match entry.record:
         case RunStarted() as record:
             plan = RunRecord(record.run, (entry,)).plan
-            new = replace(status, run=record.run, job=record.job_digest, plan=plan, steps=len(plan.steps))
+            said = privacy.short(job_fields(record))
+            new = replace(status, run=record.run, job=record.job_digest, plan=plan, steps=len(plan.steps), privacy=said)
             return replace(new, state=RunState.RUNNING, since=entry.time)
         case RunResumed() as record:
             return replace(
@@ -265,6 +270,7 @@ def as_json(status: RunStatus) -> dict[str, Any]:
             "figures_withheld": list(closed.withheld),
         },
         "headline": status.headline,
+        "privacy": status.privacy,
         "outcome": None
         if outcome is None
         else {
@@ -312,6 +318,7 @@ def from_json(found: Mapping[str, Any]) -> RunStatus:
                 withheld=_texts(closed["figures_withheld"]),
             ),
             headline=_text(found["headline"]),
+            privacy=_text(found["privacy"]),
             outcome=None
             if outcome is None
             else RunEnd(

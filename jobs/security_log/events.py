@@ -99,10 +99,12 @@ class Event(StrEnum):
     APPROVAL_USED_UP = "approval-used-up"
     APPROVAL_VOID = "approval-void"
     APPROVAL_MISSING = "approval-missing"
+    PRIVACY_GRANTED = "privacy-granted"
     REFUSAL = "refusal"
     MESSAGE_REFUSED = "message-refused"
     MESSAGE_HELD_BACK = "message-held-back"
     SHARES_RELEASED = "shares-released"
+    PRIVACY_SPENT = "privacy-spent"
     RUN_JOINED = "run-joined"
     RUN_ENDED = "run-ended"
     CHARTER_ACCEPTED = "charter-accepted"
@@ -161,6 +163,9 @@ EVENTS: Final[Mapping[Event, Kind]] = {
     Event.APPROVAL_USED_UP: Kind(_MAY, "a job arrives whose approval is used up", ("job",)),
     Event.APPROVAL_VOID: Kind(_MAY, "a job arrives whose approved terms have changed", ("job",)),
     Event.APPROVAL_MISSING: Kind(_MAY, "a job arrives without an approval, or with a denial", ("job",)),
+    Event.PRIVACY_GRANTED: Kind(
+        _MAY, "the data owner grants epsilon to a data set, or to a job on it", ("data",), ("job",), must=True
+    ),
     Event.REFUSAL: Kind(_MAY, "this silo declines a request", ("step", "phase", "code"), ("run", "attempt", "blame")),
     Event.MESSAGE_REFUSED: Kind(
         _MAY, "an NVFlare message that is not on the list is dropped", ("way", "channel", "topic", "peer")
@@ -168,6 +173,9 @@ EVENTS: Final[Mapping[Event, Kind]] = {
     Event.MESSAGE_HELD_BACK: Kind(_MAY, "the site filter refuses a task or a result", ("way", "code")),
     Event.SHARES_RELEASED: Kind(
         _OUT, "before shares of a step leave this silo", ("run", "step", "t3"), ("attempt",), must=True
+    ),
+    Event.PRIVACY_SPENT: Kind(
+        _OUT, "before a noised contribution of a private job leaves this silo", ("run", "step", "data"), must=True
     ),
     Event.RUN_JOINED: Kind(_JOB, "this site takes part in a run from its start", ("run", "job")),
     Event.RUN_ENDED: Kind(_JOB, "a run ends for this site; code: of an early end", ("run",), ("chain", "code")),

@@ -107,10 +107,10 @@ _ANYWHERE: Final = (
 )
 _OF_SILO: Final = (
     _kind("salt", Class.AUDIT, r"salt", "without it no data commitment can be opened to an auditor"),
-    _kind("approval", Class.AUDIT, r"approvals/[^/]+\.(approval|denial)", "the data owner's signed decision"),
+    _kind("approval", Class.AUDIT, r"approvals/[^/]+\.(approval|denial|grant)", "the data owner's signed decision"),
     _kind("receipt", Class.AUDIT, r"receipts/[^/]+\.bin", "what the silo agreed to and each step's result, signed"),
     _kind("contradiction", Class.AUDIT, r"evidence/[^/]+\.bin", "proof that a party signed a contradiction"),
-    _kind("journal", Class.AUDIT, r"journal\.jsonl", "all that the silo promised and released"),
+    _kind("journal", Class.AUDIT, r"journal\.(jsonl|spent)", "all that the silo promised, released and spent"),
     _kind("run-notes", Class.WORK, rf"runs/{_RUN_ID}\.safetensors", "the silo's progress in a run, its local expert"),
     _kind("personal-model", Class.MODEL, rf"personal/{_RUN_ID}\.safetensors", "the silo's own model of a run"),
     _kind("catalogue", Class.SITE, r"(syft|data)/.+", "data sets, mock data and requests; the data owner removes them"),

@@ -8,7 +8,7 @@ Shapes: E models, B rows of a batch, S steps, C classes, F entries of a view.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -63,6 +63,13 @@ class Experts(Protocol):
         tensor of all models; otherwise each model has its own copy. Raises NonFinite, naming the parameter.
         """
 
+    def row_gradients(self, model: Weights, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(B, P) float32: of −log p(y|x) of each row, computed from that row alone, the parts one after another. Layers
+        are in training mode; dropout is drawn for each row by itself. Rows may give NaN."""
+
+    def mixing(self) -> tuple[str, ...]:
+        """Names of the layers whose results for one row depend on other rows: no gradient is a row's own there."""
+
     def predict(self, models: Sequence[Weights], x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
         """p_EBC, float64, or of another task than one class a row what its ``predictions`` are. ``home``: unlabelled
         rows of the site that x comes from, for running statistics; without them, x itself. Raises DataRefused where
@@ -116,6 +123,22 @@ class Perceptrons:
         together: bool = True,
     ) -> list[dict[str, np.ndarray]]:
         return train(models, x, y, order, descent, objective, likelihood=self.task.log_likelihood)
+
+    def row_gradients(self, model: Weights, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        library = experts.torch_()
+
+        def loss(weights: Mapping[str, torch.Tensor], row: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+            stacked = {part: tensor.unsqueeze(0) for part, tensor in weights.items()}
+            answers = experts.answers(stacked, row.unsqueeze(0))[0]
+            return -self.task.log_likelihood(answers, truth.unsqueeze(0))[0]
+
+        weights = {part: library.tensor(model[part]) for part in experts.PARTS}
+        rows, truths = library.tensor(x), library.tensor(y)
+        found = library.func.vmap(library.func.grad(loss), in_dims=(None, 0, 0))(weights, rows, truths)
+        return np.concatenate([found[part.code].reshape(len(y), -1).numpy() for part in self.parts], axis=1)
+
+    def mixing(self) -> tuple[str, ...]:
+        return ()
 
     def predict(self, models: Sequence[Weights], x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
         return experts.predict(models, x, self.task.predictions)

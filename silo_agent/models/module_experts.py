@@ -15,6 +15,7 @@ Shapes: E models, B rows of a batch, S steps, C classes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -123,6 +124,37 @@ class ModuleExperts:
                 )
         return trained
 
+    def row_gradients(self, model: Weights, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        library = torch_()
+        (tensors,) = self._tensors([model], together=False)
+
+        def loss(tensors: Tensors, row: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+            buffers = {name: tensor.clone() for name, tensor in self._buffers.items()}
+            answers = self._answers_to(tensors, buffers, row.unsqueeze(0))
+            return -self.task.log_likelihood(answers, truth.unsqueeze(0))[0]
+
+        rows, truths = _tensor(x), _tensor(y)
+        gradient = library.func.grad(loss)
+        with library.random.fork_rng(devices=[]), self._mode(training=True):
+            library.manual_seed(int.from_bytes(os.urandom(8), "big") >> 1)  # nobody may know a row's dropout
+            try:
+                found = library.func.vmap(gradient, in_dims=(None, 0, 0), randomness="different")(
+                    tensors, rows, truths
+                )
+            except (RuntimeError, NotImplementedError, ValueError):  # a module that vmap can't take: row by row
+                each = [gradient(tensors, row, truth) for row, truth in zip(rows, truths, strict=True)]
+                found = {code: library.stack([one[code] for one in each]) for code in tensors}
+        flat = [found[part.code].reshape(len(y), -1).float() for part in self.parts]
+        gradients: np.ndarray = library.cat(flat, 1).numpy()
+        return gradients
+
+    def mixing(self) -> tuple[str, ...]:
+        batch = torch_().nn.modules.batchnorm._BatchNorm
+        fixed = set(running(self._whole).values()) - set(self._layers)
+        layers = ((name, layer) for name, layer in self._whole.named_modules() if layer not in fixed)
+        mixing = [name for name, layer in layers if isinstance(layer, batch) or layer in self._layers]
+        return tuple(name.removeprefix("module.") for name in mixing)
+
     def predict(self, models: Sequence[Weights], x: np.ndarray, home: np.ndarray | None = None) -> np.ndarray:
         torch = torch_()
         found = []
@@ -190,20 +222,24 @@ class ModuleExperts:
 
     def _answers(self, model: Tensors, buffers: dict[str, torch.Tensor], x: np.ndarray) -> torch.Tensor:
         """The answers of one model to rows, in the shape of the task: logits."""
+        return self._answers_to(model, buffers, _tensor(x))
+
+    def _answers_to(self, model: Tensors, buffers: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """The same for rows as a tensor."""
         inside = dict(buffers)
         for part in self.parts:
             inside[part.name] = model[part.code].to(self._types[part.code])
         inside |= {name: inside[first] for name, first in self._aliases.items() if first in inside}
         named = {f"module.{name}": tensor for name, tensor in inside.items()}
         # Without looking for tied tensors, which costs as much as a small network: both names are given.
-        answers: torch.Tensor = torch_().func.functional_call(self._whole, named, (_tensor(x),), tie_weights=False)
+        answers: torch.Tensor = torch_().func.functional_call(self._whole, named, (rows,), tie_weights=False)
         for name in buffers:
             buffers[name] = named[f"module.{name}"]  # a module may have put another tensor in its place
-        if answers.shape != (len(x), *self._answer_shape):
+        if answers.shape != (len(rows), *self._answer_shape):
             sides = ", ".join(map(str, self._answer_shape))
             raise SpecError(
                 "params.model forward",
-                got=f"an answer of shape {tuple(answers.shape)} to {len(x)} rows",
+                got=f"an answer of shape {tuple(answers.shape)} to {len(rows)} rows",
                 want=f"{'a number' if self.task.name == 'regression' else 'logits'} (rows, {sides})",
             )
         return answers

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from aggregator import privacy
 from aggregator.protocols.interface import Charter
 from aggregator.run_record import RunRecord
+from aggregator.tracking.run_page import job_fields
 from crypto.plan import Scope
 from jobs.evidence.lineage.model import Lineage
 
@@ -62,7 +64,13 @@ def unproven(made: Lineage, record: RunRecord, charter: Charter | None) -> Itera
         "A data commitment shows that a silo named the same data each time. It does not show that the data are good, "
         "lawful or really trained on; with the salt, which the silo can disclose, an auditor can compare them."
     )
-    yield "A sum over silos is not differential privacy: a model may remember rows it was trained on."
+    if privacy.claim(job_fields(start)) is None:
+        yield "A sum over silos is not differential privacy: a model may remember rows it was trained on."
+    else:
+        yield (
+            f"{privacy.sentence(job_fields(start))} This view read the claim; each silo computed it before it took "
+            "part. Whether a silo's noise was drawn as the software says, nobody else can see."
+        )
 
 
 def listed(names: Sequence[str]) -> str:
