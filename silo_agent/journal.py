@@ -128,10 +128,10 @@ ACCOUNT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Spent(Record):
-    """A noised contribution of a private job is about to leave. ``data``: commitment of the rows; ``job``: digest of the
-    job; both in hex. ``noise``, ``rate``, ``count``: of its gradient steps, as ``silo_agent.privacy.accountant.Release``;
-    the first two as Python writes the float, so that they are the same number again. ``accountant``: name and version
-    that allowed it. ``account``: the form of this record."""
+    """A noised contribution of a private job is about to leave. ``data``: commitment of the rows, ``job``: digest of
+    the job, both in hex. ``noise``, ``rate``, ``count``: of its gradient steps, as
+    ``silo_agent.privacy.accountant.Release``; the first two as Python writes the float, so that they are the same
+    number again. ``accountant``: name and version that allowed it. ``account``: the form of this record."""
 
     kind = "spent"
 
@@ -279,7 +279,7 @@ class Journal:
             case Spent(account=account):
                 if account > ACCOUNT:
                     raise JournalLost(
-                        f"{self.path.name} has a privacy account of form {account}; this release adds up form {ACCOUNT}.",
+                        f"{self.path.name} has a privacy account of form {account}; this release knows form {ACCOUNT}.",
                         remedy="Install the release that wrote it, or a newer one.",
                     )
                 self._spent.append(record)
@@ -294,7 +294,8 @@ class Journal:
         wanted = read_mark(self.mark_path)
         if wanted > len(self._spent):
             raise JournalLost(
-                f"{self.path.name} has {len(self._spent)} records of privacy spent; there were {wanted}: it is an older copy.",
+                f"{self.path.name} has {len(self._spent)} records of privacy spent; there were {wanted}: it is an "
+                "older copy.",
                 remedy="Restore the latest journal from its volume: what was spent stays spent.",
             )
 

@@ -233,7 +233,8 @@ def forecast_lines(found: dict[str, Any]) -> list[str]:
     table = found["privacy"]
     lines = [
         f"Asks for epsilon {table['epsilon']:g} at delta {table['delta']:g} for each row, by {table['accountant']}.",
-        f"Data set: epsilon {found['spent']:g} before, {found['after']:g} after a whole run, at delta {found['delta']:g}.",
+        f"Data set: epsilon {found['spent']:g} before, {found['after']:g} after a whole run, at delta "
+        f"{found['delta']:g}.",
     ]
     if found["granted"] is None:
         return [*lines, "The data set has no grant yet: `fed data grant NAME --epsilon --delta`."]

@@ -66,9 +66,9 @@ def privacy_line(table: dict[str, Any] | None) -> str:
     if table is None:
         return "none promised: no noise is added, and no epsilon bounds what the sums tell of a row"
     return (
-        f"epsilon {table['epsilon']:g} at delta {table['delta']:g} for one {table['unit']} ({table['mechanism']}, noise "
-        f"multiplier {table['noise_multiplier']:g}, clip {table['clip']:g}, sampling rate {table['sampling_rate']:g}), "
-        f"by {escaped(table['accountant'])}"
+        f"epsilon {table['epsilon']:g} at delta {table['delta']:g} for one {table['unit']} ({table['mechanism']}, "
+        f"noise multiplier {table['noise_multiplier']:g}, clip {table['clip']:g}, sampling rate "
+        f"{table['sampling_rate']:g}), by {escaped(table['accountant'])}"
     )
 
 

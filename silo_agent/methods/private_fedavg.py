@@ -1,6 +1,6 @@
 """FedAvg with differential privacy at each silo: DP-SGD in every round, equal weights, no figures of rows.
 
-What a silo uploads in a round is the change that its noised steps made, so it is private by itself, whoever opens it and
+What a silo uploads in a round is the change that its noised steps made: it is private by itself, whoever opens it and
 however many silos collude. The server's mean, rounding, clipping to the ring and everything afterwards only process it.
 
 Every silo has weight 1: row counts, which FedAvg weighs by, are figures of the rows. A step of a silo is divided by the

@@ -1,10 +1,10 @@
 """A silo's account of a data set: what private jobs have spent, and the refusal of what would spend too much.
 
-One account for each data commitment. It is the journal's records of spending, added up over steps, runs and jobs, against
-two grants of the data owner: one for the data set, one for the job. Spending is recorded before a noised contribution
-leaves this silo masked, and is never given back: from then on other silos can open it without us, so a step that was
-lost, void or withdrawn has spent. The same contribution sent again, in a further attempt, costs nothing more: it is the
-same release.
+One account for each data commitment. It is the journal's records of spending, added up over steps, runs and jobs,
+against two grants of the data owner: one for the data set, one for the job. Spending is recorded before a noised
+contribution leaves this silo masked, and is never given back: from then on other silos can open it without us, so a
+step that was lost, void or withdrawn has spent. The same contribution sent again, in a further attempt, costs nothing
+more: it is the same release.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Randomness that privacy rests on: AES-128 in counter mode under a key of the system, used once and never kept.
 
-A generator whose state can be guessed from its outputs would let a reader of the model take the noise off again; numpy's
-and torch's can be. So noise and Poisson samples are made here, from the keystream that also masks uploads.
+A generator whose state can be guessed from its outputs would let a reader of the model take the noise off again, and
+numpy's and torch's can be. So noise and Poisson samples are made here, from the keystream that also masks uploads.
 
 **Gaussians in floating point.** The values that a float64 Gaussian can take depend on the sum that it is added to, and
 a single one can give that sum away (Mironov 2012). Each value here is the sum of four independent Gaussians over two,

@@ -1,8 +1,8 @@
 """DP-SGD at one silo (Abadi et al. 2016): gradients of single rows, clipped, summed over a Poisson sample, with noise.
 
-What a step adds to the model is ``rate · (Σ clip(gᵢ) + noise) / lot``. ``lot`` is a public constant of the job, never the
-number of rows in the sample or at the silo: that number is private. Momentum and the proximal pull only see what already
-has noise. A row whose gradient is NaN or infinite counts as zero: a refusal would tell that the row is there.
+What a step adds to the model is ``rate · (Σ clip(gᵢ) + noise) / lot``. ``lot`` is a public constant of the job, never
+the number of rows in the sample or at the silo: that number is private. Momentum and the proximal pull only see what
+already has noise. A row whose gradient is NaN or infinite counts as zero: a refusal would tell that the row is there.
 
 Each gradient is computed from its row alone, so no layer can mix rows. Sums are float64; a row's norm is held to
 (1 − 2^−30) · clip, so that rounding cannot lift a sum's change above the clip.

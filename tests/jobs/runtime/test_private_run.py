@@ -9,13 +9,12 @@ import pytest
 
 from aggregator import privacy
 from aggregator.home import AggregatorHome
-from aggregator.ledger.records import Refusal, StepClosed
+from aggregator.ledger.records import Refusal
 from aggregator.run_record import RunRecord
 from crypto.errors import BudgetSpent, RoundLost
 from crypto.messages import Message
 from crypto.privacy_grant import EVERY_JOB, PrivacyGrant
 from jobs.demo.federation import Federation
-from jobs.evidence.predictor import Predictor
 from jobs.job import JobSpec
 from jobs.owner import approval_terms
 from jobs.owner.privacy import Accounts, account_lines, forecast_lines
@@ -26,6 +25,7 @@ from silo_agent.agent import Agent
 from silo_agent.approval_store import Approvals
 from silo_agent.home import SiloHome
 from silo_agent.journal import Journal, Spent
+from silo_agent.methods import Published, method
 from silo_agent.privacy import accountant
 from silo_agent.privacy.accountant import Release
 from silo_agent.privacy.grants import Grants
@@ -206,10 +206,10 @@ def test_a_silo_computes_the_epsilon_itself(federation: Federation, monkeypatch:
 def test_a_private_model_predicts_as_an_ordinary_one(federation: Federation) -> None:
     silos, aggregator = homes(federation), AggregatorHome(federation.aggregator)
     outcome, run, _ = production.run_job(JOB, aggregator, silos)
-    assert run.predictor is not None
-    assert (outcome.folder / "predictor.py").is_file() and Predictor is not None
-    page = RunRecord.read(aggregator, outcome.run)
-    assert all(isinstance(entry.record, StepClosed) for entry in page.closed)
+    x = np.zeros((3, 64), np.float32)
+    p_BC = method(JOB.method)(JOB.params).predict(Published(run.state), x, "global")
+    assert p_BC.shape == (3, 10) and p_BC.sum(axis=1) == pytest.approx(np.ones(3))
+    assert run.predictor is not None and (outcome.folder / "predictor.py").is_file()
 
 
 def test_the_forecast_says_how_far_a_grant_goes(federation: Federation) -> None:

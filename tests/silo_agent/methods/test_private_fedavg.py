@@ -85,7 +85,7 @@ def test_a_contribution_has_noise_and_no_figure_of_rows() -> None:
     assert np.array_equal(one, two)  # the randomness is all that differs
 
 
-@pytest.mark.parametrize("name", ["normed", "norm-without-statistics"])
+@pytest.mark.parametrize("name", ["zoo-normed", "norm-without-statistics"])
 def test_a_layer_that_mixes_rows_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from silo_agent.models import registry
 
@@ -106,10 +106,10 @@ def test_batch_normalisation_that_never_moves_is_no_mixing(monkeypatch: pytest.M
 
 def test_parts_that_stay_at_a_silo_are_refused_by_name() -> None:
     with pytest.raises(SpecError, match="stays at a silo"):
-        PrivateFedAvg.private_plan(models.params("odd", "4", 3), LIMITS, PRIVACY)
+        PrivateFedAvg.private_plan(models.params("zoo-odd", "4", 3), LIMITS, PRIVACY)
 
 
-@pytest.mark.parametrize("name", ["half", "trunk"])
+@pytest.mark.parametrize("name", ["zoo-half", "zoo-trunk"])
 def test_other_modules_train(name: str) -> None:
     params = models.params(name, "4", 3) | {"rounds": 1, "local_steps": 2, "batch": 10}
     plan = PrivateFedAvg.private_plan(params, LIMITS, PRIVACY)

@@ -71,9 +71,8 @@ def test_it_adds_up_over_steps_runs_and_jobs_and_refuses(tmp_path: Path) -> None
         assert statement.balance(JOB, delta=DELTA).epsilon == cost(2)
         assert statement.balance(OTHER_JOB, delta=DELTA).epsilon == cost(1)
         assert statement.steps_left(JOB, STEP, 10) == 0
-    with Journal(tmp_path / "journal.jsonl") as journal:  # after a restart
-        with pytest.raises(BudgetSpent):
-            account(journal, grants).check([STEP])
+    with Journal(tmp_path / "journal.jsonl") as journal, pytest.raises(BudgetSpent):  # after a restart
+        account(journal, grants).check([STEP])
 
 
 def test_a_job_has_a_budget_of_its_own(tmp_path: Path) -> None:
