@@ -34,6 +34,7 @@ FIELDS: Final = {
     "params": ("table of numbers, texts, booleans", "the method's own, checked by the method"),
     "timeouts": ("table of seconds, 1 to 604800", "see below"),
     "schema": ("file beside the job file, or a table", "how raw rows become inputs and labels ([data](data.md))"),
+    "privacy": ("table", "differential privacy: mechanism, noise, ε and δ ([privacy](privacy.md))"),
 }
 #: Time-out → what it bounds.
 TIMES: Final = {
