@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crypto.errors import AlreadyReleased, JournalLost, NoSpace, SpecError
-from silo_agent.journal import KINDS, Boot, Journal, parse_record
+from silo_agent.journal import KINDS, Boot, Journal, Spent, parse_record
 
 RUN, T3, OTHER = "aa" * 32, "bb" * 32, "cc" * 32
 COHORT = ("silo-1", "silo-2")
@@ -110,6 +110,7 @@ def test_each_kind_has_these_bytes_on_disk(tmp_path: Path) -> None:
         journal.attest(RUN, 0, 1, T3)
         journal.release(RUN, 0, T3, COHORT)
         journal.see_peers({"silo-2": 5})
+        journal.spend(Spent(RUN, 0, "cd", "ef", "record", "local", "1.5", "0.1", 10, "an accountant"))
     boot, *lines = (tmp_path / "j").read_text().splitlines()
     nonce = parse_record(boot.encode())
     assert isinstance(nonce, Boot)
@@ -120,6 +121,8 @@ def test_each_kind_has_these_bytes_on_disk(tmp_path: Path) -> None:
         f'{{"attempt":1,"kind":"attested","run":"{RUN}","step":0,"t3":"{T3}"}}',
         f'{{"cohort":["silo-1","silo-2"],"kind":"released","run":"{RUN}","step":0,"t3":"{T3}"}}',
         '{"kind":"peers","releases":{"silo-2":5}}',
+        f'{{"account":1,"accountant":"an accountant","count":10,"data":"ef","job":"cd","kind":"spent",'
+        f'"mechanism":"local","noise":"1.5","rate":"0.1","run":"{RUN}","step":0,"unit":"record"}}',
     ]
     assert [bytes(parse_record(line.encode())) for line in lines] == [f"{line}\n".encode() for line in lines]
     # Of "opened" test_journal_openings.py has the bytes.

@@ -479,6 +479,8 @@ def test_release_approval_and_disclosure_are_those_that_must_be_written() -> Non
         "approval-granted",
         "approval-used",
         "bundle-exported",
+        "privacy-granted",
+        "privacy-spent",
         "salt-disclosed",
         "shares-released",
     }

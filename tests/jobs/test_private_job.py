@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from crypto.errors import DataRefused, SpecError
 from jobs.job import JobSpec
+from silo_agent.methods import RoundParams
 from silo_agent.privacy import accountant
 from silo_agent.privacy.accountant import Release, epsilon
-from silo_agent.privacy.terms import Privacy, check_rows, total_steps
+from silo_agent.privacy.terms import DEFAULTS, Privacy, check_rows, total_steps
 
 TABLE = {
     "mechanism": "local",
@@ -149,3 +151,7 @@ def test_a_data_set_that_is_too_small() -> None:
         check_rows(made, {"batch": 16}, 100)
     with pytest.raises(DataRefused, match="batch"):
         check_rows(made, {"batch": 100}, 99)
+
+
+def test_the_defaults_are_those_of_the_method() -> None:
+    assert {one.name: one.default for one in fields(RoundParams) if one.name in DEFAULTS} == DEFAULTS
