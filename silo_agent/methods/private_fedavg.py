@@ -11,13 +11,14 @@ metrics open: a score is a figure of rows too. Score the model at a silo on rows
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Final
 
 from crypto.blocks import Contribution
 from crypto.errors import SpecError
 from crypto.plan import Apply, Lane, Plan, Scope, Step, Sum
 from silo_agent.data import DataSet
-from silo_agent.methods import Limits, Published, fits
+from silo_agent.methods import Limits, Published, RoundParams, fits
 from silo_agent.methods.fedavg import FedAvg, Params
 from silo_agent.methods.networks import part_blocks, read
 from silo_agent.methods.plans import SILOS
@@ -42,6 +43,7 @@ class PrivateFedAvg(FedAvg):
     ) -> None:
         """``randomness``: for tests; default: the system's."""
         super().__init__(params, silo)
+        _check_options(self.params)
         _check_model(self.experts)
         self.privacy = privacy
         self._randomness = randomness or Randomness()
@@ -51,14 +53,8 @@ class PrivateFedAvg(FedAvg):
         """The plan of a private job. Raises SpecError for a model whose rows are not apart from each other, and for
         parameters that no private job can have."""
         p, experts = read(Params, params)
+        _check_options(p)
         _check_model(experts)
-        if p.metrics_every:
-            raise SpecError(
-                "params.metrics_every",
-                got=p.metrics_every,
-                want="0 in a private job",
-                remedy="Metrics are counts of rows without noise: a private job opens none.",
-            )
         lane = Lane(name="everyone", scope=Scope.ALL, floor=limits.lane_floor, grid=EQUAL)
         blocks = part_blocks("model", experts.parts, lane=lane.name, clip=p.clip)
         sums = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
@@ -84,7 +80,7 @@ class PrivateFedAvg(FedAvg):
     def contribute(self, step: Step, published: Published, data: DataSet) -> Contribution:
         """Never the same twice: the agent keeps what it has sent, and sends that again."""
         p, privacy = self.params, self.privacy
-        fits(data, self.experts.shape, self.experts.classes)
+        fits(data, self.experts.shape, self.experts.task)
         check_rows(privacy, {"batch": p.batch}, data.rows)
         old = self._model(published, step.index)
         descent = Descent(learning_rate=p.learning_rate, momentum=p.momentum, proximal=p.proximal)
@@ -98,6 +94,20 @@ class PrivateFedAvg(FedAvg):
         new = train_privately(self.experts, old, data.x_train, data.y_train, descent, noised, self._randomness)
         delta = moved(old, new)
         return Contribution({f"model.{code}": change for code, change in delta.items()}, {SILOS.name: 1})
+
+
+def _check_options(p: Params) -> None:
+    """Raise SpecError for an option of FedAvg that a private job does not have. Some follow a silo's rows (class
+    weights, epochs) or open counts of them (metrics); the others are yet to be written for noised gradients."""
+    ours = {one.name for one in fields(RoundParams)} | {"proximal"}
+    for one in fields(Params):
+        if one.name not in ours and (value := getattr(p, one.name)) != one.default:
+            raise SpecError(
+                f"params.{one.name}",
+                got=value,
+                want=f"{one.default!r} in a private job",
+                remedy="Leave it out: a private job trains by plain SGD and opens no metrics.",
+            )
 
 
 def _check_model(experts: Experts) -> None:

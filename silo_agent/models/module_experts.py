@@ -138,9 +138,7 @@ class ModuleExperts:
         with library.random.fork_rng(devices=[]), self._mode(training=True):
             library.manual_seed(int.from_bytes(os.urandom(8), "big") >> 1)  # nobody may know a row's dropout
             try:
-                found = library.func.vmap(gradient, in_dims=(None, 0, 0), randomness="different")(
-                    tensors, rows, truths
-                )
+                found = library.func.vmap(gradient, in_dims=(None, 0, 0), randomness="different")(tensors, rows, truths)
             except (RuntimeError, NotImplementedError, ValueError):  # a module that vmap can't take: row by row
                 each = [gradient(tensors, row, truth) for row, truth in zip(rows, truths, strict=True)]
                 found = {code: library.stack([one[code] for one in each]) for code in tensors}

@@ -119,9 +119,25 @@ def test_other_modules_train(name: str) -> None:
     assert all(np.isfinite(x).all() and x.any() for x in found.sums.values())
 
 
-def test_metrics_are_refused_by_name() -> None:
-    with pytest.raises(SpecError, match="metrics_every"):
-        PrivateFedAvg.private_plan(PARAMS | {"metrics_every": 1}, LIMITS, PRIVACY)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("metrics_every", 1),
+        ("optimizer", "adam"),
+        ("weight_decay", 0.1),
+        ("gradient_clip", 1.0),
+        ("schedule", "cosine"),
+        ("warmup_rounds", 1),
+        ("local_epochs", 1),
+        ("class_weights", "1 2 3"),
+        ("class_weights", "balanced"),
+    ],
+)
+def test_options_that_a_private_job_does_not_have_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(SpecError, match=name):
+        PrivateFedAvg.private_plan(PARAMS | {name: value}, LIMITS, PRIVACY)
+    with pytest.raises(SpecError, match=name):
+        made(**{name: value})
 
 
 def test_rows_that_are_too_few() -> None:

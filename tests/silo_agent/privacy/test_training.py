@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from silo_agent.methods.networks import read
 from silo_agent.methods.private_fedavg import Params
 from silo_agent.models.experts import Experts, Perceptrons
+from silo_agent.models.tasks import Classes
 from silo_agent.privacy import training
 from silo_agent.privacy.noise import Randomness
 from silo_agent.privacy.training import Noised, clipped_sum, train_privately
@@ -19,7 +20,7 @@ from silo_agent.training import Descent, cross_entropy
 from tests import models
 
 KEY = bytes(range(16))
-NET = Perceptrons(4, 3, 3)
+NET = Perceptrons(4, 3, Classes(3))
 DESCENT = Descent(learning_rate=0.5, momentum=0.0)
 
 
