@@ -45,12 +45,29 @@ def cnn() -> Experts:
     return experts
 
 
-NETWORKS = {"perceptron": lambda: NET, "cnn": cnn}
+def of_task(**task: object) -> Experts:
+    _, experts = read(Params, {"features": 4, "hidden": 3, **task})
+    return experts
+
+
+NETWORKS = {
+    "perceptron": lambda: NET,
+    "cnn": cnn,
+    "labels": lambda: of_task(task="multilabel", classes=3),
+    "number": lambda: of_task(task="regression", target_low=-5, target_high=5),
+}
 
 
 def rows_of(experts: Experts, count: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(count)
-    return rng.normal(size=(count, *experts.shape)).astype(np.float32), rng.integers(0, 3, size=count)
+    x = rng.normal(size=(count, *experts.shape)).astype(np.float32)
+    match experts.task.name:
+        case "multilabel":
+            return x, rng.integers(0, 2, size=(count, 3))
+        case "regression":
+            return x, rng.normal(size=count).astype(np.float32)
+        case _:
+            return x, rng.integers(0, 3, size=count)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
