@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aggregator import privacy
+from aggregator.expert_figures import expert_sentences
 from aggregator.figures import last_metrics, last_ratios, sentence, withheld_in
 from aggregator.ledger.records import Refusal, RunStarted
 from aggregator.protocols.interface import Charter
@@ -144,7 +145,9 @@ def _results(run: RunRecord) -> str:
     missing = withheld_in(run.plan, run.closed)
     note = f"{safe(sentence(missing))} A score is of the last step that opened both of its counts." if missing else ""
     counted = table if rows else "No scores were opened."
-    parts = (intro, judged, explained, counted, note) if metrics else (intro, counted, note, _NO_BASELINES)
+    experts = safe(" ".join(expert_sentences(run.plan, run.slots)))
+    tail = (counted, experts, note)
+    parts = (intro, judged, explained, *tail) if metrics else (intro, *tail, _NO_BASELINES)
     return "\n\n".join(filter(None, parts))
 
 

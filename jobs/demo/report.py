@@ -15,6 +15,7 @@ from typing import Any
 
 import jinja2
 
+from aggregator.expert_figures import expert_sentences
 from aggregator.figures import last_metrics, sentence
 from aggregator.home import AggregatorHome
 from aggregator.ledger.records import StepClosed
@@ -56,6 +57,7 @@ def write_report(
         "figures": _figures(shown, accuracy),
         "accuracy": _accuracy(shown, accuracy),
         "metrics": _metrics(shown),
+        "experts": expert_sentences(shown.plan, shown.record.slots),
         "withheld": sentence(shown.withheld),
         "curve": report_charts.curve(shown, accuracy),
         "timeline": report_charts.timeline(shown),

@@ -7,11 +7,8 @@ centroids. *Global* predictions are therefore contextual: each row is scored wit
 The plan: ``cluster/0`` opens the mean signature and a sketch of the signatures' covariance; each further ``cluster/j``
 splits clusters along the sketched direction; ``train/k`` moves experts and generalist; ``eval/0`` opens the scores.
 
-Clusters are a binary tree, and a cluster lane is a path from its root to a leaf: in ``cluster/0`` every silo is in
-every lane, then in half of them, and so on. The rule for moves then guards every split: a lane opens only if its
-cluster has at least the floor and those who left it are none or enough. Both halves open or neither does, and
-no two opened sums differ by a few silos. Lanes that stay shut keep the centroid of the cluster above: equal centroids
-are one cluster.
+Clusters are a binary tree of lanes (``fedcoe_clusters``); a split counts if both halves opened. An expert whose lane
+never opened, or fell behind the generalist's, is not used: the generalist answers in its place (``crypto.standing``).
 
 Shapes: B rows, D features, P projected, F signature entries, Q probes, E experts, C classes; see ``gates``.
 """
@@ -19,14 +16,13 @@ Shapes: B rows, D features, P projected, F signature entries, Q probes, E expert
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from crypto.blocks import Contribution
 from crypto.errors import SpecError
-from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Step, Sum
+from crypto.plan import Apply, Basis, Lane, Plan, Scope, Step, Sum
 from silo_agent import cluster_gates
 from silo_agent.data import DataSet
 from silo_agent.local_expert import LocalExpert, tune
@@ -38,14 +34,21 @@ from silo_agent.methods import (
     fits,
     known_mode,
     mean_rows,
-    parameter,
     weight,
+)
+from silo_agent.methods.fedcoe_clusters import (
+    Cluster,
+    Params,
+    cluster_blocks,
+    cluster_sums,
+    clusters,
+    splitting,
 )
 from silo_agent.methods.networks import clip_slots, clipped, part_blocks, published_parts, read, training_seed
 from silo_agent.methods.personal import Component, WithLocalExpert
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, counts
 from silo_agent.methods.scoring import due, score_slots, scored, target_slots
-from silo_agent.methods.training_options import TrainingOptions
+from silo_agent.methods.stand_in import standing_of, stood_in
 from silo_agent.models.description import Role
 from silo_agent.models.experts import Experts, moved
 from silo_agent.models.layout import Part
@@ -60,36 +63,6 @@ MIN_BATCH_ROWS = 16
 #: Least share of the mixture of experts in a global prediction; the information gate deals the rest. A newcomer's cold
 #: prediction has no least share: its batch may come from nowhere the experts know.
 CONTEXT_SHARE = 0.5
-
-#: Features are expected of order one; signature entries and sketches beyond these are clamped.
-ENTRY_CLIP, SKETCH_CLIP = 16.0, 256.0
-#: What centroids, sketches and the spread are sums of: functions of a silo's rows, whatever the seed.
-SIGNATURE = "signature"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Params(TrainingOptions):
-    """The network's own parameters are read by ``networks.read``. ``metrics_every``: as FedAvg has it."""
-
-    experts: int = parameter(2, least=1, most=16)
-    projection: int = parameter(16, least=1, most=64)
-    probes: int = parameter(2, least=1, most=16)
-    finetune_steps: int = parameter(100, least=1, most=10_000)
-    metrics_every: int = parameter(0, least=0, most=10_000)
-
-    @property
-    def splits(self) -> int:
-        """Steps from the root of the tree to its leaves."""
-        return (self.experts - 1).bit_length()
-
-    @property
-    def paths(self) -> range:
-        """The cluster lanes: leaves of the full tree."""
-        return range(2**self.splits)
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        return ("generalist", *(f"expert-{e}" for e in range(self.experts)))
 
 
 class FedCoE(WithLocalExpert):
@@ -147,7 +120,7 @@ class FedCoE(WithLocalExpert):
         first = ROWS_STEP.slots
         steps = (
             *(
-                Step(task="cluster", index=j, sums=_cluster_sums(p, j), slots=() if j else first)
+                Step(task="cluster", index=j, sums=cluster_sums(p, j), slots=() if j else first)
                 for j in range(p.splits + 1)
             ),
             *(
@@ -161,7 +134,7 @@ class FedCoE(WithLocalExpert):
             ),
             Step(task="eval", index=0, slots=all_of_them + final),
         )
-        blocks = _cluster_blocks(p) + models
+        blocks = cluster_blocks(p) + models
         return Plan(
             method=cls.name,
             seed=p.seed,
@@ -197,8 +170,9 @@ class FedCoE(WithLocalExpert):
             return Contribution(sums, slots | clipped(clip_slots(self.experts), sums, self.params.clip))
         self.local = self.personalise(published, data)
         slots |= scored(step, "personal", self._tested(published, data, "personal"), data.y_test, task)
-        for e, g in enumerate(self._gate(published, data.x_train)):
-            slots[f"load-{e}"] = round(len(data.y_test) * g)
+        used_E = self._gate(published, data.x_train) * self._standing(published)
+        for e, share in enumerate(used_E):
+            slots[f"load-{e}"] = round(len(data.y_test) * share)
         return Contribution({}, slots)
 
     def _signature(self, level: int, data: DataSet) -> Contribution:
@@ -272,34 +246,34 @@ class FedCoE(WithLocalExpert):
     def _contextual(
         self, published: Published, x: np.ndarray, home: np.ndarray | None = None, *, newcomer: bool = False
     ) -> np.ndarray:
-        """Mixture of the experts under the batch's gate, and the generalist, shared by the information gate."""
+        """Mixture of the experts under the batch's gate, and the generalist, shared by the information gate.
+
+        The gate is over all clusters. Where it points at an expert that is not used, the generalist answers in its
+        place: another cluster's expert would be worse than that.
+        """
         generalist_BC: np.ndarray = self.experts.predict([self._model(published, "generalist")], x, home)[0]
-        trained = self._trained(published)
-        if len(x) < MIN_BATCH_ROWS or not trained:
+        gate_E, standing_E = self._gate(published, x), self._standing(published)
+        if len(x) < MIN_BATCH_ROWS or not (gate_E * standing_E).any():
             return generalist_BC
-        gate = self._gate(published, x)[trained]
-        p_EBC = self.experts.predict([self._model(published, f"expert-{e}") for e in trained], x, home)
+        asked = np.flatnonzero(gate_E)
+        p_EBC = self.experts.predict([self._model(published, f"expert-{e}") for e in asked], x, home)
+        p_EBC = stood_in(p_EBC, generalist_BC, standing_E[asked])
+        gate = gate_E[asked]
+        over = self.experts.task.over_classes
         if newcomer:
-            over = self.experts.task.over_classes
             information_E = np.array([cluster_gates.mutual_information(over(p_BC)) for p_BC in p_EBC])
             gate = cluster_gates.newcomer_gate(gate, information_E)
-        if gate.sum() <= 0:
-            return generalist_BC
         mixture_BC: np.ndarray = np.tensordot(gate / gate.sum(), p_EBC, axes=1)
-        informed = cluster_gates.information_gate(
-            self.experts.task.over_classes(mixture_BC),
-            self.experts.task.over_classes(generalist_BC),
-            self._context(published).trust(self.experts.view(x)),
-        )
-        least = 0.0 if newcomer else CONTEXT_SHARE
-        share = least + (1 - least) * informed
+        context, seen = self._context(published), self.experts.view(x)
+        informed = cluster_gates.information_gate(over(mixture_BC), over(generalist_BC), context.trust(seen))
+        share = informed * (1 - context.mixed(seen)) if newcomer else CONTEXT_SHARE + (1 - CONTEXT_SHARE) * informed
         return share * mixture_BC + (1 - share) * generalist_BC
 
     def personalise(self, published: Published, data: DataSet) -> LocalExpert:
         """Fine-tune the heaviest expert and the generalist on this silo's rows; unseen rows choose what is used."""
         p = self.params
         heaviest = int(self._gate(published, data.x_train).argmax())
-        names = ["generalist", *([f"expert-{heaviest}"] if heaviest in self._trained(published) else [])]
+        names = ["generalist", *([f"expert-{heaviest}"] if self._standing(published)[heaviest] else [])]
         return tune(
             self.experts,
             [self._model(published, name) for name in names],
@@ -315,10 +289,10 @@ class FedCoE(WithLocalExpert):
     def _model(self, published: Published, name: str) -> dict[str, np.ndarray]:
         return published_parts(published, name, self.own) | published_parts(published, "trunk", self.trunk)
 
-    def _trained(self, published: Published) -> list[int]:
-        """The experts whose lanes ever opened."""
+    def _standing(self, published: Published) -> np.ndarray:
+        """(E,) from 0, not used, to 1: see ``crypto.standing``."""
         models = (self._model(published, name) for name in self.params.models[1:])
-        return [e for e, model in enumerate(models) if self.experts.opened(model)]
+        return standing_of(published, [self.experts.opened(model) for model in models])
 
     # --- clusters and gate ---------------------------------------------------------------------------------------
 
@@ -326,30 +300,21 @@ class FedCoE(WithLocalExpert):
         """This silo's cluster lanes in ``cluster/level``: all at the root, then its cluster's, or half of them."""
         if level == 0:
             return list(self.params.paths)
-        clusters = _clusters(published, self.params)
-        mine = clusters[int(self._context(published).distances(self.experts.view(x))[0].argmin())]
-        if mine not in self._splitting(level, published, clusters):
-            return mine
-        at_F, spread_F = published.blocks[f"centroid-{mine[0]}"], published.blocks["spread"]
-        v_F = cluster_gates.direction(published.blocks[f"sketch-{mine[0]}"], at_F, spread_F, self._probes())
+        found = clusters(published.slots, self.params, level - 1)
+        mine = found[int(self._of(found, published).distances(self.experts.view(x))[0].argmin())]
+        if mine not in splitting(found, self.params):
+            return list(mine.paths)
+        at_F, spread_F = published.blocks[f"centroid-{mine.at}"], published.blocks["spread"]
+        v_F = cluster_gates.direction(published.blocks[f"sketch-{mine.at}"], at_F, spread_F, self._probes())
         seen = cluster_gates.signature(self.experts.view(x), self._projection())
         far = float(cluster_gates.scaled(seen.entries, at_F, spread_F) @ v_F) > 0
-        half = len(mine) // 2
-        return mine[half:] if far else mine[:half]
-
-    def _splitting(self, level: int, published: Published, clusters: list[list[int]]) -> list[list[int]]:
-        """The clusters that ``cluster/level`` splits: the most populous first, until there are as many as experts.
-
-        By contributors, not by distortion: a distortion would be a slot, and slots of a lane open below its floor.
-        """
-        counts = published.slots.get(f"cluster/{level - 1}", {})
-        able = [cluster for cluster in clusters if len(cluster) > 1]
-        able.sort(key=lambda cluster: (-counts.get(f"cluster-{cluster[0]}.contributors", 0), cluster[0]))
-        return able[: self.params.experts - len(clusters)]
+        return list(mine.halves[far])
 
     def _context(self, published: Published) -> cluster_gates.ClusterContext:
-        firsts = [cluster[0] for cluster in _clusters(published, self.params)]
-        centroids_EF = np.stack([published.blocks[f"centroid-{path}"] for path in firsts])
+        return self._of(clusters(published.slots, self.params), published)
+
+    def _of(self, found: list[Cluster], published: Published) -> cluster_gates.ClusterContext:
+        centroids_EF = np.stack([published.blocks[f"centroid-{one.at}"] for one in found])
         return cluster_gates.ClusterContext(self._projection(), published.blocks["spread"], centroids_EF)
 
     def _gate(self, published: Published, x: np.ndarray) -> np.ndarray:
@@ -378,29 +343,3 @@ def _parts(network: Experts) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
     if not own:
         raise SpecError("params.expert", got="no parameter", want="at least one that each expert has of its own")
     return trunk, own
-
-
-def _cluster_blocks(p: Params) -> tuple[Block, ...]:
-    f = cluster_gates.entries(p.projection)
-    blocks = [Block(name="spread", shape=(f,), lane="everyone", clip=SKETCH_CLIP, quantity=SIGNATURE)]
-    for path in p.paths:
-        parts = {"centroid": ((f,), ENTRY_CLIP)} | ({"sketch": ((f, p.probes), SKETCH_CLIP)} if p.splits else {})
-        for part, (shape, clip) in parts.items():
-            name, lane = f"{part}-{path}", f"cluster-{path}"
-            blocks.append(Block(name=name, shape=shape, lane=lane, clip=clip, quantity=SIGNATURE))
-    return tuple(blocks)
-
-
-def _cluster_sums(p: Params, level: int) -> tuple[Sum, ...]:
-    """Centroids, and sketches while there is a split to come; at the root the spread of rows too."""
-    parts = ("centroid", "sketch") if level < p.splits else ("centroid",)
-    sums = tuple(Sum(f"{part}-{path}", Apply.PUBLISH) for path in p.paths for part in parts)
-    return sums if level else (Sum("spread", Apply.PUBLISH), *sums)
-
-
-def _clusters(published: Published, p: Params) -> list[list[int]]:
-    """Paths with one centroid, in order of their first: the clusters there are."""
-    found: dict[bytes, list[int]] = {}
-    for path in p.paths:
-        found.setdefault(published.blocks[f"centroid-{path}"].tobytes(), []).append(path)
-    return list(found.values())

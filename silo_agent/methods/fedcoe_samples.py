@@ -45,6 +45,7 @@ from silo_agent.methods import (
 )
 from silo_agent.methods.personal import WithLocalExpert
 from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, correct, counts, ever_opened, network, network_blocks
+from silo_agent.methods.stand_in import standing_of, stood_in
 from silo_agent.models.experts import Perceptrons
 from silo_agent.models.tasks import Classes
 from silo_agent.training import Descending, Descent, batches, generator
@@ -147,7 +148,8 @@ class FedCoESamples(WithLocalExpert):
             return Contribution(self._training(step.index, published, data), slots)
         self.local = self.personalise(published, data)
         slots["personal.correct"] = self._correct(published, data, "personal")
-        for e, mass in enumerate(self._gate(published, data.x_train).mean(axis=1)):
+        used_E = self._gate(published, data.x_train).mean(axis=1) * self._standing(published)
+        for e, mass in enumerate(used_E):
             slots[f"load-{e}"] = round(len(data.y_test) * mass)
         return Contribution({}, slots)
 
@@ -172,7 +174,8 @@ class FedCoESamples(WithLocalExpert):
         """r_EB of the training rows: the silo's choice in the warm-up, then by expectation."""
         if k < self.params.warmup:
             return np.repeat(self._choice(k, published, data)[:, None], data.rows, axis=1)
-        log_EB = np.log(np.maximum(self._gate(published, data.x_train), 1e-12)) + self._likelihood(published, data)
+        g_EB = self._gate(published, data.x_train) * (self._standing(published) > 0)[:, None]
+        log_EB = np.log(np.maximum(g_EB, 1e-12)) + self._likelihood(published, data)
         log_EB += np.log(np.maximum(self._affinity(published, data), 1e-12))[:, None]
         r_EB: np.ndarray = np.exp(log_EB - log_EB.max(axis=0))
         return np.asarray(r_EB / r_EB.sum(axis=0))
@@ -233,16 +236,20 @@ class FedCoESamples(WithLocalExpert):
         return self.predict(published, x, "personal")
 
     def _gate(self, published: Published, x: np.ndarray) -> np.ndarray:
-        """g_EB: the shared gate's answer, over the experts whose lanes ever opened; zeros if there are none."""
-        g_EB: np.ndarray = experts.predict([network(published, "gate")], x)[0].T.copy()
-        g_EB[[e for e in range(self.params.experts) if not ever_opened(published, e)]] = 0.0
-        return np.asarray(g_EB / np.maximum(g_EB.sum(axis=0), 1e-12))
+        """g_EB: the shared gate's answer, over all experts, also those that are not used."""
+        g_EB: np.ndarray = experts.predict([network(published, "gate")], x)[0].T
+        return g_EB
+
+    def _standing(self, published: Published) -> np.ndarray:
+        """(E,) from 0, not used, to 1: see ``crypto.standing``."""
+        return standing_of(published, [ever_opened(published, e) for e in range(self.params.experts)])
 
     def _mixture(self, published: Published, x: np.ndarray, g_EB: np.ndarray) -> np.ndarray:
-        if not g_EB.any():
-            generalist_BC: np.ndarray = experts.predict([network(published, "generalist")], x)[0]
-            return generalist_BC
-        p_EBC = experts.predict([network(published, name) for name in self.params.names], x)
+        """The experts under this gate; the generalist in the place of one that is not used."""
+        generalist_BC, *of_experts = experts.predict(
+            [network(published, name) for name in ("generalist", *self.params.names)], x
+        )
+        p_EBC = stood_in(np.stack(of_experts), generalist_BC, self._standing(published))
         mixture_BC: np.ndarray = np.einsum("eb,ebc->bc", g_EB, p_EBC)
         return mixture_BC
 
@@ -250,7 +257,7 @@ class FedCoESamples(WithLocalExpert):
         g_EB = self._gate(published, x)
         loads = opened(published.slots, "eval/0", *(f"load-{e}" for e in range(self.params.experts)))
         loads_E = np.array(loads or (), dtype=np.float64)
-        if len(x) >= MIN_BATCH_ROWS and loads_E.any() and g_EB.any():
+        if len(x) >= MIN_BATCH_ROWS and loads_E.any():
             use_E = np.maximum(loads_E / loads_E.sum(), 1e-3)
             here_E = use_E
             for _ in range(PRIOR_STEPS):
@@ -269,7 +276,8 @@ class FedCoESamples(WithLocalExpert):
         """Fine-tune the expert that answers for most rows and the generalist; unseen rows choose what is used."""
         p = self.params
         gate_EB = self._gate(published, data.x_train)
-        names = ["generalist", *([f"expert-{int(gate_EB.mean(axis=1).argmax())}"] if gate_EB.any() else [])]
+        used_E = gate_EB.mean(axis=1) * self._standing(published)
+        names = ["generalist", *([f"expert-{int(used_E.argmax())}"] if used_E.any() else [])]
         return tune(
             self.network,
             [network(published, name) for name in names],

@@ -41,6 +41,7 @@ from silo_agent.methods.flex_moe_plan import (
     read,
 )
 from silo_agent.methods.plans import ever_opened, network
+from silo_agent.methods.stand_in import stood_in
 from silo_agent.training import Descent, batches, generator
 
 log = logging.getLogger("consilium.silo")
@@ -259,13 +260,22 @@ class FlexMoE:
         if not self.memory.held:
             raise DataRefused("This silo has trained nothing yet.", remedy="Ask for cold, or take part in a run.")
         k = max(self.memory.held)
-        spoken = [e for e in self.memory.held[k].tolist() if ever_opened(published, e)]
-        if not spoken:
+        held = self.memory.held[k].tolist()
+        if not held:
             return generalist_BC
-        gate_BA = router.gate(self._router(k + 1, spoken), x_BD)
-        p_ABC = experts.predict([network(published, f"expert-{e}") for e in spoken], x_BD)
+        gate_BA = router.gate(self._router(k + 1, held), x_BD)
+        p_ABC = self._current(published, held, x_BD, generalist_BC)
         own_BC: np.ndarray = np.einsum("ba,abc->bc", gate_BA, p_ABC)
         return own_BC
+
+    def _current(
+        self, published: Published, wanted: Sequence[int], x_BD: np.ndarray, generalist_BC: np.ndarray
+    ) -> np.ndarray:
+        """(A, B, C) of these experts; the generalist's answer in the place of one that is idle: its lane never opened,
+        or lost its holders. What a router gives it must not fall to experts of other data."""
+        p_ABC: np.ndarray = experts.predict([network(published, f"expert-{e}") for e in wanted], x_BD)
+        used_A = np.array([not idle(self.job, published, self.params.rounds, e) for e in wanted], dtype=np.float64)
+        return stood_in(p_ABC, generalist_BC, used_A)
 
     def _cold(self, published: Published, x_BD: np.ndarray, generalist_BC: np.ndarray) -> np.ndarray:
         """The experts that are sure of each row and varied over the batch, if they are more so than the generalist.
@@ -273,7 +283,7 @@ class FlexMoE:
         ``gates.mutual_information`` of each, softened as in ``gates.information_gate``, which then sets their mixture
         against the generalist. No label, no training. Routers are local, so nothing routes row by row.
         """
-        trained = [e for e in range(self.job.experts) if ever_opened(published, e)]
+        trained = [e for e in range(self.job.experts) if not idle(self.job, published, self.params.rounds, e)]
         if len(x_BD) < MIN_BATCH_ROWS or not trained:
             return generalist_BC
         p_EBC = experts.predict([network(published, f"expert-{e}") for e in trained], x_BD)

@@ -101,7 +101,7 @@ class MetaMoE:
     def choose(self, relevance_N: np.ndarray, pool_ND: np.ndarray) -> np.ndarray:
         """``chosen`` rows of the pool."""
         rule = proxies.varied if self.job.ours else proxies.as_released
-        return rule(relevance_N, pool_ND, self.params.chosen, self.params.candidates)
+        return rule(relevance_N, pool_ND, self.params.chosen, self.params.considered)
 
     # --- what leaves the silo ------------------------------------------------------------------------------------
 

@@ -20,6 +20,10 @@ GROUP, POOL, DIGEST, VARIANT = "group-", "pool", "pool_sha256", "variant"
 VARIANTS = ("ours", "paper")
 MOST_GROUPS = 16
 
+#: Of how many times as many rows proxies are chosen, unless the job says: variety among rows that are not relevant is
+#: worth nothing.
+CANDIDATES = 2
+
 #: What the routing statistics are clamped to; features are of order one.
 CENTRE_CLIP, MOMENT_CLIP = 16.0, 256.0
 
@@ -27,19 +31,24 @@ CENTRE_CLIP, MOMENT_CLIP = 16.0, 256.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params(TrainingParams):
     """``proxies``: pool rows that a silo trains on; ``held_out``: more of them, to judge the router by;
-    ``candidates``: the most relevant rows that both are chosen among; ``background``: public rows drawn by lot that
-    experts train on too; ``projection``: the router's view of a row."""
+    ``candidates``: the most relevant rows that both are chosen among, 0: ``CANDIDATES`` times as many;
+    ``background``: public rows drawn by lot that experts train on too; ``projection``: the router's view of a row."""
 
     proxies: int = parameter(30, least=2, most=10_000)
     held_out: int = parameter(10, least=1, most=10_000)
-    candidates: int = parameter(200, least=1, most=100_000)
-    background: int = parameter(0, least=0, most=100_000)
+    candidates: int = parameter(0, least=0, most=100_000)
+    background: int = parameter(30, least=0, most=100_000)
     projection: int = parameter(64, least=1, most=64)
 
     @property
     def chosen(self) -> int:
         """Proxies in all."""
         return self.proxies + self.held_out
+
+    @property
+    def considered(self) -> int:
+        """Rows that proxies are chosen among."""
+        return self.candidates or CANDIDATES * self.chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +83,8 @@ def read(raw: Mapping[str, object]) -> Job:
     """The parameters. Raises SpecError for what is unknown, missing, mistyped or out of bounds."""
     named = {key for key in raw if re.fullmatch(rf"{GROUP}\d+", key)}
     p = parse(Params, {key: raw[key] for key in raw if key not in named | {POOL, DIGEST, VARIANT}})
-    if p.candidates < p.chosen:
-        raise SpecError("params.candidates", got=p.candidates, want=f"at least {p.chosen}: proxies and held_out")
+    if p.considered < p.chosen:
+        raise SpecError("params.candidates", got=p.candidates, want=f"0, or at least {p.chosen}: proxies and held_out")
     wanted = [f"{GROUP}{g}" for g in range(max(2, len(named)))]
     for key in wanted:
         if key not in named:

@@ -3,7 +3,8 @@
     --suite test   digits of scikit-learn, the first seeds, the baselines that bars ask for (default);
                    ``full``: all cases, seeds and baselines (``make bench-methods``)
     --data DIR     folder of the data that no package brings (default ../shared/data)
-    --only TEXT    cases whose name contains TEXT, and their bars
+    --only CASE    the case of this name, and its bars; again for more cases
+    --seeds A,B,C  these seeds instead of the suite's
     --jobs N       processes (default: one a core)
     --page PAGE    write the tables to PAGE
     --json         last line: {"suite", "seconds", "cases": {case: {figure: {mean, se, values}}},
@@ -35,7 +36,7 @@ from typing import Any
 from tests.benchmarks.study import Bar, Case, Figures, Setting, Verdict, judge, standard_error
 
 #: Modules with CASES and BARS; a new method adds its own here.
-STUDIES = ("study_masks", "study_fedcoe", "study_flex_moe", "study_flex_language", "study_metamoe")
+STUDIES = ("study_masks", "study_fedcoe", "study_never_worse", "study_flex_moe", "study_flex_language", "study_metamoe")
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -51,20 +52,31 @@ class Results:
         return {bar.name: judge(bar, self.figures[bar.case]) for bar in self.bars}
 
 
-def cases(suite: str, only: str = "") -> list[tuple[str, Case]]:
-    """(study, case) of a suite."""
-    found = [(study, case) for study in STUDIES for case in _study(study).CASES]
-    return [(study, case) for study, case in found if suite in case.suites and only in case.name]
+def cases(suite: str, only: Sequence[str] = ()) -> list[tuple[str, Case]]:
+    """(study, case) of a suite, or those that ``only`` names. SystemExit for a name that the suite does not have."""
+    found = [(study, case) for study in STUDIES for case in _study(study).CASES if suite in case.suites]
+    names = [case.name for _, case in found]
+    if unknown := [name for name in only if name not in names]:
+        raise SystemExit(f"Suite {suite} has no case {unknown[0]!r}. It has: {'; '.join(names)}.")
+    return [(study, case) for study, case in found if not only or case.name in only]
 
 
-def tasks(suite: str, only: str = "") -> list[tuple[str, str, int]]:
-    """(study, name of the case, seed) of a suite."""
-    return [(study, case.name, seed) for study, case in cases(suite, only) for seed in case.seeds_in(suite)]
+def tasks(suite: str, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[tuple[str, str, int]]:
+    """(study, name of the case, seed) of a suite. ``seeds``: instead of each case's own."""
+    return [(study, case.name, seed) for study, case in cases(suite, only) for seed in seeds or case.seeds_in(suite)]
 
 
-def run(suite: str, setting: Setting, *, only: str = "", jobs: int = 1, say: Any = lambda text: None) -> Results:
-    """All cases of a suite under the suite's seeds, in ``jobs`` processes."""
-    wanted = tasks(suite, only)
+def run(
+    suite: str,
+    setting: Setting,
+    *,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    jobs: int = 1,
+    say: Any = lambda text: None,
+) -> Results:
+    """The cases of a suite under the suite's seeds, in ``jobs`` processes. ``only``, ``seeds``: as in ``tasks``."""
+    wanted = tasks(suite, only, seeds)
     figures: dict[str, list[Figures]] = {name: [] for _, name, _ in wanted}
     # One torch thread a process, and no fork of a process that has threads.
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -193,14 +205,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=("test", "full"), default="test")
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", action="append", default=[], metavar="CASE")
+    parser.add_argument("--seeds", default="", metavar="A,B,C")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--page", type=Path)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     began = time.monotonic()
     setting = Setting(full=args.suite == "full", data=args.data)
-    results = run(args.suite, setting, only=args.only, jobs=args.jobs, say=lambda text: print(text, flush=True))
+    seeds = [int(seed) for seed in args.seeds.split(",") if seed]
+    results = run(
+        args.suite, setting, only=args.only, seeds=seeds, jobs=args.jobs, say=lambda text: print(text, flush=True)
+    )
     for name, figures in results.figures.items():
         print("\n" + case_table(name, figures))
     print(bars_table(results))

@@ -29,13 +29,41 @@ def test_signs_are_fixed_for_ever() -> None:
 def test_a_signature_is_mean_and_covariance_and_their_variance() -> None:
     x, projection = batch(50), cluster_gates.signs(1, "projection", (12, 3))
     seen = cluster_gates.signature(x, projection)
-    z = x @ projection / np.sqrt(12)
+    z = cluster_gates.bounded(x) @ projection / np.sqrt(12)
     upper = np.triu_indices(3)
     np.testing.assert_allclose(seen.entries, np.concatenate([z.mean(0), np.cov(z.T, bias=True)[upper]]))
     centred = z - z.mean(0)
     products = centred[:, upper[0]] * centred[:, upper[1]]
     np.testing.assert_allclose(seen.spread, np.concatenate([z.var(0), products.var(0)]))
     assert len(seen.entries) == cluster_gates.entries(3) == 9
+
+
+def test_rows_are_bounded_and_small_ones_stay_as_they_are() -> None:
+    x = batch(50) * np.logspace(-3, 30, 50)[:, None]
+    found = cluster_gates.bounded(x)
+    sizes = [np.sqrt((rows.astype(np.longdouble) ** 2).mean(axis=1)) for rows in (x, found)]
+    limit = cluster_gates.ROW_LIMIT
+    np.testing.assert_allclose(sizes[1], sizes[0] / np.sqrt(1 + (sizes[0] / limit) ** 2), rtol=1e-6)
+    assert sizes[1].max() <= limit * (1 + 1e-9) and np.isfinite(found).all()
+    np.testing.assert_array_equal(np.sign(found), np.sign(x))
+    assert not cluster_gates.bounded(np.zeros((2, 3))).any()
+
+
+def test_a_mixed_batch_lies_between_centroids_and_a_single_one_does_not() -> None:
+    projection = cluster_gates.signs(1, "projection", (12, 4))
+    rng, low = np.random.default_rng(3), np.repeat([0.3, 1.0], 6)
+    styles = [lambda rows: rng.normal(size=(rows, 12)) * low, lambda rows: rng.normal(size=(rows, 12)) * low[::-1]]
+    seen = [cluster_gates.signature(style(2000), projection) for style in styles]
+    spread = np.mean([s.spread for s in seen], axis=0)
+    context = cluster_gates.ClusterContext(projection, spread, np.stack([s.entries for s in seen]))
+    for style in styles:
+        assert context.mixed(style(400)) == 0.0
+    assert context.between(np.concatenate([style(400) for style in styles])) == pytest.approx(0.5, abs=0.1)
+    assert context.mixed(np.concatenate([style(400) for style in styles])) == 1.0
+    one = cluster_gates.ClusterContext(projection, spread, context.centroids_EF[:1])
+    assert one.between(styles[1](400)) == 0.0, "with one cluster there is nothing to be between"
+    equal = cluster_gates.ClusterContext(projection, spread, context.centroids_EF[[0, 0]])
+    assert equal.between(styles[1](400)) == 0.0
 
 
 def test_a_signature_ignores_the_order_of_rows() -> None:
@@ -95,16 +123,18 @@ def test_trust_falls_with_distance() -> None:
 
 
 def test_context_gates_a_batch_to_its_own_cluster_and_allows_for_sampling() -> None:
+    """Styles differ in which features vary; how much all of them do together counts for little."""
     projection = cluster_gates.signs(1, "projection", (12, 4))
-    silos = [batch(400, 1.0), batch(400, 2.0)]
+    styles = [np.repeat([0.3, 1.0], 6), np.repeat([1.0, 0.3], 6)]
+    silos = [batch(400) * style for style in styles]
     seen = [cluster_gates.signature(x, projection) for x in silos]
     spread = np.mean([s.spread for s in seen], axis=0)
     context = cluster_gates.ClusterContext(projection, spread, np.stack([s.entries for s in seen]))
-    for own, scale in enumerate((1.0, 2.0)):
-        x = batch(40, scale)
-        assert context.gate(x).argmax() == own
-        assert context.trust(x) > 0.5
-    assert context.trust(batch(40, 9.0)) < 0.1
+    for own, style in enumerate(styles):
+        for x in (batch(40) * style, 1.5 * batch(40) * style):
+            assert context.gate(x).argmax() == own
+            assert context.trust(x) > 0.5
+    assert context.trust(batch(40) * np.eye(12)[0]) < 0.1
     distances, noise = context.distances(silos[0])
     assert distances[0] == 0.0 < noise
 

@@ -115,7 +115,11 @@ def test_without_any_open_expert_the_generalist_answers() -> None:
     shut = [e for e in range(6) if not published.blocks[f"expert-{e}.b2"].any()]
     assert shut, "some lane stays below its floor"
     assert isinstance(member, FedCoESamples)
-    assert not member._gate(published, x)[shut].any(), "an expert that never opened never speaks"
+    assert not member._standing(published)[shut].any()
+    other = dict(published.blocks) | {f"expert-{e}.w2": published.blocks[f"expert-{e}.w2"] + 1 for e in shut}
+    for mode in ("global", "cold"):
+        said = [member.predict(Published(of, published.slots), x, mode) for of in (published.blocks, other)]
+        np.testing.assert_array_equal(*said, err_msg="an expert that never opened never speaks")
     start = Published(blocks.initial_state(FedCoESamples.plan(PARAMS, LIMITS), plain.RUN))
     generalist = {part: start.blocks[f"generalist.{part}"] for part in experts.PARTS}
     for mode in ("global", "cold"):
