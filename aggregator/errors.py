@@ -1,13 +1,14 @@
-"""A run that is ended from outside. Not in the tree of ``crypto.errors``: no silo sends these codes.
+"""How a run ends beside what silos say: from outside, or by what its job requires.
 
-A driver throws one of these into the run, which writes its closing record. Unlike ``RoundLost`` no step is tried again.
+Not in the tree of ``crypto.errors``: no silo sends these codes. A driver throws a ``RunStopped`` into the run, which
+writes its closing record. Unlike ``RoundLost`` no step is tried again.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from crypto.errors import FederationError
+from crypto.errors import FederationError, RoundLost
 
 
 class RunStopped(FederationError):
@@ -38,3 +39,13 @@ class RunGivenUp(RunStopped):
     def __init__(self, phase: str, why: str) -> None:
         remedy = "Bring the silos up; then submit it again, or go on with this run: --resume."
         super().__init__(phase, f"NVFlare gave the job up ({why})", remedy)
+
+
+class RequiredLost(RoundLost):
+    """A step cannot have whom the job requires. ``lacking``: what is not met, as ``Requirement.lacking`` says it."""
+
+    code = "REQUIRED_LOST"
+
+    def __init__(self, phase: str, missing: tuple[str, ...], lacking: str) -> None:
+        remedy = "Bring the silos back and resume the run; or submit a job that requires less, as a new run."
+        super().__init__(phase, missing, detail=f"The job does not go on {lacking}.", remedy=remedy)

@@ -1,8 +1,8 @@
 """The aggregator's home: where everything lies, and the readers of what is small.
 
 aggregator.json · aggregator.pub · keys/aggregator.key · consortium.pub · charter.bin · charters/ ·
-ledger/ledger.jsonl (.head) · jobs/<run>/ · mlflow.db · mlartifacts/ · lineage.{json,lock} · run.lock · nvflare/ ·
-security.jsonl · metrics/
+ledger/ledger.jsonl (.head) · jobs/<run>/ · mlflow.db · mlartifacts/ · lineage.{json,lock} · run.lock ·
+interrupted.json · nvflare/ · security.jsonl · metrics/
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class RunFolder:
     release.sha256                   that release's files and their digests: see crypto.release_manifest
     mlflow.json, model-card.md       the name and number of the version, and its card; not signed
     events.jsonl, report.html        the run's progress while it is watched; the demonstration's report
+    lock                             held by the process that works on the run, so that there is one
     """
 
     root: Path
@@ -105,6 +106,10 @@ class RunFolder:
         return self.root / "model-card.md"
 
     @property
+    def lock_path(self) -> Path:
+        return self.root / "lock"
+
+    @property
     def events_path(self) -> Path:
         """What a follower of the run reads: one JSON object per exchange."""
         return self.root / "events.jsonl"
@@ -162,6 +167,11 @@ class AggregatorHome(Home):
     def run_lock_path(self) -> Path:
         """Shared by runs, held alone by a change of the charter."""
         return self.root / "run.lock"
+
+    @property
+    def interrupted_path(self) -> Path:
+        """Runs that were interrupted: see ``aggregator.interrupted``. There while there are any."""
+        return self.root / "interrupted.json"
 
     @property
     def nvflare_folder(self) -> Path:

@@ -9,6 +9,8 @@
     [params]                    # the method's own, checked by the method
     [timeouts]                  # seconds: phase, step (training), job
     [privacy]                   # differential privacy: mechanism and noise (silo_agent.privacy.terms). Optional
+    [require]                   # whom the run must not go on without: see aggregator.requirement. Optional
+    [resume]                    # whether an interrupted run goes on by itself: see aggregator.resume_policy. Optional
 
 An unknown field, a wrong type or an unknown method is a ``SpecError`` that names path, value and wish.
 """
@@ -24,7 +26,10 @@ from dataclasses import dataclass, field
 from importlib import resources
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
+from aggregator.requirement import Requirement
+from aggregator.resume_policy import ResumePolicy
 from crypto import text_files
 from crypto.charter import Charter
 from crypto.errors import SpecError
@@ -42,7 +47,8 @@ TIMEOUTS = {"phase": 60.0, "step": 600.0, "job": 7200.0}
 KEEP = ("none", "last", "all")
 _TOP = ("name", "method", "dataset", "purpose", "keep_uploads", "params", "timeouts")
 #: Fields that the text of a job has only where the job has them.
-_OPTIONAL = ("schema", "privacy")
+_OPTIONAL = ("schema", "privacy", "require", "resume")
+_TABLES: Mapping[str, type[Requirement] | type[ResumePolicy]] = {"require": Requirement, "resume": ResumePolicy}
 #: Longest purpose: a sentence or two.
 MOST_PURPOSE = 300
 #: Longest text of a job, longest encoded plan, and most parameters and characters of one.
@@ -66,6 +72,10 @@ class JobSpec:
     """How raw rows become inputs and labels; a data set must be registered by the same schema."""
     privacy: Privacy | None = None
     """Mechanism, noise and ε of the whole job; None: the job promises no differential privacy."""
+    require: Requirement | None = None
+    """Whom the run must not go on without; None: it goes on with those that are there."""
+    resume: ResumePolicy | None = None
+    """Whether an interrupted run goes on by itself; None: the defaults."""
 
     @classmethod
     def parse(cls, raw: Mapping[str, object], where: str = "job") -> JobSpec:
@@ -119,14 +129,11 @@ class JobSpec:
             check_can(texts["method"], where)
             privacy = Privacy.parse(_table(raw["privacy"], f"{where}.privacy"), params, f"{where}.privacy")
             _check_unit(schema, where)
-        return cls(
-            **texts,
-            keep_uploads=str(keep),
-            params=params,  # type: ignore[arg-type]
-            timeouts=times,
-            schema=schema,
-            privacy=privacy,
-        )
+        made: dict[str, Any] = {**texts, "keep_uploads": keep, "params": params, "timeouts": times, "schema": schema}
+        for name, table in _TABLES.items():
+            if name in raw:
+                made[name] = table.parse(_table(raw[name], f"{where}.{name}"), f"{where}.{name}")
+        return cls(**made, privacy=privacy)
 
     @classmethod
     def load(cls, source: str | Path) -> JobSpec:
@@ -178,8 +185,8 @@ class JobSpec:
 
     def _fields(self) -> dict[str, object]:
         fields: dict[str, object] = {key: getattr(self, key) for key in _TOP}
-        fields |= {} if self.schema is None else {"schema": self.schema.fields}
-        return fields | ({} if self.privacy is None else {"privacy": self.privacy.fields})
+        tables = {name: table.fields for name in _OPTIONAL if (table := getattr(self, name)) is not None}
+        return fields | tables
 
     def plan(self, charter: Charter) -> Plan:
         """What would be summed under this charter. Raises SpecError for the method's own parameters."""

@@ -59,6 +59,8 @@ _steps = _counter(
 )
 _refusals = _counter("refusals_total", "Requests this silo refused and lanes it kept shut, by code.", "code")
 _releases = _counter("releases_total", "Steps whose shares have left this silo.")
+_restarts = _counter("job_restarts_total", "Job processes that died and were started again.")
+_given_up = _counter("jobs_given_up_total", "Job processes that died too often and were not started again.")
 _masked = _counter("masked_bytes_total", "Bytes of masked lanes made.")
 _uploaded = _counter("uploaded_bytes_total", "Bytes of masked lanes handed to the aggregator.")
 _phases = _histogram("phase_duration_seconds", "Time to answer a phase.", "phase")
@@ -111,6 +113,16 @@ def released() -> None:
     """Count a step whose shares leave this silo."""
     _releases.inc()
     _released.set_to_current_time()
+
+
+def job_restarted() -> None:
+    """Count a job process that is started in place of one that died."""
+    _restarts.inc()
+
+
+def job_given_up() -> None:
+    """Count a job process that died and is not started again."""
+    _given_up.inc()
 
 
 def rows(count: int) -> None:

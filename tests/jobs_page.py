@@ -33,6 +33,11 @@ FIELDS: Final = {
     "keep_uploads": (f"one of {', '.join(f'`{kind}`' for kind in KEEP)}", "masked uploads kept, for bit-exact replay"),
     "params": ("table of numbers, texts, booleans", "the method's own, checked by the method"),
     "timeouts": ("table of seconds, 1 to 604800", "see below"),
+    "require": ("table", "whom the run must not go on without ([reliability](reliability.md#whom-a-run-requires))"),
+    "resume": (
+        "table",
+        "whether an interrupted run goes on by itself ([reliability](reliability.md#a-run-goes-on-by-itself))",
+    ),
     "schema": ("file beside the job file, or a table", "how raw rows become inputs and labels ([data](data.md))"),
     "privacy": ("table", "differential privacy: mechanism, noise, ε and δ ([privacy](privacy.md))"),
 }
@@ -81,7 +86,7 @@ STATES: Final = {
     "aborted": ("FINISHED:ABORTED", "an administrator ended it: `run-failed` with the code `ABORTED`, or no run yet"),
     "interrupted": (
         "FINISHED:ABNORMAL",
-        "the aggregator's process ended during the run, which is open on the ledger and can be resumed",
+        "the aggregator's process ended during the run, which is open on the ledger and goes on as another job",
     ),
     "not started": (
         "FINISHED:CANT_SCHEDULE, FAILED_TO_RUN",
@@ -96,7 +101,13 @@ def fields_table() -> str:
     lines = ["| field | type | default | what it is |", "|---|---|---|---|"]
     for one in fields(JobSpec):
         kind, what = FIELDS[one.name]
-        default = {"params": "empty", "timeouts": "as below", "schema": "none"}.get(one.name, f"`{one.default}`")
+        default = {
+            "params": "empty",
+            "timeouts": "as below",
+            "schema": "none",
+            "require": "none",
+            "resume": "`always`, five attempts",
+        }.get(one.name, f"`{one.default}`")
         if one.default is MISSING and one.default_factory is MISSING:
             default = "required"
         lines.append(f"| `{one.name}` | {kind} | {default} | {what} |")

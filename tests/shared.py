@@ -11,8 +11,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,37 @@ def is_job_of(process: psutil.Process, silo: str) -> bool:
     except psutil.Error:
         return False
     return "client-job" in line and any(silo in part for part in line)
+
+
+class KeptDead:
+    """Kills the job processes of silos again and again: their service starts them anew. Call ``end`` in the end."""
+
+    def __init__(self, up: Up) -> None:
+        self._up = up
+        self._silos: set[str] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._kill, daemon=True)
+        self._thread.start()
+
+    def add(self, *silos: str) -> None:
+        """These, too; at once."""
+        self._silos |= set(silos)
+        self._look()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _kill(self) -> None:
+        while not self._ended.wait(0.2):
+            self._look()
+
+    def _look(self) -> None:
+        for silo in self._silos.copy():
+            for process in self._up.tree():
+                if is_job_of(process, silo):
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
 
 
 def lines_of(up: Up, run: str) -> list[Entry[Any]]:

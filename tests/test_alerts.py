@@ -129,6 +129,42 @@ CASES = [
         labels={"outcome": "lost"},
     ),
     Case(
+        "ConsiliumRunInterrupted",
+        ({s(f"{HUB}interrupted_runs", 'standing="waiting"'): "0x3 1x10"}, 6),
+        (
+            ({s(f"{HUB}interrupted_runs", 'standing="waiting"'): "0x3 1x10"}, 4),  # not for a minute
+            ({s(f"{HUB}interrupted_runs", 'standing="waiting"'): "0x3 1 0x10"}, 6),
+            ({s(f"{HUB}interrupted_runs", 'standing="never"'): "1x10"}, 6),
+        ),
+        shown="1",
+    ),
+    Case(
+        "ConsiliumRunNeedsSomebody",
+        (
+            {
+                s(f"{HUB}interrupted_runs", 'standing="ask"'): "1x10",
+                s(f"{HUB}interrupted_runs", 'standing="given-up"'): "1x10",
+            },
+            1,
+        ),
+        (
+            ({s(f"{HUB}interrupted_runs", 'standing="queued"'): "1x10"}, 6),
+            ({s(f"{HUB}interrupted_runs", 'standing="blocked"'): "0x10"}, 6),
+        ),
+        shown="2",
+    ),
+    Case(
+        "ConsiliumAgentJobRestarted",
+        ({s(f"{SILO}job_restarts_total"): "0x5 1x30"}, 6),
+        (({s(f"{SILO}job_restarts_total"): "0x5 1x30"}, 22), ({s(f"{SILO}job_restarts_total"): "3x30"}, 10)),
+        shown="1",
+    ),
+    Case(
+        "ConsiliumAgentJobGivenUp",
+        ({s(f"{SILO}jobs_given_up_total"): "0x5 1x30"}, 6),
+        (({s(f"{SILO}jobs_given_up_total"): "3x30"}, 10),),
+    ),
+    Case(
         "ConsiliumRoundVoid",
         ({s(f"{HUB}steps_total", 'outcome="void"'): "0x60 1x60"}, 90),
         (

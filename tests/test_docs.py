@@ -26,8 +26,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 ERRORS = ROOT / "docs" / "errors"
 #: Pages under docs/ that a reader opens first.
 MAIN_PAGES = ("walk", "protocol", "governance", "operations", "compliance")
-#: Exit codes without an error class: success, a wrong command line, Ctrl-C.
-OTHER_EXITS = {0, 2, 130}
+#: Exit codes without an error class: success, a wrong command line, a run that finished without some silos, Ctrl-C.
+OTHER_EXITS = {0, 2, 41, 130}
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")

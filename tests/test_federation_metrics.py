@@ -19,7 +19,7 @@ from jobs.owner.decisions import deny
 from jobs.owner.review import OwnerView
 from silo_agent.home import SiloHome
 from tests.prometheus import Prometheus, prometheus
-from tests.shared import SILOS, Up, approved, follow, is_job_of, submit
+from tests.shared import SILOS, KeptDead, Up, approved, follow, is_job_of, submit
 
 pytestmark = pytest.mark.federation
 
@@ -131,12 +131,18 @@ def test_no_silo_is_named_at_the_aggregator_and_no_silos_figure_is_there(up: Up,
     assert not [silo for silo in up.federation.silos if silo in page] and "consilium_silo" not in page
 
 
+@pytest.fixture(scope="module")
+def dead(up: Up) -> Iterator[KeptDead]:
+    kept = KeptDead(up)
+    yield kept
+    kept.end()
+
+
 def test_silos_that_die_and_a_silo_that_refuses_are_shown_and_alerted_on(
-    up: Up, watch: Prometheus, begun: int, place: Path
+    up: Up, watch: Prometheus, begun: int, place: Path, dead: KeptDead
 ) -> None:
     """One of three holders of an expert is killed, and a data owner takes an approval back: six of eight go on."""
-    for victim in [p for p in up.tree() if is_job_of(p, "silo-1")]:
-        victim.kill()
+    dead.add("silo-1")
     watch.until(lambda: "ConsiliumSiloMissing" in watch.firing(), "the dropout's alert fires")
     home = up.federation.homes["silo-8"]
     digest = JobSpec.load(str(place / "job.toml")).digest.hex()
@@ -154,9 +160,8 @@ def test_silos_that_die_and_a_silo_that_refuses_are_shown_and_alerted_on(
     assert silos == [[SILOS - 2], [SILOS]]
 
 
-def test_a_run_that_is_lost_is_alerted_on(up: Up, watch: Prometheus, begun: int) -> None:
-    for victim in [p for p in up.tree() if is_job_of(p, "silo-2")]:
-        victim.kill()
+def test_a_run_that_is_lost_is_alerted_on(up: Up, watch: Prometheus, begun: int, dead: KeptDead) -> None:
+    dead.add("silo-2")
     new = follow(up, begun, until={Kind.RUN_FINISHED, Kind.RUN_FAILED})
     assert new[-1].kind is Kind.RUN_FAILED
     watch.until(lambda: "ConsiliumRoundLost" in watch.firing(), "the lost round's alert fires")

@@ -16,13 +16,15 @@ from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
-from aggregator.errors import RunAborted, RunGivenUp
+from aggregator.errors import RequiredLost, RunAborted, RunGivenUp
 from crypto.errors import BY_CODE, FederationError, SpecError
 from crypto.messages import PHASES
 
 #: Why a silo dropped out of a step, a step is void or a run ended: the codes of refusals, what a server that was
-#: restarted says of the step it had begun, and that the run was ended from outside.
-REASONS = frozenset(BY_CODE) | {FederationError.code, "INTERRUPTED", RunAborted.code, RunGivenUp.code}
+#: restarted says of the step it had begun, that the run was ended from outside, and that its job requires more.
+REASONS = frozenset(BY_CODE) | {
+    *(FederationError.code, "INTERRUPTED", RunAborted.code, RunGivenUp.code, RequiredLost.code)
+}
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 

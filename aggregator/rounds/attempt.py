@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
+from aggregator.errors import RequiredLost
 from aggregator.rounds.cohort_fit import AskedFor
 from aggregator.rounds.storage import UploadStore
 from crypto.approval import check_shown
@@ -68,7 +69,7 @@ FETCH_WORDS = 1 << 24
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """Send these requests and wait for every silo, at most ``timeout_s``; once ``enough`` have answered, only
-    briefly."""
+    briefly. ``wait_for``: silos that are waited for also while they cannot be reached."""
 
     phase: str
     step: int
@@ -76,6 +77,7 @@ class Exchange:
     requests: Mapping[str, Message]
     timeout_s: float
     enough: int
+    wait_for: frozenset[str] = frozenset()
 
 
 Replies = Mapping[str, Message]
@@ -139,7 +141,7 @@ class Attempt:
 
     ``job``, ``code``: digests that each silo's approval must name. ``blocks``: digest of the published blocks before
     the step; ``asked_for``: the sums that the run asked for so far. ``attested``: called with T3 and the survivors just
-    before; a restarted server must know them.
+    before; a restarted server must know them. ``lacking``: what the job requires and these silos do not meet, in words.
     """
 
     def __init__(
@@ -155,6 +157,7 @@ class Attempt:
         blocks: bytes,
         asked_for: AskedFor,
         attested: Callable[[bytes, tuple[str, ...]], None] = lambda t3, survivors: None,
+        lacking: Callable[[Collection[str]], str] = lambda silos: "",
     ) -> None:
         self.context = context
         self.session = ServerSession(context)
@@ -168,23 +171,30 @@ class Attempt:
         self._blocks = blocks
         self._asked_for = asked_for
         self._attested = attested
+        self._lacking = lacking
         self._out: set[str] = set()
 
-    def run(self, offers: Mapping[str, Message], awaited: int) -> Generator[Exchange, Replies, Opened]:
-        """``offers``: the open request of each silo; ``awaited``: how many of them are known to be up.
+    def run(
+        self, offers: Mapping[str, Message], awaited: int, wait_for: frozenset[str] = frozenset()
+    ) -> Generator[Exchange, Replies, Opened]:
+        """``offers``: the open request of each silo; ``awaited``: how many of them are known to be up, or are
+        ``wait_for``, which are waited for in any case.
 
-        Raises RoundLost when too few are left. Before ``spent`` the step may be tried again with fresh keys.
+        Raises RoundLost when too few are left, RequiredLost when not those whom the job requires. Before ``spent`` the
+        step may be tried again with fresh keys.
         """
         session = self.session
         self.attendance.invited = tuple(sorted(offers))
-        for silo, reply in (yield from self._ask("open", offers, enough=awaited)).items():
+        for silo, reply in (yield from self._ask("open", offers, enough=awaited, wait_for=wait_for)).items():
             self._take(silo, "open", self._advert, silo, reply.body)
         adverts = self._fix("open", session.close_adverts)
+        self._require("open", session.cohort.signed)
 
         request = self.request("deal", pack_blobs(adverts))
         for silo, reply in (yield from self._ask("deal", dict.fromkeys(session.cohort.signed, request))).items():
             self._take(silo, "deal", self._deal, silo, reply.body)
         deals, rows = self._fix("deal", session.close_deals)
+        self._require("deal", session.dealt.signed)
 
         requests = {silo: self.request("contribute", pack_two(deals, mine)) for silo, mine in rows.items()}
         uploading = []
@@ -194,6 +204,7 @@ class Attempt:
         yield from self._fetch(uploading)
         headers = self._fix("fetch", lambda: session.close_uploads(self._fitting()))
         survivors, threshold = tuple(session.survivors.signed), session.cohort.threshold
+        self._require("fetch", survivors)
 
         request = self.request("attest", pack_blobs(headers))
         for silo, reply in (yield from self._ask("attest", dict.fromkeys(survivors, request), least=threshold)).items():
@@ -234,6 +245,11 @@ class Attempt:
             held=self._held(survivors),
             evidence=bytes(session.evidence()),
         )
+
+    def _require(self, phase: str, silos: Collection[str]) -> None:
+        """Raises RequiredLost where the job requires more than these silos."""
+        if lacking := self._lacking(silos):
+            raise RequiredLost(phase, tuple(sorted(self.attendance.lost)), lacking)
 
     def _fitting(self) -> tuple[str, ...]:
         """Those whose uploads are complete, less silos without which the rule of atoms lets the others open.
@@ -323,6 +339,7 @@ class Attempt:
         enough: int | None = None,
         timeout_s: float | None = None,
         least: int = 0,
+        wait_for: frozenset[str] = frozenset(),
     ) -> Talk:
         """The replies, without the silos that declined or did not answer: each of these is noted once, with its
         phase. If fewer than ``least`` answered, those that did not are asked a second time: a silo gives the same
@@ -333,7 +350,8 @@ class Attempt:
             return {}
         where = (phase, self.context.k, self.context.step.name)
         seconds = timeout_s or self._timeouts.phase_s
-        replies = yield Exchange(*where, asked, seconds, len(asked) if enough is None else min(enough, len(asked)))
+        wanted = len(asked) if enough is None else min(enough, len(asked))
+        replies = yield Exchange(*where, asked, seconds, wanted, wait_for & asked.keys())
         answered = sum(reply.phase != DECLINE for reply in replies.values())
         missing = {silo: message for silo, message in asked.items() if silo not in replies}
         if missing and answered < least:

@@ -20,7 +20,7 @@ from crypto import transcript
 from crypto.blocks import initial_state, state_digest
 from crypto.errors import EvidenceError, SpecError
 from crypto.messages import StepResult
-from crypto.plan import Plan
+from crypto.plan import Plan, Scope
 from crypto.proof import wire_sizes
 
 
@@ -121,6 +121,20 @@ def attested_before(record: RunRecord) -> Iterator[tuple[int, bytes, tuple[str, 
                 yield k, blocks, tuple(survivors)
             case StepClosed(state_digest=digest):
                 blocks = bytes.fromhex(digest)
+
+
+def most_weight(record: RunRecord, folder: RunFolder, plan: Plan) -> dict[str, int]:
+    """Lane of all silos → the largest sum of weights that opened in it so far, by the steps' evidence."""
+    most: dict[str, int] = {}
+    shared = {lane.name for lane in plan.lanes if lane.scope is Scope.ALL}
+    for entry in record.closed:
+        if not shared & set(entry.record.lanes_open):
+            continue
+        evidence = load_evidence(folder, entry.record.k, expect=entry.record.evidence_sha256 or "")
+        for lane, weight in StepResult.from_bytes(evidence.result).weights.items():
+            if lane in shared:
+                most[lane] = max(weight, most.get(lane, 0))
+    return most
 
 
 def _follow(at: RunState, record: Record) -> None:

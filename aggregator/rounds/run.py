@@ -19,17 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.errors import RunAborted
+from aggregator.errors import RequiredLost, RunAborted
 from aggregator.home import RunFolder, file_name
 from aggregator.ledger.format import read
 from aggregator.ledger.log import Ledger
 from aggregator.ledger.records import run_of
+from aggregator.requirement import NOTHING, Requirement
 from aggregator.rounds import metrics
 from aggregator.rounds.attempt import STEADY, Attempt, Attendance, Exchange, Opened, Replies, Timeouts
 from aggregator.rounds.catch_up import Backlog, Part, check_steps
 from aggregator.rounds.cohort_fit import AskedFor
 from aggregator.rounds.recorder import Recorder
-from aggregator.rounds.resume import RunState, attested_before, replay
+from aggregator.rounds.resume import RunState, attested_before, most_weight, replay
 from aggregator.rounds.storage import (
     UploadStore,
     drop_all_sums,
@@ -46,7 +47,7 @@ from crypto.encoding import Writer
 from crypto.errors import CatchingUp, FederationError, RoundLost, SpecError
 from crypto.keys import Identity
 from crypto.messages import DECLINE, Closing, Decline, Message, Open, Request, StepResult
-from crypto.plan import Plan, Step
+from crypto.plan import Plan, Scope, Step
 
 log = logging.getLogger("consilium.aggregator")
 
@@ -59,6 +60,7 @@ class RunSpec:
     """What a run is about. ``job``: the job's text and ``job_digest`` its digest; ``name`` names the model too.
 
     ``code``: digest of the software; ``versions``: of the packages it uses. ``purpose``: what the job says it is for.
+    ``require``: whom it must not go on without.
     """
 
     job: str
@@ -70,6 +72,7 @@ class RunSpec:
     purpose: str
     versions: Mapping[str, str] = field(default_factory=dict)
     keep_uploads: str = "none"
+    require: Requirement = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ class Run:
                 "plan.n_max", got=spec.plan.n_max, want=f"at least {len(charter.members)}, the charter's members"
             )
         check_steps(spec.plan)
+        spec.require.check_members(charter.silos)
         self.spec = spec
         self.charter = charter
         self.ledger = ledger
@@ -139,9 +143,11 @@ class Run:
         self.attendance = Attendance()
         self._deadline = time.monotonic() + spec.timeouts.job_s
         self._excluded: set[str] = set()
+        self._most_weight: dict[str, int] = {}  #: lane of all silos → the largest sum of weights that opened in it
         self._asked_for = AskedFor(spec.plan, charter.honest + charter.colluders)
         if resume is not None:
             self._asked_for.ask_again(attested_before(record))
+            self._most_weight = most_weight(record, self.folder, spec.plan) if spec.require.rows else {}
 
     @property
     def name(self) -> str:
@@ -231,7 +237,7 @@ class Run:
             offers = {silo: self._offer(attempt, silo) for silo in self.charter.silos if silo not in self._excluded}
             self._recorder.opened(at.k, step, number, tuple(offers))
             try:
-                opened = yield from self._watched(attempt.run(offers, len(offers.keys() - at.away)))
+                opened = yield from self._watched(attempt.run(offers, *self._awaited(offers)))
             except RoundLost as lost:
                 self._note(step, attendance)
                 if attempt.spent:
@@ -247,7 +253,29 @@ class Run:
                 self._note(step, attendance)
                 self._close(step, number, opened, attendance)
                 store.retire(sums=bool(opened.sums))
+                self._check_rows(step, opened, attendance)
                 return
+
+    def _awaited(self, offers: Mapping[str, Message]) -> tuple[int, frozenset[str]]:
+        """How many of these silos are waited for: those that are not away, and whom the job requires. And the silos
+        that are waited for even if they cannot be reached: they may be on their way back."""
+        require, away = self.spec.require, self._at.away
+        here = len(offers.keys() - (away - set(require.silos)))
+        least = require.least(len(self.charter.silos))
+        some_missing = len(offers.keys() - away) < least
+        return max(here, least), frozenset(offers if some_missing else require.silos)
+
+    def _check_rows(self, step: Step, opened: Opened, attendance: Attendance) -> None:
+        """Raises RequiredLost where the weights of a lane of all silos fall below the job's share of their most."""
+        share = self.spec.require.rows
+        for lane in self.spec.plan.lanes_of(step) if share else ():
+            weight = opened.result.weights.get(lane.name)
+            if lane.scope is not Scope.ALL or weight is None:
+                continue
+            most = self._most_weight[lane.name] = max(weight, self._most_weight.get(lane.name, 0))
+            if weight < share * most:
+                lacking = f"with {weight / most:.0%} of the rows that it had, and it requires {share:.0%}"
+                raise RequiredLost("unmask-lanes", tuple(sorted(attendance.lost)), lacking)
 
     def _attempt(self, context: Context, store: UploadStore, attendance: Attendance, step: Step) -> Attempt:
         spec = self.spec
@@ -266,6 +294,7 @@ class Run:
             blocks=self._at.digest,
             asked_for=self._asked_for,
             attested=attested,
+            lacking=lambda silos: spec.require.lacking(silos, self.charter.silos),
         )
 
     def _watched(self, attempt: Generator[Exchange, Replies, Opened]) -> Generator[Exchange, Replies, Opened]:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Protocol
 
 from aggregator.home import MLFLOW_FILE, AggregatorHome
+from aggregator.interrupted import Interrupted, load
 from aggregator.ledger.format import Entry, is_of, read
 from aggregator.ledger.records import (
     ApprovalShown,
@@ -115,19 +116,46 @@ def follow(home: Path, tracking_uri: str | None, stop: Stop, *, poll_s: float = 
     """
     ledger = AggregatorHome(home).ledger_path
     done, pause = -1, 1.0
+    shown: tuple[Interrupted, ...] = ()
     while True:
         last = stop.is_set()
         size = ledger.stat().st_size if ledger.exists() else 0
         wait = poll_s
-        if size != done:
+        interrupted = _interrupted(AggregatorHome(home))
+        if size != done or interrupted != shown:
             try:
                 done, pause = sync(home, tracking_uri).end, 1.0
+                _show_interrupted(AggregatorHome(home), tracking_uri, shown, interrupted)
+                shown = interrupted
             except DOWN as down:
                 log.warning("MLflow did not take a record: %s", str(down).partition("\n")[0])
                 wait, pause = pause, min(2 * pause, longest_s)
         if last:
             return
         stop.wait(wait)
+
+
+def _interrupted(home: AggregatorHome) -> tuple[Interrupted, ...]:
+    try:
+        return load(home)
+    except (OSError, ValueError) as bad:
+        log.warning("interrupted runs are not shown in MLflow: %s", bad)
+        return ()
+
+
+def _show_interrupted(
+    home: AggregatorHome, tracking_uri: str | None, before: tuple[Interrupted, ...], now: tuple[Interrupted, ...]
+) -> None:
+    """Tag the runs that are interrupted, and take the tag from those that are not any more. Raises one of ``DOWN``."""
+    if before == now:
+        return
+    uri = tracking_uri or default_uri(home)
+    runs = Runs(connect(uri), None)
+    for one in before:
+        if one.run not in {other.run for other in now}:
+            runs.mark(one.run, pages.INTERRUPTED, "")
+    for one in now:
+        runs.mark(one.run, pages.INTERRUPTED, str(one))
 
 
 # --- writing -----------------------------------------------------------------------------------------------------

@@ -117,6 +117,18 @@ class Runs:
         if isinstance(entry.record, RunResumed):
             self.client.update_run(parent, status="RUNNING")
 
+    def mark(self, run: str, key: str, text: str) -> None:
+        """Set a tag of a job that is not of the ledger; take it away where the text is empty. A job that MLflow does
+        not have is left out."""
+        experiments = [found.experiment_id for found in self.client.search_experiments()]
+        found = self._search(experiments, pages.job_mark(run)) if experiments else None
+        if found is None:
+            return
+        if text:
+            self.client.set_tag(found.info.run_id, key, text)
+        elif key in found.data.tags:
+            self.client.delete_tag(found.info.run_id, key)
+
     def end(self, entry: Entry[RunFinished] | Entry[RunFailed], run: RunRecord) -> None:
         """The job is over, one way or the other."""
         parent = self.parent_of(entry).info.run_id

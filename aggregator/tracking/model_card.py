@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aggregator import privacy
+from aggregator import absences, privacy
 from aggregator.expert_figures import expert_sentences
 from aggregator.figures import last_metrics, last_ratios, sentence, withheld_in
 from aggregator.ledger.records import Refusal, RunStarted
@@ -157,8 +157,15 @@ def _cohort(run: RunRecord) -> str:
     span = str(min(invited)) if min(invited) == max(invited) else f"{min(invited)} to {max(invited)}"
     return (
         f"Enrolled: {', '.join(map(safe, run.started.record.silos))}. Summed: {cohort(run)}, {span} invited. "
-        f"{len(run.closed)} steps released, {len(run.void)} void. {signed} silos countersigned the final state."
+        f"{len(run.closed)} steps released, {len(run.void)} void. {signed} silos countersigned the final state. "
+        f"{_complete(run)}"
     )
+
+
+def _complete(run: RunRecord) -> str:
+    """Whether every silo is in every step, and if not, who was missing, when and why."""
+    missed = absences.sentence(absences.of_run(run))
+    return f"**Partial**: {safe(missed)}." if missed else "Complete: every silo's update is in every step."
 
 
 def _consent(run: RunRecord, charters: Mapping[str, Charter]) -> str:

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from aggregator import privacy
+from aggregator.absences import with_step
 from aggregator.errors import RunAborted
 from aggregator.figures import metrics, ratios, sentence, withheld
 from aggregator.ledger.format import Entry, canonical, is_of
@@ -45,6 +46,8 @@ NO_NAME = "consilium"
 
 #: MLflow shows this tag of a run and of a logged model as its description.
 NOTE = "mlflow.note.content"
+#: The tag of a run that was interrupted: what becomes of it. Not of the ledger, so without our prefix.
+INTERRUPTED = "interrupted"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~])")
 DIGESTS = ("job_digest", "plan_digest", "charter_digest", "code_digest")
 _JOB = (*DIGESTS, "state_digest", "protocol", "method", "threshold", "purpose", "nonce", "versions", "parent")
@@ -125,6 +128,10 @@ def job_tags(entry: Entry[Record]) -> dict[str, str]:
             facts |= by_silo("approval", {record.silo: record.digest})
         case StepClosed() as record:
             facts |= by_silo("data", record.data_commitments) | by_silo("approval", record.approvals)
+            if away := with_step({}, record, entry.time, record.invited):
+                # The last absence of each; whoever searches finds every run that is not of all its silos.
+                facts["consilium.partial"] = "true"
+                facts |= {f"consilium.missing.{silo}": str(absence) for silo, absence in away.items()}
         case RunFinished() as record:
             facts |= _named(record, _END)
             facts["consilium.countersigned_by"] = sorted(record.countersignatures)

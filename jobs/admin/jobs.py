@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from aggregator.absences import sentence as sentence_of
 from aggregator.figures import sentence
+from aggregator.interrupted import INTERRUPTED_KEY, Interrupted, Standing
+from aggregator.interrupted import from_json as from_record
+from aggregator.open_runs import MENDABLE
 from crypto.charter import Charter
 from crypto.errors import BY_CODE, FederationError, RoundLost, SpecError
 from crypto.home import Home
@@ -25,6 +30,10 @@ if TYPE_CHECKING:
 
 #: How long a job may wait and run before ``fed submit --wait`` gives up, on top of the job's own time. Seconds.
 QUEUE_S: Final = 3600.0
+#: What ``fed submit --wait`` ends with where a run finished, and silos were missing from some of its sums.
+PARTIAL: Final = 41
+#: How long the server may take to tell what becomes of an interrupted run. Seconds.
+NOTICED_S: Final = 10.0
 #: Most jobs in a list, the newest.
 MOST_JOBS: Final = 50
 
@@ -71,11 +80,14 @@ def charter_of(folder: Path, federation: str, now: int) -> Charter:
 def submit(session: AdminSession, job: str, charter: Charter, *, resume: str = "") -> dict[str, Any]:
     """Write the job folder, sign and submit it. NVFlare's job id, and our digest, which data owners approve.
 
-    Raises SpecError for a job that does not fit the charter, JobRejected, NotAllowed.
+    Raises SpecError for a job that does not fit the charter or the run to go on with, JobRejected, NotAllowed.
     """
-    from jobs.flare.folder import export
+    from jobs.flare.folder import check_resume, export
 
     spec = JobSpec.load(job)
+    check_resume(resume)
+    if resume:
+        check_run(session, resume, spec)
     with tempfile.TemporaryDirectory(prefix="consilium-") as place:
         folder = export(spec, charter, Path(place) / spec.name, resume=resume)
         here = session.silos()
@@ -92,13 +104,107 @@ def submit(session: AdminSession, job: str, charter: Charter, *, resume: str = "
     }
 
 
+def check_run(session: AdminSession, run: str, spec: JobSpec) -> None:
+    """Raises SpecError unless the run is one of this job that can go on: before anything is submitted."""
+    from jobs.flare.folder import RESUME_KEY
+
+    known = False
+    for meta in session.list_jobs():
+        job_id, word = one_line(str(meta.get("job_id", ""))), str(meta.get("status", ""))
+        status = _status(session.stats(str(meta["job_id"]))) if word == "RUNNING" else _kept(meta)
+        resumes = str(meta.get(RESUME_KEY, "")) == run
+        if not resumes and (status is None or status.run != run):
+            continue
+        known = True
+        if word in ("SUBMITTED", "DISPATCHED", "RUNNING"):
+            way = "waits to be resumed" if word == "SUBMITTED" else "is under way"
+            remedy = f"Nothing is to be submitted: `fed status {job_id}` shows it."
+            raise SpecError("--resume", got=f"{run}, which {way} as job {job_id}", want="a run at rest", remedy=remedy)
+        if status is not None and status.run == run:
+            if status.state is RunState.FINISHED:
+                remedy = "Submit the job without --resume, as a new run."
+                raise SpecError(
+                    "--resume", got=f"{run}, which has finished", want="a run without an end", remedy=remedy
+                )
+            if status.job and status.job != spec.digest.hex():
+                raise SpecError(
+                    "--resume",
+                    got=f"job {spec.digest.hex()[:16]} ({spec.name})",
+                    want=f"job {status.job[:16]} ({one_line(str(meta.get('name', '')))}), of which {run} is a run",
+                    remedy="A run goes on with the job that it began with, every field of it the same.",
+                )
+    if not known:
+        remedy = "`fed jobs` lists the runs of this server's jobs. If its job was deleted there: `fed export --resume`."
+        raise SpecError("--resume", got=f"{run}, which no job of this server has", want="a run of it", remedy=remedy)
+
+
+def wait_for_run(
+    session: AdminSession, job_id: str, timeout_s: float, seen: Callable[[str], None], look_s: float = 1.0
+) -> tuple[str, str]:
+    """Until the job has ended, and the jobs that its run goes on as. (NVFlare's word, id) of the last. Raises TooSlow.
+
+    ``seen``: called with each of NVFlare's words, and with each job that the run goes on as."""
+    end = time.monotonic() + timeout_s
+    while True:
+        word = session.wait(job_id, max(1.0, end - time.monotonic()), seen=seen)
+        if not (following := _following(session, job_id, end, look_s)):
+            return word, job_id
+        job_id = following
+        seen(f"interrupted; it goes on as job {job_id}")
+
+
+def _following(session: AdminSession, job_id: str, end: float, look_s: float) -> str:
+    """The job that the run of a job that has ended goes on as; empty if it has an end, or goes on only by command."""
+    from jobs.flare.session import TooSlow
+
+    look_until = time.monotonic() + NOTICED_S
+    while True:
+        meta = session.meta(job_id)
+        status, interrupted = _kept(meta), _interrupted(meta)
+        if interrupted is not None and interrupted.next_job not in ("", job_id):
+            return interrupted.next_job
+        if interrupted is None:
+            may_go_on = status is not None and (
+                status.outcome is None or (status.outcome.code in MENDABLE and status.released)
+            )
+            if not may_go_on or time.monotonic() > look_until:
+                return ""
+        elif not _waits(interrupted):
+            return ""
+        if time.monotonic() > end:
+            raise TooSlow(f"The run of job {job_id} was interrupted and has not gone on in time.")
+        time.sleep(look_s)
+
+
+def _waits(interrupted: Interrupted | None) -> bool:
+    """Whether the service is going to resume it."""
+    return interrupted is not None and interrupted.standing is Standing.WAITING
+
+
+def _interrupted(meta: Mapping[str, Any]) -> Interrupted | None:
+    """What a job's record says of its run that was interrupted. A server is another machine: text is made printable."""
+    found = meta.get(INTERRUPTED_KEY)
+    if not isinstance(found, Mapping):
+        return None
+    try:
+        return from_record({key: one_line(v) if isinstance(v, str) else v for key, v in found.items()})
+    except (ValueError, KeyError, TypeError) as bad:
+        raise FederationError(
+            f"The server's record of an interrupted run can't be read: {bad!r}.",
+            remedy="Is this machine on the release of the aggregator?",
+        ) from bad
+
+
 def wait_s(job: str) -> float:
     """How long a job may take, with its wait in the queue."""
     return JobSpec.load(job).timeouts["job"] + QUEUE_S
 
 
 def exit_code(found: Mapping[str, Any]) -> int:
-    """What ``fed submit --wait`` ends with for a job that did not finish: its outcome's exit code, or 40."""
+    """What ``fed submit --wait`` ends with: 0 for a run that finished with every silo in every sum, 41 for one that
+    finished without; else its outcome's exit code, or 40."""
+    if found.get("state") == RunState.FINISHED:
+        return PARTIAL if (found.get("status") or {}).get("missed") else 0
     outcome = (found.get("status") or {}).get("outcome") or {}
     ours = BY_CODE.get(str(outcome.get("code", "")))
     return ours.exit_code if ours else RoundLost.exit_code
@@ -143,6 +249,7 @@ def job_status(session: AdminSession, job_id: str) -> dict[str, Any]:
     return {
         **_row(meta, status),
         "status": None if status is None else as_json(status),
+        "goes_on_as": interrupted.next_job if (interrupted := _interrupted(meta)) is not None else "",
         "why": reasons(meta, status),
     }
 
@@ -219,6 +326,8 @@ def reasons(meta: Mapping[str, Any], status: RunStatus | None) -> list[str]:
         reason = f"refused: {why.code}" if why.code else "did not answer"
         remedy = f": {_REMEDIES[why.code]}" if why.code in _REMEDIES else ""
         lines.append(f"{silo} {reason}, in step {why.step}, phase {why.phase}{remedy}")
+    if missed := sentence_of(status.missed):
+        lines.append(f"{'finished without' if state == RunState.FINISHED else 'so far without'} some silos: {missed}")
     if status.closed is not None and status.closed.shut:
         lines.append(f"stayed shut in step {status.closed.name}: {', '.join(status.closed.shut)}")
     if status.closed is not None and status.closed.withheld:
@@ -229,7 +338,12 @@ def reasons(meta: Mapping[str, Any], status: RunStatus | None) -> list[str]:
         lines.append(f"ended with {status.outcome.code}: {status.outcome.detail}")
     if state == "interrupted":
         lines.append("the aggregator's process ended under it")
-    if status.run and state in ("failed", "aborted", "interrupted"):
+    interrupted = _interrupted(meta)
+    if interrupted is not None:
+        lines.append(f"its run: {interrupted.why}")
+    if interrupted is not None and interrupted.next_job:
+        lines.append(f"see: fed status {interrupted.next_job}")
+    elif status.run and state in ("failed", "aborted", "interrupted") and not _waits(interrupted):
         lines.append(f"to go on with it: fed submit JOB --resume {status.run}")
     if status.run and state == RunState.FINISHED:
         lines.append(

@@ -56,13 +56,13 @@ def submit(
         if away := done["not_connected"]:
             _say(as_json, f"not connected now: {', '.join(away)}; it starts with {done['least']} silos")
         if wait:
-            word = session.wait(
-                done["job_id"], admin_jobs.wait_s(job), seen=lambda word: _say(as_json, f"NVFlare: {word.lower()}")
+            word, job_id = admin_jobs.wait_for_run(
+                session, done["job_id"], admin_jobs.wait_s(job), lambda word: _say(as_json, f"NVFlare: {word.lower()}")
             )
-            done |= {"nvflare": word, **_ended(session, done["job_id"], as_json)}
+            done |= {"nvflare": word, **_ended(session, job_id, as_json)}
     emit(done, as_json)
-    if wait and done["state"] != "finished":
-        raise typer.Exit(admin_jobs.exit_code(done))
+    if wait and (code := admin_jobs.exit_code(done)):
+        raise typer.Exit(code)
 
 
 def jobs(kit: AdminKit, as_json: Json = False) -> None:

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, Final
 
 from crypto.errors import RoundLost
@@ -24,8 +24,12 @@ _ASKS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def local_federation(federation: Federation, *, say: Callable[[str], None]) -> Iterator[Running]:
-    """Kits, server and silos as processes, and an open admin session; all of it stopped at the end."""
+def local_federation(
+    federation: Federation, *, say: Callable[[str], None], environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Running]:
+    """Kits, server and silos as processes, and an open admin session; all of it stopped at the end.
+
+    ``environment``: more variables of the processes."""
     from jobs.flare.local_kits import free_port, provision
     from jobs.flare.proxy import except_loopback
     from jobs.flare.session import AdminSession
@@ -41,7 +45,7 @@ def local_federation(federation: Federation, *, say: Callable[[str], None]) -> I
             server_home=federation.aggregator_home,
             silo_homes=federation.silo_homes,
         )
-        processes = Processes()
+        processes = Processes(environment)
         stack.callback(processes.stop)
         say(f"server on 127.0.0.1:{port} (mTLS)")
         processes.start("aggregator", kits.server, federation.aggregator_home)
@@ -83,14 +87,15 @@ class Running:
 class Processes:
     """The long-lived processes, started as institutions start them, ended by pid."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._environment = environment
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def start(self, kind: str, kit: Path, home: Home) -> None:
         command = [sys.executable, "-P", "-m", "jobs.cli", kind, "run", "--kit", str(kit), "--drain-seconds", "0"]
         from jobs.flare.nvflare_mains import clean_path
 
-        environment = clean_path({**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"})
+        environment = clean_path({**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", **self._environment})
         with home.log_path.open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment

@@ -15,6 +15,7 @@ from typing import Any
 
 import jinja2
 
+from aggregator import absences
 from aggregator.expert_figures import expert_sentences
 from aggregator.figures import last_metrics, sentence
 from aggregator.home import AggregatorHome
@@ -90,6 +91,8 @@ def _title(run: RunView) -> str:
     ]
     verb = "trained" if run.record.finished else "stopped" if run.record.failed else "is training"
     sentence = f"{display_name(run.plan.method)} {verb} at {len(run.silos)} silos: {', '.join(parts)}."
+    if missed := absences.of_run(run.record):
+        sentence += f" Missing from some steps: {', '.join(sorted(missed))}."
     if run.record.failed:
         failed = run.record.failed.record
         phase = f" in phase {failed.phase}" if failed.phase else ""

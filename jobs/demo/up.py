@@ -135,7 +135,9 @@ def up(options: Options, view: View) -> dict[str, Any]:
             view.say(line)
         view.say(f"federation {demo.federation.name}: {len(demo.silos)} silos, job {demo.spec.name}")
         with ExitStack() as stack:
-            running = stack.enter_context(local_federation(demo.federation, say=view.say))
+            # Who falls away is to stay away.
+            more = {} if options.breaks is None else {"CONSILIUM_JOB_RESTARTS": "0"}
+            running = stack.enter_context(local_federation(demo.federation, say=view.say, environment=more))
             approve_for_demonstration(demo.federation.silo_homes.values(), demo.spec)
             view.say(f"approved as the data owner of all {len(demo.silos)} silos: this demonstration owns their keys")
             pids = {silo: running.processes.pid(silo) for silo in demo.silos}

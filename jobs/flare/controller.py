@@ -33,7 +33,7 @@ from crypto.errors import FederationError, Malformed, SpecError
 from crypto.messages import Message
 from jobs.flare import status_reply
 from jobs.flare.courier import Courier
-from jobs.flare.folder import check_arguments, decode_job, sites_in
+from jobs.flare.folder import check_arguments, decode_job, resume_in, sites_in
 from jobs.flare.nvflare_mains import job_home
 from jobs.flare.outcomes import status_file
 from jobs.flare.wire import unwrap
@@ -46,7 +46,7 @@ ABORT_LAG_S: Final = 4.0
 #: Pause between two looks at the abort signal, which nobody can wait for. Seconds.
 LOOK_S: Final = 0.05
 
-#: Exchange, its replies, outcome. Only ``phase``, ``requests``, ``timeout_s`` and ``enough`` of an exchange are used.
+#: Exchange, its replies, outcome. Of an exchange all is used but the step's number and name.
 Run = Generator[Any, Mapping[str, Message], Any]
 
 
@@ -58,14 +58,14 @@ def open_run(job: str, plan: str, home: AggregatorHome, resume: str, tracker: St
     return run
 
 
-def sites_of(fl_ctx: FLContext) -> tuple[str, ...]:
-    """The sites that the job folder names, the server left out."""
+def meta_of(fl_ctx: FLContext) -> object:
+    """The job's ``meta.json``, as it was deployed here. Raises SpecError."""
     workspace = fl_ctx.get_workspace()
     try:
-        meta = json.loads(Path(workspace.get_job_meta_path(fl_ctx.get_job_id())).read_text(encoding="utf-8"))
+        meta: object = json.loads(Path(workspace.get_job_meta_path(fl_ctx.get_job_id())).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as bad:
         raise SpecError("meta.json", got=type(bad).__name__, want="JSON") from bad
-    return sites_in(meta)
+    return meta
 
 
 def _check_sites(home: AggregatorHome, sites: tuple[str, ...]) -> None:
@@ -119,8 +119,10 @@ class SecureController(Controller):
         run: Run | None = None
         try:
             check_arguments(job=self.job, plan=self.plan, grace_s=self.grace_s, resume=self.resume)
-            _check_sites(home, sites_of(fl_ctx))
-            run = open_run(decode_job(self.job), self.plan, home, self.resume, tracker)
+            meta = meta_of(fl_ctx)
+            _check_sites(home, sites_in(meta))
+            # The job's own word, or that of the service that submitted it once more (``resumer``).
+            run = open_run(decode_job(self.job), self.plan, home, self.resume or resume_in(meta), tracker)
             courier = Courier(fl_ctx.get_engine(), abort_signal, self.grace_s, tracker.answered)
             self._drive(run, courier, abort_signal, fl_ctx)
         except RunAborted as aborted:
@@ -145,7 +147,11 @@ class SecureController(Controller):
             while True:
                 try:
                     answers = courier.exchange(
-                        exchange.phase, exchange.requests, timeout_s=exchange.timeout_s, enough=exchange.enough
+                        exchange.phase,
+                        exchange.requests,
+                        timeout_s=exchange.timeout_s,
+                        enough=exchange.enough,
+                        wait_for=exchange.wait_for,
                     )
                 except FederationError as ours:  # a request that can't be carried: the run's end, and on its ledger
                     run.throw(ours)

@@ -8,14 +8,15 @@ silos on two busy cores; pushed it is one round trip, 0.08 s, and idle silos nee
 Delivery is at least once: an answer that does not come is asked for again with the same bytes. Agents are idempotent,
 so a request that did arrive gives the same answer. An answer that comes after its exchange is dropped, but it says that
 the silo is there: the next exchange waits for it, enough answers or not. While a silo works on a long answer it is
-asked for a heartbeat now and then, so a process that died costs seconds and not the phase's time-out.
+asked for a heartbeat now and then, so a process that died costs seconds and not the phase's time-out. One that was gone
+and is there again is another process, which has never heard of the request: it is asked at once.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import Condition, Thread
 from typing import Any, Final
 
@@ -111,23 +112,39 @@ class Courier:
         self._answered = answered
         self._here: set[str] = set()  #: silos that have answered in this run
         self._late: set[str] = set()  #: silos whose last answer came after its exchange
+        self._wait_for: frozenset[str] = frozenset()  #: silos that are not given up in this exchange
         self._unreachable: dict[str, float] = {}  #: silo → since when, until it can be reached again
 
     def exchange(
-        self, phase: str, requests: Mapping[str, Message], *, timeout_s: float, enough: int
+        self,
+        phase: str,
+        requests: Mapping[str, Message],
+        *,
+        timeout_s: float,
+        enough: int,
+        wait_for: Collection[str] = (),
     ) -> dict[str, Shareable]:
-        """Silo → its answer, error codes included; a silo that did not answer is absent. Returns at once on abort."""
+        """Silo → its answer, error codes included; a silo that did not answer is absent. Returns at once on abort.
+
+        ``wait_for``: silos that do not count as absent because they cannot be reached; they have all the time."""
+        self._wait_for = frozenset(wait_for)
+        if phase == "open":  # a silo whose service was started again is registered anew, under another token
+            self._engine.sync_clients_from_main_process()
         for request in requests.values():
             request.check()  # here, where an error of ours reaches the run, and not in a thread
         answers = Answers(requests)
         end = time.monotonic() + timeout_s
-        for silo, request in requests.items():
-            work = (silo, TASK_PREFIX + phase, request, answers, end)
+
+        def ask(silo: str) -> None:
+            work = (silo, TASK_PREFIX + phase, requests[silo], answers, end)
             Thread(target=self._ask, args=work, name=f"courier-{silo}", daemon=True).start()
+
+        for silo in requests:
+            ask(silo)
         known = self._here & set(requests)
         late = self._late & set(requests)
         self._late -= late
-        Thread(target=self._watch, args=(answers, known), name="courier-watch", daemon=True).start()
+        Thread(target=self._watch, args=(answers, known, ask), name="courier-watch", daemon=True).start()
         wanted = min(enough + len(late), len(requests))
         came = answers.wait(timeout_s=timeout_s, enough=wanted, grace_s=self._grace_s, abort=self._abort)
         self._here.update(came)
@@ -157,19 +174,29 @@ class Courier:
                 else:
                     self._late.add(silo)
 
-    def _watch(self, answers: Answers, silos: set[str]) -> None:
-        """Gives up silos whose process cannot be reached any more. A late heartbeat is no reason."""
+    def _watch(self, answers: Answers, silos: set[str], ask: Callable[[str], None]) -> None:
+        """Gives up silos whose process cannot be reached any more. A late heartbeat is no reason. ``ask``: asks a silo
+        once more, if it could not be reached and now can."""
+        gone: set[str] = set()
         while answers.pause(silos, WATCH_S) and not self._abort.triggered:
             for silo in answers.outstanding() & silos:
                 reply = self._send(silo, ReservedTopic.JOB_HEART_BEAT, Shareable(), WATCH_S)
                 code = ReturnCode.ERROR if reply is None else reply.get_return_code()
-                if code in _UNDELIVERED and code != ReturnCode.TIMEOUT and self._is_lost(silo):
-                    answers.put(silo, None)
+                if code == ReturnCode.TIMEOUT:
+                    continue
+                if code in _UNDELIVERED:
+                    gone.add(silo)
+                    if self._is_lost(silo):
+                        answers.put(silo, None)
+                elif silo in gone:
+                    gone.discard(silo)
+                    ask(silo)
 
     def _is_lost(self, silo: str) -> bool:
         """Called when a silo could not be reached."""
         now = time.monotonic()
-        return now - self._unreachable.setdefault(silo, now) > LOST_S and silo in self._here
+        since = self._unreachable.setdefault(silo, now)
+        return now - since > LOST_S and silo in self._here and silo not in self._wait_for
 
     def _push(self, silo: str, task: str, request: Message, timeout_s: float) -> Shareable | None:
         shareable = wrap(request)

@@ -23,6 +23,10 @@ EXECUTOR = "jobs.flare.executor.SecureExecutor"
 #: Longest wait after enough answers, in seconds.
 MOST_GRACE_S = 60.0
 
+#: In a job's meta data: the run that it goes on with. The service writes it into the record of a job that it submits
+#: once more; that record is not signed, so it counts for what it is: a wish that ledger, charter and silos check.
+RESUME_KEY = "consilium_resume"
+
 _RUN = re.compile(r"[0-9a-f]{16}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -32,6 +36,8 @@ def export(spec: JobSpec, charter: Charter, folder: Path, *, resume: str = "") -
 
     ``resume``: id of the interrupted run that it goes on with, instead of a new one."""
     check_resume(resume)
+    if spec.require is not None:
+        spec.require.check_members(charter.silos)
     if folder.exists():
         raise SpecError(
             "--out", got=str(folder), want="a folder that does not exist", remedy="Job folders are never overwritten."
@@ -62,6 +68,15 @@ def check_resume(resume: str) -> None:
     """Raises SpecError unless it is empty or a run's id: it becomes the name of a folder."""
     if resume and not _RUN.fullmatch(resume):
         raise SpecError("--resume", got=resume, want="a run's id: 16 hexadecimal digits")
+
+
+def resume_in(meta: object) -> str:
+    """The run that a job's ``meta.json`` names to go on with; empty if none. Raises SpecError."""
+    found = meta.get(RESUME_KEY, "") if isinstance(meta, dict) else ""
+    if not isinstance(found, str):
+        raise SpecError(f"meta.json, {RESUME_KEY}", got=type(found).__name__, want="a run's id")
+    check_resume(found)
+    return found
 
 
 def sites_in(meta: object) -> tuple[str, ...]:
@@ -132,6 +147,7 @@ def write_job(
         "deploy_map": {"app": ["server", *silos]},
         "min_clients": least,
         "mandatory_clients": [],
+        **({RESUME_KEY: resume} if resume else {}),
     }
     server = {
         "format_version": 2,

@@ -59,7 +59,7 @@ _VIEWER: Final = {**_DENIED, "submit_job": _NONE, "manage_job": _NONE, "download
 
 
 def harden_server(kit: Path, *, home: AggregatorHome | None, org: str) -> None:
-    """The server's rules: our classes, launcher, reconciler and admission, no log receiver; 127.0.0.1 only."""
+    """The server's rules: our classes, launcher, admission, what keeps runs going; no log receiver; 127.0.0.1 only."""
     resources = _default(kit)
     _allow_ours(resources)
     resources["servers"][0].update(
@@ -74,6 +74,8 @@ def harden_server(kit: Path, *, home: AggregatorHome | None, org: str) -> None:
     components["process_launcher"] = _component("process_launcher", "jobs.flare.launcher.AggregatorLauncher")
     components["job_reconciler"] = _component("job_reconciler", "jobs.flare.reconciler.JobReconciler")
     components["job_outcomes"] = _component("job_outcomes", "jobs.flare.outcomes.JobOutcomes")
+    components["resumer"] = _component("resumer", "jobs.flare.resumer.Resumer")
+    components["rejoin"] = _component("rejoin", "jobs.flare.rejoin.Rejoin")
     components["admission"] = _component("admission", "jobs.flare.admission.Admission")
     resources["components"] = list(components.values())
     _write(kit, "resources.json", resources)

@@ -2,7 +2,8 @@
 
 NVFlare's own client launcher lets one crashed job process fail the whole job for everybody (its exit code is reported
 and ``min_clients`` is not looked at). Ours turns any bad end of this silo's process into a dropout: the round goes on
-without it, and the floors decide whether that is enough. The job status then no longer shows the crash, so we log it.
+without it, and the floors decide whether that is enough. And it starts the process again (``job_handle``), so the silo
+is back at the next step.
 
 Both launchers start ``jobs.flare.nvflare_mains`` instead of NVFlare's worker modules: the same mains, a shorter wait at
 the end (see there).
@@ -18,57 +19,41 @@ from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, FLMetaKey, JobConstants
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_launcher_spec import JobHandleSpec, JobProcessArgs, JobReturnCode
+from nvflare.apis.job_launcher_spec import JobHandleSpec, JobProcessArgs
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
+from nvflare.app_common.job_launcher.process_launcher import ProcessHandle
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
+from nvflare.private.fed.client.client_executor import _ABORT_REQUESTED_KEY
 from nvflare.utils.job_launcher_utils import get_client_job_args, get_server_job_args
+
+from jobs.flare.job_handle import RestartingHandle, Restarts, Started
+from jobs.flare.nvflare_mains import job_home
+from jobs.runtime import drain
+from jobs.security_log.events import Event
+from jobs.security_log.writer import SecurityLog
 
 _MODULE = "jobs.flare.nvflare_mains"
 _CLIENT = "nvflare.private.fed.app.client.worker_process"
 _SERVER = "nvflare.private.fed.app.server.runner_process"
 
 
-class DropoutHandle(JobHandleSpec):
-    """A job process whose bad end is nobody else's business: it polls as UNKNOWN, which NVFlare does not report."""
+class _Process:
+    """NVFlare's handle of one process, with the exit code that it maps away."""
 
-    def __init__(self, handle: JobHandleSpec, rc_file: Path, job_id: str, logger: Any) -> None:
-        super().__init__()
+    def __init__(self, handle: ProcessHandle) -> None:
         self._handle = handle
-        self._rc_file = rc_file
-        self._job_id = job_id
-        self._logger = logger
-        self._stopped_by_us = False
+
+    def wait(self) -> int:
+        self._handle.wait()
+        code = self._handle.adapter.poll()
+        return 0 if code is None else int(code)
 
     def terminate(self) -> None:
-        self._stopped_by_us = True
         self._handle.terminate()
-
-    def poll(self) -> Any:
-        code = self._handle.poll()
-        return JobReturnCode.UNKNOWN if code != JobReturnCode.SUCCESS else code
-
-    def wait(self) -> None:
-        """Until the process has ended. A bad end is logged, and its return code file (which would win) removed."""
-        self._handle.wait()
-        code, own = self._handle.poll(), self._own_code()
-        if own != JobReturnCode.SUCCESS:
-            self._rc_file.unlink(missing_ok=True)
-        if self._stopped_by_us or (code == JobReturnCode.SUCCESS and own in (None, JobReturnCode.SUCCESS)):
-            return
-        self._logger.error(
-            f"[SILO_CRASHED] The process of job {self._job_id} ended badly (launcher code {code}, own code {own}). "
-            "This silo drops out of the run; the others go on if enough are left. See its log in the job's folder."
-        )
-
-    def _own_code(self) -> int | None:
-        try:
-            return int(self._rc_file.read_text(encoding="utf-8").split()[0])
-        except (FileNotFoundError, ValueError, IndexError):
-            return None
 
 
 class SiloLauncher(ClientProcessJobLauncher):
-    """Starts a silo's job processes; a crash becomes a dropout."""
+    """Starts a silo's job processes; one that crashes is a dropout, and is started again."""
 
     def get_command(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> str:
         return _command(fl_ctx, get_client_job_args(), _CLIENT, "client-job")
@@ -77,7 +62,34 @@ class SiloLauncher(ClientProcessJobLauncher):
         job_id = str(job_meta.get(JobConstants.JOB_ID))
         workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
         rc_file = Path(os.path.join(workspace.get_root_dir(), job_id, FLMetaKey.PROCESS_RC_FILE))
-        return DropoutHandle(super().launch_job(job_meta, fl_ctx), rc_file, job_id, self.logger)
+        launch = super().launch_job
+
+        def start() -> Started:
+            return _Process(launch(job_meta, fl_ctx))
+
+        return RestartingHandle(
+            start,
+            rc_file,
+            job_id,
+            restarts=Restarts.from_environment(),
+            wanted=lambda: not (drain.begun(job_home()) or _aborted(fl_ctx, job_id)),
+            tell=_tell,
+        )
+
+
+def _aborted(fl_ctx: FLContext, job_id: str) -> bool:
+    """Whether NVFlare has been told to stop this job here: then its process may end as it likes."""
+    process = fl_ctx.get_engine().client_executor.run_processes.get(job_id)
+    return process is not None and bool(process.get(_ABORT_REQUESTED_KEY))
+
+
+def _tell(event: str, attempt: int, code: int) -> None:
+    """Into the security log and the figures. ``event``: ``job-restarted`` or ``job-given-up``."""
+    from silo_agent import metrics  # prometheus_client: after the environment is prepared
+
+    {Event.JOB_RESTARTED: metrics.job_restarted, Event.JOB_GIVEN_UP: metrics.job_given_up}[Event(event)]()
+    # A process that a signal ended has the exit code that shells give it.
+    SecurityLog(job_home())(event, attempt=attempt, exit=(128 - code if code < 0 else code) & 0xFF)
 
 
 class AggregatorLauncher(ServerProcessJobLauncher):

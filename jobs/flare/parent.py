@@ -155,6 +155,11 @@ def run_client(
 ) -> NoReturn:
     """A silo's NVFlare parent until SIGTERM, in the main thread; then calls ``ended`` and ends the process."""
     from jobs.flare.connection_watchdog import CONNECTION
+    from jobs.flare.job_handle import ENDING
+
+    def leave() -> None:
+        ENDING.set()
+        CONNECTION.quit()
 
     found = nvflare_mains.settings(kit)
 
@@ -177,7 +182,7 @@ def run_client(
         idle=idle,
         draining=draining,
         ended=ended,
-        leave=CONNECTION.quit,
+        leave=leave,
         registered=lambda: CONNECTION.registered,
     )
     CONNECTION.lost = parent.lost

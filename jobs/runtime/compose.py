@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
 from aggregator.home import AggregatorHome
 from aggregator.ledger.log import Ledger
+from aggregator.requirement import NOTHING
 from aggregator.rounds.attempt import Exchange, Replies, Timeouts
 from aggregator.rounds.run import Run, RunOutcome, RunSpec
 from aggregator.rounds.storage import stage_predictor
@@ -75,14 +77,38 @@ def server_run(
 ) -> Generator[Exchange, Replies, RunOutcome]:
     """The run of a submitted job. ``job``: canonical text; ``plan``: base64 of the plan; ``home``: the aggregator's.
 
-    ``resume``: the run to go on with, where the admin asked for that. ``tracker``: follows the run's status. The
-    charter can't change meanwhile.
+    ``resume``: the run to go on with, where that was asked for. ``tracker``: follows the run's status. Meanwhile the
+    charter can't change, and no other process can work on the run. Raises SpecError.
     """
-    with running(home):
+    with ExitStack() as held:
+        held.enter_context(running(home))
+        if resume:
+            held.enter_context(alone(home, resume))
         run = open_run(job, plan, home, resume=resume or None)
+        if not resume:
+            held.enter_context(alone(home, run.name))
         if tracker is not None:
             tracker.follow(run)
         return (yield from run.run())
+
+
+@contextmanager
+def alone(home: AggregatorHome, run: str) -> Iterator[None]:
+    """Held by the one process that works on a run; the end of the process gives it back. Raises SpecError."""
+    folder = home.run_folder(run)
+    if not folder.root.is_dir():
+        raise SpecError("--resume", got=run, want="a run of this aggregator", remedy="`fed lineage` lists the runs.")
+    try:
+        lock = durable.lock(folder.lock_path, wait=False)
+    except BlockingIOError as held:
+        remedy = "Wait until it has ended: `fed jobs` shows the job."
+        raise SpecError(
+            "--resume", got=f"{run}, which another process works on", want="a run at rest", remedy=remedy
+        ) from held
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def open_run(
@@ -107,6 +133,7 @@ def open_run(
             versions=release.versions(),
             timeouts=Timeouts(phase_s=spec.timeouts["phase"], step_s=spec.timeouts["step"], job_s=spec.timeouts["job"]),
             keep_uploads=spec.keep_uploads,
+            require=spec.require or NOTHING,
         ),
         charter,
         identity,

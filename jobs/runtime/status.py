@@ -10,11 +10,12 @@ leading metric of the last step that opened any.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
 from aggregator import privacy
+from aggregator.absences import Absence, with_step
 from aggregator.errors import RunAborted
 from aggregator.figures import withheld
 from aggregator.ledger.format import Entry
@@ -88,8 +89,9 @@ class RunStatus:
     """The state of a run. ``since``: when the phase began, UTC. ``absent``: silos that are out, until they are back.
 
     ``privacy``: what the job says of differential privacy, once the run is on the ledger.
-    ``steps``: how many the plan has; ``released`` and ``void`` of them are behind. ``attempt`` counts from 0. ``plan``:
-    once the ledger names it; it does not travel.
+    ``steps``: how many the plan has; ``released`` and ``void`` of them are behind. ``attempt`` counts from 0.
+    ``missed``: silos that were missing from a closed step, also those that are back. ``plan``, ``silos``: once the
+    ledger names them; they do not travel.
     """
 
     run: str = ""
@@ -104,6 +106,7 @@ class RunStatus:
     asked: tuple[str, ...] = ()
     answered: tuple[str, ...] = ()
     absent: Mapping[str, Absent] = field(default_factory=dict)
+    missed: Mapping[str, Absence] = field(default_factory=dict)
     released: int = 0
     void: int = 0
     closed: LastClosed | None = None
@@ -111,6 +114,7 @@ class RunStatus:
     privacy: str = ""
     outcome: RunEnd | None = None
     plan: Plan | None = field(default=None, compare=False, repr=False)
+    silos: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -186,6 +190,7 @@ def _recorded(status: RunStatus, entry: Entry[Record]) -> RunStatus:
             plan = RunRecord(record.run, (entry,)).plan
             said = privacy.short(job_fields(record))
             new = replace(status, run=record.run, job=record.job_digest, plan=plan, steps=len(plan.steps), privacy=said)
+            new = replace(new, silos=record.silos)
             return replace(new, state=RunState.RUNNING, since=entry.time)
         case RunResumed() as record:
             return replace(
@@ -211,7 +216,9 @@ def _recorded(status: RunStatus, entry: Entry[Record]) -> RunStatus:
             )
             still = {silo: why for silo, why in status.absent.items() if silo not in record.survivors}
             line = headline(record.slots) or status.headline
-            return replace(status, released=status.released + 1, closed=closed, absent=still, headline=line)
+            missed = with_step(status.missed, record, entry.time, status.silos or record.invited)
+            new = replace(status, released=status.released + 1, closed=closed, absent=still, headline=line)
+            return replace(new, missed=missed)
         case RunFinished():
             return _ended(status, RunState.FINISHED, RunEnd(time=entry.time, recorded=True))
         case RunFailed() as record:
@@ -256,6 +263,7 @@ def as_json(status: RunStatus) -> dict[str, Any]:
         "absent": {
             silo: {"step": why.step, "phase": why.phase, "code": why.code} for silo, why in status.absent.items()
         },
+        "missed": {silo: asdict(absence) for silo, absence in status.missed.items()},
         "steps_released": status.released,
         "steps_void": status.void,
         "last_closed": None
@@ -304,6 +312,7 @@ def from_json(found: Mapping[str, Any]) -> RunStatus:
                 _text(silo): Absent(_text(why["step"]), _text(why["phase"]), _text(why["code"]))
                 for silo, why in found["absent"].items()
             },
+            missed={_text(silo): _absence(one) for silo, one in found["missed"].items()},
             released=int(found["steps_released"]),
             void=int(found["steps_void"]),
             closed=None
@@ -332,6 +341,11 @@ def from_json(found: Mapping[str, Any]) -> RunStatus:
         )
     except (KeyError, TypeError, AttributeError, ValueError) as bad:
         raise ValueError(f"no status of a run: {type(bad).__name__} {bad}") from bad
+
+
+def _absence(found: Mapping[str, Any]) -> Absence:
+    texts = {name: _text(found[name]) for name in ("first", "last", "phase", "code", "time")}
+    return Absence(steps=int(found["steps"]), **texts)
 
 
 def one_line(text: str) -> str:

@@ -122,6 +122,8 @@ class Event(StrEnum):
     SERVICE_STARTED = "service-started"
     SERVICE_DRAINING = "service-draining"
     SERVICE_STOPPED = "service-stopped"
+    JOB_RESTARTED = "job-restarted"
+    JOB_GIVEN_UP = "job-given-up"
     LOG_OPENED = "log-opened"
     LOG_RECOVERED = "log-recovered"
     LOG_ALTERED = "log-altered"
@@ -194,6 +196,10 @@ EVENTS: Final[Mapping[Event, Kind]] = {
     Event.SERVICE_STARTED: Kind(_RUNS, "a long-lived process starts", ("service", "software")),
     Event.SERVICE_DRAINING: Kind(_RUNS, "a long-lived process is asked to end: no further step begins", ("service",)),
     Event.SERVICE_STOPPED: Kind(_RUNS, "a long-lived process ends", ("service", "exit")),
+    Event.JOB_RESTARTED: Kind(
+        _RUNS, "a job process that died is started again; attempt: starts in a row", ("attempt", "exit")
+    ),
+    Event.JOB_GIVEN_UP: Kind(_RUNS, "a job process that died is not started again", ("attempt", "exit")),
     Event.LOG_OPENED: Kind(_LOG, "the first line of a file", ("purpose", "retention", "schema", "site")),
     Event.LOG_RECOVERED: Kind(_LOG, "an incomplete last line was removed", ("bytes", "sha256")),
     Event.LOG_FLOODED: Kind(_LOG, "too many events in an hour: others are left out until it is over"),

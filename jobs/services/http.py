@@ -143,7 +143,10 @@ def _handler(folder: Path, ready: Callable[[], str], service: Service | None) ->
 
     def readiness() -> tuple[int, str, bytes]:
         reason = ready()
-        return _json(503, {"status": "not ready", "reason": reason}) if reason else _json(200, {"status": "ready"})
+        if reason:
+            return _json(503, {"status": "not ready", "reason": reason})
+        detail = service.detail() if service is not None else ""
+        return _json(200, {"status": "ready", **({"detail": detail} if detail else {})})
 
     pages = {"/metrics": metrics, "/healthz": healthy, "/readyz": readiness}
 

@@ -16,10 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from aggregator.home import AggregatorHome
+from aggregator.interrupted import load
 from aggregator.ledger.format import read
 from aggregator.ledger.records import Kind
 from aggregator.tracking.artifact_addresses import follow_home
@@ -48,8 +51,10 @@ def run_silo(options: ServiceOptions, host: str, port: int, *, drain_s: float = 
     """NVFlare's client in this process, behind the gate, until SIGTERM and a drain of ``drain_s`` at most; ends it."""
     from jobs.flare.connection_watchdog import CONNECTION
     from jobs.flare.egress_gate import guard_cells
+    from jobs.flare.job_handle import Restarts
     from jobs.flare.parent import AGAIN_VAR, run_client
 
+    Restarts.from_environment()  # refused now, not by the first job
     site = install(options)
     drain.clear(site.home)
     guard_cells()
@@ -80,7 +85,8 @@ def run_aggregator(
         default_uri(AggregatorHome(site.home.root))  # refused now, not by the follower again and again
     drain.clear(site.home)
     _log_start(site.home, "aggregator")
-    _serve(Service(AGGREGATOR, site.home, site.kit, tracking_uri, CONNECTED_CLIENTS.connected), host, port, not_ready)
+    service = Service(AGGREGATOR, site.home, site.kit, tracking_uri, CONNECTED_CLIENTS.connected)
+    _serve(replace(service, detail=partial(_interrupted, site.home)), host, port, not_ready)
     command = [sys.executable, "-P", "-m", "aggregator.tracking.follower", "--home", str(site.home.root), "--follow"]
     # In the environment: an address may contain a password, and all users can read command lines.
     environment = {**os.environ, **({"CONSILIUM_TRACKING_URI": tracking_uri} if tracking_uri else {})}
@@ -94,6 +100,14 @@ def run_aggregator(
         draining=_log_drain(site.home, "aggregator"),
         ended=_log_stop(site.home, "aggregator"),
     )
+
+
+def _interrupted(home: Home) -> str:
+    """What becomes of interrupted runs, for /readyz: the aggregator is ready, and this is not to go unnoticed."""
+    try:
+        return "; ".join(map(str, load(AggregatorHome(home.root))))
+    except (OSError, ValueError) as bad:
+        return f"interrupted runs: {bad}"
 
 
 class _Recorded:

@@ -29,6 +29,8 @@ T = TypeVar("T")
 AGGREGATOR: Final = "aggregator"
 SILO: Final = "silo"
 ROLES: Final = (AGGREGATOR, SILO)
+#: The values of ``aggregator.interrupted.Standing``.
+STANDINGS: Final = ("waiting", "queued", "ask", "never", "given-up", "blocked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Service:
 
     ``tracking_uri``: MLflow's address, if it is not the default. ``connected``: the silos that NVFlare's server has a
     connection with, or None if there is no server. ``ready``: "" when this process can do its work, else why not:
-    ``serve_metrics`` sets it.
+    ``serve_metrics`` sets it. ``detail``: what /readyz says beside that this process is ready.
     """
 
     role: str
@@ -46,6 +48,7 @@ class Service:
     tracking_uri: str | None = None
     connected: Callable[[], Collection[str] | None] = lambda: None
     ready: Callable[[], str] = lambda: ""
+    detail: Callable[[], str] = lambda: ""
 
 
 #: One value, or one for each value of the gauge's label; None if there is nothing to show.
@@ -148,6 +151,14 @@ def _backlog(scrape: Scrape) -> Reading:
     return float(backlog(AggregatorHome(scrape.service.home.root), scrape.service.tracking_uri))
 
 
+def _interrupted(scrape: Scrape) -> Reading:
+    from aggregator.home import AggregatorHome
+    from aggregator.interrupted import load
+
+    runs = load(AggregatorHome(scrape.service.home.root))
+    return {standing: float(sum(run.standing == standing for run in runs)) for standing in STANDINGS}
+
+
 #: Every gauge, in the order in which it is served.
 GAUGES: Final = (
     SiteGauge("ready", "1 while /readyz answers 200.", _ready),
@@ -187,6 +198,14 @@ GAUGES: Final = (
     ),
     SiteGauge("home_free_bytes", "Free space on the home's volume.", _free),
     SiteGauge("queued_requests", "Jobs that wait for the data owner's decision.", _queued, roles=(SILO,)),
+    SiteGauge(
+        "interrupted_runs",
+        "Runs without an end and without a process, by what becomes of them.",
+        _interrupted,
+        label="standing",
+        values=STANDINGS,
+        roles=(AGGREGATOR,),
+    ),
     SiteGauge("mlflow_backlog_records", "Ledger records that are not in MLflow yet.", _backlog, roles=(AGGREGATOR,)),
 )
 #: The job processes' figures, as a label value of ``scrape_error``.

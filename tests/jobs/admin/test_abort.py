@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class Post:
         self._answered = answered
 
     def exchange(
-        self, phase: str, requests: Mapping[str, Message], *, timeout_s: float, enough: int
+        self, phase: str, requests: Mapping[str, Message], *, timeout_s: float, enough: int, wait_for: Collection[str]
     ) -> Mapping[str, Shareable]:
         found = type(self).fault(phase, type(self).step, self._abort)
         if found is not None:
@@ -137,7 +137,9 @@ def run(
     monkeypatch.setattr(module, "Courier", Post)
     monkeypatch.setattr(module, "open_run", opened)
     monkeypatch.setattr(module, "job_home", lambda: Home(home))
-    monkeypatch.setattr(module, "sites_of", lambda fl_ctx: how.get("sites", federation.silos))
+    monkeypatch.setattr(
+        module, "meta_of", lambda fl_ctx: {"deploy_map": {"app": [*how.get("sites", federation.silos)]}}
+    )
     monkeypatch.setattr(driver, "_fail", lambda reason, fl_ctx: failures.append(reason))
     monkeypatch.setattr(Post, "fault", staticmethod(fault), raising=False)
     fl_ctx = FLContext()

@@ -153,7 +153,8 @@ def test_submit_signs_a_folder_of_the_job_under_the_charter(federation: Federati
 
 
 def test_resume_travels_with_the_job(federation: Federation) -> None:
-    one = Pretended()
+    broken = replace(RUNNING, run="0123456789abcdef", job=JobSpec.load("fedavg-digits").digest.hex())
+    one = Pretended(meta(1, "FINISHED:ABNORMAL", consilium=as_json(broken)))
     charter = Home(federation.aggregator).charter()
     admin_jobs.submit(one, "fedavg-digits", charter, resume="0123456789abcdef")  # type: ignore[arg-type]
     assert '"resume": "0123456789abcdef"' in one.done[0][1]["app/config/config_fed_server.json"]

@@ -28,6 +28,9 @@ class Engine:
         self.asked: list[tuple[str, bytes]] = []
         self._lock = Lock()
 
+    def sync_clients_from_main_process(self) -> None:
+        """The list of silos is the script's."""
+
     @contextmanager
     def new_context(self) -> Iterator[FLContext]:
         yield FLContext()
@@ -161,3 +164,71 @@ def test_an_abort_ends_a_wait() -> None:
 
 def test_the_time_out_ends_a_wait() -> None:
     assert exchange(courier.Courier(Engine(silo_1=[nothing] * 1000), Signal(), 0.0), "silo-1", timeout_s=0.0) == {}
+
+
+class Beating(Engine):
+    """Answers heartbeats by script, too: what is left of it, then that the process lives."""
+
+    def __init__(self, *beats: Reply, **script: list[Reply]) -> None:
+        super().__init__(**script)
+        self.beats = list(beats)
+
+    def send_aux_request(
+        self, targets: list[str], topic: str, request: Shareable, timeout: float, fl_ctx: FLContext, optional: bool
+    ) -> dict[str, Shareable]:
+        if topic != ReservedTopic.JOB_HEART_BEAT:
+            return super().send_aux_request(targets, topic, request, timeout, fl_ctx, optional)
+        (silo,) = targets
+        reply = (self.beats.pop(0) if self.beats else says(ReturnCode.OK))(silo)
+        return {} if reply is None else {silo: reply}
+
+
+def test_a_process_that_was_started_again_is_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before took the request with it: nobody would answer until the time-out."""
+    monkeypatch.setattr(courier, "WATCH_S", 0.01)
+    monkeypatch.setattr(courier, "LOST_S", 60.0)
+    release = Event()
+
+    def lost(silo: str) -> None:
+        release.wait(30)
+
+    engine = Beating(says(ReturnCode.TIMEOUT), says(ReturnCode.COMMUNICATION_ERROR), nothing)
+    post = courier.Courier(engine, Signal(), 0.0)
+    exchange(post, "silo-1")
+    engine.script["silo-1"] = [lost]
+    assert set(exchange(post, "silo-1", timeout_s=3600.0)) == {"silo-1"}
+    assert [silo for silo, _ in engine.asked] == ["silo-1"] * 3
+    release.set()
+
+
+def test_one_that_only_works_long_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courier, "WATCH_S", 0.01)
+    beaten, engine = Event(), Beating()
+    post = courier.Courier(engine, Signal(), 0.0)
+    exchange(post, "silo-1")
+
+    def alive(silo: str) -> Shareable:
+        beaten.set()
+        return make_reply(ReturnCode.OK)
+
+    def long(silo: str) -> Shareable:
+        assert beaten.wait(30)
+        return echo(silo)
+
+    engine.beats = [says(ReturnCode.TIMEOUT), alive]
+    engine.script["silo-1"] = [long]
+    assert set(exchange(post, "silo-1")) == {"silo-1"}
+    assert len(engine.asked) == 2
+
+
+def test_one_that_is_required_is_waited_for_while_it_cannot_be_reached() -> None:
+    engine = Engine()
+    post = courier.Courier(engine, Signal(), 0.0)
+    assert len(exchange(post, "silo-1", "silo-2")) == 2
+    engine.script["silo-1"] = [says(ReturnCode.COMMUNICATION_ERROR)] * 5
+    came = post.exchange(
+        "open", requests("silo-1", "silo-2"), timeout_s=3600.0, enough=2, wait_for=frozenset({"silo-1"})
+    )
+    assert set(came) == {"silo-1", "silo-2"}
+    engine.script["silo-1"] = [says(ReturnCode.COMMUNICATION_ERROR)] * 1000
+    assert set(exchange(post, "silo-1", "silo-2", timeout_s=3600.0)) == {"silo-2"}, "in that exchange only"
