@@ -466,6 +466,7 @@ class Agent:
         self._check_state(offer, len(self.plan.steps))
         self.site.security("run-ended", run=self._run.hex(), chain=self._chain.hex())
         self._ended = True
+        log.info("run %s has finished: this silo signs its end", self._run.hex()[:16])
         closing = Closing(silo=self.site.silo, run=self._run, chain=self._chain, ledger=head)
         self._file_receipt(head)
         self._keep_personal()
@@ -503,6 +504,7 @@ class Agent:
             self.site.security("approval-used", job=job, approval=used, run=run.hex())
             self.site.journal.join(run.hex(), used)
             self.site.security("run-joined", run=run.hex(), job=job)
+            log.info("run %s joined, job %s", run.hex()[:16], job[:16])
             self._run, self._nonce = run, offer.nonce
             self._set_state(start)
             self._initial = self._blocks
@@ -657,6 +659,7 @@ class Agent:
             self._applied.append(Applied(self.k, result.t3, bytes(transcript.DIGEST_BYTES), False))
             self.k += 1
             self._save_progress()
+            log.info("step %s is void: nothing is applied", step.name)
             metrics.step("void")
             return
         if released is not None and released != result.t3.hex():
@@ -671,6 +674,8 @@ class Agent:
         self._applied.append(Applied(self.k, result.t3, result.digest, True))
         self.k += 1
         self._save_progress()
+        part = "with" if released is not None else "without"
+        log.info("step %s (%d of %d) applied, %s this silo", step.name, self.k, len(self.plan.steps), part)
         metrics.step("released" if released is not None else "missed")
 
     def _set_state(self, state: blocks.State) -> None:

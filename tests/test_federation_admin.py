@@ -188,7 +188,7 @@ def test_a_member_looks_on_and_does_nothing(
 ) -> None:
     with AdminSession(Path(member)) as looker:
         assert admin_jobs.job_status(looker, told["second"])["state"] == "running"
-        assert "SecureController" in looker.log(told["second"])
+        assert "closed with 8 of 8 silos" in looker.log(told["second"])
         with pytest.raises(NotAllowed, match="abort_job"):
             looker.abort(told["second"])
     refused = submit(up, member, str(place / "first.toml"), code=60)
@@ -245,6 +245,10 @@ def test_a_site_that_nobody_knows_is_named(up: Up, kit: str, place: Path, watch:
 def test_after_all_that_a_job_runs_to_its_end(up: Up, kit: str, place: Path) -> None:
     found = submit(up, kit, job(up, place, "last", 1), "--wait")
     assert (found["state"], found["nvflare"]) == ("finished", "FINISHED:COMPLETED")
+    assert found["model"]["model"] == "last" and f"fed lineage last/{found['model']['version']}" in found["next"][-1]
+    log = fed("logs", found["job_id"], "--kit", kit)["log"].splitlines()
+    assert len([line for line in log if "closed with 8 of 8 silos" in line]) == 3
+    assert not [line for line in log if "Register blob" in line]
     last = last_line(up, found["run"])
     assert last.kind is Kind.RUN_FINISHED and len(last.record.countersignatures) == len(up.federation.silos)
     assert not list((up.federation.aggregator / "nvflare" / "status").iterdir()), "NVFlare's record has it now"

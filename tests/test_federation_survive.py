@@ -23,6 +23,7 @@ from aggregator.run_record import RunRecord
 from crypto.errors import SpecError
 from crypto.home import Home
 from jobs.admin import jobs as admin_jobs
+from jobs.admin.watch import watch
 from jobs.flare.session import AdminSession
 from jobs.job import JobSpec
 from jobs.security_log.reader import check_log
@@ -155,12 +156,13 @@ def test_a_run_goes_on_when_the_servers_job_process_was_killed(site: Deployed) -
         run = closed(site, began)[0].run
         job_process(site, "server").kill()
         said: list[str] = []
-        word, last = admin_jobs.wait_for_run(session, job, 90, said.append, 0.2)
+        found = watch(session, job, said.append, timeout_s=90)
+        last = found["job_id"]
         assert last != job and f"interrupted; it goes on as job {last}" in said
         finished(site, began, run)
         (resumed,) = site.recorded(began, Kind.RUN_RESUMED)
         first, second = ended(site, session, job), ended(site, session, last)
-    assert word == "FINISHED:COMPLETED" and resumed.record.run == run
+    assert found["nvflare"] == "FINISHED:COMPLETED" and resumed.record.run == run
     assert (first["state"], first["goes_on_as"]) == ("interrupted", last)
     assert (second["state"], second["run"]) == ("finished", run)
 

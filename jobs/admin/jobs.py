@@ -138,23 +138,10 @@ def check_run(session: AdminSession, run: str, spec: JobSpec) -> None:
         raise SpecError("--resume", got=f"{run}, which no job of this server has", want="a run of it", remedy=remedy)
 
 
-def wait_for_run(
-    session: AdminSession, job_id: str, timeout_s: float, seen: Callable[[str], None], look_s: float = 1.0
-) -> tuple[str, str]:
-    """Until the job has ended, and the jobs that its run goes on as. (NVFlare's word, id) of the last. Raises TooSlow.
+def following(session: AdminSession, job_id: str, end: float, pause: Callable[[float], None], look_s: float) -> str:
+    """The job that the run of a job that has ended goes on as; empty if it has an end, or goes on only by command.
 
-    ``seen``: called with each of NVFlare's words, and with each job that the run goes on as."""
-    end = time.monotonic() + timeout_s
-    while True:
-        word = session.wait(job_id, max(1.0, end - time.monotonic()), seen=seen)
-        if not (following := _following(session, job_id, end, look_s)):
-            return word, job_id
-        job_id = following
-        seen(f"interrupted; it goes on as job {job_id}")
-
-
-def _following(session: AdminSession, job_id: str, end: float, look_s: float) -> str:
-    """The job that the run of a job that has ended goes on as; empty if it has an end, or goes on only by command."""
+    Waits for the server to say so, until ``end`` on the monotonic clock: then it raises TooSlow."""
     from jobs.flare.session import TooSlow
 
     look_until = time.monotonic() + NOTICED_S
@@ -173,7 +160,7 @@ def _following(session: AdminSession, job_id: str, end: float, look_s: float) ->
             return ""
         if time.monotonic() > end:
             raise TooSlow(f"The run of job {job_id} was interrupted and has not gone on in time.")
-        time.sleep(look_s)
+        pause(look_s)
 
 
 def _waits(interrupted: Interrupted | None) -> bool:
@@ -246,12 +233,26 @@ def job_status(session: AdminSession, job_id: str) -> dict[str, Any]:
         status = _status(session.stats(job_id))
         if status is None and (meta := session.meta(job_id)) and str(meta.get("status", "")).startswith(ENDED):
             status = _kept(meta)  # it ended meanwhile
+    model = _model(meta)
     return {
         **_row(meta, status),
         "status": None if status is None else as_json(status),
         "goes_on_as": interrupted.next_job if (interrupted := _interrupted(meta)) is not None else "",
+        "model": model,
         "why": reasons(meta, status),
+        "next": next_steps(_state(meta, status), status, model, _interrupted(meta)),
     }
+
+
+def _model(meta: Mapping[str, Any]) -> dict[str, str] | None:
+    """What the model of an ended job is called, once the aggregator's MLflow has it."""
+    from jobs.flare.outcomes import MODEL_KEY
+
+    found = meta.get(MODEL_KEY)
+    if not isinstance(found, Mapping):
+        return None
+    names = ("model", "version", "tracking_uri", "run_id")
+    return {name: one_line(str(found.get(name, ""))) for name in names}
 
 
 def log_text(session: AdminSession, job_id: str) -> str:
@@ -341,16 +342,28 @@ def reasons(meta: Mapping[str, Any], status: RunStatus | None) -> list[str]:
     interrupted = _interrupted(meta)
     if interrupted is not None:
         lines.append(f"its run: {interrupted.why}")
-    if interrupted is not None and interrupted.next_job:
-        lines.append(f"see: fed status {interrupted.next_job}")
-    elif status.run and state in ("failed", "aborted", "interrupted") and not _waits(interrupted):
-        lines.append(f"to go on with it: fed submit JOB --resume {status.run}")
-    if status.run and state == RunState.FINISHED:
-        lines.append(
-            f"next, on the aggregator's machine: fed mlflow HOME shows the model; fed verify {status.run} --home HOME "
-            "checks the run; fed lineage MODEL/VERSION --home HOME says what it was made from"
-        )
     return lines
+
+
+def next_steps(
+    state: str, status: RunStatus | None, model: Mapping[str, str] | None, interrupted: Interrupted | None
+) -> list[str]:
+    """What can be done with a run that has ended, each with its command."""
+    if status is None or not status.run:
+        return []
+    if interrupted is not None and interrupted.next_job:
+        return [f"see the job that it goes on as: fed status {interrupted.next_job}"]
+    if state in ("failed", "aborted", "interrupted"):
+        return [] if _waits(interrupted) else [f"go on with it: fed submit JOB --resume {status.run}"]
+    if state != RunState.FINISHED:
+        return []
+    name = f"{model['model']}/{model['version']}" if model else "MODEL/VERSION"
+    web = model is not None and model["tracking_uri"].startswith("http")
+    return [
+        f"see the model: open {model['tracking_uri']}" if model and web else "see the model: fed mlflow HOME",
+        f"check the run: fed verify {status.run} --home HOME",
+        f"see what it was made from: fed lineage {name} --home HOME",
+    ]
 
 
 def _of_nvflare(meta: Mapping[str, Any], state: str) -> list[str]:

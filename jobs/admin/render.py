@@ -23,8 +23,15 @@ def job_lines(found: Mapping[str, Any], *, why: bool) -> list[str]:
     status = found["status"]
     if status is not None:
         lines += _status_lines(status)
+    if model := found["model"]:
+        lines.append(f"model: {model['model']}, version {model['version']}")
+    elif found["state"] == "finished":
+        lines.append("model: not in MLflow yet; ask again in a few seconds")
     if why:
         lines += [f"  {line}" for line in found["why"] or ("nothing is missing, nobody refused",)]
+    if found["next"]:
+        lines.append("next, HOME is the aggregator's:" if found["state"] == "finished" else "next:")
+        lines += [f"  {line}" for line in found["next"]]
     return lines
 
 

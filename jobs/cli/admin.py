@@ -56,10 +56,7 @@ def submit(
         if away := done["not_connected"]:
             _say(as_json, f"not connected now: {', '.join(away)}; it starts with {done['least']} silos")
         if wait:
-            word, job_id = admin_jobs.wait_for_run(
-                session, done["job_id"], admin_jobs.wait_s(job), lambda word: _say(as_json, f"NVFlare: {word.lower()}")
-            )
-            done |= {"nvflare": word, **_ended(session, job_id, as_json)}
+            done |= _watched(session, done["job_id"], as_json, timeout_s=admin_jobs.wait_s(job))
     emit(done, as_json)
     if wait and (code := admin_jobs.exit_code(done)):
         raise typer.Exit(code)
@@ -85,16 +82,25 @@ def status(
     why: Annotated[
         bool, typer.Option("--why", help="Also show which silos are missing, in which phase, and why.")
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Show each step as it closes, until the job has ended; the exit code tells how."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show one job: its step and phase, which silos are missing or refused, and how it ended."""
+    """Show one job: its step and phase, which silos are missing or refused, how it ended, and its model."""
     from jobs.admin import jobs as admin_jobs
     from jobs.admin.render import job_lines
     from jobs.flare.session import AdminSession
 
     with AdminSession(kit) as session:
-        found = admin_jobs.job_status(session, admin_jobs.whole_id(session, job_id))
-    if as_json:
+        whole = admin_jobs.whole_id(session, job_id)
+        found = _watched(session, whole, as_json) if watch else admin_jobs.job_status(session, whole)
+    if watch:
+        emit(found, as_json)
+        if code := admin_jobs.exit_code(found):
+            raise typer.Exit(code)
+    elif as_json:
         emit(found, True)
     else:
         print("\n".join(job_lines(found, why=why)))
@@ -103,14 +109,21 @@ def status(
 def logs(
     job_id: JobId,
     kit: AdminKit,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with new lines until the job has ended.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the aggregator's log of a job. The logs of silos stay at the silos."""
+    """Print the aggregator's log of a job: a line for each step. The logs of silos stay at the silos."""
     from jobs.admin import jobs as admin_jobs
+    from jobs.admin.watch import follow_log
     from jobs.flare.session import AdminSession
 
     with AdminSession(kit) as session:
         whole = admin_jobs.whole_id(session, job_id)
+        if follow:
+            follow_log(session, whole, lambda line: emit({"line": line}, True) if as_json else print(line, flush=True))
+            return
         text = admin_jobs.log_text(session, whole)
     if as_json:
         emit({"job_id": whole, "log": text}, True)
@@ -134,6 +147,17 @@ def abort(
         word = session.wait(whole, admin_jobs.ABORT_S)
         found = {"job_id": whole, "nvflare": word, **_ended(session, whole, as_json)}
     emit(found, as_json)
+
+
+def _watched(session: Any, job_id: str, as_json: bool, *, timeout_s: float | None = None) -> dict[str, Any]:
+    """A job followed to its end; its changes and its end are printed too."""
+    from jobs.admin.render import job_lines
+    from jobs.admin.watch import watch
+
+    found = watch(session, job_id, lambda line: _say(as_json, line), timeout_s=timeout_s)
+    if not as_json:
+        print("\n".join(job_lines(found, why=True)))
+    return found
 
 
 def _ended(session: Any, job_id: str, as_json: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import typer.core
 
 from crypto.errors import FederationError, SpecError, SystemRefused
 from jobs.cli import admin, doctor, evidence, lineage, membership, owner, personal, provisioning, retention
-from jobs.cli.options import Json, emit
+from jobs.cli.options import Json, LogFormat, LogLevel, emit
 
 
 class Verbs(typer.core.TyperGroup):
@@ -200,12 +200,16 @@ def silo_run(
     metrics_port: Port = 0,
     metrics_host: Host = "127.0.0.1",
     drain_seconds: Drain = 60.0,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "text",
 ) -> None:
     """Run the silo's agent: NVFlare's client, hardened, with /metrics, /healthz and /readyz. Stops on SIGTERM."""
     from jobs.services.bootstrap import ServiceOptions
     from jobs.services.run import run_silo
 
-    request = ServiceOptions(role="silo", kit=kit, home=home, identity=identity, charter=charter)
+    request = ServiceOptions(
+        role="silo", kit=kit, home=home, identity=identity, charter=charter, log_level=log_level, log_format=log_format
+    )
     raise typer.Exit(run_silo(request, metrics_host, metrics_port, drain_s=drain_seconds))
 
 
@@ -237,13 +241,18 @@ def aggregator_run(
         ),
     ] = "127.0.0.1",
     drain_seconds: Drain = 60.0,
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "text",
 ) -> None:
     """Run the aggregator: NVFlare's server and the lineage follower, with /metrics, /healthz and /readyz. Stops on
     SIGTERM."""
     from jobs.services.bootstrap import ServiceOptions
     from jobs.services.run import run_aggregator
 
-    request = ServiceOptions(role="aggregator", kit=kit, home=home, identity=identity, charter=charter, listen=listen)
+    request = ServiceOptions(
+        role="aggregator", kit=kit, home=home, identity=identity, charter=charter, listen=listen,
+        log_level=log_level, log_format=log_format,
+    )  # fmt: skip
     raise typer.Exit(run_aggregator(request, metrics_host, metrics_port, tracking_uri, drain_s=drain_seconds))
 
 

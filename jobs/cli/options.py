@@ -17,6 +17,18 @@ AggregatorHomePath = Annotated[
     Path,
     typer.Option("--home", envvar="CONSILIUM_HOME", help="The aggregator's home.", exists=True, file_okay=False),
 ]
+LogLevel = Annotated[
+    str,
+    typer.Option(
+        "--log-level",
+        envvar="CONSILIUM_LOG_LEVEL",
+        help="Our lines from this level on: debug, info, warning or error. NVFlare's: from warning on.",
+    ),
+]
+LogFormat = Annotated[
+    str,
+    typer.Option("--log-format", envvar="CONSILIUM_LOG_FORMAT", help="text, or json: one object a line."),
+]
 
 
 def emit(value: dict[str, Any], as_json: bool) -> None:

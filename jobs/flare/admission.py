@@ -54,7 +54,10 @@ class Admission(Widget):
             name = request.get_header(CellMessageHeaderKeys.CLIENT_NAME)
             if not self._may_be(name, client_type, home):
                 return _denied(fl_ctx, name, None)
-            return authenticated(request, fl_ctx, client_type)
+            client = authenticated(request, fl_ctx, client_type)
+            if client is not None and client_type == ClientType.REGULAR:
+                self.logger.info(f"{name} is registered")
+            return client
 
         def beat(token: str, client_name: str, client_fqcn: str, fl_ctx: FLContext) -> Any:
             # NVFlare makes a client of an unknown token: an administrator's would become one without registering.

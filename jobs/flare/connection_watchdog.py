@@ -46,6 +46,7 @@ class Connection:
         """The server accepted the registration."""
         self._client = client
         self.registered = True
+        log.info("registered with the aggregator's server")
         self._heard = time.monotonic()
         client.cell.core_cell.add_incoming_reply_filter(
             channel=CellChannel.SERVER_MAIN, topic=CellChannelTopic.HEART_BEAT, cb=self._answered

@@ -160,8 +160,8 @@ class SecureController(Controller):
                     run.throw(self._why(exchange.phase))
                 messages = {silo: self._message(silo, answer, fl_ctx) for silo, answer in answers.items()}
                 exchange = run.send({silo: message for silo, message in messages.items() if message is not None})
-        except StopIteration as done:
-            self.log_info(fl_ctx, f"the run ended: {done.value}", fire_event=False)
+        except StopIteration:
+            return  # the run's last record is in the log
 
     def _why(self, phase: str) -> RunStopped:
         """The reason for the abort signal: NVFlare gave the job up (``_panic``), or the administrator asked for it."""

@@ -91,8 +91,9 @@ def export(home: Home) -> None:
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     # Job processes run in the kit: nothing there may be imported, and our own packages must be found.
     clean_path(os.environ)
-    # Would move the job store out of the federation's folder.
+    # Would move the job store out of the federation's folder, and set the level of NVFlare's log beside log_config.
     os.environ.pop("NVFL_JOB_STORE_ROOT", None)
+    os.environ.pop("FL_LOG_LEVEL", None)
     # How long a finished job waits for silos that vanished (default 900 s).
     os.environ.setdefault("NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT", "10")
 

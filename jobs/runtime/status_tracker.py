@@ -1,7 +1,8 @@
 """A running job's status: kept up to date by the aggregator's job process, read from other threads.
 
 It watches the run (every exchange), hears of each answer, and reads the run's new lines from the ledger, which is the
-truth. With a file it also leaves the status there, so that it can be read after the process has ended.
+truth. Each of them that is news is a line of the log. With a file it also leaves the status there, so that it can be
+read after the process has ended.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aggregator.rounds.attempt import Exchange
 from aggregator.rounds.run import Run
 from crypto.errors import FederationError
 from jobs.runtime.status import Absent, Answered, Asked, RunStatus, StatusEvent, Stopped, after, as_json
+from jobs.runtime.step_log import line
 
 log = logging.getLogger("consilium.aggregator")
 
@@ -84,6 +86,8 @@ class StatusTracker:
             self._last = entry
             if run_of(entry.record) == run.name:
                 self._take(entry)
+                if text := line(self.status, entry.record):
+                    log.info("%s", text)
 
     def _take(self, event: StatusEvent) -> None:
         with self._lock:

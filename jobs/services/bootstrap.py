@@ -40,7 +40,8 @@ class ServiceOptions:
     """The options of ``fed silo run`` or ``fed aggregator run``.
 
     ``role``: silo or aggregator. ``kit``: folder or archive. ``home``: None if the kit names it. ``identity``,
-    ``charter``: mounted folders to install from, if any. ``listen``: one of ``LISTEN``.
+    ``charter``: mounted folders to install from, if any. ``listen``: one of ``LISTEN``. ``log_level``, ``log_format``:
+    see ``jobs.flare.log_config``.
     """
 
     role: str
@@ -49,6 +50,8 @@ class ServiceOptions:
     identity: Path | None = None
     charter: Path | None = None
     listen: str = LISTEN[0]
+    log_level: str = "info"
+    log_format: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,10 @@ class InstalledSite:
 def install(options: ServiceOptions) -> InstalledSite:
     """Install and check everything, and lock the home for this process. Raises SpecError, NoSpace, Unfit."""
     from jobs.doctor import refuse_start
+    from jobs.flare import log_config
     from jobs.flare.nvflare_mains import parse_settings
 
+    log_config.check(options.log_level, options.log_format)
     if options.listen not in LISTEN:
         raise SpecError(
             "--listen", got=options.listen, want=" or ".join(LISTEN), remedy="Restrict access with a firewall."
@@ -95,8 +100,11 @@ def install(options: ServiceOptions) -> InstalledSite:
             refuse_start(options.role, options.kit, home)
             if options.role == AGGREGATOR:
                 _localise(options.kit, home, options.listen)
-            return InstalledSite(options.kit, home)
-        return InstalledSite(_place_kit(options, home, files), home)
+            kit = options.kit
+        else:
+            kit = _place_kit(options, home, files)
+        log_config.write(kit, options.log_level, options.log_format)
+        return InstalledSite(kit, home)
 
 
 def _place_kit(options: ServiceOptions, home: Home, files: archive.Files) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -24,6 +25,7 @@ from aggregator.home import AggregatorHome
 from crypto.errors import FederationError, SpecError
 from crypto.home import Home
 from jobs.admin import jobs as admin_jobs
+from jobs.admin import watch as watching
 from jobs.admin.render import job_lines, table_lines
 from jobs.cli import main as cli
 from jobs.demo.federation import Federation
@@ -199,10 +201,9 @@ def test_the_charter_is_checked_and_must_be_that_of_the_kit(federation: Federati
         (meta(1, "RUNNING"), RUNNING, "running", "could show one silo's own: rows of rows/0."),
         (meta(1, "RUNNING"), RUNNING, "running", "1 void"),
         (meta(1, "FINISHED:ABORTED", consilium=as_json(ABORTED)), None, "aborted", "ended with ABORTED"),
-        (meta(1, "FINISHED:ABORTED", consilium=as_json(ABORTED)), None, "aborted", "--resume r1"),
         (meta(1, "FINISHED:ABORTED"), None, "aborted", ""),
-        (meta(1, "FINISHED:COMPLETED", consilium=as_json(DONE)), None, "finished", "fed verify r1 --home HOME"),
-        (meta(1, "FINISHED:ABNORMAL", consilium=as_json(RUNNING)), None, "interrupted", "--resume r1"),
+        (meta(1, "FINISHED:COMPLETED", consilium=as_json(DONE)), None, "finished", "1 void"),
+        (meta(1, "FINISHED:ABNORMAL", consilium=as_json(RUNNING)), None, "interrupted", "process ended under it"),
         (meta(1, "FINISHED:CANT_SCHEDULE", schedule_history=["no silos"]), None, "not started", "no silos"),
         (meta(1, "FAILED_TO_RUN", job_deploy_detail=["server: OK", "silo-1: bad"]), None, "not started", "silo-1: bad"),
         (meta(1, "FINISHED:EXECUTION_EXCEPTION"), None, "failed", "fed logs"),
@@ -216,6 +217,9 @@ def test_where_a_job_stands_and_why(record: dict[str, Any], stats: RunStatus | N
     assert found["run"] == ("r1" if stats or "consilium" in record else "")
     (row,) = admin_jobs.overview(one)  # type: ignore[arg-type]
     assert row["state"] == state
+    goes_on = state in ("aborted", "interrupted", "failed") and found["run"] == "r1"
+    assert (found["next"] == ["go on with it: fed submit JOB --resume r1"]) is goes_on
+    assert ("check the run: fed verify r1 --home HOME" in found["next"]) is (state == "finished")
     assert job_lines(found, why=True)[0].startswith(f"demo ({ID.format(1)}): {state}")
 
 
@@ -318,10 +322,36 @@ def test_submit_and_wait_ends_with_the_outcome(
     code: int,
 ) -> None:
     ended = {"status": "FINISHED:EXECUTION_EXCEPTION"} | ({"consilium": as_json(kept)} if kept else {})
-    monkeypatch.setattr(Pretended, "wait", lambda self, job_id, most, seen: self.jobs[job_id].update(ended) or "x")
+    monkeypatch.setattr(watching, "MODEL_S", 0.0)
+
+    def submit(self: Pretended, folder: Path) -> str:
+        self.jobs[ID.format(9)] = meta(9) | ended
+        return ID.format(9)
+
+    monkeypatch.setattr(Pretended, "submit", submit)
     words = ("submit", "fedavg-digits", "--kit", str(kits.admin), "--charter", str(federation.root), "--wait", "--json")
     got, out, _ = fed(monkeypatch, capsys, *words)
     assert got == code and json.loads(out.splitlines()[-1])["job_id"] == ID.format(9)
+
+
+def test_a_watched_job_ends_with_its_outcome_and_its_log_is_followed(
+    pretended: Pretended, kits: Kits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kit = ("--kit", str(kits.admin))
+    model = {"model": "demo", "version": "2", "tracking_uri": "/x/mlflow.db", "run_id": "f"}
+    done = meta(1, "FINISHED:COMPLETED", consilium=as_json(DONE), consilium_model=model)
+    pretended.jobs[ID.format(1)] = done
+    code, out, _ = fed(monkeypatch, capsys, "status", "aaaa", *kit, "--watch")
+    assert code == 0 and "model: demo, version 2" in out and "fed lineage demo/2 --home HOME" in out
+    code, out, err = fed(monkeypatch, capsys, "status", "aaaa", *kit, "--watch", "--json")
+    assert code == 0 and json.loads(out)["model"] == model and "demo: finished" in err
+    code, out, _ = fed(monkeypatch, capsys, "logs", "aaaa", *kit, "-f")
+    assert code == 0 and out.splitlines()[0] == "one"
+    code, out, _ = fed(monkeypatch, capsys, "logs", "aaaa", *kit, "--follow", "--json")
+    assert code == 0 and json.loads(out.splitlines()[0]) == {"line": "one"}
+    pretended.jobs[ID.format(1)] = meta(1, "FINISHED:ABORTED", consilium=as_json(ABORTED))
+    code, _, _ = fed(monkeypatch, capsys, "status", "aaaa", *kit, "--watch", "--json")
+    assert code == 40
 
 
 def test_the_exit_code_of_an_outcome() -> None:
@@ -507,6 +537,38 @@ def test_a_job_that_ends_keeps_its_last_status(tmp_path: Path, monkeypatch: pyte
     keeper.handle_event(EventType.JOB_COMPLETED, fl_ctx)  # nothing was left: nothing is kept
     keeper.handle_event(EventType.SYSTEM_START, fl_ctx)
     assert set(manager.kept) == {"one", "two"} and list(files["one"].parent.iterdir()) == []
+
+
+def test_a_finished_job_gets_the_name_of_its_model_when_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = AggregatorHome(tmp_path)
+    monkeypatch.setattr(outcomes, "job_home", lambda: Home(tmp_path))
+    facts = {"model": "wards", "version": "1", "tracking_uri": "sqlite", "run_id": "f" * 32}
+    done = threading.Event()
+
+    class Engine(Manager):
+        def new_context(self) -> FLContext:
+            return FLContext()
+
+        def update_meta(self, job_id: str, found: dict[str, Any], fl_ctx: FLContext) -> None:
+            self.kept.setdefault(job_id, {}).update(found)
+            if outcomes.MODEL_KEY in found:
+                done.set()
+            else:  # the follower writes it later
+                home.run_folder("r1").mlflow_path.parent.mkdir(parents=True, exist_ok=True)
+                home.run_folder("r1").mlflow_path.write_text(json.dumps(facts))
+
+    engine, fl_ctx = Engine("one", "two", "three"), FLContext()
+    monkeypatch.setattr(fl_ctx, "get_engine", lambda: engine)
+    outcomes.status_file(home, "one").parent.mkdir(parents=True)
+    left = {"one": as_json(DONE), "two": as_json(ABORTED), "three": {"run": "../x", "state": "finished"}}
+    for name, status in left.items():
+        outcomes.status_file(home, name).write_text(json.dumps(status))
+    outcomes.JobOutcomes().handle_event(EventType.SYSTEM_START, fl_ctx)
+    assert done.wait(30)
+    assert engine.kept["one"][outcomes.MODEL_KEY] == facts
+    assert outcomes.MODEL_KEY not in engine.kept["two"] and outcomes.MODEL_KEY not in engine.kept["three"]
 
 
 # --- the next job ------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from aggregator.interrupted import INTERRUPTED_KEY, Interrupted, Standing
 from crypto.errors import FederationError, SpecError
 from crypto.home import Home
 from jobs.admin import jobs as admin_jobs
+from jobs.admin import watch as watching
+from jobs.admin.watch import watch
 from jobs.flare.folder import RESUME_KEY
 from jobs.flare.session import TooSlow
 from jobs.job import JobSpec
@@ -85,13 +87,18 @@ class Story(Pretended):
         left = self.records[job_id]
         return left.pop(0) if len(left) > 1 else left[0]
 
-    def wait(self, job_id: str, timeout_s: float, seen: Any = None) -> str:
-        return str(self.records[job_id][0]["status"])
+
+@pytest.fixture(autouse=True)
+def no_model_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "MODEL_S", 0.0)
 
 
 def follow(**records: list[dict[str, Any]]) -> tuple[str, str]:
-    story = Story(**records)
-    return admin_jobs.wait_for_run(story, "one", 60.0, lambda word: None, 0.0)  # type: ignore[arg-type]
+    """NVFlare's word and the id of the last job."""
+    story, said = Story(**records), list[str]()
+    found = watch(story, "one", said.append, timeout_s=60.0, pause=lambda seconds: None)  # type: ignore[arg-type]
+    assert len([line for line in said if "goes on as job" in line]) == len(records) - 1
+    return found["nvflare"], found["job_id"]
 
 
 def test_waiting_follows_a_run_from_job_to_job() -> None:
@@ -99,35 +106,36 @@ def test_waiting_follows_a_run_from_job_to_job() -> None:
     two = broken(2, **told(Standing.QUEUED, next_job="three"))
     three = meta(3, "FINISHED:COMPLETED", consilium=as_json(FINISHED))
     first = [broken(1), broken(1), broken(1, **waits), broken(1, **queued)]
-    assert follow(one=first, two=[two], three=[three]) == ("FINISHED:COMPLETED", "three")
+    assert follow(one=first, two=[two], three=[three]) == ("FINISHED:COMPLETED", ID.format(3))
 
 
 @pytest.mark.parametrize("standing", [Standing.ASK, Standing.NEVER, Standing.GIVEN_UP, Standing.BLOCKED])
 def test_it_does_not_wait_for_somebody(standing: Standing) -> None:
-    assert follow(one=[broken(1, **told(standing))]) == ("FINISHED:ABNORMAL", "one")
+    assert follow(one=[broken(1, **told(standing))]) == ("FINISHED:ABNORMAL", ID.format(1))
 
 
 def test_nor_for_a_run_that_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     done = meta(1, "FINISHED:COMPLETED", consilium=as_json(FINISHED))
-    assert follow(one=[done]) == ("FINISHED:COMPLETED", "one")
+    assert follow(one=[done]) == ("FINISHED:COMPLETED", ID.format(1))
     monkeypatch.setattr(admin_jobs, "NOTICED_S", 0.0)
-    assert follow(one=[broken(1)]) == ("FINISHED:ABNORMAL", "one"), "an aggregator that tells nothing"
+    assert follow(one=[broken(1)]) == ("FINISHED:ABNORMAL", ID.format(1)), "an aggregator that tells nothing"
 
 
 def test_the_time_out_holds_for_the_pause_too() -> None:
     story = Story(one=[broken(1, **told(Standing.WAITING))])
     with pytest.raises(TooSlow):
-        admin_jobs.wait_for_run(story, "one", 0.0, lambda word: None, 0.0)  # type: ignore[arg-type]
+        watch(story, "one", lambda line: None, timeout_s=0.0, pause=lambda seconds: None)  # type: ignore[arg-type]
 
 
-def test_why_says_what_becomes_of_it() -> None:
+def test_it_says_what_becomes_of_it_and_what_to_do() -> None:
     def why(**more: Any) -> str:
         session = Pretended(broken(1, **more))
-        return "\n".join(admin_jobs.job_status(session, ID.format(1))["why"])  # type: ignore[arg-type]
+        found = admin_jobs.job_status(session, ID.format(1))  # type: ignore[arg-type]
+        return "\n".join([*found["why"], *found["next"]])
 
     assert f"fed submit JOB --resume {RUN}" in why()
     assert "its run: the reason" in why(**told(Standing.WAITING)) and "--resume" not in why(**told(Standing.WAITING))
-    assert "see: fed status two" in why(**told(Standing.QUEUED, next_job="two"))
+    assert "see the job that it goes on as: fed status two" in why(**told(Standing.QUEUED, next_job="two"))
     assert f"--resume {RUN}" in why(**told(Standing.ASK))
     session = Pretended(broken(1, **told(Standing.QUEUED, next_job="two")))
     assert admin_jobs.job_status(session, ID.format(1))["goes_on_as"] == "two"  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from crypto.home import Home
 from crypto.keys import Identity
 from jobs.doctor.single_instance import release
 from jobs.doctor.target import Role, Target
+from jobs.flare import log_config
 from jobs.flare.hardening import harden_server
 from jobs.flare.project import Admin, Project
 from jobs.provisioning import archive
@@ -81,12 +82,23 @@ Start = Callable[[ServiceOptions], bootstrap.InstalledSite]
 def test_an_archive_is_unpacked_into_the_home(made: Sites, start: Start) -> None:
     site = start(made.request())
     assert (site.kit, site.home.root) == (made.members.home("silo-1") / "kit", made.members.home("silo-1"))
-    for folder in ("startup", "local"):
-        assert files(site.kit / folder) == files(made.kits / "silo-1" / folder)
+    written = files(site.kit / "local")
+    assert json.loads(written.pop("log_config.json")) == log_config.log_config("info", "text")
+    assert written == files(made.kits / "silo-1" / "local")
+    assert files(site.kit / "startup") == files(made.kits / "silo-1" / "startup")
     for path in site.kit.rglob("*"):
         want = 0o700 if path.is_dir() or path.suffix == ".sh" else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == want
     assert not (site.home.root / "kit.new").exists()
+
+
+def test_the_level_and_the_form_of_the_log_are_those_of_this_start(made: Sites, start: Start) -> None:
+    for level, form in (("debug", "json"), ("info", "text")):
+        site = start(replace(made.request(), log_level=level, log_format=form))
+        written = json.loads((site.kit / "local" / "log_config.json").read_text())
+        assert written == log_config.log_config(level, form)
+    with pytest.raises(SpecError, match="--log-level"):
+        start(replace(made.request(), log_level="loud"))
 
 
 def test_a_renewed_kit_takes_the_place_of_the_old_and_leaves_the_rest(made: Sites, start: Start) -> None:
