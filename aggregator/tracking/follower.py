@@ -7,7 +7,7 @@ down it tries again later. After a crash it goes on from its cursor and finds by
 nothing is written twice: metrics carry the time of their ledger line, inputs and tags are sets.
 
     job        → parent run   tags: consilium.{run, job_digest, …}, consilium.data.<silo>, consilium.approval.<silo>
-    step       → child run    metrics: slots/*, *.accuracy, cohort/*, lanes/*, upload/*, phase_ms/*; tags: who, lost
+    step       → child run    metrics: *.accuracy and others, system/* (sums, cohort, lanes, bytes, ms); tags: who, lost
     data       → inputs       one per silo: a salted commitment, never a path or a count; on child, parent and model
     finished   → one version  pyfunc from code + safetensors, alias ``candidate``, model card, the job's tags
     promotion  → alias        and consilium.<alias>.{by, at, until} on the versions

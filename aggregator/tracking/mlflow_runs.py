@@ -133,7 +133,8 @@ class Runs:
         """The job is over, one way or the other."""
         parent = self.parent_of(entry).info.run_id
         self.client.log_text(parent, lines_of(run, entry).decode(), LEDGER)
-        log(self.client, parent, tags=pages.job_tags(entry))
+        note = {pages.NOTE: pages.failed_note(run)} if isinstance(entry.record, RunFailed) else {}
+        log(self.client, parent, tags={**pages.job_tags(entry), **note})
         self.client.set_terminated(parent, pages.end_status(entry.record), pages.millis(entry))
 
 

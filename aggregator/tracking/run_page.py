@@ -35,7 +35,7 @@ from aggregator.ledger.records import (
 )
 from aggregator.protocols.interface import Plan
 from aggregator.run_record import RunRecord
-from crypto.scores import family
+from crypto.scores import family, headline
 
 #: Longest tag. The ledger has what is cut off.
 TAG_LIMIT = 5000
@@ -173,12 +173,26 @@ def end_status(end: RunFinished | RunFailed) -> str:
     return "KILLED" if end.code == RunAborted.code else "FAILED"
 
 
+def failed_note(run: RunRecord) -> str:
+    """The description of a job that ended without a model, which MLflow shows first: what it was for, how it ended, how
+    good the blocks were by then. That of a finished job is its model's card."""
+    start, closed, end = run.started.record, run.closed, run.failed
+    if end is None:
+        return safe(start.purpose or "")
+    steps = f"{len(closed)} of {len(run.plan.steps)} steps closed, {len(run.outcomes) - len(closed)} void"
+    how = f"Ended with {end.record.code} in phase {end.record.phase}: {steps}. {end.record.detail or ''}"
+    scores = next((line for entry in reversed(closed) if (line := headline(entry.record.slots))), "")
+    return "\n\n".join(safe(part) for part in (start.purpose or "", how, scores) if part)
+
+
 def job_page(run: RunRecord) -> Page:
     """The whole page of a job."""
     tags: dict[str, str] = {}
     for entry in run.entries:
         tags |= job_tags(entry)
     end = run.finished or run.failed
+    if run.failed is not None:
+        tags[NOTE] = failed_note(run)
     return Page(
         status=end_status(end.record) if end is not None else "RUNNING",
         started=millis(run.started),
@@ -241,23 +255,25 @@ def _closed_note(record: StepClosed, missing: Sequence[str]) -> str:
 
 
 def step_figures(entry: Entry[StepClosed]) -> tuple[Figure, ...]:
-    """What a closed step shows: opened sums, their ratios and metrics, sizes of the cohort, bytes, milliseconds by
-    phase. The cells of a metric are shown by the metric; the ledger has them."""
+    """What a closed step shows: how good the model is, by ratios and metrics of opened sums; and under ``system/``, which
+    MLflow shows on a tab of its own, the sums themselves, sizes of the cohort, lanes where the step has any, bytes, and
+    milliseconds by phase. The cells of a metric are shown by the metric; the ledger has them."""
     record = entry.record
+    found: dict[str, float] = {name: part / whole for name, (part, whole) in ratios(record.slots).items()}
+    found |= metrics(record.slots)
     sums = {name: value for name, value in record.slots.items() if family(name) == name}
-    found: dict[str, float] = {metric_name(f"slots/{name}"): float(value) for name, value in sums.items()}
-    found |= {metric_name(name): part / whole for name, (part, whole) in ratios(record.slots).items()}
-    found |= {metric_name(name): value for name, value in metrics(record.slots).items()}
-    found |= {
-        "cohort/invited": float(len(record.invited)),
-        "cohort/survivors": float(len(record.survivors)),
-        "cohort/refusals": float(len(record.refusals)),
-        "lanes/open": float(len(record.lanes_open)),
-        "lanes/shut": float(len(record.lanes_shut)),
-        "upload/bytes": float(record.upload_bytes),
+    system = {f"sums/{name}": value for name, value in sums.items()}
+    system |= {
+        "cohort/invited": len(record.invited),
+        "cohort/survivors": len(record.survivors),
+        "cohort/refusals": len(record.refusals),
+        "upload_bytes": record.upload_bytes,
     }
-    found |= {f"phase_ms/{phase}": float(value) for phase, value in record.phase_ms.items()}
-    return tuple(Figure(key, value, millis(entry), record.k) for key, value in found.items())
+    if record.lanes_open or record.lanes_shut:
+        system |= {"lanes/open": len(record.lanes_open), "lanes/shut": len(record.lanes_shut)}
+    system |= {f"phase_ms/{phase}": value for phase, value in record.phase_ms.items()}
+    found |= {f"system/{name}": float(value) for name, value in system.items()}
+    return tuple(Figure(metric_name(key), value, millis(entry), record.k) for key, value in found.items())
 
 
 def metric_name(name: str) -> str:

@@ -89,8 +89,8 @@ def test_the_federation_is_an_experiment_that_names_its_charters(job: Path) -> N
 def test_metrics_are_opened_sums_and_their_ratios(job: Path) -> None:
     child = runs(job, "step")[7]
     assert child.data.metrics["global.accuracy"] == pytest.approx(0.47)
-    assert child.data.metrics["slots/test.rows"] == 100 and child.data.metrics["cohort/survivors"] == 3
-    assert child.data.metrics["phase_ms/deal"] == 5 and child.data.metrics["upload/bytes"] == 216
+    assert child.data.metrics["system/sums/test.rows"] == 100 and child.data.metrics["system/cohort/survivors"] == 3
+    assert child.data.metrics["system/phase_ms/deal"] == 5 and child.data.metrics["system/upload_bytes"] == 216
     history = client(job).get_metric_history(runs(job, "job")[0].info.run_id, "global.accuracy")
     assert [(point.step, round(point.value, 2)) for point in history] == [(k, (40 + k) / 100) for k in range(STEPS)]
 
@@ -253,7 +253,7 @@ def test_much_takes_more_than_one_batch(home: Path) -> None:
     slots = {f"slot-{i}": i for i in range(1000)}
     ledger.append(as_record("step-closed", {**closed(0), **many, "slots": slots}))
     follower.sync(home)
-    assert runs(home, "step")[0].data.metrics["slots/slot-999"] == 999
+    assert runs(home, "step")[0].data.metrics["system/sums/slot-999"] == 999
     assert runs(home, "step")[0].data.tags["consilium.approval.silo-119"] == f"{119:064x}"
     assert compare(home) == []
 

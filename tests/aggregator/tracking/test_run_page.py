@@ -46,7 +46,7 @@ def test_a_withheld_figure_has_no_metric_and_is_named(tmp_path: Path) -> None:
     job, steps = pages(tmp_path)
     for page, missing in zip(steps, WITHHELD.values(), strict=True):
         keys = {one.key for one in page.figures}
-        assert not keys & {f"slots/{name}" for name in missing}
+        assert not keys & {f"system/sums/{name}" for name in missing}
         assert ("global.accuracy" in keys) is not bool(missing)
         assert ("Figures withheld by the silos" in page.tags[NOTE]) is bool(missing)
         assert page.tags.get("consilium.figures_withheld", "[]").count('"') == 2 * len(missing)
@@ -63,7 +63,10 @@ def test_metrics_stand_for_their_cells(tmp_path: Path) -> None:
     found = {one.key: one.value for one in page.figures}
     assert found["global.auroc"] == 2.5 / 3 and found["global.auroc.within"] == pytest.approx(1 / 6)
     assert (found["global.accuracy"], found["global.accuracy.baseline"]) == (0.75, 0.75)
-    assert {key for key in found if key.startswith("slots/")} == {"slots/global.correct", "slots/test.rows"}
+    assert {key for key in found if key.startswith("system/sums/")} == {
+        "system/sums/global.correct",
+        "system/sums/test.rows",
+    }
     models = Models.of(checked_ledger(AggregatorHome(tmp_path)))
     version = VersionPage.of(models, models.versions[-1])
     assert version.tags["consilium.global.auroc"] == "0.833 ± 0.167"
@@ -78,7 +81,7 @@ def test_mlflow_shows_it_and_agrees_with_the_ledger(home: Path) -> None:
     experiments = [found.experiment_id for found in client.search_experiments()]
     (step,) = client.search_runs(experiments, "tags.`consilium.k` = '1'")
     assert step.data.tags["consilium.figures_withheld"] == '["test.rows"]'
-    assert "slots/global.correct" in step.data.metrics and "global.accuracy" not in step.data.metrics
+    assert "system/sums/global.correct" in step.data.metrics and "global.accuracy" not in step.data.metrics
     (model,) = client.search_logged_models(experiments)
     assert [(one.key, one.value) for one in model.metrics if one.key == "global.accuracy"] == [("global.accuracy", 0.4)]
 
