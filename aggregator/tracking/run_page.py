@@ -255,9 +255,9 @@ def _closed_note(record: StepClosed, missing: Sequence[str]) -> str:
 
 
 def step_figures(entry: Entry[StepClosed]) -> tuple[Figure, ...]:
-    """What a closed step shows: how good the model is, by ratios and metrics of opened sums; and under ``system/``, which
-    MLflow shows on a tab of its own, the sums themselves, sizes of the cohort, lanes where the step has any, bytes, and
-    milliseconds by phase. The cells of a metric are shown by the metric; the ledger has them."""
+    """What a closed step shows: how good the model is, by ratios and metrics of opened sums; and under ``system/``,
+    which MLflow shows on a tab of its own, the sums themselves, sizes of the cohort, lanes where the step has any,
+    bytes, and milliseconds by phase. The cells of a metric are shown by the metric; the ledger has them."""
     record = entry.record
     found: dict[str, float] = {name: part / whole for name, (part, whole) in ratios(record.slots).items()}
     found |= metrics(record.slots)
