@@ -224,6 +224,7 @@ class Federation:
         }
         if base:
             raw |= {"timeouts": dict(base.timeouts), "keep_uploads": base.keep_uploads}
+            raw |= {"privacy": base.privacy_of(params)} if base.privacy is not None else {}
         if self.schema is not None:
             raw["schema"] = self.schema.fields
         return JobSpec.parse(raw)

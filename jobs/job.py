@@ -179,9 +179,14 @@ class JobSpec:
         """The same job with some parameters changed; a private one keeps its noise, and its ε is computed again where
         it has another number of steps."""
         params, fields = {**self.params, **changes}, self._fields()
-        if self.privacy is not None and total_steps(params) != total_steps(self.params):
-            fields["privacy"] = self.privacy.with_steps(params).fields
+        fields |= {"privacy": self.privacy_of(params)} if self.privacy is not None else {}
         return JobSpec.parse({**fields, "params": params})
+
+    def privacy_of(self, params: Mapping[str, object]) -> dict[str, object] | None:
+        """The fields of the same noise in a job with these parameters; None for a job without privacy."""
+        if self.privacy is None or total_steps(params) == total_steps(self.params):
+            return None if self.privacy is None else self.privacy.fields
+        return self.privacy.with_steps(params).fields
 
     def _fields(self) -> dict[str, object]:
         fields: dict[str, object] = {key: getattr(self, key) for key in _TOP}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from crypto.errors import DataRefused, SpecError
+from jobs import api
 from jobs.job import JobSpec
 from silo_agent.methods import RoundParams
 from silo_agent.privacy import accountant
@@ -155,3 +156,12 @@ def test_a_data_set_that_is_too_small() -> None:
 
 def test_the_defaults_are_those_of_the_method() -> None:
     assert {one.name: one.default for one in fields(RoundParams) if one.name in DEFAULTS} == DEFAULTS
+
+
+def test_a_run_in_python_keeps_the_promise_of_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`jobs.api` fills in parameters; it must not lose the table on the way."""
+    federation = api.Federation.__new__(api.Federation)
+    federation.schema, federation._shape, federation._task = None, (64,), {"classes": 10}
+    assert federation._spec(job(), None, {}).privacy == job().privacy
+    more = federation._spec(job(), None, {"rounds": 8}).privacy
+    assert more is not None and more == job().with_params(rounds=8).privacy

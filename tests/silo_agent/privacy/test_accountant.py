@@ -114,6 +114,14 @@ def test_where_it_is_large_the_quick_bound_is_taken() -> None:
     assert epsilon([Release(0.7, 1.0, 40)], 1e-5) > epsilon([Release(0.7, 1.0, 10)], 1e-5)
 
 
+def test_of_two_upper_bounds_the_smaller_is_taken() -> None:
+    """Of very many tiny losses a discretised distribution finds far too much."""
+    found = epsilon([Release(1000.0, 0.001, 1_000_000)], 1e-6)
+    assert found < 0.01
+    assert found <= epsilon([Release(1000.0, 0.001, 1_000_001)], 1e-6) < 0.01
+    assert epsilon([Release(1000.0, 0.001, 10**9)], 1e-6) > found
+
+
 def test_nothing_costs_nothing() -> None:
     assert epsilon([], 1e-5) == 0 and epsilon([Release(1.0, 0.1, 0)], 1e-5) == 0
 
