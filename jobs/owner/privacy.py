@@ -207,7 +207,8 @@ def account_lines(found: dict[str, Any]) -> list[str]:
         names = ", ".join(map(escaped, one["names"])) or "no longer registered"
         lines += [f"{names}  {one['commitment'][:16]}", f"  {_line(one)}"]
         lines += [
-            f"  job {job['job'][:16]}  {_line(job)}; {job['runs']} runs, {job['gradient_steps']} gradient steps"
+            f"  job {job['job'][:16]}  {_line(job)}; in {job['runs']} run{'s' * (job['runs'] != 1)}, "
+            f"{job['gradient_steps']} gradient steps"
             for job in one["jobs"]
         ]
     if not lines:
