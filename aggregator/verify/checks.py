@@ -12,6 +12,7 @@
   10 code       whether the software that is installed here is the run's
   11 predictor  the code that a version runs is the approved release's                aggregator.verify.predictor
   12 versions   what was published, and which silos have withdrawn since
+  13 privacy    of a private job: its plan opens no figures of rows                  aggregator.verify.privacy
 
 Each check is one line of the report. The first one that fails raises EvidenceError: where, expected, found. What this
 proves and what it does not is in docs/compliance.md.
@@ -30,6 +31,7 @@ from aggregator.rounds.storage import checkpoint_steps, load_checkpoint
 from aggregator.run_record import CheckedLedger
 from aggregator.verify.models import versions
 from aggregator.verify.predictor import PredictorCheck
+from aggregator.verify.privacy import check_privacy
 from aggregator.verify.replay import RunReplay
 from aggregator.verify.report import CheckLine, VerificationReport, checking, same
 from aggregator.verify.verified_run import VerifiedRun, open_run, read_ledger
@@ -75,6 +77,7 @@ def verify_in(
     if predictor is not None:
         predictor.report_to(report, approved)
     check_versions(verified, report)
+    check_privacy(verified.record, report)
     return verified
 
 

@@ -11,6 +11,7 @@ from aggregator import privacy
 from aggregator.home import AggregatorHome
 from aggregator.ledger.records import Refusal
 from aggregator.run_record import RunRecord
+from aggregator.verify.checks import verify_run
 from crypto.errors import BudgetSpent, RoundLost
 from crypto.messages import Message
 from crypto.privacy_grant import EVERY_JOB, PrivacyGrant
@@ -107,6 +108,8 @@ def test_a_whole_run_spends_what_the_job_says_at_each_silo(federation: Federatio
         assert data["spent"] == accountant.rounded_up(cost(3)) <= JOB.privacy.epsilon
         assert [job["spent"] for job in data["jobs"]] == [data["spent"]]
         assert data["jobs"][0]["gradient_steps"] == 6
+    verified = verify_run(aggregator, outcome.run)
+    assert "no figures of rows; 3 of 3 noised steps" in "\n".join(map(str, verified.lines))
     said = privacy.sentence(record.job)
     assert f"epsilon {JOB.privacy.epsilon:g}" in said and "dp-accounting" in said and "record" in said
 
