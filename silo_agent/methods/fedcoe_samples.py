@@ -44,7 +44,16 @@ from silo_agent.methods import (
     weight,
 )
 from silo_agent.methods.personal import WithLocalExpert
-from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, correct, counts, ever_opened, network, network_blocks
+from silo_agent.methods.plans import (
+    ROWS_STEP,
+    TEST_ROWS,
+    correct,
+    correct_slots,
+    counts,
+    ever_opened,
+    network,
+    network_blocks,
+)
 from silo_agent.methods.stand_in import standing_of, stood_in
 from silo_agent.models.experts import Perceptrons
 from silo_agent.models.tasks import Classes
@@ -100,10 +109,10 @@ class FedCoESamples(WithLocalExpert):
             *(Lane(name=name, scope=Scope.HELD, floor=floor, grid=GRID) for name in p.names),
         )
         blocks = tuple(block for name in ("generalist", "gate", *p.names) for block in _blocks(name, p))
-        score = (*counts("global.correct", "generalist.correct"), *TEST_ROWS)
+        score = (*correct_slots("global", "generalist"), *TEST_ROWS)
         held = tuple(Slot(f"silos-{e}", 1, Basis.STATE) for e in range(p.experts))  # whether its lane opens or not
         loads = counts(*(f"load-{e}" for e in range(p.experts)), basis=Basis.DATA)  # they add up to a silo's test rows
-        final = (*counts("personal.correct", basis=Basis.STEP), *loads)
+        final = (*correct_slots("personal"), *loads)
         moves = tuple(Sum(block.name, Apply.AVERAGE) for block in blocks)
         steps = (
             ROWS_STEP,

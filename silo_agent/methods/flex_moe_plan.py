@@ -15,7 +15,7 @@ from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent import experts
 from silo_agent.expert_prices import LEAST_SILOS, MOST_MOVES, Bounds, Market, bounds, drawn_capacity
 from silo_agent.methods import GRID, Limits, TrainingParams, opened, parameter, parse
-from silo_agent.methods.plans import ROWS_STEP, SCORE, SILOS, counts, network_blocks
+from silo_agent.methods.plans import ROWS_STEP, SCORE, SILOS, correct_slots, network_blocks
 
 NAME = "flex-moe"
 
@@ -194,7 +194,7 @@ def plan(job: Job, limits: Limits) -> Plan:
     for k in range(p.rounds):
         steps += [Step(task="bid", index=k * p.inner_steps + j, slots=bids) for j in range(p.inner_steps)]
         steps.append(Step(task="train", index=k, sums=shared, slots=(*SCORE, *market, *loads, relaxed)))
-    steps.append(Step(task="eval", index=0, slots=(*SCORE, *counts("personal.correct", basis=Basis.STEP))))
+    steps.append(Step(task="eval", index=0, slots=(*SCORE, *correct_slots("personal"))))
     own = (
         Block(name="router", shape=(p.experts, p.features + 1), lane="own", clip=p.clip),
         Block(name="fitness", shape=(p.experts,), lane="own", clip=1.0),

@@ -10,8 +10,8 @@ from math import sqrt
 from crypto.errors import SpecError
 from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent.language.shape import Shape
-from silo_agent.methods import GRID, ROWS_BOUND, Limits, parameter, parse
-from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS
+from silo_agent.methods import GRID, Limits, parameter, parse
+from silo_agent.methods.plans import ROWS_STEP, TEST_ROWS, correct_slots
 
 NAME = "flex"
 
@@ -152,7 +152,7 @@ def _score(mode: str, p: Params) -> tuple[Slot, ...]:
     """Right next tokens of test rows; the loss of all test tokens, in units of 1/NAT nat; rows; tokens."""
     basis = Basis.STATE if mode == "global" else Basis.STEP
     return (
-        Slot(f"{mode}.correct", ROWS_BOUND, basis),
+        *correct_slots(mode),
         Slot(f"{mode}.loss", TOKENS_BOUND * NAT * MOST_NATS, basis),
         *TEST_ROWS,
         Slot("test.tokens", TOKENS_BOUND, Basis.DATA),

@@ -10,7 +10,7 @@ from crypto.charter import SILO_ID
 from crypto.errors import SpecError
 from crypto.plan import Apply, Basis, Block, Lane, Plan, Scope, Slot, Step, Sum
 from silo_agent.methods import GRID, Limits, TrainingParams, parameter, parse
-from silo_agent.methods.plans import ROWS_STEP, SCORE, SILOS, counts, network_blocks
+from silo_agent.methods.plans import ROWS_STEP, SCORE, SILOS, correct_slots, network_blocks
 
 NAME = "metamoe"
 
@@ -159,7 +159,7 @@ def plan(job: Job, limits: Limits) -> Plan:
     moments = (Block(name="moments", shape=square, lane=everyone.name, clip=MOMENT_CLIP),) if job.ours else ()
     own = Block(name="proxies", shape=(p.chosen,), lane="own", clip=1.0)
     votes = tuple(Slot(name, p.chosen, Basis.STATE) for name in ("held.rows", "router.only", "surest.only"))
-    scores = (*counts("personal.correct", basis=Basis.STEP), *counts("router.correct", "surest.correct"), *SCORE)
+    scores = (*correct_slots("personal", "router", "surest"), *SCORE)
     steps = (
         ROWS_STEP,
         *(

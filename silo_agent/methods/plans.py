@@ -31,8 +31,15 @@ TEST_ROWS = counts("test.rows", basis=Basis.DATA)
 #: The first step of most plans: training rows, from which ``mean_rows`` follows.
 ROWS_STEP = Step(task="rows", index=0, slots=(SILOS, *counts("rows", basis=Basis.DATA)))
 
+
+def correct_slots(*modes: str) -> tuple[Slot, ...]:
+    """Test rows that these modes' models name right. Of basis DATA, like the rows: while a model names one class for
+    every row, they are the rows of that class, whatever the state."""
+    return counts(*(f"{mode}.correct" for mode in modes), basis=Basis.DATA)
+
+
 #: Correct predictions of the global model, of all test rows.
-SCORE = (*counts("global.correct"), *TEST_ROWS)
+SCORE = (*correct_slots("global"), *TEST_ROWS)
 
 
 def network_blocks(

@@ -135,11 +135,14 @@ def test_each_slot_says_what_its_values_depend_on(name: str) -> None:
     with_metrics = {figure.removesuffix(".brier.q16") for figure in basis if figure.endswith(".brier.q16")}
     assert bool(with_metrics) is (name in ("fedavg", "fedcoe"))
     scored = {figure: of for figure, of in basis.items() if figure.startswith(("global.", "generalist.", "personal."))}
-    if with_metrics:  # counts of a class add up to its rows, and what follows from them may not open apart from them
+    # Counts of a class add up to its rows, and what follows from them may not open apart from them: so do the correct
+    # answers of a model that names one class.
+    right = {of for figure, of in basis.items() if figure.endswith(".correct")}
+    assert right == ({Basis.STATE} if name == "fedavg-lanes" else {Basis.DATA})
+    if with_metrics:
         assert set(scored.values()) == {Basis.DATA}
-    else:
-        assert {of for figure, of in scored.items() if figure.startswith("personal.")} <= {Basis.STEP}
-        assert {of for figure, of in scored.items() if not figure.startswith("personal.")} <= {Basis.STATE}
+    assert {of for figure, of in scored.items() if figure == "personal.loss"} <= {Basis.STEP}
+    assert {of for figure, of in scored.items() if figure == "global.loss"} <= {Basis.STATE}
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedcoe"])
