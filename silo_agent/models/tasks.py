@@ -42,7 +42,7 @@ OF_NUMBER: Final = KEYS[1:]
 
 MOST_CLASSES: Final = 2**16
 #: Widths of a target's range that sums in fixed point are made for.
-_LEAST_WIDTH, _MOST_WIDTH = 2.0**-20, 2.0**20
+_LEAST_WIDTH, _MOST_WIDTH = 2.0**-30, 2.0**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class Number:
     @property
     def exponent(self) -> int:
         """The least e with 2^e at least the width of the range: sums in fixed point are of shares of 2^e."""
-        e = -20
+        e = -30
         while 2.0**e < self.high - self.low:
             e += 1
         return e
@@ -243,7 +243,12 @@ def _number(params: Mapping[str, object]) -> Number:
 def _finite(params: Mapping[str, object], key: str) -> float:
     value = params.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise SpecError(f"params.{key}", got=value, want="a finite number: the job's public scale of the target")
+        raise SpecError(
+            f"params.{key}",
+            got=value,
+            want="a finite number: the job's public scale of the target",
+            remedy="Floats as targets are numbers to predict, and need it. Labels of classes are integers.",
+        )
     return float(value)
 
 

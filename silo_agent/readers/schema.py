@@ -56,6 +56,7 @@ from crypto import text_files
 from crypto.encoding import Writer
 from crypto.errors import SpecError
 from silo_agent.data import CLASS, LABELS, MASK, MOST_LABELS, NUMBER
+from silo_agent.models import tasks
 from silo_agent.readers.encoder import MISSING, TableEncoder, TextEncoder, ValueEncoder, encoder
 
 KINDS: Final = ("table", "array", "image", "text")
@@ -112,6 +113,11 @@ class DataSchema:
             if fields.get("labels") == "masks" and len(fields["values"]["shape"]) < 2:
                 raise SpecError(f"{where}.labels", got="masks", want="classes, for rows without channels and sides")
         made = cls(fields)
+        if made.number is not None:
+            try:
+                tasks.of(made.params)
+            except SpecError as bad:
+                raise SpecError(f"{where}.target", got=bad.got, want=bad.want, remedy=bad.remedy) from bad
         if len(made.text) > MOST_TEXT:
             raise SpecError(where, got=f"{len(made.text)} characters", want=f"at most {MOST_TEXT} characters")
         return made

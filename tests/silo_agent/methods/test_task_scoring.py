@@ -67,7 +67,7 @@ def test_of_one_number_for_every_row_nothing_is_explained() -> None:
     assert found["rmse"].value == pytest.approx(0.7, abs=1e-3)
 
 
-@pytest.mark.parametrize("width", [2.0**-19, 0.3, 1.0, 60.0, 2.0**20])
+@pytest.mark.parametrize("width", [2.0**-29, 0.3, 1.0, 60.0, 2.0**30])
 def test_the_bounds_decide_how_fine_sums_are(width: float) -> None:
     task = Number(low=-width / 3, high=width * 2 / 3, mean=0.0, sd=width / 4)
     rng = np.random.default_rng(4)

@@ -205,6 +205,8 @@ def test_a_mock_is_made_from_the_schema_alone(raw: dict[str, Any]) -> None:
         ({"target": {"range": [0, 60]}}, r"schema\.target\.name"),
         ({"target": STAY["target"] | {"range": [0]}}, r"schema\.target\.range"),
         ({"target": STAY["target"] | {"mean": 99}}, r"schema\.target\.mean"),
+        ({"target": STAY["target"] | {"sd": 1e-9}}, r"schema\.target: got 1e-09, want more than 0"),
+        ({"target": STAY["target"] | {"range": [0, 1e30], "sd": 1e28}}, r"schema\.target: .*more than target_low"),
         ({"target": STAY["target"] | {"outside": "missing"}}, r"schema\.target\.outside"),
         ({"target": STAY["target"] | {"levels": []}}, r"schema\.target\.levels"),
         ({"target": STAY["target"] | {"name": "age"}}, "another column than the target"),
