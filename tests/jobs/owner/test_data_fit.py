@@ -159,7 +159,7 @@ def test_rows_of_another_shape_do_not_fit() -> None:
         check_fit(spec, Schema(shape=(1, 8, 8), classes=9), None)
     with pytest.raises(DataRefused, match="Data set 'mine' has 9 classes"):
         check_fit(spec, Schema(shape=(1, 8, 8), classes=9), None, name="mine")
-    with pytest.raises(DataRefused, match="has masks; the job's method learns one label a row"):
+    with pytest.raises(DataRefused, match="has masks; the job learns one label a row"):
         check_fit(spec, Schema(shape=(1, 8, 8), classes=10, target="mask"), None)
 
 
