@@ -6,7 +6,7 @@
 ``test``: the first two seeds and fewer rounds; ``full``: what the pages quote, five seeds. Everything is
 generated here, so nothing has to be downloaded, and what is true of it is known.
 
-- *risk at 5 %*: six hospitals with codings of their own write the same kind of table: other delimiters, dates, spellings
+- *risk at 5 %*: six hospitals with codings of their own write one kind of table: other delimiters, dates, spellings
   of yes and no, marks of missing values; one lacks a column. One patient in twenty has the outcome. The federated AUROC
   is held to a logistic regression on all rows together, and the reported one to its own certificate.
 - *length of stay*: the same tables, a number as target, beside a ridge regression on all rows.
