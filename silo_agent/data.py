@@ -45,6 +45,8 @@ MOST_CLASSES = 2**18
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 #: Most yes-or-no labels of a row.
 MOST_LABELS = 64
+#: Widths of the range of a number to predict that sums in fixed point are made for.
+WIDTHS: Final = (2.0**-30, 2.0**30)
 #: Kinds of target.
 CLASS, MASK, LABELS, NUMBER = KINDS = ("class", "mask", "labels", "number")
 
@@ -110,6 +112,18 @@ def check_name(name: str) -> None:
         raise DataRefused(
             f"{name!r} is no data set name.", remedy="Use lower-case letters, digits and . _ -, at most 63, no folders."
         )
+
+
+def scale_fault(low: float, high: float, mean: float, sd: float) -> tuple[str, float, str] | None:
+    """What is wrong with the public scale of a number to predict: (range, mean or sd; its value; what is wanted)."""
+    if not WIDTHS[0] <= high - low <= WIDTHS[1]:
+        want = f"a range from {WIDTHS[0]:.2g} to {WIDTHS[1]:.7g} wide: take another unit, such as thousands"
+        return "range", high - low, want
+    if not low <= mean <= high:
+        return "mean", mean, "a number inside the range"
+    if not (high - low) * 2**-16 <= sd <= high - low:
+        return "sd", sd, "more than 0, at most the width of the range, and no less than 2⁻¹⁶ of it"
+    return None
 
 
 def load(path: Path, name: str) -> DataSet:

@@ -27,7 +27,7 @@ import numpy as np
 
 from crypto.errors import DataRefused, SpecError
 from crypto.scores import LEAST_PROBABILITY
-from silo_agent.data import CLASS, LABELS, MASK, MOST_LABELS, NUMBER
+from silo_agent.data import CLASS, LABELS, MASK, MOST_LABELS, NUMBER, scale_fault
 from silo_agent.experts import torch_
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ KEYS: Final = ("task", "target_low", "target_high", "target_mean", "target_sd")
 OF_NUMBER: Final = KEYS[1:]
 
 MOST_CLASSES: Final = 2**16
-#: Widths of a target's range that sums in fixed point are made for.
-_LEAST_WIDTH, _MOST_WIDTH = 2.0**-30, 2.0**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,23 +218,15 @@ def _number(params: Mapping[str, object]) -> Number:
     if "classes" in params:
         raise SpecError("params.classes", got=params["classes"], want='none, with task = "regression"')
     low, high = (_finite(params, key) for key in ("target_low", "target_high"))
-    if not _LEAST_WIDTH <= high - low <= _MOST_WIDTH:
-        raise SpecError(
-            "params.target_high",
-            got=high,
-            want=f"more than target_low, by {_LEAST_WIDTH:.2g} to {_MOST_WIDTH:.7g}",
-            remedy="Take another unit of the target, thousands or thousandths, where its range is wider or narrower.",
-        )
     mean, sd = (low + high) / 2, (high - low) / 2
     if ("target_mean" in params) != ("target_sd" in params):
         lacking = "target_sd" if "target_mean" in params else "target_mean"
         raise SpecError(f"params.{lacking}", got=None, want="both target_mean and target_sd, or neither")
     if "target_mean" in params:
         mean, sd = _finite(params, "target_mean"), _finite(params, "target_sd")
-    if not low <= mean <= high:
-        raise SpecError("params.target_mean", got=mean, want="a number from target_low to target_high")
-    if not (high - low) * 2**-16 <= sd <= high - low:
-        raise SpecError("params.target_sd", got=sd, want="more than 0, and at most target_high − target_low")
+    if fault := scale_fault(low, high, mean, sd):
+        name = "target_high" if fault[0] == "range" else f"target_{fault[0]}"
+        raise SpecError(f"params.{name}", got=high if fault[0] == "range" else fault[1], want=fault[2])
     return Number(low, high, mean, sd)
 
 

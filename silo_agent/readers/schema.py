@@ -55,8 +55,7 @@ from typing import Any, Final
 from crypto import text_files
 from crypto.encoding import Writer
 from crypto.errors import SpecError
-from silo_agent.data import CLASS, LABELS, MASK, MOST_LABELS, NUMBER
-from silo_agent.models import tasks
+from silo_agent.data import CLASS, LABELS, MASK, MOST_LABELS, NUMBER, scale_fault
 from silo_agent.readers.encoder import MISSING, TableEncoder, TextEncoder, ValueEncoder, encoder
 
 KINDS: Final = ("table", "array", "image", "text")
@@ -113,11 +112,6 @@ class DataSchema:
             if fields.get("labels") == "masks" and len(fields["values"]["shape"]) < 2:
                 raise SpecError(f"{where}.labels", got="masks", want="classes, for rows without channels and sides")
         made = cls(fields)
-        if made.number is not None:
-            try:
-                tasks.of(made.params)
-            except SpecError as bad:
-                raise SpecError(f"{where}.target", got=bad.got, want=bad.want, remedy=bad.remedy) from bad
         if len(made.text) > MOST_TEXT:
             raise SpecError(where, got=f"{len(made.text)} characters", want=f"at most {MOST_TEXT} characters")
         return made
@@ -318,9 +312,8 @@ def _number_target(raw: dict[str, object], kind: str, where: str) -> dict[str, A
     if "unit" in raw:
         made["unit"] = _text(raw, "unit", where)
     made |= _scaling(raw, where) | {"outside": _choice(raw, "outside", where, ("refuse", "clip"))}
-    low, high = made["range"]
-    if not low <= made["mean"] <= high:
-        raise SpecError(f"{where}.mean", got=made["mean"], want="a number inside the range")
+    if fault := scale_fault(*made["range"], made["mean"], made["sd"]):
+        raise SpecError(f"{where}.{fault[0]}", got=fault[1], want=fault[2])
     return made
 
 

@@ -57,7 +57,7 @@ class Size:
 
 _ROWS: Final = (500, 700, 900, 1200, 2000, 3000)
 SUITES: Final[Mapping[str, Size]] = {
-    "test": Size(SEEDS[:2], _ROWS, 12, 60),
+    "test": Size(SEEDS[:2], _ROWS, 18, 60),
     "full": Size(SEEDS, _ROWS, 25, 150),
 }
 
