@@ -280,6 +280,12 @@ class NoSpace(RoundRefused):
     code = "NO_SPACE"
 
 
+class KeyLocked(FederationError):
+    """A private key is locked, and its passphrase is missing, wrong, or was tried too often."""
+
+    code = "KEY_LOCKED"
+
+
 class SystemRefused(FederationError):
     """The operating system refused something that no other error speaks of: a folder, a full disk, a limit."""
 

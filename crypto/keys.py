@@ -13,15 +13,30 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from crypto import durable
-from crypto.errors import BadSignature, Malformed, SpecError
+from crypto.errors import BadSignature, KeyLocked, Malformed, SpecError
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+#: Fewest and most bytes of a passphrase.
+LEAST_PASSPHRASE, MOST_PASSPHRASE = 12, 1024
+
+#: A locked key: this line, the public key in hex and a newline, a salt, and the seed under AES-256-GCM. The cipher's
+#: key is scrypt's of passphrase and salt, used for this one message; everything before the seed is authenticated.
+_LOCKED = b"consilium/1/locked-key\n"
+_HEAD = len(_LOCKED) + 2 * KEY_BYTES + 1
+_SALT_BYTES = 16
+#: Cost of one try: 64 MiB and a few tenths of a second.
+_SCRYPT = {"n": 1 << 16, "r": 8, "p": 1}
+_NONCE = bytes(12)
+#: Bytes of a key file that are read.
+_BIGGEST = 1 << 12
 
 
 class PublicIdentity:
@@ -88,28 +103,85 @@ class Identity(Secret):
         return cls(os.urandom(KEY_BYTES))
 
     @classmethod
-    def load(cls, path: Path) -> Identity:
-        """Read a 32-byte seed; refuse a file that others may read."""
-        try:
-            mode = path.stat().st_mode & 0o777
-            seed = path.read_bytes()
-        except FileNotFoundError as missing:
-            raise SpecError(
-                str(path),
-                got="no file",
-                want="an identity key",
-                remedy="Restore it from its backup; a new key needs a new charter epoch.",
-            ) from missing
-        if mode & 0o077:
-            raise SpecError(str(path), got=f"mode {mode:o}", want="600", remedy=f"Run: chmod 600 {path}")
-        return cls(seed)
+    def load(cls, path: Path, passphrase: bytes | None = None) -> Identity:
+        """Read a 32-byte seed, or a locked key with its passphrase; refuse a file that others may read.
 
-    def save(self, path: Path) -> None:
-        """Write the seed, mode 0600, to a file that must not exist yet."""
-        durable.create(path, self._key.private_bytes_raw())
+        Raises KeyLocked for a locked key without its passphrase, or with another one."""
+        raw = _read_private(path)
+        if not _is_locked(raw):
+            return cls(raw)
+        if passphrase is None:
+            raise KeyLocked(f"{path} is locked by a passphrase.", remedy="Give the passphrase.")
+        head, sealed = raw[: _HEAD + _SALT_BYTES], raw[_HEAD + _SALT_BYTES :]
+        try:
+            return cls(_cipher(passphrase, head[_HEAD:]).decrypt(_NONCE, sealed, head))
+        except (InvalidTag, Malformed) as bad:
+            raise KeyLocked(
+                f"The passphrase does not unlock {path}, or the file is damaged.", remedy="Type it again."
+            ) from bad
+
+    def save(self, path: Path, passphrase: bytes | None = None) -> None:
+        """Write the key, mode 0600, to a file that must not exist yet: the seed, or locked by a passphrase."""
+        durable.create(path, self._key.private_bytes_raw() if passphrase is None else self._locked(passphrase))
+
+    def lock(self, path: Path, passphrase: bytes) -> None:
+        """Replace the key's file by one that this passphrase unlocks."""
+        durable.replace(path, self._locked(passphrase), hidden=True)
+
+    def _locked(self, passphrase: bytes) -> bytes:
+        """The bytes of a locked key's file. Raises SpecError for a passphrase that is too short or too long."""
+        if not LEAST_PASSPHRASE <= len(passphrase) <= MOST_PASSPHRASE:
+            raise SpecError(
+                "passphrase", got=f"{len(passphrase)} bytes", want=f"{LEAST_PASSPHRASE} to {MOST_PASSPHRASE} bytes"
+            )
+        head = _LOCKED + self.public.raw.hex().encode() + b"\n" + os.urandom(_SALT_BYTES)
+        return head + _cipher(passphrase, head[_HEAD:]).encrypt(_NONCE, self._key.private_bytes_raw(), head)
 
     def sign(self, message: bytes) -> bytes:
         return self._key.sign(message)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a key file needs a passphrase. Raises SpecError where there is none, or where others may read it."""
+    return _is_locked(_read_private(path))
+
+
+def public_of(path: Path) -> PublicIdentity:
+    """The public key of a key file. Of a locked one it is what the file says: only unlocking it proves that."""
+    raw = _read_private(path)
+    if not _is_locked(raw):
+        return Identity(raw).public
+    try:
+        return PublicIdentity(bytes.fromhex(raw[len(_LOCKED) : _HEAD].decode("ascii")))
+    except (ValueError, Malformed) as damaged:
+        raise SpecError(
+            str(path), got="a damaged locked key", want="a whole one", remedy="Restore it from its backup."
+        ) from damaged
+
+
+def _is_locked(raw: bytes) -> bool:
+    return raw.startswith(_LOCKED)
+
+
+def _cipher(passphrase: bytes, salt: bytes) -> AESGCM:
+    return AESGCM(Scrypt(salt=salt, length=32, **_SCRYPT).derive(passphrase))
+
+
+def _read_private(path: Path) -> bytes:
+    try:
+        mode = path.stat().st_mode & 0o777
+        with path.open("rb") as file:
+            raw = file.read(_BIGGEST)
+    except FileNotFoundError as missing:
+        raise SpecError(
+            str(path),
+            got="no file",
+            want="an identity key",
+            remedy="Restore it from its backup; a new key needs a new charter epoch.",
+        ) from missing
+    if mode & 0o077:
+        raise SpecError(str(path), got=f"mode {mode:o}", want="600", remedy=f"Run: chmod 600 {path}")
+    return raw
 
 
 class SessionKey(Secret):

@@ -192,6 +192,7 @@ class Agent:
         self._ended = False
         self._leaving = False
         self.slots: dict[str, dict[str, int]] = {}
+        self.own: dict[str, dict[str, int]] = {}
         self._run = b""
         self._chain = b""
         self._session: SiloSession | None = None
@@ -359,6 +360,7 @@ class Agent:
             encoded = self.observe(step, blocks.encode(self.plan, step, contribution, self._weights))
             self._spend(step)
             self._set_metrics(contribution.slots)
+            self.own[step.name] = {name: int(count) for name, count in contribution.slots.items()}
             sent = Sent(self.k, self._blocks, encoded)
             if step.sums:
                 self._sent = sent
@@ -522,6 +524,7 @@ class Agent:
         self._run, self._nonce, self._initial = run, nonce, blocks.state_digest(start)
         self.k, self._chain = progress.k, progress.chain
         self.slots = {name: dict(slots) for name, slots in progress.slots.items()}
+        self.own = {name: dict(slots) for name, slots in progress.own.items()}
         self._applied, self._sent = list(progress.applied), progress.sent
         self._set_state(progress.state)
         self.method.load_state_dict(progress.kept)
@@ -535,6 +538,7 @@ class Agent:
             nonce=self._nonce,
             state=self.state,
             slots=self.slots,
+            own=self.own,
             applied=tuple(self._applied),
             sent=self._sent,
             kept=self.method.state_dict(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ class Sent:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """``k``: steps behind us. ``chain``: S_k. ``nonce``: of the run. ``sent``: what was trained from the
-    published blocks as they are, if anything was. ``kept``: the method's own arrays, which never leave."""
+    published blocks as they are, if anything was. ``kept``: the method's own arrays, which never leave. ``own``: name
+    of the step → this silo's own figures, of which only sums over silos open: for its own people (``jobs.desk``)."""
 
     k: int
     chain: bytes
@@ -51,6 +52,7 @@ class Progress:
     applied: tuple[Applied, ...]
     sent: Sent | None
     kept: Mapping[str, np.ndarray]
+    own: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def save_progress(path: Path, progress: Progress) -> None:
@@ -60,6 +62,7 @@ def save_progress(path: Path, progress: Progress) -> None:
         "chain": progress.chain.hex(),
         "nonce": progress.nonce.hex(),
         "slots": {step: dict(slots) for step, slots in progress.slots.items()},
+        "own": {step: dict(slots) for step, slots in progress.own.items()},
         "applied": [[one.k, one.t3.hex(), one.result.hex(), one.released] for one in progress.applied],
     }
     arrays = {f"{_BLOCK}{name}": np.ascontiguousarray(block) for name, block in progress.state.items()}
@@ -76,6 +79,30 @@ def save_progress(path: Path, progress: Progress) -> None:
         ) from full
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a progress file says without its arrays. ``k``: steps behind us; ``released``: of each, whether it was;
+    ``slots``, ``own``: name of the step → the figures that opened, and this silo's own."""
+
+    k: int
+    released: tuple[bool, ...]
+    slots: Mapping[str, Mapping[str, int]]
+    own: Mapping[str, Mapping[str, int]]
+
+
+def read_figures(path: Path) -> Figures | None:
+    """The figures of a run, or None where there is no file. Raises JournalLost for a file that is damaged."""
+    try:
+        with safe_open(path, "numpy") as file:
+            facts = json.loads(file.metadata()["progress"])
+        released = tuple(bool(one[3]) for one in facts["applied"])
+        return Figures(facts["k"], released, facts["slots"], facts.get("own", {}))
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as bad:
+        raise JournalLost(f"The progress of run {path.stem} can't be read.", remedy=_REMEDY) from bad
+
+
 def load_progress(path: Path) -> Progress | None:
     """What was saved, or None. Raises JournalLost for a file that is damaged."""
     try:
@@ -88,6 +115,7 @@ def load_progress(path: Path) -> Progress | None:
             nonce=bytes.fromhex(facts["nonce"]),
             state={name[len(_BLOCK) :]: array for name, array in arrays.items() if name.startswith(_BLOCK)},
             slots=facts["slots"],
+            own=facts.get("own", {}),  # older files have none
             applied=tuple(
                 Applied(k, bytes.fromhex(t3), bytes.fromhex(result), released)
                 for k, t3, result, released in facts["applied"]

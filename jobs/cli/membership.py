@@ -9,7 +9,7 @@ import typer
 
 from crypto.errors import SpecError
 from jobs.cli import charter
-from jobs.cli.options import AggregatorHomePath, Json, SiloHomePath, emit
+from jobs.cli.options import AggregatorHomePath, Json, SiloHomePath, ask_passphrase, emit, new_passphrase
 
 
 def register(app: typer.Typer) -> None:
@@ -31,20 +31,41 @@ def keygen(
         list[str] | None,
         typer.Option("--renew", help="agent, owner: a new key for a silo that has a home; repeatable."),
     ] = None,
+    owner_passphrase: Annotated[
+        bool,
+        typer.Option(
+            "--owner-passphrase", help="Lock the owner's key by a passphrase: a new silo's, or the one in --home."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make keys where they will be used, and the file with the public ones to send to the consortium."""
     from aggregator.home import AggregatorHome
+    from crypto.keys import is_locked
     from crypto.pinned_charter import CONSORTIUM_FILE
     from jobs.membership import keygen as membership_keygen
     from silo_agent.home import SiloHome
 
+    if owner_passphrase and not (silo or aggregator or consortium or renew):
+        of = SiloHome(home)
+        before = ask_passphrase("the old passphrase") if is_locked(of.owner_key_path) else None
+        public = membership_keygen.lock_owner(of, new_passphrase(), before)
+        if not as_json:
+            print(f"{of.owner_key_path} is locked: without the passphrase it signs nothing")
+        emit({"owner": public.fingerprint, "file": str(of.owner_key_path)}, as_json)
+        return
+    if owner_passphrase and (aggregator or consortium or renew):
+        raise SpecError("--owner-passphrase", got="with another option", want="--silo, or --home alone")
     if [silo is not None, aggregator, consortium, bool(renew)].count(True) != 1:
         raise SpecError("keygen", got="none of them or several", want="--silo, --aggregator, --consortium or --renew")
     facts: dict[str, Any]
     if silo is not None or renew:
         of = SiloHome(home)
-        member = membership_keygen.renew(of, renew) if renew else membership_keygen.keygen_silo(of, str(silo))
+        if renew:
+            locked = of.owner_key_path.exists() and is_locked(of.owner_key_path)
+            member = membership_keygen.renew(of, renew, ask_passphrase() if locked else None)
+        else:
+            member = membership_keygen.keygen_silo(of, str(silo), new_passphrase() if owner_passphrase else None)
         file = of.member_path
         facts = {"silo": member.silo, "agent": member.agent.fingerprint, "owner": member.owner.fingerprint}
     elif aggregator:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from crypto.errors import SpecError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 SiloHomePath = Annotated[
@@ -29,6 +33,21 @@ LogFormat = Annotated[
     str,
     typer.Option("--log-format", envvar="CONSILIUM_LOG_FORMAT", help="text, or json: one object a line."),
 ]
+
+
+def ask_passphrase(what: str = "the passphrase of the owner's key") -> bytes:
+    """Ask at the terminal, without showing it; of a pipe the next line is read."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n").encode()
+    return getpass(f"{what}: ").encode()
+
+
+def new_passphrase() -> bytes:
+    """Ask for a new one, at a terminal twice. Raises SpecError where the two differ."""
+    first = ask_passphrase("a new passphrase, at least 12 characters")
+    if sys.stdin.isatty() and ask_passphrase("the same again") != first:
+        raise SpecError("passphrase", got="two different ones", want="the same twice")
+    return first
 
 
 def emit(value: dict[str, Any], as_json: bool) -> None:

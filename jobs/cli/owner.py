@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crypto.errors import SpecError
-from jobs.cli.options import Json, SiloHomePath, emit
+from jobs.cli.options import Json, SiloHomePath, ask_passphrase, emit
 
 if TYPE_CHECKING:
     from jobs.owner.review import OwnerView
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command()(approve)
     app.command()(deny)
     app.command()(privacy)
+    app.command()(sign)
 
 
 @data_app.command("add")
@@ -117,7 +118,7 @@ def data_grant(
     """Sign how much differential privacy all jobs together may spend of a data set. The newest grant is in force."""
     from jobs.owner import decisions
 
-    grant = decisions.grant_data(_view(home), name, epsilon=epsilon, delta=delta, key=key)
+    grant = decisions.grant_data(_view(home), name, epsilon=epsilon, delta=delta, key=key, ask=ask_passphrase)
     if not as_json:
         print(f"granted to {name}: epsilon {grant.epsilon:g} at delta {grant.delta:g}, for all jobs together")
     emit({"commitment": grant.data.hex(), "epsilon": grant.epsilon, "delta": grant.delta, "at": grant.at}, as_json)
@@ -212,6 +213,7 @@ def approve(
         epsilon=epsilon,
         delta=delta,
         without_privacy=without_privacy,
+        ask=ask_passphrase,
     )
     if not as_json:
         runs = "one run" if max_runs == 1 else f"{max_runs} runs"
@@ -229,10 +231,47 @@ def deny(
     """Sign a denial. It overrides every approval of the job so far, also in a run that is under way."""
     from jobs.owner import decisions
 
-    denial = decisions.deny(_view(home), digest, reason, key=key)
+    denial = decisions.deny(_view(home), digest, reason, key=key, ask=ask_passphrase)
     if not as_json:
         print(f"denied: job {denial.job.hex()[:16]}")
     emit({"job": denial.job.hex(), "reason": denial.reason, "at": denial.at}, as_json)
+
+
+def sign(
+    terms: Annotated[Path, typer.Argument(help="A file of terms, downloaded from the desk.", dir_okay=False)],
+    key: Annotated[Path, typer.Option("--key", help="The data owner's key.", dir_okay=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new file, to be handed in on the desk; default: TERMS.signed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign a file of terms where the data owner's key is; no silo's home is needed. Hand the result in on the desk."""
+    from crypto import durable
+    from crypto.approval import Approval
+    from crypto.keys import Identity, is_locked
+    from crypto.text import escaped
+    from jobs.owner import decisions
+    from jobs.owner.render import day
+
+    owner = Identity.load(key, ask_passphrase() if is_locked(key) else None)
+    wanted, signed = decisions.sign_elsewhere(terms.read_bytes(), owner)
+    if isinstance(wanted, Approval):
+        at, job = wanted.terms.silo, wanted.terms.job.hex()
+        said = {
+            "approves": job,
+            "plan": wanted.terms.plan.hex(),
+            "purpose": wanted.terms.purpose,
+            "runs": wanted.max_runs,
+            "until": day(wanted.not_after),
+        }
+    else:
+        at, said = wanted.silo, {"denies": wanted.job.hex(), "reason": wanted.reason}
+    file = Path(f"{terms}.signed") if out is None else out
+    durable.create(file, signed)
+    if not as_json:
+        print("\n".join(f"{name:<9} {escaped(str(value))}" for name, value in ({"silo": at} | said).items()))
+        print(f"{file}: hand it in on the desk. Compare job and plan with what you have read there.")
+    emit({"silo": at, **said, "file": str(file)}, as_json)
 
 
 def _view(home: Path) -> OwnerView:

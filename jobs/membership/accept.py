@@ -23,7 +23,7 @@ from crypto import durable
 from crypto.charter import SignedCharter
 from crypto.errors import BadSignature, Malformed, SpecError
 from crypto.home import Home
-from crypto.keys import Identity, PublicIdentity
+from crypto.keys import PublicIdentity, public_of
 from jobs.membership.diff import CharterDiff
 from jobs.membership.propose import ROLES, UNSIGNED, check_keys, parse
 from jobs.security_log.events import Event
@@ -224,11 +224,11 @@ def _new_key(path: Path, want: PublicIdentity) -> Path | None:
     """
     following = renewed_path(path)
     for place in (path, following):
-        if place.exists() and Identity.load(place).public == want:
+        if place.exists() and public_of(place) == want:
             return following if place == following else None
     if path.stem == "owner" and not path.exists() and not following.exists():
         return None
-    there = Identity.load(path).public
+    there = public_of(path)
     raise SpecError(
         f"{path.parent.parent.name} {path.stem} key",
         got=f"{want.fingerprint} in the charter",

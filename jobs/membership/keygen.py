@@ -33,13 +33,26 @@ _FIELDS = {"format", "silo", *ROLES, *(f"{role}_signature" for role in ROLES)}
 _HEX = re.compile(r"[0-9a-f]+")
 
 
-def keygen_silo(home: SiloHome, silo: str) -> Member:
-    """A silo's home with new keys and salt, and its member file. Raises SpecError for a home that has keys."""
+def keygen_silo(home: SiloHome, silo: str, passphrase: bytes | None = None) -> Member:
+    """A silo's home with new keys and salt, and its member file. ``passphrase``: locks the owner's key.
+
+    Raises SpecError for a home that has keys, and for a passphrase that is too short."""
     check_new_id(silo)
     with _new_folder(home.root):
         member = home.make(silo)
         _write_member(home, member)
+        if passphrase is not None:
+            home.owner().lock(home.owner_key_path, passphrase)
     return member
+
+
+def lock_owner(home: SiloHome, passphrase: bytes, before: bytes | None = None) -> PublicIdentity:
+    """Lock the data owner's key in a home, or give it another passphrase; ``before``: the one that it has.
+
+    Raises SpecError for a home without the key and for a passphrase that is too short, KeyLocked for a wrong one."""
+    owner = Identity.load(home.owner_key_path, before)
+    owner.lock(home.owner_key_path, passphrase)
+    return owner.public
 
 
 def keygen_aggregator(home: AggregatorHome) -> PublicIdentity:
@@ -59,11 +72,12 @@ def keygen_consortium(folder: Path) -> PublicIdentity:
     return identity.public
 
 
-def renew(home: SiloHome, roles: list[str]) -> Member:
+def renew(home: SiloHome, roles: list[str], passphrase: bytes | None = None) -> Member:
     """New keys in place of those that are lost or no longer trusted, and a member file with them.
 
-    They come into use when this home accepts the epoch that names them; until then the old ones are used. Raises
-    SpecError for an unknown role, and if a renewed key is waiting already.
+    They come into use when this home accepts the epoch that names them; until then the old ones are used.
+    ``passphrase``: of the owner's key; a new one is locked by it too. Raises SpecError for an unknown role, and if a
+    renewed key is waiting already, KeyLocked for a locked owner's key without its passphrase.
     """
     silo = home.silo
     if not roles or set(roles) - set(ROLES):
@@ -75,11 +89,11 @@ def renew(home: SiloHome, roles: list[str]) -> Member:
             )
     waiting_paths = [renewed_path(home.key_path(role)) for role in roles]
     try:
-        for waiting in waiting_paths:
-            Identity.generate().save(waiting)
-        keys = {role: _newest_key(home.key_path(role)).public for role in ROLES}
+        for role, waiting in zip(roles, waiting_paths, strict=True):
+            Identity.generate().save(waiting, passphrase if role == "owner" else None)
+        keys = {role: _newest_key(home, role, passphrase).public for role in ROLES}
         member = Member(silo, keys["agent"], keys["owner"])
-        _write_member(home, member)
+        _write_member(home, member, passphrase)
     except BaseException:  # half a renewal would block the next attempt
         for waiting in waiting_paths:
             waiting.unlink(missing_ok=True)
@@ -115,19 +129,20 @@ def _hex(path: Path, fields: dict[str, object], name: str, size: int) -> bytes:
     return bytes.fromhex(value)
 
 
-def _write_member(home: SiloHome, member: Member) -> None:
+def _write_member(home: SiloHome, member: Member, passphrase: bytes | None = None) -> None:
     fields: dict[str, str] = {"format": FORMAT, "silo": member.silo}
     for role in ROLES:
         fields[role] = getattr(member, role).raw.hex()
     for role in ROLES:
-        fields[f"{role}_signature"] = _newest_key(home.key_path(role)).sign(_body(member)).hex()
+        fields[f"{role}_signature"] = _newest_key(home, role, passphrase).sign(_body(member)).hex()
     durable.replace(home.member_path, (json.dumps(fields, indent=1) + "\n").encode())
 
 
-def _newest_key(path: Path) -> Identity:
+def _newest_key(home: SiloHome, role: str, passphrase: bytes | None) -> Identity:
     """The renewed key if there is one, else the key."""
+    path = home.key_path(role)
     following = renewed_path(path)
-    return Identity.load(following if following.exists() else path)
+    return Identity.load(following if following.exists() else path, passphrase)
 
 
 def _body(member: Member) -> bytes:

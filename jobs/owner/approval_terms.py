@@ -46,15 +46,20 @@ def current_terms(home: SiloHome, spec: JobSpec) -> Terms:
     return terms(spec, spec.plan(charter), silo=home.silo, charter=charter, policy=home.policy(), data=found.id)
 
 
-def sign(wanted: Terms, owner: Identity, *, max_runs: int, not_after: int, now: int | None = None) -> bytes:
-    """The owner's approval of these terms, valid from now."""
+def unsigned(wanted: Terms, *, max_runs: int, not_after: int, now: int | None = None) -> Approval:
+    """An approval of these terms, valid from now, for the owner to sign."""
     return Approval(
         terms=wanted,
         max_runs=max_runs,
         not_before=int(time.time()) if now is None else now,
         not_after=not_after,
         nonce=os.urandom(NONCE_BYTES),
-    ).sign(owner)
+    )
+
+
+def sign(wanted: Terms, owner: Identity, *, max_runs: int, not_after: int, now: int | None = None) -> bytes:
+    """The owner's approval of these terms, valid from now."""
+    return unsigned(wanted, max_runs=max_runs, not_after=not_after, now=now).sign(owner)
 
 
 def approve_for_demonstration(silos: Iterable[SiloHome], spec: JobSpec, *, max_runs: int = 8) -> None:

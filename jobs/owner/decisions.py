@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from crypto.approval import MOST_TEXT, Denial, Terms, approval_digest
-from crypto.errors import FederationError, SpecError
-from crypto.keys import Identity
+from crypto.approval import MOST_TEXT, Approval, Denial, Terms, approval_digest
+from crypto.encoding import Reader
+from crypto.errors import FederationError, Malformed, NotApproved, SpecError
+from crypto.keys import Identity, is_locked
 from crypto.privacy_grant import EVERY_JOB, PrivacyGrant
 from jobs.job import JobSpec
 from jobs.owner import approval_terms
@@ -35,6 +37,9 @@ log = logging.getLogger("consilium.silo")
 #: Default validity of an approval, in days and runs.
 DEFAULT_DAYS = 30
 DEFAULT_RUNS = 1
+
+#: Asks for the passphrase of a locked key.
+Ask = Callable[[], bytes]
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
 
@@ -186,49 +191,120 @@ def approve(
     *,
     until: int | None = None,
     max_runs: int = DEFAULT_RUNS,
-    key: Path | None = None,
+    key: Path | Identity | None = None,
+    ask: Ask | None = None,
+    shown: Terms | None = None,
     epsilon: float | None = None,
     delta: float | None = None,
     without_privacy: bool = False,
 ) -> Signed:
     """Sign the terms of a job as they are now at this silo, and keep the approval.
 
-    ``until``: seconds since 1970, UTC; default: 30 days from now, or the end of the charter. ``key``: the owner's key
-    file; default: the one in the home. ``epsilon``, ``delta``: what a private job may spend here, default of ``delta``:
-    the job's. ``without_privacy``: approve a job without privacy on a data set that has a grant. Raises DataRefused if
-    the data set is not registered, SpecError for a date out of range, a key that the charter does not name, or a
-    private job without a grant.
+    ``until``, ``max_runs``, ``shown``: of ``draft``. ``key``, ``ask``: of ``owner_key``. ``epsilon``, ``delta``: what a
+    private job may spend here, default of ``delta``: the job's. ``without_privacy``: approve a job without privacy on a
+    data set that has a grant. Raises what these do, and SpecError for a private job without a grant.
     """
     view.charter.check_validity(view.now)
-    owner = _owner_key(view, key)
+    owner = owner_key(view, key, ask)
+    approval = draft(view, spec, until=until, max_runs=max_runs, shown=shown)
+    _grant_job(view, spec, approval.terms, owner, epsilon=epsilon, delta=delta, without_privacy=without_privacy)
+    return _granted(view, approval.sign(owner))
+
+
+def draft(
+    view: OwnerView,
+    spec: JobSpec,
+    *,
+    until: int | None = None,
+    max_runs: int = DEFAULT_RUNS,
+    shown: Terms | None = None,
+) -> Approval:
+    """The approval of a job as everything is now at this silo, for the owner to sign, here or elsewhere.
+
+    ``until``: seconds since 1970, UTC; default: 30 days from now, or the end of the charter. ``shown``: the terms that
+    the owner has read, if that was earlier. Raises DataRefused if the data set is not registered, SpecError for a date
+    out of range, NotApproved where the terms are no longer those that were shown.
+    """
+    view.charter.check_validity(view.now)
     last = view.charter.not_after
     not_after = min(view.now + DEFAULT_DAYS * DAY, last) if until is None else until
     if not view.now < not_after <= last:
         raise SpecError("--until", got=day(not_after), want=f"from now on, until the charter ends on {day(last)}")
-    wanted = view.terms(spec)
-    _grant_job(view, spec, wanted, owner, epsilon=epsilon, delta=delta, without_privacy=without_privacy)
     denial = view.approvals.denial(spec.digest)
     not_before = view.now if denial is None else max(view.now, denial.at + 1)  # the newer decision is valid
-    signed = approval_terms.sign(wanted, owner, max_runs=max_runs, not_after=not_after, now=not_before)
-    digest = approval_digest(signed).hex()
+    terms = view.terms(spec)
+    if shown is not None and terms != shown:
+        raise NotApproved(
+            spec.digest.hex(), reason="its terms are not those that were shown", remedy="Read the request again."
+        )
+    return approval_terms.unsigned(terms, max_runs=max_runs, not_after=not_after, now=not_before)
+
+
+def hand_in(view: OwnerView, signed: bytes) -> Signed | Denial:
+    """Keep what the owner has signed elsewhere: of an approval only what it would be if it were signed here now.
+
+    Handing the same bytes in again changes nothing. Raises Malformed for other bytes, BadSignature for another key,
+    NotApproved where the terms have changed since, SpecError for a job that is not queued here, for an approval that a
+    newer denial overrides, and for a private job whose grant was not signed before.
+    """
+    if _kind(signed) == Denial.KIND:
+        return _denied(view, signed)
+    approval = Approval.open(signed, lambda _: view.approvals.owner)
+    if any(kept == signed for kept, _ in view.approvals.all()):
+        return _signed(signed, approval)
+    job = approval.terms.job.hex()
+    if approval.terms.silo != view.silo:
+        raise NotApproved(job, reason="it was given at another silo", remedy=f"Hand it in at {approval.terms.silo}.")
+    spec = find(view, job)
+    approval.check(view.terms(spec), now=max(view.now, approval.not_before), used=0)
+    _grant_job(view, spec, approval.terms, None, epsilon=None, delta=None, without_privacy=False)
+    denial = view.approvals.denial(approval.terms.job)
+    if denial is not None and denial.at >= approval.not_before:
+        raise SpecError(
+            "approval",
+            got=f"one of {day(approval.not_before)}",
+            want=f"one that is newer than the denial of {day(denial.at)}",
+            remedy="Read the request again, and sign a new file of its terms.",
+        )
+    if approval.not_after > view.charter.not_after:
+        raise SpecError("approval", got=day(approval.not_after), want="a day before the charter ends")
+    return _granted(view, signed)
+
+
+def _granted(view: OwnerView, signed: bytes) -> Signed:
+    """Keep an approval that the owner has signed, its line of the security log first."""
+    approval = Approval.open(signed, lambda _: view.approvals.owner)
     SecurityLog(view.home)(
         Event.APPROVAL_GRANTED,
-        job=spec.digest.hex(),
-        approval=digest,
-        plan=wanted.plan.hex(),
-        data=wanted.commitment.hex(),
-        uses=max_runs,
-        until=not_after,
+        job=approval.terms.job.hex(),
+        approval=approval_digest(signed).hex(),
+        plan=approval.terms.plan.hex(),
+        data=approval.terms.commitment.hex(),
+        uses=approval.max_runs,
+        until=approval.not_after,
     )
     view.approvals.add(signed)
-    _mark_in_pysyft(view, spec.digest, "approved")
-    return Signed(digest, spec.digest.hex(), not_before, not_after, max_runs)
+    _mark_in_pysyft(view, approval.terms.job, "approved")
+    return _signed(signed, approval)
 
 
-def grant_data(view: OwnerView, name: str, *, epsilon: float, delta: float, key: Path | None = None) -> PrivacyGrant:
+def _signed(signed: bytes, approval: Approval) -> Signed:
+    times = (approval.not_before, approval.not_after, approval.max_runs)
+    return Signed(approval_digest(signed).hex(), approval.terms.job.hex(), *times)
+
+
+def grant_data(
+    view: OwnerView,
+    name: str,
+    *,
+    epsilon: float,
+    delta: float,
+    key: Path | Identity | None = None,
+    ask: Ask | None = None,
+) -> PrivacyGrant:
     """Sign how much ε all jobs together may spend of a data set. Raises DataRefused or SpecError."""
     view.charter.check_validity(view.now)
-    owner, accounts = _owner_key(view, key), Accounts(view)
+    owner, accounts = owner_key(view, key, ask), Accounts(view)
     found = view.catalogue.resolve(name)
     accounts.check_grant(epsilon, delta, found.data.rows)
     return accounts.sign(owner, data=found.id.commitment, job=EVERY_JOB, epsilon=epsilon, delta=delta)
@@ -238,13 +314,14 @@ def _grant_job(
     view: OwnerView,
     spec: JobSpec,
     wanted: Terms,
-    owner: Identity,
+    owner: Identity | None,
     *,
     epsilon: float | None,
     delta: float | None,
     without_privacy: bool,
 ) -> None:
-    """Sign what a private job may spend, or refuse what would make an account untrue."""
+    """Sign what a private job may spend, or refuse what would make an account untrue. ``owner``: None where nothing is
+    signed here, and so no ``epsilon`` is given."""
     accounts = Accounts(view)
     grants = accounts.grants.in_force(wanted.commitment)
     if spec.privacy is None:
@@ -266,7 +343,7 @@ def _grant_job(
             want="how much all jobs together may spend of it",
             remedy=f"`fed data grant {spec.dataset} --epsilon E --delta D`.",
         )
-    if epsilon is None:
+    if epsilon is None or owner is None:
         if spec.digest not in grants:
             raise SpecError(
                 "--epsilon", got=None, want=f"what this job may spend; it asks for {spec.privacy.epsilon:g}"
@@ -277,18 +354,44 @@ def _grant_job(
     accounts.sign(owner, data=wanted.commitment, job=spec.digest, epsilon=epsilon, delta=at)
 
 
-def deny(view: OwnerView, prefix: str, reason: str, *, key: Path | None = None) -> Denial:
+def deny(
+    view: OwnerView, prefix: str, reason: str, *, key: Path | Identity | None = None, ask: Ask | None = None
+) -> Denial:
     """Sign a denial. It overrides every approval of the job so far; a newer approval overrides the denial."""
+    denial = draft_denial(view, prefix, reason)
+    return _denied(view, denial.sign(owner_key(view, key, ask)))
+
+
+def draft_denial(view: OwnerView, prefix: str, reason: str) -> Denial:
+    """The denial of a job, for the owner to sign. Raises SpecError for a reason that is none, and of ``_job``."""
     if not 1 <= len(reason) <= MOST_TEXT or not reason.isprintable():
         raise SpecError("--reason", got=reason[:80], want=f"a sentence of at most {MOST_TEXT} characters")
-    owner = _owner_key(view, key)
     job = _job(view, prefix)
     newest = max((item.not_before for _, item in view.approvals.all() if item.terms.job == job), default=0)
-    denial = Denial(silo=view.silo, job=job, reason=reason, at=max(view.now, newest))
-    view.approvals.deny(denial.sign(owner))
-    SecurityLog(view.home)(Event.APPROVAL_DENIED, job=job.hex())
-    _mark_in_pysyft(view, job, "denied")
+    return Denial(silo=view.silo, job=job, reason=reason, at=max(view.now, newest))
+
+
+def _denied(view: OwnerView, signed: bytes) -> Denial:
+    denial = Denial.open(signed, lambda _: view.approvals.owner)
+    view.approvals.deny(signed)
+    SecurityLog(view.home)(Event.APPROVAL_DENIED, job=denial.job.hex())
+    _mark_in_pysyft(view, denial.job, "denied")
     return denial
+
+
+def sign_elsewhere(terms: bytes, owner: Identity) -> tuple[Approval | Denial, bytes]:
+    """What a file of terms says, and it signed: for ``hand_in``. Raises Malformed for another file."""
+    kinds: dict[int, type[Approval] | type[Denial]] = {one.KIND: one for one in (Approval, Denial)}
+    if len(terms) < 2 or terms[1] not in kinds:
+        raise Malformed("This is no file of terms.", remedy="Download it from the desk: `fed silo desk`.")
+    wanted = kinds[terms[1]].from_bytes(terms)
+    return wanted, wanted.sign(owner)
+
+
+def _kind(signed: bytes) -> int:
+    """The kind of a signed message. Raises Malformed."""
+    body = Reader(signed).blob()
+    return body[1] if len(body) > 1 else 0
 
 
 def parse_until(text: str) -> int:
@@ -300,10 +403,16 @@ def parse_until(text: str) -> int:
         raise SpecError("--until", got=text, want="a day, YYYY-MM-DD") from bad
 
 
-def _owner_key(view: OwnerView, path: Path | None) -> Identity:
-    """The key that the charter names for this silo's data owner. Raises SpecError for any other."""
-    path = path or view.home.owner_key_path
-    key, want = Identity.load(path), view.approvals.owner
+def owner_key(view: OwnerView, key: Path | Identity | None = None, ask: Ask | None = None) -> Identity:
+    """The key that the charter names for this silo's data owner. Raises SpecError for any other.
+
+    ``key``: default: the file in the home. ``ask``: the passphrase of a locked file, called only for one; without it a
+    locked file raises KeyLocked, as a wrong passphrase does.
+    """
+    if not isinstance(key, Identity):
+        path = key or view.home.owner_key_path
+        key = Identity.load(path, ask() if ask is not None and is_locked(path) else None)
+    want = view.approvals.owner
     if key.public != want:
         found = key.public.fingerprint
         SecurityLog(view.home)(Event.KEY_MISMATCH, role="owner", expected=want.fingerprint, found=found)

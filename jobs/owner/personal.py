@@ -97,6 +97,17 @@ def listed(home: SiloHome) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: (-one["kept_at"], one["run"]))
 
 
+def job_texts(home: SiloHome) -> list[str]:
+    """The canonical texts of the jobs of every kept model that can be read."""
+    found = []
+    for path in sorted(home.personal_folder.glob("*.safetensors")):
+        try:
+            found.append(PersonalModel.load(path).job)
+        except DataRefused:
+            continue  # ``listed`` says what is amiss
+    return found
+
+
 def opened(home: SiloHome, run: str | None = None) -> Opened:
     """A kept model. ``run``: its id or first digits; default: the newest.
 

@@ -85,10 +85,14 @@ class OwnerView:
     # --- one job -----------------------------------------------------------------------------------------------------
 
     def review(self, spec: JobSpec) -> dict[str, Any]:
-        """Everything that a data owner should know before signing, as plain values.
+        """Everything that a data owner should know before signing, as plain values, and how the job stands.
 
         Raises SpecError for a job that has no plan under this charter.
         """
+        return self.account(spec) | {"standing": asdict(self.approval_state(spec))}
+
+    def account(self, spec: JobSpec) -> dict[str, Any]:
+        """The same without how it stands: no row is read. Raises SpecError."""
         plan = spec.plan(self.charter)
         return {
             "job": spec.digest.hex(),
@@ -109,7 +113,6 @@ class OwnerView:
             "keep_uploads": spec.keep_uploads,
             "plan": plan.digest.hex(),
             "leaves": manifest_of(spec, plan, {lane.name: self.floor(lane) for lane in plan.lanes}),
-            "standing": asdict(self._approval_state(spec, plan)),
         }
 
     def approval_state(self, spec: JobSpec) -> ApprovalState:

@@ -89,6 +89,8 @@ class Event(StrEnum):
     AGENT_STARTED = "agent-started"
     KEY_MISMATCH = "key-mismatch"
     BAD_SIGNATURE = "bad-signature"
+    PASSPHRASE_REFUSED = "passphrase-refused"
+    DESK_ENTERED = "desk-entered"
     LOGIN_ACCEPTED = "login-accepted"
     LOGIN_REFUSED = "login-refused"
     REQUEST_QUEUED = "request-queued"
@@ -153,6 +155,8 @@ EVENTS: Final[Mapping[Event, Kind]] = {
     Event.BAD_SIGNATURE: Kind(
         _WHO, "a signature of the server or of a peer does not verify", ("signer",), ("run", "step", "phase")
     ),
+    Event.PASSPHRASE_REFUSED: Kind(_WHO, "a wrong passphrase for a locked key, on the desk", ("role",)),
+    Event.DESK_ENTERED: Kind(_WHO, "someone opens a session of the desk"),
     Event.LOGIN_ACCEPTED: Kind(_WHO, "NVFlare's server accepted our registration"),
     Event.LOGIN_REFUSED: Kind(_WHO, "NVFlare's server refused our registration", ("reason",)),
     Event.REQUEST_QUEUED: Kind(_MAY, "a job without approval is queued for the data owner", ("job",)),

@@ -5,6 +5,7 @@ A fault of one silo's values is invisible to all others: its updates are masked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -93,6 +94,14 @@ def findings(data: DataSet, schema: DataSchema | None) -> list[str]:
     if constant:
         said.append(f"Constant: {_list(constant)}. A column with one value teaches nothing; is it filled in?")
     return said
+
+
+_EXTREMES = re.compile(r"[Vv]alues range from \S+ to \S+\.(?= |$)")
+
+
+def without_values(finding: str) -> str:
+    """A finding without the least and the greatest value, which are values of rows: for pages that show none."""
+    return _EXTREMES.sub(lambda found: f"{found[0][0]}alues are far from 0.", finding)
 
 
 def _of_arrays(x: np.ndarray) -> list[str]:
