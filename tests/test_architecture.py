@@ -41,6 +41,7 @@ SUB_ROOMS: Mapping[str, set[str]] = {
     "jobs.evidence": {"owner", "security_log"},
     "jobs.owner": {"security_log"},
     "jobs.membership": {"evidence", "security_log"},
+    "jobs.desk": {"doctor", "owner", "security_log"},
     "jobs.runtime": {"membership", "owner", "security_log"},
     "jobs.flare": {"runtime", "security_log"},
     "jobs.provisioning": {"flare"},
@@ -49,7 +50,7 @@ SUB_ROOMS: Mapping[str, set[str]] = {
     "jobs.services": {"doctor", "flare", "membership", "provisioning", "runtime", "security_log"},
     "jobs.demo": {"evidence", "flare", "membership", "owner", "runtime"},
     "jobs.cli": {
-        *("admin", "demo", "doctor", "evidence", "flare", "membership", "owner", "provisioning"),
+        *("admin", "demo", "desk", "doctor", "evidence", "flare", "membership", "owner", "provisioning"),
         *("security_log", "services"),
     },
 }

@@ -19,7 +19,7 @@ import typer
 import typer.core
 
 from crypto.errors import FederationError, SpecError, SystemRefused
-from jobs.cli import admin, doctor, evidence, lineage, membership, owner, personal, provisioning, retention
+from jobs.cli import admin, desk, doctor, evidence, lineage, membership, owner, personal, provisioning, retention
 from jobs.cli.options import Json, LogFormat, LogLevel, emit
 
 
@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 silo_app = typer.Typer(no_args_is_help=True, help="The service of a silo, at an institution.")
 aggregator_app = typer.Typer(no_args_is_help=True, help="The service of the aggregator.")
+desk.register(silo_app)
 app.add_typer(silo_app, name="silo")
 app.add_typer(aggregator_app, name="aggregator")
 
@@ -329,11 +330,12 @@ for verbs in (admin, owner, personal, lineage, evidence, membership, provisionin
 #: Packages that only some verbs need → the extras that bring them. What is not here is a bug of ours.
 _EXTRAS: Final = {
     "nvflare": "flare",
-    **dict.fromkeys(("torch", "syft", "syft_job", "syft_datasets", "syft_perm", "yaml"), "silo"),
+    **dict.fromkeys(("flask", "werkzeug", "torch", "syft", "syft_job", "syft_datasets", "syft_perm", "yaml"), "silo"),
     "mlflow": "aggregator",
     **dict.fromkeys(("prometheus_client", "psutil"), "silo,aggregator,flare"),
     "psycopg2": "postgres",
-    **dict.fromkeys(("sklearn", "scipy", "jinja2"), "demo"),
+    **dict.fromkeys(("sklearn", "scipy"), "demo"),
+    "jinja2": "silo,demo",
     **dict.fromkeys(("transformers", "peft"), "lm"),
 }
 
