@@ -12,6 +12,7 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
+from unicodedata import normalize
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -139,6 +140,11 @@ class Identity(Secret):
 
     def sign(self, message: bytes) -> bytes:
         return self._key.sign(message)
+
+
+def passphrase_bytes(text: str) -> bytes:
+    """A passphrase as it was typed: the same bytes from a browser and a terminal, however accents are made."""
+    return normalize("NFC", text).encode("utf-8", "surrogatepass")
 
 
 def is_locked(path: Path) -> bool:

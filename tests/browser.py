@@ -81,6 +81,11 @@ class Browser:
         self._call("Page.navigate", url=address)
         self._wait("Page.loadEventFired", since)
 
+    def arrive(self, path: str) -> None:
+        """Wait until the page has led to another one by itself."""
+        while self.run("document.readyState + location.pathname") != f"complete{path}":
+            pass
+
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
         found = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
@@ -100,6 +105,15 @@ class Browser:
         self.run(f"document.querySelector({json.dumps(selector)}).focus()")
         self.run("document.activeElement.select && document.activeElement.select()")
         self._call("Input.insertText", text=text)
+
+    def key(self, name: str, *, leads: bool = False) -> None:
+        """Press a key: Tab or Enter. ``leads``: to another page, whose loading is waited for."""
+        since, code = len(self.events), {"Tab": 9, "Enter": 13}[name]
+        text = {"text": "\r"} if name == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code, **text)
+        if leads:
+            self._wait("Page.loadEventFired", since)
 
     @property
     def text(self) -> str:

@@ -41,6 +41,16 @@ if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usa
 
 #: Skips that are meant, by node id. A skip that is not listed here fails the run: what is skipped is not tested.
 EXPECTED_SKIPS: frozenset[str] = frozenset()
+if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):  # `.ci/run` installs one
+    _BROWSER = "tests/jobs/desk/test_browser.py::test_"
+    EXPECTED_SKIPS |= {
+        f"{_BROWSER}an_owner_reads_approves_and_denies",
+        f"{_BROWSER}a_stale_page_and_a_second_tab_sign_nothing",
+        f"{_BROWSER}a_run_under_way_is_asked_for_again",
+        f"{_BROWSER}every_page_fits_from_360_to_1600[light]",
+        f"{_BROWSER}every_page_fits_from_360_to_1600[dark]",
+        f"{_BROWSER}it_is_used_by_the_keyboard_alone",
+    }
 
 _skipped: set[str] = set()
 

@@ -43,7 +43,9 @@ def desk(
     ] = None,
     address: Annotated[
         list[str] | None,
-        typer.Option("--proxy-address", envvar="CONSILIUM_DESK_PROXIES", help="IP address of that proxy; repeatable."),
+        typer.Option(
+            "--proxy-address", envvar="CONSILIUM_DESK_PROXIES", help="Address or range of that proxy; repeatable."
+        ),
     ] = None,
     public: Annotated[
         list[str] | None,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from crypto.errors import SpecError
+from crypto.keys import passphrase_bytes
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 SiloHomePath = Annotated[
@@ -38,8 +39,8 @@ LogFormat = Annotated[
 def ask_passphrase(what: str = "the passphrase of the owner's key") -> bytes:
     """Ask at the terminal, without showing it; of a pipe the next line is read."""
     if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n").encode()
-    return getpass(f"{what}: ").encode()
+        return passphrase_bytes(sys.stdin.readline().rstrip("\r\n"))
+    return passphrase_bytes(getpass(f"{what}: "))
 
 
 def new_passphrase() -> bytes:

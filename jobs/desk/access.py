@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, Protocol
 
 from jobs.desk.owner_key import Unlocked
@@ -26,6 +27,9 @@ MOST_SESSIONS, MOST_PAGES = 32, 128
 _MOST_NAME: Final = 200
 
 
+Network = IPv4Network | IPv6Network
+
+
 class SupportsHeader(Protocol):
     """Headers of a request, whatever the case of their names."""
 
@@ -34,12 +38,21 @@ class SupportsHeader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """An authenticating proxy. ``header``: where it puts the user's name; ``addresses``: those it asks from; ``hosts``:
-    the names that browsers ask it for, with the port where it is not the scheme's."""
+    """An authenticating proxy. ``header``: where it puts the user's name; ``addresses``: the ranges that it asks from;
+    ``hosts``: the names that browsers ask it for, with the port where it is not the scheme's."""
 
     header: str
-    addresses: frozenset[str]
+    addresses: tuple[Network, ...]
     hosts: frozenset[str]
+
+    def is_from(self, address: str) -> bool:
+        """Whether a connection's other end is the proxy."""
+        try:
+            known = ip_address(address)
+        except ValueError:
+            return False
+        mapped = getattr(known, "ipv4_mapped", None)  # an IPv4 address at a socket of both kinds
+        return any((mapped or known) in network for network in self.addresses)
 
 
 @dataclass(slots=True)
@@ -105,7 +118,7 @@ class Access:
             return ""
         name = headers.get(self.behind.header, "")
         fits = 0 < len(name) <= _MOST_NAME and name.isprintable()
-        return name if address in self.behind.addresses and fits else None
+        return name if fits and self.behind.is_from(address) else None
 
     def enter(self, token: str) -> str | None:
         """Exchange the token for a session; the cookie's value. None for another token, or one that was used."""

@@ -79,7 +79,7 @@ class Account:
             for one in fields(Terms):
                 value = getattr(self.terms, one.name)
                 found[WORDS[one.name]] = value.hex() if isinstance(value, bytes) else value
-        return found | {_BESIDES: besides}
+        return found | {_BESIDES: digest(besides)}  # of a large model it is long
 
 
 def digest(facts: Mapping[str, object]) -> str:

@@ -19,7 +19,6 @@ from werkzeug.wrappers import Response as Answer
 
 from crypto.errors import FederationError, KeyLocked, SpecError, SystemRefused
 from jobs.desk import decide, pages
-from jobs.desk.access import LONGEST
 from jobs.desk.web import Desk, Refused, session
 from jobs.owner.render import day
 from jobs.security_log.events import Event
@@ -68,7 +67,8 @@ def make_app(desk: Desk) -> Flask:
 
     @app.get("/enter")
     def enter() -> Answer:
-        cookie = desk.access.enter(request.args.get("token", ""))
+        token = request.args.get("token", "") if request.method == "GET" else ""  # HEAD opens nothing
+        cookie = desk.access.enter(token)
         if cookie is None:
             raise Refused(
                 HTTPStatus.FORBIDDEN,
@@ -161,20 +161,18 @@ def _after(answer: Response) -> Response:
     for name, value in HEADERS.items():
         answer.headers[name] = value
     if (cookie := g.get("cookie")) is not None:
-        answer.set_cookie(
-            cookie_name(), cookie, max_age=LONGEST, path="/", httponly=True, samesite="Strict", secure=True
-        )
+        _set_cookie(answer, cookie, secure=True)
     return answer
 
 
 def _set_cookie(answer: Response, cookie: str, *, secure: bool) -> None:
     """``secure``: behind a proxy, which speaks HTTPS; a browser of this machine gets it by HTTP."""
-    answer.set_cookie(cookie_name(), cookie, max_age=LONGEST, path="/", httponly=True, samesite="Strict", secure=secure)
+    answer.set_cookie(cookie_name(), cookie, path="/", httponly=True, samesite="Strict", secure=secure)
 
 
 def _shared(desk: Desk) -> dict[str, Any]:
     """What every template may use."""
-    return {"here": g.get("session"), "silo": desk.home.silo, "path": request.path}
+    return {"here": g.get("session"), "silo": desk.silo if g.get("session") else "", "path": request.path}
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response as Answer
 
 from crypto.approval import Approval, Denial
 from crypto.errors import DataRefused, FederationError, KeyLocked, SpecError
-from crypto.keys import Identity
+from crypto.keys import Identity, passphrase_bytes
 from jobs.desk import data_sets
 from jobs.desk.account import Account, changed, digest
 from jobs.desk.owner_key import KeyState
@@ -143,7 +143,7 @@ def _key(desk: Desk, view: OwnerView) -> Identity:
             if not (passphrase := request.form.get("passphrase", "")):
                 raise KeyLocked("The data owner's key is locked by a passphrase.", remedy="Type it below.")
             try:
-                key.unlock(passphrase.encode())
+                key.unlock(passphrase_bytes(passphrase))
             except KeyLocked:
                 SecurityLog(view.home)(Event.PASSPHRASE_REFUSED, role="owner")
                 raise

@@ -20,6 +20,9 @@ from silo_agent.home import SiloHome
 
 log = logging.getLogger("consilium.desk")
 
+#: A range that is wider than this names no proxy.
+LEAST_PREFIX: Final = 8
+
 _HEADER: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?")
 
@@ -45,9 +48,11 @@ def behind(header: str | None, addresses: list[str], hosts: list[str]) -> Behind
         if not _HOST.fullmatch(host):
             raise SpecError("--public-host", got=host[:80], want="a host name, with a port if it has one")
     try:
-        known = frozenset(str(ipaddress.ip_address(one)) for one in addresses)
+        known = tuple(ipaddress.ip_network(one) for one in addresses)
     except ValueError as bad:
-        raise SpecError("--proxy-address", got=addresses, want="IP addresses") from bad
+        raise SpecError("--proxy-address", got=addresses, want="IP addresses, or ranges of them") from bad
+    if any(one.prefixlen < LEAST_PREFIX for one in known):
+        raise SpecError("--proxy-address", got=addresses, want=f"ranges of a prefix of {LEAST_PREFIX} bits or more")
     return Behind(header, known, frozenset(hosts))
 
 
@@ -105,7 +110,7 @@ def listen(
     Raises SpecError for a folder that is no silo's home, for an address of the network without a proxy that asks for a
     login, and for one that cannot be listened on.
     """
-    _ = home.silo, home.charter()
+    silo, _ = home.silo, home.charter()
     try:
         local = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -123,9 +128,9 @@ def listen(
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, port), family=family) as bound:
             port = int(bound.getsockname()[1])
-            names = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
+            names = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]", host))
             access = Access(names, new_key=lambda: Unlocked(file), behind=proxy)
-            app = make_app(Desk(home, access, file, kit))
+            app = make_app(Desk(home, silo, access, file, kit))
             # Werkzeug ends the process where it cannot bind: it gets a socket that listens.
             http = make_server(host, port, app, threaded=True, request_handler=_Handler, fd=bound.fileno())
     except (OSError, OverflowError) as taken:

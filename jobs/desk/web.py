@@ -22,6 +22,7 @@ class Desk:
     time."""
 
     home: SiloHome
+    silo: str
     access: Access
     key: OwnerKeyFile
     kit: Path | None = None

@@ -2,6 +2,8 @@
 
 {{- define "aggregator.component" -}}aggregator{{- end -}}
 
+{{- define "aggregator.containers" -}}{{- end -}}
+
 {{- define "aggregator.args" -}}
 [aggregator, run]
 {{- end -}}

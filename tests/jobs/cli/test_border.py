@@ -109,7 +109,13 @@ def test_what_the_system_refuses_is_one_line_with_a_code(
 
 @pytest.mark.parametrize(
     ("package", "extra"),
-    [("nvflare", "flare"), ("nvflare.apis", "flare"), ("torch", "silo"), ("mlflow", "aggregator"), ("jinja2", "demo")],
+    [
+        ("nvflare", "flare"),
+        ("nvflare.apis", "flare"),
+        ("torch", "silo"),
+        ("mlflow", "aggregator"),
+        ("jinja2", "silo,demo"),
+    ],
 )
 def test_a_package_of_an_extra_that_is_missing_is_named_with_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str, extra: str

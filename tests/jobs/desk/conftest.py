@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -146,7 +147,7 @@ def locked(home: SiloHome) -> Iterator[Server]:
 
 @pytest.fixture
 def behind_proxy(home: SiloHome) -> Iterator[Server]:
-    proxy = Behind("X-Signed-In", frozenset({"127.0.0.1"}), frozenset({"desk.example.org"}))
+    proxy = Behind("X-Signed-In", (ip_network("127.0.0.1/32"),), frozenset({"desk.example.org"}))
     yield from start(home, proxy=proxy)
 
 

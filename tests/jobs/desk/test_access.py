@@ -38,6 +38,16 @@ def test_another_token_opens_nothing(server: Server, token: str) -> None:
     assert not stranger.cookies and server.access.token
 
 
+def test_asking_for_the_head_alone_does_not_use_the_token_up(server: Server) -> None:
+    way = server.entrance.removeprefix(server.address[:-1])
+    assert Visitor(server).ask("HEAD", way).status == 403 and Visitor(server).get(way).status == 200
+
+
+def test_a_stranger_does_not_learn_whose_desk_it_is(server: Server) -> None:
+    for headers in ({}, {"Host": "evil.example"}):
+        assert b"silo-1" not in Visitor(server, headers=headers).get("/requests").body
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_without_a_session_no_page_is_shown(server: Server, path: str) -> None:
     found = Visitor(server).get(path)
@@ -139,10 +149,15 @@ def test_behind_a_proxy_there_is_no_token(behind_proxy: Server) -> None:
 
 def test_the_header_counts_from_the_proxys_address_only() -> None:
     access = Access(
-        frozenset(), new_key=_no_key, behind=Behind("X-User", frozenset({"10.1.2.3"}), frozenset({"desk.example"}))
+        frozenset(),
+        new_key=_no_key,
+        behind=behind("X-User", ["10.1.2.3", "10.2.0.0/16", "2001:db8::/64"], ["desk.example"]),
     )
     assert access.user("10.1.2.3", {"X-User": "Anna"}) == "Anna"
-    assert access.user("10.1.2.4", {"X-User": "Anna"}) is None
+    assert access.user("::ffff:10.2.255.1", {"X-User": "Anna"}) == "Anna"
+    assert access.user("2001:db8::1", {"X-User": "Anna"}) == "Anna"
+    for other in ("10.1.2.4", "10.3.0.1", "2001:db9::1", "", "unix"):
+        assert access.user(other, {"X-User": "Anna"}) is None
 
 
 @pytest.mark.parametrize(
@@ -153,6 +168,9 @@ def test_the_header_counts_from_the_proxys_address_only() -> None:
         ("X-User", ["10.0.0.1"], []),
         ("X User", ["10.0.0.1"], ["desk.example"]),
         ("X-User", ["proxy"], ["desk.example"]),
+        ("X-User", ["10.0.0.1/8"], ["desk.example"]),
+        ("X-User", [f"{0}.0.0.0/0"], ["desk.example"]),
+        ("X-User", ["::/0"], ["desk.example"]),
         ("X-User", ["10.0.0.1"], ["https://desk.example/"]),
     ),
 )
@@ -193,7 +211,7 @@ def test_a_session_ends(step: int, steps: int) -> None:
 
 
 def test_there_is_an_end_to_sessions() -> None:
-    access = Access(frozenset(), new_key=_no_key, behind=Behind("X", frozenset(), frozenset()))
+    access = Access(frozenset(), new_key=_no_key, behind=Behind("X", (), frozenset()))
     cookies = [access.welcome("Anna") for _ in range(MOST_SESSIONS + 1)]
     there = [access.find(cookie, "Anna") is not None for cookie in cookies]
     assert there == [False] + [True] * MOST_SESSIONS

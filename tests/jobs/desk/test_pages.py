@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -298,6 +299,16 @@ def test_the_log_is_paged_and_filtered(visitor: Visitor) -> None:
         found = visitor.get(odd)
         assert found.status == 200 and b"<script>" not in found.body
     assert "No such line" in visitor.get("/log?before=0").text
+
+
+def test_many_pages_at_once(visitor: Visitor) -> None:
+    paths, found = ("/requests", f"/requests/{ASKED.digest.hex()}", "/data", "/data/digits", "/runs", "/log"), []
+    threads = [threading.Thread(target=lambda at=path: found.append(visitor.get(at).status)) for path in paths * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [200] * len(threads)
 
 
 def test_a_changed_log_is_said(visitor: Visitor, home: SiloHome) -> None:
