@@ -14,6 +14,7 @@ import numpy as np
 
 from crypto.errors import FederationError
 from jobs.owner.review import OwnerView
+from silo_agent.data import LABELS, MASK, NUMBER
 from silo_agent.pysyft.catalogue import CatalogueEntry
 from silo_agent.readers.ranges import without_values
 from silo_agent.readers.schema import DataSchema
@@ -56,7 +57,10 @@ def page_of(view: OwnerView, name: str) -> DataSetPage:
         shown = range(min(MOST_COLUMNS, x.shape[1]))
         names = _features(schema, x.shape[1])
         heads = (*(names[n] for n in shown), "label")
-        rows = tuple((*(f"{x[r, n]:.4g}" for n in shown), _label(schema, y[r])) for r in range(min(MOST_ROWS, len(x))))
+        kind = entry.schema.target
+        rows = tuple(
+            (*(f"{x[r, n]:.4g}" for n in shown), _label(schema, y[r], kind)) for r in range(min(MOST_ROWS, len(x)))
+        )
     findings = tuple(without_values(one) for one in entry.findings)
     return DataSetPage(entry, findings, tuple(columns), heads, rows, len(x) + len(mock["x_test"]))
 
@@ -89,7 +93,14 @@ def _columns(schema: DataSchema, x: np.ndarray) -> list[Column]:
         part = x[:, at : at + width]
         at += width
         found.append(Column(column["name"], said_of(column), _mock_of(column, part)))
-    return found
+    return [*found, Column(", ".join(schema.label_columns), _target(schema), "as the schema says")]
+
+
+def _target(schema: DataSchema) -> str:
+    if (number := schema.number) is not None:
+        low, high = number["range"]
+        return f"to predict: a number from {low:g} to {high:g}"
+    return f"to predict: {', '.join(schema.classes)}"
 
 
 _MISSING: Final = {"refuse": "none may be missing", "indicator": "missing values have a column of their own"}
@@ -127,7 +138,11 @@ def _features(schema: DataSchema | None, count: int) -> list[str]:
     return names if len(names) == count else [f"x{n}" for n in range(count)]
 
 
-def _label(schema: DataSchema | None, label: Any) -> str:
-    if np.ndim(label):
+def _label(schema: DataSchema | None, label: Any, target: str) -> str:
+    if target == MASK:
         return "a mask"
+    if target == LABELS:
+        return " ".join(map(str, label))
+    if target == NUMBER:
+        return f"{float(label):.4g}"
     return schema.classes[int(label)] if schema is not None and int(label) < len(schema.classes) else str(int(label))

@@ -216,4 +216,4 @@ def _per_cent(value: float | None) -> str:
 
 
 def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else f"{value:.4g}"

@@ -244,8 +244,9 @@ def opens_only_named_peers_and_ports(objects: list[Object]) -> Iterator[str]:
 
 @rule
 def silo_has_one_way_out(objects: list[Object]) -> Iterator[str]:
-    """Name servers, the aggregator's one port, and the proxy where there is one; in: /metrics."""
-    for owner, labels, _ in pods(objects):
+    """Name servers, the aggregator's one port, and the proxy where there is one; in: /metrics, and the desk where there
+    is one, for the peers that are named."""
+    for owner, labels, spec in pods(objects):
         if labels["app.kubernetes.io/component"] != "agent":
             continue
         rules = [rule for one in policies_for(objects, labels) for rule in one["spec"].get("egress") or []]
@@ -262,7 +263,8 @@ def silo_has_one_way_out(objects: list[Object]) -> Iterator[str]:
             for rule in one["spec"]["ingress"]
             for port in rule["ports"]
         ]
-        if ways_in != ["metrics"]:
+        desk = ["desk"] if any(one["name"] == "desk" for one in spec["containers"]) else []
+        if ways_in not in (["metrics"], ["metrics", *desk]):
             yield f"{owner} is reached at {ways_in}"
 
 
