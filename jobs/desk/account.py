@@ -16,6 +16,7 @@ from crypto.approval import Terms
 from crypto.errors import DataRefused, FederationError
 from jobs.job import JobSpec
 from jobs.owner import approval_terms
+from jobs.owner.privacy import Accounts
 from jobs.owner.review import OwnerView
 from silo_agent.approval_store import ApprovalState
 from silo_agent.pysyft.catalogue import DataId
@@ -33,19 +34,22 @@ WORDS: Final[Mapping[str, str]] = {
     "commitment": "the data",
     "purpose": "the purpose",
 }
-_BESIDES, _DECISION, _LACKING = "what the page says besides", "the decision", "why it cannot be approved"
+_BESIDES, _DECISION = "what the page says besides", "the decision"
+_LACKING, _COST = "why it cannot be approved", "the account of privacy"
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     """``review``: of ``OwnerView.account``. ``terms``: what would be signed; None where nothing can be, and ``amiss``
-    says why. ``standing``: the decision so far."""
+    says why. ``standing``: the decision so far. ``forecast``: of a private job, what a run would cost here
+    (``jobs.owner.privacy.Accounts.forecast``); empty of others."""
 
     spec: JobSpec
     review: Mapping[str, Any]
     terms: Terms | None
     amiss: str
     standing: ApprovalState
+    forecast: Mapping[str, Any]
 
     @classmethod
     def of(cls, view: OwnerView, spec: JobSpec) -> Account:
@@ -62,7 +66,10 @@ class Account:
             terms = approval_terms.terms(
                 spec, plan, silo=view.silo, charter=view.charter, policy=view.policy, data=data
             )
-        return cls(spec, review, terms, amiss, _standing(view, spec, terms, amiss))
+        forecast: Mapping[str, Any] = {}
+        if spec.privacy is not None and terms is not None:
+            forecast = Accounts(view).forecast(spec, terms.commitment)
+        return cls(spec, review, terms, amiss, _standing(view, spec, terms, amiss), forecast)
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -73,6 +80,7 @@ class Account:
             WORDS["plan"]: self.review["plan"],
             WORDS["purpose"]: self.review["purpose"],
             _LACKING: self.amiss,
+            _COST: dict(self.forecast),
             _DECISION: [self.standing.state, self.standing.approval, self.standing.why],
         }
         if self.terms is not None:

@@ -7,6 +7,7 @@ changed. Then the rows are read and checked, and the terms that would be signed 
 
 from __future__ import annotations
 
+import re
 import time
 from hmac import compare_digest
 from http import HTTPStatus
@@ -33,6 +34,7 @@ from jobs.security_log.writer import SecurityLog
 
 #: Most days and runs that the form offers; `fed approve` takes more.
 MOST_DAYS, MOST_RUNS = 366, 1000
+_DECIMAL: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 #: Longest file that is handed in, in bytes.
 _MOST_SIGNED: Final = 1 << 14
 
@@ -93,7 +95,13 @@ def _approve(desk: Desk, view: OwnerView, spec: JobSpec, shown: Account) -> Any:
     try:
         draft = _draft(view, spec, shown)
         signed = decisions.approve(
-            view, spec, until=draft.not_after, max_runs=draft.max_runs, key=_key(desk, view), shown=draft.terms
+            view,
+            spec,
+            until=draft.not_after,
+            max_runs=draft.max_runs,
+            epsilon=_epsilon(spec),
+            key=_key(desk, view),
+            shown=draft.terms,
         )
     except FederationError as refused:
         return request_page(desk, view, spec, refused=refused, form=request.form)
@@ -129,6 +137,16 @@ def _number(name: str, most: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= most):
         raise SpecError(name, got=text[:40], want=f"a whole number from 1 to {most}")
     return int(text)
+
+
+def _epsilon(spec: JobSpec) -> float | None:
+    """What a private job may spend here."""
+    if spec.privacy is None:
+        return None
+    text = request.form.get("epsilon", "").strip()
+    if not _DECIMAL.fullmatch(text):
+        raise SpecError("epsilon", got=text[:40], want="a number above 0, such as 1.5")
+    return float(text)
 
 
 def _reason() -> str:

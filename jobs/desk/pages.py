@@ -18,7 +18,8 @@ from jobs.doctor.check import CheckResult, Status
 from jobs.doctor.runner import find_target, run_checks
 from jobs.job import JobSpec
 from jobs.owner import decisions, personal
-from jobs.owner.render import slots
+from jobs.owner.privacy import Accounts, forecast_lines
+from jobs.owner.render import privacy_line, slots
 from jobs.owner.review import OwnerView
 from jobs.security_log.events import EVENTS, Event
 from jobs.security_log.reader import LogLine, check_log, files, lines_of
@@ -139,7 +140,9 @@ def request_page(
         opened=slots(leaves),
         steps=_alike(leaves["steps"]),
         kept=_KEPT[account.review["keep_uploads"]],
-        privacy=_privacy(account.review),
+        private=spec.privacy is not None,
+        privacy=privacy_line(account.review["privacy"]),
+        forecast=forecast_lines(dict(account.forecast)) if account.forecast else [],
         package=_package(spec),
         params=_params(spec),
         page=session().show(spec.digest.hex(), facts),
@@ -195,12 +198,6 @@ def _alike(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _privacy(review: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the plan promises about single rows, where it does: name and value."""
-    found = review.get("privacy")
-    return [(str(name), str(value)) for name, value in found.items()] if isinstance(found, Mapping) else []
-
-
 def _package(spec: JobSpec) -> tuple[str, str]:
     """(name of the model, digest of the package that brings it)."""
     return str(spec.params.get("model", "")), str(spec.params.get("package", ""))
@@ -232,7 +229,21 @@ def _data_page(desk: Desk, name: str, *, checked: bool = False) -> str:
         amiss = str(refused)
     if checked:
         amiss = data_sets.trouble(view, name)
-    return render_template("data_set.html.j2", name=name, it=page, amiss=amiss, checked=checked)
+    spent = [] if page is None else _spent(view, page.entry.commitment)
+    return render_template("data_set.html.j2", name=name, it=page, amiss=amiss, checked=checked, spent=spent)
+
+
+def _spent(view: OwnerView, commitment: bytes) -> list[tuple[str, str]]:
+    """The account of differential privacy of a data set: name and value; nothing where nothing was granted or spent."""
+    try:
+        accounts = Accounts(view).all()["data"]
+    except FederationError as refused:
+        return [("Account of privacy", str(refused))]
+    found = next((one for one in accounts if one["commitment"] == commitment.hex()), None)
+    if found is None:
+        return []
+    granted = "nothing" if found["granted"] is None else f"epsilon {found['granted']:g}, {found['left']:g} left"
+    return [("Granted to all jobs", granted), ("Spent", f"epsilon {found['spent']:g} at delta {found['delta']:g}")]
 
 
 def _run(desk: Desk, run: str) -> dict[str, Any]:

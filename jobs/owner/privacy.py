@@ -143,12 +143,13 @@ class Accounts:
             **_balance(statement.balance(job, delta=delta), delta),
         }
 
-    def forecast(self, spec: JobSpec) -> dict[str, Any]:
-        """What a whole run of a job would cost here, before it is approved. Raises DataRefused, SpecError."""
+    def forecast(self, spec: JobSpec, data: bytes | None = None) -> dict[str, Any]:
+        """What a whole run of a job would cost here, before it is approved. ``data``: the commitment of its data set;
+        default: looked up, with the rows read and checked. Raises DataRefused, SpecError."""
         if spec.privacy is None:
             return {"job": spec.digest.hex(), "privacy": None}
         spec.privacy.check_claim(spec.params)
-        data = self.view.terms(spec).commitment
+        data = self.view.terms(spec).commitment if data is None else data
         statement, step, rounds = self.statement(data), _step(spec, spec.privacy), _rounds(spec)
         grant, whole = statement.grants.get(EVERY_JOB), accountant.Release(step.noise, step.rate, step.count * rounds)
         delta = spec.privacy.delta if grant is None else grant.delta

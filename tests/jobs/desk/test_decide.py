@@ -18,8 +18,10 @@ from crypto.keys import Identity, is_locked
 from jobs.cli.main import app
 from jobs.desk.owner_key import FREE, IDLE, LONGEST, KeyState, OwnerKeyFile, Unlocked
 from jobs.desk.server import Server
+from jobs.job import JobSpec
 from jobs.owner import decisions
 from jobs.owner.approval_terms import DAY
+from jobs.owner.privacy import Accounts
 from jobs.owner.review import OwnerView
 from jobs.security_log.events import Event
 from jobs.security_log.reader import files, lines_of
@@ -445,3 +447,60 @@ def test_a_damaged_locked_key_is_refused(home: SiloHome) -> None:
     durable.replace(home.owner_key_path, whole[:60], hidden=True)
     with pytest.raises(KeyLocked):
         Identity.load(home.owner_key_path, PASSPHRASE.encode())
+
+
+# --- a private job ---------------------------------------------------------------------------------------------------
+
+PRIVATE = JobSpec.parse(
+    {
+        "name": "private-test",
+        "method": "fedavg",
+        "dataset": "digits",
+        "purpose": "a test",
+        "params": {"features": 5, "classes": 3, "rounds": 2, "local_steps": 3, "batch": 16},
+        "privacy": {
+            "mechanism": "local",
+            "unit": "record",
+            "clip": 1.0,
+            "sampling_rate": 0.2,
+            "delta": 1e-3,
+            "noise_multiplier": 1.5,
+        },
+    }
+)
+
+
+def test_a_private_job_is_approved_with_what_it_may_spend(visitor: Visitor, home: SiloHome) -> None:
+    RequestQueue(home, "silo-1").put(PRIVATE.text)
+    page = visitor.get(f"/requests/{PRIVATE.digest.hex()}")
+    assert "noise multiplier 1.5" in page.text and "no grant yet" in page.text
+    none = visitor.decide(PRIVATE, visitor.read(PRIVATE), epsilon="9")
+    assert none.status == 400 and "without a grant" in none.text
+    decisions.grant_data(OwnerView(home), "digits", epsilon=20, delta=1e-3)
+    assert "epsilon 20, 20 left" in visitor.get("/data/digits").text
+    for text in ("", "-1", "nan", "inf", "1e3", "0", "101"):
+        assert visitor.decide(PRIVATE, visitor.read(PRIVATE), epsilon=text).status == 400, text
+    read = visitor.read(PRIVATE)
+    assert visitor.decide(PRIVATE, read, epsilon="9.5").status == 303
+    assert OwnerView(home).approval_state(PRIVATE).state == "approved"
+    grants = Accounts(OwnerView(home)).grants.in_force(OwnerView(home).terms(PRIVATE).commitment)
+    assert grants[PRIVATE.digest].epsilon == 9.5
+
+
+def test_a_grant_that_changed_since_is_named(visitor: Visitor, home: SiloHome) -> None:
+    RequestQueue(home, "silo-1").put(PRIVATE.text)
+    read = visitor.read(PRIVATE)
+    decisions.grant_data(OwnerView(home), "digits", epsilon=20, delta=1e-3)
+    refused(visitor.decide(PRIVATE, read, epsilon="9"), "the account of privacy")
+
+
+def test_a_job_without_privacy_does_not_spoil_an_account(away: Path, visitor: Visitor, home: SiloHome) -> None:
+    """Neither when it is signed here nor when it is handed in."""
+    terms = visitor.decide(ASKED, visitor.read(ASKED), "terms").body
+    owner = Identity.load(away, PASSPHRASE.encode())
+    decisions.grant_data(OwnerView(home), "digits", epsilon=20, delta=1e-3, key=owner)
+    found = hand_in(visitor, sign(away, terms))
+    assert found.status == 400 and "without privacy" in found.text and not approvals(home)
+    owner.save(home.owner_key_path)
+    here = visitor.decide(ASKED, visitor.read(ASKED))
+    assert here.status == 400 and "without privacy" in here.text and not approvals(home)
