@@ -312,7 +312,8 @@ def _number_target(raw: dict[str, object], kind: str, where: str) -> dict[str, A
     if "unit" in raw:
         made["unit"] = _text(raw, "unit", where)
     made |= _scaling(raw, where) | {"outside": _choice(raw, "outside", where, ("refuse", "clip"))}
-    if fault := scale_fault(*made["range"], made["mean"], made["sd"]):
+    low, high = made["range"]
+    if fault := scale_fault(low, high, made["mean"], made["sd"]):
         raise SpecError(f"{where}.{fault[0]}", got=fault[1], want=fault[2])
     return made
 
