@@ -102,7 +102,8 @@ class Resumer(Widget):
             one = judge(run, jobs, site, seen=self._seen[run.run], now=now)
             if one is not None and one.standing is Standing.QUEUED:
                 self._seen[run.run] = now  # if that attempt fails, the pause begins then
-            if one is not None and one.standing is Standing.WAITING and now >= one.due and self._idle(home, engine):
+            due = one is not None and one.standing is Standing.WAITING and bool(one.job) and now >= one.due
+            if one is not None and due and self._idle(home, engine):
                 next_job = self._submit(stored[one.job], run, manager, fl_ctx)
                 self._seen[run.run] = now
                 self.logger.warning(f"{one}. It goes on as job {next_job}.")

@@ -18,8 +18,12 @@ from crypto.errors import SpecError
 
 #: Runs without a line on the ledger for so long are history. Seconds: 14 days.
 FORGOTTEN_S: Final = 14 * 86400
+#: How long NVFlare may take until its record of a job that was broken off says which run it had. Seconds.
+SETTLED_S: Final = 30.0
 #: NVFlare's words for a job that waits or runs.
 PENDING: Final = frozenset({"SUBMITTED", "DISPATCHED", "RUNNING"})
+#: And for one that an administrator aborted.
+ABORTED: Final = "FINISHED:ABORTED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +85,17 @@ def judge(run: OpenRun, jobs: Sequence[StoredJob], site: Site, *, seen: float, n
     if differs := _differs(run, site):
         again = "Submit the job as a new run"
         return None if run.failed is not None else stands(Standing.BLOCKED, f"{differs}. {again}")
+    if before is None and now - seen < SETTLED_S:
+        return stands(Standing.WAITING, "NVFlare clears its job away", due=seen + SETTLED_S)
     if before is None:
         if run.failed is not None:
             return None
         return stands(Standing.BLOCKED, "NVFlare's store has no job of it any more", command=True)
+    if before.resumes == run.run and before.status == ABORTED and not before.run:
+        # It waited to go on, and an administrator said no; no run, so the ledger has no record of that.
+        return stands(
+            Standing.NEVER, f"an administrator aborted job {before.job_id}, which was to go on with it", command=True
+        )
     if policy.policy != ALWAYS:
         standing = Standing.ASK if policy.policy == ASK else Standing.NEVER
         return stands(standing, f"its job's policy is {policy.policy!r}", command=True)

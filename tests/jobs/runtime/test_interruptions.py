@@ -13,7 +13,7 @@ from aggregator.ledger.format import Entry
 from aggregator.ledger.records import Kind, Record
 from aggregator.open_runs import OpenRun, OpenRuns
 from crypto import transcript
-from jobs.runtime.interruptions import FORGOTTEN_S, Site, StoredJob, judge
+from jobs.runtime.interruptions import FORGOTTEN_S, SETTLED_S, Site, StoredJob, judge
 from tests.records import partial_entry
 
 RUN = "0123456789abcdef"
@@ -130,6 +130,14 @@ def test_one_that_is_submitted_already_is_not_submitted_twice(status: str) -> No
     assert (one.standing, one.job, one.next_job) == (Standing.QUEUED, "one", "two")
 
 
+def test_a_job_that_waited_to_go_on_and_was_aborted_is_not_submitted_again() -> None:
+    aborted = StoredJob(job_id="two", status="FINISHED:ABORTED", resumes=RUN, by_service=True, at=NOW)
+    one = judged(runs(started(), CLOSED)[RUN], FIRST, aborted)
+    assert one.standing is Standing.NEVER and "an administrator aborted job two" in one.why and one.command
+    by_hand = StoredJob(job_id="three", status="SUBMITTED", resumes=RUN, at=NOW + 1)
+    assert judged(runs(started(), CLOSED)[RUN], FIRST, aborted, by_hand).standing is Standing.QUEUED
+
+
 @pytest.mark.parametrize(("policy", "standing"), [("ask", Standing.ASK), ("never", Standing.NEVER)])
 def test_the_jobs_policy_decides(policy: str, standing: Standing) -> None:
     one = judged(runs(started(job={"resume": {"policy": policy}}), CLOSED)[RUN])
@@ -147,7 +155,9 @@ def test_what_it_began_with_must_be_here(change: dict[str, str], why: str) -> No
 
 def test_without_its_job_in_the_store_somebody_has_to_submit_it() -> None:
     other = StoredJob(job_id="other", status="FINISHED:COMPLETED", run="f" * 16)
-    one = judged(runs(started(), CLOSED)[RUN], other)
+    run = runs(started(), CLOSED)[RUN]
+    assert judged(run, other).standing is Standing.WAITING, "NVFlare takes seconds to clear a job away"
+    one = judged(run, other, seen=NOW - SETTLED_S)
     assert one.standing is Standing.BLOCKED and one.command
 
 
