@@ -204,10 +204,13 @@ def test_under_the_policy_ask_it_is_told_and_goes_on_by_command(site: Deployed, 
         site.until(lambda: asked in scrape(port), "told to Prometheus")
         assert f"fed submit asks.toml --resume {run}" in json.loads(scrape(port, "readyz"))["detail"]
         session.wait(job, 60)
-        site.until(
-            lambda: "policy is 'ask'" in " ".join(admin_jobs.job_status(session, job)["why"]), "told to the admin"
-        )
-        assert f"--resume {run}" in " ".join(admin_jobs.job_status(session, job)["why"])
+
+        def told() -> str:
+            found = admin_jobs.job_status(session, job)
+            return " ".join([*found["why"], *found["next"]])
+
+        site.until(lambda: "policy is 'ask'" in told(), "told to the administrator")
+        assert f"--resume {run}" in told()
         other = spec(site, 13, "asks", resume={"policy": "ask"})
         with pytest.raises(SpecError, match="of which"):
             admin_jobs.check_run(session, run, other)
