@@ -289,12 +289,12 @@ CASES = (
 
 
 def _bars(case: str) -> tuple[Bar, ...]:
-    surest = difference("dpp background.global", "dpp background.surest")
+    surest = difference("dpp.global", "dpp.surest")
     fedavg = difference("dpp background.global", "fedavg.global", "fedavg public.global", "fedavg public equal.global")
     router, varied = difference("dpp.router", "random.router"), difference("dpp.router", "top.router")
     return (
         Bar(name=f"{case}, {FEW} proxies: router, DPP ≥ random + 25", case=case, value=router, target=25),
-        Bar(name=f"{case}: global ≥ max-confidence − 0.5", case=case, value=surest, target=-0.5),
+        Bar(name=f"{case}, {FEW} proxies: global ≥ max-confidence − 0.5", case=case, value=surest, target=-0.5),
         Bar(name=f"{case}: global ≥ best FedAvg, with public rows and equal parameters", case=case, value=fedavg,
             target=0, rule=BarRule.LEAST),
         Bar(name=f"{CHOICE[case]}: router, DPP ≥ top relevance + 0.5", case=CHOICE[case], value=varied, target=0.5),
