@@ -216,7 +216,7 @@ def error_page(error: FederationError) -> tuple[str, int]:
 
 
 def _error(status: HTTPStatus, title: str, text: str, code: str = "") -> tuple[str, int]:
-    return render_template("error.html.j2", title=title, text=text, code=code), status
+    return render_template("error.html.j2", title=title, message=text, code=code), status
 
 
 def _bytes(count: int) -> str:

@@ -45,6 +45,7 @@ from crypto.messages import (
     unsigned_request,
 )
 from crypto.plan import Basis, Slot
+from crypto.privacy_grant import PrivacyGrant
 from crypto.receipt import Receipt
 from tests.federation import identity, small_plan
 
@@ -153,7 +154,7 @@ def test_kinds_and_labels_are_distinct():
     kinds = [type(sample) for sample in SAMPLES]
     here = {kind.__name__ for kind in Wire.__subclasses__() if kind.__module__ == Wire.__module__}
     assert here == {kind.__name__ for kind in kinds}
-    kinds += [Approval, Denial, Receipt]
+    kinds += [Approval, Denial, PrivacyGrant, Receipt]
     assert {kind.__name__ for kind in Wire.__subclasses__()} == {kind.__name__ for kind in kinds}
     assert len({kind.KIND for kind in kinds}) == len({kind.LABEL for kind in kinds}) == len(kinds)
 
