@@ -162,6 +162,15 @@ def test_every_promise_says_when_it_ends_and_has_tests_that_exist() -> None:
             assert name.startswith("test_"), node
 
 
+def test_the_page_of_attacks_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[^`]+)`", text)
+    assert len(named) > 80 and text.count("::") == len(named)
+    for node in named:
+        path, _, name = node.partition("::")
+        assert (ROOT / path).is_file() and name in functions_of(path), f"no test {node}"
+
+
 def test_each_sentence_is_on_the_page_once() -> None:
     both = [(row.place, row.text) for row in (*rows()[0], *rows()[1])]
     assert len(set(both)) == len(both)
