@@ -239,7 +239,8 @@ def catalogue() -> list[str]:
 
 
 def _by_schema(schema: DataSchema, params: Mapping[str, object], where: str) -> dict[str, object]:
-    """The parameters, with what the schema says of the task: several labels, masks, or a number and its scale.
+    """The parameters, with what the schema says of the task: several labels, masks, or a number and its scale; and of a
+    table, where the job does not, how many inputs and classes there are.
 
     Raises SpecError where they say another shape of rows, another task or number of classes than the schema."""
     key = "shape" if "shape" in params else "features"
@@ -250,6 +251,9 @@ def _by_schema(schema: DataSchema, params: Mapping[str, object], where: str) -> 
     if params.get("classes", of_task.get("classes")) != of_task.get("classes"):
         want = f"{of_task['classes']}, by its schema" if "classes" in of_task else "none: its schema has a number"
         raise SpecError(f"{where}.params.classes", got=params["classes"], want=want)
+    if schema.columns:
+        sides = {} if key in params else {"features": schema.shape[0]}
+        params = {**sides, **{name: of_task[name] for name in ("classes",) if name in of_task}, **params}
     if "task" not in of_task:
         return dict(params)
     for name, value in of_task.items():

@@ -131,3 +131,29 @@ def test_a_name_that_exists_is_refused(tmp_path: Path) -> None:
     assert sorted(first.federation.root.rglob("*")) == before
     assert prepare(Options(runs=tmp_path)).federation.name == "fedcoe-digits-1"
     assert prepare(Options(runs=tmp_path)).federation.name == "fedcoe-digits-2"
+
+
+TABLE = {
+    "kind": "table",
+    "target": "died",
+    "classes": ["no", "yes"],
+    "columns": [
+        {"name": "age", "type": "number", "range": [0, 130]},
+        {"name": "sex", "type": "category", "levels": ["f", "m"]},
+    ],
+}
+
+
+def test_a_table_s_schema_says_how_many_inputs_and_classes_there_are() -> None:
+    bare = JobSpec.parse({**GOOD, "params": {"rounds": 3}, "schema": TABLE})
+    (shape,) = bare.schema.shape if bare.schema is not None else (0,)
+    assert bare.params == {"rounds": 3, "features": shape, "classes": 2}
+    said = JobSpec.parse({**GOOD, "params": {"rounds": 3, "features": shape, "classes": 2}, "schema": TABLE})
+    assert said.text == bare.text
+    for wrong in ({"features": shape + 1}, {"classes": 3}):
+        with pytest.raises(SpecError, match=r"as its schema says|by its schema"):
+            JobSpec.parse({**GOOD, "params": wrong, "schema": TABLE})
+    number = {key: value for key, value in TABLE.items() if key != "classes"}
+    number |= {"target": {"name": "stay", "range": [0, 60], "mean": 10.0, "sd": 5.0}}
+    stay = JobSpec.parse({**GOOD, "params": {}, "schema": number})
+    assert stay.params["task"] == "regression" and stay.params["features"] == shape and "classes" not in stay.params
