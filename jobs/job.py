@@ -252,8 +252,8 @@ def _by_schema(schema: DataSchema, params: Mapping[str, object], where: str) -> 
         want = f"{of_task['classes']}, by its schema" if "classes" in of_task else "none: its schema has a number"
         raise SpecError(f"{where}.params.classes", got=params["classes"], want=want)
     if schema.columns:
-        sides = {} if key in params else {"features": schema.shape[0]}
-        params = {**sides, **{name: of_task[name] for name in ("classes",) if name in of_task}, **params}
+        filled: dict[str, object] = {} if key in params else {"features": schema.shape[0]}
+        params = filled | {name: of_task[name] for name in ("classes",) if name in of_task} | dict(params)
     if "task" not in of_task:
         return dict(params)
     for name, value in of_task.items():
