@@ -248,6 +248,12 @@ FEDERATION: Final = Dashboard(
                     "By how they ended.",
                     Query(f"sum by (end) ({metric(f'{HUB}runs_total')})", "{{end}}"),
                 ),
+                graph(
+                    "Runs interrupted",
+                    "Without an end and without a process, by what becomes of them: docs/reliability.md.",
+                    Query(f"sum by (standing) ({metric(f'{HUB}interrupted_runs')})", "{{standing}}"),
+                    steps=((GREEN, None), (ORANGE, 1.0)),
+                ),
                 heat("Phases by their time", "Every phase of every step.", f"{HUB}phase_duration_seconds"),
             ),
         ),
@@ -331,6 +337,13 @@ AGENT: Final = Dashboard(
                     "Steps per minute by outcome",
                     "released: this silo's update is in the sum. missed: the step closed without it. void: no result.",
                     Query(f"60 * sum by (outcome) ({per_second(f'{SILO}steps_total')})", "{{outcome}}"),
+                ),
+                graph(
+                    "Job processes started again",
+                    "Those that died. After too many in a row they are given up: docs/reliability.md.",
+                    Query(f"sum ({metric(f'{SILO}job_restarts_total')})", "started again"),
+                    Query(f"sum ({metric(f'{SILO}jobs_given_up_total')})", "given up"),
+                    steps=((GREEN, None), (ORANGE, 1.0)),
                 ),
                 refusals(SILO),
                 quantiles(

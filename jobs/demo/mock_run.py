@@ -55,7 +55,7 @@ def rehearse(job: str, box: Path, view: View) -> dict[str, Any]:
         f"{sums['refusals']} refusals"
     )
     right = ", ".join(f"{name} {count}" for name, count in found["correct_on_mock"].items())
-    view.say(f"correct on mock rows, which says nothing of the real ones: {right or 'none of this task'}")
+    view.say(f"correct on mock rows, which says nothing of the real ones: {right or 'no scores'}")
     if found["withheld"]:
         view.say(sentence(found["withheld"]))
     return found
