@@ -144,7 +144,8 @@ def test_a_silo_comes_back_in_the_same_job_whatever_of_it_dies(site: Deployed) -
         session.abort(job)
         ended(site, session, job)
     record = RunRecord.read(AggregatorHome(site.home("server")), closed(site, began)[0].run)
-    assert {"silo-1", "silo-3"} <= set(absences.of_run(record)), "their services were gone for longer than a phase"
+    # The others may have been back so soon that no sum lacks them.
+    assert "silo-1" in absences.of_run(record), "its service declined a step at least, before it ended"
     assert not site.recorded(began, Kind.RUN_RESUMED), "one job, one run, no break"
     assert not site.recorded(began, Kind.STEP_VOID)
 

@@ -24,6 +24,8 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("text", "json")
 #: Our loggers: what we name ourselves, and NVFlare's components in our modules, which NVFlare names by their module.
 OURS: Final = ("consilium", "jobs")
+#: NVFlare's own class, but for our gate in it: its lines are NVFlare's.
+CELL: Final = "jobs.flare.egress_gate.SiloCell"
 #: Size at which ``log.txt`` is rotated, and how many older files are kept.
 FILE_BYTES: Final = 5 << 20
 OLDER_FILES: Final = 4
@@ -92,7 +94,7 @@ def log_config(level: str, form: str) -> dict[str, Any]:
             },
         },
         "root": {"level": "WARNING", "handlers": ["output", "file"]},
-        "loggers": {name: {"level": level.upper()} for name in OURS},
+        "loggers": {**{name: {"level": level.upper()} for name in OURS}, CELL: {"level": "WARNING"}},
     }
 
 

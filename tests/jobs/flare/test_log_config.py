@@ -15,6 +15,7 @@ from crypto.errors import SpecError
 from jobs.flare import log_config
 from jobs.flare.nvflare_mains import clean_path
 
+ROOT = Path(__file__).resolve().parents[3]
 #: As NVFlare's service and job processes set up their log, and lines of ours, of a component of ours, and of NVFlare.
 SET_UP = """
 import json, logging, sys
@@ -25,6 +26,7 @@ logging.getLogger("consilium.aggregator").info("step %s closed", "train/0")
 logging.getLogger("consilium.silo").debug("details")
 logging.getLogger("jobs.flare.controller.SecureController").info("[identity=a, run=b]: silo-1 is \\x1b[31mhere")
 logging.getLogger("nvflare.private.fed.Cell").info("Register blob CB")
+logging.getLogger("jobs.flare.egress_gate.SiloCell").info("Register blob CB")
 logging.getLogger("nvflare.private.fed.Cell").warning("no connection")
 try:
     raise ValueError("why")
@@ -78,6 +80,11 @@ def test_what_is_no_level_or_form_is_named(tmp_path: Path, level: str, form: str
     with pytest.raises(SpecError, match=r"--log-(level|format)"):
         log_config.write(tmp_path, level, form)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_gates_cell_is_where_it_is_said_to_be() -> None:
+    module, _, name = log_config.CELL.rpartition(".")
+    assert name in (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
 
 
 def test_the_file_is_rotated(tmp_path: Path) -> None:
