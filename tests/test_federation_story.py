@@ -186,7 +186,7 @@ def test_an_mlflow_database_edited_by_hand_is_found(up: Up, told: dict[str, str]
     with sqlite3.connect(Path(home) / "mlflow.db") as source, sqlite3.connect(database) as copy:
         source.backup(copy)
         # The silos of the first step, not a score: where a silo is missing, the scores of the run may stay shut.
-        (metric,) = copy.execute("select key from metrics where key like '%slots/silos'").fetchone()
+        (metric,) = copy.execute("select key from metrics where key like '%sums/silos'").fetchone()
         changed = copy.execute("update metrics set value = 0.99 where key = ?", (metric,)).rowcount
         copy.commit()
     assert changed

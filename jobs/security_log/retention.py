@@ -134,7 +134,12 @@ _OF_AGGREGATOR: Final = (
     _kind("events", Class.TELEMETRY, rf"{_RUN}/events\.jsonl", "a run's progress, for live display"),
     _kind("run-unfinished", Class.WORK, rf"{_RUN}/[^/]+\.(new|part)", "a file that was not written to its end"),
     _kind("registry", Class.AUDIT, r"mlflow\.db(-\w+)?|mlartifacts/.+", "model versions, cards, aliases, lineage"),
-    _kind("registry-index", Class.SITE, r"lineage\.(json|lock)|run\.lock", "locks, and how far MLflow has caught up"),
+    _kind(
+        "registry-index",
+        Class.SITE,
+        rf"lineage\.(json|lock)|run\.lock|interrupted\.json|{_RUN}/lock",
+        "locks, interrupted runs, and how far MLflow has caught up",
+    ),
     _kind("job-store", Class.SITE, r"nvflare/.+", "NVFlare's own store; `nvflare job delete` removes from it"),
 )
 _OF_KIT: Final = (

@@ -79,7 +79,7 @@ PATHS: dict[str, list[str]] = {
     "events": [f"jobs/{RUN}/events.jsonl"],
     "run-unfinished": [f"jobs/{RUN}/mlflow.json.new"],
     "registry": ["mlflow.db", "mlflow.db-wal", "mlartifacts/models/m-1/artifacts/model_card.md"],
-    "registry-index": ["lineage.json", "lineage.lock", "run.lock"],
+    "registry-index": ["lineage.json", "lineage.lock", "run.lock", "interrupted.json", f"jobs/{RUN}/lock"],
     "job-store": [f"nvflare/jobs/{JOB}/meta"],
     "kit": ["startup/client.key", "local/privacy.json", "transfer/x", "readme.txt"],
     "nvflare-audit": ["audit.log"],
