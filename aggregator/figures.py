@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from aggregator.ledger.format import Entry
 from aggregator.ledger.records import StepClosed
 from aggregator.protocols.interface import Plan
-from crypto.scores import Score, families, modes, scores
+from crypto.scores import Score, families, headline, modes, scores
 
 #: Steps that ``sentence`` names before it counts.
 STEPS_NAMED = 6
@@ -41,6 +41,11 @@ def last_ratios(closed: Iterable[Entry[StepClosed]]) -> dict[str, tuple[int, int
     for entry in closed:
         found |= {name: (*pair, entry.record) for name, pair in ratios(entry.record.slots).items()}
     return found
+
+
+def last_headline(closed: Sequence[Entry[StepClosed]]) -> str:
+    """The leading metric beside its baseline, of the last step that opened any; "" if none did."""
+    return next((line for entry in reversed(closed) if (line := headline(entry.record.slots))), "")
 
 
 def metrics(slots: Mapping[str, int]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from aggregator.ledger.records import (
     StepVoid,
 )
 from aggregator.rounds.attempt import STEADY
-from aggregator.run_record import nested_json
+from aggregator.run_record import job_fields
 from crypto.errors import NoSpace, RoundLost
 
 #: How a run may have failed for a reason that time can mend.
@@ -83,7 +83,7 @@ class OpenRuns:
                 charter=record.charter_digest,
                 code=record.code_digest or "",
                 job_digest=record.job_digest,
-                job=_fields(record.job),
+                job=job_fields(record),
                 last=entry.seconds,
                 progress=entry.seconds,
             )
@@ -114,12 +114,3 @@ class OpenRuns:
                 closed = run.closed + isinstance(record, StepClosed)
                 run = replace(run, k=record.k + 1, closed=closed, progress=entry.seconds, refused=frozenset())
         self._runs[record.run] = run
-
-
-def _fields(job: str) -> Mapping[str, Any]:
-    """The job's fields; none where its text is not the JSON that our jobs are."""
-    try:
-        found = nested_json(job)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -294,3 +294,12 @@ def nested_json(text: str) -> Any:
         if depth > _DEEPEST:
             raise ValueError(f"nested more than {_DEEPEST} deep")
     return json.loads(text)
+
+
+def job_fields(start: RunStarted) -> Mapping[str, Any]:
+    """The job's own fields; none where its text is not the JSON that our jobs are."""
+    try:
+        found = nested_json(start.job)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

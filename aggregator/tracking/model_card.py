@@ -18,8 +18,8 @@ from aggregator.expert_figures import expert_sentences
 from aggregator.figures import last_metrics, last_ratios, sentence, withheld_in
 from aggregator.ledger.records import Refusal, RunStarted
 from aggregator.protocols.interface import Charter
-from aggregator.run_record import RunRecord
-from aggregator.tracking.run_page import job_fields, safe
+from aggregator.run_record import RunRecord, job_fields
+from aggregator.tracking.run_page import safe
 from aggregator.tracking.version_facts import cohort, moves, parent_version, remedies_of, withdrawals
 from aggregator.verify.approvals import approvals
 from aggregator.verify.models import Models, ModelVersion

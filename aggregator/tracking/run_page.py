@@ -7,7 +7,6 @@ sums, and of one silo its id, presence, data commitment and approval.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from aggregator import privacy
 from aggregator.absences import with_step
 from aggregator.errors import RunAborted
-from aggregator.figures import metrics, ratios, sentence, withheld
+from aggregator.figures import last_headline, metrics, ratios, sentence, withheld
 from aggregator.ledger.format import Entry, canonical, is_of
 from aggregator.ledger.records import (
     ApprovalShown,
@@ -34,8 +33,8 @@ from aggregator.ledger.records import (
     StepVoid,
 )
 from aggregator.protocols.interface import Plan
-from aggregator.run_record import RunRecord
-from crypto.scores import family, headline
+from aggregator.run_record import RunRecord, job_fields
+from crypto.scores import family
 
 #: Longest tag. The ledger has what is cut off.
 TAG_LIMIT = 5000
@@ -147,15 +146,6 @@ def job_tags(entry: Entry[Record]) -> dict[str, str]:
     return texts(facts)
 
 
-def job_fields(start: RunStarted) -> Mapping[str, Any]:
-    """The job's own fields; none where its text is not the JSON that our jobs are."""
-    try:
-        found = json.loads(start.job)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def job_params(start: RunStarted) -> dict[str, str]:
     """The method's parameters as the job sets them, and what the run is."""
     job = job_fields(start)
@@ -181,8 +171,7 @@ def failed_note(run: RunRecord) -> str:
         return safe(start.purpose or "")
     steps = f"{len(closed)} of {len(run.plan.steps)} steps closed, {len(run.outcomes) - len(closed)} void"
     how = f"Ended with {end.record.code} in phase {end.record.phase}: {steps}. {end.record.detail or ''}"
-    scores = next((line for entry in reversed(closed) if (line := headline(entry.record.slots))), "")
-    return "\n\n".join(safe(part) for part in (start.purpose or "", how, scores) if part)
+    return "\n\n".join(safe(part) for part in (start.purpose or "", how, last_headline(closed)) if part)
 
 
 def job_page(run: RunRecord) -> Page:

@@ -13,13 +13,12 @@ from aggregator import privacy
 from aggregator.figures import last_metrics, last_ratios, metrics
 from aggregator.ledger.format import Entry, canonical
 from aggregator.ledger.records import StepClosed
-from aggregator.run_record import CheckedLedger, RunRecord
+from aggregator.run_record import CheckedLedger, RunRecord, job_fields
 from aggregator.tracking.model_card import Card, card
 from aggregator.tracking.run_page import (
     DIGESTS,
     NOTE,
     Figure,
-    job_fields,
     job_params,
     job_tags,
     metric_name,

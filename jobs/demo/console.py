@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from aggregator import figures
+from aggregator.figures import last_headline
 from aggregator.home import AggregatorHome
 from aggregator.run_record import RunRecord
-from crypto.scores import headline
 from jobs.demo.break_lane import sentence
 from jobs.evidence.run_summary import uniformity
 from silo_agent.methods import contextual
@@ -127,7 +127,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 def leading_metric(root: Path, run: str) -> str:
     """The run's leading metric beside its baseline, as opened last; "" where none opened."""
     record = RunRecord.read(AggregatorHome(root / "aggregator"), run)
-    return next((line for entry in reversed(record.closed) if (line := headline(entry.record.slots))), "")
+    return last_headline(record.closed)
 
 
 def what_was_seen(root: Path, run: str) -> list[str]:

@@ -12,8 +12,7 @@ from aggregator import privacy
 from aggregator.figures import ratios, withheld_in
 from aggregator.ledger.records import StepClosed, StepVoid
 from aggregator.protocols.interface import Charter, Plan
-from aggregator.run_record import CheckedLedger, RunRecord
-from aggregator.tracking.run_page import job_fields
+from aggregator.run_record import CheckedLedger, RunRecord, job_fields
 from crypto.errors import EvidenceError
 
 NONE = "–"

@@ -191,15 +191,10 @@ class AdminSession:
         """NVFlare's word, for example RUNNING or FINISHED:COMPLETED. The outcome of record is ours, in the ledger."""
         return str(self.meta(job_id)["status"])
 
-    def wait(
-        self, job_id: str, timeout_s: float, look_s: float = 0.5, seen: Callable[[str], None] | None = None
-    ) -> str:
-        """Until the job has finished; its status. ``seen`` gets each new status. Raises TooSlow."""
-        end, last = time.monotonic() + timeout_s, ""
+    def wait(self, job_id: str, timeout_s: float, look_s: float = 0.5) -> str:
+        """Until the job has finished; its status. Raises TooSlow."""
+        end = time.monotonic() + timeout_s
         while not (status := self.status(job_id)).startswith(ENDED):
-            if seen is not None and status != last:
-                seen(status)
-            last = status
             if time.monotonic() > end:
                 raise TooSlow(f"Job {job_id} is still {status} after {timeout_s:.0f} s.")
             time.sleep(look_s)

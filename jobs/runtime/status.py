@@ -32,8 +32,7 @@ from aggregator.ledger.records import (
     StepVoid,
 )
 from aggregator.protocols.interface import Plan
-from aggregator.run_record import RunRecord
-from aggregator.tracking.run_page import job_fields
+from aggregator.run_record import RunRecord, job_fields
 from crypto.scores import headline
 from crypto.text import printable
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from aggregator import privacy
 from aggregator.protocols.interface import Charter
-from aggregator.run_record import RunRecord
-from aggregator.tracking.run_page import job_fields
+from aggregator.run_record import RunRecord, job_fields
 from crypto.plan import Scope
 from jobs.evidence.lineage.model import Lineage
 
